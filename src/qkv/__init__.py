@@ -1,0 +1,1 @@
+"""qkv: attention and Transformers in PyTorch."""

@@ -1,0 +1,1 @@
+"""Attention: scores, then bias, then mask, then softmax, then mix."""

@@ -1,0 +1,33 @@
+"""The errors that qkv raises: each message says what was given, what was expected and the likely cause."""
+
+
+class QKVError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class ConfigError(QKVError, ValueError):
+    """A configuration that contradicts itself or asks for something unknown."""
+
+
+class ShapeError(QKVError, ValueError):
+    """A tensor, a mask included, whose shape or dtype does not fit where it was given."""
+
+
+class VocabularyError(QKVError, ValueError):
+    """A token, or a token id, that the vocabulary does not have."""
+
+
+class LengthError(QKVError, ValueError):
+    """A sequence longer than the model, the cache or the table of positions can take."""
+
+
+class DataError(QKVError, ValueError):
+    """Data that cannot be read, is empty, or whose parts do not belong together."""
+
+
+class TrainingError(QKVError, RuntimeError):
+    """Training that cannot go on, such as a loss that is no longer a number."""
+
+
+class MissingDependencyError(QKVError, ImportError):
+    """An optional package is needed and not installed; the message says how to install it."""

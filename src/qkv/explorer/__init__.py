@@ -1,0 +1,1 @@
+"""What makes attention visible: shipped source, figures, records."""

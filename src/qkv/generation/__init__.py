@@ -1,0 +1,1 @@
+"""Decoding: what turns logits into sequences, written against the state protocol alone."""

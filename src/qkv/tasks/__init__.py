@@ -1,0 +1,1 @@
+"""Tasks: where data, model, training and decoding meet."""
