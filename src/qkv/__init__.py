@@ -1,1 +1,23 @@
-"""qkv: attention and Transformers in PyTorch."""
+"""qkv: attention and Transformers in PyTorch.
+
+What ``qkv.api`` lists can be asked of ``qkv`` itself; nothing is imported until it is asked for.
+"""
+
+import importlib
+import importlib.metadata
+from typing import Any
+
+__version__ = importlib.metadata.version("qkv")
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):  # what Python and its tools look for is never in the api
+        raise AttributeError(f"module 'qkv' has no attribute {name!r}")
+    api = importlib.import_module("qkv.api")
+    if name not in api.__all__:
+        raise AttributeError(f"module 'qkv' has no attribute {name!r}; it offers {api.__all__}")
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*importlib.import_module("qkv.api").__all__, "__version__"]

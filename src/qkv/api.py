@@ -1,0 +1,17 @@
+"""What ``import qkv`` offers."""
+
+from qkv.attention.record import record_attention
+from qkv.generation.greedy import greedy
+from qkv.models.rnn import RNNConfig, RNNSeq2Seq
+from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.training.loop import train
+
+__all__ = [
+    "RNNConfig",
+    "RNNSeq2Seq",
+    "Transformer",
+    "TransformerConfig",
+    "greedy",
+    "record_attention",
+    "train",
+]
