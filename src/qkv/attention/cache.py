@@ -1,0 +1,77 @@
+"""What attention remembers while decoding. The decoding loop owns it; no module stores any.
+
+B batch, G key heads, D head width.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qkv.errors import LengthError
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+class KeyValueCache:
+    """Keys and values of the tokens so far, growing in memory that is allocated ahead of need."""
+
+    def __init__(self, capacity: int = 64):
+        self.length = 0
+        self._capacity = capacity
+        self._keys: Float[Tensor, "B G capacity D"] | None = None
+        self._values: Float[Tensor, "B G capacity D"] | None = None
+
+    def update(self, project: Callable[[], KeysValues]) -> KeysValues:
+        """Append the keys and values (B, G, n, D) that `project` computes; return all so far."""
+        keys, values = project()
+        end = self.length + keys.shape[2]
+        self._keys = self._room(self._keys, keys, end)
+        self._values = self._room(self._values, values, end)
+        self._keys[:, :, self.length : end] = keys
+        self._values[:, :, self.length : end] = values
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def _room(self, slots: Tensor | None, new: Tensor, end: int) -> Tensor:
+        if slots is not None and end <= slots.shape[2]:
+            return slots
+        # Doubling keeps the cost of all the copies together linear in the final length.
+        capacity = max(end, self._capacity if slots is None else 2 * slots.shape[2])
+        larger = new.new_zeros(*new.shape[:2], capacity, new.shape[3])
+        if slots is not None:
+            larger[:, :, : self.length] = slots[:, :, : self.length]
+        return larger
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these rows of the batch, in this order; rows may repeat or be missing."""
+        if self._keys is not None and self._values is not None:
+            self._keys, self._values = self._keys[rows], self._values[rows]
+
+    def rewind(self, length: int) -> None:
+        """Forget everything after the first `length` tokens."""
+        if not 0 <= length <= self.length:
+            raise LengthError(f"cannot rewind to length {length}: the cache holds {self.length}")
+        self.length = length
+
+
+class MemoryCache:
+    """Keys and values of a memory that does not grow, computed at the first call and reused."""
+
+    def __init__(self) -> None:
+        self._filled: KeysValues | None = None
+
+    def update(self, project: Callable[[], KeysValues]) -> KeysValues:
+        """Return the keys and values, calling `project` only the first time."""
+        if self._filled is None:
+            self._filled = project()
+        return self._filled
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these rows of the batch, in this order; rows may repeat or be missing."""
+        if self._filled is not None:
+            keys, values = self._filled
+            self._filled = keys[rows], values[rows]
+
+    def rewind(self, length: int) -> None:
+        """Do nothing: the memory is the same at every length."""

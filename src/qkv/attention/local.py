@@ -1,0 +1,88 @@
+"""Local attention (Luong et al. 2015, section 3.2): look only around one place of the memory.
+
+Shapes: B batch, Q queries, K keys.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.masks import check_mask, positions_from_mask
+from qkv.attention.single_head import SingleHeadAttention
+from qkv.errors import ConfigError
+
+
+class LocalAttention(SingleHeadAttention):
+    """Attend within [p_t - D, p_t + D] of an aligned place p_t, with any global scores.
+
+    local-m ("monotonic"): p_t = t, the query's own position. local-p ("predictive"):
+    p_t = S sigmoid(v^T tanh(W q_t)) (eq. 9), and the weights are multiplied by a Gaussian around
+    p_t with sigma = D / 2 (eq. 10), which is how p_t gets a gradient.
+
+    Args:
+        scored: the global attention whose scores are used.
+        d_query: width of the queries.
+        window: D, in places on either side.
+        kind: "local-m" or "local-p".
+
+    Raises:
+        ConfigError: if the kind is unknown or the window is not positive.
+    """
+
+    def __init__(
+        self,
+        scored: SingleHeadAttention,
+        d_query: int,
+        *,
+        window: int,
+        kind: Literal["local-m", "local-p"],
+    ):
+        super().__init__()
+        if kind not in ("local-m", "local-p"):
+            raise ConfigError(f"local attention of kind {kind!r}; expected 'local-m' or 'local-p'")
+        if window < 1:
+            raise ConfigError(f"a window of {window} places; expected at least 1 on either side")
+        self.scored = scored
+        self.window = window
+        self.place = None
+        if kind == "local-p":
+            self.place = nn.Sequential(
+                nn.Linear(d_query, d_query, bias=False),
+                nn.Tanh(),
+                nn.Linear(d_query, 1, bias=False),
+            )
+
+    def keys(self, memory: Float[Tensor, "B K Dm"]) -> Float[Tensor, "B K Dk"]:
+        """Compute what the global attention computes."""
+        return self.scored.keys(memory)
+
+    def weights(
+        self,
+        queries: Float[Tensor, "B Q Dq"],
+        keys: Float[Tensor, "B K Dk"],
+        mask: Bool[Tensor, "..."] | None,
+        positions: Int[Tensor, "..."] | None,
+    ) -> Float[Tensor, "B 1 Q K"]:
+        """Weigh the window; for local-p times the Gaussian (eq. 10), so summing to less than 1."""
+        n_queries, n_keys = queries.shape[1], keys.shape[1]
+        shape = (len(queries), 1, n_queries, n_keys)
+        if mask is None:
+            mask = torch.ones(1, dtype=torch.bool, device=queries.device)
+        check_mask(mask, shape)
+        real = mask.expand(shape).any(2).any(1)  # (B, K): S of eq. 9 counts what is not padding
+        places = positions_from_mask(real)[:, None, None, :]  # (B, 1, 1, K), from 0
+        if self.place is not None:
+            lengths = real.sum(-1)[:, None, None]  # S, (B, 1, 1)
+            centre = lengths * torch.sigmoid(self.place(queries)).transpose(1, 2)  # (B, 1, Q)
+        elif positions is not None:
+            centre = positions.reshape(-1, 1, n_queries)
+        else:
+            centre = torch.arange(n_queries, device=queries.device)
+        offset = places - centre[..., None]  # (B, 1, Q, K)
+        nearby = mask & (offset.abs() <= self.window)
+        weights = self.scored.weights(queries, keys, nearby, positions)
+        if self.place is None:
+            return weights
+        return weights * torch.exp(-2 * (offset / self.window) ** 2)  # sigma = D / 2

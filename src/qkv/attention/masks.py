@@ -1,0 +1,104 @@
+"""Masks: boolean, True = may attend, broadcastable to (batch, heads, queries, keys).
+
+That is the polarity of `torch.nn.functional.scaled_dot_product_attention` and the opposite of
+`torch.nn.MultiheadAttention`. Callers know tokens, not attention: they pass a `token_mask` of shape
+(batch, length), True = a real token.
+"""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from qkv.errors import ShapeError
+
+
+def causal_mask(
+    n_queries: int, n_keys: int, device: torch.device | None = None
+) -> Bool[Tensor, "queries keys"]:
+    """Let each query see its own key and earlier ones; the last query is level with the last key.
+
+    Aligned to the *last* key, a chunk of queries over a longer cache sees its whole past:
+
+        3 queries, 5 keys:   1 1 1 0 0
+                             1 1 1 1 0
+                             1 1 1 1 1
+    """
+    everything = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
+    return everything.tril(n_keys - n_queries)
+
+
+def attention_mask(
+    token_mask: Bool[Tensor, "batch keys"] | None,
+) -> Bool[Tensor, "batch 1 1 keys"] | None:
+    """Turn a mask of tokens into one of attention: every query may see every real key.
+
+    Raises:
+        ShapeError: if it is not boolean or not (batch, length).
+    """
+    if token_mask is None:
+        return None
+    if token_mask.dtype != torch.bool or token_mask.ndim != 2:
+        raise ShapeError(
+            f"token_mask has dtype {token_mask.dtype} and shape {tuple(token_mask.shape)}; "
+            "expected a boolean (batch, length), True = a real token"
+        )
+    return token_mask[:, None, None, :]
+
+
+def combine_masks(
+    mask: Bool[Tensor, "..."] | None,
+    *,
+    causal: bool,
+    n_queries: int,
+    n_keys: int,
+    device: torch.device | None = None,
+) -> Bool[Tensor, "..."] | None:
+    """Join a given mask with causality: the one place where the two meet.
+
+    One query over any number of keys is always the last one and sees them all, so that decoding
+    token by token needs no causal mask.
+    """
+    if not causal or n_queries == 1:
+        return mask
+    past = causal_mask(n_queries, n_keys, device)
+    return past if mask is None else mask & past
+
+
+def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a mask that is not boolean or does not broadcast to `shape`.
+
+    Raises:
+        ShapeError: with what was given, what was expected, and the likely cause.
+    """
+    if mask.dtype != torch.bool:
+        raise ShapeError(
+            f"the mask has dtype {mask.dtype}; expected torch.bool, True = may attend "
+            "(zeros and minus infinities are a bias; nn.MultiheadAttention's True is the opposite)"
+        )
+    fits = mask.ndim <= len(shape) and all(
+        given in (1, wanted)
+        for given, wanted in zip(reversed(mask.shape), reversed(shape), strict=False)
+    )
+    if not fits:
+        raise ShapeError(
+            f"the mask has shape {tuple(mask.shape)}, which does not broadcast to "
+            f"(batch, heads, queries, keys) = {shape}; a token_mask (batch, length) becomes one by "
+            "attention_mask(token_mask)"
+        )
+
+
+def positions_from_mask(token_mask: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Count real tokens from 0: a left-padded row has the positions of the same row unpadded.
+
+    Padding takes the position of the real token before it, or 0; nothing reads it.
+    """
+    return (token_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def token_positions(
+    tokens: Int[Tensor, "batch length"], token_mask: Bool[Tensor, "batch length"] | None
+) -> Int[Tensor, "*batch length"]:
+    """Return the position of each token: (length,) where all are real, else (batch, length)."""
+    if token_mask is None:
+        return torch.arange(tokens.shape[1], device=tokens.device)
+    return positions_from_mask(token_mask)

@@ -1,0 +1,139 @@
+r"""Multi-head attention, with grouped and multi-query heads.
+
+Shapes: B batch, H query heads, G key heads, Q queries, K keys, D head width.
+
+    multi-head (G = H)       grouped (1 < G < H)      multi-query (G = 1)
+    q q q q                  q q q q                  q q q q
+    | | | |                  \ / \ /                  \ | | /
+    k k k k                   k   k                      k
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.cache import KeysValues, KeyValueCache, MemoryCache
+from qkv.attention.core import attention, attention_weights
+from qkv.attention.record import Recorder
+from qkv.errors import ConfigError
+
+Rotation = Callable[[Tensor, Tensor], Tensor]  # (B, H, L, D), positions -> (B, H, L, D)
+PositionBias = Callable[[Tensor, Tensor], Tensor]  # query and key places -> (H, Q, K)
+
+
+class MultiHeadAttention(nn.Module):
+    """MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O (Vaswani et al. 2017, section 3.2.2).
+
+    Self-attention when called with `x` alone, cross-attention when called with a memory.
+
+    Args:
+        d_model: width of input and output.
+        n_heads: query heads H.
+        n_kv_heads: key and value heads G; H where None. Each serves H / G query heads
+            (Shazeer 2019 for G = 1, Ainslie et al. 2023 in between).
+        d_head: width of a head; d_model / H where None.
+        bias: whether the output projection has a bias.
+        qkv_bias: whether the others have; as `bias` where None.
+        causal: whether queries see only keys up to their own place.
+        dropout: share of the weights dropped in training.
+        rotary: turns queries and keys by their positions (RoPE).
+        position_bias: added to the scores: a function of the places of queries and keys
+            (ALiBi, T5).
+
+    Raises:
+        ConfigError: if H does not divide d_model (unless d_head is given), or G does not divide H.
+    """
+
+    recorder: Recorder | None = None
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        n_kv_heads: int | None = None,
+        d_head: int | None = None,
+        bias: bool = True,
+        qkv_bias: bool | None = None,
+        causal: bool = False,
+        dropout: float = 0.0,
+        rotary: Rotation | None = None,
+        position_bias: PositionBias | None = None,
+    ):
+        super().__init__()
+        if d_head is None and d_model % n_heads:
+            raise ConfigError(
+                f"d_model = {d_model} is not divisible by n_heads = {n_heads}: each head gets an "
+                "equal share of the width; change one of them, or give d_head"
+            )
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        if n_heads % n_kv_heads:
+            raise ConfigError(
+                f"n_heads = {n_heads} is not divisible by n_kv_heads = {n_kv_heads}: each key head "
+                "serves an equal group of query heads"
+            )
+        d_head = d_model // n_heads if d_head is None else d_head
+        qkv_bias = bias if qkv_bias is None else qkv_bias
+        self.d_head, self.causal, self.dropout = d_head, causal, dropout
+        self.rotary, self.position_bias = rotary, position_bias
+        self.query = nn.Linear(d_model, n_heads * d_head, bias=qkv_bias)
+        self.key = nn.Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
+        self.value = nn.Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
+        self.output = nn.Linear(n_heads * d_head, d_model, bias=bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D_model"],
+        memory: Float[Tensor, "B K D_model"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        cache: KeyValueCache | MemoryCache | None = None,
+    ) -> Float[Tensor, "B Q D_model"]:
+        """Project, attend in every head at once, concatenate, project.
+
+        Args:
+            x: what asks.
+            memory: what is asked; x itself where None.
+            mask: True = may attend, broadcastable to (B, H, Q, K).
+            positions: of x, (Q,) or (B, Q), for rotary; counted on from the cache where None.
+            cache: keys and values of earlier calls; those of x (or of the memory, once) are added.
+        """
+        past = cache.length if isinstance(cache, KeyValueCache) else 0
+        if positions is None:
+            positions = torch.arange(past, past + x.shape[1], device=x.device)
+        queries = self._rotate(self._split(self.query(x)), positions)
+
+        def project() -> KeysValues:
+            source = x if memory is None else memory
+            keys, values = self._split(self.key(source)), self._split(self.value(source))
+            return self._rotate(keys, positions), values
+
+        keys, values = project() if cache is None else cache.update(project)
+        bias = self._bias(queries.shape[2], keys.shape[2], x.device)
+        if self.recorder is not None:
+            self.recorder(
+                attention_weights(queries, keys, mask=mask, bias=bias, causal=self.causal)
+            )
+        dropout = self.dropout if self.training else 0.0
+        heads = attention(
+            queries, keys, values, mask=mask, bias=bias, causal=self.causal, dropout=dropout
+        )
+        return self.output(heads.transpose(1, 2).flatten(2))  # (B, H, Q, D) -> (B, Q, H * D)
+
+    def _split(self, x: Float[Tensor, "B L H_times_D"]) -> Float[Tensor, "B H L D"]:
+        return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+
+    def _rotate(self, x: Float[Tensor, "B H L D"], positions: Tensor) -> Float[Tensor, "B H L D"]:
+        return x if self.rotary is None else self.rotary(x, positions)
+
+    def _bias(
+        self, n_queries: int, n_keys: int, device: torch.device
+    ) -> Float[Tensor, "H Q K"] | None:
+        if self.position_bias is None:
+            return None
+        # Places, not positions: distances within a row are the same however the row is padded.
+        places = torch.arange(n_keys, device=device)
+        return self.position_bias(places[n_keys - n_queries :], places)

@@ -1,0 +1,139 @@
+"""One Transformer block: sublayers wired by one residual rule.
+
+Shapes: B batch, Q queries (the block's own tokens), K keys (the memory's tokens), D d_model.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.cache import KeyValueCache, MemoryCache
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.blocks.config import BlockConfig
+from qkv.blocks.dropout import Dropout
+from qkv.blocks.feed_forward import FeedForward
+from qkv.blocks.norms import make_norm
+from qkv.blocks.positions import Rotary
+
+
+class Residual(nn.Module):
+    """The residual rule, and the only place that knows its order.
+
+    Post-norm: norm(x + dropout(f(x))) (Vaswani et al. 2017, section 3.1 and 5.4).
+    Pre-norm: x + dropout(f(norm(x))) (Xiong et al. 2020, table 1).
+    """
+
+    def __init__(self, config: BlockConfig):
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.norm = make_norm(config.norm, config.d_model, eps=config.norm_eps, bias=config.bias)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "B Q D"], sublayer: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "B Q D"]:
+        """Apply the sublayer f under the rule."""
+        if self.norm_first:
+            return x + self.dropout(sublayer(self.norm(x)))
+        return self.norm(x + self.dropout(sublayer(x)))
+
+
+class LayerCache:
+    """What one block remembers while decoding: a slot that grows and a slot filled once."""
+
+    def __init__(self) -> None:
+        self.self_attention = KeyValueCache()
+        self.cross_attention = MemoryCache()
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these rows of the batch, in this order."""
+        self.self_attention.reorder(rows)
+        self.cross_attention.reorder(rows)
+
+    def rewind(self, length: int) -> None:
+        """Forget everything after the first `length` tokens."""
+        self.self_attention.rewind(length)
+
+
+def make_attention(config: BlockConfig, *, to_memory: bool = False) -> MultiHeadAttention:
+    """Build the attention that a config describes; a memory has no order and no causality."""
+    rotary = None
+    if config.rotary_base is not None and not to_memory:
+        d_head = config.d_head or config.d_model // config.n_heads
+        rotary = Rotary(d_head, base=config.rotary_base)
+    return MultiHeadAttention(
+        config.d_model,
+        config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        d_head=config.d_head,
+        bias=config.bias,
+        qkv_bias=config.qkv_bias,
+        causal=config.causal and not to_memory,
+        dropout=config.attention_dropout,
+        rotary=rotary,
+    )
+
+
+class Block(nn.Module):
+    """Self-attention and feed-forward; in a decoder causal, with cross-attention between them.
+
+    Vaswani et al. 2017, figure 1. A mechanism of your own is passed in, built for this config.
+
+    Args:
+        config: the block's shape and kinds.
+        self_attention: replaces multi-head attention; called as `(x, mask=, positions=, cache=)`.
+        cross_attention: replaces it towards the memory; called as `(x, memory, mask=, cache=)`.
+        feed_forward: replaces the feed-forward network.
+    """
+
+    def __init__(
+        self,
+        config: BlockConfig,
+        *,
+        self_attention: nn.Module | None = None,
+        cross_attention: nn.Module | None = None,
+        feed_forward: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.self_attention = self_attention or make_attention(config)
+        self.self_attention_residual = Residual(config)
+        self.cross_attention = None
+        if config.cross_attention:
+            self.cross_attention = cross_attention or make_attention(config, to_memory=True)
+            self.cross_attention_residual = Residual(config)
+        self.feed_forward = feed_forward or FeedForward(
+            config.d_model, config.d_ff, kind=config.feed_forward, bias=config.bias
+        )
+        self.feed_forward_residual = Residual(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D"],
+        memory: Float[Tensor, "B K D"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        memory_mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """Run the sublayers in order.
+
+        Args:
+            x: the tokens.
+            memory: the encoder's output, for a block with cross-attention.
+            mask: which tokens may attend to which, broadcastable to (B, H, Q, Q + past).
+            memory_mask: which may attend to which place of the memory, to (B, H, Q, K).
+            positions: of x, (Q,) or (B, Q).
+            cache: what earlier calls computed for earlier tokens.
+        """
+        own, cross = (cache.self_attention, cache.cross_attention) if cache else (None, None)
+        x = self.self_attention_residual(
+            x, lambda y: self.self_attention(y, mask=mask, positions=positions, cache=own)
+        )
+        if self.cross_attention is not None:
+            attend = self.cross_attention
+            x = self.cross_attention_residual(
+                x, lambda y: attend(y, memory, mask=memory_mask, cache=cross)
+            )
+        return self.feed_forward_residual(x, self.feed_forward)

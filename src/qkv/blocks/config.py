@@ -1,0 +1,56 @@
+"""What two shipped families differ in.
+
+What differs by call is an argument; what one family or paper needs is passed in.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qkv.errors import ConfigError
+
+FEED_FORWARD_KINDS = ("relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu")
+NORM_KINDS = ("layer", "rms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """One Transformer block.
+
+    Raises:
+        ConfigError: on an unknown kind, a dropout outside [0, 1), or a size below 1.
+    """
+
+    d_model: int
+    n_heads: int
+    d_ff: int
+    n_kv_heads: int | None = None  # fewer than n_heads: grouped, 1: multi-query
+    d_head: int | None = None  # d_model / n_heads unless given
+    norm: Literal["layer", "rms"] = "layer"
+    norm_first: bool = False  # False: norm(x + f(x)), the paper; True: x + f(norm(x))
+    norm_eps: float = 1e-5
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu"] = "relu"
+    bias: bool = True
+    qkv_bias: bool | None = None  # as `bias` unless given
+    causal: bool = False
+    cross_attention: bool = False
+    rotary_base: float | None = None  # None: no rotary positions
+    dropout: float = 0.0  # of each sublayer's output
+    attention_dropout: float = 0.0  # of the attention weights
+
+    def __post_init__(self) -> None:
+        """Check the values; whether sizes divide each other is checked where they are divided."""
+        for field, known in (("feed_forward", FEED_FORWARD_KINDS), ("norm", NORM_KINDS)):
+            if getattr(self, field) not in known:
+                raise ConfigError(
+                    f"{field} = {getattr(self, field)!r} is unknown; "
+                    f"expected one of {', '.join(known)}"
+                )
+        for field in ("d_model", "n_heads", "d_ff"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} = {getattr(self, field)}; expected at least 1")
+        for field in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ConfigError(
+                    f"{field} = {getattr(self, field)}; expected a share in [0, 1): "
+                    "the share that is dropped, not the one that is kept"
+                )

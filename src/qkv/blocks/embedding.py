@@ -1,0 +1,37 @@
+"""Tokens to vectors."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qkv.errors import VocabularyError
+
+
+class TokenEmbedding(nn.Embedding):
+    """A table of vectors, one a token, times `scale`.
+
+    The scale is sqrt(d_model) in Vaswani et al. 2017, section 3.4.
+
+    Raises:
+        VocabularyError: in `forward` on a CPU, if an id is outside the table. (An accelerator
+            stops with its own error, later and without the id.)
+    """
+
+    def __init__(self, vocab_size: int, d_model: int, *, scale: float = 1.0):
+        super().__init__(vocab_size, d_model)
+        self.scale = scale
+        # Scaled vectors start with unit variance, and the logits of a tied output layer too.
+        nn.init.normal_(self.weight, std=1 / scale)
+
+    def forward(self, input: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length D"]:
+        """Look each token up."""
+        try:
+            vectors = super().forward(input)
+        except IndexError:
+            # Asking torch first costs valid input nothing.
+            low, high = int(input.min()), int(input.max())
+            raise VocabularyError(
+                f"token ids from {low} to {high} were given, but the vocabulary has "
+                f"{self.num_embeddings} (ids 0 to {self.num_embeddings - 1}); is this the "
+                "tokenizer that the model was built for?"
+            ) from None
+        return vectors if self.scale == 1 else vectors * self.scale

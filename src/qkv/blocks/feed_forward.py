@@ -1,0 +1,42 @@
+"""The position-wise feed-forward network: the same two or three matrices at every position."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,  # x * Phi(x), exactly (Hendrycks and Gimpel 2016)
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's; off by up to 5e-4
+    "silu": F.silu,
+}
+GATES = {"swiglu": F.silu, "geglu": F.gelu}
+
+
+class FeedForward(nn.Module):
+    """FFN(x) = W2 f(W1 x), or gated: W2 (f(W_g x) * W1 x).
+
+    f = ReLU is Vaswani et al. 2017, eq. 2; the gated kinds are Shazeer 2020, eq. 6.
+
+    Args:
+        d_model: width of input and output.
+        d_ff: width between.
+        kind: relu, gelu, gelu_tanh, silu, or the gated swiglu, geglu.
+        bias: whether the matrices have biases.
+    """
+
+    def __init__(self, d_model: int, d_ff: int, *, kind: str = "relu", bias: bool = True):
+        super().__init__()
+        self.kind = kind
+        self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.gate = nn.Linear(d_model, d_ff, bias=bias) if kind in GATES else None
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Widen, bend, narrow."""
+        if self.gate is None:
+            return self.down(ACTIVATIONS[self.kind](self.up(x)))
+        return self.down(GATES[self.kind](self.gate(x)) * self.up(x))

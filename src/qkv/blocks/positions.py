@@ -1,0 +1,240 @@
+"""What tells a Transformer the order: added to embeddings, turned into queries and keys, a bias.
+
+Shapes: B batch, H heads, L length, D width (of the model or of a head), Q queries, K keys.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qkv.errors import ConfigError, LengthError
+
+Layout = Literal["interleaved", "halves"]
+
+
+def sinusoids(
+    positions: Int[Tensor, "*any"],
+    d_model: int,
+    *,
+    layout: Layout = "interleaved",
+    divisor: float | None = None,
+    first: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "*any D"]:
+    """PE(pos, 2i) = sin(pos / 10000^(2i/D)), PE(pos, 2i+1) = cos(the same).
+
+    Vaswani et al. 2017, section 3.5.
+
+    Args:
+        positions: counted from 0.
+        d_model: D, even.
+        layout: "interleaved" as in the paper; "halves" has all sines, then all cosines (Marian).
+        divisor: the exponent of 10000 is -i / divisor; D / 2 in the paper, D / 2 - 1 in
+            tensor2tensor.
+        first: number of the first position (OpenNMT counts from 1).
+        dtype: of the result; half precision is computed in float32 and rounded.
+
+    Raises:
+        ConfigError: if d_model is odd, as sines and cosines come in pairs.
+    """
+    if d_model % 2:
+        raise ConfigError(f"d_model = {d_model} is odd; sines and cosines come in pairs")
+    working = torch.promote_types(dtype, torch.float32)
+    divisor = d_model / 2 if divisor is None else divisor
+    pairs = torch.arange(d_model // 2, device=positions.device, dtype=working)
+    angles = (positions + first).to(working)[..., None] * torch.exp(
+        pairs * (-math.log(10_000) / divisor)
+    )
+    waves = (angles.sin(), angles.cos())
+    table = torch.stack(waves, -1).flatten(-2) if layout == "interleaved" else torch.cat(waves, -1)
+    return table.to(dtype)
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds `sinusoids` to the embeddings; nothing is learned and no length is too long."""
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        layout: Layout = "interleaved",
+        divisor: float | None = None,
+        first: int = 0,
+    ):
+        super().__init__()
+        self.d_model, self.divisor, self.first = d_model, divisor, first
+        self.layout: Layout = layout
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], positions: Int[Tensor, "*batch L"]
+    ) -> Float[Tensor, "B L D"]:
+        """Add the wave of each position."""
+        return x + sinusoids(
+            positions,
+            self.d_model,
+            layout=self.layout,
+            divisor=self.divisor,
+            first=self.first,
+            dtype=x.dtype,
+        )
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector for each position (Gehring et al. 2017; BERT, GPT-2).
+
+    Args:
+        max_length: positions in the table, not counting the offset.
+        d_model: D.
+        offset: rows at the table's start that no position uses (BART: 2).
+
+    Raises:
+        LengthError: in `forward` on a CPU, if a position is outside the table.
+    """
+
+    def __init__(self, max_length: int, d_model: int, *, offset: int = 0):
+        super().__init__()
+        self.max_length, self.offset = max_length, offset
+        self.table = nn.Embedding(max_length + offset, d_model)
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], positions: Int[Tensor, "*batch L"]
+    ) -> Float[Tensor, "B L D"]:
+        """Add the vector of each position."""
+        try:
+            return x + self.table(positions + self.offset)
+        except IndexError:
+            raise LengthError(
+                f"position {int(positions.max())} was asked for, but only positions 0 to "
+                f"{self.max_length - 1} were learned; cut the input to {self.max_length} tokens, "
+                "or use positions that need no table (sinusoidal, rotary, ALiBi)"
+            ) from None
+
+
+def rotate(
+    x: Float[Tensor, "B H L D"],
+    positions: Int[Tensor, "*batch L"],
+    *,
+    base: float = 10_000.0,
+    layout: Layout = "halves",
+) -> Float[Tensor, "B H L D"]:
+    """Turn each pair i of coordinates by the angle position * base^(-2i/D).
+
+    Su et al. 2021, eq. 15 and 34. The product of a rotated query and a rotated key depends on their
+    distance only.
+
+    Args:
+        x: queries or keys.
+        positions: (L,) or (B, L), counted from 0.
+        base: larger turns more slowly.
+        layout: what makes pair i: (i, i + D/2) for "halves" (Hugging Face's Llama files),
+            (2i, 2i + 1) for "interleaved" (the paper, and Meta's own files).
+    """
+    working = torch.promote_types(x.dtype, torch.float32)
+    pairs = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=working)
+    angles = positions.to(working)[..., None] * base ** (-pairs / x.shape[-1])  # (*batch, L, D/2)
+    if angles.ndim == 3:
+        angles = angles.unsqueeze(1)  # (B, 1, L, D/2), the same for every head
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    if layout == "interleaved":
+        a, b = x[..., 0::2], x[..., 1::2]
+        return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+
+
+class Rotary(nn.Module):
+    """`rotate` with its constants: rotary positions for queries and keys of self-attention.
+
+    Raises:
+        ConfigError: if the head width is odd, as coordinates turn in pairs.
+    """
+
+    def __init__(self, d_head: int, *, base: float = 10_000.0, layout: Layout = "halves"):
+        super().__init__()
+        if d_head % 2:
+            raise ConfigError(
+                f"d_head = {d_head} is odd; rotary positions turn pairs of coordinates"
+            )
+        self.base = base
+        self.layout: Layout = layout
+
+    def forward(
+        self, x: Float[Tensor, "B H L D"], positions: Int[Tensor, "*batch L"]
+    ) -> Float[Tensor, "B H L D"]:
+        """Turn by the positions."""
+        return rotate(x, positions, base=self.base, layout=self.layout)
+
+
+def relative_buckets(
+    distances: Int[Tensor, "Q K"], *, n_buckets: int, max_distance: int, bidirectional: bool
+) -> Int[Tensor, "Q K"]:
+    """Number each distance (key - query place) by its bucket (Raffel et al. 2020, section 2.1).
+
+    Half of the buckets hold one distance each; the others grow logarithmically up to max_distance,
+    beyond which all share the last. Bidirectional: the upper half of the numbers is for later keys.
+    """
+    if bidirectional:
+        n_buckets //= 2
+        later, back = (distances > 0) * n_buckets, distances.abs()
+    else:
+        later, back = torch.zeros_like(distances), (-distances).clamp(min=0)
+    exact = n_buckets // 2
+    growth = torch.log(back.clamp(min=1) / exact) / math.log(max_distance / exact)
+    logarithmic = exact + (growth * (n_buckets - exact)).long()
+    return later + torch.where(back < exact, back, logarithmic.clamp(max=n_buckets - 1))
+
+
+class RelativeBias(nn.Module):
+    """A learned number a head and bucket of distance, added to the scores (T5)."""
+
+    def __init__(
+        self, n_heads: int, *, n_buckets: int = 32, max_distance: int = 128, bidirectional: bool
+    ):
+        super().__init__()
+        self.n_buckets, self.max_distance = n_buckets, max_distance
+        self.bidirectional = bidirectional
+        self.table = nn.Embedding(n_buckets, n_heads)
+
+    def forward(
+        self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]
+    ) -> Float[Tensor, "H Q K"]:
+        """Look the bias up for the places of queries and keys."""
+        buckets = relative_buckets(
+            keys[None, :] - queries[:, None],
+            n_buckets=self.n_buckets,
+            max_distance=self.max_distance,
+            bidirectional=self.bidirectional,
+        )
+        return self.table(buckets).permute(2, 0, 1)
+
+
+def alibi_slopes(n_heads: int) -> Float[Tensor, " H"]:
+    """2^(-8/H), 2^(-16/H), ... (Press et al. 2022, section 3).
+
+    Where H is no power of two: those of the next lower power, then every second one of the next
+    higher.
+    """
+    power = 2 ** math.floor(math.log2(n_heads))
+    slopes = 2.0 ** (-8.0 / power * torch.arange(1, power + 1, dtype=torch.float64))
+    between = 2.0 ** (-4.0 / power * torch.arange(1, 2 * power, 2, dtype=torch.float64))
+    return torch.cat((slopes, between))[:n_heads].to(torch.get_default_dtype())
+
+
+class ALiBi(nn.Module):
+    """-slope * distance, a fixed bias a head (Press, Smith and Lewis 2022): nearer counts more."""
+
+    slopes: Tensor
+
+    def __init__(self, n_heads: int):
+        super().__init__()
+        self.register_buffer("slopes", alibi_slopes(n_heads), persistent=False)
+
+    def forward(
+        self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]
+    ) -> Float[Tensor, "H Q K"]:
+        """Compute the bias for the places of queries and keys."""
+        distances = (keys[None, :] - queries[:, None]).abs()
+        return -self.slopes[:, None, None] * distances

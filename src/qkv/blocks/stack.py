@@ -1,0 +1,62 @@
+"""N blocks, and the closing norm where the blocks are pre-norm.
+
+Shapes: B batch, Q queries (the stack's own tokens), K keys (the memory's tokens), D d_model.
+"""
+
+from collections.abc import Callable, Sequence
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.blocks.block import Block, LayerCache
+from qkv.blocks.config import BlockConfig
+from qkv.blocks.norms import make_norm
+
+
+class Stack(nn.Module):
+    """An encoder or a decoder without its embeddings (Vaswani et al. 2017, section 3.1).
+
+    Args:
+        config: of every block.
+        n_layers: how many blocks.
+        make_block: builds block number i, where blocks differ or hold their own mechanism.
+    """
+
+    def __init__(
+        self,
+        config: BlockConfig,
+        n_layers: int,
+        *,
+        make_block: Callable[[int], nn.Module] | None = None,
+    ):
+        super().__init__()
+        make_block = make_block or (lambda i: Block(config))
+        self.blocks = nn.ModuleList(make_block(i) for i in range(n_layers))
+        # A pre-norm block adds to a stream that nothing has normalized since the embeddings.
+        self.norm = None
+        if config.norm_first:
+            self.norm = make_norm(
+                config.norm, config.d_model, eps=config.norm_eps, bias=config.bias
+            )
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D"],
+        memory: Float[Tensor, "B K D"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        memory_mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        caches: Sequence[LayerCache] | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """Run the blocks in order; the arguments are those of `Block`, with one cache a block."""
+        for i, block in enumerate(self.blocks):
+            x = block(
+                x,
+                memory,
+                mask=mask,
+                memory_mask=memory_mask,
+                positions=positions,
+                cache=None if caches is None else caches[i],
+            )
+        return x if self.norm is None else self.norm(x)

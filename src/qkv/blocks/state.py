@@ -1,0 +1,68 @@
+"""What a Transformer remembers while decoding: its blocks' caches, and which tokens were real."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from qkv.attention.masks import attention_mask, positions_from_mask
+from qkv.blocks.block import LayerCache
+
+
+class DecodingState:
+    """The state of one batch being decoded; owned by the decoding loop.
+
+    Args:
+        n_layers: blocks of the decoding stack.
+        memory: what the encoder computed; None for a model without one.
+        memory_mask: True = a real token of the source; None where all are.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        memory: Float[Tensor, "batch keys D"] | None = None,
+        memory_mask: Bool[Tensor, "batch keys"] | None = None,
+    ):
+        self.length = 0
+        self.memory = memory
+        self.caches = [LayerCache() for _ in range(n_layers)]
+        self.memory_mask = attention_mask(memory_mask)
+        self._token_mask: Bool[Tensor, "batch length"] | None = None
+
+    def advance(
+        self, tokens: Int[Tensor, "batch n"], token_mask: Bool[Tensor, "batch n"] | None = None
+    ) -> tuple[Bool[Tensor, "batch 1 1 keys"] | None, Int[Tensor, "*batch n"]]:
+        """Take n more tokens in; return the mask of all keys so far and the new ones' positions.
+
+        Args:
+            tokens: the new tokens.
+            token_mask: True = real; None where all are. Left padding shifts no position.
+        """
+        past, self.length = self.length, self.length + tokens.shape[1]
+        if token_mask is None and self._token_mask is None:
+            return None, torch.arange(past, self.length, device=tokens.device)
+        new = torch.ones_like(tokens, dtype=torch.bool) if token_mask is None else token_mask
+        old = self._token_mask
+        if old is None:
+            old = new.new_ones(len(tokens), past)
+        self._token_mask = torch.cat((old, new), 1)
+        return attention_mask(self._token_mask), positions_from_mask(self._token_mask)[:, past:]
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these rows of the batch, in this order; rows may repeat or be missing."""
+        for cache in self.caches:
+            cache.reorder(rows)
+        if self.memory is not None:
+            self.memory = self.memory[rows]
+        if self.memory_mask is not None:
+            self.memory_mask = self.memory_mask[rows]
+        if self._token_mask is not None:
+            self._token_mask = self._token_mask[rows]
+
+    def rewind(self, length: int) -> None:
+        """Forget everything after the first `length` tokens."""
+        for cache in self.caches:
+            cache.rewind(length)
+        if self._token_mask is not None:
+            self._token_mask = self._token_mask[:, :length]
+        self.length = length

@@ -1,0 +1,335 @@
+"""Recurrent encoder-decoders with attention (Bahdanau et al. 2015; Luong et al. 2015), or without.
+
+Shapes: B batch, S source tokens, T target tokens, H width of the decoder, M width of the memory.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from qkv.attention.additive import AdditiveAttention
+from qkv.attention.cache import MemoryCache
+from qkv.attention.local import LocalAttention
+from qkv.attention.masks import attention_mask
+from qkv.attention.multiplicative import (
+    ConcatAttention,
+    DotAttention,
+    GeneralAttention,
+    LocationAttention,
+)
+from qkv.attention.single_head import SingleHeadAttention
+from qkv.blocks.dropout import Dropout
+from qkv.blocks.embedding import TokenEmbedding
+from qkv.errors import ConfigError, LengthError
+
+Score = Literal["additive", "dot", "general", "concat", "location"]
+Hidden = tuple[Tensor, ...]  # (h,) of a GRU, (h, c) of an LSTM; each (B, H)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RNNConfig:
+    """A bidirectional encoder and a decoder that may attend to it.
+
+    Raises:
+        ConfigError: on an unknown kind, an odd width, or a combination that makes no model.
+    """
+
+    source_vocab_size: int
+    target_vocab_size: int
+    d_embedding: int = 64
+    d_hidden: int = 128  # of the decoder; each direction of the encoder has half
+    cell: Literal["gru", "lstm"] = "gru"
+    score: Score | None = "additive"  # None: no attention, all must pass through one vector
+    decoder: Literal["bahdanau", "luong"] = "bahdanau"  # attend before the cell, or after it
+    local: Literal["local-m", "local-p"] | None = None
+    window: int = 5  # of local attention, on either side
+    input_feeding: bool = True  # Luong's: the last attentional vector enters the cell
+    max_source_length: int | None = None  # needed by location scores only
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values and what excludes what."""
+        choices = {
+            "cell": ("gru", "lstm"),
+            "score": ("additive", "dot", "general", "concat", "location", None),
+            "decoder": ("bahdanau", "luong"),
+            "local": ("local-m", "local-p", None),
+        }
+        for field, known in choices.items():
+            if getattr(self, field) not in known:
+                raise ConfigError(f"{field} = {getattr(self, field)!r}; expected one of {known}")
+        if self.d_hidden % 2:
+            raise ConfigError(f"d_hidden = {self.d_hidden} is odd; two directions share it equally")
+        if self.score is None and (self.decoder == "bahdanau" or self.local):
+            raise ConfigError(
+                "score = None means no attention; only decoder = 'luong' with local = None "
+                "can do without"
+            )
+        if self.score == "location" and self.max_source_length is None:
+            raise ConfigError("location scores need max_source_length: one row of weights a place")
+
+
+def make_attention(config: RNNConfig) -> SingleHeadAttention | None:
+    """Build the attention that a config names."""
+    width = config.d_hidden  # of queries and memory alike
+    match config.score:
+        case None:
+            return None
+        case "additive":
+            attention: SingleHeadAttention = AdditiveAttention(width, width, width)
+        case "dot":
+            attention = DotAttention(width, width)
+        case "general":
+            attention = GeneralAttention(width, width)
+        case "concat":
+            attention = ConcatAttention(width, width, width)
+        case "location":
+            attention = LocationAttention(width, config.max_source_length or 0)
+    if config.local is None:
+        return attention
+    return LocalAttention(attention, width, window=config.window, kind=config.local)
+
+
+class RNNEncoder(nn.Module):
+    """A bidirectional GRU or LSTM: annotation s tells of the words around word s.
+
+    Bahdanau et al. 2015, section 3.2.
+    """
+
+    def __init__(self, config: RNNConfig):
+        super().__init__()
+        recurrent = nn.GRU if config.cell == "gru" else nn.LSTM
+        self.recurrent = recurrent(
+            config.d_embedding, config.d_hidden // 2, batch_first=True, bidirectional=True
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B S E"], token_mask: Bool[Tensor, "B S"] | None
+    ) -> tuple[Float[Tensor, "B S M"], Hidden]:
+        """Return the annotations, zero on padding, and both directions' last states, joined."""
+        if token_mask is None:
+            memory, last = self.recurrent(x)
+            return memory, self._join(last)
+        lengths = token_mask.sum(-1)
+        if not lengths.all():
+            raise LengthError(
+                f"rows {(lengths == 0).nonzero().flatten().tolist()} of the source have no real "
+                "token; an empty sequence has nothing to encode"
+            )
+        # Real tokens first, wherever the padding was, so that the backward direction starts on one.
+        order = (~token_mask).long().argsort(dim=-1, stable=True)
+        packed = pack_padded_sequence(
+            x.gather(1, order[..., None].expand_as(x)),
+            lengths.cpu(),
+            batch_first=True,
+            enforce_sorted=False,
+        )
+        packed_memory, last = self.recurrent(packed)
+        memory, _ = pad_packed_sequence(packed_memory, batch_first=True, total_length=x.shape[1])
+        back = order.argsort(dim=-1)
+        return memory.gather(1, back[..., None].expand_as(memory)), self._join(last)
+
+    def _join(self, last: Tensor | Hidden) -> Hidden:
+        parts = (last,) if isinstance(last, Tensor) else last
+        return tuple(torch.cat((part[0], part[1]), -1) for part in parts)  # (2, B, H/2) -> (B, H)
+
+
+class Moment(NamedTuple):
+    """The decoder after one token."""
+
+    hidden: Hidden
+    fed: Float[Tensor, "B H"]  # the attentional vector, which Luong feeds back
+    place: Int[Tensor, " B"]  # real tokens taken in: the t of local-m
+
+
+class RNNState:
+    """What the decoder remembers: the memory, and every moment so far, for rewinding."""
+
+    def __init__(
+        self,
+        memory: Float[Tensor, "B S M"],
+        token_mask: Bool[Tensor, "B S"] | None,
+        hidden: Hidden,
+    ):
+        self.memory = memory
+        self.mask = attention_mask(token_mask)
+        self.cache = MemoryCache()
+        nothing, zero = torch.zeros_like(hidden[0]), hidden[0].new_zeros(len(memory)).long()
+        self.history = [Moment(hidden, nothing, zero)]
+
+    @property
+    def length(self) -> int:
+        """Tokens taken in so far."""
+        return len(self.history) - 1
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these rows of the batch, in this order; rows may repeat or be missing."""
+        self.memory = self.memory[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+        self.cache.reorder(rows)
+        self.history = [
+            Moment(tuple(part[rows] for part in hidden), fed[rows], place[rows])
+            for hidden, fed, place in self.history
+        ]
+
+    def rewind(self, length: int) -> None:
+        """Forget everything after the first `length` tokens."""
+        if not 0 <= length <= self.length:
+            raise LengthError(f"cannot rewind to length {length}: the state holds {self.length}")
+        del self.history[length + 1 :]
+
+
+class RNNDecoder(nn.Module):
+    """One token at a time: cell, attention, readout, in the order of Bahdanau or of Luong."""
+
+    def __init__(self, config: RNNConfig):
+        super().__init__()
+        self.attend_first = config.decoder == "bahdanau"
+        self.feeds = self.attend_first or config.input_feeding
+        cell = nn.GRUCell if config.cell == "gru" else nn.LSTMCell
+        self.cell = cell(
+            config.d_embedding + (config.d_hidden if self.feeds else 0), config.d_hidden
+        )
+        self.attention = make_attention(config)
+        n_vectors = 1 if self.attention is None else 2
+        self.readout = nn.Linear(n_vectors * config.d_hidden, config.d_hidden, bias=False)
+
+    def forward(self, x: Float[Tensor, "B E"], state: RNNState) -> Float[Tensor, "B H"]:
+        """Take one token in; return the attentional vector that predicts the next.
+
+        Bahdanau (section 3.1, A.2.2): c_t = attend(s_{t-1}); s_t = f(s_{t-1}, y_{t-1}, c_t).
+        Luong (section 3): h_t = f(h_{t-1}, [y_{t-1}; h~_{t-1}]); c_t = attend(h_t).
+        Both end with h~_t = tanh(W_c [c_t; h_t]) (Luong, eq. 5), for Bahdanau in the place of a
+        maxout layer, so that the two differ only in what they are compared for.
+        """
+        hidden, fed, place = state.history[-1]
+        if self.attend_first:
+            fed = self._context(hidden[0], state)
+        hidden = self._recur(torch.cat((x, fed), -1) if self.feeds else x, hidden)
+        context = fed if self.attend_first else self._context(hidden[0], state)
+        vector = torch.tanh(self.readout(torch.cat((context, hidden[0]), -1)))
+        state.history.append(Moment(hidden, vector, place + 1))
+        return vector
+
+    def _context(self, query: Float[Tensor, "B H"], state: RNNState) -> Float[Tensor, "B M"]:
+        if self.attention is None:
+            return query.new_zeros(len(query), 0)  # nothing to look at: no width
+        context = self.attention(
+            query[:, None],
+            state.memory,
+            mask=state.mask,
+            positions=state.history[-1].place[:, None],
+            cache=state.cache,
+        )
+        return context.squeeze(1)
+
+    def _recur(self, x: Float[Tensor, "B I"], hidden: Hidden) -> Hidden:
+        if len(hidden) == 1:
+            return (self.cell(x, hidden[0]),)
+        return self.cell(x, hidden)
+
+
+class RNNSeq2Seq(nn.Module):
+    """Encoder, bridge, decoder, output layer; decodes by the same protocol as the Transformer."""
+
+    def __init__(self, config: RNNConfig):
+        super().__init__()
+        self.config = config
+        self.source_embedding = TokenEmbedding(config.source_vocab_size, config.d_embedding)
+        self.target_embedding = TokenEmbedding(config.target_vocab_size, config.d_embedding)
+        self.encoder = RNNEncoder(config)
+        self.bridge = nn.Linear(config.d_hidden, config.d_hidden)
+        self.decoder = RNNDecoder(config)
+        self.dropout = Dropout(config.dropout)
+        self.head = nn.Linear(config.d_hidden, config.target_vocab_size)
+
+    def forward(
+        self,
+        source: Int[Tensor, "B S"],
+        target: Int[Tensor, "B T"],
+        *,
+        source_mask: Bool[Tensor, "B S"] | None = None,
+        target_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Predict each next target token.
+
+        Args:
+            source: token ids.
+            target: token ids, shifted right: they begin with the start token.
+            source_mask: True = a real token; None where all are.
+            target_mask: likewise; padding leaves the state as it was.
+
+        Raises:
+            VocabularyError: on an id outside the vocabulary.
+            LengthError: on a source row without a real token.
+        """
+        return self.head(
+            self.hidden(source, target, source_mask=source_mask, target_mask=target_mask)
+        )
+
+    def hidden(
+        self,
+        source: Int[Tensor, "B S"],
+        target: Int[Tensor, "B T"],
+        *,
+        source_mask: Bool[Tensor, "B S"] | None = None,
+        target_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T H"]:
+        """Compute what the output layer reads: `forward` is `head(hidden(...))`."""
+        return self._decode(target, self.start(source, source_mask), target_mask)
+
+    def start(
+        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
+    ) -> RNNState:
+        """Encode the source; the state that this returns is continued by `step`."""
+        x = self.dropout(self.source_embedding(source))
+        memory, last = self.encoder(x, token_mask)
+        hidden = (torch.tanh(self.bridge(last[0])), *last[1:])
+        return RNNState(memory, token_mask, hidden)
+
+    def step(
+        self,
+        tokens: Int[Tensor, "B n"],
+        state: RNNState,
+        token_mask: Bool[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B n V"]:
+        """Predict the token after each of the n new ones; the state remembers them.
+
+        Args:
+            tokens: what follows the tokens of earlier steps; first the start token.
+            state: of `start`; changed in place.
+            token_mask: True = a real token, for prefixes padded on the left; None where all are.
+        """
+        return self.head(self._decode(tokens, state, token_mask))
+
+    def _decode(
+        self,
+        tokens: Int[Tensor, "B n"],
+        state: RNNState,
+        token_mask: Bool[Tensor, "B n"] | None,
+    ) -> Float[Tensor, "B n H"]:
+        x = self.dropout(self.target_embedding(tokens))
+        vectors = []
+        for t in range(tokens.shape[1]):
+            before = state.history[-1]
+            vectors.append(self.decoder(x[:, t], state))
+            if token_mask is not None:
+                state.history[-1] = _keep(token_mask[:, t], state.history[-1], before)
+        return self.dropout(torch.stack(vectors, 1))
+
+
+def _keep(real: Bool[Tensor, " B"], after: Moment, before: Moment) -> Moment:
+    """Leave rows whose token was padding as they were."""
+    column = real[:, None]
+    hidden = tuple(
+        torch.where(column, new, old) for new, old in zip(after.hidden, before.hidden, strict=True)
+    )
+    return Moment(
+        hidden,
+        torch.where(column, after.fed, before.fed),
+        torch.where(real, after.place, before.place),
+    )
