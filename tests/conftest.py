@@ -1,4 +1,4 @@
-"""What every test starts from: the same random numbers, and no more threads than a small machine has."""
+"""What every test starts from: the same random numbers, and threads for a small machine."""
 
 import pytest
 import torch

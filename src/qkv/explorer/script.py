@@ -1,0 +1,68 @@
+"""Parts of a script in percent format: cells, and the sections that its headings make of them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from qkv.errors import ConfigError
+
+_SECTION = re.compile(r"# ## (\d+) ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of a script; ``line`` is that of its marker, and 0 where it stands before any."""
+
+    marker: str
+    line: int
+    source: str
+
+    @property
+    def runs(self) -> bool:
+        """Whether this is code, and not code for whole scripts alone."""
+        return "[markdown]" not in self.marker and '"script"' not in self.marker
+
+    @property
+    def section(self) -> int | None:
+        """The number in its heading, where this cell begins a section."""
+        if "[markdown]" not in self.marker:
+            return None
+        heading = next((line for line in self.source.splitlines() if line.startswith("# #")), "")
+        match = _SECTION.match(heading)
+        return int(match[1]) if match else None
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """The cells of a script, each begun by a line ``# %%``."""
+    cells, marker, first, body = [], "", 0, list[str]()
+    for number, line in enumerate([*path.read_text(encoding="utf-8").splitlines(), "# %%"], 1):
+        if line.startswith("# %%"):
+            cells.append(Cell(marker=marker, line=first, source="\n".join(body)))
+            marker, first, body = line, number, []
+        else:
+            body.append(line)
+    return cells
+
+
+def run_sections(path: Path, sections: list[int]) -> None:
+    """Run some sections of a script, after what stands before its first section.
+
+    A section begins at a markdown cell headed ``## 1 Its title``; cells tagged ``script`` are
+    left out. Tracebacks name the script's own lines.
+
+    Raises:
+        ConfigError: The script has no section of that number.
+    """
+    cells = read_cells(path)
+    known = [cell.section for cell in cells if cell.section is not None]
+    for section in sections:
+        if section not in known:
+            there = ", ".join(map(str, known)) or "none"
+            raise ConfigError(f"{path.name} has no section {section}; it has {there}")
+    namespace = {"__name__": "__main__", "__file__": str(path)}
+    current = None
+    for cell in cells:
+        current = current if cell.section is None else cell.section
+        if cell.runs and (current is None or current in sections):
+            code = compile("\n" * cell.line + cell.source, path, "exec", dont_inherit=True)
+            exec(code, namespace)

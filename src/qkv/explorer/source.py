@@ -1,0 +1,60 @@
+"""The library's own source, as it ships, for a tutorial that shows the code that runs."""
+
+import importlib
+import inspect
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.syntax import Syntax
+
+from qkv.errors import ConfigError
+
+Shown = Callable[..., Any] | type
+
+
+def source_of(shown: Shown) -> str:
+    """The source of a function or a class, without the indentation of where it stands.
+
+    Raises:
+        ConfigError: It has no Python source.
+    """
+    return textwrap.dedent("".join(_lines(shown)[0])).rstrip()
+
+
+def location(shown: Shown) -> str:
+    """The file that defines a function or a class, as a path in its repository.
+
+    Raises:
+        ConfigError: It has no Python source.
+    """
+    _lines(shown)
+    file = Path(inspect.getfile(inspect.unwrap(shown))).resolve()
+    top = importlib.import_module(shown.__module__.partition(".")[0])
+    if not hasattr(top, "__path__"):
+        return file.name
+    path = file.relative_to(Path(inspect.getfile(top)).resolve().parents[1])
+    # qkv alone is known to lie in src/, and an installed copy is still the repository's file.
+    return (Path("src") / path if top.__name__ == "qkv" else path).as_posix()
+
+
+def show_source(*shown: Shown) -> None:
+    """Print the shipped source of functions and classes, each under its file and line."""
+    console = Console()
+    for one in shown:
+        text = f"# {location(one)}, line {_lines(one)[1]}\n{source_of(one)}\n"
+        if console.is_terminal:
+            console.print(Syntax(text, "python", background_color="default"))
+        else:
+            print(text)
+
+
+def _lines(shown: Shown) -> tuple[list[str], int]:
+    try:
+        return inspect.getsourcelines(inspect.unwrap(shown))
+    except (TypeError, OSError) as error:
+        raise ConfigError(
+            f"{shown!r} has no source to show; expected a function or a class written in Python"
+        ) from error

@@ -1,0 +1,133 @@
+import importlib.util
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from qkv.errors import DataError
+from qkv.explorer.source import source_of
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "build_notebook.py"
+
+SCRIPT = """\
+# %% [markdown]
+# # A tutorial
+# Its prose.
+
+# %% tags=["script"]
+raise SystemExit("for whole scripts alone")
+
+# %%
+import os
+
+from qkv.errors import DataError
+from qkv.explorer.source import show_source
+
+# %%
+show_source(DataError)
+
+# %%
+print(os.getcwd(), os.environ.get("QKV_FAST"))
+print("step 1\\rstep 2")
+
+# %%
+print("twice")
+
+# %%
+print("twice")
+"""
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("build_notebook", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "sample.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def read(script):
+    return nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+
+
+def test_cells_for_scripts_are_left_out_and_nothing_else(tool, script):
+    kinds = [cell.cell_type for cell in tool.build(script).cells]
+    assert kinds == ["markdown", "code", "markdown", "code", "code", "code"]
+
+
+def test_shown_source_becomes_text_with_a_link(tool, script):
+    shown = tool.build(script).cells[2].source
+    assert shown.startswith("[`src/qkv/errors.py`](src/qkv/errors.py)\n\n```python\n")
+    assert source_of(DataError) in shown
+
+
+def test_a_cell_that_does_more_than_show_source_stays_code(tool, script):
+    script.write_text(SCRIPT.replace("show_source(DataError)", "show_source(DataError)\nx = 1"))
+    assert tool.build(script).cells[2].cell_type == "code"
+
+
+def test_source_with_a_fence_in_it_gets_a_longer_fence(tool, monkeypatch):
+    monkeypatch.setattr(tool, "source_of", lambda shown: 'def f():\n    """```"""')
+    assert tool.as_markdown(DataError).endswith('\n````python\ndef f():\n    """```"""\n````')
+
+
+def test_two_builds_are_equal_and_ids_are_unique(tool, script):
+    first, second = tool.build(script), tool.build(script)
+    assert nbformat.writes(first) == nbformat.writes(second)
+    assert len({cell.id for cell in first.cells}) == len(first.cells)
+    nbformat.validate(first)
+
+
+def test_check_passes_on_what_was_built_and_shows_what_differs(tool, script):
+    tool.main([str(script), "--no-execute"])
+    tool.main([str(script), "--check"])
+    script.write_text(SCRIPT.replace("Its prose.", "Other prose."))
+    with pytest.raises(
+        SystemExit, match=r"sample\.ipynb differs(.|\n)*\n-Its prose\.\n\+Other prose\."
+    ):
+        tool.main([str(script), "--check"])
+
+
+def test_check_fails_where_there_is_no_notebook(tool, script):
+    with pytest.raises(SystemExit, match=r"sample\.ipynb differs from its script; run `make "):
+        tool.main([str(script), "--check"])
+
+
+def test_executed_outputs_hold_no_path_of_this_machine(tool, script, monkeypatch):
+    monkeypatch.setenv("QKV_FAST", "0")
+    tool.main([str(script), "--fast"])
+    text = script.with_suffix(".ipynb").read_text()
+    assert str(tool.ROOT) not in text
+    assert str(Path.home()) not in text
+    cells = read(script).cells
+    assert cells[3].outputs[0].text == ". 1\nstep 2\n"
+    assert all("execution" not in cell.metadata for cell in cells)
+
+
+def test_no_execute_keeps_the_outputs_of_unchanged_cells_alone(tool, script):
+    tool.main([str(script), "--no-execute"])
+    notebook = read(script)
+    for cell in notebook.cells[3:]:
+        cell.outputs = [nbformat.v4.new_output("stream", text=f"kept {cell.id}")]
+    nbformat.write(notebook, script.with_suffix(".ipynb"))
+    script.write_text(SCRIPT.replace("step 1", "step one"))
+    tool.main([str(script), "--no-execute"])
+    changed, *unchanged = read(script).cells[3:]
+    assert changed.outputs == []
+    assert [cell.outputs[0].text for cell in unchanged] == [f"kept {cell.id}" for cell in unchanged]
+
+
+def test_a_failing_cell_leaves_the_old_notebook(tool, script):
+    tool.main([str(script), "--no-execute"])
+    before = script.with_suffix(".ipynb").read_text()
+    script.write_text(SCRIPT + "\n# %%\n1 / 0\n")
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        tool.main([str(script)])
+    assert script.with_suffix(".ipynb").read_text() == before
