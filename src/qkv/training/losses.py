@@ -1,0 +1,150 @@
+"""Losses: cross-entropy fused with the output projection, the logits of a batch never in memory."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from qkv.errors import VocabularyError
+
+# Legend of the shapes: N rows (target tokens), C rows of one chunk, V vocabulary, d width.
+
+LOGITS_PER_CHUNK = 2**23
+
+
+@runtime_checkable
+class PairBatch(Protocol):
+    """What `pair_loss` reads of a batch; masks are True at real tokens."""
+
+    source: Int[Tensor, "batch source"]
+    source_mask: Bool[Tensor, "batch source"]
+    target_input: Int[Tensor, "batch target"]
+    target: Int[Tensor, "batch target"]
+    target_mask: Bool[Tensor, "batch target"]
+
+    @property
+    def n_tokens(self) -> int:
+        """Real target tokens, counted on the host."""
+        ...
+
+
+def pair_loss(
+    model: nn.Module, batch: PairBatch, *, smoothing: float = 0.0
+) -> tuple[Float[Tensor, ""], int]:
+    """Sum of the cross-entropies over the real target tokens of a batch, and their number.
+
+    Padding is dropped before the projection, so it costs nothing there. The rows to keep come from
+    a sort and not from `hidden[mask]`: the host knows how many, so it waits for no accelerator.
+    """
+    hidden = model.hidden(batch.source, batch.target_input, source_mask=batch.source_mask)
+    real = batch.target_mask.flatten().int().argsort(descending=True, stable=True)
+    real = real[: batch.n_tokens]
+    loss = linear_cross_entropy(
+        hidden.flatten(0, 1)[real],
+        model.head.weight,
+        model.head.bias,
+        batch.target.flatten()[real],
+        smoothing=smoothing,
+    )
+    return loss, batch.n_tokens
+
+
+def linear_cross_entropy(
+    hidden: Float[Tensor, "rows d"],
+    weight: Float[Tensor, "vocab d"],
+    bias: Float[Tensor, " vocab"] | None,
+    targets: Int[Tensor, " rows"],
+    *,
+    smoothing: float = 0.0,
+    chunk_size: int | None = None,
+) -> Float[Tensor, ""]:
+    """Sum over rows of the cross-entropy of `hidden @ weight.T + bias`, never holding all logits.
+
+    Label smoothing as in Szegedy et al. (2016), section 7, and Vaswani et al. (2017), section 5.4:
+    (1 - smoothing) of the weight on the target, the rest spread evenly over the whole vocabulary.
+
+    Args:
+        hidden: what enters the projection, one row a token.
+        weight: of the projection.
+        bias: of the projection.
+        targets: ids of the right tokens.
+        smoothing: share of the weight that is spread, between 0 and 1.
+        chunk_size: rows whose logits exist at one time; by default about `LOGITS_PER_CHUNK` logits.
+
+    Raises:
+        VocabularyError: a target is not a row of `weight` (looked at on the CPU only: elsewhere
+            looking would wait for the device, which checks by itself).
+    """
+    vocab = len(weight)
+    if targets.device.type == "cpu" and len(targets):
+        _check_targets(targets, vocab)
+    if bias is None:
+        bias = weight.new_zeros(vocab)
+    if hidden.dtype in (torch.float16, torch.bfloat16):
+        hidden, weight, bias = hidden.float(), weight.float(), bias.float()
+    rows = chunk_size or max(512, LOGITS_PER_CHUNK // vocab)
+    if torch.is_grad_enabled():
+        return _LinearCrossEntropy.apply(hidden, weight, bias, targets, smoothing, rows)
+    chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
+    losses = [
+        F.cross_entropy(F.linear(h, weight, bias), t, reduction="sum", label_smoothing=smoothing)
+        for h, t in chunks
+    ]
+    return torch.stack(losses).sum()
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Computes the gradients while a chunk's logits are in the cache; backward only scales them.
+
+    With z a row's logits and s the smoothing, loss = logsumexp(z) - (1 - s) z[target] - s mean(z)
+    and dloss/dz = softmax(z) - (1 - s) onehot(target) - s / V. The terms of the mean are sums over
+    all rows or all columns, hence vectors, and never touch a chunk's logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden, weight, bias, targets, smoothing, rows):
+        share = smoothing / len(weight)
+        sum_hidden, sum_weight = hidden.sum(0), weight.sum(0)
+        loss = -share * (sum_hidden @ sum_weight + len(hidden) * bias.sum())
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = (-share * sum_hidden).repeat(len(weight), 1)
+        grad_bias = torch.full_like(bias, -share * len(hidden))
+        buffer = hidden.new_empty(min(rows, len(hidden)), len(weight))
+        for start in range(0, len(hidden), rows):
+            h = hidden[start : start + rows]  # (C, d)
+            target = targets[start : start + rows, None]  # (C, 1)
+            z = torch.addmm(bias, h, weight.T, out=buffer[: len(h)])  # (C, V)
+            loss += z.amax(1).sum() - (1 - smoothing) * z.gather(1, target).sum()
+            torch.softmax(z, 1, out=z)
+            # The largest probability is exp(max(z) - logsumexp(z)): no second exponential.
+            loss -= z.amax(1).log().sum()
+            z.scatter_add_(1, target, z.new_full((), smoothing - 1).expand_as(target))
+            if ctx.needs_input_grad[0]:
+                out = grad_hidden[start : start + rows]
+                torch.addmm(sum_weight, z, weight, beta=-share, out=out)
+            if ctx.needs_input_grad[1]:
+                grad_weight.addmm_(z.T, h)
+            grad_bias += z.sum(0)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss):
+        scaled = (
+            gradient * grad_loss if needed else None
+            for gradient, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+        )
+        return *scaled, None, None, None
+
+
+def _check_targets(targets: Tensor, vocab: int) -> None:
+    low, high = (int(x) for x in targets.aminmax())
+    if low < 0 or high >= vocab:
+        raise VocabularyError(
+            f"target ids run from {low} to {high}, but the output has ids 0 to {vocab - 1}; "
+            "was the text encoded with another tokenizer than the model was built for?"
+        )

@@ -1,0 +1,108 @@
+"""Learning-rate schedules, plain functions from the step (counted from 1) to a factor, and AdamW."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from qkv.errors import ConfigError
+
+Schedule = Callable[[int], float]
+
+# Where torch has AdamW as one kernel for all parameters together.
+FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def noam(d_model: int, warmup: int) -> Schedule:
+    """The rate itself of Vaswani et al. (2017), equation 3: train with `learning_rate=1`.
+
+    It rises linearly for `warmup` steps, then falls with the square root of the step.
+
+    Raises:
+        ConfigError: `warmup` is less than one step.
+    """
+    if warmup < 1:
+        raise ConfigError(f"warmup is {warmup} steps; noam needs at least 1, for it divides by it")
+    return lambda step: d_model**-0.5 * min(step**-0.5, step * warmup**-1.5)
+
+
+def linear(warmup: int, steps: int) -> Schedule:
+    """Rises linearly to 1 at step `warmup`, then falls linearly to 0 at step `steps`.
+
+    Raises:
+        ConfigError: the warm-up does not end before the training.
+    """
+    _check(warmup, steps)
+    return lambda step: _warm(step, warmup) * (1 - _progress(step, warmup, steps))
+
+
+def cosine(warmup: int, steps: int, floor: float = 0.0) -> Schedule:
+    """Rises linearly to 1 at step `warmup`, then falls along half a cosine to `floor` at `steps`.
+
+    Loshchilov and Hutter (2017), equation 5, without restarts.
+
+    Raises:
+        ConfigError: the warm-up does not end before the training.
+    """
+    _check(warmup, steps)
+
+    def factor(step: int) -> float:
+        wave = 0.5 * (1 + math.cos(math.pi * _progress(step, warmup, steps)))
+        return _warm(step, warmup) * (floor + (1 - floor) * wave)
+
+    return factor
+
+
+def constant(warmup: int = 0) -> Schedule:
+    """Rises linearly to 1 at step `warmup`, and stays there."""
+    return lambda step: _warm(step, warmup)
+
+
+def _check(warmup: int, steps: int) -> None:
+    if not 0 <= warmup < steps:
+        raise ConfigError(
+            f"warmup is {warmup} of {steps} steps; expected 0 <= warmup < steps, or the rate never "
+            "falls (are the two in the same unit, both steps and not epochs?)"
+        )
+
+
+def _warm(step: int, warmup: int) -> float:
+    return min(1.0, step / warmup) if warmup else 1.0
+
+
+def _progress(step: int, warmup: int, steps: int) -> float:
+    return min(1.0, max(0, step - warmup) / (steps - warmup))
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    learning_rate: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-9,
+    weight_decay: float = 0.01,
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, 2019), decaying the matrices only.
+
+    Embeddings, norms and biases are not decayed: shrinking them does not make the function smoother
+    (a matrix that is tied to an embedding counts as one). Frozen parameters are left out. The
+    defaults of `betas` and `eps` are those of Vaswani et al. (2017), section 5.3.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    embeddings = {
+        id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)
+    }
+    decayed, others = [], []
+    for p in parameters:
+        (decayed if p.ndim >= 2 and id(p) not in embeddings else others).append(p)
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        betas=betas,
+        eps=eps,
+        fused=all(p.device.type in FUSED_DEVICES for p in parameters),
+    )
