@@ -1,0 +1,147 @@
+"""Dates as people write them, in 48 locales, and their ISO 8601 form: a built-in corpus of pairs.
+
+The names, patterns and default digits are those of the Unicode CLDR, read through the Babel package
+(CLDR is under the Unicode License v3, https://www.unicode.org/license.txt). Every locale uses the
+Gregorian calendar. No text of this corpus stands for two dates, whichever locales are mixed: CLDR's
+"short" form is left out because it breaks this, 3/5/24 being in March or in May.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from difflib import get_close_matches
+from functools import cache, lru_cache
+from hashlib import sha256
+
+from qkv.errors import DataError, MissingDependencyError
+
+SPLITS = ("train", "validation", "test")
+FORMS = ("full", "long", "medium")  # CLDR's names; "full" adds the day of the week
+
+_NAMES = (
+    "en_US en_GB de fr es it pt_BR nl sv da fi is et lv lt pl cs hr ro hu tr vi id eu sw "
+    "el ru uk bg sr kk ky mn hy ka he ar_EG fa ur hi mr bn ta th my ja ko zh"
+)
+LOCALES = tuple(_NAMES.split())
+
+# Every order (MDY, DMY, YMD, YDM), seven scripts, digits of its own (ar_EG), two scripts that run
+# from right to left, and in Armenian an order that depends on the form. Matplotlib's default font
+# can draw them all; ja, ko, zh, hi and th are missing only because it cannot draw those.
+TUTORIAL_LOCALES = ("en_US", "de", "hu", "kk", "el", "ru", "hy", "ka", "he", "ar_EG")
+
+# The digit zero of CLDR's numbering systems, as a code point.
+_ZEROS = {
+    "latn": 0x30,
+    "arab": 0x660,
+    "arabext": 0x6F0,
+    "beng": 0x9E6,
+    "deva": 0x966,
+    "mymr": 0x1040,
+}
+
+
+@dataclass(frozen=True)
+class DatePair:
+    """A date as a locale writes it, and the same date as YYYY-MM-DD."""
+
+    text: str
+    iso: str
+    locale: str
+    form: str
+
+
+def date_pairs(
+    locales: Sequence[str] = LOCALES,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    forms: Sequence[str] = FORMS,
+    years: tuple[int, int] = (1900, 2099),
+) -> Iterator[DatePair]:
+    """Pairs without end: date, locale and form are drawn uniformly from those asked for.
+
+    Args:
+        locales: names from `LOCALES`.
+        split: which dates; a date belongs to one split whatever the other arguments are.
+        seed: of the drawing.
+        forms: CLDR's lengths of a date.
+        years: the first and the last year, of four digits.
+
+    Raises:
+        DataError: an unknown locale, split or form, or years that hold no date of the split.
+        MissingDependencyError: Babel is not installed.
+    """
+    if not 1000 <= years[0] <= years[1] <= 9999:
+        raise DataError(f"years={years}: expected (first, last) between 1000 and 9999, in order")
+    writers = [(locale, form, _writer(locale, form)) for locale in locales for form in forms]
+    days = _days(split, *years)
+    if not writers or not days:
+        raise DataError(
+            f"no date to draw: {len(locales)} locales, {len(forms)} forms and {len(days)} days of "
+            f"{split!r} in {years}; expected at least one of each"
+        )
+    return _draw(writers, days, random.Random(seed))
+
+
+def write_date(day: date, locale: str, form: str = "long") -> str:
+    """A date as CLDR says that people of a locale write it, in their digits.
+
+    Raises:
+        DataError: an unknown locale or form.
+        MissingDependencyError: Babel is not installed.
+    """
+    return _writer(locale, form)(day)
+
+
+def split_of(day: date) -> str:
+    """The split that a date belongs to: about 90 % are for training, 5 % and 5 % for the others."""
+    # A hash that is the same in every process and version, unlike Python's own.
+    percent = int.from_bytes(sha256(day.isoformat().encode()).digest()[:8]) % 100
+    return "train" if percent < 90 else "validation" if percent < 95 else "test"
+
+
+def _draw(
+    writers: Sequence[tuple[str, str, Callable[[date], str]]],
+    days: Sequence[date],
+    rng: random.Random,
+) -> Iterator[DatePair]:
+    while True:
+        locale, form, write = rng.choice(writers)
+        day = rng.choice(days)
+        yield DatePair(write(day), day.isoformat(), locale, form)
+
+
+@lru_cache(maxsize=8)
+def _days(split: str, first: int, last: int) -> tuple[date, ...]:
+    _check("split", split, SPLITS)
+    start, stop = date(first, 1, 1).toordinal(), date(last, 12, 31).toordinal() + 1
+    return tuple(day for day in map(date.fromordinal, range(start, stop)) if split_of(day) == split)
+
+
+@cache
+def _writer(locale: str, form: str) -> Callable[[date], str]:
+    _check("locale", locale, LOCALES)
+    _check("form", form, FORMS)
+    try:
+        from babel import Locale
+        from babel.dates import format_date
+    except ImportError as error:
+        raise MissingDependencyError(
+            'the corpus of dates needs Babel: pip install "qkv[tutorial]"'
+        ) from error
+    data = Locale.parse(locale)
+    zero = _ZEROS[data.default_numbering_system]
+    digits = {
+        ord("0") + n: zero + n for n in range(10)
+    }  # Babel itself writes dates in ASCII digits
+    return lambda day: format_date(day, form, data).translate(digits)
+
+
+def _check(what: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        nearest = get_close_matches(given, known, n=1, cutoff=0)[0]
+        raise DataError(
+            f"unknown {what} {given!r}: expected one of {', '.join(known)}; "
+            f"did you mean {nearest!r}?"
+        )

@@ -1,0 +1,123 @@
+"""Text corpora on disk: line-aligned files, tab-separated files, named sets in a data folder."""
+
+import gzip
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from qkv.errors import DataError
+
+_MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    r"""The lines of a UTF-8 file, plain or .gz, without their ends (\n or \r\n).
+
+    Only these end a line: `str.splitlines` would also split at U+2028 and the like, which stand
+    inside real sentences, and so move every later line of an aligned file.
+
+    Raises:
+        DataError: the file is missing, empty, broken or not UTF-8.
+    """
+    path = Path(path)
+    content = _read(path)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} is not UTF-8: byte {content[error.start]:#04x} at offset {error.start}, "
+            f"line {line} (an older encoding such as Latin-1?)"
+        ) from error
+    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
+    if lines == [""]:
+        raise DataError(f"{path} is empty: expected at least one line of text")
+    return [line.removesuffix("\r") for line in lines]
+
+
+def read_parallel(
+    source_path: str | os.PathLike[str], target_path: str | os.PathLike[str]
+) -> list[tuple[str, str]]:
+    """Pairs of sentences from two files that are aligned by line.
+
+    Raises:
+        DataError: a file cannot be read (see `read_lines`), or their numbers of lines differ.
+    """
+    sources, targets = read_lines(source_path), read_lines(target_path)
+    if len(sources) != len(targets):
+        raise DataError(
+            f"{source_path} has {len(sources)} lines and {target_path} has {len(targets)}: "
+            "expected one translation a line (different splits, or a line break in a sentence?)"
+        )
+    return list(zip(sources, targets, strict=True))
+
+
+def read_tsv(
+    path: str | os.PathLike[str], *, columns: Sequence[int] = (0, 1)
+) -> list[tuple[str, ...]]:
+    """The chosen columns, counted from 0, of a tab-separated file without header and quoting.
+
+    Raises:
+        DataError: the file cannot be read (see `read_lines`), or a line has too few columns.
+    """
+    rows = [line.split("\t") for line in read_lines(path)]
+    for number, row in enumerate(rows, start=1):
+        if len(row) <= max(columns):
+            raise DataError(
+                f"{path}, line {number}, has {len(row)} columns, expected {max(columns) + 1} or "
+                "more (spaces in the place of tabs, or a line break inside a field?)"
+            )
+    return [tuple(row[column] for column in columns) for row in rows]
+
+
+def find_data(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a named data set, under `data_dir` or else under the variable QKV_DATA.
+
+    Raises:
+        DataError: neither is given, or the folder has no such set.
+    """
+    data_dir = data_dir or os.environ.get("QKV_DATA")
+    if not data_dir:
+        raise DataError(
+            f"no folder to look for the data set {name!r} in: expected --data-dir FOLDER "
+            "(data_dir= in Python) or the variable QKV_DATA, neither is set"
+        )
+    folder = Path(data_dir, name)
+    if not folder.is_dir():
+        raise DataError(
+            f"no data set {name!r}: looked for the folder {folder}; is --data-dir (data_dir= "
+            "in Python) or the variable QKV_DATA right?"
+        )
+    return folder
+
+
+def multi30k(
+    split: str,
+    languages: tuple[str, str] = ("en", "de"),
+    data_dir: str | os.PathLike[str] | None = None,
+) -> list[tuple[str, str]]:
+    """Image captions and their translations, task 1, raw text; the test split is that of 2016.
+
+    Elliott et al. 2016, https://arxiv.org/abs/1605.00459; its images' captions are for
+    non-commercial research and education only.
+
+    Raises:
+        DataError: an unknown split, or files that are not found.
+    """
+    if split not in _MULTI30K:
+        raise DataError(f"unknown split {split!r} of multi30k: expected {', '.join(_MULTI30K)}")
+    folder = find_data("multi30k", data_dir)
+    source, target = (folder / f"{_MULTI30K[split]}.{language}.gz" for language in languages)
+    return read_parallel(source, target)
+
+
+def _read(path: Path) -> bytes:
+    """The content, decompressed if the name ends in .gz."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file: {error} (was it cut short?)") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error} (is the path right?)") from error

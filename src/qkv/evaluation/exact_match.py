@@ -1,0 +1,54 @@
+"""Exact match: the share of outputs that are right as a whole."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from qkv.errors import DataError
+
+
+def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """The share of predictions, 0 to 1, that equal their reference, character for character.
+
+    Raises:
+        DataError: there is nothing to compare, or the numbers differ.
+    """
+    if len(predictions) != len(references) or not references:
+        raise DataError(
+            f"{len(predictions)} predictions and {len(references)} references: expected the same "
+            "number, at least one (was a batch left out?)"
+        )
+    pairs = zip(predictions, references, strict=True)
+    return sum(guess == answer for guess, answer in pairs) / len(references)
+
+
+def exact_match_by_length(
+    lengths: Sequence[int], correct: Sequence[bool], edges: Sequence[int]
+) -> dict[tuple[int, int], float]:
+    """The share of correct outputs for each range of lengths that occurs.
+
+    Args:
+        lengths: of each source, in whichever unit the edges have.
+        correct: whether the output is right as a whole.
+        edges: increasing; two neighbours bound a range, which holds the lower but not the upper.
+
+    Raises:
+        DataError: the numbers differ, or a length lies outside the edges.
+    """
+    if len(lengths) != len(correct):
+        raise DataError(
+            f"{len(lengths)} lengths and {len(correct)} outputs: expected the same number"
+        )
+    outside = [length for length in lengths if not edges[0] <= length < edges[-1]]
+    if outside:
+        raise DataError(
+            f"{len(outside)} lengths, such as {outside[0]}, lie outside the edges: expected "
+            f"{edges[0]} <= length < {edges[-1]}"
+        )
+    shares = {}
+    for low, high in pairwise(edges):
+        inside = [
+            right for length, right in zip(lengths, correct, strict=True) if low <= length < high
+        ]
+        if inside:
+            shares[low, high] = sum(inside) / len(inside)
+    return shares
