@@ -5,8 +5,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from jaxtyping import TypeCheckError
 
 import qkv
+from qkv.attention.core import mask_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,6 +48,11 @@ def test_every_name_of_the_api_is_offered():
 def test_an_unknown_name_says_what_there_is():
     with pytest.raises(AttributeError, match=r"no attribute 'Transfromer'.*'Transformer'"):
         _ = qkv.Transfromer
+
+
+def test_the_tests_check_shapes_at_run_time():
+    with pytest.raises(TypeCheckError):
+        mask_scores("no tensor", None)
 
 
 def test_the_lock_names_all_direct_dependencies_and_nothing_local():
