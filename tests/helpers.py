@@ -1,0 +1,160 @@
+"""What the tests of attention, blocks and models share: the measure of parity, and tiny models.
+
+All sizes are different primes (or the smallest products of them that a model allows), so that no
+axis can stand in for another: B 3, source 5, target 7, vocabularies 17 and 19.
+"""
+
+from contextlib import contextmanager
+
+import jaxtyping
+import torch
+from torch import nn
+
+from qkv.attention.masks import attention_mask, token_positions
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.blocks.block import Block
+from qkv.blocks.config import BlockConfig
+from qkv.blocks.embedding import TokenEmbedding
+from qkv.blocks.positions import ALiBi, RelativeBias
+from qkv.blocks.stack import Stack
+from qkv.blocks.state import DecodingState
+from qkv.models.rnn import RNNConfig, RNNSeq2Seq
+from qkv.models.transformer import Transformer, TransformerConfig
+
+B, S, T, SOURCE_VOCAB, TARGET_VOCAB = 3, 5, 7, 17, 19
+SCORES = ("additive", "dot", "general", "concat", "location")
+
+
+def distance(ours, theirs):
+    """max|a - b| / max|b|, the design's measure."""
+    assert ours.shape == theirs.shape
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def assert_close(ours, theirs, bound=1e-12):
+    assert ours.isfinite().all()
+    assert distance(ours, theirs) <= bound
+
+
+@contextmanager
+def unchecked():
+    """Run without the shape checks of jaxtyping, as users do: our own errors come to the light."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def randomized(model, dtype=torch.float64, seed=0, std=0.4):
+    """Give every parameter a random value: biases of 0 and norm weights of 1 hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    model.to(dtype).eval()
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data.copy_(noise * std)
+    return model
+
+
+def transformer(dtype=torch.float64, **options):
+    sizes = {"d_model": 22, "n_heads": 11, "d_ff": 13, "n_encoder_layers": 2, "n_decoder_layers": 2}
+    options = {"dropout": 0.0, "tied_output": False, **sizes, **options}
+    config = TransformerConfig(
+        source_vocab_size=SOURCE_VOCAB, target_vocab_size=TARGET_VOCAB, **options
+    )
+    return randomized(Transformer(config), dtype)
+
+
+def rnn(dtype=torch.float64, **options):
+    if options.get("score") == "location":
+        options["max_source_length"] = 23
+    config = RNNConfig(
+        source_vocab_size=SOURCE_VOCAB,
+        target_vocab_size=TARGET_VOCAB,
+        d_embedding=11,
+        d_hidden=26,
+        **{"window": 2, **options},
+    )
+    return randomized(RNNSeq2Seq(config), dtype)
+
+
+class DecoderOnly(nn.Module):
+    """A stack over its own past, so that the state's laws reach each kind of position.
+
+    The source is ignored: the protocol is that of the models with an encoder.
+    """
+
+    def __init__(self, config, make_bias=None):
+        super().__init__()
+
+        def block(i):
+            if make_bias is None:
+                return Block(config)
+            attention = MultiHeadAttention(
+                config.d_model, config.n_heads, causal=True, position_bias=make_bias()
+            )
+            return Block(config, self_attention=attention)
+
+        self.embedding = TokenEmbedding(TARGET_VOCAB, config.d_model)
+        self.stack = Stack(config, 2, make_block=block)
+        self.head = nn.Linear(config.d_model, TARGET_VOCAB)
+
+    def forward(self, source, target, *, source_mask=None, target_mask=None):
+        x = self.stack(
+            self.embedding(target),
+            mask=attention_mask(target_mask),
+            positions=token_positions(target, target_mask),
+        )
+        return self.head(x)
+
+    def start(self, source, token_mask=None):
+        return DecodingState(len(self.stack.blocks))
+
+    def step(self, tokens, state, token_mask=None):
+        mask, positions = state.advance(tokens, token_mask)
+        x = self.stack(
+            self.embedding(tokens), mask=mask, positions=positions, caches=state.caches
+        )
+        return self.head(x)
+
+
+def decoder_only(make_bias=None, **options):
+    sizes = {"d_model": 24, "n_heads": 6, "d_ff": 13, "causal": True}
+    return randomized(DecoderOnly(BlockConfig(**sizes, **options), make_bias))
+
+
+MODELS = {
+    "post-norm": transformer,
+    "pre-norm": lambda: transformer(norm_first=True, norm="rms", feed_forward="swiglu"),
+    "rotary": lambda: decoder_only(norm_first=True, rotary_base=100.0, n_kv_heads=2),
+    "alibi": lambda: decoder_only(lambda: ALiBi(6)),
+    "relative-bias": lambda: decoder_only(
+        lambda: RelativeBias(6, n_buckets=8, max_distance=11, bidirectional=False)
+    ),
+    "bahdanau-gru": lambda: rnn(),
+    "bahdanau-lstm-local-m": lambda: rnn(cell="lstm", local="local-m", score="general"),
+    "luong-lstm": lambda: rnn(cell="lstm", decoder="luong", score="general"),
+    "luong-gru-local-p": lambda: rnn(decoder="luong", score="dot", local="local-p"),
+    "luong-not-fed": lambda: rnn(decoder="luong", score="concat", input_feeding=False),
+    "no-attention": lambda: rnn(decoder="luong", score=None),
+}
+
+
+def problem(seed=0):
+    """Source, target, and the mask of a right-padded source."""
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randint(SOURCE_VOCAB, (B, S), generator=generator)
+    target = torch.randint(TARGET_VOCAB, (B, T), generator=generator)
+    return source, target, right_mask([5, 2, 3], S)
+
+
+def right_mask(lengths, width):
+    """True on the first places of each row: right padding."""
+    return torch.arange(width) < torch.tensor(lengths)[:, None]
+
+
+def to_left(tokens, mask):
+    """Move each row's padding to the left; returns tokens and mask."""
+    order = mask.long().argsort(dim=1, stable=True)
+    return tokens.gather(1, order), mask.gather(1, order)
