@@ -1,4 +1,4 @@
-"""Learning-rate schedules, plain functions from the step (counted from 1) to a factor, and AdamW."""
+"""Schedules, plain functions from the step (counted from 1) to a factor of the rate, and AdamW."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def noam(d_model: int, warmup: int) -> Schedule:
-    """The rate itself of Vaswani et al. (2017), equation 3: train with `learning_rate=1`.
+    """The rate itself of Vaswani et al. (2017), equation 3: train with `learning_rate=1.0`.
 
     It rises linearly for `warmup` steps, then falls with the square root of the step.
 
@@ -96,13 +96,9 @@ def adamw(
     decayed, others = [], []
     for p in parameters:
         (decayed if p.ndim >= 2 and id(p) not in embeddings else others).append(p)
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
-        betas=betas,
-        eps=eps,
-        fused=all(p.device.type in FUSED_DEVICES for p in parameters),
-    )
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in FUSED_DEVICES for p in parameters)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=fused)
