@@ -124,7 +124,7 @@ def test_a_file_gives_the_same_tokenizer(tokenizer, tmp_path):
 def test_what_a_file_asks_for_does_not_pad_or_cut(trained, tmp_path):
     trained["bpe"].save(tmp_path)
     loaded = Tokenizer.load(tmp_path)
-    loaded._tokenizer.enable_truncation(3)
+    loaded._tokenizer.enable_truncation(2)
     loaded._tokenizer.enable_padding(length=9)
     loaded.save(tmp_path)
     assert Tokenizer.load(tmp_path).encode("the dog sees") == trained["bpe"].encode("the dog sees")
@@ -175,6 +175,12 @@ def test_no_text_is_an_error(texts):
     for train in (Tokenizer.train_bpe, Tokenizer.train_wordpiece, Tokenizer.train_unigram):
         with pytest.raises(DataError, match=message):
             train(texts, 500)
+
+
+def test_long_texts_are_learned_from_too():
+    # SentencePiece by itself leaves out what is longer than 4,192 bytes.
+    tokenizer = Tokenizer.train_unigram(["the dog", "q" * 5000], 60)
+    assert tokenizer.unknown not in tokenizer.encode("q")
 
 
 def test_wordpiece_keeps_case_when_asked():

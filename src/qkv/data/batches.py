@@ -99,6 +99,16 @@ def batches_by_tokens(
     """
     if not pairs:
         raise DataError("no pairs to batch: expected at least one (is the corpus empty?)")
+    lengths = _lengths(pairs, max_tokens)
+    return (
+        collate_pairs([pairs[row] for row in rows], pad=pad, start=start, stop=stop)
+        for epoch in epochs
+        for rows in _group(lengths, max_tokens, np.random.default_rng((seed, epoch)))
+    )
+
+
+def _lengths(pairs: Sequence[Pair], max_tokens: int) -> list[tuple[int, int]]:
+    """The padded lengths that each pair needs on both sides, none above `max_tokens`."""
     # The decoder's side has one position more than the target has tokens.
     lengths = [(len(source), len(target) + 1) for source, target in pairs]
     for row, (source_length, target_length) in enumerate(lengths):
@@ -108,11 +118,7 @@ def batches_by_tokens(
                 f"1 for start or stop), expected at most max_tokens={max_tokens}: raise it, or "
                 "leave long pairs out"
             )
-    return (
-        collate_pairs([pairs[row] for row in rows], pad=pad, start=start, stop=stop)
-        for epoch in epochs
-        for rows in _group(lengths, max_tokens, np.random.default_rng((seed, epoch)))
-    )
+    return lengths
 
 
 def _group(
@@ -127,12 +133,11 @@ def _group(
     groups: list[list[int]] = []
     for first in range(0, len(order), POOL):
         group: list[int] = []
-        longest = 0
         for row in sorted(order[first : first + POOL], key=size):
-            longest = max(longest, *lengths[row])
-            if (len(group) + 1) * longest > max_tokens:
+            # In this order the row at hand is the longest so far.
+            if (len(group) + 1) * max(lengths[row]) > max_tokens:
                 groups.append(group)
-                group, longest = [], max(lengths[row])
+                group = []
             group.append(row)
         groups.append(group)
     return [groups[i] for i in rng.permutation(len(groups))]

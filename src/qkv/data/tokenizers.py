@@ -92,8 +92,9 @@ class Tokenizer:
         # The trainer numbers "##a", "##b", ... in an order that changes with each run, and breaks
         # ties by these numbers. As special tokens they have a fixed order; the second tokenizer,
         # with the same vocabulary, has them as ordinary ones.
-        characters = sorted(set().union(*texts))
-        tokens = [*SPECIALS, *characters, *(f"##{character}" for character in characters)]
+        words = {word for text in texts for word, _ in pre_tokenizer.pre_tokenize_str(text)}
+        inside = {f"##{character}" for word in words for character in word[1:]}
+        tokens = [*SPECIALS, *sorted(set().union(*words)), *sorted(inside)]
         _check_size(vocab_size, len(tokens))
         trained = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
         trained.pre_tokenizer = pre_tokenizer
@@ -122,7 +123,7 @@ class Tokenizer:
         """
         normalizer = normalizers.NFKC()
         texts = [normalizer.normalize_str(text) for text in _checked(texts)]
-        _check_size(vocab_size, len(SPECIALS) + len(set("▁").union(*texts)))
+        _check_size(vocab_size, len(SPECIALS) + len(set("▁").union(*texts) - {" "}))
         trained = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
@@ -134,11 +135,9 @@ class Tokenizer:
             eos_id=2,
             unk_id=3,
             normalization_rule_name="identity",  # done above, and by the tokenizer
-            remove_extra_whitespaces=False,
             character_coverage=1.0,
             hard_vocab_limit=False,
             max_sentence_length=2**30,  # the default leaves long texts out without a word
-            num_threads=1,  # sums of floats depend on how the work is divided
             minloglevel=2,
         )
         pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
