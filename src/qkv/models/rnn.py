@@ -314,9 +314,10 @@ class RNNSeq2Seq(nn.Module):
     ) -> Float[Tensor, "B n H"]:
         x = self.dropout(self.target_embedding(tokens))
         vectors = []
-        for t in range(tokens.shape[1]):
+        # Unbinding once, for the gradient of a slice would be a whole x of zeros at every t.
+        for t, x_t in enumerate(x.unbind(1)):
             before = state.history[-1]
-            vectors.append(self.decoder(x[:, t], state))
+            vectors.append(self.decoder(x_t, state))
             if token_mask is not None:
                 state.history[-1] = _keep(token_mask[:, t], state.history[-1], before)
         return self.dropout(torch.stack(vectors, 1))

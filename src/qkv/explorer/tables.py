@@ -1,0 +1,38 @@
+"""Tables that a terminal and a notebook both show well."""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+def in_notebook() -> bool:
+    """Say whether a Jupyter kernel runs this, and so can show Markdown and figures."""
+    return "ipykernel" in sys.modules
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Write rows, all with the same columns, as a Markdown table."""
+    columns = list(rows[0])
+    lines = [
+        columns,
+        ["---"] * len(columns),
+        *([str(row[name]) for name in columns] for row in rows),
+    ]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def show_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Show rows, all with the same columns, under a title."""
+    if in_notebook():
+        from IPython.display import Markdown, display
+
+        display(Markdown(f"**{title}**\n\n{markdown_table(rows)}"))
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
