@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qkv.errors import QKVError
+from qkv.tasks.recipe import train_recipe
 
 
 def info() -> None:
@@ -55,7 +56,7 @@ def _installed(package: str) -> bool:
     return True
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"info": info}
+COMMANDS: dict[str, Callable[..., None]] = {"info": info, "train": train_recipe}
 
 
 def _parser() -> ArgumentParser:

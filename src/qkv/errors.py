@@ -1,4 +1,4 @@
-"""The errors that qkv raises: each message says what was given, what was expected and the likely cause."""
+"""Errors of qkv: a message says what was given, what was expected and the likely cause."""
 
 
 class QKVError(Exception):

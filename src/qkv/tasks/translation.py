@@ -1,20 +1,28 @@
 """Translation: any text to any text, by a model with an encoder, a decoder and two tokenizers."""
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from qkv.attention.record import AttentionRecord, record_attention
 from qkv.data.batches import PairBatch, batches_by_tokens, pad_sequences
 from qkv.data.tokenizers import Tokenizer
+from qkv.errors import ConfigError, DataError
 from qkv.evaluation.exact_match import exact_match
+from qkv.files import write_atomically
 from qkv.generation.greedy import greedy
+from qkv.models.rnn import RNNConfig, RNNSeq2Seq
+from qkv.models.transformer import Transformer, TransformerConfig
 
 TextPair = tuple[str, str]  # source, target
+KINDS = {"transformer": (Transformer, TransformerConfig), "rnn": (RNNSeq2Seq, RNNConfig)}
 
 
 @contextmanager
@@ -28,7 +36,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Alignment:
     """Where the model looked, token by token, while it wrote `output`."""
 
@@ -37,7 +45,7 @@ class Alignment:
     weights: AttentionRecord  # by module: (1, heads, len(output), len(source)) for cross-attention
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Translator:
     """A trained (or still to be trained) model between two vocabularies.
 
@@ -122,3 +130,54 @@ class Translator:
                 stop=self.target.stop,
                 max_length=self.max_length,
             )
+
+
+def save_translator(translator: Translator, folder: Path) -> None:
+    """Write the model (config.json, model.safetensors) and its tokenizers, each file atomically.
+
+    Raises:
+        ConfigError: if the model is no Transformer or RNN of this library.
+    """
+    kind = next((kind for kind, (cls, _) in KINDS.items() if type(translator.model) is cls), None)
+    if kind is None:
+        raise ConfigError(
+            f"a {type(translator.model).__name__} cannot be saved; expected one of "
+            f"{', '.join(cls.__name__ for cls, _ in KINDS.values())}"
+        )
+    config = {"model_type": kind, "max_length": translator.max_length}
+    config["model"] = dataclasses.asdict(translator.model.config)
+    # A tensor that two names share is written under the first of them.
+    weights = {name: p.detach().contiguous() for name, p in translator.model.named_parameters()}
+    translator.source.save(folder / "source")
+    translator.target.save(folder / "target")
+    write_atomically(folder / "model.safetensors", save(weights))
+    write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def load_translator(folder: Path) -> Translator:
+    """Read what `save_translator` wrote.
+
+    Raises:
+        DataError: if the folder lacks a file, or names a model that there is not.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = load((folder / "model.safetensors").read_bytes())
+    except OSError as error:
+        raise DataError(f"{folder} holds no saved translator: {error}") from error
+    if config.get("model_type") not in KINDS:
+        raise DataError(
+            f"{folder / 'config.json'} has model_type {config.get('model_type')!r}; "
+            f"expected {' or '.join(KINDS)}"
+        )
+    model_class, config_class = KINDS[config["model_type"]]
+    model = model_class(config_class(**config["model"]))
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    if unknown or set(missing) & {name for name, _ in model.named_parameters()}:
+        raise DataError(
+            f"{folder / 'model.safetensors'} does not fit its config.json: missing {missing}, "
+            f"unknown {unknown}"
+        )
+    model.eval()
+    source, target = Tokenizer.load(folder / "source"), Tokenizer.load(folder / "target")
+    return Translator(model, source, target, max_length=config["max_length"])
