@@ -113,9 +113,7 @@ class DecoderOnly(nn.Module):
 
     def step(self, tokens, state, token_mask=None):
         mask, positions = state.advance(tokens, token_mask)
-        x = self.stack(
-            self.embedding(tokens), mask=mask, positions=positions, caches=state.caches
-        )
+        x = self.stack(self.embedding(tokens), mask=mask, positions=positions, caches=state.caches)
         return self.head(x)
 
 

@@ -1,0 +1,95 @@
+"""Dropout: expectation, share, nothing in eval, and one mask for values and gradients."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.helpers import problem, rnn, transformer
+
+from qkv.attention.core import attention
+from qkv.blocks.dropout import Dropout, dropout
+
+
+@settings(max_examples=20)
+@given(p=st.floats(0.0, 0.95), seed=st.integers(0, 99))
+def test_share_and_expectation(p, seed):
+    torch.manual_seed(seed)
+    n = 100_003  # no multiple of the four elements that share a draw
+    y = dropout(torch.ones(n, dtype=torch.float64), p)
+    dropped = (y == 0).double().mean().item()
+    five_sigma = 5 * math.sqrt(p * (1 - p) / n) + 2**-16  # p is rounded to 1 / 65536
+    assert abs(dropped - p) <= five_sigma
+    assert y.mean().item() == pytest.approx(1, abs=five_sigma / (1 - p))
+    kept = y[y != 0]
+    assert (kept == kept[0]).all()
+    assert kept[0].item() == pytest.approx(1 / (1 - p), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_keeps_shape_and_dtype_and_drops_each_place_alike(dtype):
+    x = torch.ones(3, 5, 7, dtype=dtype).transpose(0, 1)
+    mean = sum(dropout(x, 0.25).double() for _ in range(2000)) / 2000
+    assert dropout(x, 0.25).shape == (5, 3, 7)
+    assert dropout(x, 0.25).dtype == dtype
+    assert (mean - 1).abs().max() < 5 * math.sqrt(0.25 / 0.75 / 2000) + 5e-3  # bfloat16's 4/3
+
+
+def test_neighbours_that_share_a_draw_are_independent():
+    kept = dropout(torch.ones(50_000, 4, dtype=torch.float64), 0.5) != 0
+    correlation = torch.corrcoef(kept.double().T)
+    assert (correlation - torch.eye(4)).abs().max() < 5 / math.sqrt(50_000)
+
+
+def test_the_gradient_uses_the_same_mask():
+    x = torch.rand(3, 5, 7, dtype=torch.float64) + 1
+    x.requires_grad_()
+    y = Dropout(0.4)(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert 0 < (y == 0).sum() < y.numel()
+    torch.testing.assert_close(gradient, (y / x).detach(), rtol=1e-12, atol=0)
+
+
+def test_attention_dropout_drops_weights_and_the_gradient_uses_the_same_ones():
+    queries, keys = (torch.randn(1, 2, n, 5, dtype=torch.float64) for n in (7, 11))
+    # Values of unit vectors show the weights.
+    values = torch.eye(11, dtype=torch.float64).expand(1, 2, 11, 11).requires_grad_()
+    weights = attention(queries, keys, values)
+    dropped = attention(queries, keys, values, dropout=0.4)
+    share = (dropped == 0).double().mean().item()
+    assert abs(share - 0.4) < 5 * math.sqrt(0.24 / 154)
+    torch.testing.assert_close(dropped, torch.where(dropped == 0, 0, weights / 0.6))
+    upstream = torch.randn_like(dropped)
+    (gradient,) = torch.autograd.grad((dropped * upstream).sum(), values)
+    torch.testing.assert_close(gradient, dropped.detach().mT @ upstream)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_no_dropout_in_eval(p):
+    x = torch.randn(3, 5)
+    assert Dropout(p).eval()(x) is x
+    assert Dropout(0.0).train()(x) is x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: transformer(dropout=p),
+        lambda p: transformer(attention_dropout=p),
+        lambda p: rnn(dropout=p),
+    ],
+    ids=["transformer", "transformer's attention", "rnn"],
+)
+def test_each_option_reaches_training_and_only_training(make):
+    source, target, mask = problem()
+
+    def runs(model):
+        return [model(source, target, source_mask=mask) for _ in range(2)]
+
+    without, model = make(0.0), make(0.4)
+    one, two = runs(model.eval())
+    assert torch.equal(one, two)
+    assert torch.equal(one, runs(without)[0])
+    one, two = runs(model.train())
+    assert not torch.equal(one, two)
