@@ -141,6 +141,14 @@ def test_a_row_that_leaves_changes_no_other(model):
     assert decode(model, source[slow], mask[slow]) == [together[row] for row in slow]
 
 
+def test_when_rows_leave_changes_nothing(model, monkeypatch):
+    source, mask = sources()
+    together = decode(model, source, mask)
+    for leaving in (1, 1000):  # all at the end, and each at once
+        monkeypatch.setattr("qkv.generation.greedy.LEAVING", leaving)
+        assert decode(model, source, mask) == together
+
+
 class Scripted:
     """Says what its source says, token by token; remembers which rows it was asked for."""
 

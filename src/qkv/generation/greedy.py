@@ -7,6 +7,9 @@ from torch import Tensor
 from qkv.errors import ConfigError
 from qkv.generation.state import Decodable
 
+# Finished rows leave when they are one in so many: leaving copies the memory of those that stay.
+LEAVING = 4
+
 
 def greedy(
     model: Decodable,
@@ -19,7 +22,7 @@ def greedy(
 ) -> Int[Tensor, "batch length"]:
     """The most probable token at each step, for each row until its `stop`.
 
-    A finished row leaves the batch, so that the others decode faster.
+    Finished rows leave the batch, so that the others decode faster.
 
     Args:
         model: in evaluation mode.
@@ -41,12 +44,15 @@ def greedy(
         state = model.start(source, token_mask)
         rows = torch.arange(len(source), device=source.device)
         tokens = torch.full_like(rows, start)
+        finished = torch.zeros_like(rows, dtype=torch.bool)
         while len(rows) and longest < max_length:
             tokens = model.step(tokens[:, None], state)[:, -1].argmax(-1)
+            tokens = torch.where(finished, stop, tokens)
             answers[rows, longest] = tokens
             longest += 1
-            going = (tokens != stop).nonzero().squeeze(1)
-            if len(going) < len(rows):
+            finished = tokens == stop
+            if LEAVING * finished.sum() >= len(rows):
+                going = (~finished).nonzero().squeeze(1)
                 state.reorder(going)
-                rows, tokens = rows[going], tokens[going]
+                rows, tokens, finished = rows[going], tokens[going], finished[going]
     return answers[:, :longest]
