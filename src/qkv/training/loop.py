@@ -92,7 +92,8 @@ def train(
     accelerator = _accelerator(device)
     model.to(accelerator.device)
     optimizer = optimizer or adamw(model, learning_rate=learning_rate)
-    objective, optimizer = accelerator.prepare(_Objective(model, loss), optimizer)
+    # Not the optimizer: in 32 bits its wrapper only searches the path for a package at each step.
+    objective = accelerator.prepare(_Objective(model, loss))
     schedule = schedule or constant()
     rates = [group["lr"] for group in optimizer.param_groups]
     log = _Log(model, check_interval(accelerator.device))
