@@ -1,0 +1,51 @@
+"""Figures: what is drawn, read back from the axes."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from qkv.explorer.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
+
+
+@pytest.fixture(autouse=True)
+def no_window():
+    with mpl.rc_context():
+        mpl.use("Agg")
+        yield
+
+
+def test_weights_are_drawn_with_a_row_for_each_query():
+    figure, axes = new_figure(2, 3, size=(6.0, 4.0))
+    assert axes.shape == (2, 3)
+    weights = np.arange(6.0).reshape(2, 3) / 6
+    draw_weights(axes[1, 2], weights, ["x", "y"], ["a", " ", "c"], "what to see")
+    drawn = axes[1, 2]
+    np.testing.assert_array_equal(drawn.images[0].get_array(), weights)
+    assert drawn.images[0].get_clim() == (0, 1)
+    assert [label.get_text() for label in drawn.get_xticklabels()] == ["a", "␣", "c"]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["x", "y"]
+    assert drawn.get_title() == "what to see"
+    mpl.pyplot.close(figure)
+
+
+def test_curves_have_a_legend_where_there_are_two():
+    figure, axes = new_figure(1, 2, size=(6.0, 3.0))
+    draw_curves(axes[0, 0], {"one": ([1, 2], [3, 4])}, x="step", y="loss", title="falls")
+    two = {"one": ([1, 2], [3, 4]), "two": ([1, 2], [5, 6])}
+    draw_curves(axes[0, 1], two, x="step", y="loss", title="falls")
+    assert axes[0, 0].get_legend() is None
+    assert [text.get_text() for text in axes[0, 1].get_legend().get_texts()] == ["one", "two"]
+    np.testing.assert_array_equal(axes[0, 1].lines[1].get_ydata(), [5, 6])
+    mpl.pyplot.close(figure)
+
+
+def test_smoothing_looks_back_only():
+    np.testing.assert_allclose(smooth([4.0, 2.0, 0.0, 6.0, 8.0], 3), [4, 3, 2, 8 / 3, 14 / 3])
+    np.testing.assert_allclose(smooth([4.0, 2.0], 1), [4, 2])
+
+
+def test_a_saved_figure_is_a_picture_and_is_closed(tmp_path):
+    figure, _ = new_figure(size=(2.0, 1.0))
+    save_figure(figure, tmp_path / "new" / "figure.png")
+    assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert not mpl.pyplot.fignum_exists(figure.number)
