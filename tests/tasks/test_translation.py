@@ -14,30 +14,49 @@ from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.tasks.translation import Translator, evaluating, load_translator, save_translator
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
+from qkv.training.optim import constant
 
 PAIRS = [("abc", "cba"), ("b", "b"), ("cabba", "abbac"), ("bc", "cb"), ("aacb", "bcaa")]
 
 
-@pytest.fixture(params=["rnn", "transformer"])
-def translator(request: pytest.FixtureRequest) -> Translator:
+def make_translator(kind: str) -> Translator:
     torch.manual_seed(0)
     source = Tokenizer.train_characters(text for text, _ in PAIRS)
     target = Tokenizer.train_characters(text for _, text in PAIRS)
     sizes = {"source_vocab_size": source.vocab_size, "target_vocab_size": target.vocab_size}
-    if request.param == "rnn":
+    if kind == "rnn":
         model: nn.Module = RNNSeq2Seq(RNNConfig(**sizes, d_embedding=6, d_hidden=10))
     else:
         config = TransformerConfig(
-            **sizes, d_model=24, n_heads=3, d_ff=40, n_encoder_layers=1, n_decoder_layers=1
+            **sizes,
+            d_model=24,
+            n_heads=3,
+            d_ff=40,
+            n_encoder_layers=1,
+            n_decoder_layers=1,
+            dropout=0.0,
         )
         model = Transformer(config)
     return Translator(model, source, target, max_length=7)
 
 
-@pytest.fixture
-def trained(translator: Translator) -> Translator:
-    batches = translator.batches(PAIRS, max_tokens=50)
-    train(translator.model, batches, pair_loss, steps=200, learning_rate=5e-3, device="cpu")
+@pytest.fixture(params=["rnn", "transformer"])
+def translator(request: pytest.FixtureRequest) -> Translator:
+    return make_translator(request.param)
+
+
+@pytest.fixture(scope="module", params=["rnn", "transformer"])
+def trained(request: pytest.FixtureRequest) -> Translator:
+    translator = make_translator(request.param)
+    train(
+        translator.model,
+        translator.batches(PAIRS, max_tokens=50),
+        pair_loss,
+        steps=120,
+        learning_rate=1e-2,
+        schedule=constant(warmup=20),
+        device="cpu",
+    )
     return translator
 
 
