@@ -36,6 +36,11 @@ def test_keeps_shape_and_dtype_and_drops_each_place_alike(dtype):
     assert (mean - 1).abs().max() < 5 * math.sqrt(0.25 / 0.75 / 2000) + 5e-3  # bfloat16's 4/3
 
 
+def test_an_accelerator_drops_by_its_own_kernel():
+    y = dropout(torch.ones(3, 5, device="meta"), 0.4)
+    assert (y.device.type, y.shape) == ("meta", (3, 5))
+
+
 def test_neighbours_that_share_a_draw_are_independent():
     kept = dropout(torch.ones(50_000, 4, dtype=torch.float64), 0.5) != 0
     correlation = torch.corrcoef(kept.double().T)

@@ -16,6 +16,7 @@ from tests.helpers import (
     unchecked,
 )
 
+from qkv.blocks.norms import LayerNorm, RMSNorm
 from qkv.blocks.positions import sinusoids
 from qkv.errors import ConfigError, ShapeError, VocabularyError
 from qkv.models.transformer import Transformer, TransformerConfig
@@ -81,6 +82,15 @@ def test_the_defaults_are_the_base_model_of_the_paper():
     sizes = (base.d_model, base.n_heads, base.d_ff, base.n_encoder_layers, base.n_decoder_layers)
     assert sizes == (512, 8, 2048, 6, 6)
     assert (base.norm_first, base.feed_forward, base.dropout) == (False, "relu", 0.1)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_every_norm_is_as_the_config_says(norm):
+    model = Transformer(config(norm=norm, norm_eps=0.1, norm_first=True))
+    norms = [m for name, m in model.named_modules() if name.endswith("norm")]
+    assert len(norms) == 6 * 2 + 6 * 3 + 2
+    assert {type(m) for m in norms} == {{"layer": LayerNorm, "rms": RMSNorm}[norm]}
+    assert {m.eps for m in norms} == {0.1}
 
 
 def test_shared_embeddings_need_one_vocabulary():
