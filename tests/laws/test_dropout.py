@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers import problem, rnn, transformer
+from tests.helpers import S, T, problem, rnn, transformer
 
 from qkv.attention.core import attention
 from qkv.blocks.dropout import Dropout, dropout
@@ -98,3 +98,18 @@ def test_each_option_reaches_training_and_only_training(make):
     assert torch.equal(one, runs(without)[0])
     one, two = runs(model.train())
     assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("make", "sites"),
+    [
+        (transformer, [(S, 22), (T, 22)]),  # each sum of embeddings and positions (section 5.4)
+        (rnn, [(S, 11), (T, 11), (T, 26)]),  # both embeddings, and what the output layer reads
+    ],
+)
+def test_where_a_model_drops_outside_its_blocks(make, sites):
+    model, (source, target, mask) = make(dropout=0.1), problem()
+    seen = []
+    model.dropout.register_forward_hook(lambda m, args, y: seen.append(tuple(y.shape[1:])))
+    model(source, target, source_mask=mask)
+    assert seen == sites
