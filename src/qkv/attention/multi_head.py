@@ -26,7 +26,8 @@ PositionBias = Callable[[Tensor, Tensor], Tensor]  # query and key places -> (H,
 class MultiHeadAttention(nn.Module):
     """MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O (Vaswani et al. 2017, section 3.2.2).
 
-    Self-attention when called with `x` alone, cross-attention when called with a memory.
+    Self-attention when called with `x` alone, cross-attention when called with a memory. A variant
+    overrides the step of `forward` that it changes: queries, keys_values, weights, attend or join.
 
     Args:
         d_model: width of input and output.
@@ -104,23 +105,45 @@ class MultiHeadAttention(nn.Module):
         past = cache.length if isinstance(cache, KeyValueCache) else 0
         if positions is None:
             positions = torch.arange(past, past + x.shape[1], device=x.device)
-        queries = self._rotate(self._split(self.query(x)), positions)
+        queries = self.queries(x, positions)
+        source = x if memory is None else memory
 
         def project() -> KeysValues:
-            source = x if memory is None else memory
-            keys, values = self._split(self.key(source)), self._split(self.value(source))
-            return self._rotate(keys, positions), values
+            return self.keys_values(source, positions)
 
         keys, values = project() if cache is None else cache.update(project)
-        bias = self._bias(queries.shape[2], keys.shape[2], x.device)
         if self.recorder is not None:
-            self.recorder(
-                attention_weights(queries, keys, mask=mask, bias=bias, causal=self.causal)
-            )
+            self.recorder(self.weights(queries, keys, mask))
+        return self.join(self.attend(queries, keys, values, mask), x)
+
+    def queries(self, x: Float[Tensor, "B Q D_model"], positions: Tensor) -> Tensor:
+        """Project what asks to (B, H, Q, D)."""
+        return self._rotate(self._split(self.query(x)), positions)
+
+    def keys_values(self, source: Float[Tensor, "B K D_model"], positions: Tensor) -> KeysValues:
+        """Project what is asked to (B, G, K, D), twice: what a cache keeps."""
+        keys, values = self._split(self.key(source)), self._split(self.value(source))
+        return self._rotate(keys, positions), values
+
+    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute the weights (B, H, Q, K) that a recorder sees."""
+        bias = self._bias(queries.shape[2], keys.shape[2], queries.device)
+        return attention_weights(queries, keys, mask=mask, bias=bias, causal=self.causal)
+
+    def attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Float[Tensor, "B H Q D"]:
+        """Mix the values by the same weights, which the fused kernel never stores."""
+        bias = self._bias(queries.shape[2], keys.shape[2], queries.device)
         dropout = self.dropout if self.training else 0.0
-        heads = attention(
+        return attention(
             queries, keys, values, mask=mask, bias=bias, causal=self.causal, dropout=dropout
         )
+
+    def join(
+        self, heads: Float[Tensor, "B H Q D"], x: Float[Tensor, "B Q D_model"]
+    ) -> Float[Tensor, "B Q D_model"]:
+        """Concatenate the heads and project; a mechanism may gate them by x, what asked."""
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, H, Q, D) -> (B, Q, H * D)
 
     def _split(self, x: Float[Tensor, "B L H_times_D"]) -> Float[Tensor, "B H L D"]:
