@@ -1,0 +1,76 @@
+"""The difference of two softmaxes, so that noise common to both cancels.
+
+Ye et al. 2024, "Differential transformer".
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qkv.attention.core import attention, attention_weights
+from qkv.attention.multi_head import MultiHeadAttention, Rotation
+
+
+def initial_lambda(layer: int) -> float:
+    """Compute 0.8 - 0.6 exp(-0.3 (layer - 1)), with layers counted from 1 (section 2.1)."""
+    return 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
+
+
+class DifferentialAttention(MultiHeadAttention):
+    """(softmax(Q1 K1^T / sqrt(d)) - lambda softmax(Q2 K2^T / sqrt(d))) V (eq. 1), normed a head.
+
+    Without the norm, and with lambda = 0, this is standard attention by Q1 and K1. Weights can be
+    negative; they sum to 1 - lambda.
+
+    Args:
+        d_model: width of input and output.
+        n_heads: heads, each of two queries and keys of width d = d_model / (2 n_heads), and of
+            values of width 2d: half as many as a Transformer of this size has.
+        lambda_init: where lambda starts, and the scale 1 - lambda_init of the norm;
+            `initial_lambda(layer)` in the paper.
+        causal: whether queries see only keys up to their own place.
+        rotary: turns queries and keys, of width d, by their positions.
+        norm_eps: of the heads' RMS norm.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        lambda_init: float = 0.8,
+        causal: bool = False,
+        rotary: Rotation | None = None,
+        norm_eps: float = 1e-5,
+    ):
+        super().__init__(d_model, 2 * n_heads, causal=causal, rotary=rotary)
+        self.lambda_init, self.norm_eps = lambda_init, norm_eps
+        # Rows q1, k1, q2, k2, shared by the heads.
+        self.lambda_vectors = nn.Parameter(torch.randn(4, self.d_head) * 0.1)
+        self.norm = nn.Parameter(torch.ones(2 * self.d_head))
+
+    def mixing(self) -> Float[Tensor, ""]:
+        """Compute lambda = exp(q1 . k1) - exp(q2 . k2) + lambda_init (eq. 2)."""
+        q1, k1, q2, k2 = self.lambda_vectors
+        return (q1 @ k1).exp() - (q2 @ k2).exp() + self.lambda_init
+
+    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        """Subtract the second of each pair of maps (B, 2H, Q, K) from the first."""
+        first, second = (
+            attention_weights(queries[:, i::2], keys[:, i::2], mask=mask, causal=self.causal)
+            for i in (0, 1)
+        )
+        return first - self.mixing() * second
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix the values, and norm each head (eq. 3)."""
+        values = torch.cat((values[:, 0::2], values[:, 1::2]), -1)  # (B, 2H, K, d) -> (B, H, K, 2d)
+        first, second = (
+            attention(queries[:, i::2], keys[:, i::2], values, mask=mask, causal=self.causal)
+            for i in (0, 1)
+        )
+        heads = first - self.mixing() * second
+        return F.rms_norm(heads, self.norm.shape, self.norm, self.norm_eps) * (1 - self.lambda_init)

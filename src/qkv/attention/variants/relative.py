@@ -1,0 +1,59 @@
+"""Learned vectors for distances, in keys and values.
+
+Shaw, Uszkoreit and Vaswani 2018, "Self-attention with relative position representations".
+Shapes: B batch, H heads, Q queries, K keys, D head width, R = 2 max_distance + 1 distances.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.scores import dot_scores
+from qkv.attention.variants.explicit import ExplicitAttention
+from qkv.attention.variants.self_attention import SelfAttention, places
+
+
+def clipped_distances(
+    queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"], max_distance: int
+) -> Int[Tensor, "Q K"]:
+    """Number each distance: clip(key - query, -max, max) + max, from 0 (section 3.2)."""
+    distances = keys[None, :] - queries[:, None]
+    return distances.clamp(-max_distance, max_distance) + max_distance
+
+
+class RelativeAttention(SelfAttention, ExplicitAttention):
+    """Keys k_j + a^K_ij and values v_j + a^V_ij, one a for each clipped distance j - i (eq. 3, 4).
+
+    The vectors are shared by the heads, and never stored for each pair: q . a^K is computed once a
+    distance, and weights of one distance are added up before they meet a^V.
+
+    Args:
+        d_model: width of input and output.
+        n_heads: heads.
+        max_distance: k, beyond which all distances are one.
+        causal: whether queries see only keys up to their own place.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, *, max_distance: int, causal: bool = False):
+        super().__init__(d_model, n_heads, causal=causal)
+        self.max_distance = max_distance
+        self.key_distances = nn.Parameter(torch.randn(2 * max_distance + 1, self.d_head) * 0.02)
+        self.value_distances = nn.Parameter(torch.randn(2 * max_distance + 1, self.d_head) * 0.02)
+
+    def scores(
+        self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"]
+    ) -> Float[Tensor, "B H Q K"]:
+        """Score by q . (k + a^K) / sqrt(D)."""
+        by_distance = dot_scores(queries, self.key_distances)  # (B, H, Q, R)
+        distances = clipped_distances(*places(queries, keys), self.max_distance)
+        distances = distances.expand(*queries.shape[:2], -1, -1)  # (B, H, Q, K)
+        scores = dot_scores(queries, keys) + by_distance.gather(-1, distances)
+        return scores / self.d_head**0.5
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix v + a^V."""
+        weights = self.weights(queries, keys, mask)  # (B, H, Q, K)
+        distances = clipped_distances(*places(queries, keys), self.max_distance)
+        by_distance = weights.new_zeros(*weights.shape[:3], len(self.value_distances))
+        by_distance = by_distance.scatter_add(-1, distances.expand_as(weights), weights)
+        return weights @ values + by_distance @ self.value_distances

@@ -1,0 +1,42 @@
+"""Each weight a sigmoid of its own: keys do not compete.
+
+Ramapuram et al. 2024, "Theory, analysis, and best practices for sigmoid self-attention".
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from qkv.attention.variants.explicit import ExplicitAttention
+
+
+def sigmoid_weights(
+    scores: Float[Tensor, "*batch Q K"], mask: Bool[Tensor, "..."] | None
+) -> Float[Tensor, "*batch Q K"]:
+    """Compute sigmoid(score - log n), and 0 where the mask (True = may attend) does not allow.
+
+    The bias makes n equal scores of 0 sum to n / (n + 1), nearly 1. In the paper n is the length of
+    the sequence; here it counts the keys that the query may attend to, so that neither padding nor
+    the future changes a weight.
+    """
+    if mask is None:
+        mask = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    n = mask.expand(*mask.shape[:-1], scores.shape[-1]).sum(-1, keepdim=True).clamp(min=1)
+    return torch.sigmoid(scores - n.to(scores.dtype).log()).masked_fill(~mask, 0.0)
+
+
+class SigmoidAttention(ExplicitAttention):
+    """sigmoid(Q K^T / sqrt(d) - log n) V: `sigmoid_weights` instead of a softmax.
+
+    Args:
+        d_model: width of input and output.
+        n_heads: heads.
+        causal: whether queries see only keys up to their own place.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, *, causal: bool = False):
+        super().__init__(d_model, n_heads, causal=causal)
+
+    def normalize(self, scores: Float[Tensor, "B H Q K"], mask: Tensor | None) -> Tensor:
+        """Weigh each key by itself."""
+        return sigmoid_weights(scores, mask)

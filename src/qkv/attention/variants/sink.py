@@ -1,0 +1,57 @@
+"""A learned sink: one more logit a head, which takes weight and gives nothing.
+
+OpenAI 2025, "gpt-oss-120b & gpt-oss-20b model card" ("a learned bias in the denominator of the
+softmax"). What models make of their first tokens otherwise: Xiao et al. 2023, see `streaming`.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from qkv.attention.core import mask_scores
+from qkv.attention.multi_head import Rotation
+from qkv.attention.variants.explicit import ExplicitAttention
+
+
+def sink_softmax(
+    scores: Float[Tensor, "B H Q K"],
+    sinks: Float[Tensor, " H"],
+    mask: Bool[Tensor, "..."] | None = None,
+) -> Float[Tensor, "B H Q K"]:
+    """Compute exp(s_j) / (exp(sink) + sum_k exp(s_k)): weights that sum to less than 1.
+
+    The mask says True = may attend. Where nothing is allowed, the sink takes all.
+    """
+    sink = sinks[:, None, None].expand(*scores.shape[:-1], 1)  # (H,) -> (B, H, Q, 1)
+    return torch.cat((mask_scores(scores, mask), sink), -1).softmax(-1)[..., :-1]
+
+
+class SinkAttention(ExplicitAttention):
+    """Attention by `sink_softmax`: a head may attend to nothing much.
+
+    Standard attention as the sink falls to -inf; with a sink of 0, attention with one more key and
+    value of zeros.
+
+    Args:
+        d_model: width of input and output.
+        n_heads: query heads.
+        n_kv_heads: key and value heads; n_heads where None.
+        causal: whether queries see only keys up to their own place.
+        rotary: turns queries and keys by their positions.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        n_kv_heads: int | None = None,
+        causal: bool = False,
+        rotary: Rotation | None = None,
+    ):
+        super().__init__(d_model, n_heads, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary)
+        self.sinks = nn.Parameter(torch.zeros(n_heads))
+
+    def normalize(self, scores: Float[Tensor, "B H Q K"], mask: Tensor | None) -> Tensor:
+        """Let the sink compete with the keys."""
+        return sink_softmax(scores, self.sinks, mask)

@@ -1,0 +1,78 @@
+"""A window of keys around each query.
+
+Beltagy, Peters and Cohan 2020, "Longformer: the long-document transformer", section 3.1; causal in
+Child et al. 2019 and Mistral 7B.
+"""
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from qkv.attention.core import attention_weights
+from qkv.attention.multi_head import Rotation
+from qkv.attention.variants.chunks import attention_by_chunks
+from qkv.attention.variants.self_attention import SelfAttention, places, whole_mask
+from qkv.errors import ConfigError
+
+
+def sliding_window_mask(
+    queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"], *, window: int, causal: bool = False
+) -> Bool[Tensor, "Q K"]:
+    """Let the query at place i see the keys from i - window to i + window; to i where causal."""
+    distances = keys[None, :] - queries[:, None]
+    return (distances >= -window) & (distances <= (0 if causal else window))
+
+
+class SlidingWindowAttention(SelfAttention):
+    """Multi-head attention under a `sliding_window_mask`, of which only the band is computed.
+
+    Standard attention where the window is as long as x.
+
+    Args:
+        d_model: width of input and output.
+        n_heads: query heads.
+        window: keys seen on either side of a query's own (Longformer's w is twice that; Mistral's
+            W, causal, is one more).
+        n_kv_heads: key and value heads; n_heads where None.
+        causal: whether the side of later keys is hidden.
+        rotary: turns queries and keys by their positions.
+
+    Raises:
+        ConfigError: if the window is not positive.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        window: int,
+        n_kv_heads: int | None = None,
+        causal: bool = False,
+        rotary: Rotation | None = None,
+    ):
+        if window < 1:
+            raise ConfigError(f"a window of {window} places; expected at least 1 on either side")
+        super().__init__(d_model, n_heads, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary)
+        self.window, self.n_first = window, 0
+
+    def pattern(self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]) -> Bool[Tensor, "Q K"]:
+        """Say which places see which."""
+        return sliding_window_mask(queries, keys, window=self.window, causal=self.causal)
+
+    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute all weights, most of them 0, for a recorder."""
+        mask = whole_mask(mask, queries, keys) & self.pattern(*places(queries, keys))
+        return attention_weights(queries, keys, mask=mask)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix the values chunk by chunk."""
+        return attention_by_chunks(
+            queries,
+            keys,
+            values,
+            self.pattern,
+            reach=self.window,
+            causal=self.causal,
+            mask=mask,
+            n_first=self.n_first,
+        )

@@ -1,0 +1,55 @@
+"""Scores that cannot grow without bound.
+
+Gemma Team 2024, "Gemma 2: Improving open language models at a practical size", section 2.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qkv.attention.multi_head import Rotation
+from qkv.attention.scores import scaled_dot_scores
+from qkv.attention.variants.explicit import ExplicitAttention
+from qkv.errors import ConfigError
+
+
+def softcap(scores: Float[Tensor, "..."], cap: float) -> Float[Tensor, "..."]:
+    """Compute cap * tanh(scores / cap): the identity near 0, and never beyond +-cap."""
+    return cap * torch.tanh(scores / cap)
+
+
+class SoftcapAttention(ExplicitAttention):
+    """softmax(cap tanh(Q K^T / (cap sqrt(d)))) V; standard attention as the cap grows.
+
+    Args:
+        d_model: width of input and output.
+        n_heads: query heads.
+        cap: bound of the scores; 50 in Gemma 2.
+        n_kv_heads: key and value heads; n_heads where None.
+        causal: whether queries see only keys up to their own place.
+        rotary: turns queries and keys by their positions.
+
+    Raises:
+        ConfigError: if the cap is not positive, or the sizes do not divide each other.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        cap: float = 50.0,
+        n_kv_heads: int | None = None,
+        causal: bool = False,
+        rotary: Rotation | None = None,
+    ):
+        if cap <= 0:
+            raise ConfigError(f"a cap of {cap}; expected a positive bound of the scores")
+        super().__init__(d_model, n_heads, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary)
+        self.cap = cap
+
+    def scores(
+        self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"]
+    ) -> Float[Tensor, "B H Q K"]:
+        """Cap the scaled dot products."""
+        return softcap(scaled_dot_scores(queries, keys), self.cap)
