@@ -45,6 +45,7 @@ def attention_by_chunks(
     mask = whole_mask(mask, queries, keys)
     queries_at, keys_at = places(queries, keys)
     n_queries, chunk = len(queries_at), max(reach, SMALLEST_CHUNK)
+    n_first = min(n_first, len(keys_at))
     # No window reaches further back; what is left of the past is the first chunk's left neighbour.
     near = [x[..., -(n_queries + reach) :, :] for x in (keys, values)]
     sizes = [min(chunk, n_queries - start) for start in range(0, n_queries, chunk)]

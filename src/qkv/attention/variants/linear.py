@@ -25,8 +25,7 @@ class LinearAttention(MultiHeadAttention):
         n_heads: heads.
         causal: whether queries see only keys up to their own place; then a memory is refused.
 
-    Raises:
-        ConfigError: in `forward`, on a mask that differs by query, and on a wrong cache.
+    Raises: ConfigError, in `forward`, on a mask that differs by query and on a wrong cache.
     """
 
     def __init__(self, d_model: int, n_heads: int, *, causal: bool = False):
@@ -41,7 +40,7 @@ class LinearAttention(MultiHeadAttention):
         positions: Int[Tensor, "..."] | None = None,
         cache: KeyValueCache | MemoryCache | LinearState | None = None,
     ) -> Float[Tensor, "B Q D_model"]:
-        """Attend as multi-head attention does, with its arguments; positions change nothing."""
+        """Attend with the arguments of multi-head attention; positions change nothing."""
         if self.causal:
             refuse_memory(self, memory)
         state = self._state(cache)

@@ -44,7 +44,7 @@ class RelativeAttention(SelfAttention, ExplicitAttention):
         self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"]
     ) -> Float[Tensor, "B H Q K"]:
         """Score by q . (k + a^K) / sqrt(D)."""
-        by_distance = dot_scores(queries, self.key_distances)  # (B, H, Q, R)
+        by_distance = queries @ self.key_distances.T  # (B, H, Q, D) -> (B, H, Q, R)
         distances = clipped_distances(*places(queries, keys), self.max_distance)
         distances = distances.expand(*queries.shape[:2], -1, -1)  # (B, H, Q, K)
         scores = dot_scores(queries, keys) + by_distance.gather(-1, distances)
