@@ -71,13 +71,13 @@ def test_concat():
 def test_location():
     # W q = [[1, 0], [0, 1], [1, 1]] (2, 3) = (2, 3, 5), of which two keys take the first two
     weight = matrix([1, 0], [0, 1], [1, 1])
-    expect(location_scores(matrix([2, 3]), weight, 2), [2, 3])
-    expect(location_scores(matrix([2, 3]), weight, 3), [2, 3, 5])
+    expect(location_scores(matrix([2, 3]), weight, torch.tensor([0, 1])), [2, 3])
+    expect(location_scores(matrix([2, 3]), weight, torch.tensor([2, 0, 1])), [5, 2, 3])
 
 
 def test_location_refuses_more_keys_than_it_was_built_for():
     with pytest.raises(LengthError, match=r"7 keys were given, .* at most 5: .* fixed in advance"):
-        location_scores(torch.ones(3, 2), torch.ones(5, 2), 7)
+        location_scores(torch.ones(3, 2), torch.ones(5, 2), torch.arange(7))
 
 
 Q, K, DQ, DM, A = 3, 5, 7, 11, 13
@@ -93,7 +93,10 @@ Q, K, DQ, DM, A = 3, 5, 7, 11, 13
         (DotAttention(DM, DM), lambda m, q, k: dot_scores(q, k)),
         (GeneralAttention(DQ, DM), lambda m, q, k: general_scores(q, k, m.key.weight)),
         (ConcatAttention(DQ, DM, A), lambda m, q, k: concat_scores(q, k, m.weight, m.vector)),
-        (LocationAttention(DQ, 17), lambda m, q, k: location_scores(q, m.weight, K)),
+        (
+            LocationAttention(DQ, 17),
+            lambda m, q, k: location_scores(q, m.weight, torch.arange(K).expand(2, K)),
+        ),
     ],
     ids=["additive", "dot", "general", "concat", "location"],
 )

@@ -5,9 +5,10 @@ learning to align and translate".
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from qkv.attention.linear import Linear
 from qkv.attention.scores import additive_scores
 from qkv.attention.single_head import SingleHeadAttention
 
@@ -23,8 +24,8 @@ class AdditiveAttention(SingleHeadAttention):
 
     def __init__(self, d_query: int, d_memory: int, d_attention: int):
         super().__init__()
-        self.query = nn.Linear(d_query, d_attention, bias=False)
-        self.key = nn.Linear(d_memory, d_attention, bias=False)
+        self.query = Linear(d_query, d_attention, bias=False)
+        self.key = Linear(d_memory, d_attention, bias=False)
         # The paper starts v at zero: then nothing but v has a gradient, and learning starts late.
         self.vector = nn.Parameter(torch.randn(d_attention) * d_attention**-0.5)
 
@@ -33,7 +34,10 @@ class AdditiveAttention(SingleHeadAttention):
         return self.key(memory)
 
     def scores(
-        self, queries: Float[Tensor, "B Q Dq"], keys: Float[Tensor, "B K A"]
+        self,
+        queries: Float[Tensor, "B Q Dq"],
+        keys: Float[Tensor, "B K A"],
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
         """Score by v^T tanh(W s + U h)."""
         return additive_scores(self.query(queries), keys, self.vector)

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.masks import check_mask, positions_from_mask
+from qkv.attention.core import masked_softmax
+from qkv.attention.linear import Linear
+from qkv.attention.masks import positions_from_mask, real_keys
 from qkv.attention.single_head import SingleHeadAttention
 from qkv.errors import ConfigError
 
@@ -49,9 +51,9 @@ class LocalAttention(SingleHeadAttention):
         self.place = None
         if kind == "local-p":
             self.place = nn.Sequential(
-                nn.Linear(d_query, d_query, bias=False),
+                Linear(d_query, d_query, bias=False),
                 nn.Tanh(),
-                nn.Linear(d_query, 1, bias=False),
+                Linear(d_query, 1, bias=False),
             )
 
     def keys(self, memory: Float[Tensor, "B K Dm"]) -> Float[Tensor, "B K Dk"]:
@@ -66,23 +68,20 @@ class LocalAttention(SingleHeadAttention):
         positions: Int[Tensor, "..."] | None,
     ) -> Float[Tensor, "B 1 Q K"]:
         """Weigh the window; for local-p times the Gaussian (eq. 10), so summing to less than 1."""
-        n_queries, n_keys = queries.shape[1], keys.shape[1]
-        shape = (len(queries), 1, n_queries, n_keys)
-        if mask is None:
-            mask = torch.ones(1, dtype=torch.bool, device=queries.device)
-        check_mask(mask, shape)
-        real = mask.expand(shape).any(2).any(1)  # (B, K): S of eq. 9 counts what is not padding
+        real = real_keys(mask, queries, keys)  # (B, K): S of eq. 9 counts what is not padding
         places = positions_from_mask(real)[:, None, None, :]  # (B, 1, 1, K), from 0
         if self.place is not None:
             lengths = real.sum(-1)[:, None, None]  # S, (B, 1, 1)
             centre = lengths * torch.sigmoid(self.place(queries)).transpose(1, 2)  # (B, 1, Q)
         elif positions is not None:
-            centre = positions.reshape(-1, 1, n_queries)
+            centre = positions.reshape(-1, 1, queries.shape[1])
         else:
-            centre = torch.arange(n_queries, device=queries.device)
+            centre = torch.arange(queries.shape[1], device=queries.device)
         offset = places - centre[..., None]  # (B, 1, Q, K)
-        nearby = mask & (offset.abs() <= self.window)
-        weights = self.scored.weights(queries, keys, nearby, positions)
+        nearby = (offset.abs() <= self.window) & real[:, None, None, :]
+        nearby = nearby if mask is None else nearby & mask
+        scores = self.scored.scores(queries, keys, mask).unsqueeze(1)
+        weights = masked_softmax(scores, nearby)
         if self.place is None:
             return weights
         return weights * torch.exp(-2 * (offset / self.window) ** 2)  # sigma = D / 2

@@ -6,7 +6,7 @@ That is the polarity of `torch.nn.functional.scaled_dot_product_attention` and t
 """
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.errors import ShapeError
@@ -87,6 +87,20 @@ def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_token_mask(token_mask: Tensor, tokens: Int[Tensor, "batch length"]) -> None:
+    """Refuse a token_mask that is not boolean or not of the tokens' shape.
+
+    Raises:
+        ShapeError: with what was given and what was expected.
+    """
+    if token_mask.dtype != torch.bool or token_mask.shape != tokens.shape:
+        raise ShapeError(
+            f"token_mask has dtype {token_mask.dtype} and shape {tuple(token_mask.shape)}; "
+            f"expected a boolean {tuple(tokens.shape)}, True = a real token "
+            "(is it another batch's mask?)"
+        )
+
+
 def positions_from_mask(token_mask: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
     """Count real tokens from 0: a left-padded row has the positions of the same row unpadded.
 
@@ -101,4 +115,22 @@ def token_positions(
     """Return the position of each token: (length,) where all are real, else (batch, length)."""
     if token_mask is None:
         return torch.arange(tokens.shape[1], device=tokens.device)
+    check_token_mask(token_mask, tokens)
     return positions_from_mask(token_mask)
+
+
+def real_keys(
+    mask: Bool[Tensor, "..."] | None,
+    queries: Float[Tensor, "batch queries Dq"],
+    keys: Float[Tensor, "batch keys Dk"],
+) -> Bool[Tensor, "batch keys"]:
+    """Say which keys of each row some query may attend to: what is no padding.
+
+    Raises:
+        ShapeError: if the mask is not boolean or does not broadcast to (batch, 1, queries, keys).
+    """
+    shape = (len(queries), 1, queries.shape[1], keys.shape[1])
+    if mask is None:
+        mask = torch.ones(1, dtype=torch.bool, device=queries.device)
+    check_mask(mask, shape)
+    return mask.expand(shape).any(2).any(1)

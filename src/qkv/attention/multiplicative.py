@@ -5,9 +5,11 @@ section 3.1.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from qkv.attention.linear import Linear
+from qkv.attention.masks import positions_from_mask, real_keys
 from qkv.attention.scores import (
     additive_scores,
     dot_scores,
@@ -33,7 +35,10 @@ class DotAttention(SingleHeadAttention):
             )
 
     def scores(
-        self, queries: Float[Tensor, "B Q D"], keys: Float[Tensor, "B K D"]
+        self,
+        queries: Float[Tensor, "B Q D"],
+        keys: Float[Tensor, "B K D"],
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
         """Score by q . k."""
         return dot_scores(queries, keys)
@@ -44,14 +49,17 @@ class GeneralAttention(SingleHeadAttention):
 
     def __init__(self, d_query: int, d_memory: int):
         super().__init__()
-        self.key = nn.Linear(d_memory, d_query, bias=False)
+        self.key = Linear(d_memory, d_query, bias=False)
 
     def keys(self, memory: Float[Tensor, "B K Dm"]) -> Float[Tensor, "B K Dq"]:
         """Compute W k once for all decoding steps; q^T (W k) equals (q^T W) k."""
         return self.key(memory)
 
     def scores(
-        self, queries: Float[Tensor, "B Q Dq"], keys: Float[Tensor, "B K Dq"]
+        self,
+        queries: Float[Tensor, "B Q Dq"],
+        keys: Float[Tensor, "B K Dq"],
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
         """Score by q . (W k)."""
         return dot_scores(queries, keys)
@@ -62,7 +70,7 @@ class ConcatAttention(SingleHeadAttention):
 
     def __init__(self, d_query: int, d_memory: int, d_attention: int):
         super().__init__()
-        joint = nn.Linear(d_query + d_memory, d_attention, bias=False)
+        joint = Linear(d_query + d_memory, d_attention, bias=False)
         self.weight = joint.weight  # (A, Dq + Dm)
         self.d_query = d_query
         self.vector = nn.Parameter(torch.randn(d_attention) * d_attention**-0.5)
@@ -72,7 +80,10 @@ class ConcatAttention(SingleHeadAttention):
         return memory @ self.weight[:, self.d_query :].T
 
     def scores(
-        self, queries: Float[Tensor, "B Q Dq"], keys: Float[Tensor, "B K A"]
+        self,
+        queries: Float[Tensor, "B Q Dq"],
+        keys: Float[Tensor, "B K A"],
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
         """Score by v^T tanh(W_q q + W_k k)."""
         return additive_scores(queries @ self.weight[:, : self.d_query].T, keys, self.vector)
@@ -82,15 +93,19 @@ class LocationAttention(SingleHeadAttention):
     """score(q, k at place s) = (W q)_s: reads where a key is, not what it is.
 
     Raises:
-        LengthError: in `forward`, if the memory is longer than `max_keys`.
+        LengthError: in `forward`, if the memory has more than `max_keys` real tokens.
     """
 
     def __init__(self, d_query: int, max_keys: int):
         super().__init__()
-        self.weight = nn.Linear(d_query, max_keys, bias=False).weight  # (max_keys, Dq)
+        self.weight = Linear(d_query, max_keys, bias=False).weight  # (max_keys, Dq)
 
     def scores(
-        self, queries: Float[Tensor, "B Q Dq"], keys: Float[Tensor, "B K Dm"]
+        self,
+        queries: Float[Tensor, "B Q Dq"],
+        keys: Float[Tensor, "B K Dm"],
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
-        """Score by (W q)_s."""
-        return location_scores(queries, self.weight, keys.shape[1])
+        """Score by (W q)_s; padding, wherever it is, takes up no place."""
+        places = positions_from_mask(real_keys(mask, queries, keys))
+        return location_scores(queries, self.weight, places)

@@ -6,7 +6,7 @@ Shapes: Q queries, K keys, D width; leading axes (batch, heads) broadcast.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.errors import LengthError
@@ -66,18 +66,28 @@ def concat_scores(
 
 
 def location_scores(
-    queries: Float[Tensor, "*batch Q D"], weight: Float[Tensor, "max_keys D"], n_keys: int
-) -> Float[Tensor, "*batch Q n_keys"]:
+    queries: Float[Tensor, "*batch Q D"],
+    weight: Float[Tensor, "max_keys D"],
+    places: Int[Tensor, "*batch K"],
+) -> Float[Tensor, "*batch Q K"]:
     """score(q, k at place s) = (W q)_s ("location"): the keys' content is not read.
 
     Luong et al. 2015, section 3.1.
 
+    Args:
+        queries: the decoder's states.
+        weight: W, a row for each place there can be.
+        places: of the keys, counted from 0.
+
     Raises:
-        LengthError: if there are more keys than W has rows.
+        LengthError: if there is a key beyond the rows of W.
     """
-    if n_keys > len(weight):
+    if int(places.max()) >= len(weight):
         raise LengthError(
-            f"{n_keys} keys were given, but location scores were built for at most {len(weight)}: "
-            "they know places, not contents, so the longest input must be fixed in advance"
+            f"{int(places.max()) + 1} keys were given, but location scores were built for at most "
+            f"{len(weight)}: they know places, not contents, so the longest input is "
+            "fixed in advance"
         )
-    return queries @ weight[:n_keys].T
+    by_place = queries @ weight.T  # (*, Q, max_keys)
+    places = places.unsqueeze(-2).expand(*by_place.shape[:-1], places.shape[-1])
+    return by_place.gather(-1, places)

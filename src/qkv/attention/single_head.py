@@ -25,9 +25,12 @@ class SingleHeadAttention(nn.Module):
         return memory
 
     def scores(
-        self, queries: Float[Tensor, "B Q Dq"], keys: Float[Tensor, "B K Dk"]
+        self,
+        queries: Float[Tensor, "B Q Dq"],
+        keys: Float[Tensor, "B K Dk"],
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
-        """Score each query against each key."""
+        """Score each query against each key; only who counts places reads the mask."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its score is")
 
     def weights(
@@ -38,7 +41,7 @@ class SingleHeadAttention(nn.Module):
         positions: Int[Tensor, "..."] | None,
     ) -> Float[Tensor, "B 1 Q K"]:
         """Turn scores into weights that sum to 1 over the keys, to 0 where none is allowed."""
-        scores = self.scores(queries, keys).unsqueeze(1)
+        scores = self.scores(queries, keys, mask).unsqueeze(1)
         if mask is not None:
             check_mask(mask, tuple(scores.shape))
         return masked_softmax(scores, mask)

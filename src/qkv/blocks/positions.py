@@ -65,6 +65,8 @@ class SinusoidalPositions(nn.Module):
         first: int = 0,
     ):
         super().__init__()
+        if d_model % 2:
+            raise ConfigError(f"d_model = {d_model} is odd; sines and cosines come in pairs")
         self.d_model, self.divisor, self.first = d_model, divisor, first
         self.layout: Layout = layout
 

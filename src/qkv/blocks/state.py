@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qkv.attention.masks import attention_mask, positions_from_mask
+from qkv.attention.masks import attention_mask, check_token_mask, positions_from_mask
 from qkv.blocks.block import LayerCache
 
 
@@ -42,6 +42,7 @@ class DecodingState:
         if token_mask is None and self._token_mask is None:
             return None, torch.arange(past, self.length, device=tokens.device)
         new = torch.ones_like(tokens, dtype=torch.bool) if token_mask is None else token_mask
+        check_token_mask(new, tokens)
         old = self._token_mask
         if old is None:
             old = new.new_ones(len(tokens), past)

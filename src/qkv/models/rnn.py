@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from qkv.attention.additive import AdditiveAttention
 from qkv.attention.cache import MemoryCache
+from qkv.attention.linear import Linear
 from qkv.attention.local import LocalAttention
-from qkv.attention.masks import attention_mask
+from qkv.attention.masks import attention_mask, check_token_mask
 from qkv.attention.multiplicative import (
     ConcatAttention,
     DotAttention,
@@ -62,6 +63,8 @@ class RNNConfig:
         for field, known in choices.items():
             if getattr(self, field) not in known:
                 raise ConfigError(f"{field} = {getattr(self, field)!r}; expected one of {known}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout = {self.dropout}; expected a share in [0, 1)")
         if self.d_hidden % 2:
             raise ConfigError(f"d_hidden = {self.d_hidden} is odd; two directions share it equally")
         if self.score is None and (self.decoder == "bahdanau" or self.local):
@@ -196,7 +199,7 @@ class RNNDecoder(nn.Module):
         )
         self.attention = make_attention(config)
         n_vectors = 1 if self.attention is None else 2
-        self.readout = nn.Linear(n_vectors * config.d_hidden, config.d_hidden, bias=False)
+        self.readout = Linear(n_vectors * config.d_hidden, config.d_hidden, bias=False)
 
     def forward(self, x: Float[Tensor, "B E"], state: RNNState) -> Float[Tensor, "B H"]:
         """Take one token in; return the attentional vector that predicts the next.
@@ -242,10 +245,10 @@ class RNNSeq2Seq(nn.Module):
         self.source_embedding = TokenEmbedding(config.source_vocab_size, config.d_embedding)
         self.target_embedding = TokenEmbedding(config.target_vocab_size, config.d_embedding)
         self.encoder = RNNEncoder(config)
-        self.bridge = nn.Linear(config.d_hidden, config.d_hidden)
+        self.bridge = Linear(config.d_hidden, config.d_hidden)
         self.decoder = RNNDecoder(config)
         self.dropout = Dropout(config.dropout)
-        self.head = nn.Linear(config.d_hidden, config.target_vocab_size)
+        self.head = Linear(config.d_hidden, config.target_vocab_size)
 
     def forward(
         self,
@@ -286,6 +289,8 @@ class RNNSeq2Seq(nn.Module):
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
     ) -> RNNState:
         """Encode the source; the state that this returns is continued by `step`."""
+        if token_mask is not None:
+            check_token_mask(token_mask, source)
         x = self.dropout(self.source_embedding(source))
         memory, last = self.encoder(x, token_mask)
         hidden = (torch.tanh(self.bridge(last[0])), *last[1:])
@@ -312,6 +317,8 @@ class RNNSeq2Seq(nn.Module):
         state: RNNState,
         token_mask: Bool[Tensor, "B n"] | None,
     ) -> Float[Tensor, "B n H"]:
+        if token_mask is not None:
+            check_token_mask(token_mask, tokens)
         x = self.dropout(self.target_embedding(tokens))
         vectors = []
         # Unbinding once, for the gradient of a slice would be a whole x of zeros at every t.

@@ -10,6 +10,7 @@ from typing import Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from qkv.attention.linear import Linear
 from qkv.attention.masks import attention_mask, token_positions
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
@@ -49,6 +50,10 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Check what no block checks."""
+        if self.sinusoid_layout not in ("interleaved", "halves"):
+            raise ConfigError(
+                f"sinusoid_layout = {self.sinusoid_layout!r}; expected 'interleaved' or 'halves'"
+            )
         if self.shared_embeddings and self.source_vocab_size != self.target_vocab_size:
             raise ConfigError(
                 "shared_embeddings need one vocabulary, but source_vocab_size = "
@@ -97,7 +102,7 @@ class Transformer(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.encoder = Stack(config.block(decoder=False), config.n_encoder_layers)
         self.decoder = Stack(config.block(decoder=True), config.n_decoder_layers)
-        self.head = nn.Linear(config.d_model, config.target_vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.target_vocab_size, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and "embedding" not in name:
                 nn.init.xavier_uniform_(parameter)

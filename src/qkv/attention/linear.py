@@ -1,0 +1,65 @@
+"""The linear layer, by the faster of the two matrix libraries that torch has for a CPU.
+
+torch computes a linear layer in float32 with MKL and a convolution with oneDNN, and a linear layer
+is a convolution of width 1. oneDNN plans anew at each call, but is the faster of the two on large
+products (measured in docs/performance.md): these go there.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# Multiplications above which the better kernel outweighs the planning.
+CONVOLUTION_PAYS = 2**24
+
+
+def linear(
+    x: Float[Tensor, "... D_in"],
+    weight: Float[Tensor, "D_out D_in"],
+    bias: Float[Tensor, " D_out"] | None = None,
+) -> Float[Tensor, "... D_out"]:
+    """X W^T + b, as `torch.nn.functional.linear`."""
+    large = x.numel() * len(weight) >= CONVOLUTION_PAYS
+    if not large or x.dtype != torch.float32 or x.device.type != "cpu" or _is_special():
+        return F.linear(x, weight, bias)
+    rows = _LinearByConvolution.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    return rows.unflatten(0, x.shape[:-1])
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, computed by `linear`."""
+
+    def forward(self, input: Float[Tensor, "... D_in"]) -> Float[Tensor, "... D_out"]:
+        """Project the last axis."""
+        return linear(input, self.weight, self.bias)
+
+
+class _LinearByConvolution(torch.autograd.Function):
+    """The gradient of the weight stays with MKL, which is the faster one there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        # (rows, D) is already the memory of one image of rows x 1 pixels, its channels last.
+        image = x.contiguous().view(1, len(x), 1, -1).permute(0, 3, 1, 2)
+        output = F.conv2d(image, weight[:, :, None, None], bias)
+        return output.permute(0, 2, 3, 1).reshape(len(x), -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            linear(gradient, weight.T) if for_x else None,
+            gradient.T @ x if for_weight else None,
+            gradient.sum(0) if for_bias else None,
+        )
+
+
+def _is_special() -> bool:
+    """Autocast and the compiler know `F.linear`, and treat it themselves."""
+    return torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
