@@ -18,20 +18,28 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleave(
-    rivals: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 3
+    rivals: Mapping[str, Callable[[], object]], *, rounds: int, turn: int = 1, warmup: int = 3
 ) -> dict[str, list[float]]:
-    """Time each rival once a round, in turn, so that a drift of the machine meets all alike.
+    """Let the rivals take turns, so that a drift of the machine meets all alike.
+
+    Args:
+        rivals: what to time, by name.
+        rounds: how many turns of each count.
+        turn: calls in a turn, timed together; after the first the caches hold the rival's own data,
+            as they do in real use.
+        warmup: turns that do not count.
 
     Returns:
-        Seconds of every counted call, by name.
+        Seconds a call in every counted turn, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for number in track(range(warmup + rounds), "rounds", transient=True):
         for name, run in rivals.items():
             begin = time.perf_counter()
-            run()
+            for _ in range(turn):
+                run()
             if number >= warmup:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append((time.perf_counter() - begin) / turn)
     return seconds
 
 

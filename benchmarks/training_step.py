@@ -23,7 +23,7 @@ from qkv.training.losses import pair_loss
 
 D_MODEL, N_HEADS, D_FF, N_LAYERS, VOCAB = 256, 4, 1024, 3, 8000
 DROPOUT, SMOOTHING, PAD = 0.1, 0.1, 0
-TARGET_TOKENS, ROUNDS = 2000, 50
+TARGET_TOKENS, ROUNDS, TURN = 2000, 15, 4
 
 
 def make_batch() -> PairBatch:
@@ -221,7 +221,9 @@ def main() -> None:
     spread = max(values.values()) - min(values.values())
     assert spread < 1e-4, f"the rivals do not compute the same loss: {values}"
 
-    seconds = interleave({name: stepper(*rival) for name, rival in losses.items()}, rounds=ROUNDS)
+    seconds = interleave(
+        {name: stepper(*rival) for name, rival in losses.items()}, rounds=ROUNDS, turn=TURN
+    )
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     faster = ratios(seconds, "qkv")
     show_table(
@@ -249,6 +251,7 @@ def main() -> None:
                 "rows": len(batch.target),
                 "dropout": DROPOUT,
                 "rounds": ROUNDS,
+                "steps a turn": TURN,
             },
             "loss without dropout": values,
             "median seconds": medians,
