@@ -129,3 +129,12 @@ def test_steps_of_different_batches_cannot_be_joined():
 def test_an_attention_must_say_its_score():
     with pytest.raises(NotImplementedError, match="SingleHeadAttention does not say"):
         SingleHeadAttention()(torch.randn(2, 3, 5))
+
+
+def test_heads_that_there_are_not_are_refused():
+    attention = MultiHeadAttention(6, 2)
+    with (
+        record_attention(attention, heads=[1, 2]),
+        pytest.raises(ConfigError, match=r"heads \[1, 2\] of .* has 2, numbered 0 to 1"),
+    ):
+        attention(torch.ones(1, 3, 6))

@@ -9,7 +9,7 @@ from qkv.attention.masks import attention_mask
 from qkv.blocks.block import Block, LayerCache, Residual
 from qkv.blocks.config import FEED_FORWARD_KINDS, BlockConfig
 from qkv.blocks.stack import Stack
-from qkv.errors import ConfigError, LengthError
+from qkv.errors import ConfigError, LengthError, ShapeError
 
 SIZES = {"d_model": 22, "n_heads": 11, "d_ff": 13}
 
@@ -144,3 +144,13 @@ def test_a_config_is_frozen_and_keyword_only():
         config().d_model = 5
     with pytest.raises(TypeError, match="positional"):
         BlockConfig(22, 11, 13)
+
+
+def test_a_memory_that_nobody_reads_and_one_that_is_missing_are_refused():
+    encoder = Block(BlockConfig(d_model=14, n_heads=2, d_ff=11))
+    decoder = Block(BlockConfig(d_model=14, n_heads=2, d_ff=11, cross_attention=True))
+    x = torch.ones(2, 3, 14)
+    with pytest.raises(ShapeError, match="given to a block without cross-attention"):
+        encoder(x, x)
+    with pytest.raises(ShapeError, match="called without the memory that it attends to"):
+        decoder(x)

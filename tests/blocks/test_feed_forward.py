@@ -6,6 +6,7 @@ from tests.helpers import assert_close, randomized
 
 from qkv.blocks.config import FEED_FORWARD_KINDS
 from qkv.blocks.feed_forward import FeedForward
+from qkv.errors import ConfigError
 
 
 def by_hand(kind, x):
@@ -49,3 +50,8 @@ def test_each_position_alone(kind, bias):
     assert_close(torch.stack([network(x[:, place]) for place in range(7)], 1), out)
     matrices = 3 if kind in ("swiglu", "geglu") else 2
     assert len(list(network.parameters())) == matrices * (2 if bias else 1)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ConfigError, match="feed-forward of kind 'tanh'; expected one of relu"):
+        FeedForward(3, 5, kind="tanh")

@@ -162,3 +162,12 @@ def wave_of(width):
 
 def config(**options):
     return TransformerConfig(source_vocab_size=17, target_vocab_size=19, **options)
+
+
+def test_options_that_make_no_sense_are_refused():
+    with unchecked(), pytest.raises(ConfigError, match="layout = 'x'; expected 'interleaved' or"):
+        Rotary(8, layout="x")
+    with pytest.raises(ConfigError, match="n_buckets = 2 makes 0 buckets"):
+        RelativeBias(3, n_buckets=2, bidirectional=True)
+    with pytest.raises(ConfigError, match="fewer than max_distance = 8"):
+        RelativeBias(3, n_buckets=32, max_distance=8, bidirectional=True)

@@ -26,7 +26,7 @@ def linear(
     if not large or x.dtype != torch.float32 or x.device.type != "cpu" or _is_special():
         return F.linear(x, weight, bias)
     rows = _LinearByConvolution.apply(x.reshape(-1, x.shape[-1]), weight, bias)
-    return rows.unflatten(0, x.shape[:-1])
+    return rows.view(*x.shape[:-1], len(weight))
 
 
 class Linear(nn.Linear):
@@ -44,9 +44,9 @@ class _LinearByConvolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         # (rows, D) is already the memory of one image of rows x 1 pixels, its channels last.
-        image = x.contiguous().view(1, len(x), 1, -1).permute(0, 3, 1, 2)
+        image = x.contiguous().view(1, len(x), 1, x.shape[1]).permute(0, 3, 1, 2)
         output = F.conv2d(image, weight[:, :, None, None], bias)
-        return output.permute(0, 2, 3, 1).reshape(len(x), -1)
+        return output.permute(0, 2, 3, 1).reshape(len(x), len(weight))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

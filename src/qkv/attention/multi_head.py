@@ -71,7 +71,7 @@ class MultiHeadAttention(nn.Module):
                 "equal share of the width; change one of them, or give d_head"
             )
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        if n_heads % n_kv_heads:
+        if n_kv_heads < 1 or n_heads % n_kv_heads:
             raise ConfigError(
                 f"n_heads = {n_heads} is not divisible by n_kv_heads = {n_kv_heads}: each key head "
                 "serves an equal group of query heads"

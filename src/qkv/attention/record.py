@@ -43,7 +43,13 @@ class AttentionRecord(Mapping[str, Tensor]):
             # The model may serve other threads meanwhile: their requests are not ours to show.
             if threading.get_ident() != self._thread:
                 return
-            chosen = weights if self._heads is None else weights[:, list(self._heads)]
+            heads, n_heads = self._heads, weights.shape[1]
+            if heads is not None and not all(0 <= head < n_heads for head in heads):
+                raise ConfigError(
+                    f"heads {list(heads)} of {name!r} were asked for; it has {n_heads}, "
+                    f"numbered 0 to {n_heads - 1}"
+                )
+            chosen = weights if heads is None else weights[:, list(heads)]
             self._parts.setdefault(name, []).append(chosen.detach())
 
         return record

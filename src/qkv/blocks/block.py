@@ -15,6 +15,7 @@ from qkv.blocks.dropout import Dropout
 from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.norms import make_norm
 from qkv.blocks.positions import Rotary
+from qkv.errors import ShapeError
 
 
 class Residual(nn.Module):
@@ -126,7 +127,17 @@ class Block(nn.Module):
             memory_mask: which may attend to which place of the memory, to (B, H, Q, K).
             positions: of x, (Q,) or (B, Q).
             cache: what earlier calls computed for earlier tokens.
+
+        Raises:
+            ShapeError: if a memory is missing, or given to a block that does not read it.
         """
+        if self.cross_attention is None and memory is not None:
+            raise ShapeError("a memory was given to a block without cross-attention")
+        if self.cross_attention is not None and memory is None and cache is None:
+            raise ShapeError(
+                "a block with cross-attention was called without the memory that it attends to "
+                "(the encoder's output)"
+            )
         own, cross = (cache.self_attention, cache.cross_attention) if cache else (None, None)
         x = self.self_attention_residual(
             x, lambda y: self.self_attention(y, mask=mask, positions=positions, cache=own)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.attention.linear import Linear
+from qkv.errors import ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -28,10 +29,16 @@ class FeedForward(nn.Module):
         d_ff: width between.
         kind: relu, gelu, gelu_tanh, silu, or the gated swiglu, geglu.
         bias: whether the matrices have biases.
+
+    Raises:
+        ConfigError: on an unknown kind.
     """
 
     def __init__(self, d_model: int, d_ff: int, *, kind: str = "relu", bias: bool = True):
         super().__init__()
+        if kind not in ACTIVATIONS and kind not in GATES:
+            known = ", ".join((*ACTIVATIONS, *GATES))
+            raise ConfigError(f"feed-forward of kind {kind!r}; expected one of {known}")
         self.kind = kind
         self.up = Linear(d_model, d_ff, bias=bias)
         self.gate = Linear(d_model, d_ff, bias=bias) if kind in GATES else None

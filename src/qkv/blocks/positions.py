@@ -160,6 +160,8 @@ class Rotary(nn.Module):
             raise ConfigError(
                 f"d_head = {d_head} is odd; rotary positions turn pairs of coordinates"
             )
+        if layout not in ("interleaved", "halves"):
+            raise ConfigError(f"layout = {layout!r}; expected 'interleaved' or 'halves'")
         self.base = base
         self.layout: Layout = layout
 
@@ -196,6 +198,12 @@ class RelativeBias(nn.Module):
         self, n_heads: int, *, n_buckets: int = 32, max_distance: int = 128, bidirectional: bool
     ):
         super().__init__()
+        exact = n_buckets // (4 if bidirectional else 2)
+        if not 0 < exact < max_distance:
+            raise ConfigError(
+                f"n_buckets = {n_buckets} makes {exact} buckets of one distance each; expected at "
+                f"least 1, and fewer than max_distance = {max_distance}"
+            )
         self.n_buckets, self.max_distance = n_buckets, max_distance
         self.bidirectional = bidirectional
         self.table = nn.Embedding(n_buckets, n_heads)
