@@ -4,6 +4,7 @@ import pytest
 import torch
 from tests.helpers import B, S, T, problem, rnn, transformer
 
+from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.multiplicative import DotAttention
 from qkv.attention.record import record_attention
 from qkv.attention.single_head import SingleHeadAttention
