@@ -1,0 +1,58 @@
+"""The linear layer of qkv (large products by oneDNN) against torch's (MKL)."""
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from _common import interleave, machine, ratios, save
+
+from qkv.attention.linear import linear
+from qkv.explorer.tables import show_table
+
+SIZES = [(2208, 256, 256), (2208, 256, 1024), (2208, 1024, 256), (4096, 512, 2048), (64, 256, 256)]
+ROUNDS = 30
+Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def compare(n_rows: int, d_in: int, d_out: int) -> dict:
+    torch.manual_seed(0)
+    x = torch.randn(n_rows, d_in, requires_grad=True)
+    weight = torch.randn(d_out, d_in, requires_grad=True)
+    bias = torch.randn(d_out, requires_grad=True)
+    gradient = torch.randn(n_rows, d_out)
+    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
+
+    def forward(function: Linear) -> None:
+        with torch.no_grad():
+            function(x, weight, bias)
+
+    def both(function: Linear) -> None:
+        torch.autograd.grad(function(x, weight, bias), (x, weight, bias), gradient)
+
+    result: dict = {"rows": n_rows, "d_in": d_in, "d_out": d_out}
+    for name, run in (("forward", forward), ("forward and backward", both)):
+        rivals = {"qkv": partial(run, linear), "torch": partial(run, F.linear)}
+        seconds = interleave(rivals, rounds=ROUNDS, turn=3)
+        medians = {rival: statistics.median(times) for rival, times in seconds.items()}
+        result[name] = {"median seconds": medians, "ratio": ratios(seconds, "qkv")["torch"]}
+    return result
+
+
+def main() -> None:
+    results = [compare(*size) for size in SIZES]
+    rows = [
+        {"rows x in x out": f"{result['rows']} x {result['d_in']} x {result['d_out']}"}
+        | {
+            f"{name}, faster by": f"{result[name]['ratio']:.2f}x"
+            for name in ("forward", "forward and backward")
+        }
+        for result in results
+    ]
+    show_table("qkv's linear layer against torch's", rows)
+    save("linear", {"results": results, "machine": machine()})
+
+
+if __name__ == "__main__":
+    main()
