@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -239,8 +240,11 @@ def _numbered(batches: Iterable[Any], steps: int) -> Iterator[tuple[int, Any]]:
 
 def _accelerator(device: str) -> Any:
     try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
+        with warnings.catch_warnings():
+            # In a notebook its progress bars ask for widgets; ours are the ones that show.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            from accelerate import Accelerator
+            from accelerate.state import AcceleratorState
     except ImportError as error:
         raise MissingDependencyError(
             'training needs accelerate, which is not installed: pip install "qkv[train]"'
