@@ -23,7 +23,7 @@ from qkv.training.losses import pair_loss
 
 D_MODEL, N_HEADS, D_FF, N_LAYERS, VOCAB = 256, 4, 1024, 3, 8000
 DROPOUT, SMOOTHING, PAD = 0.1, 0.1, 0
-TARGET_TOKENS, ROUNDS, TURN = 2000, 15, 4
+TARGET_TOKENS, ROUNDS, TURN = 2000, 10, 4
 
 
 def make_batch() -> PairBatch:
