@@ -12,7 +12,7 @@ from qkv.attention.linear import linear
 from qkv.explorer.tables import show_table
 
 SIZES = [(2208, 256, 256), (2208, 256, 1024), (2208, 1024, 256), (4096, 512, 2048), (64, 256, 256)]
-ROUNDS = 30
+ROUNDS = 15
 Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -22,7 +22,8 @@ def compare(n_rows: int, d_in: int, d_out: int) -> dict:
     weight = torch.randn(d_out, d_in, requires_grad=True)
     bias = torch.randn(d_out, requires_grad=True)
     gradient = torch.randn(n_rows, d_out)
-    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
+    ours, theirs = linear(x, weight, bias), F.linear(x, weight, bias)
+    assert (ours - theirs).abs().max() <= 2e-6 * theirs.abs().max(), "not the same product"
 
     def forward(function: Linear) -> None:
         with torch.no_grad():
