@@ -13,7 +13,7 @@ from qkv.errors import VocabularyError
 # Legend of the shapes: N rows (target tokens), C rows of one chunk, V vocabulary, d width.
 
 # 16 MiB in float32: large enough for full speed, small enough that glibc keeps the memory for the
-# next step. It returns blocks over 32 MiB at once, and touching new pages costs more than the loss.
+# next step. It returns blocks over 32 MiB at once, and touching new pages takes time (docs/log.md).
 LOGITS_PER_CHUNK = 2**22
 
 
