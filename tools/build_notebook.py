@@ -161,6 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--no-execute", action="store_true", help="keep the outputs of the cells that are unchanged"
     )
     parser.add_argument("--fast", action="store_true", help="execute with QKV_FAST=1")
+    parser.add_argument("--output", type=Path, help="write here and leave the notebook as it is")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one cell")
     options = parser.parse_args(arguments)
     path = options.script.with_suffix(".ipynb")
@@ -177,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
             os.environ["QKV_FAST"] = "1"
         execute(notebook, options.timeout)
     nbformat.validate(notebook)
-    write_atomically(path, nbformat.writes(notebook) + "\n")
+    write_atomically(options.output or path, nbformat.writes(notebook) + "\n")
 
 
 if __name__ == "__main__":

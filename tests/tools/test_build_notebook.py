@@ -111,6 +111,12 @@ def test_executed_outputs_hold_no_path_of_this_machine(tool, script, monkeypatch
     assert all("execution" not in cell.metadata for cell in cells)
 
 
+def test_output_elsewhere_leaves_the_notebook(tool, script, tmp_path):
+    tool.main([str(script), "--no-execute", "--output", str(tmp_path / "elsewhere.ipynb")])
+    assert (tmp_path / "elsewhere.ipynb").exists()
+    assert not script.with_suffix(".ipynb").exists()
+
+
 def test_no_execute_keeps_the_outputs_of_unchanged_cells_alone(tool, script):
     tool.main([str(script), "--no-execute"])
     notebook = read(script)
