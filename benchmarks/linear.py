@@ -1,14 +1,14 @@
 """The linear layer of qkv (large products by oneDNN) against torch's (MKL)."""
 
-import statistics
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from _common import interleave, machine, ratios, save
+from _common import machine, save
 
 from qkv.attention.linear import linear
+from qkv.explorer.measure import interleave, medians, ratios
 from qkv.explorer.tables import show_table
 
 SIZES = [(2208, 256, 256), (2208, 256, 1024), (2208, 1024, 256), (4096, 512, 2048), (64, 256, 256)]
@@ -35,9 +35,11 @@ def compare(n_rows: int, d_in: int, d_out: int) -> dict:
     result: dict = {"rows": n_rows, "d_in": d_in, "d_out": d_out}
     for name, run in (("forward", forward), ("forward and backward", both)):
         rivals = {"qkv": partial(run, linear), "torch": partial(run, F.linear)}
-        seconds = interleave(rivals, rounds=ROUNDS, turn=3)
-        medians = {rival: statistics.median(times) for rival, times in seconds.items()}
-        result[name] = {"median seconds": medians, "ratio": ratios(seconds, "qkv")["torch"]}
+        seconds = interleave(rivals, rounds=ROUNDS, turn=3, warmup=3, progress=True)
+        result[name] = {
+            "median seconds": medians(seconds),
+            "ratio": ratios(seconds, "qkv")["torch"],
+        }
     return result
 
 

@@ -6,17 +6,17 @@ loss, backward, update. Before timing, the three losses without dropout are comp
 """
 
 import math
-import statistics
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _common import interleave, machine, ratios, save
+from _common import machine, save
 from torch import Tensor, nn
 from transformers import MarianConfig, MarianMTModel
 
 from qkv.blocks.positions import sinusoids
 from qkv.data.batches import PairBatch, collate_pairs
+from qkv.explorer.measure import interleave, medians, ratios
 from qkv.explorer.tables import show_table
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.training.losses import pair_loss
@@ -221,18 +221,16 @@ def main() -> None:
     spread = max(values.values()) - min(values.values())
     assert spread < 1e-4, f"the rivals do not compute the same loss: {values}"
 
-    seconds = interleave(
-        {name: stepper(*rival) for name, rival in losses.items()}, rounds=ROUNDS, turn=TURN
-    )
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    faster = ratios(seconds, "qkv")
+    steppers = {name: stepper(*rival) for name, rival in losses.items()}
+    seconds = interleave(steppers, rounds=ROUNDS, turn=TURN, warmup=3, progress=True)
+    typical, faster = medians(seconds), ratios(seconds, "qkv")
     show_table(
         f"training step, {batch.n_tokens} target tokens, {batch.target.numel()} with padding",
         [
             {
                 "model": name,
-                "median ms": f"{medians[name] * 1e3:.1f}",
-                "target tokens/s": f"{batch.n_tokens / medians[name]:.0f}",
+                "median ms": f"{typical[name] * 1e3:.1f}",
+                "target tokens/s": f"{batch.n_tokens / typical[name]:.0f}",
                 "qkv is faster by": f"{faster[name]:.2f}x" if name in faster else "",
             }
             for name in losses
@@ -254,7 +252,7 @@ def main() -> None:
                 "steps a turn": TURN,
             },
             "loss without dropout": values,
-            "median seconds": medians,
+            "median seconds": typical,
             "ratio to qkv (median of rounds)": faster,
             "machine": machine("transformers"),
         },
