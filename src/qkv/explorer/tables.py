@@ -32,7 +32,7 @@ def show_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         return
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # a narrow terminal cuts no name short
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console().print(table)
