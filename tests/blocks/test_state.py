@@ -1,8 +1,10 @@
 """What a decoding state hands on; its laws are in tests/laws/test_state.py."""
 
+import pytest
 import torch
 
 from qkv.blocks.state import DecodingState
+from qkv.errors import LengthError
 
 
 def real(*rows):
@@ -49,3 +51,18 @@ def test_reorder_and_rewind_reach_everything():
     mask, positions = state.advance(torch.zeros(4, 1).long())
     assert torch.equal(mask[:, 0, 0], real(".x", ".x", "xx", "xx"))
     assert positions.flatten().tolist() == [0, 0, 1, 1]
+
+
+def test_a_prompt_counts_for_positions_and_is_never_forgotten():
+    state = DecodingState(0)
+    state.advance(torch.zeros(2, 3).long(), real(".xx", "xxx"))
+    state.begin()
+    assert state.length == 0
+    state.advance(torch.zeros(2, 2).long())
+    assert state.length == 2
+    state.rewind(0)
+    mask, positions = state.advance(torch.zeros(2, 1).long())
+    assert torch.equal(mask[:, 0, 0], real(".xxx", "xxxx"))
+    assert positions.tolist() == [[2], [3]]
+    with pytest.raises(LengthError, match="cannot rewind to length -1: the state holds 1"):
+        state.rewind(-1)

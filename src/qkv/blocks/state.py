@@ -6,6 +6,7 @@ from torch import Tensor
 
 from qkv.attention.masks import attention_mask, check_token_mask, positions_from_mask
 from qkv.blocks.block import LayerCache
+from qkv.errors import LengthError
 
 
 class DecodingState:
@@ -23,11 +24,20 @@ class DecodingState:
         memory: Float[Tensor, "batch keys D"] | None = None,
         memory_mask: Bool[Tensor, "batch keys"] | None = None,
     ):
-        self.length = 0
+        self._taken = self._read = 0
         self.memory = memory
         self.caches = [LayerCache() for _ in range(n_layers)]
         self.memory_mask = attention_mask(memory_mask)
         self._token_mask: Bool[Tensor, "batch length"] | None = None
+
+    @property
+    def length(self) -> int:
+        """Positions stepped so far, those read before decoding began not counted."""
+        return self._taken - self._read
+
+    def begin(self) -> None:
+        """Begin to decode: what was taken in so far is a prompt, which no rewind forgets."""
+        self._read = self._taken
 
     def advance(
         self, tokens: Int[Tensor, "batch n"], token_mask: Bool[Tensor, "batch n"] | None = None
@@ -38,9 +48,9 @@ class DecodingState:
             tokens: the new tokens.
             token_mask: True = real; None where all are. Left padding shifts no position.
         """
-        past, self.length = self.length, self.length + tokens.shape[1]
+        past, self._taken = self._taken, self._taken + tokens.shape[1]
         if token_mask is None and self._token_mask is None:
-            return None, torch.arange(past, self.length, device=tokens.device)
+            return None, torch.arange(past, self._taken, device=tokens.device)
         new = torch.ones_like(tokens, dtype=torch.bool) if token_mask is None else token_mask
         check_token_mask(new, tokens)
         old = self._token_mask
@@ -61,9 +71,11 @@ class DecodingState:
             self._token_mask = self._token_mask[rows]
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens."""
+        """Forget every position from `length` on."""
+        if not 0 <= length <= self.length:
+            raise LengthError(f"cannot rewind to length {length}: the state holds {self.length}")
+        self._taken = self._read + length
         for cache in self.caches:
-            cache.rewind(length)
+            cache.rewind(self._taken)
         if self._token_mask is not None:
-            self._token_mask = self._token_mask[:, :length]
-        self.length = length
+            self._token_mask = self._token_mask[:, : self._taken]
