@@ -89,6 +89,20 @@ def test_rotary_is_rotate_with_its_constants():
     assert_close(rotary(x, places), rotate(x, places, base=50.0, layout="interleaved"))
 
 
+def test_scaling_changes_frequencies_and_magnitude():
+    x = numbers(1, 0, 0, 1)[None, None, None]
+
+    def scaling(frequencies, base):
+        assert_close(frequencies, numbers(1, 0.1))
+        assert base == 100.0
+        return frequencies * numbers(0.5, 3), 7.0
+
+    c, s, c2, s2 = math.cos(1), math.sin(1), math.cos(0.6), math.sin(0.6)
+    expected = 7 * numbers(c, -s2, s, c2)[None, None, None]
+    assert_close(rotate(x, torch.tensor([2]), base=100.0, scaling=scaling), expected)
+    assert_close(Rotary(4, base=100.0, scaling=scaling)(x, torch.tensor([2])), expected)
+
+
 def test_alibi_slopes_by_hand():
     assert alibi_slopes(8).tolist() == [2**-i for i in range(1, 9)]
     assert alibi_slopes(4).tolist() == [2**-2, 2**-4, 2**-6, 2**-8]

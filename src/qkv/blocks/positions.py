@@ -4,6 +4,7 @@ Shapes: B batch, H heads, L length, D width (of the model or of a head), Q queri
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from qkv.errors import ConfigError, LengthError
 
 Layout = Literal["interleaved", "halves"]
+# One frequency a pair (D/2,), their base -> other frequencies, and a factor of what is turned.
+Scaling = Callable[[Tensor, float], tuple[Tensor, float]]
 
 
 def sinusoids(
@@ -121,6 +124,7 @@ def rotate(
     *,
     base: float = 10_000.0,
     layout: Layout = "halves",
+    scaling: Scaling | None = None,
 ) -> Float[Tensor, "B H L D"]:
     """Turn each pair i of coordinates by the angle position * base^(-2i/D).
 
@@ -133,13 +137,17 @@ def rotate(
         base: larger turns more slowly.
         layout: what makes pair i: (i, i + D/2) for "halves" (Hugging Face's Llama files),
             (2i, 2i + 1) for "interleaved" (the paper, and Meta's own files).
+        scaling: changes the frequencies base^(-2i/D) for inputs longer than those of training.
     """
     working = torch.promote_types(x.dtype, torch.float32)
     pairs = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=working)
-    angles = positions.to(working)[..., None] * base ** (-pairs / x.shape[-1])  # (*batch, L, D/2)
+    frequencies, magnitude = base ** (-pairs / x.shape[-1]), 1.0
+    if scaling is not None:
+        frequencies, magnitude = scaling(frequencies, base)
+    angles = positions.to(working)[..., None] * frequencies  # (*batch, L, D/2)
     if angles.ndim == 3:
         angles = angles.unsqueeze(1)  # (B, 1, L, D/2), the same for every head
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    cos, sin = ((magnitude * wave).to(x.dtype) for wave in (angles.cos(), angles.sin()))
     if layout == "interleaved":
         a, b = x[..., 0::2], x[..., 1::2]
         return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
@@ -154,7 +162,14 @@ class Rotary(nn.Module):
         ConfigError: if the head width is odd, as coordinates turn in pairs.
     """
 
-    def __init__(self, d_head: int, *, base: float = 10_000.0, layout: Layout = "halves"):
+    def __init__(
+        self,
+        d_head: int,
+        *,
+        base: float = 10_000.0,
+        layout: Layout = "halves",
+        scaling: Scaling | None = None,
+    ):
         super().__init__()
         if d_head % 2:
             raise ConfigError(
@@ -162,14 +177,14 @@ class Rotary(nn.Module):
             )
         if layout not in ("interleaved", "halves"):
             raise ConfigError(f"layout = {layout!r}; expected 'interleaved' or 'halves'")
-        self.base = base
+        self.base, self.scaling = base, scaling
         self.layout: Layout = layout
 
     def forward(
         self, x: Float[Tensor, "B H L D"], positions: Int[Tensor, "*batch L"]
     ) -> Float[Tensor, "B H L D"]:
         """Turn by the positions."""
-        return rotate(x, positions, base=self.base, layout=self.layout)
+        return rotate(x, positions, base=self.base, layout=self.layout, scaling=self.scaling)
 
 
 def relative_buckets(
