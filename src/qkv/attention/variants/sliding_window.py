@@ -33,6 +33,9 @@ class SlidingWindowAttention(SelfAttention):
         window: keys seen on either side of a query's own (Longformer's w is twice that; Mistral's
             W, causal, is one more).
         n_kv_heads: key and value heads; n_heads where None.
+        d_head: width of a head; d_model / n_heads where None.
+        bias: whether the output projection has a bias.
+        qkv_bias: whether the others have; as `bias` where None.
         causal: whether the side of later keys is hidden.
         rotary: turns queries and keys by their positions.
 
@@ -47,12 +50,24 @@ class SlidingWindowAttention(SelfAttention):
         *,
         window: int,
         n_kv_heads: int | None = None,
+        d_head: int | None = None,
+        bias: bool = True,
+        qkv_bias: bool | None = None,
         causal: bool = False,
         rotary: Rotation | None = None,
     ):
         if window < 1:
             raise ConfigError(f"a window of {window} places; expected at least 1 on either side")
-        super().__init__(d_model, n_heads, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary)
+        super().__init__(
+            d_model,
+            n_heads,
+            n_kv_heads=n_kv_heads,
+            d_head=d_head,
+            bias=bias,
+            qkv_bias=qkv_bias,
+            causal=causal,
+            rotary=rotary,
+        )
         self.window, self.n_first = window, 0
 
     def pattern(self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]) -> Bool[Tensor, "Q K"]:
