@@ -43,6 +43,7 @@ class TransformerConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     tied_output: bool = True  # the output layer's weight is the target embedding
+    output_bias: bool = False
     shared_embeddings: bool = False  # source and target have one vocabulary and one table
     sinusoid_layout: Literal["interleaved", "halves"] = "interleaved"
     sinusoid_divisor: float | None = None  # d_model / 2
@@ -102,7 +103,7 @@ class Transformer(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.encoder = Stack(config.block(decoder=False), config.n_encoder_layers)
         self.decoder = Stack(config.block(decoder=True), config.n_decoder_layers)
-        self.head = Linear(config.d_model, config.target_vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.target_vocab_size, bias=config.output_bias)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and "embedding" not in name:
                 nn.init.xavier_uniform_(parameter)
