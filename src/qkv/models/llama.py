@@ -1,0 +1,114 @@
+"""The Llama family (Touvron et al. 2023), Mistral 7B (Jiang et al. 2023), Qwen2 (Yang et al. 2024).
+
+One class: they differ in what their configs say.
+"""
+
+from dataclasses import dataclass
+
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.variants.sliding_window import SlidingWindowAttention
+from qkv.blocks.block import Block
+from qkv.blocks.config import BlockConfig
+from qkv.blocks.positions import Rotary
+from qkv.blocks.rotary_scaling import RotaryScaling
+from qkv.blocks.stack import Stack
+from qkv.errors import ConfigError
+from qkv.models.causal import CausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """A pre-norm decoder with RMS norm, SwiGLU, rotary positions and grouped heads.
+
+    Raises:
+        ConfigError: if a window has no place for another token, or is asked to drop weights.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_heads: int
+    d_ff: int
+    n_layers: int
+    n_kv_heads: int | None = None  # n_heads unless given
+    d_head: int | None = None  # d_model / n_heads unless given
+    norm_eps: float = 1e-5
+    rotary_base: float = 10_000.0
+    rotary_scaling: RotaryScaling | None = None
+    qkv_bias: bool = False  # Qwen2: True
+    output_bias: bool = False  # of the attention's output projection
+    feed_forward_bias: bool = False
+    window: int | None = None  # tokens that a query sees, its own among them (Mistral)
+    first_window_layer: int = 0  # layers before it see all (Qwen2)
+    attention_dropout: float = 0.0
+    tied_output: bool = False  # the output layer's weight is the embedding
+
+    def __post_init__(self) -> None:
+        """Check what windows cannot do."""
+        if self.window is not None and self.window < 2:
+            raise ConfigError(
+                f"window = {self.window}; expected at least 2, a token's own place and another"
+            )
+        if self.window is not None and self.attention_dropout:
+            raise ConfigError(
+                f"attention_dropout = {self.attention_dropout} with window = {self.window}: "
+                "attention over windows drops no weights; set attention_dropout = 0"
+            )
+
+    def block(self) -> BlockConfig:
+        """Return the configuration of every block."""
+        return BlockConfig(
+            d_model=self.d_model,
+            n_heads=self.n_heads,
+            d_ff=self.d_ff,
+            norm="rms",
+            norm_first=True,
+            norm_eps=self.norm_eps,
+            feed_forward="swiglu",
+            bias=self.feed_forward_bias,
+            causal=True,
+        )
+
+    def attention(self, layer: int) -> MultiHeadAttention:
+        """Build the attention of one layer."""
+        d_head = self.d_head or self.d_model // self.n_heads
+        rotary = Rotary(d_head, base=self.rotary_base, scaling=self.rotary_scaling)
+        if self.window is None or layer < self.first_window_layer:
+            return MultiHeadAttention(
+                self.d_model,
+                self.n_heads,
+                n_kv_heads=self.n_kv_heads,
+                d_head=self.d_head,
+                bias=self.output_bias,
+                qkv_bias=self.qkv_bias,
+                causal=True,
+                dropout=self.attention_dropout,
+                rotary=rotary,
+            )
+        return SlidingWindowAttention(
+            self.d_model,
+            self.n_heads,
+            window=self.window - 1,  # without the query's own
+            n_kv_heads=self.n_kv_heads,
+            d_head=self.d_head,
+            bias=self.output_bias,
+            qkv_bias=self.qkv_bias,
+            causal=True,
+            rotary=rotary,
+        )
+
+
+class Llama(CausalLM):
+    """Tokens into a causal stack that turns queries and keys by their positions.
+
+    A window counts places: where one is set, pad whole rows on one side, not between real tokens.
+    """
+
+    def __init__(self, config: LlamaConfig):
+        block = config.block()
+        stack = Stack(
+            block,
+            config.n_layers,
+            make_block=lambda i: Block(block, self_attention=config.attention(i)),
+        )
+        super().__init__(config.vocab_size, config.d_model, stack, tied_output=config.tied_output)
+        self.config = config
