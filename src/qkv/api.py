@@ -1,5 +1,6 @@
 """What ``import qkv`` offers."""
 
+from qkv.attention.heads import disable_heads
 from qkv.attention.record import record_attention
 from qkv.generation.greedy import greedy
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
@@ -11,6 +12,7 @@ __all__ = [
     "RNNSeq2Seq",
     "Transformer",
     "TransformerConfig",
+    "disable_heads",
     "greedy",
     "record_attention",
     "train",

@@ -78,7 +78,7 @@ class MultiHeadAttention(nn.Module):
             )
         d_head = d_model // n_heads if d_head is None else d_head
         qkv_bias = bias if qkv_bias is None else qkv_bias
-        self.d_head, self.causal, self.dropout = d_head, causal, dropout
+        self.n_heads, self.d_head, self.causal, self.dropout = n_heads, d_head, causal, dropout
         self.rotary, self.position_bias = rotary, position_bias
         self.query = Linear(d_model, n_heads * d_head, bias=qkv_bias)
         self.key = Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)

@@ -47,7 +47,7 @@ class DifferentialAttention(MultiHeadAttention):
         norm_eps: float = 1e-5,
     ):
         super().__init__(d_model, 2 * n_heads, causal=causal, rotary=rotary)
-        self.lambda_init, self.norm_eps = lambda_init, norm_eps
+        self.n_heads, self.lambda_init, self.norm_eps = n_heads, lambda_init, norm_eps
         # Rows q1, k1, q2, k2, shared by the heads.
         self.lambda_vectors = nn.Parameter(torch.randn(4, self.d_head) * 0.1)
         self.norm = nn.Parameter(torch.ones(2 * self.d_head))
