@@ -1,0 +1,97 @@
+"""Every variant of attention on two tasks: what each learns in a fixed budget of steps.
+
+Every run is written to results/variants.json when it ends; what is there is not run again, so an
+interrupted comparison goes on where it was. Delete the file to begin anew.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from _common import RESULTS, machine
+from _variants import MECHANISMS, STREAMING, TASKS
+from _variants_report import publish_quality
+from rich.console import Console
+
+from qkv.files import write_atomically
+
+QUICK = Path("out/variants_quick.json")
+QUICK_STEPS = 10
+CONSOLE = Console()
+
+
+def plan(only: Sequence[str], tasks: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
+    """Yield task, mechanism and seed, one seed of all first."""
+    for seed in range(seeds):
+        for task in tasks:
+            for name in only or MECHANISMS:
+                # A date is no longer than four sinks and a window, and its encoder not causal.
+                if (task, name) != ("dates", STREAMING):
+                    yield task, name, seed
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read the runs so far, or begin."""
+    settings = {task: setting for task, (setting, _) in TASKS.items()}
+    if not path.exists():
+        return {"settings": settings, "runs": []}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if result["settings"] != settings:
+        raise SystemExit(f"{path} is of other settings than these: delete it to begin anew")
+    return result
+
+
+def run_all(path: Path, todo: list[tuple[str, str, int]], *, quick: bool) -> None:
+    """Run what is not there yet, and write the file after each run."""
+    result = load(path)
+    done = {(run["task"], run["mechanism"], run["seed"]) for run in result["runs"]}
+    todo = [each for each in todo if each not in done]
+    begin = time.perf_counter()
+    for number, (task, name, seed) in enumerate(todo, 1):
+        setting, learn = TASKS[task]
+        run = learn(name, seed, QUICK_STEPS if quick else setting["steps"])
+        result["runs"].append({"task": task, "mechanism": name, "seed": seed} | run)
+        result["machine"] = machine("accelerate")
+        save(path, result)
+        score = run["exact match" if task == "dates" else "right tokens"]
+        left = (time.perf_counter() - begin) / number * (len(todo) - number) / 60
+        CONSOLE.print(
+            f"{number:3} of {len(todo)}  {task:5}  {name:18}  seed {seed}  {score:6.1%}  "
+            f"{run['seconds']:4.0f} s  about {left:.0f} minutes left",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def save(path: Path, result: dict[str, Any]) -> None:
+    """Write settings and machine, and each run on a line of its own."""
+    runs = ",\n".join(json.dumps(run) for run in result["runs"])
+    rest = {key: value for key, value in result.items() if key != "runs"}
+    text = json.dumps(rest, indent=2).removesuffix("\n}") + f',\n  "runs": [\n{runs}\n  ]\n}}\n'
+    write_atomically(path, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[], choices=MECHANISMS, metavar="NAME")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_STEPS} steps each, into {QUICK}"
+    )
+    parser.add_argument(
+        "--publish-only", action="store_true", help="write docs/variants.md from what is there"
+    )
+    options = parser.parse_args()
+    path = QUICK if options.quick else RESULTS / "variants.json"
+    if not options.publish_only:
+        todo = list(plan(options.only, options.tasks, options.seeds))
+        run_all(path, todo, quick=options.quick)
+    publish_quality(load(path), publish=not options.quick)
+
+
+if __name__ == "__main__":
+    main()
