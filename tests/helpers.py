@@ -16,8 +16,11 @@ from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.positions import ALiBi, RelativeBias
+from qkv.blocks.rotary_scaling import TurnsScaling
 from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
+from qkv.models.gpt import GPT, GPTConfig
+from qkv.models.llama import Llama, LlamaConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
 
@@ -122,6 +125,41 @@ def decoder_only(make_bias=None, **options):
     return randomized(DecoderOnly(BlockConfig(**sizes, **options), make_bias))
 
 
+class Prompted(nn.Module):
+    """A causal language model where one with an encoder is expected: the source is a prompt."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, source, target, *, source_mask=None, target_mask=None):
+        masks = [
+            torch.ones_like(tokens).bool() if mask is None else mask
+            for tokens, mask in ((source, source_mask), (target, target_mask))
+        ]
+        logits = self.model(torch.cat((source, target), 1), token_mask=torch.cat(masks, 1))
+        return logits[:, source.shape[1] :]
+
+    def start(self, source, token_mask=None):
+        return self.model.start(source, token_mask)
+
+    def step(self, tokens, state, token_mask=None):
+        return self.model.step(tokens, state, token_mask)
+
+
+def gpt(**options):
+    sizes = {"max_length": 53, "d_model": 22, "n_heads": 11, "d_ff": 13, "n_layers": 2}
+    rates = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
+    options = {"tied_output": False, **sizes, **rates, **options}
+    return randomized(Prompted(GPT(GPTConfig(vocab_size=TARGET_VOCAB, **options))))
+
+
+def llama(**options):
+    sizes = {"d_model": 24, "n_heads": 6, "n_kv_heads": 2, "d_ff": 13, "n_layers": 2}
+    config = LlamaConfig(vocab_size=TARGET_VOCAB, **sizes, **options)
+    return randomized(Prompted(Llama(config)))
+
+
 MODELS = {
     "post-norm": transformer,
     "pre-norm": lambda: transformer(norm_first=True, norm="rms", feed_forward="swiglu"),
@@ -129,6 +167,12 @@ MODELS = {
     "alibi": lambda: decoder_only(lambda: ALiBi(6)),
     "relative-bias": lambda: decoder_only(
         lambda: RelativeBias(6, n_buckets=8, max_distance=11, bidirectional=False)
+    ),
+    "gpt": gpt,
+    "llama": lambda: llama(
+        qkv_bias=True,
+        rotary_scaling=TurnsScaling(factor=4.0, original_length=16),
+        rotary_base=100.0,
     ),
     "bahdanau-gru": lambda: rnn(),
     "bahdanau-lstm-local-m": lambda: rnn(cell="lstm", local="local-m", score="general"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers import S, T, problem, rnn, transformer
+from tests.helpers import S, T, gpt, llama, problem, rnn, transformer
 
 from qkv.attention.core import attention
 from qkv.blocks.dropout import Dropout, dropout
@@ -83,8 +83,20 @@ def test_no_dropout_in_eval(p):
         lambda p: transformer(dropout=p),
         lambda p: transformer(attention_dropout=p),
         lambda p: rnn(dropout=p),
+        lambda p: gpt(dropout=p),
+        lambda p: gpt(attention_dropout=p),
+        lambda p: gpt(embedding_dropout=p),
+        lambda p: llama(attention_dropout=p),
     ],
-    ids=["transformer", "transformer's attention", "rnn"],
+    ids=[
+        "transformer",
+        "transformer's attention",
+        "rnn",
+        "gpt",
+        "gpt's attention",
+        "gpt's embedding",
+        "llama's attention",
+    ],
 )
 def test_each_option_reaches_training_and_only_training(make):
     source, target, mask = problem()

@@ -38,7 +38,7 @@ class CausalLM(nn.Module):
             self.head.weight = self.embedding.weight
 
     def _initialize(self) -> None:
-        """Start small, and smaller where a stream is added to (Radford et al. 2019, section 2.3)."""
+        """Start small, smaller still where the stream is added to (Radford et al. 2019, 2.3)."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 added = name.endswith(("output.weight", "down.weight"))
