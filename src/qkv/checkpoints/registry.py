@@ -1,0 +1,20 @@
+"""Which family each `model_type` of config.json is."""
+
+from qkv.checkpoints.family import Family
+from qkv.checkpoints.tables import bert
+from qkv.errors import ConfigError
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (*bert.FAMILIES,)}
+
+
+def family_of(model_type: str | None) -> Family:
+    """Return the family.
+
+    Raises:
+        ConfigError: if there is none of this name.
+    """
+    if model_type not in FAMILIES:
+        raise ConfigError(
+            f"model_type = {model_type!r} is not implemented; expected one of {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type]

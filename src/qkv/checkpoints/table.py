@@ -1,0 +1,258 @@
+"""Name tables: rows that say how the tensors of a file map onto our parameters, and back.
+
+One row a tensor, `{}` for the layer number, and a closed list of verbs:
+
+    row(theirs, ours)                      the same tensor under two names
+    row(theirs, ours, TRANSPOSE)           a matrix stored as (in, out)
+    row(theirs, (q, k, v), split(8, 8, 8)) one tensor of theirs is several of ours
+    row(theirs, ours, permute(...))        the same numbers in another order
+    alias(theirs, ours)                    a second name of a parameter (a tied head)
+    constant(theirs, make)                 a buffer that the config determines
+    ignore(theirs)                         a tensor that this model has no use for
+
+Verbs compose from left to right on the way in: `row(theirs, (q, k, v), TRANSPOSE, split(8, 8, 8))`.
+The last three are optional: a file may have them or not, and is written back as it was.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from qkv.errors import DataError
+
+Tensors = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A step between a tensor of theirs and the tensors of ours, and the way back."""
+
+    load: Callable[[Tensors], Tensors]
+    save: Callable[[Tensors], Tensors]
+
+
+TRANSPOSE = Verb(lambda parts: [part.T for part in parts], lambda parts: [part.T for part in parts])
+
+
+def split(*sizes: int) -> Verb:
+    """Cut the first axis into parts of these sizes: one tensor of theirs is several of ours."""
+    return Verb(lambda parts: parts[0].split(sizes), lambda parts: [torch.cat(list(parts))])
+
+
+def permute(*axes: int, rows: Sequence[int] | None = None) -> Verb:
+    """Reorder the axes; with `rows`, those into which the first axis is cut, joined again after.
+
+    `permute(0, 2, 1, rows=(n_heads, d_head // 2, 2))` turns heads whose rotary pairs are
+    interleaved into heads whose pairs are halves.
+    """
+    back = [axes.index(i) for i in range(len(axes))]
+    if rows is None:
+        return Verb(
+            lambda parts: [part.permute(axes) for part in parts],
+            lambda parts: [part.permute(back) for part in parts],
+        )
+    reordered = [rows[axis] for axis in axes]
+    return Verb(
+        lambda parts: [_permute_rows(part, rows, axes) for part in parts],
+        lambda parts: [_permute_rows(part, reordered, back) for part in parts],
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of the file and the parameters of ours that it fills."""
+
+    theirs: str
+    ours: tuple[str, ...] = ()
+    verbs: tuple[Verb, ...] = ()
+    optional: bool = False
+    value: Callable[[], Tensor] | None = None  # what a constant must be
+
+    def load(self, tensor: Tensor) -> Tensors:
+        """Turn the file's tensor into ours."""
+        parts: Tensors = [tensor]
+        for verb in self.verbs:
+            parts = verb.load(parts)
+        return parts
+
+    def save(self, parts: Tensors) -> Tensor:
+        """Turn our tensors into the file's."""
+        for verb in reversed(self.verbs):
+            parts = verb.save(parts)
+        return parts[0]
+
+
+def row(theirs: str, ours: str | tuple[str, ...], *verbs: Verb) -> Row:
+    """A tensor that fills parameters."""
+    return Row(theirs, (ours,) if isinstance(ours, str) else ours, verbs)
+
+
+def affine(theirs: str, ours: str) -> list[Row]:
+    """The weight and the bias of one module."""
+    return [row(f"{theirs}.{part}", f"{ours}.{part}") for part in ("weight", "bias")]
+
+
+def alias(theirs: str, ours: str, *verbs: Verb) -> Row:
+    """A second name of a parameter, which must agree with the first where a file has both."""
+    return dataclasses.replace(row(theirs, ours, *verbs), optional=True)
+
+
+def constant(theirs: str, value: Callable[[], Tensor]) -> Row:
+    """A buffer that is known without the file: checked when read."""
+    return Row(theirs, optional=True, value=value)
+
+
+def ignore(theirs: str) -> Row:
+    """A tensor that the model does without; it is kept to be written back."""
+    return Row(theirs, optional=True)
+
+
+def layers(rows: Iterable[Row], n: int) -> list[Row]:
+    """Repeat rows for each layer: `{}` is its number."""
+    rows = list(rows)
+    return [_renamed(one, "{}", str(i)) for i in range(n) for one in rows]
+
+
+def under(rows: Iterable[Row], *, theirs: str = "", ours: str = "") -> list[Row]:
+    """Put the rows below a module: prefixes such as "bert." and "encoder."."""
+    return [
+        dataclasses.replace(
+            one, theirs=theirs + one.theirs, ours=tuple(ours + name for name in one.ours)
+        )
+        for one in rows
+    ]
+
+
+def load_rows(
+    rows: Iterable[Row],
+    weights: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
+    *,
+    where: Callable[[str], str] = str,
+) -> dict[str, Tensor]:
+    """Fill our parameters, and check that nothing is unknown, missing or of another shape.
+
+    Args:
+        rows: the table.
+        weights: the file's tensors by the table's names.
+        shapes: of each of our parameters.
+        where: how an error calls a tensor of theirs, such as with its file.
+
+    Raises:
+        DataError: naming the tensors that do not fit.
+    """
+    table = {one.theirs: one for one in rows}
+    if unknown := [where(name) for name in weights if name not in table]:
+        raise DataError(
+            f"no parameter of this model is called {listed(unknown)}; is config.json that of "
+            "these weights, and does it name their family and head?"
+        )
+    filled: dict[str, Tensor] = {}
+    for name, one in table.items():
+        if name in weights and one.value is not None:
+            _check_constant(where(name), weights[name], one.value())
+        elif name in weights and one.ours:
+            tensor = weights[name]
+            parts = _load(one, tensor, where(name))
+            for ours, part in zip(one.ours, parts, strict=True):
+                _check_part(where(name), tensor, part, shapes[ours])
+                if ours in filled and not torch.equal(filled[ours], part):
+                    raise DataError(
+                        f"{where(name)} differs from {_names_of(ours, table)[0]}, but the model "
+                        f"has one parameter for both ({ours}): config.json says that they are tied"
+                    )
+                filled[ours] = part
+    if missing := [ours for ours in shapes if ours not in filled]:
+        theirs = [where(_names_of(ours, table)[0]) for ours in missing]
+        raise DataError(
+            f"{listed(theirs)} is missing (for {listed(missing)}); a head that is still to be "
+            "trained is asked for by name, such as new=['classifier']"
+        )
+    return filled
+
+
+def save_rows(
+    rows: Iterable[Row],
+    parameters: Mapping[str, Tensor],
+    *,
+    had: Collection[str] = (),
+    kept: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Turn our parameters into the file's tensors.
+
+    Args:
+        rows: the table.
+        parameters: ours.
+        had: the table's names that the file had from which the model came; what it had under an
+            alias alone stays there.
+        kept: tensors that were ignored.
+    """
+    kept = kept or {}
+    rows = list(rows)
+    covered = {ours for one in rows if one.theirs in had for ours in one.ours}
+    tensors = {}
+    for one in rows:
+        wanted = one.theirs in had or not (one.optional or covered.issuperset(one.ours))
+        if not wanted:
+            continue
+        if one.value is not None:
+            tensors[one.theirs] = one.value()
+        elif one.ours:
+            tensors[one.theirs] = one.save([parameters[name] for name in one.ours])
+        elif one.theirs in kept:
+            tensors[one.theirs] = kept[one.theirs]
+    return tensors
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Join names for a message, the first few of many."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _renamed(one: Row, old: str, new: str) -> Row:
+    ours = tuple(name.replace(old, new) for name in one.ours)
+    return dataclasses.replace(one, theirs=one.theirs.replace(old, new), ours=ours)
+
+
+def _names_of(ours: str, table: Mapping[str, Row]) -> list[str]:
+    return [name for name, one in table.items() if ours in one.ours]
+
+
+def _load(one: Row, tensor: Tensor, where: str) -> Tensors:
+    try:
+        return one.load(tensor)
+    except (RuntimeError, IndexError) as error:
+        raise DataError(
+            f"{where} has shape {tuple(tensor.shape)}, which cannot become {listed(one.ours)}: "
+            f"{error}"
+        ) from error
+
+
+def _check_part(where: str, tensor: Tensor, part: Tensor, shape: torch.Size) -> None:
+    if not tensor.is_floating_point():
+        raise DataError(f"{where} has dtype {tensor.dtype}; expected floating point numbers")
+    if part.shape != shape:
+        raise DataError(
+            f"{where} has shape {tuple(tensor.shape)}, which gives {tuple(part.shape)}; expected "
+            f"{tuple(shape)}: config.json describes another model than the one that is stored"
+        )
+
+
+def _check_constant(name: str, tensor: Tensor, value: Tensor) -> None:
+    if tensor.shape != value.shape or not torch.equal(tensor.to(value.dtype), value):
+        raise DataError(
+            f"{name} has shape {tuple(tensor.shape)} and is not what config.json makes it "
+            f"({tuple(value.shape)}); this model cannot use other values"
+        )
+
+
+def _permute_rows(tensor: Tensor, rows: Sequence[int], axes: Sequence[int]) -> Tensor:
+    if tensor.shape[0] != prod(rows):
+        raise RuntimeError(f"{tensor.shape[0]} rows are not {' x '.join(map(str, rows))}")
+    rest = range(len(axes), len(axes) + tensor.ndim - 1)
+    return tensor.unflatten(0, tuple(rows)).permute(*axes, *rest).flatten(0, len(axes) - 1)

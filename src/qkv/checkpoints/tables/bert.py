@@ -1,0 +1,326 @@
+"""BERT, RoBERTa and DistilBERT."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from qkv.checkpoints.family import Architecture, Family, Field
+from qkv.checkpoints.table import Row, affine, alias, constant, ignore, layers, row, under
+from qkv.models.bert import Bert, BertConfig
+from qkv.models.heads import (
+    MaskedLM,
+    NextSentence,
+    PreTraining,
+    QuestionAnswering,
+    SequenceClassifier,
+    TokenClassifier,
+)
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+EMBEDDINGS = [
+    row("embeddings.word_embeddings.weight", "embedding.weight"),
+    row("embeddings.position_embeddings.weight", "positions.table.weight"),
+    *affine("embeddings.LayerNorm", "norm"),
+]
+SEGMENTS = row("embeddings.token_type_embeddings.weight", "segments.weight")
+POOLER = affine("pooler.dense", "pooler")
+
+BERT_BLOCK = [
+    *affine("attention.self.query", "self_attention.query"),
+    *affine("attention.self.key", "self_attention.key"),
+    *affine("attention.self.value", "self_attention.value"),
+    *affine("attention.output.dense", "self_attention.output"),
+    *affine("attention.output.LayerNorm", "self_attention_residual.norm"),
+    *affine("intermediate.dense", "feed_forward.up"),
+    *affine("output.dense", "feed_forward.down"),
+    *affine("output.LayerNorm", "feed_forward_residual.norm"),
+]
+DISTILBERT_BLOCK = [
+    *affine("attention.q_lin", "self_attention.query"),
+    *affine("attention.k_lin", "self_attention.key"),
+    *affine("attention.v_lin", "self_attention.value"),
+    *affine("attention.out_lin", "self_attention.output"),
+    *affine("sa_layer_norm", "self_attention_residual.norm"),
+    *affine("ffn.lin1", "feed_forward.up"),
+    *affine("ffn.lin2", "feed_forward.down"),
+    *affine("output_layer_norm", "feed_forward_residual.norm"),
+]
+
+
+BERT_MASKED_LM = [
+    *affine("cls.predictions.transform.dense", "transform.dense"),
+    *affine("cls.predictions.transform.LayerNorm", "transform.norm"),
+    row("cls.predictions.bias", "head.bias"),
+    alias("cls.predictions.decoder.bias", "head.bias"),
+    alias("cls.predictions.decoder.weight", "encoder.embedding.weight"),
+]
+ROBERTA_MASKED_LM = [
+    *affine("lm_head.dense", "transform.dense"),
+    *affine("lm_head.layer_norm", "transform.norm"),
+    row("lm_head.bias", "head.bias"),
+    alias("lm_head.decoder.bias", "head.bias"),
+    alias("lm_head.decoder.weight", "encoder.embedding.weight"),
+]
+DISTILBERT_MASKED_LM = [
+    *affine("vocab_transform", "transform.dense"),
+    *affine("vocab_layer_norm", "transform.norm"),
+    row("vocab_projector.bias", "head.bias"),
+    alias("vocab_projector.weight", "encoder.embedding.weight"),
+]
+NEXT_SENTENCE = "cls.seq_relationship"
+
+
+def bert_rows(
+    model: Any, prefix: str, block: Sequence[Row] = BERT_BLOCK, blocks: str = "encoder.layer.{}."
+) -> list[Row]:
+    """Return the rows of the encoder, alone or below a head."""
+    config = model.config
+    rows = [
+        *EMBEDDINGS,
+        *([SEGMENTS] if config.n_segments else []),
+        *layers(under(block, theirs=blocks, ours="stack.blocks.{}."), config.n_layers),
+        # A pooler that was trained stays in the files of models that do not read it.
+        *(POOLER if config.pooler else [ignore(one.theirs) for one in POOLER]),
+        constant("embeddings.position_ids", lambda: torch.arange(config.n_positions)[None]),
+    ]
+    return under(rows, theirs=prefix, ours="" if isinstance(model, Bert) else "encoder.")
+
+
+def distilbert_rows(model: Any, prefix: str) -> list[Row]:
+    """Return the rows of DistilBERT's encoder, alone or below a head."""
+    return bert_rows(model, prefix, DISTILBERT_BLOCK, "transformer.layer.{}.")
+
+
+def describe(
+    encoder: Callable[[Any, str], list[Row]], prefix: str, **fixed: Any
+) -> Callable[..., Architecture]:
+    """Return a function that describes a family's architectures.
+
+    Args:
+        encoder: its rows.
+        prefix: of the encoder below a head.
+        fixed: of our config, what no field of config.json says.
+    """
+
+    def architecture(
+        name: str,
+        model: type[Any],
+        build: Callable[[Bert, int], Any],
+        head: Sequence[Row] = (),
+        **changes: Any,
+    ) -> Architecture:
+        return Architecture(
+            name=name,
+            model=model,
+            build=lambda config, n_classes: build(Bert(config), n_classes),
+            rows=lambda built: [*encoder(built, prefix), *head],
+            changes={**fixed, **changes},
+            base=model is Bert,
+        )
+
+    return architecture
+
+
+def head_dropout(encoder: Bert) -> float:
+    """Return the share that a classifier drops in training."""
+    config = encoder.config
+    return config.dropout if config.head_dropout is None else config.head_dropout
+
+
+def fields(*own: Field, **theirs: str) -> list[Field]:
+    """Return the fields of a family: ours by their names there, with BERT's defaults."""
+    defaults = BertConfig()
+    return [*own, *(Field(name, ours, getattr(defaults, ours)) for ours, name in theirs.items())]
+
+
+TOKEN_CLASSES = affine("classifier", "classifier")
+ANSWERS = affine("qa_outputs", "classifier")
+BERT_FIELDS = {
+    "vocab_size": "vocab_size",
+    "n_positions": "max_position_embeddings",
+    "n_segments": "type_vocab_size",
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "d_ff": "intermediate_size",
+    "n_layers": "num_hidden_layers",
+    "norm_eps": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "head_dropout": "classifier_dropout",
+}
+BERT_ONLY = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "position_embedding_type": "absolute",
+    "tie_word_embeddings": True,
+}
+bert = describe(bert_rows, "bert.")
+roberta = describe(bert_rows, "roberta.")
+distilbert = describe(distilbert_rows, "distilbert.", n_segments=0, pooler=False)
+
+BERT = Family(
+    model_type="bert",
+    config=BertConfig,
+    fields=fields(Field("hidden_act", "activation", "gelu", ACTIVATIONS), **BERT_FIELDS),
+    only=BERT_ONLY,
+    prefix="bert.",
+    spellings=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+    architectures=(
+        bert("BertModel", Bert, lambda e, n: e),
+        bert(
+            "BertForPreTraining",
+            PreTraining,
+            lambda e, n: PreTraining(e),
+            [*BERT_MASKED_LM, *affine(NEXT_SENTENCE, "classifier")],
+        ),
+        bert(
+            "BertForMaskedLM",
+            MaskedLM,
+            lambda e, n: MaskedLM(e),
+            [*BERT_MASKED_LM, *map(ignore, (f"{NEXT_SENTENCE}.weight", f"{NEXT_SENTENCE}.bias"))],
+            pooler=False,
+        ),
+        bert(
+            "BertForNextSentencePrediction",
+            NextSentence,
+            lambda e, n: NextSentence(e),
+            affine(NEXT_SENTENCE, "classifier.output"),
+        ),
+        bert(
+            "BertForSequenceClassification",
+            SequenceClassifier,
+            lambda e, n: SequenceClassifier(e, n, dropout=head_dropout(e)),
+            affine("classifier", "classifier.output"),
+        ),
+        bert(
+            "BertForTokenClassification",
+            TokenClassifier,
+            lambda e, n: TokenClassifier(e, n, dropout=head_dropout(e)),
+            TOKEN_CLASSES,
+            pooler=False,
+        ),
+        bert(
+            "BertForQuestionAnswering",
+            QuestionAnswering,
+            lambda e, n: QuestionAnswering(e),
+            ANSWERS,
+            pooler=False,
+        ),
+    ),
+)
+
+ROBERTA = Family(
+    model_type="roberta",
+    config=BertConfig,
+    fields=fields(
+        Field("hidden_act", "activation", "gelu", ACTIVATIONS),
+        # Its positions are numbered from the one after the padding's.
+        Field(
+            "pad_token_id",
+            "first_position",
+            1,
+            decode=lambda pad: pad + 1,
+            encode=lambda first: first - 1,
+        ),
+        **BERT_FIELDS,
+    ),
+    only=BERT_ONLY,
+    prefix="roberta.",
+    architectures=(
+        roberta("RobertaModel", Bert, lambda e, n: e),
+        roberta(
+            "RobertaForMaskedLM",
+            MaskedLM,
+            lambda e, n: MaskedLM(e),
+            ROBERTA_MASKED_LM,
+            pooler=False,
+        ),
+        roberta(
+            "RobertaForSequenceClassification",
+            SequenceClassifier,
+            lambda e, n: SequenceClassifier(
+                e, n, pool="first", hidden_layer="tanh", dropout=head_dropout(e)
+            ),
+            [
+                *affine("classifier.dense", "classifier.dense"),
+                *affine("classifier.out_proj", "classifier.output"),
+            ],
+            pooler=False,
+        ),
+        roberta(
+            "RobertaForTokenClassification",
+            TokenClassifier,
+            lambda e, n: TokenClassifier(e, n, dropout=head_dropout(e)),
+            TOKEN_CLASSES,
+            pooler=False,
+        ),
+        roberta(
+            "RobertaForQuestionAnswering",
+            QuestionAnswering,
+            lambda e, n: QuestionAnswering(e),
+            ANSWERS,
+            pooler=False,
+        ),
+    ),
+)
+
+DISTILBERT = Family(
+    model_type="distilbert",
+    config=BertConfig,
+    fields=fields(
+        Field("activation", "activation", "gelu", ACTIVATIONS),
+        vocab_size="vocab_size",
+        n_positions="max_position_embeddings",
+        d_model="dim",
+        n_heads="n_heads",
+        d_ff="hidden_dim",
+        n_layers="n_layers",
+        dropout="dropout",
+        attention_dropout="attention_dropout",
+        head_dropout="seq_classif_dropout",
+    ),
+    only={"tie_word_embeddings": True},
+    # Sinusoids are how the position table may start; it is trained and stored like any other.
+    harmless=frozenset(("sinusoidal_pos_embds", "tie_weights_", "qa_dropout")),
+    prefix="distilbert.",
+    architectures=(
+        distilbert("DistilBertModel", Bert, lambda e, n: e),
+        distilbert(
+            "DistilBertForMaskedLM", MaskedLM, lambda e, n: MaskedLM(e), DISTILBERT_MASKED_LM
+        ),
+        distilbert(
+            "DistilBertForSequenceClassification",
+            SequenceClassifier,
+            lambda e, n: SequenceClassifier(
+                e, n, pool="first", hidden_layer="relu", dropout=head_dropout(e)
+            ),
+            [
+                *affine("pre_classifier", "classifier.dense"),
+                *affine("classifier", "classifier.output"),
+            ],
+        ),
+        distilbert(
+            "DistilBertForTokenClassification",
+            TokenClassifier,
+            lambda e, n: TokenClassifier(e, n, dropout=head_dropout(e)),
+            TOKEN_CLASSES,
+        ),
+        distilbert(
+            "DistilBertForQuestionAnswering",
+            QuestionAnswering,
+            lambda e, n: QuestionAnswering(e),
+            ANSWERS,
+        ),
+    ),
+)
+
+FAMILIES = (BERT, ROBERTA, DISTILBERT)

@@ -1,0 +1,122 @@
+"""The BERT family: an encoder of text (Devlin et al. 2019).
+
+RoBERTa (Liu et al. 2019) and DistilBERT (Sanh et al. 2019) are the same model under other configs.
+
+Shapes: B batch, L tokens, D d_model.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.linear import Linear
+from qkv.attention.masks import attention_mask, token_positions
+from qkv.blocks.config import BlockConfig
+from qkv.blocks.dropout import Dropout
+from qkv.blocks.embedding import TokenEmbedding
+from qkv.blocks.norms import LayerNorm
+from qkv.blocks.positions import LearnedPositions
+from qkv.blocks.stack import Stack
+from qkv.errors import ShapeError
+from qkv.models.initialization import initialize
+from qkv.models.pooling import first_token
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """The encoder; the defaults are BERT base."""
+
+    vocab_size: int = 30_522
+    n_positions: int = 512  # rows of the table, those before the first position included
+    first_position: int = 0  # RoBERTa: 2
+    n_segments: int = 2  # RoBERTa: 1, whose vector every token gets; DistilBERT: 0
+    d_model: int = 768
+    n_heads: int = 12
+    d_ff: int = 3072
+    n_layers: int = 12
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
+    norm_eps: float = 1e-12
+    pooler: bool = True
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    head_dropout: float | None = None  # of a head that classifies; as `dropout` unless given
+
+    def block(self) -> BlockConfig:
+        """Return the configuration of every block."""
+        return BlockConfig(
+            d_model=self.d_model,
+            n_heads=self.n_heads,
+            d_ff=self.d_ff,
+            norm_eps=self.norm_eps,
+            feed_forward=self.activation,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+        )
+
+
+class Bert(nn.Module):
+    """Embeddings and a stack of post-norm blocks that see both directions.
+
+    Devlin et al. 2019, section 3.
+    """
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
+        self.segments = None
+        if config.n_segments:
+            self.segments = nn.Embedding(config.n_segments, config.d_model)
+        self.positions = LearnedPositions(
+            config.n_positions - config.first_position,
+            config.d_model,
+            offset=config.first_position,
+        )
+        self.norm = LayerNorm(config.d_model, eps=config.norm_eps)
+        self.dropout = Dropout(config.dropout)
+        self.stack = Stack(config.block(), config.n_layers)
+        self.pooler = Linear(config.d_model, config.d_model) if config.pooler else None
+        self.apply(initialize)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B L"],
+        *,
+        token_mask: Bool[Tensor, "B L"] | None = None,
+        segments: Int[Tensor, "B L"] | None = None,
+        positions: Int[Tensor, "*B L"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """Encode each token in its context.
+
+        Args:
+            tokens: ids, with the start and end tokens that the model was trained with.
+            token_mask: True = a real token; None where all are.
+            segments: 0 for the first text of a pair, 1 for the second; 0 where None.
+            positions: counted from 0 over the real tokens where None.
+
+        Raises:
+            ShapeError: if segments are given to a model that was trained without.
+        """
+        if positions is None:
+            positions = token_positions(tokens, token_mask)
+        x = self.positions(self.embedding(tokens), positions)
+        if self.segments is not None:
+            x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
+        elif segments is not None:
+            raise ShapeError("segments were given to a model that has no vectors for them")
+        return self.stack(self.dropout(self.norm(x)), mask=attention_mask(token_mask))
+
+    def pool(
+        self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """Summarize a text by its first token: tanh(W h_0 + b), trained on pairs of sentences.
+
+        Raises:
+            ShapeError: if the model has no pooler (RoBERTa and DistilBERT are trained without).
+        """
+        if self.pooler is None:
+            raise ShapeError("this model has no pooler; take the first token or the mean instead")
+        return torch.tanh(self.pooler(first_token(hidden, token_mask)))

@@ -1,0 +1,222 @@
+"""Heads that go on any encoder: what turns hidden states into logits.
+
+An encoder has a `config` with `d_model` and returns hidden states (B, L, D) when it is called; of a
+language model the hidden states are taken before its own head.
+
+Shapes: B batch, L tokens, D d_model, V vocabulary, C classes.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.linear import Linear
+from qkv.blocks.dropout import Dropout
+from qkv.blocks.feed_forward import ACTIVATIONS
+from qkv.blocks.norms import LayerNorm
+from qkv.errors import ConfigError
+from qkv.models.initialization import initialize
+from qkv.models.pooling import first_token, last_token, mean_token
+
+POOLS = {"first": first_token, "last": last_token, "mean": mean_token}
+HIDDEN_LAYERS = {"tanh": torch.tanh, "relu": torch.relu}
+
+
+class Headed(nn.Module):
+    """An encoder below a head: `forward` is `score(hidden(...))`."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.config = encoder.config
+
+    def forward(
+        self,
+        inputs: Tensor,
+        *,
+        token_mask: Bool[Tensor, "B L"] | None = None,
+        segments: Int[Tensor, "B L"] | None = None,
+        positions: Int[Tensor, "*B L"] | None = None,
+    ) -> Tensor:
+        """Compute logits; the arguments are those of the encoder."""
+        hidden = self.hidden(inputs, token_mask=token_mask, segments=segments, positions=positions)
+        return self.score(hidden, token_mask)
+
+    def hidden(
+        self,
+        inputs: Tensor,
+        *,
+        token_mask: Bool[Tensor, "B L"] | None = None,
+        segments: Int[Tensor, "B L"] | None = None,
+        positions: Int[Tensor, "*B L"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """Run the encoder; what is None is not passed, as not every encoder takes it."""
+        given = {"token_mask": token_mask, "segments": segments, "positions": positions}
+        run = getattr(self.encoder, "hidden", self.encoder)
+        return run(inputs, **{name: value for name, value in given.items() if value is not None})
+
+    def score(
+        self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
+    ) -> Tensor:
+        """Turn hidden states into logits."""
+        raise NotImplementedError
+
+
+class TokenClassifier(Headed):
+    """A class for each token, such as the kind of a name (Devlin et al. 2019, section 5.3)."""
+
+    def __init__(self, encoder: nn.Module, n_classes: int, *, dropout: float = 0.0):
+        super().__init__(encoder)
+        self.n_classes = n_classes
+        self.dropout = Dropout(dropout)
+        self.classifier = Linear(encoder.config.d_model, n_classes)
+        initialize(self.classifier)
+
+    def score(
+        self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L C"]:
+        """Score the classes of each token."""
+        return self.classifier(self.dropout(hidden))
+
+
+class QuestionAnswering(TokenClassifier):
+    """Where an answer starts and where it ends (Devlin et al. 2019, section 4.2).
+
+    The logits are (B, L, 2): `start, end = logits.unbind(-1)`.
+    """
+
+    def __init__(self, encoder: nn.Module, *, dropout: float = 0.0):
+        super().__init__(encoder, 2, dropout=dropout)
+
+
+class Classifier(nn.Module):
+    """Classes of one vector, through a hidden layer where one is named."""
+
+    def __init__(
+        self, d_model: int, n_classes: int, *, hidden_layer: str | None, dropout: float, bias: bool
+    ):
+        super().__init__()
+        self.dense = Linear(d_model, d_model) if hidden_layer else None
+        self.activation = HIDDEN_LAYERS[hidden_layer] if hidden_layer else None
+        self.dropout = Dropout(dropout)
+        self.output = Linear(d_model, n_classes, bias=bias)
+        self.apply(initialize)
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Score the classes."""
+        if self.dense is not None and self.activation is not None:
+            x = self.activation(self.dense(self.dropout(x)))
+        return self.output(self.dropout(x))
+
+
+class SequenceClassifier(Headed):
+    """A class for a whole text, a pair of texts or an image (Devlin et al. 2019, section 4.1).
+
+    Args:
+        encoder: below the head.
+        n_classes: C; 1 for a number.
+        pool: "pooler" asks the encoder's own; "first", "last" and "mean" are of the real tokens.
+        hidden_layer: RoBERTa ("tanh") and DistilBERT ("relu") have one here, and no pooler.
+        dropout: before each layer.
+        bias: of the last layer; GPT-2's has none.
+
+    Raises:
+        ConfigError: if the pool is unknown, or the encoder is to pool and has no pooler.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        n_classes: int,
+        *,
+        pool: Literal["pooler", "first", "last", "mean"] = "pooler",
+        hidden_layer: Literal["tanh", "relu"] | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ):
+        super().__init__(encoder)
+        if pool != "pooler" and pool not in POOLS:
+            raise ConfigError(f"pool = {pool!r}; expected one of pooler, {', '.join(POOLS)}")
+        if pool == "pooler" and getattr(encoder, "pooler", None) is None:
+            raise ConfigError(
+                f"pool = 'pooler', but this {type(encoder).__name__} was built without one; "
+                f"expected one of {', '.join(POOLS)}"
+            )
+        self.n_classes, self.pool = n_classes, pool
+        self.classifier = Classifier(
+            encoder.config.d_model,
+            n_classes,
+            hidden_layer=hidden_layer,
+            dropout=dropout,
+            bias=bias,
+        )
+
+    def score(
+        self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """Score the classes of each row."""
+        pool = self.encoder.pool if self.pool == "pooler" else POOLS[self.pool]
+        return self.classifier(pool(hidden, token_mask))
+
+
+class NextSentence(SequenceClassifier):
+    """Whether the second text of a pair follows the first: class 0 if so (Devlin et al. 2019)."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__(encoder, 2)
+
+
+class Transform(nn.Module):
+    """What stands between an encoder and its output layer: a layer, an activation, a norm."""
+
+    def __init__(self, d_model: int, *, activation: str, norm_eps: float):
+        super().__init__()
+        self.dense = Linear(d_model, d_model)
+        self.activation = ACTIVATIONS[activation]
+        self.norm = LayerNorm(d_model, eps=norm_eps)
+        initialize(self.dense)
+
+    def forward(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        """Transform each token's vector."""
+        return self.norm(self.activation(self.dense(hidden)))
+
+
+class MaskedLM(Headed):
+    """The token at each place, masked ones above all (Devlin et al. 2019, section 3.1).
+
+    The output layer's weight is the encoder's embedding.
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__(encoder)
+        config = encoder.config
+        self.transform = Transform(
+            config.d_model, activation=config.activation, norm_eps=config.norm_eps
+        )
+        self.head = Linear(config.d_model, config.vocab_size)
+        initialize(self.head)
+        self.head.weight = encoder.embedding.weight
+
+    def score(
+        self, hidden: Float[Tensor, "*any D"], token_mask: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "*any V"]:
+        """Score the vocabulary at each place, or at some: `score(hidden[masked])`."""
+        return self.head(self.transform(hidden))
+
+
+class PreTraining(MaskedLM):
+    """Both objectives of BERT at once: masked tokens and the next sentence."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__(encoder)
+        self.classifier = Linear(encoder.config.d_model, 2)
+        initialize(self.classifier)
+
+    def score(
+        self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
+    ) -> tuple[Float[Tensor, "B L V"], Float[Tensor, "B 2"]]:
+        """Score the vocabulary at each place, and whether the second text follows the first."""
+        next_sentence = self.classifier(self.encoder.pool(hidden, token_mask))
+        return self.head(self.transform(hidden)), next_sentence
