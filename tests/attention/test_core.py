@@ -13,6 +13,7 @@ from qkv.attention.core import (
     mask_scores,
     masked_softmax,
 )
+from qkv.explorer.measure import peak_memory
 
 
 def tensor(*numbers):
@@ -67,3 +68,9 @@ def test_one_query_over_a_cache_sees_all_of_it():
     assert (attention_weights(queries, keys, causal=True) > 0).all()
     causal = attention(queries, keys, keys, causal=True)
     assert_close(causal, attention(queries, keys, keys))
+
+
+@pytest.mark.parametrize("shape", [(1021, 1021), (3, 1021, 1021), (1, 3, 1021, 1021)])
+def test_no_shape_of_a_bias_makes_the_kernel_store_the_weights(shape):
+    x, bias = torch.randn(1, 3, 1021, 8), torch.randn(shape)
+    assert peak_memory(lambda: attention(x, x, x, bias=bias)) < 3 * 1021**2 * 4 / 4

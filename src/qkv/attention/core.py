@@ -105,11 +105,16 @@ def attention(
         mask = combine_masks(
             mask, causal=causal, n_queries=n_queries, n_keys=n_keys, device=queries.device
         )
+    if bias is not None:
+        mask = mask_scores(bias, mask)
+    if mask is not None:
+        # Three axes send the kernel of a CPU to a path that stores all the weights.
+        mask = mask[(None,) * (4 - mask.ndim)]
     return F.scaled_dot_product_attention(
         queries,
         keys,
         values,
-        attn_mask=mask if bias is None else mask_scores(bias, mask),
+        attn_mask=mask,
         dropout_p=dropout,
         is_causal=plain_causal,
         scale=scale,

@@ -134,3 +134,23 @@ def real_keys(
         mask = torch.ones(1, dtype=torch.bool, device=queries.device)
     check_mask(mask, shape)
     return mask.expand(shape).any(2).any(1)
+
+
+def places(queries: Tensor, keys: Tensor) -> tuple[Int[Tensor, " Q"], Int[Tensor, " K"]]:
+    """Number queries and keys (B, H, L, D) by their place; the last ones are level."""
+    keys_at = torch.arange(keys.shape[2], device=keys.device)
+    return keys_at[keys.shape[2] - queries.shape[2] :], keys_at
+
+
+def whole_mask(
+    mask: Bool[Tensor, "..."] | None,
+    queries: Float[Tensor, "B H Q D"],
+    keys: Float[Tensor, "B G K D"],
+) -> Bool[Tensor, "... Q K"]:
+    """Check a mask, True = may attend, and show it with all rows and columns (a view of it)."""
+    shape = (*queries.shape[:3], keys.shape[2])
+    whole = torch.ones(1, 1, dtype=torch.bool, device=queries.device)
+    if mask is not None:
+        check_mask(mask, shape)
+        whole = torch.atleast_2d(mask)
+    return whole.expand(*whole.shape[:-2], *shape[-2:])

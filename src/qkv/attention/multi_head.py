@@ -14,14 +14,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from qkv.attention.biased import PositionBias, biased_attention
 from qkv.attention.cache import KeysValues, KeyValueCache, MemoryCache
 from qkv.attention.core import attention, attention_weights
 from qkv.attention.linear import Linear
+from qkv.attention.masks import places
 from qkv.attention.record import Recorder
 from qkv.errors import ConfigError
 
 Rotation = Callable[[Tensor, Tensor], Tensor]  # (B, H, L, D), positions -> (B, H, L, D)
-PositionBias = Callable[[Tensor, Tensor], Tensor]  # query and key places -> (H, Q, K)
 
 
 class MultiHeadAttention(nn.Module):
@@ -128,18 +129,20 @@ class MultiHeadAttention(nn.Module):
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """Compute the weights (B, H, Q, K) that a recorder sees."""
-        bias = self._bias(queries.shape[2], keys.shape[2], queries.device)
+        bias = None
+        if self.position_bias is not None:
+            bias = self.position_bias(*places(queries, keys))
         return attention_weights(queries, keys, mask=mask, bias=bias, causal=self.causal)
 
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     ) -> Float[Tensor, "B H Q D"]:
         """Mix the values by the same weights, which the fused kernel never stores."""
-        bias = self._bias(queries.shape[2], keys.shape[2], queries.device)
         dropout = self.dropout if self.training else 0.0
-        return attention(
-            queries, keys, values, mask=mask, bias=bias, causal=self.causal, dropout=dropout
-        )
+        options = {"mask": mask, "causal": self.causal, "dropout": dropout}
+        if self.position_bias is None:
+            return attention(queries, keys, values, **options)
+        return biased_attention(queries, keys, values, self.position_bias, **options)
 
     def join(
         self, heads: Float[Tensor, "B H Q D"], x: Float[Tensor, "B Q D_model"]
@@ -152,12 +155,3 @@ class MultiHeadAttention(nn.Module):
 
     def _rotate(self, x: Float[Tensor, "B H L D"], positions: Tensor) -> Float[Tensor, "B H L D"]:
         return x if self.rotary is None else self.rotary(x, positions)
-
-    def _bias(
-        self, n_queries: int, n_keys: int, device: torch.device
-    ) -> Float[Tensor, "H Q K"] | None:
-        if self.position_bias is None:
-            return None
-        # Places, not positions: distances within a row are the same however the row is padded.
-        places = torch.arange(n_keys, device=device)
-        return self.position_bias(places[n_keys - n_queries :], places)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qkv.attention.core import Mask, attention
-from qkv.attention.variants.self_attention import places, whole_mask
+from qkv.attention.masks import places, whole_mask
 
 Pattern = Callable[[Tensor, Tensor], Tensor]  # places of queries and keys -> who sees whom (Q, K)
 

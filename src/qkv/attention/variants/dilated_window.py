@@ -8,8 +8,8 @@ from functools import partial
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from qkv.attention.masks import whole_mask
 from qkv.attention.variants.chunks import attention_by_chunks
-from qkv.attention.variants.self_attention import whole_mask
 from qkv.attention.variants.sliding_window import SlidingWindowAttention, sliding_window_mask
 from qkv.errors import ConfigError
 

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.attention.core import attention
+from qkv.attention.masks import whole_mask
 from qkv.attention.multi_head import Rotation
-from qkv.attention.variants.self_attention import whole_mask
 from qkv.attention.variants.sliding_window import SlidingWindowAttention, sliding_window_mask
 from qkv.errors import ConfigError
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from qkv.attention.masks import places
 from qkv.attention.scores import dot_scores
 from qkv.attention.variants.explicit import ExplicitAttention
-from qkv.attention.variants.self_attention import SelfAttention, places
+from qkv.attention.variants.self_attention import SelfAttention
 
 
 def clipped_distances(

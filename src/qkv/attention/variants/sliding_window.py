@@ -8,9 +8,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.attention.core import attention_weights
+from qkv.attention.masks import places, whole_mask
 from qkv.attention.multi_head import Rotation
 from qkv.attention.variants.chunks import attention_by_chunks
-from qkv.attention.variants.self_attention import SelfAttention, places, whole_mask
+from qkv.attention.variants.self_attention import SelfAttention
 from qkv.errors import ConfigError
 
 

@@ -1,0 +1,68 @@
+"""Attention under a bias that is a function of places (ALiBi, T5), in memory linear in the length.
+
+The fused kernel never stores Q x K weights, but a bias of that size would undo it: so it is
+computed for one chunk of queries at a time, and where gradients are wanted computed again for them.
+
+Shapes: B batch, H query heads, G key heads, Q queries, K keys, D head width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from qkv.attention.core import Mask, attention
+from qkv.attention.masks import places, whole_mask
+
+PositionBias = Callable[[Tensor, Tensor], Tensor]  # query and key places -> (H, Q, K)
+
+CHUNK = 256  # queries: twice as many are slower (their bias leaves the caches), half are no faster
+
+
+def biased_attention(
+    queries: Float[Tensor, "B H Q D"],
+    keys: Float[Tensor, "B G K D"],
+    values: Float[Tensor, "B G K Dv"],
+    position_bias: PositionBias,
+    *,
+    mask: Mask | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H Q Dv"]:
+    """Attend as `attention` does under the bias of all places, one chunk of queries at a time.
+
+    Args:
+        queries: of the last Q places.
+        keys: of all K places.
+        values: of all K places.
+        position_bias: the bias for given places of queries and of keys.
+        mask: True = may attend, broadcastable to (B, H, Q, K).
+        causal: each query sees the keys up to its own place; a chunk meets no later ones.
+        dropout: share of the weights that are dropped, for training.
+    """
+    # Places, not positions: distances within a row are the same however the row is padded.
+    queries_at, keys_at = places(queries, keys)
+    mask = None if mask is None else whole_mask(mask, queries, keys)
+    n_queries, n_keys = queries.shape[2], keys.shape[2]
+
+    def attend(start: int) -> Float[Tensor, "B H chunk Dv"]:
+        end = min(start + CHUNK, n_queries)
+        n_met = n_keys - n_queries + end if causal else n_keys
+        return attention(
+            queries[:, :, start:end],
+            keys[:, :, :n_met],
+            values[:, :, :n_met],
+            mask=None if mask is None else mask[..., start:end, :n_met],
+            bias=position_bias(queries_at[start:end], keys_at[:n_met]),
+            causal=causal,
+            dropout=dropout,
+        )
+
+    if n_queries <= CHUNK:
+        return attend(0)
+    starts = range(0, n_queries, CHUNK)
+    if not torch.is_grad_enabled():
+        return torch.cat([attend(start) for start in starts], 2)
+    return torch.cat([checkpoint(attend, start, use_reentrant=False) for start in starts], 2)
