@@ -116,20 +116,6 @@ class Family:
             f"{', '.join(one.name for one in self.architectures)}"
         )
 
-    def architecture_of(self, model: nn.Module) -> Architecture:
-        """Return the architecture that would build a model of this class.
-
-        Raises:
-            ConfigError: if none would.
-        """
-        for one in self.architectures:
-            if type(model) is one.model and isinstance(model.config, self.config):
-                return one
-        raise ConfigError(
-            f"a {type(model).__name__} cannot be saved as {self.model_type}; expected one of "
-            f"{', '.join(one.model.__name__ for one in self.architectures)}"
-        )
-
     def read_config(self, raw: Mapping[str, Any], architecture: Architecture) -> Any:
         """Turn config.json into our config.
 
@@ -170,6 +156,11 @@ class Family:
         if value is REQUIRED:
             raise DataError(f"{one.theirs} is missing; {self.model_type} has no default for it")
         if one.values is None:
+            if isinstance(one.default, int | float | str) and not _alike(value, one.default):
+                raise ConfigError(
+                    f"{one.theirs} = {value!r}; expected a {type(one.default).__name__}, such as "
+                    f"{one.default!r}"
+                )
             return one.decode(value)
         if value not in one.values:
             raise ConfigError(
@@ -177,3 +168,10 @@ class Family:
                 f"of {', '.join(map(repr, one.values))}"
             )
         return one.values[value]
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Tell whether a value has the type of a default; a whole number may stand for a float."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(value) is type(default)
+    return isinstance(value, (int, float) if isinstance(default, float) else type(default))

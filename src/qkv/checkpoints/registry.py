@@ -13,7 +13,7 @@ def family_of(model_type: str | None) -> Family:
     Raises:
         ConfigError: if there is none of this name.
     """
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
             f"model_type = {model_type!r} is not implemented; expected one of {', '.join(FAMILIES)}"
         )

@@ -189,7 +189,7 @@ def save_rows(
         parameters: ours.
         had: the table's names that the file had from which the model came; what it had under an
             alias alone stays there.
-        kept: tensors that were ignored.
+        kept: tensors that the model does without.
     """
     kept = kept or {}
     rows = list(rows)
@@ -199,12 +199,12 @@ def save_rows(
         wanted = one.theirs in had or not (one.optional or covered.issuperset(one.ours))
         if not wanted:
             continue
-        if one.value is not None:
-            tensors[one.theirs] = one.value()
-        elif one.ours:
+        if one.ours:
             tensors[one.theirs] = one.save([parameters[name] for name in one.ours])
         elif one.theirs in kept:
             tensors[one.theirs] = kept[one.theirs]
+        elif one.value is not None:
+            tensors[one.theirs] = one.value()
     return tensors
 
 

@@ -160,6 +160,10 @@ class SequenceClassifier(Headed):
         pool = self.encoder.pool if self.pool == "pooler" else POOLS[self.pool]
         return self.classifier(pool(hidden, token_mask))
 
+    def extra_repr(self) -> str:
+        """Say what no parameter shows."""
+        return f"pool={self.pool!r}"
+
 
 class NextSentence(SequenceClassifier):
     """Whether the second text of a pair follows the first: class 0 if so (Devlin et al. 2019)."""

@@ -1,0 +1,301 @@
+"""A published checkpoint into our model, and back into the same files."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from qkv.checkpoints.family import Architecture, Family
+from qkv.checkpoints.reader import CONFIG, Weights, companions, open_weights, read_json
+from qkv.checkpoints.registry import FAMILIES, family_of
+from qkv.checkpoints.table import Row, ignore, load_rows, save_rows
+from qkv.checkpoints.writer import Layout, lay_out, write_checkpoint
+from qkv.errors import ConfigError, DataError, QKVError
+from qkv.files import whole_folder
+
+SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What saving back needs to know of the files that a model came from.
+
+    Args:
+        names: the table's names to those of the file.
+        layout: which tensor lies in which file, by the names of the file.
+        kept: tensors that the model does without, by the table's names.
+        files: tokenizer and other companions.
+    """
+
+    names: Mapping[str, str]
+    layout: Layout
+    kept: Mapping[str, Tensor]
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model, the config.json that describes it, and where it came from.
+
+    Args:
+        model: in evaluation mode.
+        config: as config.json has it.
+        origin: of a model that was loaded.
+    """
+
+    model: nn.Module
+    config: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    new: Iterable[str] = (),
+    architecture: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Checkpoint:
+    """Read a folder of the Hugging Face layout; all of it fits, or nothing is returned.
+
+    Args:
+        path: the folder, or the safetensors file in it.
+        dtype: of the parameters; that of the file where None.
+        device: of the parameters; the weights stay mapped where None or "cpu".
+        new: modules that start fresh, such as "classifier", whether the file has them or not.
+        architecture: to build another than config.json names, such as
+            "BertForSequenceClassification" of a masked LM.
+        labels: names of the classes, where they are others than in config.json.
+
+    Raises:
+        ConfigError: if config.json, or what is asked for, is not implemented.
+        DataError: if a file is missing or broken, or tensors do not fit; it names them.
+    """
+    path = Path(path)
+    folder = whole_folder(path.parent if path.is_file() else path)
+    raw = read_json(folder / CONFIG)
+    own = (raw.get("architectures") or [None])[0]
+    if labels is not None:
+        raw |= _label_fields(labels)
+    try:
+        family = family_of(raw.get("model_type"))
+        shape = family.architecture(architecture or own)
+        model = _build(family, shape, raw, fresh=bool(new))
+        fresh = _parameters_in(model, new)
+    except QKVError as error:
+        raise type(error)(f"{folder / CONFIG}: {error}") from error
+    weights = open_weights(path if path.is_file() else folder)
+    rows = [
+        ignore(one.theirs) if one.ours and fresh.issuperset(one.ours) else one
+        for one in shape.rows(model)
+    ]
+    names = _spell(family, rows, weights, own_head=shape.name == own or own is None)
+    tensors = {name: weights[theirs] for name, theirs in names.items()}
+    shapes = {name: p.shape for name, p in model.named_parameters() if name not in fresh}
+
+    def where(name: str) -> str:
+        return f"{names.get(name, name)} in {weights.file(names.get(name, name))}"
+
+    _fill(model, load_rows(rows, tensors, shapes, where=where), dtype=dtype, device=device)
+    if architecture is not None:
+        raw["architectures"] = [architecture]
+    kept = {one.theirs: tensors[one.theirs] for one in rows if not one.ours and one.theirs in names}
+    return Checkpoint(model.eval(), raw, _origin(folder, weights, names, kept))
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    folder: str | os.PathLike[str],
+    *,
+    files: Mapping[str, bytes] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a folder of the Hugging Face layout, whole or not at all.
+
+    What was loaded is written as it was: the same tensors under the same names in the same files,
+    with the same metadata. Another head, or a model that was never loaded, is written as
+    transformers would write it.
+
+    Args:
+        checkpoint: the model; without a config it becomes that of the first family that fits.
+        folder: new, or to be replaced.
+        files: what else to write, such as a tokenizer's files; those of the origin where None.
+        shard_bytes: the size beyond which a model that was never loaded is cut into files.
+
+    Raises:
+        ConfigError: if no family of checkpoints describes the model.
+    """
+    model, origin = checkpoint.model, checkpoint.origin
+    family, shape, raw = _describe(model, checkpoint.config)
+    tensors = save_rows(
+        shape.rows(model),
+        {name: p.detach() for name, p in model.named_parameters()},
+        had=origin.names if origin else (),
+        kept=origin.kept if origin else {},
+    )
+    if origin is not None and tensors.keys() == origin.names.keys():
+        tensors = {origin.names[name]: tensor for name, tensor in tensors.items()}
+        layout = origin.layout
+    else:
+        prefix = family.prefix if shape.base else ""
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        layout = lay_out(tensors, shard_bytes)
+    if files is None:
+        files = origin.files if origin else {}
+    write_checkpoint(folder, config=raw, tensors=tensors, layout=layout, files=files)
+
+
+def _build(
+    family: Family, shape: Architecture, raw: Mapping[str, Any], *, fresh: bool = False
+) -> nn.Module:
+    """Build the model of a config.json, without memory unless some of it starts fresh."""
+    n_classes = len(raw.get("id2label") or ()) or raw.get("num_labels", 2)
+    config = family.read_config(raw, shape)
+    if fresh:
+        return shape.build(config, n_classes)
+    with torch.device("meta"), Uninitialized():
+        return shape.build(config, n_classes)
+
+
+class Uninitialized(TorchFunctionMode):
+    """Leave out initialization: what has no memory needs none.
+
+    On the meta device it would do nothing, but import torch's compiler for that (a second).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if (
+            func in (Tensor.normal_, Tensor.uniform_)
+            or getattr(func, "__module__", "") == "torch.nn.init"
+        ):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _parameters_in(model: nn.Module, modules: Iterable[str]) -> set[str]:
+    """Return the names of the parameters of some modules."""
+    names = [name for name, _ in model.named_parameters()]
+    found: set[str] = set()
+    for module in modules:
+        inside = {name for name in names if f"{name}.".startswith(f"{module}.")}
+        if not inside:
+            parts = dict.fromkeys(name.partition(".")[0] for name in names)
+            raise ConfigError(
+                f"new = {module!r} names no part of a {type(model).__name__}; expected one such as "
+                f"{', '.join(parts)}"
+            )
+        found |= inside
+    return found
+
+
+def _spell(
+    family: Family, rows: Iterable[Row], weights: Weights, *, own_head: bool
+) -> dict[str, str]:
+    """Find the table's name of each tensor, which may lack its prefix or be spelled as of old.
+
+    Tensors of a head are left out where another head than the file's own was asked for.
+    """
+    known = {one.theirs for one in rows}
+    names: dict[str, str] = {}
+    for theirs in weights:
+        name = theirs
+        for old, current in family.spellings:
+            name = name.replace(old, current)
+        if name not in known and family.prefix + name in known:
+            name = family.prefix + name
+        if name not in known and not own_head and not name.startswith(family.prefix):
+            continue
+        if name in names:
+            raise DataError(
+                f"{theirs} in {weights.file(theirs)} is the same tensor as {names[name]}; expected "
+                "one of them"
+            )
+        names[name] = theirs
+    return names
+
+
+def _fill(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> None:
+    """Put tensors in the place of parameters; what was shared stays shared."""
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    if dtype is None and len(kinds) > 1:
+        raise DataError(
+            f"the parameters have the dtypes {', '.join(sorted(map(str, kinds)))}; say which one "
+            "is meant, such as dtype=torch.float32"
+        )
+    filled = {
+        id(parameter): nn.Parameter(tensors[name].contiguous())
+        for name, parameter in model.named_parameters()
+        if name in tensors
+    }
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, filled.get(id(parameter), parameter))
+    model.to(device=device, dtype=dtype or kinds.pop())
+
+
+def _origin(
+    folder: Path, weights: Weights, names: Mapping[str, str], kept: Mapping[str, Tensor]
+) -> Origin:
+    shards = {shard.path.name: (shard.metadata, shard.names) for shard in weights.shards}
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in companions(folder)}
+    return Origin(names, Layout(shards, weights.index), kept, files)
+
+
+def _describe(
+    model: nn.Module, config: Mapping[str, Any]
+) -> tuple[Family, Architecture, dict[str, Any]]:
+    """Find the family and the config.json from which this very model would be built again."""
+    given = config.get("model_type")
+    for family in FAMILIES.values() if given is None else [family_of(given)]:
+        for shape in family.architectures:
+            if type(model) is not shape.model or type(model.config) is not family.config:
+                continue
+            raw = {**config, "architectures": [shape.name]}
+            if given is None or not _says(family, shape, raw, model):
+                raw |= family.write_config(model.config)
+                if hasattr(model, "n_classes"):
+                    raw |= _label_fields([f"LABEL_{i}" for i in range(model.n_classes)])
+            if _says(family, shape, raw, model):
+                kind = next(model.parameters()).dtype
+                said = {key: str(kind).removeprefix("torch.") for key in ("dtype", "torch_dtype")}
+                return family, shape, {**raw, **{k: v for k, v in said.items() if k in raw}}
+    raise ConfigError(
+        f"this {type(model).__name__} cannot be saved as {given or 'any family'}: no config.json "
+        "says how it is built (one of its settings, or of its head's, is not that of the family); "
+        f"families are {', '.join(FAMILIES)}"
+    )
+
+
+def _says(family: Family, shape: Architecture, raw: Mapping[str, Any], model: nn.Module) -> bool:
+    """Tell whether a config.json describes a model: its config, its parameters and its head."""
+    try:
+        built = _build(family, shape, raw)
+    except QKVError:
+        return False
+    shapes = [{name: p.shape for name, p in one.named_parameters()} for one in (built, model)]
+    return (
+        built.config == model.config
+        and shapes[0] == shapes[1]
+        and built.extra_repr() == model.extra_repr()
+    )
+
+
+def _label_fields(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }

@@ -1,0 +1,216 @@
+"""Reading a checkpoint's files: safetensors, in one file or in shards, and JSON.
+
+Weights are mapped into memory, not read: a tensor costs nothing before it is used, and changing one
+does not change the file. Nothing is unpickled.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from qkv.checkpoints.table import listed
+from qkv.errors import DataError
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+COMPANIONS = (".json", ".txt", ".model", ".spm", ".jinja")
+# fmt: off
+BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1,
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One safetensors file: its path, its metadata, and the names of its tensors."""
+
+    path: Path
+    metadata: dict[str, str] | None
+    names: tuple[str, ...]
+
+
+class Weights(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by the names of the file.
+
+    Args:
+        shards: the files.
+        index: the index's own metadata, where there is an index.
+    """
+
+    def __init__(self, shards: tuple[Shard, ...], index: dict[str, Any] | None = None):
+        self.shards, self.index = shards, index
+        self._shard_of = {name: shard for shard in shards for name in shard.names}
+        self._open = {shard.path: safe_open(shard.path, framework="pt") for shard in shards}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._open[self._shard_of[name].path].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shard_of)
+
+    def __len__(self) -> int:
+        return len(self._shard_of)
+
+    def file(self, name: str) -> Path:
+        """Return the file that holds a tensor, or the first file for a tensor that none holds."""
+        return self._shard_of.get(name, self.shards[0]).path
+
+
+def open_weights(path: str | os.PathLike[str]) -> Weights:
+    """Map the weights of a folder, or of one safetensors file.
+
+    Raises:
+        DataError: if there are none, a file is not whole, or index and shards disagree.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return Weights((read_shard(path),))
+    if (path / WEIGHTS).is_file():
+        return Weights((read_shard(path / WEIGHTS),))
+    if (path / INDEX).is_file():
+        return _open_shards(path / INDEX)
+    pickled = sorted(file.name for pattern in PICKLED for file in path.glob(pattern))
+    if pickled:
+        raise DataError(
+            f"{path} has only {listed(pickled)}, but neither {WEIGHTS} nor {INDEX}: a pickle can "
+            'run any code and is not read. Convert a PyTorch file with: python -c "import torch; '
+            "from safetensors.torch import save_file; save_file({name: tensor.clone() for name, "
+            f"tensor in torch.load('{pickled[0]}', weights_only=True).items()}}, '{WEIGHTS}', "
+            "{'format': 'pt'})\""
+        )
+    raise DataError(f"{path} has no weights: expected {WEIGHTS}, or {INDEX} and its shards")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DataError: if the file is missing or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def companions(folder: Path) -> list[Path]:
+    """Return the files beside config and weights that belong to a checkpoint: tokenizers and such.
+
+    They are the texts and SentencePiece models at the top, and config.json one level below, where
+    sentence-transformers says how to pool.
+    """
+    tops = [path for path in folder.glob("*") if path.suffix in COMPANIONS]
+    own = (folder / CONFIG, folder / INDEX)
+    return sorted(
+        path for path in (*tops, *folder.glob(f"*/{CONFIG}")) if path.is_file() and path not in own
+    )
+
+
+def read_shard(path: Path) -> Shard:
+    """Check that a safetensors file is whole: that its header is true of its bytes.
+
+    Raises:
+        DataError: naming the file, and the tensor where one is to blame.
+    """
+    header, n_bytes = _read_header(path)
+    metadata = header.pop("__metadata__", None)
+    for name, entry in header.items():
+        _check_entry(f"{path}: {name}", entry)
+    done = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        start, end = entry["data_offsets"]
+        if start != done:
+            raise DataError(
+                f"{path}: {name} should begin at byte {done} of the data, where the tensor before "
+                f"it ends, but the header says {start}"
+            )
+        if end > n_bytes:
+            raise DataError(
+                f"{path}: {name} should end at byte {end} of the data, which has {n_bytes}: the "
+                "file is cut short (a download that broke off?)"
+            )
+        done = end
+    if done != n_bytes:
+        raise DataError(f"{path}: {n_bytes - done} bytes follow the last tensor; expected none")
+    return Shard(path, metadata, tuple(header))
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header and the number of bytes that follow it."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise DataError(
+                    f"{path} announces a header of {length} bytes, but has {size} bytes in all: it "
+                    "is cut short, or no safetensors file"
+                )
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: its header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise DataError(f"{path}: its header is a JSON {type(header).__name__}; expected an object")
+    return header, size - 8 - length
+
+
+def _check_entry(where: str, entry: Any) -> None:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
+        length = prod(shape) * BYTES[dtype]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{where} is described by {entry}; expected a known dtype, a shape and two offsets"
+        ) from error
+    if not whole or end - start != length:
+        raise DataError(
+            f"{where} has dtype {dtype} and shape {shape}, which are {length} bytes, but its "
+            f"offsets are {start} and {end}: the header lies"
+        )
+
+
+def _open_shards(path: Path) -> Weights:
+    index = read_json(path)
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise DataError(f"{path} has no weight_map from the names of tensors to files")
+    shards = []
+    for file in dict.fromkeys(places.values()):
+        if (
+            file in ("", "..")
+            or PurePosixPath(file).name != file
+            or PureWindowsPath(file).name != file
+        ):
+            raise DataError(
+                f"{path} names the file {file!r}; expected the name of a file beside it: a "
+                "checkpoint reads nothing outside its folder"
+            )
+        names = [name for name, place in places.items() if place == file]
+        if not (path.parent / file).is_file():
+            raise DataError(f"{path} names {file}, which is missing, for {listed(names)}")
+        shard = read_shard(path.parent / file)
+        if wrong := sorted(set(names) ^ set(shard.names)):
+            raise DataError(
+                f"{path} and {shard.path} disagree on which tensors it has: {listed(wrong)}"
+            )
+        shards.append(shard)
+    if not shards:
+        raise DataError(f"{path} names no tensor")
+    return Weights(tuple(shards), index.get("metadata"))

@@ -1,0 +1,118 @@
+"""Writing a checkpoint's folder, whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, companions
+from qkv.errors import DataError
+from qkv.files import replace_folder
+
+METADATA = {"format": "pt"}  # transformers refuses files that do not say so
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How tensors are spread over files.
+
+    Args:
+        files: for each file its metadata and the names of its tensors.
+        index: the metadata of the index, where there is an index.
+    """
+
+    files: Mapping[str, tuple[Mapping[str, str] | None, Sequence[str]]]
+    index: Mapping[str, Any] | None = None
+
+
+def lay_out(tensors: Mapping[str, Tensor], shard_bytes: int) -> Layout:
+    """Spread tensors over as many files as are needed, in order."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and used + tensor.nbytes > shard_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += tensor.nbytes
+    if len(shards) == 1:
+        return Layout({WEIGHTS: (METADATA, shards[0])})
+    stem, n = WEIGHTS.removesuffix(".safetensors"), len(shards)
+    names = [f"{stem}-{i:05}-of-{n:05}.safetensors" for i in range(1, n + 1)]
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    files = {name: (METADATA, shard) for name, shard in zip(names, shards, strict=True)}
+    return Layout(files, {"total_size": total})
+
+
+def write_checkpoint(
+    folder: str | os.PathLike[str],
+    *,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    layout: Layout,
+    files: Mapping[str, bytes],
+) -> None:
+    """Write or replace a folder: the old checkpoint stays until the new one is whole.
+
+    Files of the folder that belong to no checkpoint (notes, logs) stay where they are.
+
+    Args:
+        folder: the checkpoint's.
+        config: config.json.
+        tensors: by their names in the file.
+        layout: which file each goes to.
+        files: what else belongs to it, such as a tokenizer.
+
+    Raises:
+        DataError: if the folder holds something that is no checkpoint.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
+    with replace_folder(folder) as fresh:
+        (fresh / CONFIG).write_text(_json(config), encoding="utf-8")
+        for name, content in files.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).write_bytes(content)
+        for name, (metadata, names) in layout.files.items():
+            save_file(_distinct(names, tensors), fresh / name, metadata)
+            shutil.copymode(fresh / CONFIG, fresh / name)  # the library's are private (0600)
+        if layout.index is not None:
+            places = {name: file for file, (_, names) in layout.files.items() for name in names}
+            index = {"metadata": layout.index, "weight_map": places}
+            (fresh / INDEX).write_text(_json(index), encoding="utf-8")
+        _carry_over(folder, fresh)
+
+
+def _carry_over(old: Path, fresh: Path) -> None:
+    replaced = {*companions(old), *old.glob("*.safetensors"), old / CONFIG, old / INDEX}
+    for path in old.rglob("*"):
+        target = fresh / path.relative_to(old)
+        if path.is_dir() or path in replaced or target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)  # a second name of the same bytes: large logs cost nothing
+        except OSError:
+            shutil.copy2(path, target)
+
+
+def _distinct(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors, those with the same memory copied: the format cannot say it is shared."""
+    chosen: dict[str, Tensor] = {}
+    seen = set()
+    for name in names:
+        tensor = tensors[name].detach().cpu().contiguous()
+        chosen[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return chosen
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
