@@ -148,7 +148,7 @@ class Prompted(nn.Module):
 
 
 def gpt(**options):
-    sizes = {"max_length": 53, "d_model": 22, "n_heads": 11, "d_ff": 13, "n_layers": 2}
+    sizes = {"n_positions": 53, "d_model": 22, "n_heads": 11, "d_ff": 13, "n_layers": 2}
     rates = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
     options = {"tied_output": False, **sizes, **rates, **options}
     return randomized(Prompted(GPT(GPTConfig(vocab_size=TARGET_VOCAB, **options))))

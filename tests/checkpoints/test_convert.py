@@ -81,7 +81,14 @@ SIZES = (
 
 def llama(tied=True):
     config = LlamaConfig(
-        d_model=24, d_ff=29, n_layers=3, n_heads=6, n_kv_heads=2, vocab_size=19, tied_output=tied
+        d_model=24,
+        d_ff=29,
+        n_layers=3,
+        n_heads=6,
+        n_kv_heads=2,
+        vocab_size=19,
+        n_positions=11,
+        tied_output=tied,
     )
     return randomized(Llama(config), torch.float32)
 
@@ -118,6 +125,7 @@ def test_llama2c_turns_neighbours_and_we_halves(tied, tmp_path):
     for block in theirs.stack.blocks:
         block.self_attention.rotary = Rotary(4, layout="interleaved")
     ours = convert(tmp_path / "model.bin")
+    assert ours.config == theirs.config
     assert not ours.training
     tokens = torch.randint(19, (3, 11))
     assert_close(ours(tokens), theirs(tokens), 1e-5)

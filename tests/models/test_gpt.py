@@ -7,14 +7,14 @@ from tests.helpers import assert_close, randomized, right_mask, to_left, uncheck
 from qkv.blocks.dropout import Dropout
 from qkv.errors import ConfigError, LengthError, ShapeError, VocabularyError
 from qkv.generation.state import Decodable
-from qkv.models.causal import CausalClassifier
 from qkv.models.gpt import GPT, GPTConfig
+from qkv.models.heads import SequenceClassifier
 
 VOCAB, B, L, D = 19, 3, 7, 22
 
 
 def config(**options):
-    sizes = {"vocab_size": VOCAB, "max_length": 13, "d_model": D, "n_heads": 11, "d_ff": 29}
+    sizes = {"vocab_size": VOCAB, "n_positions": 13, "d_model": D, "n_heads": 11, "d_ff": 29}
     return GPTConfig(**{**sizes, "n_layers": 2, **options})
 
 
@@ -102,23 +102,26 @@ def test_bad_input_is_refused():
     with unchecked(), pytest.raises(ShapeError, match="expected a boolean"):
         gpt()(tokens(), token_mask=torch.ones(B, L))
     with unchecked(), pytest.raises(ConfigError, match="feed_forward = 'mish' is unknown"):
-        GPT(config(feed_forward="mish"))
+        GPT(config(activation="mish"))
 
 
 @pytest.mark.parametrize("left", [False, True])
 def test_classes_are_read_at_the_last_real_token(left):
     model = gpt()
-    classifier = randomized(CausalClassifier(model, 5))
+    classifier = randomized(SequenceClassifier(model, 5, pool="last", bias=False))
     ids, mask = tokens(), right_mask([4, L, 1], L)
     alone = [classifier(ids[row : row + 1, mask[row]]) for row in range(B)]
     last = model.hidden(ids[:1, :4])[:, -1]
-    assert_close(alone[0], last @ classifier.classifier.weight.T)
+    assert_close(alone[0], last @ classifier.classifier.output.weight.T)
     ids, mask = to_left(ids, mask) if left else (ids, mask)
     assert_close(classifier(ids, token_mask=mask), torch.cat(alone))
 
 
-def test_a_classifier_has_no_output_layer_of_a_language_model():
-    model = GPT(config(tied_output=False))
-    names = [name for name, _ in CausalClassifier(model, 5).named_parameters()]
-    assert [name for name in names if "head" in name] == []
-    assert "classifier.weight" in names
+def test_without_head():
+    model, ids = gpt(tied_output=False), tokens()
+    n_parameters = sum(p.numel() for p in model.parameters())
+    hidden = model.hidden(ids)
+    assert model.extra_repr() == ""
+    assert torch.equal(model.without_head()(ids), hidden)
+    assert model.extra_repr() == "without head"
+    assert n_parameters - sum(p.numel() for p in model.parameters()) == VOCAB * D

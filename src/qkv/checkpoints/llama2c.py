@@ -28,8 +28,8 @@ def read_llama2c(path: str | os.PathLike[str]) -> Llama:
         raise DataError(f"{path} is too short for the header of llama2.c, seven whole numbers")
     # Mapped, not read: the model's own memory is the only copy.
     numbers = torch.from_file(str(path), size=n_numbers, dtype=torch.float32)
-    config, length = _config(numbers[:HEADER].view(torch.int32).tolist(), path)
-    shapes = _shapes(config, length)
+    config = _config(numbers[:HEADER].view(torch.int32).tolist(), path)
+    shapes = _shapes(config)
     sizes = [prod(shape) for shape in shapes.values()]
     if n_numbers != HEADER + sum(sizes):
         raise DataError(
@@ -45,7 +45,7 @@ def read_llama2c(path: str | os.PathLike[str]) -> Llama:
     return filled(Llama(config), _rows(config), tensors, path)
 
 
-def _config(sizes: list[int], path: Path) -> tuple[LlamaConfig, int]:
+def _config(sizes: list[int], path: Path) -> LlamaConfig:
     d_model, d_ff, n_layers, n_heads, n_kv_heads, vocab_size, length = sizes
     tied, vocab_size = vocab_size > 0, abs(vocab_size)  # a negative one says: not tied
     if min(*sizes[:5], vocab_size, length) < 1 or d_model % (2 * n_heads) or n_heads % n_kv_heads:
@@ -53,19 +53,19 @@ def _config(sizes: list[int], path: Path) -> tuple[LlamaConfig, int]:
             f"{path} begins with {sizes}, no sizes of a model (width, feed-forward, layers, heads, "
             "key heads, vocabulary, length); is it version 0 of llama2.c's format?"
         )
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=vocab_size,
         d_model=d_model,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         d_ff=d_ff,
         n_layers=n_layers,
+        n_positions=length,
         tied_output=tied,
     )
-    return config, length
 
 
-def _shapes(config: LlamaConfig, length: int) -> dict[str, tuple[int, ...]]:
+def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """Name the tensors in the file's order; `{}` is the layer, their first axis."""
     n, d_model, d_ff = config.n_layers, config.d_model, config.d_ff
     d_head = d_model // config.n_heads
@@ -82,8 +82,8 @@ def _shapes(config: LlamaConfig, length: int) -> dict[str, tuple[int, ...]]:
         "{}.w2": (n, d_model, d_ff),
         "{}.w3": (n, d_ff, d_model),
         "norm": (d_model,),
-        "cos": (length, d_head // 2),
-        "sin": (length, d_head // 2),
+        "cos": (config.n_positions, d_head // 2),
+        "sin": (config.n_positions, d_head // 2),
     }
     return shapes if config.tied_output else {**shapes, "output": (config.vocab_size, d_model)}
 

@@ -1,11 +1,10 @@
-"""Causal language models: what every family of them shares, and their sequence classification.
+"""Causal language models: what every family of them shares.
 
-Shapes: B batch, L tokens, D d_model, V vocabulary, C classes.
+Shapes: B batch, L tokens, D d_model, V vocabulary.
 """
 
 import math
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from qkv.attention.masks import attention_mask, token_positions
 from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
+from qkv.models.initialization import initialize
 
 
 class CausalLM(nn.Module):
@@ -33,19 +33,22 @@ class CausalLM(nn.Module):
         self.embedding = TokenEmbedding(vocab_size, d_model)
         self.stack = stack
         self.head: nn.Module = Linear(d_model, vocab_size, bias=False)
-        self._initialize()
+        self.apply(initialize)
+        # What is added to the stream starts smaller, by depth (Radford et al. 2019, section 2.3).
+        for name, module in self.named_modules():
+            if name.endswith(("self_attention.output", "feed_forward.down")):
+                initialize(module, std=0.02 / math.sqrt(2 * len(stack.blocks)))
         if tied_output:
             self.head.weight = self.embedding.weight
 
-    def _initialize(self) -> None:
-        """Start small, smaller still where the stream is added to (Radford et al. 2019, 2.3)."""
-        for name, parameter in self.named_parameters():
-            if parameter.ndim > 1:
-                added = name.endswith(("output.weight", "down.weight"))
-                depth = 2 * len(self.stack.blocks) if added else 1
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(depth))
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+    def without_head(self) -> "CausalLM":
+        """Take the output layer off, for a head of another kind: `forward` is `hidden` then."""
+        self.head = nn.Identity()
+        return self
+
+    def extra_repr(self) -> str:
+        """Say what no parameter shows."""
+        return "without head" if isinstance(self.head, nn.Identity) else ""
 
     def embed(
         self, tokens: Int[Tensor, "B L"], positions: Int[Tensor, "*B L"]
@@ -131,36 +134,3 @@ class CausalLM(nn.Module):
         mask, positions = state.advance(tokens, token_mask)
         x = self.embed(tokens, positions)
         return self.stack(x, mask=mask, positions=positions, caches=state.caches)
-
-
-class CausalClassifier(nn.Module):
-    """Classes of a sequence, read at its last real token, the one that has seen all others.
-
-    Radford et al. 2018, section 3.2.
-
-    Args:
-        model: a language model, whose output layer is taken off: classes need none.
-        n_classes: C.
-    """
-
-    def __init__(self, model: CausalLM, n_classes: int):
-        super().__init__()
-        model.head = nn.Identity()
-        self.model = model
-        self.classifier = Linear(model.embedding.embedding_dim, n_classes, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.02)
-
-    def forward(
-        self,
-        tokens: Int[Tensor, "B L"],
-        *,
-        token_mask: Bool[Tensor, "B L"] | None = None,
-        positions: Int[Tensor, "*B L"] | None = None,
-    ) -> Float[Tensor, "B C"]:
-        """Score each class; the arguments are those of the language model."""
-        hidden = self.model.hidden(tokens, token_mask=token_mask, positions=positions)
-        if token_mask is None:
-            return self.classifier(hidden[:, -1])
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        last = (places * token_mask).argmax(-1)
-        return self.classifier(hidden[torch.arange(len(last), device=last.device), last])

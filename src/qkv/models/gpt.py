@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.positions import LearnedPositions
 from qkv.blocks.stack import Stack
 from qkv.models.causal import CausalLM
+from qkv.models.initialization import initialize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +22,13 @@ class GPTConfig:
     """A pre-norm decoder with learned positions; the defaults are the smallest published model."""
 
     vocab_size: int = 50257
-    max_length: int = 1024  # positions that are learned
+    n_positions: int = 1024
     d_model: int = 768
     n_heads: int = 12
     d_ff: int = 3072
     n_layers: int = 12
     norm_eps: float = 1e-5
-    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu_tanh"
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu_tanh"
     dropout: float = 0.1  # of each sublayer's output
     attention_dropout: float = 0.1
     embedding_dropout: float = 0.1
@@ -41,7 +42,7 @@ class GPTConfig:
             d_ff=self.d_ff,
             norm_first=True,
             norm_eps=self.norm_eps,
-            feed_forward=self.feed_forward,
+            feed_forward=self.activation,
             causal=True,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
@@ -49,7 +50,7 @@ class GPTConfig:
 
 
 class GPT(CausalLM):
-    """Tokens and learned positions into a causal stack; `max_length` tokens at most.
+    """Tokens and learned positions into a causal stack; `n_positions` tokens at most.
 
     Raises:
         LengthError: in `forward`, `start` and `step`, after the last learned position.
@@ -59,8 +60,8 @@ class GPT(CausalLM):
         stack = Stack(config.block(), config.n_layers)
         super().__init__(config.vocab_size, config.d_model, stack, tied_output=config.tied_output)
         self.config = config
-        self.positions = LearnedPositions(config.max_length, config.d_model)
-        nn.init.normal_(self.positions.table.weight, std=0.02)
+        self.positions = LearnedPositions(config.n_positions, config.d_model)
+        initialize(self.positions.table)
         self.dropout = Dropout(config.embedding_dropout)
 
     def embed(

@@ -29,6 +29,7 @@ class LlamaConfig:
     n_heads: int
     d_ff: int
     n_layers: int
+    n_positions: int = 2048  # of training; longer inputs are not refused
     n_kv_heads: int | None = None  # n_heads unless given
     d_head: int | None = None  # d_model / n_heads unless given
     norm_eps: float = 1e-5
