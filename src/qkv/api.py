@@ -5,15 +5,19 @@ from qkv.attention.record import record_attention
 from qkv.generation.greedy import greedy
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.tasks.pretrained import Loaded, load, save
 from qkv.training.loop import train
 
 __all__ = [
+    "Loaded",
     "RNNConfig",
     "RNNSeq2Seq",
     "Transformer",
     "TransformerConfig",
     "disable_heads",
     "greedy",
+    "load",
     "record_attention",
+    "save",
     "train",
 ]

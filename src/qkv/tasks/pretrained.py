@@ -1,0 +1,158 @@
+"""Published models with all that belongs to them: the model, its tokenizer, its config."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkv.checkpoints.checkpoint import (
+    SHARD_BYTES,
+    Checkpoint,
+    Origin,
+    load_checkpoint,
+    save_checkpoint,
+)
+from qkv.checkpoints.hub import HUB_ID, download
+from qkv.data.tokenizers import FILE_NAME, Tokenizer
+from qkv.errors import DataError
+from qkv.files import whole_folder
+from qkv.zoo.catalog import ZOO
+
+TOKENIZER_FILES = frozenset(
+    (
+        FILE_NAME,
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "spiece.model",
+        "source.spm",
+        "target.spm",
+        "tokenizer.model",
+        "sentencepiece.bpe.model",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what belongs to it; `dataclasses.replace` changes a part before saving.
+
+    Args:
+        model: in evaluation mode; its own `config` has our names.
+        tokenizer: None where the folder has none.
+        preprocessor: of images; None where the folder has none.
+        config: as config.json has it; empty for a model that was never saved.
+        origin: the files that it came from.
+        read: the tokenizer that those files hold.
+    """
+
+    model: nn.Module
+    tokenizer: Tokenizer | None = None
+    preprocessor: Any = None
+    config: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = field(default=None, repr=False)
+    read: Tokenizer | None = field(default=None, repr=False)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    new: Iterable[str] = (),
+    architecture: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Loaded:
+    """Load a published model: a folder, a name of the zoo, or an id of the Hugging Face Hub.
+
+    Args:
+        path: such as "models/bert", "all-MiniLM-L6-v2" or "google-bert/bert-base-uncased".
+        dtype: of the parameters; that of the file where None.
+        device: of the parameters; on a CPU the weights stay mapped to the file.
+        new: parts that start fresh, such as "classifier".
+        architecture: another than config.json names, such as "BertForSequenceClassification".
+        labels: names of the classes, where they are others than in config.json.
+
+    Raises:
+        ConfigError: if the model, or what is asked for, is not implemented.
+        DataError: if there is no such model, a file is broken, or files do not fit each other.
+    """
+    path = locate(path)
+    checkpoint = load_checkpoint(
+        path, dtype=dtype, device=device, new=new, architecture=architecture, labels=labels
+    )
+    tokenizer = _tokenizer(path.parent if path.is_file() else whole_folder(path), checkpoint)
+    return Loaded(
+        checkpoint.model,
+        tokenizer,
+        config=checkpoint.config,
+        origin=checkpoint.origin,
+        read=tokenizer,
+    )
+
+
+def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a model in the Hugging Face layout, as it was read: whole or not at all.
+
+    Args:
+        loaded: what was loaded, or `Loaded(model, tokenizer)` of a model that was trained.
+        folder: new, or a checkpoint to replace.
+        shard_bytes: the size beyond which new weights are cut into several files.
+
+    Raises:
+        ConfigError: if no family of checkpoints describes the model.
+    """
+    files = dict(loaded.origin.files) if loaded.origin is not None else {}
+    if loaded.tokenizer is not loaded.read:
+        files = {name: content for name, content in files.items() if name not in TOKENIZER_FILES}
+        if loaded.tokenizer is not None:
+            files |= _files_of(loaded.tokenizer)
+    checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
+    save_checkpoint(checkpoint, folder, files=files, shard_bytes=shard_bytes)
+
+
+def locate(path: str | os.PathLike[str]) -> Path:
+    """Find what a path, a zoo name or a Hub id means, in this order.
+
+    Raises:
+        DataError: if it means nothing.
+        MissingDependencyError: if what it means needs a package that is not installed.
+    """
+    if whole_folder(path).exists():
+        return Path(path)
+    name = os.fspath(path)
+    if name in ZOO:
+        return ZOO[name].locate()
+    if HUB_ID.fullmatch(name):
+        return download(name)
+    raise DataError(
+        f"{name!r} is no folder, no name of the zoo ({', '.join(ZOO)}) and no Hub id (owner/name)"
+    )
+
+
+def _tokenizer(folder: Path, checkpoint: Checkpoint) -> Tokenizer | None:
+    if not (folder / FILE_NAME).is_file():
+        return None
+    tokenizer = Tokenizer.load(folder)
+    rows = getattr(checkpoint.model.config, "vocab_size", None)
+    if rows is not None and tokenizer.vocab_size > rows:
+        raise DataError(
+            f"{folder / FILE_NAME} has {tokenizer.vocab_size} tokens, but the embedding of the "
+            f"model has {rows} rows: they do not belong together"
+        )
+    return tokenizer
+
+
+def _files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        files = (path for path in Path(folder).rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}

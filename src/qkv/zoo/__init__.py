@@ -1,0 +1,1 @@
+"""Trained models that come with a package: the catalogue of their names."""
