@@ -28,4 +28,23 @@ TINY = {
         "hidden_dim": 29,
         "n_layers": 3,
     },
+    "vit": {
+        "image_size": [15, 11],
+        "patch_size": [5, 3],
+        "num_channels": 3,
+        "hidden_size": 22,
+        "num_attention_heads": 11,
+        "intermediate_size": 29,
+        "num_hidden_layers": 3,
+        "qkv_bias": False,
+    },
+    "deit": {
+        "image_size": 17,
+        "patch_size": 5,
+        "num_channels": 1,
+        "hidden_size": 22,
+        "num_attention_heads": 11,
+        "intermediate_size": 29,
+        "num_hidden_layers": 3,
+    },
 }

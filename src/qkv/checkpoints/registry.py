@@ -1,10 +1,12 @@
 """Which family each `model_type` of config.json is."""
 
 from qkv.checkpoints.family import Family
-from qkv.checkpoints.tables import bert
+from qkv.checkpoints.tables import bert, vit
 from qkv.errors import ConfigError
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (*bert.FAMILIES,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (*bert.FAMILIES, *vit.FAMILIES)
+}
 
 
 def family_of(model_type: str | None) -> Family:
