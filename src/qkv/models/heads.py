@@ -6,7 +6,7 @@ language model the hidden states are taken before its own head.
 Shapes: B batch, L tokens, D d_model, V vocabulary, C classes.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,13 +21,17 @@ from qkv.models.initialization import initialize
 from qkv.models.pooling import first_token, last_token, mean_token
 
 POOLS = {"first": first_token, "last": last_token, "mean": mean_token}
+Encoder = Any  # what the module's docstring says; modules cannot be typed by what they hold
 HIDDEN_LAYERS = {"tanh": torch.tanh, "relu": torch.relu}
 
 
 class Headed(nn.Module):
     """An encoder below a head: `forward` is `score(hidden(...))`."""
 
-    def __init__(self, encoder: nn.Module):
+    encoder: Encoder
+    config: Any
+
+    def __init__(self, encoder: Encoder):
         super().__init__()
         self.encoder = encoder
         self.config = encoder.config
@@ -39,7 +43,7 @@ class Headed(nn.Module):
         token_mask: Bool[Tensor, "B L"] | None = None,
         segments: Int[Tensor, "B L"] | None = None,
         positions: Int[Tensor, "*B L"] | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Compute logits; the arguments are those of the encoder."""
         hidden = self.hidden(inputs, token_mask=token_mask, segments=segments, positions=positions)
         return self.score(hidden, token_mask)
@@ -59,15 +63,15 @@ class Headed(nn.Module):
 
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
-    ) -> Tensor:
-        """Turn hidden states into logits."""
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Turn hidden states into logits; `PreTraining` has two kinds."""
         raise NotImplementedError
 
 
 class TokenClassifier(Headed):
     """A class for each token, such as the kind of a name (Devlin et al. 2019, section 5.3)."""
 
-    def __init__(self, encoder: nn.Module, n_classes: int, *, dropout: float = 0.0):
+    def __init__(self, encoder: Encoder, n_classes: int, *, dropout: float = 0.0):
         super().__init__(encoder)
         self.n_classes = n_classes
         self.dropout = Dropout(dropout)
@@ -87,7 +91,7 @@ class QuestionAnswering(TokenClassifier):
     The logits are (B, L, 2): `start, end = logits.unbind(-1)`.
     """
 
-    def __init__(self, encoder: nn.Module, *, dropout: float = 0.0):
+    def __init__(self, encoder: Encoder, *, dropout: float = 0.0):
         super().__init__(encoder, 2, dropout=dropout)
 
 
@@ -128,7 +132,7 @@ class SequenceClassifier(Headed):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         n_classes: int,
         *,
         pool: Literal["pooler", "first", "last", "mean"] = "pooler",
@@ -168,53 +172,51 @@ class SequenceClassifier(Headed):
 class NextSentence(SequenceClassifier):
     """Whether the second text of a pair follows the first: class 0 if so (Devlin et al. 2019)."""
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: Encoder):
         super().__init__(encoder, 2)
 
 
-class Transform(nn.Module):
-    """What stands between an encoder and its output layer: a layer, an activation, a norm."""
+class MaskedHead(nn.Module):
+    """Scores of the vocabulary: a layer, a norm, and the encoder's embedding as output layer."""
 
-    def __init__(self, d_model: int, *, activation: str, norm_eps: float):
+    def __init__(self, encoder: Encoder):
         super().__init__()
-        self.dense = Linear(d_model, d_model)
-        self.activation = ACTIVATIONS[activation]
-        self.norm = LayerNorm(d_model, eps=norm_eps)
-        initialize(self.dense)
+        config = encoder.config
+        self.dense = Linear(config.d_model, config.d_model)
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = LayerNorm(config.d_model, eps=config.norm_eps)
+        self.output = Linear(config.d_model, config.vocab_size)
+        self.apply(initialize)
+        self.output.weight = encoder.embedding.weight
 
-    def forward(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
-        """Transform each token's vector."""
-        return self.norm(self.activation(self.dense(hidden)))
+    def forward(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
+        """Score the vocabulary."""
+        return self.output(self.norm(self.activation(self.dense(hidden))))
 
 
 class MaskedLM(Headed):
     """The token at each place, masked ones above all (Devlin et al. 2019, section 3.1).
 
-    The output layer's weight is the encoder's embedding.
+    A loss that reads masked places only scores `model.head(hidden[masked])`.
     """
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: Encoder):
         super().__init__(encoder)
-        config = encoder.config
-        self.transform = Transform(
-            config.d_model, activation=config.activation, norm_eps=config.norm_eps
-        )
-        self.head = Linear(config.d_model, config.vocab_size)
-        initialize(self.head)
-        self.head.weight = encoder.embedding.weight
+        self.head = MaskedHead(encoder)
 
     def score(
-        self, hidden: Float[Tensor, "*any D"], token_mask: Bool[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "*any V"]:
-        """Score the vocabulary at each place, or at some: `score(hidden[masked])`."""
-        return self.head(self.transform(hidden))
+        self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L V"]:
+        """Score the vocabulary at each place."""
+        return self.head(hidden)
 
 
-class PreTraining(MaskedLM):
+class PreTraining(Headed):
     """Both objectives of BERT at once: masked tokens and the next sentence."""
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: Encoder):
         super().__init__(encoder)
+        self.head = MaskedHead(encoder)
         self.classifier = Linear(encoder.config.d_model, 2)
         initialize(self.classifier)
 
@@ -222,5 +224,4 @@ class PreTraining(MaskedLM):
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> tuple[Float[Tensor, "B L V"], Float[Tensor, "B 2"]]:
         """Score the vocabulary at each place, and whether the second text follows the first."""
-        next_sentence = self.classifier(self.encoder.pool(hidden, token_mask))
-        return self.head(self.transform(hidden)), next_sentence
+        return self.head(hidden), self.classifier(self.encoder.pool(hidden, token_mask))

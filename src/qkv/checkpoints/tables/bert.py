@@ -57,23 +57,23 @@ DISTILBERT_BLOCK = [
 
 
 BERT_MASKED_LM = [
-    *affine("cls.predictions.transform.dense", "transform.dense"),
-    *affine("cls.predictions.transform.LayerNorm", "transform.norm"),
-    row("cls.predictions.bias", "head.bias"),
-    alias("cls.predictions.decoder.bias", "head.bias"),
+    *affine("cls.predictions.transform.dense", "head.dense"),
+    *affine("cls.predictions.transform.LayerNorm", "head.norm"),
+    row("cls.predictions.bias", "head.output.bias"),
+    alias("cls.predictions.decoder.bias", "head.output.bias"),
     alias("cls.predictions.decoder.weight", "encoder.embedding.weight"),
 ]
 ROBERTA_MASKED_LM = [
-    *affine("lm_head.dense", "transform.dense"),
-    *affine("lm_head.layer_norm", "transform.norm"),
-    row("lm_head.bias", "head.bias"),
-    alias("lm_head.decoder.bias", "head.bias"),
+    *affine("lm_head.dense", "head.dense"),
+    *affine("lm_head.layer_norm", "head.norm"),
+    row("lm_head.bias", "head.output.bias"),
+    alias("lm_head.decoder.bias", "head.output.bias"),
     alias("lm_head.decoder.weight", "encoder.embedding.weight"),
 ]
 DISTILBERT_MASKED_LM = [
-    *affine("vocab_transform", "transform.dense"),
-    *affine("vocab_layer_norm", "transform.norm"),
-    row("vocab_projector.bias", "head.bias"),
+    *affine("vocab_transform", "head.dense"),
+    *affine("vocab_layer_norm", "head.norm"),
+    row("vocab_projector.bias", "head.output.bias"),
     alias("vocab_projector.weight", "encoder.embedding.weight"),
 ]
 NEXT_SENTENCE = "cls.seq_relationship"

@@ -1,0 +1,141 @@
+"""BERT, RoBERTa and DistilBERT against transformers, through files, in float32."""
+
+import pytest
+import torch
+import transformers
+from tests.helpers import right_mask, to_left
+from tests.parity.published import (
+    BOUND,
+    comes_back,
+    gradients_agree,
+    outputs_of,
+    through_a_file,
+)
+from tests.parity.weights import measure
+
+VOCAB, D, H, FF, LAYERS, POSITIONS, CLASSES, PAD = 37, 22, 11, 29, 3, 41, 5, 1
+B, L = 3, 13
+LENGTHS = [13, 5, 8]
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": D,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": H,
+    "intermediate_size": FF,
+    "max_position_embeddings": POSITIONS,
+    "num_labels": CLASSES,
+    "pad_token_id": PAD,
+}
+CONFIGS = {
+    "Bert": lambda: transformers.BertConfig(**SIZES),
+    "Roberta": lambda: transformers.RobertaConfig(**SIZES, type_vocab_size=1),
+    "DistilBert": lambda: transformers.DistilBertConfig(
+        vocab_size=VOCAB,
+        dim=D,
+        n_layers=LAYERS,
+        n_heads=H,
+        hidden_dim=FF,
+        max_position_embeddings=POSITIONS,
+        num_labels=CLASSES,
+        pad_token_id=PAD,
+    ),
+}
+ANY = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
+ANY += ("ForQuestionAnswering",)
+MODELS = [(family, head) for family in CONFIGS for head in ANY]
+MODELS += [("Bert", "ForPreTraining"), ("Bert", "ForNextSentencePrediction")]
+POOLED = ("ForSequenceClassification", "ForNextSentencePrediction", "ForPreTraining")
+CASES = [
+    pytest.param(family, head, padding, id=f"{family}{head}-{padding}")
+    for family, head in MODELS
+    for padding in ("none", "right", "left")
+    # Their poolers read place 0, which is padding there.
+    if padding != "left" or head not in POOLED
+]
+each = pytest.mark.parametrize(("family", "head"), MODELS, ids=map("".join, MODELS))
+
+
+def make(family, head, folder):
+    theirs_class = getattr(transformers, f"{family}{head}")
+    config = CONFIGS[family]()
+    if head == "ForQuestionAnswering":
+        config.num_labels = 2
+    theirs = theirs_class(config)
+    checkpoint = through_a_file(theirs, folder)
+    return theirs_class, theirs, checkpoint
+
+
+def texts(family, padding):
+    """Ids, token mask and segments, where the family has them."""
+    mask = right_mask([L] * B if padding == "none" else LENGTHS, L)
+    ids = torch.randint(2, VOCAB, (B, L))
+    segments = torch.arange(L)[None].expand(B, L) > torch.tensor([[4], [2], [6]])
+    if padding == "left":
+        ids, segments = to_left(ids, mask)[0], to_left(segments, mask)[0]
+        mask = to_left(mask, mask)[1]
+    ids = torch.where(mask, ids, PAD)
+    return ids, mask, segments.long() if family == "Bert" else None
+
+
+def run_theirs(theirs, family, ids, mask, segments, padding):
+    options = {"attention_mask": mask.long()} if padding != "none" else {}
+    if segments is not None:
+        options["token_type_ids"] = segments
+    if padding == "left" and family != "Roberta":  # which counts the tokens that are no padding
+        options["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+    return theirs(ids, **options, output_hidden_states=True)
+
+
+def their_logits(output, head):
+    if head == "Model":
+        return (output.last_hidden_state,)
+    if head == "ForQuestionAnswering":
+        return (torch.stack((output.start_logits, output.end_logits), -1),)
+    if head == "ForPreTraining":
+        return output.prediction_logits, output.seq_relationship_logits
+    return (output.logits,)
+
+
+@pytest.mark.parametrize(("family", "head", "padding"), CASES)
+def test_numbers(family, head, padding, tmp_path):
+    _, theirs, checkpoint = make(family, head, tmp_path / "theirs")
+    model = checkpoint.model
+    encoder = getattr(model, "encoder", model)
+    ids, mask, segments = texts(family, padding)
+    reference = run_theirs(theirs, family, ids, mask, segments, padding)
+    with outputs_of([encoder.norm, *encoder.stack.blocks]) as states:
+        ours = model(ids, token_mask=None if padding == "none" else mask, segments=segments)
+    assert len(states) == len(reference.hidden_states)
+    for state, expected in zip(states, reference.hidden_states, strict=True):
+        assert measure(state[mask], expected[mask]) <= BOUND
+    ours = ours if isinstance(ours, tuple) else (ours,)
+    losses = [torch.zeros(()), torch.zeros(())]
+    for mine, expected in zip(ours, their_logits(reference, head), strict=True):
+        if mine.ndim == 3:
+            mine, expected = mine[mask], expected[mask]
+        assert measure(mine, expected) <= BOUND
+        upstream = torch.randn_like(expected)
+        losses[0] = losses[0] + (mine * upstream).sum()
+        losses[1] = losses[1] + (expected * upstream).sum()
+    if head == "Model" and model.config.pooler and padding != "left":
+        pooled = model.pool(ours[0])
+        assert measure(pooled, reference.pooler_output) <= BOUND
+        upstream = torch.randn_like(pooled)
+        losses[0] = losses[0] + (pooled * upstream).sum()
+        losses[1] = losses[1] + (reference.pooler_output * upstream).sum()
+    for loss in losses:
+        loss.backward()
+    gradients_agree(model, theirs, checkpoint.config, tmp_path / "gradients")
+
+
+@each
+def test_saving_back(family, head, tmp_path):
+    theirs_class, theirs, checkpoint = make(family, head, tmp_path / "theirs")
+    again = comes_back(checkpoint, theirs_class, tmp_path / "theirs", tmp_path / "ours")
+    batch = texts(family, "right")
+    with torch.no_grad():
+        expected = run_theirs(theirs, family, *batch, "right")
+        found = run_theirs(again, family, *batch, "right")
+    for mine, other in zip(their_logits(found, head), their_logits(expected, head), strict=True):
+        assert torch.equal(mine, other)
