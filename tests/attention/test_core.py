@@ -74,3 +74,9 @@ def test_one_query_over_a_cache_sees_all_of_it():
 def test_no_shape_of_a_bias_makes_the_kernel_store_the_weights(shape):
     x, bias = torch.randn(1, 3, 1021, 8), torch.randn(shape)
     assert peak_memory(lambda: attention(x, x, x, bias=bias)) < 3 * 1021**2 * 4 / 4
+
+
+@pytest.mark.parametrize("d_value", [5, 13])
+def test_no_width_of_the_values_makes_the_kernel_store_the_weights(d_value):
+    x, values = torch.randn(1, 3, 1021, 8), torch.randn(1, 3, 1021, d_value)
+    assert peak_memory(lambda: attention(x, x, values)) < 3 * 1021**2 * 4 / 4

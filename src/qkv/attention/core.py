@@ -3,6 +3,8 @@
 Shapes: B batch, H query heads, G key heads (G divides H), Q queries, K keys, D head width.
 """
 
+import math
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -107,16 +109,23 @@ def attention(
         )
     if bias is not None:
         mask = mask_scores(bias, mask)
-    if mask is not None:
-        # Three axes send the kernel of a CPU to a path that stores all the weights.
-        mask = mask[(None,) * (4 - mask.ndim)]
-    return F.scaled_dot_product_attention(
-        queries,
-        keys,
-        values,
+    # A mask of three axes, and values of another width than the keys, send the kernel of a CPU to
+    # a path that stores all the weights: so there are four, and zeros fill up the narrower ones.
+    mask = None if mask is None else mask[(None,) * (4 - mask.ndim)]
+    scale = 1 / math.sqrt(queries.shape[-1]) if scale is None else scale
+    d_value, width = values.shape[-1], max(queries.shape[-1], values.shape[-1])
+    heads = F.scaled_dot_product_attention(
+        _widen(queries, width),
+        _widen(keys, width),
+        _widen(values, width),
         attn_mask=mask,
         dropout_p=dropout,
         is_causal=plain_causal,
         scale=scale,
         enable_gqa=keys.shape[1] != n_heads,
     )
+    return heads if d_value == width else heads[..., :d_value]
+
+
+def _widen(x: Float[Tensor, "B H L D"], width: int) -> Float[Tensor, "B H L width"]:
+    return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))
