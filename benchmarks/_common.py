@@ -1,5 +1,6 @@
-"""What every benchmark does: say on what machine and how, and keep the numbers."""
+"""What every benchmark does: say on what machine and how, keep the numbers, write the document."""
 
+import argparse
 import json
 import platform
 import sys
@@ -11,7 +12,25 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from qkv.files import write_atomically
+
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs"
+IMAGES = DOCS / "images"
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every benchmark can be asked."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument(
+        "--publish-only",
+        action="store_true",
+        help="measure nothing: write docs/performance.md from the numbers of the last run",
+    )
+    return parser
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -30,11 +49,35 @@ def machine(*packages: str) -> dict[str, Any]:
     }
 
 
-def save(name: str, result: Mapping[str, Any]) -> None:
-    """Write a result beside the benchmarks."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+def save(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result, such as RESULTS / "name.json"."""
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
     Console().print(
         f"written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}"
     )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read the result of the last run."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def provenance(path: Path, result: Mapping[str, Any]) -> str:
+    """Say where the numbers of a block come from."""
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"`{machine['command']}` on {machine['processor']}, {machine['threads']} threads, "
+        f"{machine['system']}, {versions}; every number is in "
+        f"[`benchmarks/results/{path.name}`](../benchmarks/results/{path.name})."
+    )
+
+
+def publish(name: str, markdown: str, document: Path = DOCS / "performance.md") -> None:
+    """Replace what stands between `<!-- name -->` and `<!-- /name -->` in a document."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{document} has no markers {begin} ... {end}")
+    write_atomically(document, f"{before}{begin}\n\n{markdown}\n\n{end}{after}")

@@ -5,14 +5,15 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from _common import machine, save
+from _common import RESULTS, arguments, load, machine, provenance, publish, save
 
 from qkv.attention.linear import linear
 from qkv.explorer.measure import interleave, medians, ratios
-from qkv.explorer.tables import show_table
+from qkv.explorer.tables import markdown_table, show_table
 
 SIZES = [(2208, 256, 256), (2208, 256, 1024), (2208, 1024, 256), (4096, 512, 2048), (64, 256, 256)]
 ROUNDS = 15
+PATH = RESULTS / "linear.json"
 Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -43,18 +44,25 @@ def compare(n_rows: int, d_in: int, d_out: int) -> dict:
     return result
 
 
-def main() -> None:
-    results = [compare(*size) for size in SIZES]
+def report(result: dict) -> None:
     rows = [
-        {"rows x in x out": f"{result['rows']} x {result['d_in']} x {result['d_out']}"}
+        {"rows x in x out": f"{each['rows']} x {each['d_in']} x {each['d_out']}"}
         | {
-            f"{name}, faster by": f"{result[name]['ratio']:.2f}x"
+            f"{name}, faster by": f"{each[name]['ratio']:.2f}x"
             for name in ("forward", "forward and backward")
         }
-        for result in results
+        for each in result["results"]
     ]
     show_table("qkv's linear layer against torch's", rows)
-    save("linear", {"results": results, "machine": machine()})
+    publish("linear", f"{markdown_table(rows)}\n\n{provenance(PATH, result)}")
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    if not options.publish_only:
+        torch.set_num_threads(options.threads)
+        save(PATH, {"results": [compare(*size) for size in SIZES], "machine": machine()})
+    report(load(PATH))
 
 
 if __name__ == "__main__":

@@ -10,20 +10,22 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _common import machine, save
+from _common import IMAGES, RESULTS, arguments, load, machine, provenance, publish, save
 from torch import Tensor, nn
 from transformers import MarianConfig, MarianMTModel
 
 from qkv.blocks.positions import sinusoids
 from qkv.data.batches import PairBatch, collate_pairs
+from qkv.explorer.figures import new_figure, save_figure
 from qkv.explorer.measure import interleave, medians, ratios
-from qkv.explorer.tables import show_table
+from qkv.explorer.tables import markdown_table, show_table
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.training.losses import pair_loss
 
 D_MODEL, N_HEADS, D_FF, N_LAYERS, VOCAB = 256, 4, 1024, 3, 8000
 DROPOUT, SMOOTHING, PAD = 0.1, 0.1, 0
 TARGET_TOKENS, ROUNDS, TURN = 2000, 10, 4
+PATH = RESULTS / "training_step.json"
 
 
 def make_batch() -> PairBatch:
@@ -186,7 +188,7 @@ def stepper(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
     return step
 
 
-def main() -> None:
+def measure() -> dict:
     torch.manual_seed(0)
     batch = make_batch()
     ours = Transformer(
@@ -212,51 +214,77 @@ def main() -> None:
         "torch.nn.Transformer": (torch_model, lambda: torch_model.loss(batch)),
         "transformers MarianMTModel": (marian, lambda: marian_loss(marian, batch)),
     }
-    values = {}
-    for name, (model, loss) in losses.items():
-        model.eval()
-        with torch.no_grad():
-            values[name] = float(loss())
-        model.train()
+    values = {name: loss_without_dropout(*rival) for name, rival in losses.items()}
     spread = max(values.values()) - min(values.values())
     assert spread < 1e-4, f"the rivals do not compute the same loss: {values}"
-
     steppers = {name: stepper(*rival) for name, rival in losses.items()}
     seconds = interleave(steppers, rounds=ROUNDS, turn=TURN, warmup=3, progress=True)
-    typical, faster = medians(seconds), ratios(seconds, "qkv")
-    show_table(
-        f"training step, {batch.n_tokens} target tokens, {batch.target.numel()} with padding",
-        [
-            {
-                "model": name,
-                "median ms": f"{typical[name] * 1e3:.1f}",
-                "target tokens/s": f"{batch.n_tokens / typical[name]:.0f}",
-                "qkv is faster by": f"{faster[name]:.2f}x" if name in faster else "",
-            }
-            for name in losses
-        ],
-    )
-    save(
-        "training_step",
-        {
-            "setting": {
-                "layers": f"{N_LAYERS}+{N_LAYERS}",
-                "d_model": D_MODEL,
-                "heads": N_HEADS,
-                "d_ff": D_FF,
-                "vocabulary": VOCAB,
-                "target tokens": batch.n_tokens,
-                "rows": len(batch.target),
-                "dropout": DROPOUT,
-                "rounds": ROUNDS,
-                "steps a turn": TURN,
-            },
-            "loss without dropout": values,
-            "median seconds": typical,
-            "ratio to qkv (median of rounds)": faster,
-            "machine": machine("transformers"),
+    return {
+        "setting": {
+            "layers": f"{N_LAYERS}+{N_LAYERS}",
+            "d_model": D_MODEL,
+            "heads": N_HEADS,
+            "d_ff": D_FF,
+            "vocabulary": VOCAB,
+            "target tokens": batch.n_tokens,
+            "rows": len(batch.target),
+            "dropout": DROPOUT,
+            "rounds": ROUNDS,
+            "steps a turn": TURN,
         },
-    )
+        "loss without dropout": values,
+        "median seconds": medians(seconds),
+        "ratio to qkv (median of rounds)": ratios(seconds, "qkv"),
+        "machine": machine("transformers"),
+    }
+
+
+def loss_without_dropout(model: nn.Module, loss: Callable[[], Tensor]) -> float:
+    model.eval()
+    with torch.no_grad():
+        value = float(loss())
+    model.train()
+    return value
+
+
+def report(result: dict) -> None:
+    n_tokens, seconds = result["setting"]["target tokens"], result["median seconds"]
+    faster = result["ratio to qkv (median of rounds)"]
+    rows = [
+        {
+            "model": name,
+            "median ms a step": f"{second * 1e3:.0f}",
+            "target tokens/s": f"{n_tokens / second:,.0f}",
+            "qkv is faster by": f"{faster[name]:.2f}x" if name in faster else "",
+        }
+        for name, second in seconds.items()
+    ]
+    show_table(f"training step, {n_tokens:,} target tokens", rows)
+    draw(seconds, n_tokens)
+    picture = "![Milliseconds a training step of the three models](images/training_step.png)"
+    publish("training-step", f"{markdown_table(rows)}\n\n{picture}\n\n{provenance(PATH, result)}")
+
+
+def draw(seconds: dict[str, float], n_tokens: int) -> None:
+    figure, axes = new_figure(size=(7, 2.2))
+    (place,) = axes.flat
+    times = {name: second * 1e3 for name, second in seconds.items()}
+    colors = ["tab:orange" if name == "qkv" else "tab:blue" for name in times]
+    bars = place.barh(list(times), list(times.values()), color=colors)
+    place.bar_label(bars, fmt="%.0f", padding=3)
+    place.invert_yaxis()
+    place.set_xlabel("milliseconds, median over the rounds")
+    place.set_xlim(0, 1.1 * max(times.values()))
+    place.set_title(f"A training step, {n_tokens:,} target tokens: shorter is faster", fontsize=10)
+    save_figure(figure, IMAGES / "training_step.png")
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    if not options.publish_only:
+        torch.set_num_threads(options.threads)
+        save(PATH, measure())
+    report(load(PATH))
 
 
 if __name__ == "__main__":
