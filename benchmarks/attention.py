@@ -201,7 +201,9 @@ def draw(heads: Mapping[str, Any], path: Path) -> None:
         place.minorticks_off()
         place.get_legend().remove()
     handles = axes[0, 0].get_lines()
-    figure.legend(handles=handles, loc="outside right center", fontsize=8)
+    legend = figure.legend(handles=handles, loc="outside right center", fontsize=8)
+    for handle in legend.legend_handles:
+        handle.set_linestyle("none")  # dashed in one picture need not be so in the other
     save_figure(figure, path)
 
 
