@@ -44,7 +44,8 @@ class LlamaConfig:
     tied_output: bool = False  # the output layer's weight is the embedding
 
     def __post_init__(self) -> None:
-        """Check what windows cannot do."""
+        """Give each query head its own key head unless told, and check what windows cannot do."""
+        object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
         if self.window is not None and self.window < 2:
             raise ConfigError(
                 f"window = {self.window}; expected at least 2, a token's own place and another"

@@ -1,0 +1,183 @@
+"""Llama, Mistral and Qwen2: one model, whose configs say its differences in different words."""
+
+from typing import Any
+
+from qkv.checkpoints.family import Architecture, Family, Field
+from qkv.checkpoints.table import Row, ignore, layers, row, under
+from qkv.checkpoints.tables.gpt import output_layer
+from qkv.checkpoints.tables.rotary import normalize_rotary, read_scaling, write_scaling
+from qkv.errors import ConfigError
+from qkv.models.heads import SequenceClassifier
+from qkv.models.llama import Llama, LlamaConfig
+
+PREFIX = "model."
+
+
+def normalize_mistral(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say what is null where it is meant, and not where it is left out."""
+    return normalize_rotary({"num_key_value_heads": 8, "sliding_window": 4096, **raw})
+
+
+def normalize_qwen2(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say which layers have a window by the number of the first one.
+
+    Raises:
+        ConfigError: if layers without a window follow one with.
+    """
+    raw = normalize_rotary({"sliding_window": 4096, "max_window_layers": 28, **raw})
+    if not raw.get("use_sliding_window", False):
+        raw |= {"sliding_window": None, "max_window_layers": 0}
+    kinds = raw.pop("layer_types", None)
+    if kinds is not None:
+        n_full = kinds.count("full_attention")
+        windows = ["sliding_attention"] * (len(kinds) - n_full)
+        if kinds != ["full_attention"] * n_full + windows or (
+            windows and not raw["sliding_window"]
+        ):
+            raise ConfigError(
+                f"layer_types = {kinds} is not implemented; expected full_attention, then "
+                "sliding_attention where use_sliding_window is true"
+            )
+        raw["max_window_layers"] = n_full if windows else 0
+    return raw
+
+
+def block(config: LlamaConfig) -> list[Row]:
+    """Return the rows of one block."""
+    rows = [
+        row("input_layernorm.weight", "self_attention_residual.norm.weight"),
+        row("post_attention_layernorm.weight", "feed_forward_residual.norm.weight"),
+        ignore("self_attn.rotary_emb.inv_freq"),  # old files have the frequencies
+    ]
+    for theirs, ours, bias in (
+        ("self_attn.q_proj", "self_attention.query", config.qkv_bias),
+        ("self_attn.k_proj", "self_attention.key", config.qkv_bias),
+        ("self_attn.v_proj", "self_attention.value", config.qkv_bias),
+        ("self_attn.o_proj", "self_attention.output", config.output_bias),
+        ("mlp.gate_proj", "feed_forward.gate", config.feed_forward_bias),
+        ("mlp.up_proj", "feed_forward.up", config.feed_forward_bias),
+        ("mlp.down_proj", "feed_forward.down", config.feed_forward_bias),
+    ):
+        parts = ("weight", "bias") if bias else ("weight",)
+        rows += [row(f"{theirs}.{part}", f"{ours}.{part}") for part in parts]
+    return rows
+
+
+def body(config: LlamaConfig, ours: str = "") -> list[Row]:
+    """Return the rows of all but the head, whose names of ours begin with `ours`."""
+    rows = [
+        row("embed_tokens.weight", "embedding.weight"),
+        *layers(
+            under(block(config), theirs="layers.{}.", ours="stack.blocks.{}."), config.n_layers
+        ),
+        row("norm.weight", "stack.norm.weight"),
+    ]
+    return under(rows, theirs=PREFIX, ours=ours)
+
+
+def architectures(name: str, **changes: Any) -> tuple[Architecture, ...]:
+    """Return a family's architectures; changes to our config are what no field says."""
+    return (
+        Architecture(
+            name=f"{name}ForCausalLM",
+            model=Llama,
+            build=lambda config, n: Llama(config),
+            rows=lambda model: [*body(model.config), output_layer(model.config)],
+            changes=changes,
+        ),
+        Architecture(
+            name=f"{name}Model",
+            model=Llama,
+            build=lambda config, n: Llama(config).without_head(),
+            rows=lambda model: body(model.config),
+            changes=changes,
+            base=True,
+        ),
+        Architecture(
+            name=f"{name}ForSequenceClassification",
+            model=SequenceClassifier,
+            build=lambda config, n: SequenceClassifier(
+                Llama(config).without_head(), n, pool="last", bias=False
+            ),
+            rows=lambda model: [
+                *body(model.config, "encoder."),
+                row("score.weight", "classifier.output.weight"),
+            ],
+            changes=changes,
+        ),
+    )
+
+
+def fields(*own: Field, vocab_size: int, d_ff: int, n_positions: int) -> list[Field]:
+    """Return the fields of a family, with what it takes for granted."""
+    return [
+        Field("vocab_size", "vocab_size", vocab_size),
+        Field("hidden_size", "d_model", 4096),
+        Field("intermediate_size", "d_ff", d_ff),
+        Field("num_hidden_layers", "n_layers", 32),
+        Field("num_attention_heads", "n_heads", 32),
+        Field("num_key_value_heads", "n_kv_heads", None),
+        Field("max_position_embeddings", "n_positions", n_positions),
+        Field("rms_norm_eps", "norm_eps", 1e-6),
+        Field("rope_theta", "rotary_base", 10_000.0, decode=float),
+        Field("rope_scaling", "rotary_scaling", None, decode=read_scaling, encode=write_scaling),
+        Field("attention_dropout", "attention_dropout", 0.0, decode=float),
+        Field("tie_word_embeddings", "tied_output", False),
+        *own,
+    ]
+
+
+LLAMA = Family(
+    model_type="llama",
+    config=LlamaConfig,
+    fields=fields(
+        Field("head_dim", "d_head", None),
+        # One word for all four projections: a model where they differ cannot be written so.
+        Field("attention_bias", "qkv_bias", False),
+        Field("attention_bias", "output_bias", False),
+        Field("mlp_bias", "feed_forward_bias", False),
+        vocab_size=32_000,
+        d_ff=11_008,
+        n_positions=2048,
+    ),
+    only={"hidden_act": "silu"},
+    harmless=frozenset(("pretraining_tp",)),  # in how many pieces a product was computed
+    prefix=PREFIX,
+    normalize=normalize_rotary,
+    architectures=architectures("Llama"),
+)
+
+MISTRAL = Family(
+    model_type="mistral",
+    config=LlamaConfig,
+    fields=fields(
+        Field("head_dim", "d_head", None),
+        Field("sliding_window", "window", None),
+        vocab_size=32_000,
+        d_ff=14_336,
+        n_positions=4096 * 32,
+    ),
+    only={"hidden_act": "silu"},
+    prefix=PREFIX,
+    normalize=normalize_mistral,
+    architectures=architectures("Mistral"),
+)
+
+QWEN2 = Family(
+    model_type="qwen2",
+    config=LlamaConfig,
+    fields=fields(
+        Field("use_sliding_window", "window", None, encode=lambda window: window is not None),
+        Field("sliding_window", "window", None),
+        Field("max_window_layers", "first_window_layer", 28),
+        vocab_size=151_936,
+        d_ff=22_016,
+        n_positions=32_768,
+    ),
+    only={"hidden_act": "silu"},
+    prefix=PREFIX,
+    normalize=normalize_qwen2,
+    architectures=architectures("Qwen2", qkv_bias=True),
+)
+
+FAMILIES = (LLAMA, MISTRAL, QWEN2)
