@@ -1,23 +1,22 @@
-"""Tables and figure of the comparison in docs/variants.md, from results/variants.json."""
+"""Tables and figure of docs/variants.md: what the mechanisms learn, and what they cost."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from _variants import BASELINE, MECHANISMS
+from _common import DOCS, IMAGES, RESULTS, load, provenance, publish
+from _variants import BASELINE, COPY, MECHANISMS, REACH
 
-from qkv.explorer.figures import new_figure, save_figure
+from qkv.explorer.figures import draw_curves, new_figure, save_figure
 from qkv.explorer.tables import markdown_table, show_table
-from qkv.files import write_atomically
 
-DOCS = Path(__file__).parent.parent / "docs"
-NAME = "variants-quality"
+DOCUMENT = DOCS / "variants.md"
+QUALITY, COSTS = RESULTS / "variants.json", RESULTS / "attention.json"
 Run = Mapping[str, Any]
 
 
-def publish_quality(result: Mapping[str, Any], *, publish: bool) -> None:
-    """Show the tables, and write them and the figure into docs/variants.md."""
+def report(result: Mapping[str, Any], *, quick: bool) -> None:
+    """Show what was learned, and write it and the costs into docs/variants.md."""
     runs = {
         task: {name: of(result["runs"], task, name) for name in MECHANISMS}
         for task in ("dates", "copy")
@@ -35,9 +34,15 @@ def publish_quality(result: Mapping[str, Any], *, publish: bool) -> None:
         rows = [{"self-attention": name} | row(each) for name, each in runs[task].items()]
         show_table(title, rows)
         parts.append(f"**{title}**\n\n{markdown_table(rows)}")
-    if publish:
-        draw(runs)
-        fill(DOCS / "variants.md", NAME, "\n\n".join([*parts, provenance(result)]))
+    if quick:
+        return
+    draw(runs)
+    draw_lengths(runs["copy"])
+    publish("variants-quality", "\n\n".join([*parts, provenance(QUALITY, result)]), DOCUMENT)
+    if COSTS.exists():
+        costs = load(COSTS)
+        table = f"{markdown_table(cost_rows(costs['modules']))}\n\n{provenance(COSTS, costs)}"
+        publish("variants-cost", table, DOCUMENT)
 
 
 def of(runs: Sequence[Run], task: str, name: str) -> list[Run]:
@@ -83,13 +88,24 @@ def steps_to(run: Run, share: float) -> str:
     return next((f"{step:,}" for step, right in run["validation"] if right >= share), "-")
 
 
-def provenance(result: Mapping[str, Any]) -> str:
-    machine = result["machine"]
-    return (
-        f"Machine: {machine['processor']}, threads: {machine['threads']}, {machine['system']}, "
-        f"torch {machine['versions']['torch']}. Every run, with its curve: "
-        "[`benchmarks/results/variants.json`](../benchmarks/results/variants.json)."
-    )
+def cost_rows(modules: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Write milliseconds and memory by length, and the time beside multi-head attention."""
+    return [
+        {"module": name}
+        | {
+            f"ms at {int(length):,}": f"{second * 1e3:,.1f}"
+            for length, second in each["median seconds"].items()
+        }
+        | {
+            f"time / multi-head at {int(length):,}": f"{times:.2f}x"
+            for length, times in [list(each["ratio"].items())[-1]]
+        }
+        | {
+            f"MB at {int(length):,}": f"{size / 2**20:,.0f}"
+            for length, size in [list(each["peak bytes"].items())[-1]]
+        }
+        for name, each in modules.items()
+    ]
 
 
 def draw(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
@@ -98,7 +114,7 @@ def draw(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
     names = list(MECHANISMS)
     columns = {
         "dates": ("exact match", "Dates: whole dates right"),
-        "copy": ("right tokens beyond the windows", "Copying: tokens right, over 16 symbols"),
+        "copy": ("right tokens beyond the windows", f"Copying more than {REACH} symbols"),
     }
     for place, (task, (key, title)) in zip(axes[0], columns.items(), strict=True):
         plain = runs[task].get(BASELINE, [])
@@ -116,14 +132,22 @@ def draw(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
         place.set_title(title, fontsize=10)
         place.grid(alpha=0.3)
     figure.suptitle("One dot a seed; the band is the range of multi-head attention", fontsize=11)
-    save_figure(figure, DOCS / "images" / "variants.png")
+    save_figure(figure, IMAGES / "variants.png")
 
 
-def fill(document: Path, name: str, markdown: str) -> None:
-    """Replace what stands between the markers of this name in a document."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"{document} has no markers {begin} ... {end}")
-    write_atomically(document, f"{before}{begin}\n\n{markdown}\n\n{end}{after}")
+def draw_lengths(runs: Mapping[str, Sequence[Run]]) -> None:
+    """Draw the share of right tokens by length, for multi-head and what did not learn to copy."""
+    key = "right tokens by length"
+    curves = {}
+    for name, each in runs.items():
+        means = {int(n): statistics.mean(run[key][n] for run in each) for n in each[0][key]}
+        if name == BASELINE or statistics.mean(means.values()) < 0.9:
+            curves[name] = list(means), list(means.values())
+    figure, axes = new_figure(size=(8, 4))
+    place = axes[0, 0]
+    for reach in (COPY["window"], REACH):
+        place.axvline(reach, color="gray", linestyle=":")
+    title = f"Windows of {COPY['window']}: one layer reaches {COPY['window']} symbols, two {REACH}"
+    draw_curves(place, curves, x="symbols to copy", y="right tokens", title=title)
+    place.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    save_figure(figure, IMAGES / "variants_lengths.png")

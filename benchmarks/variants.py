@@ -4,16 +4,16 @@ Every run is written to results/variants.json when it ends; what is there is not
 interrupted comparison goes on where it was. Delete the file to begin anew.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from _common import RESULTS, machine
+import torch
+from _common import arguments, machine
 from _variants import MECHANISMS, STREAMING, TASKS
-from _variants_report import publish_quality
+from _variants_report import QUALITY, report
 from rich.console import Console
 
 from qkv.files import write_atomically
@@ -75,22 +75,20 @@ def save(path: Path, result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", default=[], choices=MECHANISMS, metavar="NAME")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_STEPS} steps each, into {QUICK}"
     )
-    parser.add_argument(
-        "--publish-only", action="store_true", help="write docs/variants.md from what is there"
-    )
     options = parser.parse_args()
-    path = QUICK if options.quick else RESULTS / "variants.json"
+    path = QUICK if options.quick else QUALITY
     if not options.publish_only:
+        torch.set_num_threads(options.threads)
         todo = list(plan(options.only, options.tasks, options.seeds))
         run_all(path, todo, quick=options.quick)
-    publish_quality(load(path), publish=not options.quick)
+    report(load(path), quick=options.quick)
 
 
 if __name__ == "__main__":
