@@ -1,5 +1,9 @@
 """Llama, Mistral and Qwen2 against transformers, through files, in float32."""
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -22,6 +26,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from qkv.blocks.rotary_scaling import LinearScaling, TurnsScaling, YaRNScaling
 from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from qkv.checkpoints.convert import convert
 from qkv.checkpoints.tables.rotary import normalize_rotary, read_scaling
 from qkv.models.llama import Llama, LlamaConfig
 
@@ -203,3 +208,16 @@ def test_frequencies_of_published_sizes(kind, length, base):
     frequencies, ours = scaling(base ** (-torch.arange(64) / 64), base)
     assert ((frequencies - expected).abs() / expected).max() <= 1e-5
     assert ours == pytest.approx(magnitude)
+
+
+def test_a_converted_model_is_one_of_theirs(tmp_path):
+    folder = os.environ.get("QKV_DATA")
+    if not folder:
+        pytest.skip("needs the named data sets: set QKV_DATA to their folder")
+    source = Path(folder, "pretrained", "stories260K")
+    save_checkpoint(Checkpoint(convert(source / "stories260K.bin")), tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    expected = json.loads((source / "expected_greedy.json").read_text())["token_ids"]
+    with torch.no_grad():
+        ids = theirs.generate(torch.tensor([[1]]), max_new_tokens=len(expected), do_sample=False)
+    assert ids[0, 1:].tolist() == expected
