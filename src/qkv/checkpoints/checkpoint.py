@@ -1,5 +1,6 @@
 """A published checkpoint into our model, and back into the same files."""
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,12 +31,14 @@ class Origin:
         layout: which tensor lies in which file, by the names of the file.
         kept: tensors that the model does without, by the table's names.
         files: tokenizer and other companions.
+        n_bytes: of all tensors.
     """
 
     names: Mapping[str, str]
     layout: Layout
     kept: Mapping[str, Tensor]
     files: Mapping[str, bytes]
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,10 @@ def save_checkpoint(
     )
     if origin is not None and tensors.keys() == origin.names.keys():
         tensors = {origin.names[name]: tensor for name, tensor in tensors.items()}
-        layout = origin.layout
+        layout, n_bytes = origin.layout, sum(tensor.nbytes for tensor in tensors.values())
+        if layout.index is not None and n_bytes != origin.n_bytes:  # another dtype
+            index = {**layout.index, "total_size": n_bytes}
+            layout = dataclasses.replace(layout, index=index)
     else:
         prefix = family.prefix if shape.base else ""
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -252,7 +258,8 @@ def _origin(
 ) -> Origin:
     shards = {shard.path.name: (shard.metadata, shard.names) for shard in weights.shards}
     files = {str(file.relative_to(folder)): file.read_bytes() for file in companions(folder)}
-    return Origin(names, Layout(shards, weights.index), kept, files)
+    n_bytes = sum(tensor.nbytes for tensor in weights.values())
+    return Origin(names, Layout(shards, weights.index), kept, files, n_bytes)
 
 
 def _describe(

@@ -158,7 +158,7 @@ class Family:
         if one.values is None:
             if isinstance(one.default, int | float | str) and not _alike(value, one.default):
                 raise ConfigError(
-                    f"{one.theirs} = {value!r}; expected a {type(one.default).__name__}, such as "
+                    f"{one.theirs} = {value!r}; expected {type(one.default).__name__}, such as "
                     f"{one.default!r}"
                 )
             return one.decode(value)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from safetensors import safe_open
@@ -191,17 +191,15 @@ def _open_shards(path: Path) -> Weights:
     places = index.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         raise DataError(f"{path} has no weight_map from the names of tensors to files")
-    shards = []
-    for file in dict.fromkeys(places.values()):
-        if (
-            file in ("", "..")
-            or PurePosixPath(file).name != file
-            or PureWindowsPath(file).name != file
-        ):
+    for file in places.values():
+        # Windows knows both separators, and drives.
+        if file in ("", "..") or PureWindowsPath(file).name != file:
             raise DataError(
                 f"{path} names the file {file!r}; expected the name of a file beside it: a "
                 "checkpoint reads nothing outside its folder"
             )
+    shards = []
+    for file in dict.fromkeys(places.values()):
         names = [name for name, place in places.items() if place == file]
         if not (path.parent / file).is_file():
             raise DataError(f"{path} names {file}, which is missing, for {listed(names)}")

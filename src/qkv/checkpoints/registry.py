@@ -1,15 +1,18 @@
 """Which family each `model_type` of config.json is."""
 
+from typing import Any
+
 from qkv.checkpoints.family import Family
-from qkv.checkpoints.tables import bert, vit
+from qkv.checkpoints.tables import bert, gpt, llama, own, vit
 from qkv.errors import ConfigError
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (*bert.FAMILIES, *vit.FAMILIES)
+    family.model_type: family
+    for family in (*bert.FAMILIES, *gpt.FAMILIES, *llama.FAMILIES, *vit.FAMILIES, *own.FAMILIES)
 }
 
 
-def family_of(model_type: str | None) -> Family:
+def family_of(model_type: Any) -> Family:
     """Return the family.
 
     Raises:

@@ -85,6 +85,7 @@ def write_checkpoint(
             shutil.copymode(fresh / CONFIG, fresh / name)  # the library's are private (0600)
         if layout.index is not None:
             places = {name: file for file, (_, names) in layout.files.items() for name in names}
+            places = dict(sorted(places.items()))  # as transformers does
             index = {"metadata": layout.index, "weight_map": places}
             (fresh / INDEX).write_text(_json(index), encoding="utf-8")
         _carry_over(folder, fresh)
@@ -109,8 +110,9 @@ def _distinct(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, 
     seen = set()
     for name in names:
         tensor = tensors[name].detach().cpu().contiguous()
-        chosen[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
+        memory = tensor.untyped_storage().data_ptr()
+        chosen[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
     return chosen
 
 

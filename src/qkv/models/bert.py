@@ -20,14 +20,18 @@ from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.norms import LayerNorm
 from qkv.blocks.positions import LearnedPositions
 from qkv.blocks.stack import Stack
-from qkv.errors import ShapeError
+from qkv.errors import ConfigError, ShapeError
 from qkv.models.initialization import initialize
 from qkv.models.pooling import first_token
 
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """The encoder; the defaults are BERT base."""
+    """The encoder; the defaults are BERT base.
+
+    Raises:
+        ConfigError: if a size is below 1, or no position is left after the first.
+    """
 
     vocab_size: int = 30_522
     n_positions: int = 512  # rows of the table, those before the first position included
@@ -43,6 +47,18 @@ class BertConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     head_dropout: float | None = None  # of a head that classifies; as `dropout` unless given
+
+    def __post_init__(self) -> None:
+        """Check what no block checks."""
+        for name in ("vocab_size", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1")
+        if self.n_positions <= self.first_position:
+            raise ConfigError(
+                f"n_positions = {self.n_positions} leaves no place after first_position = "
+                f"{self.first_position}; the rows before the first count too"
+            )
+        self.block()
 
     def block(self) -> BlockConfig:
         """Return the configuration of every block."""

@@ -1,0 +1,41 @@
+"""Models of our own that no published table covers: every name is ours."""
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from qkv.checkpoints.family import REQUIRED, Architecture, Family, Field
+from qkv.checkpoints.table import row
+from qkv.models.rnn import RNNConfig, RNNSeq2Seq
+from qkv.models.transformer import Transformer, TransformerConfig
+
+
+def own(model_type: str, model: type[nn.Module], config: Any) -> Family:
+    """Describe a model whose config.json and tensors have the names that we give them."""
+    return Family(
+        model_type=model_type,
+        config=config,
+        fields=[
+            Field(
+                one.name,
+                one.name,
+                REQUIRED if one.default is dataclasses.MISSING else one.default,
+            )
+            for one in dataclasses.fields(config)
+        ],
+        architectures=(
+            Architecture(
+                name=model.__name__,
+                model=model,
+                build=lambda config, n_classes: model(config),
+                rows=lambda model: [row(name, name) for name, _ in model.named_parameters()],
+            ),
+        ),
+    )
+
+
+FAMILIES = (
+    own("qkv_transformer", Transformer, TransformerConfig),
+    own("qkv_rnn", RNNSeq2Seq, RNNConfig),
+)
