@@ -73,6 +73,24 @@ class BertConfig:
         )
 
 
+class SegmentEmbedding(nn.Embedding):
+    """A vector for each text of a pair.
+
+    Raises:
+        ShapeError: in `forward` on a CPU, if a number is not that of a segment.
+    """
+
+    def forward(self, input: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Look each token's segment up."""
+        try:
+            return super().forward(input)
+        except IndexError:
+            raise ShapeError(
+                f"segments from {int(input.min())} to {int(input.max())} were given; the model was "
+                f"trained with {self.num_embeddings}, counted from 0"
+            ) from None
+
+
 class Bert(nn.Module):
     """Embeddings and a stack of post-norm blocks that see both directions.
 
@@ -85,7 +103,7 @@ class Bert(nn.Module):
         self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
         self.segments = None
         if config.n_segments:
-            self.segments = nn.Embedding(config.n_segments, config.d_model)
+            self.segments = SegmentEmbedding(config.n_segments, config.d_model)
         self.positions = LearnedPositions(
             config.n_positions - config.first_position,
             config.d_model,
@@ -114,7 +132,7 @@ class Bert(nn.Module):
             positions: counted from 0 over the real tokens where None.
 
         Raises:
-            ShapeError: if segments are given to a model that was trained without.
+            ShapeError: if segments are given that the model was not trained with.
         """
         if positions is None:
             positions = token_positions(tokens, token_mask)
