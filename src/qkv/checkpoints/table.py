@@ -168,9 +168,10 @@ def load_rows(
                 filled[ours] = part
     if missing := [ours for ours in shapes if ours not in filled]:
         theirs = [where(_names_of(ours, table)[0]) for ours in missing]
+        modules = list(dict.fromkeys(ours.rpartition(".")[0] for ours in missing))
         raise DataError(
-            f"{listed(theirs)} is missing (for {listed(missing)}); a head that is still to be "
-            "trained is asked for by name, such as new=['classifier']"
+            f"{listed(theirs)} is missing (for {listed(missing)}); what is still to be trained is "
+            f"asked for by name: new={modules[:4]}"
         )
     return filled
 
