@@ -62,14 +62,23 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
 
 # %%
 import dataclasses
+import functools
 import itertools
+import math
 import os
 import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from qkv.attention.additive import AdditiveAttention
+from qkv.attention.cache import KeyValueCache
 from qkv.attention.core import (
     attention,
     attention_weights,
@@ -77,8 +86,9 @@ from qkv.attention.core import (
     mask_scores,
     masked_softmax,
 )
+from qkv.attention.heads import disable_heads
 from qkv.attention.local import LocalAttention
-from qkv.attention.masks import attention_mask, causal_mask
+from qkv.attention.masks import attention_mask, causal_mask, combine_masks, positions_from_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.record import record_attention
 from qkv.attention.scores import (
@@ -87,26 +97,44 @@ from qkv.attention.scores import (
     dot_scores,
     general_scores,
     location_scores,
+    scaled_dot_scores,
 )
 from qkv.attention.single_head import SingleHeadAttention
+from qkv.attention.variants.relative import RelativeAttention, clipped_distances
 from qkv.blocks.block import Block, Residual
+from qkv.blocks.config import BlockConfig
 from qkv.blocks.embedding import TokenEmbedding
-from qkv.blocks.feed_forward import FeedForward
-from qkv.blocks.positions import sinusoids
+from qkv.blocks.feed_forward import ACTIVATIONS, FeedForward
+from qkv.blocks.norms import LayerNorm, RMSNorm, layer_norm, rms_norm
+from qkv.blocks.positions import (
+    ALiBi,
+    LearnedPositions,
+    Rotary,
+    SinusoidalPositions,
+    alibi_slopes,
+    relative_buckets,
+    rotate,
+    sinusoids,
+)
+from qkv.blocks.rotary_scaling import YaRNScaling
 from qkv.blocks.stack import Stack
 from qkv.data.batches import collate_pairs
-from qkv.data.dates import FORMS, TUTORIAL_LOCALES, DatePair, date_pairs
+from qkv.data.dates import FORMS, TUTORIAL_LOCALES, DatePair, date_pairs, write_date
 from qkv.data.tokenizers import Tokenizer
+from qkv.errors import LengthError
 from qkv.evaluation.exact_match import exact_match_by_length
+from qkv.explorer.architecture import draw_transformer
 from qkv.explorer.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
-from qkv.explorer.source import show_source
+from qkv.explorer.measure import flops, interleave, medians, peak_memory
+from qkv.explorer.shapes import record_shapes
+from qkv.explorer.source import location, show_source
 from qkv.explorer.tables import show_table
 from qkv.generation.greedy import greedy
 from qkv.models.rnn import RNNConfig, RNNDecoder, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.tasks.translation import Translator
 from qkv.training.loop import train
-from qkv.training.losses import pair_loss
+from qkv.training.losses import linear_cross_entropy, pair_loss
 from qkv.training.optim import cosine, noam
 
 FAST = os.environ.get("QKV_FAST") == "1"
@@ -165,8 +193,8 @@ print(
 # In today's words: the decoder asks with a **query**; every place of the input offers a **key**, to
 # be compared with the query, and a **value**, to be read. Always the same three steps:
 #
-# $$e_s = \mathrm{score}(q, k_s) \qquad a_s = \frac{\exp e_s}{\sum_{s'} \exp e_{s'}} \qquad
-# c = \sum_s a_s v_s$$
+# $$ e_s = \mathrm{score}(q, k_s) \qquad a_s = \frac{\exp e_s}{\sum_{s'} \exp e_{s'}} \qquad
+# c = \sum_s a_s v_s $$
 #
 # Four places, by numbers that one can follow. The query fits the second key best, so the context is
 # nearly the second value; a place that is masked (padding, say) gets no weight at all.
@@ -205,13 +233,18 @@ show_source(mask_scores, masked_softmax)
 #
 # The score is a small network with one hidden layer (appendix A.1.2):
 #
-# $$e_{ij} = v_a^\top \tanh(W_a s_{i-1} + U_a h_j) \qquad
-# \alpha_{ij} = \frac{\exp e_{ij}}{\sum_k \exp e_{ik}} \;(6) \qquad c_i = \sum_j \alpha_{ij} h_j
-# \;(5)$$
+# $$ e_{ij} = v_a^\top \tanh(W_a s_{i-1} + U_a h_j) $$
+#
+# $$ \alpha_{ij} = \frac{\exp e_{ij}}{\sum_k \exp e_{ik}} \quad (6) \qquad
+# c_i = \sum_j \alpha_{ij} h_j \quad (5) $$
 #
 # with $s_{i-1}$ the decoder's last state (the query) and $h_j$ the **annotation** of input place
 # $j$: forward and backward state of a bidirectional encoder, so that it tells of the words around
 # place $j$. $U_a h_j$ does not depend on the decoder and is computed once.
+#
+# Cost, for $S$ places of the input, $T$ tokens of the output and a hidden layer of width $d_a$:
+# time and memory $O(S T d_a)$; each of the $S T$ scores has a hidden layer of its own. Section 5.6
+# counts this and what all the other mechanisms cost.
 
 # %%
 show_source(additive_scores, AdditiveAttention)
@@ -222,13 +255,16 @@ show_source(additive_scores, AdditiveAttention)
 # Luong, Pham and Manning compare simpler scores, for the decoder's *current* state $h_t$ against
 # the encoder's states $\bar h_s$ (section 3.1):
 #
-# $$\mathrm{score}(h_t, \bar h_s) = \begin{cases} h_t^\top \bar h_s & \textit{dot} \\
-# h_t^\top W_a \bar h_s & \textit{general} \\ v_a^\top \tanh(W_a [h_t; \bar h_s]) & \textit{concat}
-# \end{cases}$$
+# $$ \mathrm{dot:}\quad \mathrm{score}(h_t, \bar h_s) = h_t^\top \bar h_s $$
+#
+# $$ \mathrm{general:}\quad \mathrm{score}(h_t, \bar h_s) = h_t^\top W_a \bar h_s $$
+#
+# $$ \mathrm{concat:}\quad \mathrm{score}(h_t, \bar h_s) = v_a^\top \tanh(W_a [h_t; \bar h_s]) $$
 #
 # and a **location** score, $a_t = \mathrm{softmax}(W_a h_t)$, which reads where a place is, not
 # what it holds. *Concat* is Bahdanau's score in other letters, since
-# $W_a[h_t; \bar h_s] = W_q h_t + W_k \bar h_s$: the cell below checks it.
+# $W_a[h_t; \bar h_s] = W_q h_t + W_k \bar h_s$: the cell below checks it. Dot and general are one
+# product of matrices: time $O(S T d)$, and $O(S d^2)$ more for *general*, memory $O(S T)$.
 
 # %%
 show_source(dot_scores, general_scores, concat_scores, location_scores)
@@ -514,8 +550,10 @@ show_table(
 # input run in parallel, which is false for dates, whose year may stand at the end. *local-p*
 # predicts the place from the decoder's state and weighs by a Gaussian around it:
 #
-# $$p_t = S \cdot \sigma(v_p^\top \tanh(W_p h_t)) \;(9) \qquad
-# a_t(s) = \mathrm{align}(h_t, \bar h_s) \exp\left(-\frac{(s - p_t)^2}{2 (D/2)^2}\right) \;(10)$$
+# $$ p_t = S \cdot \sigma(v_p^\top \tanh(W_p h_t)) \quad (9) $$
+#
+# $$ a_t(s) = \mathrm{align}(h_t, \bar h_s) \exp\left(-\frac{(s - p_t)^2}{2 (D/2)^2}\right) \quad
+# (10) $$
 
 # %%
 show_source(LocalAttention)
@@ -546,102 +584,1955 @@ for name in local_names[1:]:
 # network and keeps the attention.
 
 # %% [markdown]
-# ## 7 A simple Transformer in PyTorch, step by step
+# ## 2 Self-attention
 #
-# Vaswani et al. (2017) keep the encoder-decoder and the attention and drop the recurrence: every
-# token looks at all others at once, so that a whole sentence is a few matrix products. This section
-# builds that model from its blocks, trains it on the dates and opens it up.
+# In section 1 the decoder asked and the encoder's states answered. Here a sequence asks itself:
+# every token is query, key and value at once. Vaswani et al. (2017) build a whole model of it; this
+# section looks at the one formula.
 #
-# ### 7.1 Attention, scaled and in heads
+# ### 2.1 Queries, keys, values, by hand
 #
-# $$\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{QK^\top}{\sqrt{d_k}}\right)V \;(1)$$
+# Each token, a row of $X$ ($n$ tokens of width $d$), is projected three times: into what it asks,
+# what it can be found by, and what it has to say.
 #
-# It is Luong's *dot* score, divided by $\sqrt{d_k}$. The library has it twice: as the mathematics,
-# and as a call of the fused kernel. The cell checks that they agree, and tests check it everywhere.
+# $$ Q = X W^Q \qquad K = X W^K \qquad V = X W^V $$
+#
+# $$ \mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d_k}}\right) V
+# \quad (1) $$
+#
+# It is the *dot* score of section 1, divided by $\sqrt{d_k}$, for all queries in one product of
+# matrices.
+#
+# Three tokens of width 2, with $d_k = 4$, so that the division is by 2. Take the third token,
+# $x_3 = (1, 1)$. It asks with $q_3 = (1, 1, 1, 1)$. Its inner products with the three keys are
+# 2, 4 and 6; divided by 2 they are 1, 2 and 3. The exponentials are 2.718, 7.389 and 20.086, their
+# sum is 30.193, and the weights are 0.090, 0.245 and 0.665. The output is
+# $0.090 \cdot (10, 0) + 0.245 \cdot (0, 10) + 0.665 \cdot (10, 10) = (7.55, 9.10)$.
 
 # %%
-show_source(attention_weights, explicit_attention, attention)
+X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # (tokens, width)
+W_Q = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])  # (width, d_k)
+W_K = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 2.0]])
+W_V = torch.tensor([[10.0, 0.0], [0.0, 10.0]])
+q_hand, k_hand, v_hand = ((X @ W)[None, None] for W in (W_Q, W_K, W_V))  # (batch, heads, n, width)
 
-# %%
-generator = torch.Generator().manual_seed(0)
-Q = torch.randn(2, 4, 5, 8, generator=generator)  # (batch, heads, queries, d_k)
-K, V = torch.randn(2, 2, 4, 7, 8, generator=generator)  # (batch, heads, keys, d_k) each
-some = torch.rand(2, 1, 1, 7, generator=generator) > 0.3  # which keys are real
-difference = (explicit_attention(Q, K, V, mask=some) - attention(Q, K, V, mask=some)).abs().max()
-print(f"explicit and fused differ by at most {difference:.1e}")
-assert difference < 1e-6
+by_hand = {
+    "scores": scaled_dot_scores(q_hand, k_hand)[0, 0],
+    "weights": attention_weights(q_hand, k_hand)[0, 0],
+    "output": explicit_attention(q_hand, k_hand, v_hand)[0, 0],
+}
+
+
+def in_words(row: torch.Tensor, digits: int = 0) -> str:
+    return ", ".join(f"{number:.{digits}f}" for number in row.tolist())
+
+
+projected = {"x": X, "q": q_hand[0, 0], "k": k_hand[0, 0], "v": v_hand[0, 0]}
+show_table(
+    "Three tokens, projected",
+    [{name: in_words(rows[i]) for name, rows in projected.items()} for i in range(3)],
+)
+show_table(
+    "Each asks all three (scores are divided by 2)",
+    [
+        {"x": in_words(X[i])} | {name: in_words(rows[i], 3) for name, rows in by_hand.items()}
+        for i in range(3)
+    ],
+)
 
 # %% [markdown]
-# Several heads attend in parallel, each in its own projection of the width, so that one can look at
-# the day while another looks at the month (section 3.2.2 of the paper):
+# The numbers of the text, checked; then the functions that gave the table.
+
+# %%
+exponentials = torch.tensor([1.0, 2.0, 3.0]).exp()
+assert in_words(exponentials, 3) == "2.718, 7.389, 20.086"
+assert f"{exponentials.sum():.3f}" == "30.193"
+assert in_words(by_hand["weights"][2], 3) == "0.090, 0.245, 0.665"
+assert in_words(by_hand["output"][2], 2) == "7.55, 9.10"
+assert torch.allclose(by_hand["weights"][2], exponentials / exponentials.sum())
+assert torch.allclose(by_hand["weights"].sum(-1), torch.ones(3))
+
+# %%
+show_source(scaled_dot_scores, attention_weights, explicit_attention)
+
+# %% [markdown]
+# Cost: time $O(n^2 d)$, since each of the $n^2$ scores is an inner product of width $d$; memory
+# $O(n^2)$ for the weights, beside $O(n d)$ for input and output.
+#
+# ### 2.2 Why the scores are divided by $\sqrt{d_k}$
+#
+# The paper gives the reason in a footnote. If the coordinates of $q$ and $k$ are independent, with
+# mean 0 and variance 1, then
+#
+# $$ q \cdot k = \sum_{i=1}^{d_k} q_i k_i \qquad \mathrm{E}[q \cdot k] = 0 \qquad
+# \mathrm{Var}[q \cdot k] = d_k $$
+#
+# so the scores spread as $\sqrt{d_k}$, and the widest projection gives the most extreme weights.
+# The softmax of extreme scores is one key with the weight 1. There its derivative is 0:
+#
+# $$ J = \frac{\partial a}{\partial e} = \mathrm{diag}(a) - a a^\top $$
+#
+# which is 0 in every entry where one weight is 1 and the others are 0. Such a row can no longer
+# learn to look elsewhere. The cell draws 1,000 queries and 64 keys for each $d_k$, and computes the
+# variance of the scores, the entropy of the weights, and the norm of $J$ for each query.
+
+# %%
+WIDTHS, N_KEYS = (4, 8, 16, 32, 64, 128, 256, 512, 1024), 64
+NAMES = {"q · k": 1.0, "q · k / √d_k": None}  # the scale; None is the library's 1 / sqrt(d_k)
+spread: dict[str, list[dict]] = {name: [] for name in NAMES}
+torch.manual_seed(0)
+for width in WIDTHS:
+    q_random = torch.randn(1, 1, 1000, width)
+    k_random = torch.randn(1, 1, N_KEYS, width)
+    for name, scale in NAMES.items():
+        a = attention_weights(q_random, k_random, scale=scale)[0, 0]  # (queries, keys)
+        jacobian = torch.diag_embed(a) - a[:, :, None] * a[:, None, :]
+        norms = jacobian.norm(dim=(1, 2))
+        spread[name].append(
+            {
+                "variance of the scores": float(scaled_dot_scores(q_random, k_random, scale).var()),
+                "entropy, nats": float(torch.special.entr(a).sum(-1).mean()),
+                "norm of J": float(norms.median()),
+                "norm of J, lowest tenth": float(norms.quantile(0.1)),
+            }
+        )
+
+e = torch.randn(N_KEYS, dtype=torch.float64)
+a = e.softmax(0)
+by_torch = torch.autograd.functional.jacobian(lambda e: e.softmax(0), e)
+assert torch.allclose(by_torch, torch.diag(a) - torch.outer(a, a))
+
+# %% [markdown]
+# Divided, nothing depends on the width any more: the variance stays 1, the entropy near its largest
+# value $\log n$, and the derivative where it was. Not divided, the entropy falls at once. The
+# derivative first grows a little, while a few keys compete, and then vanishes: for the lowest tenth
+# of the queries already at the paper's $d_k = 64$, for the median query beyond it. (Two keys with
+# nearly equal scores share their weight at any width, so that the *mean* falls more slowly.)
+
+# %%
+figure, axes = new_figure(1, 3, size=(15, 4))
+panels = {
+    "Variance: d_k without the division, 1 with it": ("variance of the scores",),
+    "Entropy: the division keeps it near that of equal weights (dotted)": ("entropy, nats",),
+    "Derivative: vanishes without the division": ("norm of J", "norm of J, lowest tenth"),
+}
+for place, (title, parts) in zip(axes[0], panels.items(), strict=True):
+    curves = {
+        name if len(parts) == 1 else f"{name}, {how}": (WIDTHS, [row[part] for row in spread[name]])
+        for (part, how), name in itertools.product(
+            zip(parts, ("median", "lowest tenth"), strict=False), NAMES
+        )
+    }
+    draw_curves(place, curves, x="d_k", y=parts[0], title=title)
+    place.set_xscale("log", base=2)
+for line, color in zip(axes[0, 2].lines[2:], ("C0", "C1"), strict=True):
+    line.set(color=color, linestyle="--")
+axes[0, 2].legend(fontsize=8)
+axes[0, 1].axhline(math.log(N_KEYS), color="gray", linestyle=":")
+axes[0, 0].set_yscale("log")
+axes[0, 2].set(yscale="log", ylim=(1e-8, 2))
+save_figure(figure, FIGURES / "2_scale.png")
+
+# %%
+raw, divided = spread.values()
+for width, without, with_it in zip(WIDTHS, raw, divided, strict=True):
+    assert abs(without["variance of the scores"] / width - 1) < 0.15
+    assert abs(with_it["variance of the scores"] - 1) < 0.15
+    assert with_it["entropy, nats"] > 0.85 * math.log(N_KEYS)
+assert raw[-1]["entropy, nats"] < 0.1 * math.log(N_KEYS)
+assert raw[-1]["norm of J"] < 0.01 * divided[-1]["norm of J"]
+assert raw[WIDTHS.index(64)]["norm of J, lowest tenth"] < 0.1 * divided[0]["norm of J"]
+
+# %% [markdown]
+# ### 2.3 Who may look where
+#
+# Two things must not be seen: padding, and, where the sequence is being written, the future. Masks
+# are boolean, and **True means "may attend"**. Padding enters as `token_mask` of shape (batch,
+# length), causality is a triangle, and the two meet in one function.
+
+# %%
+show_source(causal_mask, attention_mask, combine_masks)
+
+# %% [markdown]
+# A batch of beginnings to be continued is padded on the *left*, so that all end at the same place.
+# Under both masks the first two rows below, those of the padding, may then attend to nothing at
+# all. That is no rare accident; it happens in every such batch.
+
+# %%
+padded_words = ["pad", "pad", "the", "cat", "sat"]
+real_words = torch.tensor([[word != "pad" for word in padded_words]])  # (batch, length)
+both = combine_masks(attention_mask(real_words), causal=True, n_queries=5, n_keys=5)
+torch.manual_seed(0)
+x_padded = torch.randn(1, 1, 5, 8)
+pictures = {
+    "causal: no later token": causal_mask(5, 5),
+    "padding: only real tokens": attention_mask(real_words)[0, 0].expand(5, 5),
+    "both: the first two rows see nothing": both[0, 0],
+    "weights under both: 0 in these rows": attention_weights(x_padded, x_padded, mask=both)[0, 0],
+}
+figure, axes = new_figure(1, 4, size=(14, 3.3))
+for place, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
+    draw_weights(place, picture.float(), padded_words, padded_words, title)
+figure.suptitle("Masks, and what they make of the weights: rows ask, columns answer")
+save_figure(figure, FIGURES / "2_masks.png")
+sums = pictures["weights under both: 0 in these rows"].sum(-1)
+assert torch.allclose(sums, torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]))
+
+# %% [markdown]
+# Much code masks by adding a large negative number to the scores, often $-10^9$. In a row with at
+# least one real key that works. In a row without any it does not:
+#
+# - In float32, $-10^9$ swallows the scores, and all keys get the *same* weight: the row reads the
+#   mean of what it must not see, and nothing reports it. $-10^4$ leaves the scores as they were.
+# - In float16 there is no $-10^9$. It becomes $-\infty$, and a softmax over $-\infty$ alone is NaN.
+#   $-10^4$ does fit, and swallows the scores like $-10^9$ before.
+#
+# In the table the row's three scores are 1, 2 and 3, and none of its keys may be seen.
+
+# %%
+forbidden = torch.zeros(3, dtype=torch.bool)
+rows_of_masks = []
+for name, dtype in itertools.product(
+    ("add -1e4", "add -1e9", "-inf, softmax", "masked_softmax"), (torch.float32, torch.float16)
+):
+    row_scores = torch.tensor([1.0, 2.0, 3.0], dtype=dtype, requires_grad=True)
+    if name.startswith("add"):
+        number = torch.tensor(float(name.removeprefix("add "))).to(dtype)
+        masked_row = (row_scores + number).softmax(-1)
+    elif name == "masked_softmax":
+        masked_row = masked_softmax(row_scores, forbidden)
+    else:
+        masked_row = mask_scores(row_scores, forbidden).softmax(-1)
+    (gradient,) = torch.autograd.grad(masked_row[0], row_scores)
+    rows_of_masks.append(
+        {"how": name, "type": str(dtype).removeprefix("torch.")}
+        | {
+            "weights": in_words(masked_row, 3),
+            "gradient of the first weight": in_words(gradient, 3),
+        }
+    )
+show_table("A row that may see nothing", rows_of_masks)
+assert torch.tensor(-1e9).half() == -math.inf
+assert [row["weights"] for row in rows_of_masks[2:4]] == ["0.333, 0.333, 0.333", "nan, nan, nan"]
+for row in rows_of_masks[-2:]:
+    assert row["weights"] == row["gradient of the first weight"] == "0.000, 0.000, 0.000"
+
+# %%
+show_source(mask_scores, masked_softmax)
+
+# %% [markdown]
+# NaN in rows of padding looks harmless, because nobody reads them. But a weight of 0 is no
+# protection, since $0 \cdot \mathrm{NaN}$ is NaN. Forward, the next layer weighs the padded place
+# with 0, and every real row is NaN. Backward, already one layer is enough: the gradient of the
+# values is the weights times the gradient of the outputs, which is 0 for padding. The loss below
+# reads the three real rows only.
+
+# %%
+W_once = torch.randn(8, 8, requires_grad=True)
+
+
+def plain_attention(x: torch.Tensor) -> torch.Tensor:
+    return mask_scores(scaled_dot_scores(x, x), both).softmax(-1) @ x
+
+
+rows_of_nan, gradients = [], {}
+for name, attend in {
+    "-inf, softmax": plain_attention,
+    "explicit": lambda x: explicit_attention(x, x, x, mask=both),
+    "fused": lambda x: attention(x, x, x, mask=both),
+}.items():
+    output = attend(x_padded @ W_once)
+    (gradients[name],) = torch.autograd.grad(output[:, :, 2:].square().sum(), W_once)
+    counted = {
+        "padded rows": output[:, :, :2],
+        "real rows": output[:, :, 2:],
+        "real rows, layer 2": attend(output)[:, :, 2:],
+        "gradient of W": gradients[name],
+    }
+    shares = {what: f"{part.isnan().float().mean():.0%}" for what, part in counted.items()}
+    rows_of_nan.append({"attention": name} | shares)
+show_table("How much of it is NaN", rows_of_nan)
+assert list(rows_of_nan[0].values())[1:] == ["100%", "0%", "100%", "100%"]
+assert all(list(row.values())[1:] == ["0%"] * 4 for row in rows_of_nan[1:])
+assert torch.allclose(gradients["explicit"], gradients["fused"], rtol=1e-4, atol=1e-4)
+
+# %% [markdown]
+# ### 2.4 The explicit and the fused path
+#
+# `explicit_attention` is the mathematics: it stores all $n^2$ scores, then all weights. The fused
+# kernel (Dao et al. 2022, FlashAttention) computes the same output from blocks of keys, keeping for
+# each query a running maximum and a running sum, and never stores a row of weights. The library
+# calls the kernel and keeps the mathematics beside it, to be tested against it.
+
+# %%
+show_source(attention)
+
+# %%
+torch.manual_seed(0)
+for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
+    q_four, k_two, v_two = (torch.randn(2, heads, 7, 16, dtype=dtype) for heads in (4, 2, 2))
+    for mask, causal in itertools.product((None, torch.rand(2, 1, 1, 7) > 0.3), (False, True)):
+        by_kernel = attention(q_four, k_two, v_two, mask=mask, causal=causal)
+        explicit = explicit_attention(q_four, k_two, v_two, mask=mask, causal=causal)
+        assert (by_kernel - explicit).abs().max() < tolerance
+
+# %% [markdown]
+# Time and memory against the length, for one head of width 64. The two take turns, so that a slow
+# moment of the machine meets both; memory is the most that is alive at once.
+
+# %%
+LONG = (1024, 2048, 4096, 8192)
+ROUNDS = 2 if FAST else 3
+cost: dict[str, dict[str, list[float]]] = {
+    name: {"seconds": [], "bytes": []} for name in ("explicit", "fused")
+}
+for length in LONG:
+    q_long, k_long, v_long = torch.randn(3, 1, 1, length, 64)
+    rivals = {
+        "explicit": lambda q=q_long, k=k_long, v=v_long: explicit_attention(q, k, v),
+        "fused": lambda q=q_long, k=k_long, v=v_long: attention(q, k, v),
+    }
+    for name, seconds in medians(interleave(rivals, rounds=ROUNDS)).items():
+        cost[name]["seconds"].append(seconds)
+        cost[name]["bytes"].append(peak_memory(rivals[name]))
+
+
+def growth(costs: list[float]) -> float:
+    """The power of n by which a cost grows: the slope in logarithms, first to last length."""
+    return math.log(costs[-1] / costs[0]) / math.log(LONG[-1] / LONG[0])
+
+
+show_table(
+    "One head of width 64",
+    [
+        {"path": name, "n": length} | {"seconds": f"{seconds:.3f}", "MB": f"{size / 1e6:.1f}"}
+        for name, costs in cost.items()
+        for length, seconds, size in zip(LONG, costs["seconds"], costs["bytes"], strict=True)
+    ],
+)
+
+# %% [markdown]
+# Both take time $O(n^2 d)$: it is the same arithmetic, but the explicit path must also write its
+# $n^2$ numbers to memory and read them back. The memory is $O(n^2)$ against $O(n)$, beside buffers
+# of the kernel that do not grow. The exponents in the legend are measured, between the shortest and
+# the longest. (That of the explicit path may exceed 2: its weights outgrow the processor's cache.)
+
+# %%
+figure, axes = new_figure(1, 2, size=(12, 4))
+for place, quantity, y, title in zip(
+    axes[0],
+    ("seconds", "bytes"),
+    ("seconds", "bytes alive at once"),
+    ("Time: about n² for both, the fused path faster", "Memory: n² explicit, at most n fused"),
+    strict=True,
+):
+    curves = {
+        f"{name}, n^{growth(costs[quantity]):.1f}": (LONG, costs[quantity])
+        for name, costs in cost.items()
+    }
+    draw_curves(place, curves, x="length n", y=y, title=title)
+    place.set_xscale("log", base=2)
+    place.set_yscale("log")
+save_figure(figure, FIGURES / "2_cost.png")
+assert 1.9 < growth(cost["explicit"]["bytes"]) < 2.1
+assert growth(cost["fused"]["bytes"]) < 1.2
+assert cost["fused"]["bytes"][-1] < cost["explicit"]["bytes"][-1] / 50
+
+# %% [markdown]
+# ### 2.5 Order is not seen
+#
+# Self-attention treats a sequence as a set. Permute the tokens, by a permutation $\pi$ of the rows,
+# and the outputs are permuted alike, because a weight depends on *what* two tokens are and not on
+# *where* they stand (**permutation equivariance**):
+#
+# $$ \mathrm{SelfAttention}(\pi X) = \pi \mathrm{SelfAttention}(X) $$
+#
+# The module below is that of section 3, with one head and random weights; each word has one random
+# vector.
+
+# %%
+torch.manual_seed(0)
+attend = MultiHeadAttention(16, 1).eval()
+words = {word: torch.randn(16) for word in ("the", "dog", "bit", "man")}
+
+
+def read(sentence: str, *, module: torch.nn.Module = attend, places: bool = False) -> dict:
+    """The output for each word of a sentence."""
+    x = torch.stack([words[word] for word in sentence.split()])
+    if places:
+        x = x + sinusoids(torch.arange(len(x)), 16)
+    with torch.no_grad():
+        return dict(zip(sentence.split(), module(x[None])[0], strict=True))
+
+
+one, other = read("the dog bit the man"), read("the man bit the dog")
+show_table(
+    "The first three numbers of each word's output",
+    [
+        {"word": word}
+        | {"the dog bit the man": in_words(one[word][:3], 3)}
+        | {"the man bit the dog": in_words(other[word][:3], 3)}
+        for word in words
+    ],
+)
+assert all(torch.allclose(one[word], other[word], atol=1e-6) for word in words)
+x_any = torch.randn(1, 9, 16)
+order = torch.randperm(9)
+with torch.no_grad():
+    assert torch.allclose(attend(x_any[:, order]), attend(x_any)[:, order], atol=1e-6)
+
+# %% [markdown]
+# Who bit whom is lost. Two things bring the order back: a causal mask, under which a word reads
+# only the words before it, and positions, added to the vectors here as the paper does it. Section 4
+# is about those.
+
+# %%
+causal_attend = MultiHeadAttention(16, 1, causal=True).eval()
+causal_attend.load_state_dict(attend.state_dict())
+for way in ({"module": causal_attend}, {"places": True}):
+    one, other = read("the dog bit the man", **way), read("the man bit the dog", **way)
+    changed = {word: float((one[word] - other[word]).abs().max()) for word in words}
+    print(", ".join(way), {word: round(change, 3) for word, change in changed.items()})
+    assert min(changed["dog"], changed["man"]) > 0.01
+
+# %% [markdown]
+# ### 2.6 A question for later
+#
+# *The animal didn't cross the street because it was too tired.* What is *it*? A reader knows: the
+# animal, since streets do not tire. Change the last word to *wide*, and *it* is the street.
+# Uszkoreit (2017) introduced the Transformer with this pair of sentences, since a model that
+# understands them must look from *it* to the right noun.
+#
+# An attention that has learned nothing has no opinion. Here are the weights of *it* in four random
+# heads over random vectors. None is far from $1/11 = 0.09$, and no two heads agree.
+
+# %%
+torch.manual_seed(0)
+puzzle = "The animal didn't cross the street because it was too tired"
+question = puzzle.split()
+untrained = MultiHeadAttention(64, 4).eval()
+with torch.no_grad(), record_attention(untrained) as looks:
+    untrained(torch.randn(1, len(question), 64))
+from_it = looks["attention"][0, :, question.index("it")]  # (heads, keys)
+show_table(
+    "Untrained: the weights of “it”",
+    [
+        {"word": word} | {f"head {head}": f"{weight:.2f}" for head, weight in enumerate(column)}
+        for word, column in zip(question, from_it.T.tolist(), strict=True)
+    ],
+)
+evenness = torch.special.entr(from_it).sum(-1) / math.log(len(question))
+print("entropy, as a share of that of equal weights:", in_words(evenness, 3))
+assert evenness.min() > 0.95
+assert len(set(from_it.argmax(-1).tolist())) == 4
+
+# %% [markdown]
+# So the formula holds no knowledge; what is learned is in $W^Q$, $W^K$ and $W^V$. Section 8 asks
+# the same question of a trained BERT, and counts how often it has the right answer.
+#
+# **What to keep.** Self-attention is equation (1) with queries, keys and values from one sequence.
+# The division by $\sqrt{d_k}$ keeps the weights soft and the gradient alive at any width. A mask
+# says who may be seen, and a row that may see nothing gets zeros. The fused kernel computes the
+# same in memory linear in the length. And without positions, a sentence is a bag of words.
+
+# %% [markdown]
+# ## 3 Multi-head attention
+#
+# One softmax gives one mean. A token that has to look at two places for two reasons gets a mixture
+# of both. Vaswani et al. (2017, section 3.2.2) let $h$ heads attend in parallel, each in its own
+# projection of the width, with $d_k = d / h$:
+#
+# $$ \mathrm{head}_i = \mathrm{Attention}(X W_i^Q, X W_i^K, X W_i^V) $$
+#
+# $$ \mathrm{MultiHead}(X) = \mathrm{Concat}(\mathrm{head}_1, \ldots, \mathrm{head}_h) W^O $$
+#
+# Cost: time $O(n d^2 + n^2 d)$, the projections and the attention; memory $O(n d)$ by the fused
+# kernel, $O(h n^2)$ where the weights are stored.
 
 # %%
 show_source(MultiHeadAttention)
 
 # %% [markdown]
-# ### 7.2 Who may look where
+# ### 3.1 Four steps
 #
-# Two things must not be seen: padding, and, in the decoder, the future. Masks are boolean, and
-# True means "may attend". Padding enters as `token_mask`, (batch, length); causality is a triangle.
+# Project, attend in every head, concatenate, project: done head by head with the module's own
+# matrices. Head $i$ has $d_k$ rows of each. The module does all heads at once and by the fused
+# kernel, and its output is the same.
 
 # %%
-show_source(attention_mask, causal_mask)
-# %%
-padded = torch.tensor([[True, True, True, False]])
-print("may attend, of three real tokens and one of padding:")
-print((attention_mask(padded)[0, 0] & causal_mask(4, 4)).int())
+torch.manual_seed(0)
+many = MultiHeadAttention(12, 3).eval()  # d = 12, three heads of width 4
+x_few = torch.randn(1, 5, 12)
+four_steps = []
+with torch.no_grad():
+    heads_apart = []
+    for head in range(3):
+        own = slice(4 * head, 4 * head + 4)
+        q_own, k_own, v_own = (
+            F.linear(x_few, layer.weight[own], layer.bias[own])[:, None]
+            for layer in (many.query, many.key, many.value)
+        )
+        heads_apart.append(explicit_attention(q_own, k_own, v_own)[:, 0])
+    joined = torch.cat(heads_apart, -1)
+    by_steps = many.output(joined)
+    assert torch.allclose(by_steps, many(x_few), atol=1e-6)
+show_table(
+    f"x {tuple(x_few.shape)}, three heads",
+    [
+        {"step": step, "shape": tuple(tensor.shape)}
+        for step, tensor in {
+            "1 projected, one head's queries": q_own[:, 0],
+            "2 attended, one head": heads_apart[0],
+            "3 concatenated": joined,
+            "4 projected": by_steps,
+        }.items()
+    ],
+)
 
 # %% [markdown]
-# ### 7.3 Where a token stands
+# ### 3.2 Several heads cost what one does
 #
-# Attention sees a set: shuffle keys and values together, and nothing changes. Without positions a
-# date and the same letters in any order would be one input.
+# The width is divided among the heads: $h$ products of $n \times n$ scores, each of width $d / h$,
+# are $n^2 d$ multiplications whatever $h$ is, and the projections do not know of heads at all:
+#
+# $$ 2 (4 n d^2 + 2 n^2 d) \quad \text{operations, a multiply-add counted as two} $$
+#
+# Counted in the run, and timed in turns. What the count leaves out are the exponentials of the
+# softmax, $h n^2$ of them: the one thing that grows with the heads.
 
 # %%
-shuffle = torch.randperm(7, generator=generator)
-same = attention(Q, K[:, :, shuffle], V[:, :, shuffle])
-assert torch.allclose(same, attention(Q, K, V), atol=1e-6)
+HEADS, N_PLACES, D_WIDE = (1, 2, 4, 8, 16), 512, 512
+x_wide = torch.randn(1, N_PLACES, D_WIDE)
+by_heads = {str(h): MultiHeadAttention(D_WIDE, h).eval() for h in HEADS}
+with torch.inference_mode():
+    operations = {h: flops(lambda module=module: module(x_wide)) for h, module in by_heads.items()}
+    times = interleave(
+        {h: lambda module=module: module(x_wide) for h, module in by_heads.items()},
+        rounds=5 if FAST else 15,
+    )
+sizes = {h: sum(p.numel() for p in module.parameters()) for h, module in by_heads.items()}
+show_table(
+    f"One attention over {N_PLACES} tokens of width {D_WIDE}",
+    [
+        {"heads": h, "d_k": D_WIDE // int(h), "parameters": f"{sizes[h]:,}"}
+        | {"operations": f"{operations[h]:,}", "milliseconds": f"{1e3 * seconds:.1f}"}
+        for h, seconds in medians(times).items()
+    ],
+)
+assert set(operations.values()) == {2 * (4 * N_PLACES * D_WIDE**2 + 2 * N_PLACES**2 * D_WIDE)}
+assert len(set(sizes.values())) == 1
 
 # %% [markdown]
-# The paper adds waves to the embeddings (section 3.5), a pair of sine and cosine for each
-# wavelength:
+# ### 3.3 Fewer heads for keys and values
+#
+# A decoder that writes token by token keeps the keys and values of all earlier tokens in a cache.
+# Each new token reads the whole cache once, so that long before the arithmetic it is memory that
+# limits. **Multi-query attention** (Shazeer 2019) keeps one key head and one value head for all
+# query heads; **grouped-query attention** (Ainslie et al. 2023) keeps $G$ of them, each for a group
+# of $h / G$ query heads. The cache shrinks by $h / G$:
+#
+# $$ 2 G d_k \quad \text{numbers a token and layer, instead of} \quad 2 h d_k $$
+#
+# Below, one decoding step of eight query heads after 4,096 tokens, in a batch of four. The bytes
+# are those of the cache's tensors.
+
+# %%
+GROUPS, N_PAST, N_ROWS = (8, 4, 2, 1), 4096, 4
+steps_by_groups, rows_of_groups = {}, {}
+with torch.inference_mode():
+    past, new = torch.randn(N_ROWS, N_PAST, D_WIDE), torch.randn(N_ROWS, 1, D_WIDE)
+    for groups in GROUPS:
+        module = MultiHeadAttention(D_WIDE, 8, n_kv_heads=groups, causal=True).eval()
+        slots = KeyValueCache(capacity=N_PAST + 1)
+        cached = slots.update(lambda module=module: module.keys_values(past, torch.arange(N_PAST)))
+
+        def one_step(module=module, slots=slots) -> None:
+            module(new, cache=slots)
+            slots.rewind(N_PAST)
+
+        steps_by_groups[str(groups)] = one_step
+        rows_of_groups[str(groups)] = {
+            "key heads": groups,
+            "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
+            "bytes a token": sum(part.nbytes for part in cached) // (N_ROWS * N_PAST),
+        }
+    times = medians(interleave(steps_by_groups, rounds=5 if FAST else 15))
+show_table(
+    f"Eight query heads of width {D_WIDE // 8}",
+    [row | {"ms a step": f"{1e3 * times[groups]:.2f}"} for groups, row in rows_of_groups.items()],
+)
+for groups, row in zip(GROUPS, rows_of_groups.values(), strict=True):
+    assert row["bytes a token"] == 2 * groups * (D_WIDE // 8) * 4
+del past, slots, cached, steps_by_groups, one_step
+
+# %% [markdown]
+# ### 3.4 What the heads look at
+#
+# A small Transformer (section 7 takes it apart) learns the dates of section 1: one encoder layer,
+# two decoder layers, four heads each, of width 16.
+
+# %%
+torch.manual_seed(0)
+small = TransformerConfig(
+    source_vocab_size=source_tokenizer.vocab_size,
+    target_vocab_size=target_tokenizer.vocab_size,
+    d_model=64,
+    n_heads=4,
+    d_ff=256,
+    n_encoder_layers=1,
+    n_decoder_layers=2,
+    dropout=0.0,
+)
+rewriter = Translator(Transformer(small), source_tokenizer, target_tokenizer, max_length=12)
+lessons = steps_of(900)
+learned = train(
+    rewriter.model,
+    rewriter.batches(text_pairs, max_tokens=2000),
+    pair_loss,
+    steps=lessons,
+    learning_rate=5e-3,
+    schedule=cosine(warmup=lessons // 8, steps=lessons),
+    description="small Transformer",
+)
+all_heads = rewriter.exact_match(test_pairs)
+print(f"{learned.seconds:.0f} seconds; exact match on 1,000 unseen dates: {all_heads:.1%}")
+assert FAST or all_heads >= 0.97
+
+# %% [markdown]
+# Cross-attention, for one date: each row is a character of the output, before it is written.
+
+# %%
+shown = examples["en_US"]
+looking = rewriter.align(shown.text)
+figure, axes = new_figure(2, 4, size=(16, 7))
+for layer, head in itertools.product(range(2), range(4)):
+    draw_weights(
+        axes[layer, head],
+        looking.weights[f"decoder.blocks.{layer}.cross_attention"][0, head],
+        looking.output,
+        looking.source,
+        f"layer {layer}, head {head}",
+    )
+figure.suptitle(f"Where the heads look for {''.join(looking.output[:-1])}, by layer and head")
+save_figure(figure, FIGURES / "3_cross_attention.png")
+
+# %% [markdown]
+# It is tempting to read a picture such as this: *this head does years, that one months*. Over many
+# dates it can be computed. First, which characters of a text say the year, the month, the day?
+# Those that differ when nothing but that part of the date differs.
+
+# %%
+VARIED = {"year": (1999, 2000), "month": range(1, 13), "day": (1, 22)}
+WRITTEN = {"year": slice(0, 4), "month": slice(5, 7), "day": slice(8, 10)}  # in the ISO form
+
+
+def n_shared(texts: list[str]) -> int:
+    """How many characters all texts begin with."""
+    letters = zip(*texts, strict=False)
+    return len(list(itertools.takewhile(lambda column: len(set(column)) == 1, letters)))
+
+
+def place_of(part: str, pair: DatePair) -> slice:
+    """Which characters of the pair's text say a part of its date."""
+    day = date.fromisoformat(pair.iso)
+    others = [day.replace(**{part: number}) for number in VARIED[part]]
+    texts = [pair.text, *(write_date(other, pair.locale, pair.form) for other in others)]
+    from_behind = [text[::-1] for text in texts]
+    return slice(n_shared(texts), len(pair.text) - n_shared(from_behind))
+
+
+# The longest form also names the weekday, which every change of the date changes.
+dissected = [pair for pair in testing if pair.form != "full" and int(pair.iso[8:]) <= 28]
+places = [{part: place_of(part, pair) for part in WRITTEN} for pair in dissected]
+show_table(
+    f"Three of {len(dissected)} dates",
+    [
+        {"text": pair.text} | {part: pair.text[place] for part, place in where.items()}
+        for pair, where in zip(dissected[:3], places, strict=False)
+    ],
+)
+
+# %% [markdown]
+# Then the weights of all these dates in one pass, and for each head the share on each part of the
+# text while each part of the date is written.
+
+# %%
+dissected_batch = collate_pairs(
+    [(source_tokenizer.encode(p.text), target_tokenizer.encode(p.iso)) for p in dissected],
+    pad=target_tokenizer.pad,
+    start=target_tokenizer.start,
+    stop=target_tokenizer.stop,
+)
+with torch.inference_mode(), record_attention(rewriter.model) as looks:
+    rewriter.model(
+        dissected_batch.source,
+        dissected_batch.target_input,
+        source_mask=dissected_batch.source_mask,
+    )
+
+
+def share_read(layer: int, spans: list[list[slice]]) -> torch.Tensor:
+    """The mean weight (head, character written, span read) of a decoder layer."""
+    weights = looks[f"decoder.blocks.{layer}.cross_attention"]  # (dates, heads, written, read)
+    reads = torch.zeros(len(spans), len(spans[0]), weights.shape[-1])
+    for row, one_date in enumerate(spans):
+        for column, span in enumerate(one_date):
+            reads[row, column, span] = 1
+    return torch.einsum("nhwr,nsr->hws", weights, reads) / len(spans)
+
+
+parts_read = []
+for layer in range(2):
+    read = share_read(layer, [list(where.values()) for where in places])
+    shares = torch.stack([read[:, written].mean(1) for written in WRITTEN.values()], 1)
+    parts_read.append(torch.cat((shares, 1 - shares.sum(-1, keepdim=True)), -1))
+starts = [where["year"].start for where in places]
+digits_read = share_read(1, [[slice(s + i, s + i + 1) for i in range(4)] for s in starts])
+
+# %%
+figure, axes = new_figure(3, 4, size=(14, 8))
+for layer, head in itertools.product(range(2), range(4)):
+    labels = (list(WRITTEN), [*WRITTEN, "rest"])
+    title = f"layer {layer}, head {head}"
+    draw_weights(axes[layer, head], parts_read[layer][head], *labels, title)
+for head in range(4):
+    labels = ("1st", "2nd", "3rd", "4th")
+    title = f"layer 1, head {head}: the digits of the year"
+    draw_weights(axes[2, head], digits_read[head, :4], labels, labels, title)
+for place in axes.flat:
+    for image in place.images:
+        for (row, column), share in np.ndenumerate(image.get_array()):
+            color = "white" if share > 0.5 else "black"
+            place.text(column, row, f"{share:.2f}", ha="center", va="center", color=color)
+figure.suptitle(
+    "Mean weight, written (rows) against read (columns): layer 1 reads the part that it writes"
+)
+save_figure(figure, FIGURES / "3_heads.png")
+
+own_part = parts_read[1].diagonal(dim1=1, dim2=2)  # (head, part) of the second layer
+first_digit = digits_read[:, 0, 0]
+assert FAST or own_part.min() > 0.4
+assert FAST or own_part.mean() > parts_read[0].diagonal(dim1=1, dim2=2).mean() + 0.1
+assert FAST or parts_read[0][:, 2, 0].mean() > 0.2  # layer 0: the year, while the day is written
+assert FAST or first_digit.max() - first_digit.min() > 0.2
+assert {pair.iso[:2] for pair in training} == {"19", "20"}
+
+# %% [markdown]
+# There is no head for the year and none for the month. In the second layer *every* head reads the
+# part that is being written, and moves on with it; the first looks elsewhere too, at the year while
+# the day is written. What the heads of the second layer divide among themselves is finer, as the
+# last row shows: not all read the digit that they write. For the first digit of the year some look
+# at the second, and rightly so: all years here begin with 19 or 20, so that either digit tells the
+# other.
+#
+# (Another seed gives other digits to other heads, and the same picture otherwise.)
+#
+# ### 3.5 Heads switched off
+#
+# What a head looks at does not say what it is good for. Michel, Levy and Neubig (2019) ask
+# directly: let it put out zeros, and count the errors.
+
+# %%
+show_source(disable_heads)
+
+# %%
+test_texts, test_isos = zip(*test_pairs[: 250 if FAST else None], strict=True)
+
+
+def what_is_right() -> dict[str, float]:
+    """The shares of the test dates that are right as a whole, and in each part."""
+    guesses = list(zip(rewriter(test_texts), test_isos, strict=True))
+    shapes = [(len(guess), guess[4:5], guess[7:8]) == (10, "-", "-") for guess, _ in guesses]
+    right = {"whole": [guess == iso for guess, iso in guesses]}
+    for part, place in WRITTEN.items():
+        right[part] = [guess[place] == iso[place] for guess, iso in guesses]
+    right["dashes and end"] = shapes
+    return {what: sum(hits) / len(guesses) for what, hits in right.items()}
+
+
+one_off, one_left = {}, {}
+for layer in looks:
+    for head in range(4):
+        with disable_heads(rewriter.model, layer, [head]):
+            one_off[layer, head] = what_is_right()
+        with disable_heads(rewriter.model, layer, [other for other in range(4) if other != head]):
+            one_left[layer, head] = what_is_right()
+
+
+# %%
+def in_short(layer: str) -> str:
+    """The name of an attention module without what all of them have in common."""
+    return layer.replace(".blocks.", " ").replace(".", ", ").replace("_attention", "")
+
+
+show_table(
+    "What is right without one head",
+    [{"layer": "none", "head": "none"} | {w: f"{hit:.0%}" for w, hit in what_is_right().items()}]
+    + [
+        {"layer": in_short(layer), "head": head} | {w: f"{hit:.0%}" for w, hit in right.items()}
+        for (layer, head), right in one_off.items()
+    ],
+)
+
+# %% [markdown]
+# And each layer in one line: the least harm and the most harm that one missing head does, and the
+# exact match with one head left of four.
+
+# %%
+by_layer = {
+    layer: (
+        [one_off[layer, head]["whole"] for head in range(4)],
+        [one_left[layer, head]["whole"] for head in range(4)],
+    )
+    for layer in looks
+}
+show_table(
+    "Exact match by layer",
+    [
+        {
+            "layer": in_short(layer),
+            "1 off, best": f"{max(off):.0%}",
+            "1 off, worst": f"{min(off):.0%}",
+        }
+        | {"1 left, best": f"{max(left):.0%}", "1 left, worst": f"{min(left):.0%}"}
+        for layer, (off, left) in by_layer.items()
+    ],
+)
+first, second = (by_layer[f"decoder.blocks.{layer}.cross_attention"] for layer in range(2))
+assert FAST or min(first[0]) > all_heads - 0.05
+assert FAST or max(first[1]) > all_heads - 0.1
+assert FAST or max(second[1]) < 0.5
+assert FAST or max(by_layer["decoder.blocks.0.self_attention"][0]) > all_heads - 0.1
+assert FAST or min(by_layer["decoder.blocks.0.self_attention"][0]) < all_heads - 0.2
+
+# %% [markdown]
+# Three answers, the same for each of the four seeds that we tried:
+#
+# - The first decoder layer's cross-attention can lose any head, and even with a single one left
+#   nearly all dates are right. The last layer's needs several: with one left, few are.
+# - In the decoder's self-attention some heads are not missed at all, and others are indispensable.
+#   With some seeds there is one without which year, month and day stay right, and only the dashes
+#   or the end of the output go wrong.
+# - A missing head of the last cross-attention as a rule harms more than one part, since the heads
+#   do not divide the date by parts. A missing head of self-attention can spoil one part alone.
+#
+# Michel et al. report of translation models that a large share of the heads can be removed, that
+# some layers do with one head, and that the attention to the encoder depends most on having
+# several. Here the last is true of one of two layers, and with so few heads the decoder's
+# self-attention cannot spare every one. A caution: zeros are something that the layers above have
+# never seen. The table says what this model relies on, not how well a model trained without that
+# head would do.
+#
+# **What to keep.** Heads are attention in parallel on slices of the width, at the price of one.
+# Fewer key heads make a smaller cache and a faster step. What a head looks at and what it is needed
+# for are two questions, and both can be computed.
+
+# %% [markdown]
+# ## 4 The Transformer architecture
+#
+# Sections 2 and 3 are about attention. Vaswani et al. (2017) put three more parts around it:
+# **positions**, since attention sees a set; a **feed-forward network**, which works on each token
+# alone; and the wiring, **residuals and normalization**, without which a deep stack does not train.
+# This section draws the whole, then takes each of the three apart.
+#
+# ### 4.1 The whole, as a drawing
+#
+# The paper's figure 1, drawn from a run: each box has the shape that its module put out, for three
+# test dates. The encoder (left) reads the source at once. The decoder (right) reads what is written
+# so far, and in each block asks the encoder's output, the **memory**.
+
+# %%
+torch.manual_seed(0)
+drawn = Transformer(
+    TransformerConfig(
+        source_vocab_size=source_tokenizer.vocab_size,
+        target_vocab_size=target_tokenizer.vocab_size,
+        d_model=128,
+        n_heads=4,
+        d_ff=512,
+    )
+)
+drawn_batch = collate_pairs(
+    [(source_tokenizer.encode(text), target_tokenizer.encode(iso)) for text, iso in test_pairs[:3]],
+    pad=target_tokenizer.pad,
+    start=target_tokenizer.start,
+    stop=target_tokenizer.stop,
+)
+with record_shapes(drawn) as drawn_shapes:
+    drawn(drawn_batch.source, drawn_batch.target_input, source_mask=drawn_batch.source_mask)
+figure, axes = new_figure(size=(9, 8.5))
+draw_transformer(axes[0, 0], drawn_shapes)
+axes[0, 0].set_title(
+    "The width stays the same from the embeddings on; the two lengths meet in cross-attention"
+)
+save_figure(figure, FIGURES / "4_architecture.png")
+
+# %% [markdown]
+# Two things to see, asserted below. No block changes the shape, so that blocks can be stacked and a
+# residual can be added. And the source's length ends at cross-attention: its output has the length
+# of the target, whose tokens asked.
+
+# %%
+shape_of = {row["module"]: row["output"] for row in drawn_shapes}
+(n_drawn, source_length), target_length = drawn_batch.source.shape, drawn_batch.target.shape[1]
+for part, length in (("encoder", source_length), ("decoder", target_length)):
+    assert all(shape_of[f"{part}.blocks.{i}"] == (n_drawn, length, 128) for i in range(6))
+assert shape_of["decoder.blocks.0.cross_attention"] == (n_drawn, target_length, 128)
+
+# %% [markdown]
+# ### 4.2 Positions
+#
+# Attention is permutation equivariant (section 2): without positions, a date and its letters in any
+# order are one input. The paper adds to each embedding a vector of waves (section 3.5):
+#
+# $$ PE_{(pos, 2i)} = \sin(\omega_i pos) \qquad PE_{(pos, 2i+1)} = \cos(\omega_i pos) \qquad
+# \omega_i = 10000^{-2i/d} $$
+#
+# Cost: $O(nd)$ time, no parameters, no longest length.
 
 # %%
 show_source(sinusoids)
 
+# %% [markdown]
+# Two statements about them. Their **inner product** depends on the distance only, as
+# $\sin a \sin b + \cos a \cos b = \cos(a - b)$:
+#
+# $$ PE_{pos}^\top PE_{pos+k} = \sum_i \cos(\omega_i k) $$
+#
+# And the **shift** by $k$ is a rotation: each pair (sine, cosine) turns by the angle $\omega_i k$,
+# wherever it stands. These are the addition theorems:
+#
+# $$ \sin \omega_i (pos + k) = \cos(\omega_i k) \sin(\omega_i pos) + \sin(\omega_i k)
+# \cos(\omega_i pos) $$
+#
+# $$ \cos \omega_i (pos + k) = -\sin(\omega_i k) \sin(\omega_i pos) + \cos(\omega_i k)
+# \cos(\omega_i pos) $$
+#
+# or $PE_{pos+k} = R_k PE_{pos}$ with a matrix $R_k$ of such pairs along its diagonal. The authors
+# hoped that this makes it easy to attend by relative positions.
+#
+# The first statement is checked on the table of all inner products, whose diagonals must be
+# constant; the second by building $R_k$.
+
+
 # %%
-waves = sinusoids(torch.arange(40), 64)
-figure, axes = new_figure(1, 2, size=(12, 3.6))
-axes[0, 0].imshow(waves.T, cmap="RdBu", aspect="auto", vmin=-1, vmax=1)
-axes[0, 0].set_xlabel("position")
-axes[0, 0].set_ylabel("coordinate")
-axes[0, 0].set_title(
-    "Each position has a pattern of its own: fast waves first, slow ones last", fontsize=10
-)
+def by_distance(scores: torch.Tensor) -> tuple[list[float], float]:
+    """Mean score of keys 0, 1, 2, ... places back, and how far two equally distant keys differ."""
+    diagonals = [scores.diagonal(-k) for k in range(len(scores) - 1)]
+    spread = max(float(diagonal.max() - diagonal.min()) for diagonal in diagonals)
+    return [float(diagonal.mean()) for diagonal in diagonals], spread
+
+
+def shift_matrix(k: int, d: int) -> torch.Tensor:
+    """R_k, pair by pair as in the formula."""
+    angles = [k * 10_000 ** (-2 * i / d) for i in range(d // 2)]
+    pairs = [[[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]] for a in angles]
+    return torch.block_diag(*torch.tensor(pairs, dtype=torch.float64))
+
+
+places = torch.arange(256)
+waves = sinusoids(places, 64, dtype=torch.float64)  # (256, 64)
+_, spread = by_distance(waves @ waves.T)
+print(f"inner products of equal distance differ by at most {spread:.0e}")
+assert spread < 1e-5
+for k in (1, 5, 100):
+    shifted = waves[:-k] @ shift_matrix(k, 64).T
+    error = float((shifted - waves[k:]).abs().max())
+    print(f"R_{k} turns each PE(pos) into PE(pos + {k}), within {error:.0e}")
+    assert error < 1e-5
+
+# %%
+figure, axes = new_figure(1, 3, size=(16, 4))
+axes[0, 0].imshow(waves[:40].T, cmap="RdBu", aspect="auto", vmin=-1, vmax=1)
+axes[0, 0].set(xlabel="position", ylabel="coordinate")
+axes[0, 0].set_title("Each position has its pattern: fast waves first, slow ones last", fontsize=10)
 draw_curves(
     axes[0, 1],
-    {f"of position {place}": (range(40), waves @ waves[place]) for place in (5, 20, 35)},
+    {f"of position {place}": (range(40), waves[:40] @ waves[place]) for place in (5, 20, 35)},
     x="position",
     y="inner product",
-    title="Near positions have similar patterns: the inner product falls with the distance",
+    title="One curve, shifted: the inner product depends on the distance",
 )
-save_figure(figure, FIGURES / "7_positions.png")
-assert all(int((waves @ wave).argmax()) == place for place, wave in enumerate(waves))
+axes[0, 2].imshow(shift_matrix(5, 32), cmap="RdBu", vmin=-1, vmax=1)
+axes[0, 2].set(xlabel="coordinate of PE(pos)", ylabel="coordinate of PE(pos + 5)")
+axes[0, 2].set_title("The shift by 5: large turns first, hardly any last", fontsize=10)
+save_figure(figure, FIGURES / "4_sinusoids.png")
 
 # %% [markdown]
-# ### 7.4 A block
+# The alternatives, in the order of their papers. **Learned** positions (Gehring et al. 2017) are a
+# vector for each place, as for each token: $O(n_{max} d)$ memory, and a longest length.
 #
-# A sublayer is wired by the **residual rule**: its output is added to its input, and the sum is
-# normalized (post-norm, the paper's). An encoder block has two sublayers, self-attention and a
-# feed-forward network; a decoder block has a third between them, attention to the encoder's output,
-# and its self-attention is causal.
+# **Relative** positions (Shaw et al. 2018) are a learned vector for each *distance*, up to a
+# largest one, added to keys (eq. 4) and values (eq. 3), here for place $i$ that looks at place $j$:
+#
+# $$ e_{ij} = \frac{q_i^\top (k_j + a^K_{ij})}{\sqrt{d_k}} \qquad
+# z_i = \sum_j \alpha_{ij} (v_j + a^V_{ij}) $$
+#
+# Time is $O(n^2 d)$, as for attention itself, but no fused kernel adds the vectors: memory is
+# $O(h n^2)$.
 
 # %%
-show_source(Residual, FeedForward, Block)
+show_source(LearnedPositions, RelativeAttention)
 
 # %% [markdown]
-# A stack is blocks in a row. The shapes below are printed from a run: a block never changes the
-# shape, which is why any number of them can be stacked.
+# A **bias** is one number for a head and a distance, added to the scores. T5 learns it (Raffel et
+# al. 2020, section 2.1), one for each *bucket* of distances; ALiBi (Press et al. 2022, section 3)
+# fixes it, with a slope $s_h$ of its own for each of the $H$ heads:
+#
+# $$ e_{ij} = q_i^\top k_j + b_{bucket(j - i)} \quad \mathrm{(T5)} \qquad
+# e_{ij} = \frac{q_i^\top k_j}{\sqrt{d_k}} - s_h \lvert i - j \rvert \quad \mathrm{(ALiBi)} \qquad
+# s_h = 2^{-8h/H} $$
+#
+# Time $O(h n^2)$ more; memory stays $O(n d)$, as the library makes the bias for a chunk of queries
+# at a time.
+
+# %%
+show_source(relative_buckets, alibi_slopes, ALiBi)
+
+# %% [markdown]
+# **Rotary** positions (Su et al. 2021) turn query and key themselves by $R_m$ and $R_n$, the
+# rotation of above. Rotations preserve products: the score depends on the distance (eq. 16).
+#
+# $$ (R_m q)^\top (R_n k) = q^\top R_{n-m} k $$
+#
+# Cost: $O(nd)$ time in each layer, no parameters.
+
+# %%
+show_source(rotate)
+
+# %% [markdown]
+# That it is the rotation of above: `rotate` by -5 makes each sinusoid the one 5 places on. (By
+# minus 5, because the pairs of 2017 are sine and cosine, Su's cosine and sine.)
+#
+# Then all of them at once, by the same test: is the score of two equally distant keys the same?
+
+# %%
+back_by_5 = torch.full((251,), -5)
+turned = rotate(waves[None, None, :-5], back_by_5, layout="interleaved")[0, 0]
+assert torch.allclose(turned, waves[5:], atol=1e-5)
+
+torch.manual_seed(0)
+one_query, one_key = torch.randn(2, 1, 1, 1, 64, dtype=torch.float64).expand(2, 1, 1, 256, 64)
+turned_query, turned_key = rotate(one_query, places), rotate(one_key, places)
+learned_vectors = LearnedPositions(256, 64).table.weight.detach()
+alibi_bias = ALiBi(4)(places, places)  # (heads, queries, keys)
+distances = places - places[:, None]
+buckets = relative_buckets(distances, n_buckets=32, max_distance=128, bidirectional=False)
+position_scores = {
+    "sinusoids: inner product": waves @ waves.T,
+    "learned: inner product at first": learned_vectors @ learned_vectors.T,
+    "rotary: score of one q and one k": (turned_query @ turned_key.mT)[0, 0],
+    "relative (Shaw): number of the vector": clipped_distances(places, places, 16).double(),
+    "T5: number of the bucket": buckets.double(),
+    "ALiBi: bias of the first head": alibi_bias[0],
+}
+show_table(
+    "How far do the scores of two equally distant keys differ, at most?",
+    [
+        {"positions": name, "difference": f"{by_distance(scores)[1]:.1e}"}
+        for name, scores in position_scores.items()
+    ],
+)
+for name, scores in position_scores.items():
+    assert (by_distance(scores)[1] < 1e-5) == (not name.startswith("learned"))
+
+# %%
+figure, axes = new_figure(2, 3, size=(16, 7.5))
+TITLES = (
+    "Sinusoids: falls fast, then ripples on",
+    "Learned: at first no place is near to any other",
+    "Rotary: waves, whose heights the contents of q and k decide",
+    "Shaw: from 16 places back all distances are one",
+    "T5: each its own up to 15, then ever wider buckets",
+)
+for part, name, title in zip(axes.flat, position_scores, TITLES, strict=False):
+    scores = position_scores[name]
+    # By distance; only learned positions have no such curve, and show what one place sees.
+    curve = scores[200].flip(0)[55:] if name.startswith("learned") else by_distance(scores)[0]
+    draw_curves(
+        part,
+        {name: (range(100), curve[:100])},
+        x="distance of the key, places back",
+        y=name.partition(": ")[2],
+        title=title,
+    )
+draw_curves(
+    axes[1, 2],
+    {
+        f"head {head}, slope {slope:.4g}": (range(100), by_distance(bias)[0][:100])
+        for head, (slope, bias) in enumerate(zip(alibi_slopes(4), alibi_bias, strict=True))
+    },
+    x="distance of the key, places back",
+    y="bias",
+    title="ALiBi: straight lines, steep in some heads, flat in others",
+)
+save_figure(figure, FIGURES / "4_positions.png")
+
+# %% [markdown]
+# ### 4.3 Longer than trained
+#
+# What do these positions do where no training has been? Small causal language models, equal but for
+# the positions, learn the dates as one stream of characters, in windows of 64. They are then tested
+# on windows of 256. Each date of the stream is drawn anew, so that earlier dates say nothing about
+# it: a longer window is no harder, and a loss that rises beyond 64 is the fault of the positions.
+#
+# The smallest such model: an embedding, a stack of causal blocks, and the embedding's table once
+# more as the output layer.
+
+
+# %%
+class LanguageModel(nn.Module):
+    """Predicts each next token; `positions` are added to the embeddings."""
+
+    def __init__(self, config, n_layers, *, positions=None, make_block=None):
+        super().__init__()
+        vocab_size = source_tokenizer.vocab_size
+        self.embedding = TokenEmbedding(vocab_size, config.d_model, scale=config.d_model**0.5)
+        self.positions = positions
+        self.stack = Stack(config, n_layers, make_block=make_block)
+        for parameter in self.stack.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)  # (B, L, D)
+        if self.positions is not None:
+            x = self.positions(x, torch.arange(tokens.shape[1], device=tokens.device))
+        return self.stack(x)
+
+
+def next_token_loss(model: LanguageModel, tokens: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Sum of the cross-entropies of tokens 1, 2, ... given those before, and their number."""
+    hidden, targets = model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
+    return linear_cross_entropy(hidden, model.embedding.weight, None, targets), len(targets)
+
+
+# %%
+def date_stream(pairs: list[tuple[str, str]]) -> torch.Tensor:
+    """Dates as people write them, one after the other, each ended by the stop token."""
+    dates = source_tokenizer.encode_batch(text for text, _ in pairs)
+    return torch.tensor([i for date in dates for i in (*date, source_tokenizer.stop)])
+
+
+def windows(length: int, batch: int, seed: int):
+    """Windows at random places of the training stream, without end."""
+    starts = torch.Generator().manual_seed(seed)
+    views = stream.unfold(0, length + 1, 1)
+    while True:
+        yield views[torch.randint(len(views), (batch,), generator=starts)]
+
+
+@torch.no_grad()
+def loss_by_position(model: LanguageModel, length: int) -> torch.Tensor:
+    """Mean cross-entropy at each position of the windows of the test stream."""
+    tokens = test_stream.unfold(0, length + 1, length)
+    logits = model(tokens[:, :-1]) @ model.embedding.weight.T  # (B, L, V)
+    losses = nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+    return losses.mean(0)
+
+
+# %%
+stream, test_stream = date_stream(text_pairs), date_stream(test_pairs)
+frequencies = stream.bincount() / len(stream)
+character_entropy = float(-torch.special.xlogy(frequencies, frequencies).sum())
+print(f"{len(stream):,} characters; guessing by frequency costs {character_entropy:.2f} nats each")
+
+# %% [markdown]
+# Sinusoids and learned vectors are added to the embeddings; the others change the attention of each
+# block. The learned table has 256 rows, of which training reaches 64. Rotary positions are tested
+# twice: as trained, and **rescaled** after the training, by slowing those pairs that have not met
+# all angles (YaRN; Peng et al. 2023).
+
+# %%
+TRAINED, TESTED, D, HEADS = 64, 256, 64, 4
+KINDS = ("none", "sinusoids", "learned", "rotary", "relative (Shaw)", "ALiBi")
+
+
+def model_with(kind: str) -> LanguageModel:
+    """Two pre-norm blocks under one kind of positions."""
+    rotary_base = 10_000.0 if kind == "rotary" else None
+    config = BlockConfig(
+        d_model=D, n_heads=HEADS, d_ff=4 * D, causal=True, norm_first=True, rotary_base=rotary_base
+    )
+    added = {"sinusoids": SinusoidalPositions(D), "learned": LearnedPositions(TESTED, D)}
+    attentions = {
+        "relative (Shaw)": lambda: RelativeAttention(D, HEADS, max_distance=16, causal=True),
+        "ALiBi": lambda: MultiHeadAttention(D, HEADS, causal=True, position_bias=ALiBi(HEADS)),
+    }
+    make_attention = attentions.get(kind, lambda: None)  # None: the block's own
+    return LanguageModel(
+        config,
+        2,
+        positions=added.get(kind),
+        make_block=lambda i: Block(config, self_attention=make_attention()),
+    )
+
+
+def train_on_dates(model: LanguageModel, name: str, *, steps: int, seed: int = 0, **settings):
+    """Train on windows of the stream; the history."""
+    return train(
+        model,
+        windows(TRAINED, 8, seed),
+        next_token_loss,
+        steps=steps,
+        device="cpu",  # too small for anything else
+        description=f"{name:34}",
+        **settings,
+    )
+
+
+# %%
+positioned, seconds_with = {}, {}
+for kind in KINDS:
+    torch.manual_seed(0)
+    positioned[kind] = model_with(kind)
+    schedule = cosine(warmup=steps_of(260) // 8, steps=steps_of(260))
+    seconds_with[kind] = train_on_dates(
+        positioned[kind], kind, steps=steps_of(260), learning_rate=8e-3, schedule=schedule
+    ).seconds
+by_position = {kind: loss_by_position(model, TESTED) for kind, model in positioned.items()}
+
+for block in positioned["rotary"].stack.blocks:
+    yarn = YaRNScaling(factor=TESTED / TRAINED, original_length=TRAINED)
+    block.self_attention.rotary = Rotary(D // HEADS, scaling=yarn)
+by_position["rotary, rescaled"] = loss_by_position(positioned["rotary"], TESTED)
+
+# %%
+figure, axes = new_figure(size=(9, 4.5))
+draw_curves(
+    axes[0, 0],
+    {kind: (range(16, TESTED), smooth(losses, 16)[16:]) for kind, losses in by_position.items()},
+    x="position in the window (mean of the last 16)",
+    y="loss, nats a character",
+    title="Beyond the trained length only ALiBi and relative positions keep their loss",
+)
+axes[0, 0].axvline(TRAINED, color="black", linestyle="--", linewidth=1)
+axes[0, 0].text(TRAINED + 2, axes[0, 0].get_ylim()[1] * 0.97, "trained up to here", va="top")
+save_figure(figure, FIGURES / "4_longer.png")
+
+# %%
+loss_near, loss_far = (
+    {kind: float(losses[part].mean()) for kind, losses in by_position.items()}
+    for part in (slice(TRAINED // 2, TRAINED), slice(TESTED // 2, TESTED))
+)
+show_table(
+    "Loss on unseen dates, nats a character",
+    [
+        {
+            "positions": kind,
+            "seconds of training": f"{seconds_with[kind]:.1f}" if kind in seconds_with else "none",
+            "32 to 63": f"{loss_near[kind]:.2f}",
+            "128 to 255": f"{loss_far[kind]:.2f}",
+            "change": f"{loss_far[kind] - loss_near[kind]:+.2f}",
+        }
+        for kind in by_position
+    ],
+)
+of_distance = ("rotary", "relative (Shaw)", "ALiBi")
+of_places = [loss_near[kind] for kind in KINDS if kind not in of_distance]
+assert FAST or max(loss_near[kind] for kind in of_distance) < min(of_places)
+for kind in ("relative (Shaw)", "ALiBi"):
+    assert FAST or loss_far[kind] < loss_near[kind] + 0.15
+for kind in ("sinusoids", "learned", "rotary"):
+    assert FAST or loss_far[kind] > loss_near[kind] + 0.15
+assert FAST or loss_far["rotary, rescaled"] < loss_far["rotary"] - 0.2
+
+# %% [markdown]
+# Up to 64, the three whose scores speak of distances learn fastest: what helps here is how far back
+# a character stands. Beyond 64, sinusoids and learned vectors are vectors that no training has
+# seen, and the loss rises at once. Rotary positions hold a while, then fail: the pairs that turn
+# slowly come to angles between query and key that are new. Rescaled, they lose some where they were
+# good and gain more where they were not, without a step of training. Shaw gives all that is 16
+# places back or more one vector, and ALiBi gives it ever less weight: neither meets anything new.
+#
+# A causal model **without** positions is not quite blind to order (Haviv et al. 2022). Each place
+# has seen another past, so that the mask alone tells places apart, from the second block on:
+# exchange the first two characters, and the last output changes, though not by much.
+
+# %%
+some_tokens = test_stream[None, :20]
+exchanged = some_tokens[:, [1, 0, *range(2, 20)]]
+with torch.no_grad():
+    outputs = [positioned["none"](tokens)[0, -1] for tokens in (some_tokens, exchanged)]
+print(f"the first two exchanged: outputs differ by {(outputs[0] - outputs[1]).abs().max():.0e}")
+assert not torch.allclose(*outputs, atol=1e-4)
+
+# %% [markdown]
+# A learned table must have the rows. The later 192 of the one above hold what they were
+# initialized with; with 64 rows the model refuses:
+
+# %%
+short = LearnedPositions(TRAINED, D)
+try:
+    short(torch.zeros(1, TRAINED + 1, D), torch.arange(TRAINED + 1))
+except LengthError as error:
+    print(error)
+
+# %% [markdown]
+# ### 4.4 The feed-forward network
+#
+# Attention mixes places; this works on each place alone, with the same weights for all (section
+# 3.3 of the paper):
+#
+# $$ \mathrm{FFN}(x) = \max(0, x W_1 + b_1) W_2 + b_2 \quad (2) $$
+#
+# Gated kinds (Shazeer 2020) multiply by a second projection, $\sigma$ being SiLU in SwiGLU
+# and GELU in GEGLU:
+#
+# $$ y = (\sigma(x W_g) \odot x W_1) W_2 \quad (6) $$
+#
+# Cost: $O(n d d_{ff})$ time, $O(d d_{ff})$ parameters; linear in the length.
+
+# %%
+show_source(FeedForward)
+
+# %%
+torch.manual_seed(0)
+bend = FeedForward(64, 256)
+sentence = torch.randn(1, 7, 64)
+with torch.no_grad():
+    by_formula = (sentence @ bend.up.weight.T + bend.up.bias).clamp(min=0) @ bend.down.weight.T
+    assert torch.allclose(bend(sentence), by_formula + bend.down.bias, atol=1e-6)
+
+    changed_sentence = sentence.clone()
+    changed_sentence[:, 3] = 0
+    moved = (bend(sentence) - bend(changed_sentence)).abs().amax(-1)[0]
+print("one token changed; which outputs change?", [f"{change:.1f}" for change in moved])
+assert [float(change) > 0 for change in moved] == [place == 3 for place in range(7)]
+
+# %% [markdown]
+# With $d_{ff} = 4d$ its two matrices hold $8d^2$ numbers, twice as many as the $4d^2$ of an
+# attention. In the model drawn above:
+
+
+# %%
+def n_parameters(model: nn.Module, *kinds: type) -> int:
+    """Parameters of the modules of these kinds, those that are shared counted once."""
+    modules = [module for module in model.modules() if isinstance(module, kinds)]
+    return sum(p.numel() for p in {p for module in modules for p in module.parameters()})
+
+
+total = n_parameters(drawn, Transformer)
+counts = {
+    "feed-forward": n_parameters(drawn, FeedForward),
+    "attention": n_parameters(drawn, MultiHeadAttention),
+    "norms": n_parameters(drawn, LayerNorm),
+    "embeddings and output layer": n_parameters(drawn, TokenEmbedding),
+}
+assert sum(counts.values()) == total
+show_table(
+    f"{total:,} parameters, 6 + 6 blocks",
+    [
+        {"part": part, "parameters": f"{count:,}", "share": f"{count / total:.0%}"}
+        for part, count in counts.items()
+    ],
+)
+show_table(
+    "Kinds, at d = 128; gated ones of two thirds the width, as in Shazeer 2020",
+    [
+        {"kind": kind, "d_ff": d_ff, "parameters": f"{n_parameters(layer, FeedForward):,}"}
+        for kind, d_ff in (("relu", 512), ("gelu", 512), ("silu", 512), ("swiglu", 341))
+        for layer in [FeedForward(128, d_ff, kind=kind, bias=False)]
+    ],
+)
+
+# %%
+figure, axes = new_figure(size=(7, 3.6))
+inputs = torch.linspace(-4, 4, 200)
+draw_curves(
+    axes[0, 0],
+    {kind: (inputs, ACTIVATIONS[kind](inputs)) for kind in ("relu", "gelu", "silu")},
+    x="input",
+    y="output",
+    title="GELU and SiLU round off the corner of ReLU, and dip below zero",
+)
+save_figure(figure, FIGURES / "4_activations.png")
+
+# %% [markdown]
+# ### 4.5 Residuals and normalization
+#
+# Each sublayer $f$ is added to its input and the stream is normalized: after the sum in the paper
+# (**post-norm**, its section 3.1), before the sublayer in most models since (**pre-norm**; Xiong et
+# al. 2020, table 1):
+#
+# $$ x' = \mathrm{LN}(x + f(x)) \qquad \mathrm{(post)} $$
+#
+# $$ x' = x + f(\mathrm{LN}(x)) \qquad \mathrm{(pre)} $$
+#
+# with (Ba et al. 2016, eq. 4; Zhang and Sennrich 2019, eq. 4)
+#
+# $$ \mathrm{LN}(x) = \gamma \odot \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta \qquad
+# \mathrm{RMS}(x) = \gamma \odot \frac{x}{\sqrt{\frac{1}{d} \sum_i x_i^2 + \epsilon}} $$
+#
+# where $\mu$ and $\sigma^2$ are mean and variance of the $d$ coordinates of one token. Cost:
+# $O(nd)$ time, $2d$ or $d$ parameters. The order is decided in one place of the library:
+
+# %%
+show_source(Residual, layer_norm, rms_norm)
+
+# %% [markdown]
+# Layer norm forgets where its input was centred and how long it was; RMS norm forgets the length
+# only, and of a centred input it is the layer norm. The modules run torch's kernels; they agree
+# with the formulas.
+
+# %%
+torch.manual_seed(0)
+x, gain, shift = torch.randn(5, 64), torch.randn(64), torch.randn(64)
+layered, scaled = LayerNorm(64), RMSNorm(64)
+with torch.no_grad():
+    for norm in (layered, scaled):
+        norm.weight.copy_(gain)
+    layered.bias.copy_(shift)
+    assert torch.allclose(layered(x), layer_norm(x, gain, shift), atol=1e-5)
+    assert torch.allclose(scaled(x), rms_norm(x, gain), atol=1e-5)
+    assert torch.allclose(layered(3 * x + 7), layered(x), atol=1e-3)
+    assert torch.allclose(scaled(3 * x), scaled(x), atol=1e-3)
+    assert not torch.allclose(scaled(3 * x + 7), scaled(x), atol=1e-3)
+    centred = x - x.mean(-1, keepdim=True)
+    assert torch.allclose(layered(x), scaled(centred) + shift, atol=1e-5)
+
+# %% [markdown]
+# The same drawing as above, of a pre-norm model: the stream from the embeddings to the last norm is
+# a sum that no norm interrupts.
+
+# %%
+pre_norm = Transformer(dataclasses.replace(drawn.config, norm_first=True))
+with record_shapes(pre_norm) as drawn_shapes:
+    pre_norm(drawn_batch.source, drawn_batch.target_input, source_mask=drawn_batch.source_mask)
+figure, axes = new_figure(size=(9, 8.5))
+draw_transformer(axes[0, 0], drawn_shapes)
+axes[0, 0].set_title("Pre-norm: sublayers read a normalized copy; a norm closes each stack")
+save_figure(figure, FIGURES / "4_pre_norm.png")
+
+# %% [markdown]
+# **Gradients at initialization.** Language models as above, 2 to 24 blocks deep, with sinusoids and
+# the library's initialization of the Transformer. The norm of the gradient of each block's weights
+# is taken on one batch and averaged over three initializations. To see what the residual is for, it
+# is taken away: with the norm kept, and with neither.
+
+
+# %%
+class NormAlone(Residual):
+    """The sublayer replaces its input; the norm stays."""
+
+    def forward(self, x, sublayer):
+        return self.norm(sublayer(x))
+
+
+class NothingAround(Residual):
+    """The sublayer replaces its input."""
+
+    def forward(self, x, sublayer):
+        return sublayer(x)
+
+
+def deep_model(depth: int, wiring: type[Residual] = Residual, **settings) -> LanguageModel:
+    """A language model of width 64 whose blocks have this wiring around their sublayers."""
+    config = BlockConfig(d_model=D, n_heads=HEADS, d_ff=4 * D, causal=True, **settings)
+
+    def make_block(_: int) -> Block:
+        block = Block(config)
+        block.self_attention_residual = wiring(config)
+        block.feed_forward_residual = wiring(config)
+        return block
+
+    return LanguageModel(config, depth, positions=SinusoidalPositions(D), make_block=make_block)
+
+
+# %%
+def at_start(depth: int, **settings) -> tuple[list[float], float]:
+    """Each block's gradient norm; and how alike the outputs are: mean cosine of two places."""
+    tokens, norms, alike = next(windows(TRAINED, 8, seed=0)), torch.zeros(depth), 0.0
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = deep_model(depth, **settings)
+        loss, n_tokens = next_token_loss(model, tokens)
+        (loss / n_tokens).backward()
+        for i, block in enumerate(model.stack.blocks):
+            gradients = [p.grad.flatten() for p in block.parameters() if p.grad is not None]
+            norms[i] += torch.cat(gradients).norm() / 3
+        with torch.no_grad():
+            outputs = nn.functional.normalize(model(tokens), dim=-1)  # (B, L, D)
+            alike += float((outputs @ outputs.transpose(1, 2)).mean()) / 3
+    return norms.tolist(), alike
+
+
+# %%
+DEPTHS = (2, 6, 12, 24)
+WIRINGS = {
+    "post-norm": {},
+    "pre-norm": {"norm_first": True},
+    "norms without residuals": {"wiring": NormAlone},
+    "neither": {"wiring": NothingAround},
+}
+starts = {
+    (name, depth): at_start(depth, **settings)
+    for name, settings in WIRINGS.items()
+    for depth in DEPTHS
+}
+show_table(
+    "At initialization: gradient of first and last block, and mean cosine of two places' outputs",
+    [
+        {"wiring": name, "blocks": depth}
+        | {"first": f"{norms[0]:.1e}", "last": f"{norms[-1]:.2f}", "cosine": f"{alike:.3f}"}
+        for (name, depth), (norms, alike) in starts.items()
+    ],
+)
+last = {key: norms[-1] for key, (norms, _) in starts.items()}
+assert last["post-norm", 24] >= last["post-norm", 2]
+assert last["pre-norm", 24] < 0.6 * last["pre-norm", 2]
+assert starts["neither", 24][0][0] < 1e-4
+assert starts["norms without residuals", 12][1] > 0.999
+assert starts["pre-norm", 24][1] < 0.95 < starts["post-norm", 24][1]
+
+# %%
+figure, axes = new_figure(1, 4, size=(16, 3.8))
+GRADIENT_TITLES = {
+    "post-norm": "Post-norm: as large at 24 blocks as at 2",
+    "pre-norm": "Pre-norm: smaller towards the output",
+    "norms without residuals": "Norms without residuals: large all the way",
+    "neither": "Neither: the gradient vanishes",
+}
+for place, (name, title) in zip(axes.flat, GRADIENT_TITLES.items(), strict=True):
+    draw_curves(
+        place,
+        {
+            f"{depth} blocks": (range(1, depth + 1), starts[name, depth][0])
+            for depth in reversed(DEPTHS)
+        },
+        x="block",
+        y="norm of the gradient" if name == "post-norm" else "",
+        title=title,
+    )
+    place.set_yscale("log")
+    place.set_ylim((1e-7, 20) if name == "neither" else (0.1, 20))
+save_figure(figure, FIGURES / "4_gradients.png")
+
+# %% [markdown]
+# What figure and table show: under post-norm the last block's gradient is no smaller at 24 blocks
+# than at 2, under pre-norm it shrinks with the depth, as Xiong et al. derive (theorem 1): a rate
+# that suits a shallow post-norm model is too high for the last blocks of a deep one. Without norms
+# and residuals, the gradient of the first block vanishes with the depth.
+#
+# Norms without residuals prevent that, but see the cosine: attention averages, and from 12 blocks
+# on all places have the same output to three digits (proved for attention alone by Dong et al.
+# 2021). At 24 blocks post-norm has hardly more to tell them apart by; pre-norm has.
+#
+# **Warm-up.** In the paper the rate rises for 4000 steps before it falls (section 5.3). Is that
+# needed? Four blocks, post- and pre-norm, with the same highest rate, reached at the first step or
+# after a quarter of the training; and post-norm at a quarter of that rate. The dashed line is the
+# loss of a guess by the characters' frequencies.
+
+# %%
+WARMUP_STEPS = steps_of(160)
+
+
+def try_wiring(
+    name: str, *, warmup: int = WARMUP_STEPS // 4, rate: float = 8e-3, seed: int = 0, **settings
+) -> tuple[list[float], float]:
+    """Train four blocks from this seed: the losses, and the loss on unseen dates."""
+    torch.manual_seed(seed)
+    model = deep_model(4, **settings)
+    schedule = cosine(warmup=warmup, steps=WARMUP_STEPS)
+    history = train_on_dates(
+        model, name, steps=WARMUP_STEPS, seed=seed, learning_rate=rate, schedule=schedule
+    )
+    return history.losses, float(loss_by_position(model, TRAINED).mean())
+
+
+RUNS = {
+    "post-norm, no warm-up": {"warmup": 0},
+    "post-norm, no warm-up, lower rate": {"warmup": 0, "rate": 2e-3},
+    "post-norm, warm-up": {},
+    "pre-norm, no warm-up": {"warmup": 0, "norm_first": True},
+    "pre-norm, warm-up": {"norm_first": True},
+}
+wired = {name: try_wiring(name, **settings) for name, settings in RUNS.items()}
+unseen_loss = {name: loss for name, (_, loss) in wired.items()}
+
+# %%
+figure, axes = new_figure(size=(8, 4))
+draw_curves(
+    axes[0, 0],
+    {name: (range(1, WARMUP_STEPS + 1), smooth(losses, 5)) for name, (losses, _) in wired.items()},
+    x="step",
+    y="loss, nats a character",
+    title="At the full rate post-norm without warm-up stays at the characters' frequencies",
+)
+axes[0, 0].axhline(character_entropy, color="black", linestyle="--", linewidth=1)
+save_figure(figure, FIGURES / "4_warmup.png")
+show_table(
+    "Loss on unseen dates, nats a character",
+    [{"wiring": name, "loss": f"{loss:.2f}"} for name, loss in unseen_loss.items()],
+)
+assert abs(unseen_loss["post-norm, no warm-up"] - character_entropy) < 0.1
+assert FAST or unseen_loss["post-norm, warm-up"] < character_entropy - 1
+assert FAST or unseen_loss["post-norm, no warm-up, lower rate"] < character_entropy - 1
+assert FAST or min(unseen_loss, key=unseen_loss.get).startswith("pre-norm")
+assert FAST or abs(unseen_loss["pre-norm, no warm-up"] - unseen_loss["pre-norm, warm-up"]) < 0.3
+
+# %% [markdown]
+# At this rate post-norm without warm-up learns how frequent each character is, and nothing else.
+# With a warm-up it learns; at a quarter of the rate it does without, and ends higher. Pre-norm
+# needs no warm-up, and ends lowest with or without.
+#
+# **Layer against RMS norm**, pre-norm with warm-up, two seeds each. RMS norm leaves mean and bias
+# out; the losses differ in the second digit after the point, and so do those of the seeds.
+
+# %%
+norm_losses = {
+    (norm, seed): try_wiring(f"{norm} norm, seed {seed}", seed=seed, norm_first=True, norm=norm)[1]
+    for norm in ("layer", "rms")
+    for seed in (0, 1)
+    if (norm, seed) != ("layer", 0)
+} | {("layer", 0): unseen_loss["pre-norm, warm-up"]}
+show_table(
+    "Loss on unseen dates, nats a character",
+    [
+        {"norm": norm} | {f"seed {seed}": f"{norm_losses[norm, seed]:.3f}" for seed in (0, 1)}
+        for norm in ("layer", "rms")
+    ],
+)
+mean_loss = {norm: (norm_losses[norm, 0] + norm_losses[norm, 1]) / 2 for norm in ("layer", "rms")}
+assert FAST or abs(mean_loss["layer"] - mean_loss["rms"]) < 0.06
+
+# %% [markdown]
+# And the time. By arithmetic RMS norm is the cheaper one: no mean, no bias. What a machine makes of
+# it depends on its kernels, so formula and kernel of both are timed, taking turns. torch has a
+# kernel for the gradient of layer norm on a CPU and none for that of RMS norm, which it
+# differentiates operation by operation.
+
+# %%
+activations = torch.randn(2048, 256, requires_grad=True)
+weight_256, bias_256 = torch.ones(256, requires_grad=True), torch.zeros(256, requires_grad=True)
+norms = {
+    "layer norm, formula": lambda: layer_norm(activations, weight_256, bias_256),
+    "RMS norm, formula": lambda: rms_norm(activations, weight_256),
+    "layer norm, kernel": functools.partial(LayerNorm(256), activations),
+    "RMS norm, kernel": functools.partial(RMSNorm(256), activations),
+}
+upstream = torch.ones_like(activations)
+with torch.no_grad():
+    forward = medians(interleave(norms, rounds=20))
+both_ways = medians(
+    interleave(
+        {name: lambda run=run: run().backward(upstream) for name, run in norms.items()}, rounds=20
+    )
+)
+show_table(
+    "Milliseconds for 2048 tokens of width 256",
+    [
+        {
+            "norm": name,
+            "forward": f"{1e3 * forward[name]:.2f}",
+            "forward and backward": f"{1e3 * both_ways[name]:.2f}",
+        }
+        for name in norms
+    ],
+)
+
+# %% [markdown]
+# **What to keep.** Positions that say distances learn faster than positions that say places, and
+# those whose distances are bounded or simply fade carry over to longer inputs. The feed-forward
+# networks hold most of the parameters and mix nothing between tokens. Residuals carry the gradient
+# and keep the places apart; where the norm stands decides whether a warm-up is needed; which norm
+# it is hardly matters.
+
+# %% [markdown]
+# ## 5 Building a block
+#
+# ### 5.1 The encoder block, sublayer by sublayer
+#
+# Two sublayers, each wired by the residual rule of section 4. In the paper's order (post-norm), for
+# the vectors $x$ of a sequence:
+#
+# $$ x' = \mathrm{LayerNorm}(x + \mathrm{MultiHead}(x, x, x)) $$
+#
+# $$ y = \mathrm{LayerNorm}(x' + \mathrm{FFN}(x')) $$
+#
+# The first mixes *between* the places, the second works at each place alone.
+
+# %%
+show_source(Block)
+
+# %% [markdown]
+# The block takes its sublayers apart so little that we can call them one by one. The shapes are
+# those of the run; no sublayer changes the shape of $x$, or its sum with $x$ would not exist.
+
+# %%
+torch.manual_seed(0)
+encoder_block = Block(BlockConfig(d_model=64, n_heads=4, d_ff=256)).eval()
+sentence = torch.randn(2, 7, 64)  # (batch, length, d_model)
+
+with torch.no_grad():
+    mixed = encoder_block.self_attention(sentence)
+    after_attention = encoder_block.self_attention_residual.norm(sentence + mixed)
+    bent = encoder_block.feed_forward(after_attention)
+    by_sublayers = encoder_block.feed_forward_residual.norm(after_attention + bent)
+    with record_shapes(encoder_block) as encoder_shapes:
+        at_once = encoder_block(sentence)
+assert torch.allclose(by_sublayers, at_once, atol=1e-6)
+show_table(f"An encoder block, x {tuple(sentence.shape)}, in the order of the run", encoder_shapes)
+
+# %% [markdown]
+# ### 5.2 The decoder block
+#
+# The first sublayer is causal, and a second one asks the encoder: queries from the decoder, keys
+# and values from the **memory** $m$, the encoder's output. The two lengths may differ; the output
+# has that of the queries.
+#
+# $$ x' = \mathrm{LayerNorm}(x + \mathrm{MultiHead}(x, x, x)) \quad \text{(causal)} $$
+#
+# $$ x'' = \mathrm{LayerNorm}(x' + \mathrm{MultiHead}(x', m, m)) $$
+#
+# $$ y = \mathrm{LayerNorm}(x'' + \mathrm{FFN}(x'')) $$
+
+# %%
+decoder_config = BlockConfig(d_model=64, n_heads=4, d_ff=256, causal=True, cross_attention=True)
+decoder_block = Block(decoder_config).eval()
+written = torch.randn(2, 5, 64)  # what the decoder has written so far
+
+with torch.no_grad():
+    x = decoder_block.self_attention_residual(written, decoder_block.self_attention)
+    x = decoder_block.cross_attention_residual(
+        x, lambda asking: decoder_block.cross_attention(asking, at_once)
+    )
+    by_sublayers = decoder_block.feed_forward_residual(x, decoder_block.feed_forward)
+    with record_shapes(decoder_block) as decoder_shapes:
+        read_and_written = decoder_block(written, at_once)
+assert torch.allclose(by_sublayers, read_and_written, atol=1e-6)
+show_table(
+    f"A decoder block, x {tuple(written.shape)}, memory {tuple(at_once.shape)}", decoder_shapes
+)
+
+# %% [markdown]
+# ### 5.3 Who can influence whom
+#
+# The causal mask, proved twice. First by hand: change the last token, and no output before it
+# changes by a single bit, while that of the encoder block changes everywhere.
+
+# %%
+with torch.no_grad():
+    future = written.clone()
+    future[:, -1] += 1
+    same = decoder_block(future, at_once) == read_and_written
+    open_before, open_after = encoder_block(written), encoder_block(future)
+assert same[:, :-1].all()
+assert not same[:, -1].any()
+assert (open_before != open_after).any(-1).all()
+print("decoder: outputs that changed with the last token:", (~same).any(-1)[0].int().tolist())
+print("encoder:", (open_before != open_after).any(-1)[0].int().tolist())
+
+# %% [markdown]
+# Then for every pair of places at once, by the gradient: the size of
+# $\partial y_i / \partial x_j$ (its square root is drawn, so that small ones show). Above the
+# decoder's diagonal it is exactly zero. The dark diagonal is the residual connection: a token's own
+# vector passes through.
+
+
+# %%
+def influence(block: Block, memory: torch.Tensor | None = None) -> torch.Tensor:
+    """The norm of dy_i / dx_j for all places i (rows) and j (columns), for one sequence."""
+    x = torch.randn(1, 8, 64, generator=torch.Generator().manual_seed(0))
+    jacobian = torch.autograd.functional.jacobian(lambda x: block(x, memory), x)
+    return jacobian[0, :, :, 0].norm(dim=(1, 3))  # (1, i, 64, 1, j, 64) -> (i, j)
+
+
+encoder_influence = influence(encoder_block).detach()
+decoder_influence = influence(decoder_block, at_once[:1]).detach()
+assert encoder_influence.min() > 0
+assert torch.equal(decoder_influence > 0, causal_mask(8, 8))
+figure, axes = new_figure(1, 2, size=(9, 4))
+numbers = [str(place) for place in range(8)]
+for place, matrix, title in (
+    (axes[0, 0], encoder_influence, "Encoder block: every input reaches every output"),
+    (axes[0, 1], decoder_influence, "Decoder block: no output sees a later input"),
+):
+    draw_weights(place, (matrix / matrix.max()).sqrt(), numbers, numbers, title)
+    place.set_xlabel("input place")
+    place.set_ylabel("output place")
+save_figure(figure, FIGURES / "5_influence.png")
+
+# %% [markdown]
+# ### 5.4 Parameters, by hand and by code
+#
+# An attention has four matrices $d \times d$ with biases, whatever the number of heads; a
+# feed-forward network $2 d d_{ff} + d_{ff} + d$; a layer norm $2d$. A decoder block has one
+# attention and one norm more than an encoder block. For the paper's base model (table 3: $N = 6$,
+# $d = 512$, $d_{ff} = 2048$, one vocabulary of about 37,000 for both languages and the output) the
+# paper says $65 \cdot 10^6$; the cell counts what these numbers give. Nothing is allocated for it:
+# tensors on the `meta` device have shapes only.
+
+
+# %%
+def block_parameters(d: int, d_ff: int, *, decoder: bool) -> int:
+    """What the equations above add up to."""
+    attention_size, norm_size = 4 * (d * d + d), 2 * d
+    feed_forward_size = 2 * d * d_ff + d_ff + d
+    return (2 if decoder else 1) * (attention_size + norm_size) + feed_forward_size + norm_size
+
+
+vocabulary = 37_000
+with torch.device("meta"):
+    base = Transformer(
+        TransformerConfig(
+            source_vocab_size=vocabulary, target_vocab_size=vocabulary, shared_embeddings=True
+        )
+    )
+d, d_ff = base.config.d_model, base.config.d_ff
+by_hand = {
+    "embedding, shared by source, target and output": vocabulary * d,
+    "encoder, 6 blocks": 6 * block_parameters(d, d_ff, decoder=False),
+    "decoder, 6 blocks": 6 * block_parameters(d, d_ff, decoder=True),
+}
+by_code = [sum(p.numel() for p in part.parameters()) for part in base.children()]
+show_table(
+    "The base model of 2017",
+    [{"part": part, "parameters": f"{count:,}"} for part, count in by_hand.items()]
+    + [{"part": "all", "parameters": f"{sum(by_hand.values()):,}"}],
+)
+assert sum(by_hand.values()) == sum(p.numel() for p in base.parameters())
+assert set(by_hand.values()) <= set(by_code)
+
+# %% [markdown]
+# ### 5.5 From the usual names to ours
+#
+# Many tutorials and code bases share a set of names, those of Vaswani et al. or of the *Annotated
+# Transformer*. Here is where each of them lives in the library.
+
+# %%
+USUAL_NAMES = {
+    "ScaledDotProductAttention": (attention, "attention; as the equation, explicit_attention"),
+    "MultiHeadAttention": (MultiHeadAttention, "MultiHeadAttention(d_model, n_heads)"),
+    "PositionalEncoding": (SinusoidalPositions, "SinusoidalPositions(d_model)"),
+    "PositionwiseFeedForward": (FeedForward, "FeedForward(d_model, d_ff)"),
+    "SublayerConnection": (Residual, "Residual(config)"),
+    "EncoderLayer": (Block, "Block(BlockConfig(...))"),
+    "DecoderLayer": (Block, "Block(BlockConfig(..., causal=True, cross_attention=True))"),
+    "Encoder, Decoder": (Stack, "Stack(config, n_layers)"),
+    "Embeddings": (TokenEmbedding, "TokenEmbedding(vocab_size, d_model, scale=)"),
+    "subsequent_mask": (causal_mask, "causal_mask(n_queries, n_keys)"),
+    "Transformer": (Transformer, "Transformer(TransformerConfig(...))"),
+    "greedy_decode": (greedy, "greedy(model, source, start=, stop=, max_length=)"),
+}
+show_table(
+    "Usual names",
+    [
+        {"usual name": usual, "here": here, "file": location(shown)}
+        for usual, (shown, here) in USUAL_NAMES.items()
+    ],
+)
+
+# %% [markdown]
+# ### 5.6 What each mechanism costs
+#
+# For $n$ places (queries and keys alike), width $d$, $h$ heads, and width $d_a$ of Bahdanau's
+# hidden layer, which is $d$ below. Memory is what the mechanism allocates, its
+# output included.
+#
+# | mechanism | equation | time | memory | one after another |
+# |---|---|---|---|---|
+# | additive scores | $e_{ij} = v_a^\top \tanh(W_a s_{i-1} + U_a h_j)$, Bahdanau et al. 2015, A.1.2 | $O(n^2 d_a + n d d_a)$ | $O(n^2 d_a)$ | $O(1)$ |
+# | dot scores | $h_t^\top \bar h_s$, Luong et al. 2015, section 3.1 | $O(n^2 d)$ | $O(n^2)$ | $O(1)$ |
+# | general scores | $h_t^\top W_a \bar h_s$, the same | $O(n^2 d + n d^2)$ | $O(n^2)$ | $O(1)$ |
+# | scaled dot-product attention | $\mathrm{softmax}(QK^\top / \sqrt{d_k})V$, Vaswani et al. 2017, eq. 1 | $O(n^2 d)$ | $O(n^2)$; fused $O(n d)$ | $O(1)$ |
+# | multi-head attention | $\mathrm{Concat}(\mathrm{head}_1, \ldots, \mathrm{head}_h)W^O$, section 3.2.2 | $O(n^2 d + n d^2)$ | $O(h n^2)$; fused $O(n d)$ | $O(1)$ |
+# | feed-forward | $\max(0, xW_1 + b_1)W_2 + b_2$, eq. 2 | $O(n d d_{ff})$ | $O(n d_{ff})$ | $O(1)$ |
+# | layer norm | $(x - \mu) / \sqrt{\sigma^2 + \epsilon} \odot g + b$, Ba et al. 2016, eq. 4 | $O(n d)$ | $O(n d)$ | $O(1)$ |
+# | recurrent cell (GRU) | $h_t = f(x_t, h_{t-1})$, Cho et al. 2014 | $O(n d^2)$ | $O(n d)$ | $O(n)$ |
+#
+# The last row is why recurrence was dropped, though of all that mix places it alone needs no
+# $n^2$: its steps wait for each other (Vaswani et al. 2017, table 1). The exponents can be
+# **counted**: each mechanism runs with $n$ and with $d$ doubled, and the logarithm (base 2) of the
+# ratio is the exponent. Only products of matrices count as operations: additive scores and the
+# layer norm have none, their time goes with the numbers that they touch. A sum of two terms, such
+# as $n^2 d + n d^2$, shows an exponent between theirs. The fused kernel's memory grows by less than
+# $n$: its output grows, its buffer, which is larger here, does not. Section 2 draws longer inputs.
+
+
+# %%
+def heads_of(n: int, d: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random queries, keys and values of four heads that share the width d."""
+    return tuple(torch.randn(3, 1, 4, n, d // 4).unbind())
+
+
+COSTS = {  # the inputs are made beforehand: only what the mechanism itself needs is counted
+    "additive scores": lambda n, d: partial(
+        additive_scores, torch.randn(1, n, d), torch.randn(1, n, d), torch.randn(d)
+    ),
+    "dot scores": lambda n, d: partial(dot_scores, torch.randn(1, n, d), torch.randn(1, n, d)),
+    "general scores": lambda n, d: partial(
+        general_scores, torch.randn(1, n, d), torch.randn(1, n, d), torch.randn(d, d)
+    ),
+    "four heads, explicit": lambda n, d: partial(explicit_attention, *heads_of(n, d)),
+    "four heads, fused": lambda n, d: partial(attention, *heads_of(n, d)),
+    "one projection": lambda n, d: partial(nn.Linear(d, d), torch.randn(1, n, d)),
+    "feed-forward": lambda n, d: partial(FeedForward(d, 4 * d), torch.randn(1, n, d)),
+    "layer norm": lambda n, d: partial(LayerNorm(d), torch.randn(1, n, d)),
+    "recurrent cell (GRU)": lambda n, d: partial(
+        nn.GRU(d, d, batch_first=True), torch.randn(1, n, d)
+    ),
+}
+
+
+def exponent(measure: Callable, small: Callable, large: Callable) -> str:
+    """By which power of a size the cost grows, if `large` has twice the size of `small`."""
+    before, after = measure(small), measure(large)
+    return f"{math.log2(after / before):.2f}" if before else "-"
+
+
+n, d = 1024, 32
+rows = []
+with torch.no_grad():
+    for name, make in COSTS.items():
+        base_run, longer, wider = make(n, d), make(2 * n, d), make(n, 2 * d)
+        rows.append(
+            {
+                "mechanism": name,
+                f"n = {n}, d = {d}": f"{flops(base_run):,}",
+                "time: n^": exponent(flops, base_run, longer),
+                "d^": exponent(flops, base_run, wider),
+                "memory: n^": exponent(peak_memory, base_run, longer),
+                "d^ ": exponent(peak_memory, base_run, wider),
+            }
+        )
+show_table(
+    "Operations (2 for a multiplication and its addition), and the powers of n and d by which "
+    "they and the bytes alive at once grow",
+    rows,
+)
+
+# %% [markdown]
+# **What to keep.** A block is two or three sublayers and one rule. Shapes never change, so blocks
+# stack; the causal mask is a property that one can test by changing a token; and two thirds of an
+# encoder block's parameters are in its feed-forward network.
+
+# %%
+share = sum(p.numel() for p in base.encoder.blocks[0].feed_forward.parameters())
+share /= sum(p.numel() for p in base.encoder.blocks[0].parameters())
+print(f"share of the feed-forward network in an encoder block of the base model: {share:.1%}")
+assert round(share, 2) == 0.67
+
+# %% [markdown]
+# ## 7 A simple Transformer in PyTorch, step by step
+#
+# Vaswani et al. (2017) keep the encoder-decoder and the attention and drop the recurrence: every
+# token looks at all others at once, so that a whole sentence is a few matrix products. Sections 2
+# to 5 have built and measured the parts. This section puts them together, trains the model on the
+# dates and opens it up.
+#
+# ### 7.1 The whole model
+#
+# Read in one sitting: embeddings, positions, two stacks of blocks, an output layer.
+
+# %%
+show_source(Transformer)
+
+# %% [markdown]
+# ### 7.2 One batch, step by step
+#
+# Texts become numbers, padded on the right to one length. The mask says which tokens are real; the
+# decoder reads the target shifted by one, and begins with a start token.
 
 # %%
 torch.manual_seed(0)
@@ -655,42 +2546,51 @@ config = TransformerConfig(
     n_decoder_layers=2,
     dropout=0.0,
 )
-model = Transformer(config)
+model = Transformer(config).eval()
 batch = collate_pairs(
     [(source_tokenizer.encode(text), target_tokenizer.encode(iso)) for text, iso in test_pairs[:3]],
     pad=target_tokenizer.pad,
     start=target_tokenizer.start,
     stop=target_tokenizer.stop,
 )
-shapes = []
-hooks = [
-    module.register_forward_hook(
-        lambda module, arguments, output, name=name: shapes.append(
-            {"module": name, "kind": type(module).__name__, "output": tuple(output.shape)}
-        )
-    )
-    for name, module in model.named_modules()
-    if isinstance(module, TokenEmbedding | MultiHeadAttention | FeedForward | Block | Stack)
-]
-logits = model(batch.source, batch.target_input, source_mask=batch.source_mask)
-for hook in hooks:
-    hook.remove()
 show_table(
-    f"Sources {tuple(batch.source.shape)}, targets {tuple(batch.target_input.shape)}, in order",
-    shapes,
+    "The first pair of the batch",
+    [
+        {"what": "source tokens", "numbers": batch.source[0].tolist()},
+        {"what": "which are real", "numbers": batch.source_mask[0].int().tolist()},
+        {"what": "what the decoder reads", "numbers": batch.target_input[0].tolist()},
+        {"what": "what it has to predict", "numbers": batch.target[0].tolist()},
+    ],
 )
-assert logits.shape == (*batch.target.shape, target_tokenizer.vocab_size)
 
 # %% [markdown]
-# The whole model, read in one sitting: embeddings, positions, two stacks, an output layer.
+# Then the steps of the model, one at a time. Together they are what calling it does.
 
 # %%
-show_source(Transformer)
+with torch.no_grad():
+    source = model.positions(
+        model.source_embedding(batch.source), positions_from_mask(batch.source_mask)
+    )
+    memory = model.encoder(source, mask=attention_mask(batch.source_mask))
+    target = model.positions(
+        model.target_embedding(batch.target_input), torch.arange(batch.target_input.shape[1])
+    )
+    hidden = model.decoder(target, memory, memory_mask=attention_mask(batch.source_mask))
+    logits = model.head(hidden)
+    with record_shapes(model, (TokenEmbedding, Block, Stack)) as shapes:
+        at_once = model(batch.source, batch.target_input, source_mask=batch.source_mask)
+assert torch.allclose(logits, at_once, atol=1e-5)
+show_table(
+    f"Sources {tuple(batch.source.shape)}, targets {tuple(batch.target_input.shape)}, "
+    f"logits {tuple(logits.shape)}: the outputs between, in order",
+    shapes,
+)
 
 # %% [markdown]
-# Parameters, counted by hand and by code. An attention has four matrices $d \times d$ with biases;
-# a feed-forward network $2 d\, d_{ff} + d_{ff} + d$; a norm $2d$. The output layer is tied to the
-# target embedding and costs nothing.
+# ### 7.3 Parameters
+#
+# By hand, from section 5.4's counts of a block, and by code. The output layer is tied to the target
+# embedding and costs nothing.
 
 # %%
 d, d_ff = config.d_model, config.d_ff
@@ -711,17 +2611,18 @@ show_table(
 )
 
 # %% [markdown]
-# The causal mask, proved: change the last target token, and nothing before it changes.
+# ### 7.4 No look ahead
+#
+# Training will predict all places at once, which is honest only if none sees the answer. Change the
+# last target token of the whole model, and no prediction before it changes.
 
 # %%
 with torch.no_grad():
     changed = batch.target_input.clone()
     changed[:, -1] = target_tokenizer.encode("7")[0]
-    model.eval()
-    before = model(batch.source, batch.target_input, source_mask=batch.source_mask)
     after = model(batch.source, changed, source_mask=batch.source_mask)
-assert torch.equal(before[:, :-1], after[:, :-1])
-assert not torch.equal(before[:, -1], after[:, -1])
+assert torch.equal(at_once[:, :-1], after[:, :-1])
+assert not torch.equal(at_once[:, -1], after[:, -1])
 
 # %% [markdown]
 # ### 7.5 Training
@@ -731,7 +2632,7 @@ assert not torch.equal(before[:, -1], after[:, -1])
 # The rate first rises, because the first steps of a fresh Transformer are the most dangerous ones,
 # then falls. In the paper (eq. 3):
 #
-# $$lr = d_{model}^{-0.5} \cdot \min(step^{-0.5},\; step \cdot warmup^{-1.5}) \;(3)$$
+# $$ lr = d_{model}^{-0.5} \cdot \min(step^{-0.5}, \quad step \cdot warmup^{-1.5}) \quad (3) $$
 #
 # Here the length of the run is known in advance, and the rate falls along a cosine to zero.
 
@@ -817,8 +2718,8 @@ assert torch.allclose(stepwise, at_once, atol=1e-4)
 # %% [markdown]
 # ### 7.7 Looking inside
 #
-# Cross-attention of every layer and head for one date. Heads divide the work, and nobody told them
-# how.
+# Cross-attention of every layer and head for one date. Nobody told the heads where to look; section
+# 3.4 computes over many dates what they read, and section 3.5 which of them are needed.
 
 # %%
 pair = examples["en_US"]
@@ -833,7 +2734,7 @@ for layer, head in itertools.product(range(2), range(4)):
         f"layer {layer}, head {head}",
     )
 figure.suptitle(
-    f"Cross-attention for “{pair.text}”: which head looks at the year, which at the month?"
+    f"Cross-attention for “{pair.text}”: rows are written from the top, columns are read"
 )
 save_figure(figure, FIGURES / "7_cross_attention.png")
 
