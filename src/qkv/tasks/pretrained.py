@@ -1,5 +1,6 @@
 """Published models with all that belongs to them: the model, its tokenizer, its config."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,12 @@ from qkv.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from qkv.checkpoints.hub import HUB_ID, download
+from qkv.checkpoints.reader import read_json
+from qkv.data.image_config import FILE_NAME as IMAGES_FILE
+from qkv.data.image_config import read_image_config, write_image_config
+from qkv.data.images import ImageProcessor
 from qkv.data.tokenizers import FILE_NAME, Tokenizer
-from qkv.errors import DataError
+from qkv.errors import ConfigError, DataError
 from qkv.files import whole_folder
 from qkv.zoo.catalog import ZOO
 
@@ -48,7 +53,7 @@ class Loaded:
     Args:
         model: in evaluation mode; its own `config` has our names.
         tokenizer: None where the folder has none.
-        preprocessor: of images; None where the folder has none.
+        preprocessor: of images; None where the folder has none, or the model reads text.
         config: as config.json has it; empty for a model that was never saved.
         origin: the files that it came from.
         read: the tokenizer that those files hold.
@@ -56,7 +61,7 @@ class Loaded:
 
     model: nn.Module
     tokenizer: Tokenizer | None = None
-    preprocessor: Any = None
+    preprocessor: ImageProcessor | None = None
     config: dict[str, Any] = field(default_factory=dict)
     origin: Origin | None = field(default=None, repr=False)
     read: Tokenizer | None = field(default=None, repr=False)
@@ -89,10 +94,12 @@ def load(
     checkpoint = load_checkpoint(
         path, dtype=dtype, device=device, new=new, architecture=architecture, labels=labels
     )
-    tokenizer = _tokenizer(path.parent if path.is_file() else whole_folder(path), checkpoint)
+    folder = path.parent if path.is_file() else whole_folder(path)
+    tokenizer = _tokenizer(folder, checkpoint)
     return Loaded(
         checkpoint.model,
         tokenizer,
+        _preprocessor(folder, checkpoint),
         config=checkpoint.config,
         origin=checkpoint.origin,
         read=tokenizer,
@@ -115,6 +122,8 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
         files = {name: content for name, content in files.items() if name not in TOKENIZER_FILES}
         if loaded.tokenizer is not None:
             files |= _files_of(loaded.tokenizer)
+    if loaded.preprocessor is not None:
+        files[IMAGES_FILE] = _write_preprocessor(loaded, files.get(IMAGES_FILE))
     checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
     save_checkpoint(checkpoint, folder, files=files, shard_bytes=shard_bytes)
 
@@ -149,6 +158,32 @@ def _tokenizer(folder: Path, checkpoint: Checkpoint) -> Tokenizer | None:
             f"model has {rows} rows: they do not belong together"
         )
     return tokenizer
+
+
+def _preprocessor(folder: Path, checkpoint: Checkpoint) -> ImageProcessor | None:
+    path, model = folder / IMAGES_FILE, checkpoint.model
+    if not path.is_file() or not hasattr(model.config, "n_channels"):
+        return None
+    try:
+        config = read_image_config(read_json(path), model_type=checkpoint.config["model_type"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if len(config.mode) != model.config.n_channels:
+        raise DataError(
+            f"{path} makes images of {len(config.mode)} channels, but the model reads "
+            f"{model.config.n_channels}: they do not belong together"
+        )
+    return ImageProcessor(config)
+
+
+def _write_preprocessor(loaded: Loaded, old: bytes | None) -> bytes:
+    """Keep the file's own bytes where they say what the preprocessor does."""
+    config = loaded.preprocessor.config
+    if old is not None:
+        said = read_image_config(json.loads(old), model_type=loaded.config["model_type"])
+        if said == config:
+            return old
+    return (json.dumps(write_image_config(config), indent=2) + "\n").encode()
 
 
 def _files_of(tokenizer: Tokenizer) -> dict[str, bytes]:

@@ -1,0 +1,156 @@
+"""`preprocessor_config.json`: how the images of a published model are prepared."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qkv.data.images import FILTERS, ImageConfig
+from qkv.errors import ConfigError
+
+FILE_NAME = "preprocessor_config.json"
+PROCESSOR = re.compile(r"(\w+?)(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
+
+COMMON = {
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+# What the processors of transformers take where the file is silent.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "vit": {**COMMON, "size": 224, "resample": 2, "do_center_crop": False, "crop_size": None},
+    "deit": {**COMMON, "size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
+}
+ONLY = {"do_pad": False, "default_to_square": True, "data_format": "channels_first"}
+# Every image gets the channels of the model, whatever the file says of colours.
+HARMLESS = frozenset(
+    """
+    _processor_class _valid_processor_keys device disable_grouping do_convert_rgb
+    feature_extractor_type image_processor_type image_seq_length input_data_format pad_size
+    processor_class return_tensors use_fast
+    """.split()  # noqa: SIM905 - as long as the list above it
+)
+
+
+def read_image_config(raw: Mapping[str, Any], *, model_type: str | None = None) -> ImageConfig:
+    """Turn what the file holds into a config.
+
+    Args:
+        raw: the file's fields.
+        model_type: of config.json; whose defaults hold where an old file does not say.
+
+    Raises:
+        ConfigError: on a processor, a field or a value that is not implemented.
+    """
+    given = {name: value for name, value in raw.items() if value is not None}
+    defaults = DEFAULTS[_kind(given, model_type)]
+    for name, value in ONLY.items():
+        if given.get(name, value) != value:
+            raise ConfigError(f"{name} = {given[name]!r} is not implemented; expected {value!r}")
+    if unknown := sorted(given.keys() - defaults.keys() - ONLY.keys() - HARMLESS):
+        raise ConfigError(
+            f"{', '.join(f'{name} = {given[name]!r}' for name in unknown)}: not known, so the "
+            f"pixels could differ from those of training; take it out of {FILE_NAME} if it is "
+            "harmless"
+        )
+    fields = {**defaults, **given}
+    resize, crop, rescale, normalize = (
+        _read_flag(fields, f"do_{step}")
+        for step in ("resize", "center_crop", "rescale", "normalize")
+    )
+    return ImageConfig(
+        size=_read_resizing(fields["size"]) if resize else None,
+        resample=_read_filter(fields["resample"]),
+        crop_size=_read_size("crop_size", fields["crop_size"]) if crop else None,
+        rescale_factor=_read_number(fields, "rescale_factor") if rescale else None,
+        mean=_read_numbers(fields, "image_mean") if normalize else None,
+        std=_read_numbers(fields, "image_std") if normalize else None,
+    )
+
+
+def write_image_config(config: ImageConfig) -> dict[str, Any]:
+    """Turn a config into what the file holds, every field of it."""
+    raw = {
+        "image_processor_type": f"{'DeiT' if config.crop_size else 'ViT'}ImageProcessor",
+        "do_resize": config.size is not None,
+        "size": _write_size(config.size),
+        "resample": FILTERS.index(config.resample),
+        "do_center_crop": config.crop_size is not None,
+        "crop_size": _write_size(config.crop_size),
+        "do_rescale": config.rescale_factor is not None,
+        "rescale_factor": config.rescale_factor,
+        "do_normalize": config.mean is not None,
+        "image_mean": list(config.mean or ()) or None,
+        "image_std": list(config.std or ()) or None,
+    }
+    return {name: value for name, value in raw.items() if value is not None}
+
+
+def _kind(given: Mapping[str, Any], model_type: str | None) -> str:
+    named = given.get("image_processor_type", given.get("feature_extractor_type"))
+    found = PROCESSOR.fullmatch(str(named))
+    kind = model_type if named is None else found and found[1].lower()
+    if kind not in DEFAULTS:
+        raise ConfigError(
+            f"the image processor {named or f'of {model_type}'} is not implemented; expected "
+            "ViTImageProcessor or DeiTImageProcessor"
+        )
+    return kind
+
+
+def _read_flag(fields: Mapping[str, Any], name: str) -> bool:
+    if not isinstance(fields[name], bool):
+        raise ConfigError(f"{name} = {fields[name]!r}; expected true or false")
+    return fields[name]
+
+
+def _read_resizing(size: Any) -> tuple[int, int] | int:
+    match size:
+        case {"shortest_edge": int(edge), **rest} if not rest:
+            return edge
+    return _read_size("size", size)
+
+
+def _read_size(name: str, size: Any) -> tuple[int, int]:
+    match size:
+        case int(edge):
+            return edge, edge
+        case [int(height), int(width)]:
+            return height, width
+        case {"height": int(height), "width": int(width), **rest} if not rest:
+            return height, width
+    raise ConfigError(
+        f"{name} = {size!r} is not implemented; expected a number, or height and width (to resize "
+        "the shorter edge: shortest_edge alone)"
+    )
+
+
+def _write_size(size: tuple[int, int] | int | None) -> dict[str, int] | None:
+    match size:
+        case None:
+            return None
+        case int():
+            return {"shortest_edge": size}
+    return {"height": size[0], "width": size[1]}
+
+
+def _read_filter(number: Any) -> Any:
+    if number not in range(len(FILTERS)):
+        known = ", ".join(f"{i} ({name})" for i, name in enumerate(FILTERS))
+        raise ConfigError(f"resample = {number!r} is unknown; expected one of {known}")
+    return FILTERS[number]
+
+
+def _read_number(fields: Mapping[str, Any], name: str) -> float:
+    if not isinstance(fields[name], int | float):
+        raise ConfigError(f"{name} = {fields[name]!r}; expected a number")
+    return fields[name]
+
+
+def _read_numbers(fields: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    numbers = fields[name]
+    if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
+        raise ConfigError(f"{name} = {numbers!r} is not implemented; expected a number a channel")
+    return tuple(map(float, numbers))

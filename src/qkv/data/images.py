@@ -1,0 +1,184 @@
+"""Images to the numbers that a vision model reads.
+
+Pillow resizes, because the published models saw its pixels: other libraries' differ.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qkv.errors import ConfigError, DataError, MissingDependencyError
+
+if TYPE_CHECKING:  # Pillow is optional
+    import PIL.Image
+
+# In the order of Pillow's numbers for them, which configs use.
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """What is done to an image, in this order; the defaults are ViT's.
+
+    Raises:
+        ConfigError: on a size without pixels, an unknown filter, or numbers for other channels.
+    """
+
+    size: tuple[int, int] | int | None = (224, 224)  # height and width; a number: the shorter edge
+    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"
+    crop_size: tuple[int, int] | None = None  # of the middle; black where the image is smaller
+    rescale_factor: float | None = 1 / 255
+    mean: tuple[float, ...] | None = (0.5, 0.5, 0.5)  # 3 of colours, or 1 of a grey image
+    std: tuple[float, ...] | None = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("size", "crop_size"):
+            size = getattr(self, name)
+            if size is not None and np.min(size) < 1:
+                raise ConfigError(f"{name} = {size}; expected at least 1 pixel")
+        if self.resample not in FILTERS:
+            raise ConfigError(
+                f"resample = {self.resample!r} is unknown; expected one of {', '.join(FILTERS)}"
+            )
+        counts = [len(numbers or ()) for numbers in (self.mean, self.std)]
+        if counts not in ([3, 3], [1, 1], [0, 0]) or 0 in (self.std or ()):
+            raise ConfigError(
+                f"mean = {self.mean} and std = {self.std}; expected as many of both as there are "
+                "channels, 3 or 1, and no std of 0"
+            )
+
+    @property
+    def mode(self) -> Literal["RGB", "L"]:
+        """Pillow's name of the channels."""
+        return "L" if self.mean is not None and len(self.mean) == 1 else "RGB"
+
+
+class ImageProcessor:
+    """Makes a batch of images, each prepared as the config says."""
+
+    def __init__(self, config: ImageConfig):
+        self.config = config
+
+    def __call__(
+        self, images: Sequence["PIL.Image.Image | str | os.PathLike[str]"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Prepare images, which may be files or already open, and have any number of channels.
+
+        Raises:
+            DataError: if one cannot be read, or they come out in different sizes.
+        """
+        prepared = [self.prepare(image) for image in images]
+        sizes = sorted({tuple(x.shape[1:]) for x in prepared})
+        if len(sizes) != 1:
+            raise DataError(
+                f"{len(prepared)} images come out in the sizes {sizes}, and a batch has one; "
+                "expected images of one size, or a config with a crop_size"
+            )
+        return torch.stack(prepared)
+
+    def prepare(self, image: "PIL.Image.Image | str | os.PathLike[str]") -> Float[Tensor, "C H W"]:
+        """Resize, crop, rescale and normalize one image.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        config, pillow = self.config, _pillow()
+        name = "an image"
+        if not isinstance(image, pillow.Image.Image):
+            name, image = str(image), read_image(image)
+        image = convert(image, config.mode, name=name)
+        if config.size is not None:
+            height, width = _new_size(config.size, image.height, image.width)
+            image = image.resize((width, height), pillow.Image.Resampling[config.resample.upper()])
+        if config.crop_size is not None:
+            height, width = config.crop_size
+            top, left = (image.height - height) // 2, (image.width - width) // 2
+            image = image.crop((left, top, left + width, top + height))
+        pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
+        x = pixels.permute(2, 0, 1).contiguous()
+        if config.rescale_factor is not None:
+            x = x.double() * config.rescale_factor
+        x = x.float()  # here, as the published models were given it, and not at the end
+        if config.mean is not None and config.std is not None:
+            x = (x - _per_channel(config.mean)) / _per_channel(config.std)
+        return x
+
+
+def read_image(path: str | os.PathLike[str]) -> "PIL.Image.Image":
+    """Read an image file, turned as its camera says that it was held.
+
+    Raises:
+        DataError: if there is no such file, it is no image, or it is broken.
+        MissingDependencyError: if Pillow is not installed.
+    """
+    pillow = _pillow()
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(
+            f"a {type(path).__name__} was given as an image; expected a path, or an image of "
+            "Pillow (PIL.Image.fromarray makes one of an array)"
+        )
+    try:
+        with pillow.Image.open(path) as image:
+            return pillow.ImageOps.exif_transpose(image)
+    except pillow.UnidentifiedImageError as error:
+        raise DataError(f"{path} is no image, or of a kind that Pillow does not know") from error
+    # A broken PNG is a SyntaxError to Pillow.
+    except (OSError, SyntaxError, ValueError, pillow.Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
+
+
+def convert(
+    image: "PIL.Image.Image", mode: Literal["RGB", "L"], *, name: str = "an image"
+) -> "PIL.Image.Image":
+    """Give an image the channels of a model; what is transparent becomes white.
+
+    Args:
+        image: of any channels.
+        mode: Pillow's name of the model's channels.
+        name: what an error calls the image.
+
+    Raises:
+        DataError: if the image has more than 8 bits a channel, which Pillow would cut off.
+    """
+    if image.mode[0] in "IF":
+        raise DataError(
+            f"{name} has Pillow's mode {image.mode!r}, more than 8 bits a channel; expected "
+            "numbers from 0 to 255 (scale them, and make an image of mode 'L')"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = _pillow().Image.new("RGBA", image.size, "white")
+        image = _pillow().Image.alpha_composite(white, image)
+    return image.convert(mode)
+
+
+def _per_channel(numbers: tuple[float, ...]) -> Float[Tensor, "C 1 1"]:
+    return torch.tensor(numbers, dtype=torch.float32)[:, None, None]
+
+
+def _new_size(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
+    if not isinstance(size, int):
+        return size
+    longer = int(size * max(height, width) / min(height, width))
+    return (longer, size) if width <= height else (size, longer)
+
+
+def _pillow() -> ModuleType:
+    try:
+        import PIL.Image
+        import PIL.ImageOps
+    except ImportError as error:
+        raise MissingDependencyError(
+            'images need Pillow, which is not installed: pip install "qkv[images]"'
+        ) from error
+    return PIL
