@@ -8,7 +8,7 @@ from typing import Literal
 
 from qkv.errors import ConfigError
 
-FEED_FORWARD_KINDS = ("relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu")
+FEED_FORWARD_KINDS = ("relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "geglu_tanh")
 NORM_KINDS = ("layer", "rms")
 
 
@@ -28,7 +28,9 @@ class BlockConfig:
     norm: Literal["layer", "rms"] = "layer"
     norm_first: bool = False  # False: norm(x + f(x)), the paper; True: x + f(norm(x))
     norm_eps: float = 1e-5
-    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu"] = "relu"
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "geglu_tanh"] = (
+        "relu"
+    )
     bias: bool = True
     qkv_bias: bool | None = None  # as `bias` unless given
     causal: bool = False

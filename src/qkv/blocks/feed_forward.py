@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.attention.linear import Linear
+from qkv.blocks.dropout import Dropout
 from qkv.errors import ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -16,7 +17,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's; off by up to 5e-4
     "silu": F.silu,
 }
-GATES = {"swiglu": F.silu, "geglu": F.gelu}
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "swiglu": F.silu,
+    "geglu": F.gelu,
+    "geglu_tanh": ACTIVATIONS["gelu_tanh"],
+}
 
 
 class FeedForward(nn.Module):
@@ -27,14 +32,23 @@ class FeedForward(nn.Module):
     Args:
         d_model: width of input and output.
         d_ff: width between.
-        kind: relu, gelu, gelu_tanh, silu, or the gated swiglu, geglu.
+        kind: relu, gelu, gelu_tanh, silu, or the gated swiglu, geglu, geglu_tanh.
         bias: whether the matrices have biases.
+        dropout: share of the d_ff numbers between that is dropped in training (T5, BART).
 
     Raises:
         ConfigError: on an unknown kind.
     """
 
-    def __init__(self, d_model: int, d_ff: int, *, kind: str = "relu", bias: bool = True):
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        *,
+        kind: str = "relu",
+        bias: bool = True,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         if kind not in ACTIVATIONS and kind not in GATES:
             known = ", ".join((*ACTIVATIONS, *GATES))
@@ -42,10 +56,11 @@ class FeedForward(nn.Module):
         self.kind = kind
         self.up = Linear(d_model, d_ff, bias=bias)
         self.gate = Linear(d_model, d_ff, bias=bias) if kind in GATES else None
+        self.dropout = Dropout(dropout)
         self.down = Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Widen, bend, narrow."""
         if self.gate is None:
-            return self.down(ACTIVATIONS[self.kind](self.up(x)))
-        return self.down(GATES[self.kind](self.gate(x)) * self.up(x))
+            return self.down(self.dropout(ACTIVATIONS[self.kind](self.up(x))))
+        return self.down(self.dropout(GATES[self.kind](self.gate(x)) * self.up(x)))
