@@ -113,8 +113,11 @@ def draw(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
     figure, axes = new_figure(1, 2, size=(12, 5.2))
     names = list(MECHANISMS)
     columns = {
-        "dates": ("exact match", "Dates: whole dates right"),
-        "copy": ("right tokens beyond the windows", f"Copying more than {REACH} symbols"),
+        "dates": ("exact match", "Dates: ahead is what knows its neighbours, and the gate"),
+        "copy": (
+            "right tokens beyond the windows",
+            f"Copying more than {REACH} symbols: done by a softmax over all keys",
+        ),
     }
     for place, (task, (key, title)) in zip(axes[0], columns.items(), strict=True):
         plain = runs[task].get(BASELINE, [])
