@@ -191,7 +191,11 @@ class MaskedHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
         """Score the vocabulary."""
-        return self.output(self.norm(self.activation(self.dense(hidden))))
+        return self.output(self.transform(hidden))
+
+    def transform(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        """Compute what the output layer reads: a loss need not hold all scores."""
+        return self.norm(self.activation(self.dense(hidden)))
 
 
 class MaskedLM(Headed):
@@ -224,4 +228,10 @@ class PreTraining(Headed):
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> tuple[Float[Tensor, "B L V"], Float[Tensor, "B 2"]]:
         """Score the vocabulary at each place, and whether the second text follows the first."""
-        return self.head(hidden), self.classifier(self.encoder.pool(hidden, token_mask))
+        return self.head(hidden), self.score_pairs(hidden, token_mask)
+
+    def score_pairs(
+        self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B 2"]:
+        """Score whether the second text follows the first."""
+        return self.classifier(self.encoder.pool(hidden, token_mask))
