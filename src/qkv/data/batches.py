@@ -103,7 +103,7 @@ def batches_by_tokens(
     return (
         collate_pairs([pairs[row] for row in rows], pad=pad, start=start, stop=stop)
         for epoch in epochs
-        for rows in _group(lengths, max_tokens, np.random.default_rng((seed, epoch)))
+        for rows in group_by_tokens(lengths, max_tokens, np.random.default_rng((seed, epoch)))
     )
 
 
@@ -121,12 +121,18 @@ def _lengths(pairs: Sequence[Pair], max_tokens: int) -> list[tuple[int, int]]:
     return lengths
 
 
-def _group(
-    lengths: Sequence[tuple[int, int]], max_tokens: int, rng: np.random.Generator
+def group_by_tokens(
+    lengths: Sequence[tuple[int, ...]], max_tokens: int, rng: np.random.Generator
 ) -> list[list[int]]:
-    """Rows grouped by similar lengths, each group within `max_tokens`, in random order."""
+    """Rows grouped by similar lengths, each group within `max_tokens`, in random order.
 
-    def size(row: int) -> tuple[int, tuple[int, int]]:
+    Args:
+        lengths: of each row's sides, none above `max_tokens`.
+        max_tokens: the most positions, padding included, of a group's larger side.
+        rng: what the groups and their order depend on.
+    """
+
+    def size(row: int) -> tuple[int, tuple[int, ...]]:
         return max(lengths[row]), lengths[row]
 
     order = rng.permutation(len(lengths)).tolist()

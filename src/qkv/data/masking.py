@@ -1,0 +1,123 @@
+"""Masked language modelling: which tokens are hidden, and by what."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from qkv.data.pretraining import Asked, TokenBatch, collate_asked, draw_rows
+from qkv.errors import ConfigError, VocabularyError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """Hide tokens as BERT does (Devlin et al. 2019, appendix A.1).
+
+    Of each text a share of the words is chosen, at least one. Of the chosen tokens 80 % become the
+    mask token, 10 % any token, and 10 % stay, so that a model cannot trust what it reads there.
+    Each call draws anew: dynamic masking (Liu et al. 2019, section 4.1).
+
+    Args:
+        mask: id of the mask token.
+        vocab_size: number of ids.
+        special: ids that are never chosen and never drawn, such as start, separator and padding.
+        share: of the words that is chosen.
+        masked: share of the chosen tokens that become the mask token.
+        random: share of the chosen tokens that become any token.
+        continues: for each id whether it goes on with a word, as "##ing" does; whole words are
+            chosen then, as in the later models of BERT. None: each token is a word.
+
+    Raises:
+        ConfigError: shares that are none, or `continues` of another vocabulary.
+    """
+
+    mask: int
+    vocab_size: int
+    special: Collection[int]
+    share: float = 0.15
+    masked: float = 0.8
+    random: float = 0.1
+    continues: Sequence[bool] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the shares and the sizes."""
+        shares = (self.share, self.masked, self.random, self.masked + self.random)
+        if not (self.share > 0 and all(0 <= share <= 1 for share in shares)):
+            raise ConfigError(
+                f"share = {self.share}, masked = {self.masked}, random = {self.random}; expected "
+                "shares between 0 and 1, the last two with a sum of at most 1"
+            )
+        if self.continues is not None and len(self.continues) != self.vocab_size:
+            raise ConfigError(
+                f"continues has {len(self.continues)} entries; expected one for each of the "
+                f"vocab_size = {self.vocab_size} ids"
+            )
+
+    def __call__(self, tokens: Sequence[int], rng: np.random.Generator) -> Asked:
+        """Hide tokens of a text: what is read, which places are asked for, and what stood there.
+
+        Raises:
+            VocabularyError: an id that the vocabulary does not have.
+        """
+        original = np.asarray(tokens)
+        words = self._words(original)
+        n_words = int(words.max(initial=-1)) + 1
+        if not n_words:
+            return tokens, [], []
+        n_chosen = max(1, round(self.share * n_words))
+        places = np.flatnonzero(np.isin(words, rng.choice(n_words, n_chosen, replace=False)))
+        fate = rng.random(len(places))
+        hidden = original.copy()
+        hidden[places[fate < self.masked]] = self.mask
+        replaced = places[(self.masked <= fate) & (fate < self.masked + self.random)]
+        hidden[replaced] = rng.choice(self._ordinary, len(replaced))
+        return hidden.tolist(), places.tolist(), original[places].tolist()
+
+    @cached_property
+    def _ordinary(self) -> np.ndarray:
+        return np.setdiff1d(np.arange(self.vocab_size), [self.mask, *self.special])
+
+    def _words(self, tokens: np.ndarray) -> np.ndarray:
+        """The number of each token's word, -1 for special tokens."""
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.vocab_size:
+            raise VocabularyError(
+                f"token ids run from {tokens.min()} to {tokens.max()}, expected 0 to "
+                f"{self.vocab_size - 1}: was the text encoded with another tokenizer?"
+            )
+        special = np.isin(tokens, [self.mask, *self.special])
+        starts = np.ones(len(tokens), dtype=bool)
+        if self.continues is not None:
+            # After a special token, and at the start of a text, a word begins with any piece.
+            starts[1:] = special[:-1] | ~np.asarray(self.continues)[tokens[1:]]
+        return np.where(special, -1, np.cumsum(starts & ~special) - 1)
+
+
+def masked_batches(
+    texts: Sequence[Sequence[int]],
+    masking: Masking,
+    *,
+    max_tokens: int,
+    pad: int,
+    seed: int = 0,
+    epochs: Iterable[int] = (0,),
+) -> Iterator[TokenBatch]:
+    """Texts of similar length together, each with other tokens hidden in every epoch.
+
+    Args:
+        texts: ids, with the start and end tokens that the model reads.
+        masking: what is hidden.
+        max_tokens: the most positions of a batch, padding included.
+        pad: id that fills short rows.
+        seed: of everything drawn.
+        epochs: which epochs to go through; `itertools.count()` never ends.
+
+    Raises:
+        DataError: there are no texts.
+        LengthError: a text alone is longer than `max_tokens`.
+    """
+    lengths = [(len(text),) for text in texts]
+    drawn = draw_rows(lengths, max_tokens=max_tokens, seed=seed, epochs=epochs)
+    return (
+        collate_asked([masking(texts[row], rng) for row in rows], pad=pad) for rows, rng in drawn
+    )

@@ -1,0 +1,150 @@
+"""Batches whose targets are the texts' own tokens, and those of causal language models."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from qkv.data.batches import group_by_tokens, pad_sequences
+from qkv.errors import ConfigError, DataError, LengthError
+
+Batch = TypeVar("Batch", bound="Movable")
+Asked = tuple[Sequence[int], Sequence[int], Sequence[int]]  # tokens, places in them, targets there
+
+
+class Movable:
+    """A dataclass of tensors."""
+
+    def to(self: Batch, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch(Movable):
+    """Texts, padded on the right, and the places at which a model is to name a token.
+
+    Masked and causal language models differ in what is asked where, not in the batch.
+
+    Args:
+        tokens: what the model reads.
+        token_mask: True = a real token.
+        places: where a token is asked for, as numbers into `tokens.flatten()`.
+        targets: the right tokens there.
+        segments: 0 for the first text of a pair, 1 for the second; None for single texts.
+    """
+
+    tokens: Int64[Tensor, "batch length"]
+    token_mask: Bool[Tensor, "batch length"]
+    places: Int64[Tensor, " targets"]
+    targets: Int64[Tensor, " targets"]
+    segments: Int64[Tensor, "batch length"] | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """The number of targets: a shape, so that no one waits for a device to count."""
+        return len(self.targets)
+
+
+def collate_asked(rows: Sequence[Asked], *, pad: int) -> TokenBatch:
+    """One batch of texts with the places that are asked for in each."""
+    tokens, token_mask = pad_sequences([tokens for tokens, _, _ in rows], pad)
+    length = tokens.shape[1]
+    places = [row * length + place for row, (_, asked, _) in enumerate(rows) for place in asked]
+    targets = [target for _, _, answers in rows for target in answers]
+    return TokenBatch(
+        tokens=tokens,
+        token_mask=token_mask,
+        places=torch.tensor(places, dtype=torch.int64),
+        targets=torch.tensor(targets, dtype=torch.int64),
+    )
+
+
+def draw_rows(
+    lengths: Sequence[tuple[int, ...]], *, max_tokens: int, seed: int, epochs: Iterable[int]
+) -> Iterator[tuple[list[int], np.random.Generator]]:
+    """Groups of rows of about equal work, and the random numbers of their epoch.
+
+    Each row comes once an epoch; everything depends on the seed and the epoch's number alone.
+
+    Raises:
+        DataError: there are no rows.
+        LengthError: a row alone is longer than `max_tokens`.
+    """
+    if not lengths:
+        raise DataError("no texts to batch: expected at least one (is the corpus empty?)")
+    for row, sides in enumerate(lengths):
+        if max(sides) > max_tokens:
+            raise LengthError(
+                f"text {row} takes {max(sides)} tokens, expected at most max_tokens={max_tokens}: "
+                "raise it, or cut long texts"
+            )
+    generators = (np.random.default_rng((seed, epoch)) for epoch in epochs)
+    return ((rows, rng) for rng in generators for rows in group_by_tokens(lengths, max_tokens, rng))
+
+
+def collate_causal(sequences: Sequence[Sequence[int]], *, pad: int) -> TokenBatch:
+    """Ask for each next token: what is read are all tokens but the last."""
+    rows = [(tokens[:-1], range(len(tokens) - 1), tokens[1:]) for tokens in sequences]
+    return collate_asked(rows, pad=pad)
+
+
+def causal_batches(
+    documents: Iterable[Sequence[int]],
+    *,
+    length: int,
+    batch_size: int,
+    stop: int,
+    seed: int = 0,
+    epochs: Iterable[int] = (0,),
+) -> Iterator[TokenBatch]:
+    """Causal language modelling: one stream of all documents, cut into blocks of equal length.
+
+    Radford et al. 2018, eq. 1, and 2019. `stop` stands before, between and after the documents. In
+    every epoch each later token of the stream is a target once, and the cuts are elsewhere.
+
+    Args:
+        documents: ids.
+        length: tokens that the model reads at once.
+        batch_size: blocks of a batch.
+        stop: id that ends a document; it also fills the first and the last block of the stream.
+        seed: of the cuts and of the order.
+        epochs: which epochs to go through; `itertools.count()` never ends.
+
+    Raises:
+        DataError: there are no documents.
+        ConfigError: a length or a batch size below 1.
+    """
+    if length < 1 or batch_size < 1:
+        raise ConfigError(f"length = {length} and batch_size = {batch_size}; expected at least 1")
+    stream = [stop]
+    for document in documents:
+        stream += [*document, stop]
+    if len(stream) == 1:
+        raise DataError("no documents to learn from: expected at least one (is the corpus empty?)")
+    return (
+        collate_causal([stream[block] for block in blocks], pad=stop)
+        for epoch in epochs
+        for blocks in _cut(len(stream), length, batch_size, np.random.default_rng((seed, epoch)))
+    )
+
+
+def _cut(
+    n_tokens: int, length: int, batch_size: int, rng: np.random.Generator
+) -> list[list[slice]]:
+    """Groups of blocks, each with the token after it, in random order."""
+    first = int(rng.integers(1, length + 1))  # what the first block reads
+    starts = [0, *range(first, n_tokens - 1, length)]
+    ends = [*starts[1:], n_tokens - 1]
+    blocks = [slice(start, end + 1) for start, end in zip(starts, ends, strict=True)]
+    order = rng.permutation(len(blocks)).tolist()
+    return [
+        [blocks[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)
+    ]

@@ -1,0 +1,203 @@
+"""Losses of pretraining: those of the full logits at the places asked for; and each is learned."""
+
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from tests.helpers import randomized, unchecked
+from torch.nn import functional as F
+
+from qkv.data.masking import Masking, masked_batches
+from qkv.data.next_sentence import next_sentence_batches, pretraining_batches
+from qkv.data.pretraining import causal_batches
+from qkv.data.spans import SpanCorruption, span_batches
+from qkv.models.bert import Bert, BertConfig
+from qkv.models.gpt import GPT, GPTConfig
+from qkv.models.heads import MaskedLM, NextSentence, PreTraining
+from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.training.loop import train
+from qkv.training.losses import pair_loss
+from qkv.training.pretraining import (
+    causal_loss,
+    masked_loss,
+    next_sentence_loss,
+    pretraining_loss,
+)
+
+PAD, START, SEPARATOR, MASK, TOPICS = 0, 1, 2, 3, 7
+WORDS = 2 * TOPICS
+VOCAB = 4 + WORDS + 5  # special tokens, words, sentinels
+MASKING = Masking(
+    mask=MASK, vocab_size=VOCAB, special=(PAD, START, SEPARATOR, *range(4 + WORDS, VOCAB))
+)
+LAYOUT = {"max_tokens": 400, "pad": PAD, "start": START, "separator": SEPARATOR}
+
+
+def sentence(topic, length):
+    """The two words of a topic in turns."""
+    return [4 + 2 * topic + i % 2 for i in range(length)]
+
+
+def texts():
+    rng = np.random.default_rng(0)
+    return [sentence(*rng.integers((0, 5), (TOPICS, 12)).tolist()) for _ in range(97)]
+
+
+def documents():
+    """All sentences of a document have one topic."""
+    rng = np.random.default_rng(0)
+    return [
+        [sentence(topic, length) for length in rng.integers(2, 7, 5).tolist()]
+        for topic in range(TOPICS)
+        for _ in range(11)
+    ]
+
+
+def bert(head, **options):
+    sizes = {"d_model": 32, "n_heads": 4, "d_ff": 64, "n_layers": 2, "n_positions": 40}
+    rates = {"dropout": 0.0, "attention_dropout": 0.0}
+    return head(Bert(BertConfig(vocab_size=VOCAB, **sizes, **rates, **options)))
+
+
+def gpt():
+    sizes = {"d_model": 32, "n_heads": 4, "d_ff": 64, "n_layers": 2, "n_positions": 40}
+    rates = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
+    return GPT(GPTConfig(vocab_size=VOCAB, **sizes, **rates))
+
+
+def transformer():
+    sizes = {"source_vocab_size": VOCAB, "target_vocab_size": VOCAB, "d_model": 32, "n_heads": 4}
+    layers = {"d_ff": 64, "n_encoder_layers": 2, "n_decoder_layers": 2, "dropout": 0.0}
+    return Transformer(TransformerConfig(**sizes, **layers, shared_embeddings=True))
+
+
+def framed(corpus):
+    return [[START, *text, SEPARATOR] for text in corpus]
+
+
+OBJECTIVES = {
+    "masked": (
+        lambda: bert(MaskedLM),
+        masked_loss,
+        lambda epochs: masked_batches(
+            framed(texts()), MASKING, max_tokens=400, pad=PAD, epochs=epochs
+        ),
+    ),
+    "causal": (
+        gpt,
+        causal_loss,
+        lambda epochs: causal_batches(
+            texts(), length=24, batch_size=16, stop=SEPARATOR, epochs=epochs
+        ),
+    ),
+    "next sentence": (
+        lambda: bert(NextSentence),
+        next_sentence_loss,
+        lambda epochs: next_sentence_batches(documents(), epochs=epochs, **LAYOUT),
+    ),
+    "both of BERT": (
+        lambda: bert(PreTraining),
+        pretraining_loss,
+        lambda epochs: pretraining_batches(documents(), MASKING, epochs=epochs, **LAYOUT),
+    ),
+    "spans": (
+        transformer,
+        pair_loss,
+        lambda epochs: span_batches(
+            texts(),
+            SpanCorruption(sentinels=range(VOCAB - 1, 3 + WORDS, -1)),
+            max_tokens=400,
+            pad=PAD,
+            start=PAD,
+            stop=SEPARATOR,
+            epochs=epochs,
+        ),
+    ),
+}
+each = pytest.mark.parametrize("objective", list(OBJECTIVES))
+
+
+def reference(model, batch, objective):
+    """The loss from all logits."""
+    if objective == "spans":
+        logits = model(batch.source, batch.target_input, source_mask=batch.source_mask)
+        mask = batch.target_mask
+        return F.cross_entropy(logits[mask], batch.target[mask], reduction="sum")
+    if objective == "causal":
+        logits = model(batch.tokens).flatten(0, 1)[batch.places]
+        return F.cross_entropy(logits, batch.targets, reduction="sum")
+    logits = model(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
+    if objective == "next sentence":
+        return F.cross_entropy(logits, batch.classes, reduction="sum")
+    tokens, pairs = logits if isinstance(logits, tuple) else (logits, None)
+    tokens = tokens.flatten(0, 1)[batch.places]
+    total = F.cross_entropy(tokens, batch.targets, reduction="sum")
+    if pairs is None:
+        return total
+    return total + len(batch.targets) * F.cross_entropy(pairs, batch.classes)
+
+
+@each
+def test_the_loss_is_that_of_the_full_logits(objective):
+    make, loss, batches = OBJECTIVES[objective]
+    model, batch = randomized(make()), next(iter(batches([0])))
+    found, n = loss(model, batch)
+    assert n == batch.n_tokens > 10
+    expected = reference(model, batch, objective)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    ours, theirs = (
+        torch.autograd.grad(one, list(model.parameters()), allow_unused=True)
+        for one in (found, expected)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@each
+def test_padding_changes_nothing(objective):
+    make, loss, batches = OBJECTIVES[objective]
+    model = randomized(make())
+    batch = max(batches([0]), key=lambda one: int((~padding_mask(one)).sum()))
+    mask = padding_mask(batch)
+    assert not mask.all()
+    name = "source" if objective == "spans" else "tokens"
+    other = replace(batch, **{name: torch.where(mask, getattr(batch, name), 7)})
+    assert not torch.equal(getattr(other, name), getattr(batch, name))
+    torch.testing.assert_close(loss(model, other)[0], loss(model, batch)[0], rtol=1e-12, atol=1e-12)
+
+
+def padding_mask(batch):
+    return batch.source_mask if hasattr(batch, "source_mask") else batch.token_mask
+
+
+@each
+def test_it_is_learned(objective):
+    make, loss, batches = OBJECTIVES[objective]
+    torch.manual_seed(0)
+    model = make()
+    with unchecked():  # the same shapes over and over: checking them would take most of the time
+        history = train(
+            model,
+            batches(count()),
+            loss,
+            steps=120,
+            learning_rate=3e-3,
+            device="cpu",
+            progress=False,
+        )
+    first, last = np.mean(history.losses[:5]), np.mean(history.losses[-10:])
+    assert last < 0.75 * first  # what the frequencies of words alone give is 0.84
+
+
+def test_only_the_places_asked_for_are_scored():
+    make, loss, batches = OBJECTIVES["masked"]
+    model, batch = make(), next(iter(batches([0])))
+    rows, scored = [], []
+    model.head.dense.register_forward_hook(lambda _, __, out: rows.append(len(out)))
+    model.head.output.register_forward_hook(lambda *_: scored.append(True))
+    loss(model, batch)
+    assert rows == [batch.n_tokens]
+    assert rows[0] < 0.3 * int(batch.token_mask.sum())
+    assert not scored  # the fused loss makes the logits, chunk by chunk
