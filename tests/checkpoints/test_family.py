@@ -39,6 +39,13 @@ def test_positions_of_roberta_start_after_the_padding():
     assert FAMILIES["roberta"].write_config(read("roberta", pad_token_id=3))["pad_token_id"] == 3
 
 
+def test_classifiers_drop_what_the_rest_drops_unless_told():
+    assert read(hidden_dropout_prob=0.3).head_dropout == 0.3
+    assert read(hidden_dropout_prob=0.3, classifier_dropout=None).head_dropout == 0.3
+    assert read(hidden_dropout_prob=0.3, classifier_dropout=0).head_dropout == 0
+    assert read("distilbert").head_dropout == 0.2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

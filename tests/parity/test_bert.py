@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from tests.checkpoints.tiny import TINY
 from tests.helpers import right_mask, to_left
 from tests.parity.published import (
     BOUND,
@@ -11,7 +12,10 @@ from tests.parity.published import (
     outputs_of,
     through_a_file,
 )
-from tests.parity.weights import measure
+from tests.parity.weights import measure, randomize
+
+from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from qkv.checkpoints.registry import FAMILIES
 
 VOCAB, D, H, FF, LAYERS, POSITIONS, CLASSES, PAD = 37, 22, 11, 29, 3, 41, 5, 1
 B, L = 3, 13
@@ -139,3 +143,38 @@ def test_saving_back(family, head, tmp_path):
         found = run_theirs(again, family, *batch, "right")
     for mine, other in zip(their_logits(found, head), their_logits(expected, head), strict=True):
         assert torch.equal(mine, other)
+
+
+@each
+def test_a_model_that_was_never_loaded_is_read_by_transformers(family, head, tmp_path):
+    shape = FAMILIES[family.lower()].architecture(f"{family}{head}")
+    config = FAMILIES[family.lower()].read_config(TINY[family.lower()], shape)
+    n_classes = 2 if head == "ForQuestionAnswering" else CLASSES
+    model = shape.build(config, n_classes).eval()
+    for parameter in model.parameters():
+        randomize(parameter)
+    save_checkpoint(Checkpoint(model, {"model_type": family.lower()}), tmp_path)
+    theirs, report = getattr(transformers, f"{family}{head}").from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not any(report.values())
+    ids, mask, segments = texts(family, "right")
+    with torch.no_grad():
+        expected = run_theirs(theirs.eval(), family, ids, mask, segments, "right")
+        ours = model(ids, token_mask=mask, segments=segments)
+    ours = ours if isinstance(ours, tuple) else (ours,)
+    for mine, other in zip(ours, their_logits(expected, head), strict=True):
+        mine, other = (mine[mask], other[mask]) if mine.ndim == 3 else (mine, other)
+        assert measure(mine, other) <= BOUND
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_their_shards_come_back(dtype, tmp_path):
+    theirs = transformers.BertForMaskedLM(CONFIGS["Bert"]()).to(dtype)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="7KB")
+    checkpoint = load_checkpoint(tmp_path / "theirs")
+    assert {parameter.dtype for parameter in checkpoint.model.parameters()} == {dtype}
+    assert len(checkpoint.origin.layout.files) > 2
+    comes_back(checkpoint, transformers.BertForMaskedLM, tmp_path / "theirs", tmp_path / "ours")
+    index = "model.safetensors.index.json"
+    assert (tmp_path / "ours" / index).read_text() == (tmp_path / "theirs" / index).read_text()

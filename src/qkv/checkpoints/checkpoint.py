@@ -258,7 +258,7 @@ def _origin(
 ) -> Origin:
     shards = {shard.path.name: (shard.metadata, shard.names) for shard in weights.shards}
     files = {str(file.relative_to(folder)): file.read_bytes() for file in companions(folder)}
-    n_bytes = sum(tensor.nbytes for tensor in weights.values())
+    n_bytes = sum(shard.n_bytes for shard in weights.shards)
     return Origin(names, Layout(shards, weights.index), kept, files, n_bytes)
 
 

@@ -161,7 +161,7 @@ class Family:
                     f"{one.theirs} = {value!r}; expected {type(one.default).__name__}, such as "
                     f"{one.default!r}"
                 )
-            return one.decode(value)
+            return one.decode(float(value) if isinstance(one.default, float) else value)
         if value not in one.values:
             raise ConfigError(
                 f"{one.theirs} = {value!r} is not implemented for {self.model_type}; expected one "

@@ -31,11 +31,12 @@ BYTES = {
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file: its path, its metadata, and the names of its tensors."""
+    """One safetensors file: its path, its metadata, its tensors' names, and their size in all."""
 
     path: Path
     metadata: dict[str, str] | None
     names: tuple[str, ...]
+    n_bytes: int
 
 
 class Weights(Mapping[str, Tensor]):
@@ -146,7 +147,7 @@ def read_shard(path: Path) -> Shard:
         done = end
     if done != n_bytes:
         raise DataError(f"{path}: {n_bytes - done} bytes follow the last tensor; expected none")
-    return Shard(path, metadata, tuple(header))
+    return Shard(path, metadata, tuple(header), n_bytes)
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -199,7 +200,7 @@ def _open_shards(path: Path) -> Weights:
                 "checkpoint reads nothing outside its folder"
             )
     shards = []
-    for file in dict.fromkeys(places.values()):
+    for file in sorted(set(places.values())):
         names = [name for name, place in places.items() if place == file]
         if not (path.parent / file).is_file():
             raise DataError(f"{path} names {file}, which is missing, for {listed(names)}")

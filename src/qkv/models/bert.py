@@ -46,7 +46,7 @@ class BertConfig:
     pooler: bool = True
     dropout: float = 0.1
     attention_dropout: float = 0.1
-    head_dropout: float | None = None  # of a head that classifies; as `dropout` unless given
+    head_dropout: float = 0.1  # of a head that classifies
 
     def __post_init__(self) -> None:
         """Check what no block checks."""

@@ -130,10 +130,11 @@ def describe(
     return architecture
 
 
-def head_dropout(encoder: Bert) -> float:
-    """Return the share that a classifier drops in training."""
-    config = encoder.config
-    return config.dropout if config.head_dropout is None else config.head_dropout
+def with_classifier_dropout(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say what BERT's classifiers drop where config.json leaves it to the dropout of the rest."""
+    if raw.get("classifier_dropout") is None:
+        raw["classifier_dropout"] = raw.get("hidden_dropout_prob", BertConfig().dropout)
+    return raw
 
 
 def fields(*own: Field, **theirs: str) -> list[Field]:
@@ -172,6 +173,7 @@ BERT = Family(
     config=BertConfig,
     fields=fields(Field("hidden_act", "activation", "gelu", ACTIVATIONS), **BERT_FIELDS),
     only=BERT_ONLY,
+    normalize=with_classifier_dropout,
     prefix="bert.",
     spellings=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
     architectures=(
@@ -198,13 +200,13 @@ BERT = Family(
         bert(
             "BertForSequenceClassification",
             SequenceClassifier,
-            lambda e, n: SequenceClassifier(e, n, dropout=head_dropout(e)),
+            lambda e, n: SequenceClassifier(e, n, dropout=e.config.head_dropout),
             affine("classifier", "classifier.output"),
         ),
         bert(
             "BertForTokenClassification",
             TokenClassifier,
-            lambda e, n: TokenClassifier(e, n, dropout=head_dropout(e)),
+            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
             TOKEN_CLASSES,
             pooler=False,
         ),
@@ -234,6 +236,7 @@ ROBERTA = Family(
         **BERT_FIELDS,
     ),
     only=BERT_ONLY,
+    normalize=with_classifier_dropout,
     prefix="roberta.",
     architectures=(
         roberta("RobertaModel", Bert, lambda e, n: e),
@@ -248,7 +251,7 @@ ROBERTA = Family(
             "RobertaForSequenceClassification",
             SequenceClassifier,
             lambda e, n: SequenceClassifier(
-                e, n, pool="first", hidden_layer="tanh", dropout=head_dropout(e)
+                e, n, pool="first", hidden_layer="tanh", dropout=e.config.head_dropout
             ),
             [
                 *affine("classifier.dense", "classifier.dense"),
@@ -259,7 +262,7 @@ ROBERTA = Family(
         roberta(
             "RobertaForTokenClassification",
             TokenClassifier,
-            lambda e, n: TokenClassifier(e, n, dropout=head_dropout(e)),
+            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
             TOKEN_CLASSES,
             pooler=False,
         ),
@@ -278,6 +281,7 @@ DISTILBERT = Family(
     config=BertConfig,
     fields=fields(
         Field("activation", "activation", "gelu", ACTIVATIONS),
+        Field("seq_classif_dropout", "head_dropout", 0.2),
         vocab_size="vocab_size",
         n_positions="max_position_embeddings",
         d_model="dim",
@@ -286,7 +290,6 @@ DISTILBERT = Family(
         n_layers="n_layers",
         dropout="dropout",
         attention_dropout="attention_dropout",
-        head_dropout="seq_classif_dropout",
     ),
     only={"tie_word_embeddings": True},
     # Sinusoids are how the position table may start; it is trained and stored like any other.
@@ -301,7 +304,7 @@ DISTILBERT = Family(
             "DistilBertForSequenceClassification",
             SequenceClassifier,
             lambda e, n: SequenceClassifier(
-                e, n, pool="first", hidden_layer="relu", dropout=head_dropout(e)
+                e, n, pool="first", hidden_layer="relu", dropout=e.config.head_dropout
             ),
             [
                 *affine("pre_classifier", "classifier.dense"),
@@ -311,7 +314,7 @@ DISTILBERT = Family(
         distilbert(
             "DistilBertForTokenClassification",
             TokenClassifier,
-            lambda e, n: TokenClassifier(e, n, dropout=head_dropout(e)),
+            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
             TOKEN_CLASSES,
         ),
         distilbert(

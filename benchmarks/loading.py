@@ -1,0 +1,121 @@
+"""Loading a real checkpoint (all-MiniLM-L6-v2): qkv against transformers, seconds and peak memory.
+
+Time is measured in one process, the two taking turns, and as the first load of a fresh process;
+memory in fresh processes, as what the peak grows by until every weight has been read once.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from _common import RESULTS, arguments, load, machine, save
+from torch import nn
+
+from qkv.explorer.measure import interleave, medians, ratios
+from qkv.explorer.tables import show_table
+from qkv.zoo.catalog import ZOO
+
+ROUNDS = 15
+PROCESSES = 5
+PATH = RESULTS / "loading.json"
+# What a fresh process does: everything is imported, and torch's libraries are warm.
+FRESH = """
+import sys, time, torch
+sys.path.insert(0, {here!r})
+from loading import LOADERS, peak
+load = LOADERS[{name!r}]()
+torch.nn.functional.linear(torch.randn(64, 384), torch.randn(384, 384))
+before = peak()
+begin = time.perf_counter()
+model = load()
+seconds = time.perf_counter() - begin
+for parameter in model.parameters():
+    parameter.detach().sum()
+print(seconds, peak() - before)
+"""
+
+
+def peak() -> int:
+    """Return the most memory that this process had, in bytes (Linux; rusage has its parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def ours() -> Callable[[], nn.Module]:
+    from qkv.checkpoints.checkpoint import load_checkpoint
+
+    folder = ZOO["all-MiniLM-L6-v2"].locate()
+    return lambda: load_checkpoint(folder).model
+
+
+def theirs() -> Callable[[], nn.Module]:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    folder = ZOO["all-MiniLM-L6-v2"].locate()
+    model = transformers.BertModel
+    return lambda: model.from_pretrained(folder)
+
+
+LOADERS = {"qkv": ours, "transformers": theirs}
+
+
+def first_loads() -> dict[str, dict[str, float]]:
+    """Measure the first load of fresh processes, the two taking turns."""
+    here = str(Path(__file__).parent)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in LOADERS}
+    for _ in range(PROCESSES):
+        for name in LOADERS:
+            code = FRESH.format(here=here, name=name)
+            run = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            )
+            seconds, peak = map(float, run.stdout.split())
+            found[name].append((seconds, peak))
+    return {
+        name: {
+            "first load, seconds": median(seconds for seconds, _ in runs),
+            "peak, bytes": max(peak for _, peak in runs),
+        }
+        for name, runs in found.items()
+    }
+
+
+def measure() -> dict:
+    file = ZOO["all-MiniLM-L6-v2"].locate() / "model.safetensors"
+    seconds = interleave({name: make() for name, make in LOADERS.items()}, rounds=ROUNDS, turn=3)
+    return {
+        "file, bytes": file.stat().st_size,
+        "median seconds": medians(seconds),
+        "ratio": ratios(seconds, "qkv")["transformers"],
+        "fresh processes": first_loads(),
+    }
+
+
+def report(result: dict) -> None:
+    rows = [
+        {
+            "loader": name,
+            "load": f"{1000 * result['median seconds'][name]:.1f} ms",
+            "first load": f"{1000 * fresh['first load, seconds']:.0f} ms",
+            "peak memory / file": f"{fresh['peak, bytes'] / result['file, bytes']:.3f}",
+        }
+        for name, fresh in result["fresh processes"].items()
+    ]
+    show_table(f"Loading all-MiniLM-L6-v2; qkv is faster by {result['ratio']:.2f}x", rows)
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    if not options.publish_only:
+        torch.set_num_threads(options.threads)
+        save(PATH, {**measure(), "machine": machine("safetensors", "transformers")})
+    report(load(PATH))
+
+
+if __name__ == "__main__":
+    main()
