@@ -136,12 +136,13 @@ class Bert(nn.Module):
         """
         if positions is None:
             positions = token_positions(tokens, token_mask)
-        x = self.positions(self.embedding(tokens), positions)
+        x = self.embedding(tokens)
         if self.segments is not None:
             x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
         elif segments is not None:
             raise ShapeError("segments were given to a model that has no vectors for them")
-        return self.stack(self.dropout(self.norm(x)), mask=attention_mask(token_mask))
+        x = self.norm(self.positions(x, positions))
+        return self.stack(self.dropout(x), mask=attention_mask(token_mask))
 
     def pool(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
