@@ -94,6 +94,7 @@ def test_a_fresh_head_is_asked_for_by_name(tmp_path):
     )
     with pytest.raises(DataError, match=r"classifier.weight in .* is missing.*new=\['classifier"):
         load_checkpoint(tmp_path / "bert")
+    assert load_checkpoint(tmp_path / "bert", new="classifier").model.n_classes == N_CLASSES
     loaded = load_checkpoint(tmp_path / "bert", new=["classifier"]).model
     weight = loaded.classifier.output.weight
     assert weight.shape == (N_CLASSES, 22)
@@ -133,6 +134,13 @@ def test_another_head_on_the_encoder_of_a_file(tmp_path):
     save_checkpoint(loaded, tmp_path / "saved")
     saved = load_checkpoint(tmp_path / "saved")
     assert equal(saved.model, loaded.model)
+    assert saved.config["architectures"] == ["BertForTokenClassification"]
+    bare = load_checkpoint(tmp_path / "bert", architecture="BertModel", new="pooler").model
+    assert equal(bare.stack, one.encoder.stack)
+    (tmp_path / "bert" / "config.json").write_text(
+        json.dumps({**TINY["bert"], "model_type": "bert"})
+    )
+    assert load_checkpoint(tmp_path / "bert", **options, new=["classifier"])
     assert not any(name.startswith("cls.") for name in open_weights(tmp_path / "saved"))
 
 
@@ -240,6 +248,13 @@ def test_dtype(dtype, tmp_path):
     assert equal(loaded.encoder, one.encoder.to(dtype))
     save_checkpoint(Checkpoint(loaded, {"model_type": "bert"}), tmp_path / "saved")
     assert next(load_checkpoint(tmp_path / "saved").model.parameters()).dtype == dtype
+
+
+def test_device(tmp_path):
+    write(tmp_path / "bert", architecture="BertForMaskedLM")
+    loaded = load_checkpoint(tmp_path / "bert", device="meta").model
+    assert {parameter.device.type for parameter in loaded.parameters()} == {"meta"}
+    assert loaded.head.output.weight is loaded.encoder.embedding.weight
 
 
 def test_a_file_of_two_dtypes_needs_one(tmp_path):

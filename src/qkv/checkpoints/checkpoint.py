@@ -61,7 +61,7 @@ def load_checkpoint(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    new: Iterable[str] = (),
+    new: Iterable[str] | str = (),
     architecture: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Checkpoint:
@@ -80,7 +80,7 @@ def load_checkpoint(
         ConfigError: if config.json, or what is asked for, is not implemented.
         DataError: if a file is missing or broken, or tensors do not fit; it names them.
     """
-    path = Path(path)
+    path, new = Path(path), (new,) if isinstance(new, str) else tuple(new)
     folder = whole_folder(path.parent if path.is_file() else path)
     raw = read_json(folder / CONFIG)
     own = (raw.get("architectures") or [None])[0]
@@ -98,7 +98,7 @@ def load_checkpoint(
         ignore(one.theirs) if one.ours and fresh.issuperset(one.ours) else one
         for one in shape.rows(model)
     ]
-    names = _spell(family, rows, weights, own_head=shape.name == own or own is None)
+    names = _spell(family, rows, weights, own_head=architecture in (None, own))
     tensors = {name: weights[theirs] for name, theirs in names.items()}
     shapes = {name: p.shape for name, p in model.named_parameters() if name not in fresh}
 
@@ -242,15 +242,17 @@ def _fill(
             f"the parameters have the dtypes {', '.join(sorted(map(str, kinds)))}; say which one "
             "is meant, such as dtype=torch.float32"
         )
+    dtype = dtype or kinds.pop()
+    # Not `model.to`, which parts what is shared on devices of another kind.
     filled = {
-        id(parameter): nn.Parameter(tensors[name].contiguous())
+        id(parameter): nn.Parameter(
+            tensors.get(name, parameter.detach()).to(device=device, dtype=dtype).contiguous()
+        )
         for name, parameter in model.named_parameters()
-        if name in tensors
     }
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            setattr(module, name, filled.get(id(parameter), parameter))
-    model.to(device=device, dtype=dtype or kinds.pop())
+            setattr(module, name, filled[id(parameter)])
 
 
 def _origin(
