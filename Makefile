@@ -34,7 +34,7 @@ bench: .venv/dev.stamp ## run every benchmark
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("qkv needs Python 3.11 or newer; %s is Python %s. Name a newer one: make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	@echo "Installing qkv and what the tutorial needs into .venv (once, some minutes)"
-	@$(PIP_INSTALL) --editable '.[train,tutorial]'
+	@$(PIP_INSTALL) --editable '.[train,tutorial,zoo]'
 	@touch $@
 
 .venv/dev.stamp: .venv/tutorial.stamp
