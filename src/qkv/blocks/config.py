@@ -4,11 +4,12 @@ What differs by call is an argument; what one family or paper needs is passed in
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from qkv.errors import ConfigError
 
-FEED_FORWARD_KINDS = ("relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "geglu_tanh")
+FeedForwardKind = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "geglu_tanh"]
+FEED_FORWARD_KINDS = get_args(FeedForwardKind)
 NORM_KINDS = ("layer", "rms")
 
 
@@ -28,9 +29,7 @@ class BlockConfig:
     norm: Literal["layer", "rms"] = "layer"
     norm_first: bool = False  # False: norm(x + f(x)), the paper; True: x + f(norm(x))
     norm_eps: float = 1e-5
-    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "geglu_tanh"] = (
-        "relu"
-    )
+    feed_forward: FeedForwardKind = "relu"
     bias: bool = True
     qkv_bias: bool | None = None  # as `bias` unless given
     causal: bool = False

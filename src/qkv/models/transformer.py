@@ -1,24 +1,23 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017, "Attention is all you need").
 
-Shapes: B batch, S source tokens, T target tokens, D d_model, V target vocabulary.
+Shapes: B batch, S source tokens, T target tokens, D d_model.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.attention.linear import Linear
-from qkv.attention.masks import attention_mask, token_positions
-from qkv.blocks.config import BlockConfig
+from qkv.blocks.config import BlockConfig, FeedForwardKind
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.positions import SinusoidalPositions
 from qkv.blocks.stack import Stack
-from qkv.blocks.state import DecodingState
 from qkv.errors import ConfigError
+from qkv.models.encoder_decoder import EncoderDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class TransformerConfig:
     norm: Literal["layer", "rms"] = "layer"
     norm_first: bool = False
     norm_eps: float = 1e-5
-    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu"] = "relu"
+    feed_forward: FeedForwardKind = "relu"
     dropout: float = 0.1
     attention_dropout: float = 0.0
     tied_output: bool = True  # the output layer's weight is the target embedding
@@ -79,7 +78,7 @@ class TransformerConfig:
         )
 
 
-class Transformer(nn.Module):
+class Transformer(EncoderDecoder):
     """Encoder and decoder between embeddings and output layer (Vaswani et al. 2017, figure 1)."""
 
     def __init__(self, config: TransformerConfig):
@@ -110,86 +109,14 @@ class Transformer(nn.Module):
         if config.tied_output:
             self.head.weight = self.target_embedding.weight
 
-    def forward(
-        self,
-        source: Int[Tensor, "B S"],
-        target: Int[Tensor, "B T"],
-        *,
-        source_mask: Bool[Tensor, "B S"] | None = None,
-        target_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T V"]:
-        """Predict each next target token.
-
-        Args:
-            source: token ids.
-            target: token ids, shifted right: they begin with the start token.
-            source_mask: True = a real token; None where all are.
-            target_mask: likewise; not needed for right padding, which no earlier token can see.
-
-        Raises:
-            VocabularyError: on an id outside the vocabulary.
-        """
-        return self.head(
-            self.hidden(source, target, source_mask=source_mask, target_mask=target_mask)
-        )
-
-    def hidden(
-        self,
-        source: Int[Tensor, "B S"],
-        target: Int[Tensor, "B T"],
-        *,
-        source_mask: Bool[Tensor, "B S"] | None = None,
-        target_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """Compute what the output layer reads: `forward` is `head(hidden(...))`."""
-        memory = self.encode(source, source_mask)
-        x = self._embed(self.target_embedding, target, token_positions(target, target_mask))
-        return self.decoder(
-            x,
-            memory,
-            mask=attention_mask(target_mask),
-            memory_mask=attention_mask(source_mask),
-        )
-
-    def encode(
-        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
+    def embed_source(
+        self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
     ) -> Float[Tensor, "B S D"]:
-        """Run the encoder: the memory that the decoder attends to."""
-        x = self._embed(self.source_embedding, source, token_positions(source, token_mask))
-        return self.encoder(x, mask=attention_mask(token_mask))
+        """Add the wave of each position to the vector of each token."""
+        return self.dropout(self.positions(self.source_embedding(tokens), positions))
 
-    def start(
-        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
-    ) -> DecodingState:
-        """Encode the source; the state that this returns is continued by `step`."""
-        return DecodingState(
-            self.config.n_decoder_layers, self.encode(source, token_mask), token_mask
-        )
-
-    def step(
-        self,
-        tokens: Int[Tensor, "B n"],
-        state: DecodingState,
-        token_mask: Bool[Tensor, "B n"] | None = None,
-    ) -> Float[Tensor, "B n V"]:
-        """Predict the token after each of the n new ones; the state remembers them.
-
-        Args:
-            tokens: what follows the tokens of earlier steps; first the start token.
-            state: of `start`; changed in place.
-            token_mask: True = a real token, for prefixes padded on the left; None where all are.
-        """
-        mask, positions = state.advance(tokens, token_mask)
-        hidden = self.decoder(
-            self._embed(self.target_embedding, tokens, positions),
-            state.memory,
-            mask=mask,
-            memory_mask=state.memory_mask,
-            caches=state.caches,
-        )
-        return self.head(hidden)
-
-    def _embed(
-        self, embedding: TokenEmbedding, ids: Int[Tensor, "B L"], positions: Int[Tensor, "*B L"]
-    ) -> Float[Tensor, "B L D"]:
-        return self.dropout(self.positions(embedding(ids), positions))
+    def embed_target(
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
+    ) -> Float[Tensor, "B T D"]:
+        """Add the wave of each position to the vector of each token."""
+        return self.dropout(self.positions(self.target_embedding(tokens), positions))

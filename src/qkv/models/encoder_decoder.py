@@ -1,0 +1,120 @@
+"""Encoder-decoders: what every family of them shares.
+
+Shapes: B batch, S source tokens, T target tokens, D d_model, V target vocabulary.
+"""
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.masks import attention_mask, token_positions
+from qkv.blocks.stack import Stack
+from qkv.blocks.state import DecodingState
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder reads the source; a decoder that attends to it predicts each next target token.
+
+    A family builds both stacks and the output layer, and says how tokens enter the stacks.
+    """
+
+    encoder: Stack
+    decoder: Stack
+    head: nn.Module
+
+    def forward(
+        self,
+        source: Int[Tensor, "B S"],
+        target: Int[Tensor, "B T"],
+        *,
+        source_mask: Bool[Tensor, "B S"] | None = None,
+        target_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Predict each next target token.
+
+        Args:
+            source: token ids.
+            target: token ids, shifted right: they begin with the start token.
+            source_mask: True = a real token; None where all are.
+            target_mask: likewise; not needed for right padding, which no earlier token can see.
+
+        Raises:
+            VocabularyError: on an id outside the vocabulary.
+        """
+        return self.head(
+            self.hidden(source, target, source_mask=source_mask, target_mask=target_mask)
+        )
+
+    def hidden(
+        self,
+        source: Int[Tensor, "B S"],
+        target: Int[Tensor, "B T"],
+        *,
+        source_mask: Bool[Tensor, "B S"] | None = None,
+        target_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Compute what the output layer reads: `forward` is `head(hidden(...))`."""
+        memory = self.encode(source, source_mask)
+        return self.decoder(
+            self.embed_target(target, token_positions(target, target_mask)),
+            memory,
+            mask=attention_mask(target_mask),
+            memory_mask=attention_mask(source_mask),
+        )
+
+    def encode(
+        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B S D"]:
+        """Run the encoder: the memory that the decoder attends to."""
+        x = self.embed_source(source, token_positions(source, token_mask))
+        return self.encoder(x, mask=attention_mask(token_mask))
+
+    def start(
+        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
+    ) -> DecodingState:
+        """Encode the source; the state that this returns is continued by `step`."""
+        n_layers = len(self.decoder.blocks)
+        return DecodingState(n_layers, self.encode(source, token_mask), token_mask)
+
+    def step(
+        self,
+        tokens: Int[Tensor, "B n"],
+        state: DecodingState,
+        token_mask: Bool[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B n V"]:
+        """Predict the token after each of the n new ones; the state remembers them.
+
+        Args:
+            tokens: what follows the tokens of earlier steps; first the start token.
+            state: of `start`; changed in place.
+            token_mask: True = a real token, for prefixes padded on the left; None where all are.
+        """
+        mask, positions = state.advance(tokens, token_mask)
+        hidden = self.decoder(
+            self.embed_target(tokens, positions),
+            state.memory,
+            mask=mask,
+            memory_mask=state.memory_mask,
+            caches=state.caches,
+        )
+        return self.head(hidden)
+
+    def embed_source(
+        self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
+    ) -> Float[Tensor, "B S D"]:
+        """Turn tokens into what enters the encoder."""
+        raise NotImplementedError
+
+    def embed_target(
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
+    ) -> Float[Tensor, "B T D"]:
+        """Turn tokens into what enters the decoder."""
+        raise NotImplementedError
+
+    def without_head(self) -> "EncoderDecoder":
+        """Take the output layer off, for a head of another kind: `forward` is `hidden` then."""
+        self.head = nn.Identity()
+        return self
+
+    def extra_repr(self) -> str:
+        """Say what no parameter shows."""
+        return "without head" if isinstance(self.head, nn.Identity) else ""
