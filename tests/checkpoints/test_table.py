@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkv.checkpoints.table import (
+    ONE_ROW,
     TRANSPOSE,
     affine,
     alias,
@@ -58,6 +59,25 @@ def test_permute_is_undone(axes, seed):
     rows = row("theirs", "ours", permute(*axes, rows=(2, 3, 5, 7)))
     assert torch.equal(rows.save(rows.load(flat)), flat)
     assert torch.equal(rows.load(flat)[0][:, 0], tensor.permute(*axes).flatten())
+
+
+def test_a_vector_stored_as_a_matrix_of_one_row():
+    one, stored = row("final_logits_bias", "bias", ONE_ROW), torch.randn(1, 5)
+    ours = load_rows([one], {"final_logits_bias": stored}, shapes(bias=(5,)))
+    assert torch.equal(ours["bias"], stored[0])
+    assert torch.equal(save_rows([one], ours)["final_logits_bias"], stored)
+    with pytest.raises(DataError, match=r"shape \(2, 5\).*expected \(5,\)"):
+        load_rows([one], {"final_logits_bias": torch.randn(2, 5)}, shapes(bias=(5,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_constant_is_what_the_file_could_say(dtype):
+    rows = [constant("waves", lambda: torch.linspace(-1, 1, 11, dtype=torch.float64))]
+    waves = torch.linspace(-1, 1, 11, dtype=torch.float64)
+    assert load_rows(rows, {"waves": waves.to(dtype)}, {}) == {}
+    waves[3] += 3 * torch.finfo(dtype).eps
+    with pytest.raises(DataError, match="waves has shape"):
+        load_rows(rows, {"waves": waves.to(dtype)}, {})
 
 
 def test_layers_and_prefixes():

@@ -6,6 +6,7 @@ One row a tensor, `{}` for the layer number, and a closed list of verbs:
     row(theirs, ours, TRANSPOSE)           a matrix stored as (in, out)
     row(theirs, (q, k, v), split(8, 8, 8)) one tensor of theirs is several of ours
     row(theirs, ours, permute(...))        the same numbers in another order
+    row(theirs, ours, ONE_ROW)             a vector stored as a matrix of one row
     alias(theirs, ours)                    a second name of a parameter (a tied head)
     constant(theirs, make)                 a buffer that the config determines
     ignore(theirs)                         a tensor that this model has no use for
@@ -36,6 +37,11 @@ class Verb:
 
 
 TRANSPOSE = Verb(lambda parts: [part.T for part in parts], lambda parts: [part.T for part in parts])
+
+ONE_ROW = Verb(
+    lambda parts: [part.squeeze(0) for part in parts],
+    lambda parts: [part.unsqueeze(0) for part in parts],
+)
 
 
 def split(*sizes: int) -> Verb:
@@ -102,7 +108,7 @@ def alias(theirs: str, ours: str, *verbs: Verb) -> Row:
 
 
 def constant(theirs: str, value: Callable[[], Tensor]) -> Row:
-    """A buffer that is known without the file: checked when read."""
+    """A buffer that is known without the file: checked when read, within the file's rounding."""
     return Row(theirs, optional=True, value=value)
 
 
@@ -245,7 +251,10 @@ def _check_part(where: str, tensor: Tensor, part: Tensor, shape: torch.Size) -> 
 
 
 def _check_constant(name: str, tensor: Tensor, value: Tensor) -> None:
-    if tensor.shape != value.shape or not torch.equal(tensor.to(value.dtype), value):
+    rounding = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
+    if tensor.shape != value.shape or not torch.allclose(
+        tensor.double(), value.double(), rtol=rounding, atol=rounding
+    ):
         raise DataError(
             f"{name} has shape {tuple(tensor.shape)} and is not what config.json makes it "
             f"({tuple(value.shape)}); this model cannot use other values"
