@@ -1,0 +1,19 @@
+"""One tokenizer for every vocabulary: trained here, or read from a published folder."""
+
+from qkv.data.tokenizers.folder import FILE_NAME, TOKENIZER_FILES
+from qkv.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from qkv.data.tokenizers.training import PAD, SPECIALS, START, STOP, UNKNOWN
+from qkv.data.tokenizers.wrapping import Wrapped
+
+__all__ = [
+    "FILE_NAME",
+    "PAD",
+    "SPECIALS",
+    "START",
+    "STOP",
+    "TOKENIZER_FILES",
+    "UNKNOWN",
+    "Tokenizer",
+    "Wrapped",
+    "load_tokenizer",
+]

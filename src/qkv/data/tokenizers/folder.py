@@ -1,0 +1,196 @@
+"""Published folders: what their files say about text, special tokens and what stands around."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from qkv.data.tokenizers.families import FAMILIES, OF_FILE, OF_MODEL, Family, Source
+from qkv.data.tokenizers.files import read_object, read_text
+from qkv.data.tokenizers.training import PAD, START, STOP, UNKNOWN
+from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Vocabulary
+from qkv.data.tokenizers.wrapping import PLAIN, Template
+from qkv.errors import DataError
+
+FILE_NAME = "tokenizer.json"
+VOCABULARIES = frozenset((FILE_NAME, *(file for one in FAMILIES.values() for file in one.files)))
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = VOCABULARIES | {*SETTINGS, "chat_template.jinja"}
+ROLES = {  # as the settings name them
+    "pad": ("pad_token",),
+    "start": ("cls_token", "bos_token"),
+    "stop": ("sep_token", "eos_token"),
+    "unknown": ("unk_token",),
+    "mask": ("mask_token",),
+}
+OURS = {"pad": PAD, "start": START, "stop": STOP, "unknown": UNKNOWN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a `Tokenizer` is made of.
+
+    Args:
+        vocabulary: text to ids and back.
+        roles: the ids of pad, start, stop, unknown and mask, of those that there are.
+        template: what stands around one sequence and two.
+        files: by name, to be written back.
+        target: the vocabulary of what is translated into, where it is another.
+    """
+
+    vocabulary: Vocabulary
+    roles: Mapping[str, int]
+    template: Template
+    files: Mapping[str, bytes]
+    target: Vocabulary | None = None
+
+
+def read_file(file: Path) -> Parts:
+    """Read a tokenizer.json by itself.
+
+    Raises:
+        DataError: there is no such file, or it describes no tokenizer.
+    """
+    return _from_json(file, {}, None)
+
+
+def read_folder(folder: Path) -> Parts:
+    """Read the tokenizer of a published folder.
+
+    Raises:
+        DataError: a file is missing or broken, or asks for what is not implemented.
+    """
+    settings = read_object(folder / SETTINGS[1]) | read_object(folder / SETTINGS[0])
+    name = _class(folder, settings)
+    if (folder / FILE_NAME).exists():
+        parts = _from_json(folder / FILE_NAME, settings, FAMILIES.get(name))
+    elif name in FAMILIES:
+        parts = _from_vocabulary(folder, settings, name)
+    else:
+        raise DataError(
+            f"{folder} has no {FILE_NAME}, and its tokenizer class is {name!r}; without one, "
+            f"expected one of {', '.join(FAMILIES)}"
+        )
+    belonging = (path for path in sorted(folder.glob("*")) if path.name in TOKENIZER_FILES)
+    return replace(parts, files={path.name: path.read_bytes() for path in belonging})
+
+
+def _class(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """The tokenizer class that the folder names, or else that of its model, or of its files."""
+    config = read_object(folder / "config.json")
+    name = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    if name is None and config:
+        name = OF_MODEL.get(config.get("model_type"))
+    elif name is None:
+        name = next((name for file, name in OF_FILE.items() if (folder / file).exists()), None)
+    return name and name.removesuffix("Fast")
+
+
+def _from_json(file: Path, settings: Mapping[str, Any], family: Family | None) -> Parts:
+    content = read_text(file)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(content)
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(
+            f"{file} is not a tokenizer: expected JSON of the `tokenizers` library ({error})"
+        ) from error
+    named = _named(settings)
+    for role, token in named.items():
+        if tokenizer.token_to_id(token) is None:
+            raise DataError(
+                f"{file.parent / SETTINGS[0]} names {token!r} as {role} token, which {file.name} "
+                "does not have: are the two files of one tokenizer?"
+            )
+    usual = [OURS, family.roles if family else {}, named]  # the last that fits counts
+    known = (
+        (role, token)
+        for names in usual
+        for role, token in names.items()
+        if tokenizer.token_to_id(token) is not None
+    )
+    roles = dict(known)
+    tokenizer.add_special_tokens(list(roles.values()))
+    ids = {role: tokenizer.token_to_id(token) for role, token in roles.items()}
+    processor = tokenizer.post_processor
+    template = PLAIN if processor is None else Template.of_post_processor(processor)
+    return Parts(
+        vocabulary=LibraryVocabulary(tokenizer),
+        roles=ids,
+        template=(family and _flagged(family, settings, ids)) or template,
+        files={FILE_NAME: content.encode()},
+    )
+
+
+def _from_vocabulary(folder: Path, settings: Mapping[str, Any], name: str) -> Parts:
+    family = FAMILIES[name]
+    for file in family.files:
+        if not (folder / file).is_file():
+            raise DataError(
+                f"{folder} has no {file}: a {name} is made of {FILE_NAME}, or else of "
+                f"{' and '.join(family.files)}"
+            )
+    for key, values in family.only.items():
+        if key in settings and settings[key] not in values:
+            raise DataError(
+                f"{folder / SETTINGS[0]}: {key} = {settings[key]!r} is not implemented for a "
+                f"{name}; expected {' or '.join(map(repr, values))}"
+            )
+    roles = dict(family.roles) | _named(settings)
+    added = _added(folder, settings, roles)
+    vocabulary = family.build(Source(folder=folder, settings=settings, roles=roles, added=added))
+    vocabulary, target = vocabulary if isinstance(vocabulary, tuple) else (vocabulary, None)
+    ids = {role: vocabulary.id(token) for role, token in roles.items()}
+    return Parts(
+        vocabulary=vocabulary,
+        roles=ids,
+        template=_flagged(family, settings, ids) or Template.parse(family.single, family.pair, ids),
+        files={},
+        target=target,
+    )
+
+
+def _flagged(
+    family: Family, settings: Mapping[str, Any], roles: Mapping[str, int]
+) -> Template | None:
+    """What `add_bos_token` and `add_eos_token` ask for, where a family has them."""
+    if not family.flagged or not {"add_bos_token", "add_eos_token"} & settings.keys():
+        return None
+    start = settings.get("add_bos_token", family.single.startswith("start"))
+    stop = settings.get("add_eos_token", False)
+    first, second = (
+        " ".join((*(["start"] if start else []), sequence, *(["stop"] if stop else [])))
+        for sequence in "AB"
+    )
+    second = " ".join(f"{word}:1" for word in second.split())
+    return Template.parse(first, f"{first} {second}", roles)
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that the settings name, by role."""
+    named = {}
+    for role, keys in ROLES.items():
+        tokens = [_content(settings[key]) for key in keys if settings.get(key) is not None]
+        if tokens:
+            named[role] = tokens[0]
+    return named
+
+
+def _added(folder: Path, settings: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, int]:
+    """The tokens that a folder adds to its vocabulary, all of them special."""
+    listed = settings.get("added_tokens_decoder", {})
+    added = {_content(token): int(i) for i, token in listed.items()}
+    special = {_content(token) for token in listed.values() if token["special"]}
+    special |= {*roles.values(), *map(_content, settings.get("additional_special_tokens") or ())}
+    added |= read_object(folder / SETTINGS[2])
+    for token in added.keys() - special:
+        raise DataError(
+            f"{folder} adds {token!r} to its vocabulary, a token that is no special one: that "
+            f"needs a {FILE_NAME}"
+        )
+    return added
+
+
+def _content(token: str | Mapping[str, Any]) -> str:
+    return token if isinstance(token, str) else token["content"]

@@ -1,0 +1,117 @@
+"""Text to ids and back: what the `tokenizers` library runs."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Protocol, runtime_checkable
+
+import tokenizers
+from tokenizers import decoders, pre_tokenizers
+
+Span = tuple[int, int]  # first character and the one after the last
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """Text to ids and back, in whatever library does it; no text gives the id of a special token.
+
+    Args:
+        special: ids that stand for no text.
+    """
+
+    special: frozenset[int]
+
+    def __len__(self) -> int: ...
+    def encode(self, text: str) -> list[int]: ...
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]: ...
+    def spans(self, text: str) -> tuple[list[int], list[Span]]: ...
+    def decode(self, ids: list[int]) -> str: ...  # none of them special
+    def id(self, token: str) -> int | None: ...
+    def token(self, i: int) -> str | None: ...
+    def label(self, i: int) -> str: ...
+
+
+class LibraryVocabulary:
+    """A vocabulary that the `tokenizers` library runs.
+
+    Args:
+        tokenizer: with all its special tokens.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        # A file may ask for padding and cutting; here batches pad, and what is too long raises.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True  # no one can type a token
+        special = {
+            token.content: i
+            for i, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        }
+        _close(tokenizer, special)
+        _end_words(tokenizer)
+        self.special = frozenset(special.values())
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        batch = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in batch]
+
+    def spans(self, text: str) -> tuple[list[int], list[Span]]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+    def id(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
+
+    def token(self, i: int) -> str | None:
+        return self._tokenizer.id_to_token(i) if i >= 0 else None
+
+    def label(self, i: int) -> str:
+        token = self._tokenizer.id_to_token(i)
+        if not isinstance(self._tokenizer.decoder, decoders.ByteLevel):
+            return token
+        # Byte-level tokens spell bytes as letters ("Ġ" is a space); a part of a character has no
+        # text.
+        text = self._tokenizer.decode([i], skip_special_tokens=False)
+        return token if "\ufffd" in text else text
+
+
+def _close(tokenizer: tokenizers.Tokenizer, special: Mapping[str, int]) -> None:
+    """Cut after their first letter the names that the model itself would find in a text.
+
+    The library looks for no special token, but a unigram model has "</s>" among its pieces.
+    """
+
+    def found(name: str, i: int) -> bool:
+        text = f"a{name} {name}"
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        return any(
+            one == i and text[first:end].strip() == name
+            for one, (first, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        )
+
+    names = [name for name, i in special.items() if len(name) > 1 and found(name, i)]
+    if names:
+        first_letters = "|".join(f"{re.escape(n[0])}(?={re.escape(n[1:])})" for n in names)
+        cut = pre_tokenizers.Split(tokenizers.Regex(first_letters), behavior="isolated")
+        before = tokenizer.pre_tokenizer
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([before, cut] if before else [cut])
+
+
+def _end_words(tokenizer: tokenizers.Tokenizer) -> None:
+    """Decode the mark that ends a word, CLIP's "</w>", to a space; its files leave it standing."""
+    mark = getattr(tokenizer.model, "end_of_word_suffix", None)
+    if mark and isinstance(tokenizer.decoder, decoders.ByteLevel):
+        last = decoders.Replace(tokenizers.Regex(f"{re.escape(mark)}$"), "")
+        tokenizer.decoder = decoders.Sequence(
+            [tokenizer.decoder, last, decoders.Replace(mark, " ")]
+        )
