@@ -55,14 +55,14 @@ def test_another_tokenizer_takes_the_place_of_all_files_of_the_old(tmp_path, tok
 def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows(tmp_path):
     write(tmp_path / "bert")
     Tokenizer.train_characters([bytes(range(32, 127)).decode()]).save(tmp_path / "bert")
-    with pytest.raises(DataError, match=r"tokenizer.json has 99 tokens, .* has 37 rows"):
+    with pytest.raises(DataError, match=r"tokenizer of .* has 99 tokens, .* has 37 rows"):
         load(tmp_path / "bert")
 
 
 def test_a_tokenizer_that_is_none(tmp_path):
     write(tmp_path / "bert")
     (tmp_path / "bert" / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match=r"tokenizer.json is not a tokenizer"):
+    with pytest.raises(DataError, match=r"tokenizer.json"):
         load(tmp_path / "bert")
 
 

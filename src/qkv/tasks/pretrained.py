@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,27 +22,10 @@ from qkv.checkpoints.reader import read_json
 from qkv.data.image_config import FILE_NAME as IMAGES_FILE
 from qkv.data.image_config import read_image_config, write_image_config
 from qkv.data.images import ImageProcessor
-from qkv.data.tokenizers import FILE_NAME, Tokenizer
+from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from qkv.errors import ConfigError, DataError
 from qkv.files import whole_folder
 from qkv.zoo.catalog import ZOO
-
-TOKENIZER_FILES = frozenset(
-    (
-        FILE_NAME,
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.txt",
-        "vocab.json",
-        "merges.txt",
-        "spiece.model",
-        "source.spm",
-        "target.spm",
-        "tokenizer.model",
-        "sentencepiece.bpe.model",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +54,7 @@ def load(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    new: Iterable[str] = (),
+    new: Iterable[str] | str = (),
     architecture: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Loaded:
@@ -121,7 +103,7 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
     if loaded.tokenizer is not loaded.read:
         files = {name: content for name, content in files.items() if name not in TOKENIZER_FILES}
         if loaded.tokenizer is not None:
-            files |= _files_of(loaded.tokenizer)
+            files |= loaded.tokenizer.files
     if loaded.preprocessor is not None:
         files[IMAGES_FILE] = _write_preprocessor(loaded, files.get(IMAGES_FILE))
     checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
@@ -148,14 +130,12 @@ def locate(path: str | os.PathLike[str]) -> Path:
 
 
 def _tokenizer(folder: Path, checkpoint: Checkpoint) -> Tokenizer | None:
-    if not (folder / FILE_NAME).is_file():
-        return None
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     rows = getattr(checkpoint.model.config, "vocab_size", None)
-    if rows is not None and tokenizer.vocab_size > rows:
+    if tokenizer is not None and rows is not None and tokenizer.vocab_size > rows:
         raise DataError(
-            f"{folder / FILE_NAME} has {tokenizer.vocab_size} tokens, but the embedding of the "
-            f"model has {rows} rows: they do not belong together"
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but the embedding of "
+            f"the model has {rows} rows: they do not belong together"
         )
     return tokenizer
 
@@ -184,10 +164,3 @@ def _write_preprocessor(loaded: Loaded, old: bytes | None) -> bytes:
         if said == config:
             return old
     return (json.dumps(write_image_config(config), indent=2) + "\n").encode()
-
-
-def _files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
-    with TemporaryDirectory() as folder:
-        tokenizer.save(folder)
-        files = (path for path in Path(folder).rglob("*") if path.is_file())
-        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
