@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
-from _common import RESULTS, arguments, load, machine, save
+from _common import RESULTS, arguments, load, machine, provenance, publish, save
 from torch import nn
 
 from qkv.explorer.measure import interleave, medians, ratios
-from qkv.explorer.tables import show_table
+from qkv.explorer.tables import markdown_table, show_table
 from qkv.zoo.catalog import ZOO
 
 ROUNDS = 15
@@ -25,43 +26,71 @@ PATH = RESULTS / "loading.json"
 FRESH = """
 import sys, time, torch
 sys.path.insert(0, {here!r})
-from loading import LOADERS, peak
+from loading import LOADERS, memory
 load = LOADERS[{name!r}]()
 torch.nn.functional.linear(torch.randn(64, 384), torch.randn(384, 384))
-before = peak()
+before = memory("VmRSS")
 begin = time.perf_counter()
 model = load()
 seconds = time.perf_counter() - begin
 for parameter in model.parameters():
     parameter.detach().sum()
-print(seconds, peak() - before)
+print(seconds, memory("VmHWM") - before)
 """
 
 
-def peak() -> int:
-    """Return the most memory that this process had, in bytes (Linux; rusage has its parent's)."""
+def memory(kind: str) -> int:
+    """Return what this process has (VmRSS), or had at most (VmHWM), in bytes; Linux says it."""
     status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return 1024 * int(status.partition(f"{kind}:")[2].split()[0])
 
 
-def ours() -> Callable[[], nn.Module]:
+def weights_alone() -> Callable[[], nn.Module]:
     from qkv.checkpoints.checkpoint import load_checkpoint
 
     folder = ZOO["all-MiniLM-L6-v2"].locate()
     return lambda: load_checkpoint(folder).model
 
 
+def with_tokenizer() -> Callable[[], nn.Module]:
+    import qkv
+
+    qkv.load  # noqa: B018 - what is imported when it is first asked for
+    return lambda: qkv.load("all-MiniLM-L6-v2").model
+
+
 def theirs() -> Callable[[], nn.Module]:
+    transformers = quiet_transformers()
+    folder = ZOO["all-MiniLM-L6-v2"].locate()
+    return lambda: transformers.AutoModel.from_pretrained(folder)
+
+
+def theirs_with_tokenizer() -> Callable[[], nn.Module]:
+    transformers = quiet_transformers()
+    folder = ZOO["all-MiniLM-L6-v2"].locate()
+
+    def load() -> nn.Module:
+        transformers.AutoTokenizer.from_pretrained(folder)
+        return transformers.AutoModel.from_pretrained(folder)
+
+    return load
+
+
+def quiet_transformers() -> Any:
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    folder = ZOO["all-MiniLM-L6-v2"].locate()
-    model = transformers.BertModel
-    return lambda: model.from_pretrained(folder)
+    transformers.BertModel, transformers.BertTokenizerFast  # noqa: B018 - imported when asked for
+    return transformers
 
 
-LOADERS = {"qkv": ours, "transformers": theirs}
+# Ours, and its rival.
+PAIRS = {
+    "the model": {"qkv": weights_alone, "transformers": theirs},
+    "model and tokenizer": {"qkv": with_tokenizer, "transformers": theirs_with_tokenizer},
+}
+LOADERS = {(what, name): make for what, pair in PAIRS.items() for name, make in pair.items()}
 
 
 def first_loads() -> dict[str, dict[str, float]]:
