@@ -1,36 +1,42 @@
-"""The interval of a share: its ends are where the measured share is z standard errors away."""
+"""The interval of a mean, by drawing its scores again."""
 
-import math
-
+import numpy as np
 import pytest
 
-from qkv.errors import DataError
-from qkv.evaluation.intervals import wilson_interval
+from qkv.errors import ConfigError, DataError
+from qkv.evaluation.intervals import bootstrap_interval
 
 
-@pytest.mark.parametrize(("hits", "trials", "z"), [(27, 36, 1.96), (3, 7, 1.0), (1, 500, 2.58)])
-def test_both_ends_solve_the_equation_that_defines_them(hits, trials, z):
-    share = hits / trials
-    low, high = wilson_interval(hits, trials, z=z)
-    assert 0 < low < share < high < 1
-    for end in (low, high):
-        assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / trials))
+def test_scores_that_are_all_equal_leave_no_doubt():
+    assert bootstrap_interval([0.25] * 7) == (0.25, 0.25)
 
 
-def test_no_hit_and_no_miss_mirror_each_other():
-    low, high = wilson_interval(0, 10)
-    assert (low, high) == (0.0, pytest.approx(1.96**2 / (10 + 1.96**2)))
-    assert wilson_interval(10, 10) == (pytest.approx(1 - high), 1.0)
+def test_many_scores_give_the_interval_of_the_normal_distribution():
+    scores = np.random.default_rng(1).exponential(3.0, size=1_000)
+    error = scores.std() / np.sqrt(len(scores))
+    expected = scores.mean() - 1.96 * error, scores.mean() + 1.96 * error
+    assert bootstrap_interval(scores.tolist()) == pytest.approx(expected, abs=0.1 * error)
+    low, high = bootstrap_interval(scores.tolist(), level=0.5)
+    assert high - low == pytest.approx(2 * 0.6745 * error, rel=0.05)
 
 
-def test_it_holds_the_true_share_about_as_often_as_it_says():
-    trials, truth = 36, 0.5
-    chances = [math.comb(trials, k) * truth**trials for k in range(trials + 1)]
-    within = [low <= truth <= high for low, high in (wilson_interval(k, trials) for k in range(37))]
-    assert 0.93 < sum(c for c, inside in zip(chances, within, strict=True) if inside) < 0.98
+def test_it_holds_the_true_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(300):
+        low, high = bootstrap_interval(rng.normal(5.0, 2.0, size=40).tolist(), samples=400)
+        held += low < 5.0 < high
+    assert 0.9 < held / 300 < 0.98
 
 
-@pytest.mark.parametrize(("hits", "trials"), [(0, 0), (-1, 5), (6, 5)])
-def test_what_is_no_count_is_refused(hits, trials):
-    with pytest.raises(DataError, match=f"{hits} hits in {trials} trials; expected"):
-        wilson_interval(hits, trials)
+def test_the_draws_depend_on_the_seed_alone():
+    scores = [0.0, 1.0, 0.5, 0.3, 0.9]
+    assert bootstrap_interval(scores, samples=50) == bootstrap_interval(scores, samples=50)
+    assert bootstrap_interval(scores, samples=50) != bootstrap_interval(scores, samples=50, seed=1)
+
+
+def test_nothing_to_average_and_an_impossible_level_are_refused():
+    with pytest.raises(DataError, match="no scores, no interval: expected at least one"):
+        bootstrap_interval([])
+    with pytest.raises(ConfigError, match=r"level = 1.5; expected a share between 0 and 1"):
+        bootstrap_interval([1.0], level=1.5)

@@ -1,29 +1,34 @@
-"""How far a measured share can be trusted."""
+"""How far a measured mean can be trusted."""
 
-import math
+from collections.abc import Sequence
 
-from qkv.errors import DataError
+import numpy as np
+
+from qkv.errors import ConfigError, DataError
 
 
-def wilson_interval(hits: int, trials: int, *, z: float = 1.96) -> tuple[float, float]:
-    """The interval of a share that was measured in independent trials; 95 % unless told.
+def bootstrap_interval(
+    scores: Sequence[float], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The interval of a mean, from means of the same scores drawn again with replacement.
 
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference". Unlike the
-    share plus and minus its standard error it is right for few trials, and for shares near 0 or 1.
+    Efron 1979, "Bootstrap methods: another look at the jackknife"; the percentile interval.
 
     Args:
-        hits: trials that succeeded.
-        trials: all of them.
-        z: standard deviations of a normal distribution on either side.
+        scores: one a unit, such as a text; what belongs together is one unit.
+        level: how often such an interval holds the mean of all units that there could be.
+        samples: how often the scores are drawn.
+        seed: of the draws.
 
     Raises:
-        DataError: there are no trials, or hits that are none of them.
+        DataError: there are no scores.
+        ConfigError: a level that is not between 0 and 1.
     """
-    if not 0 <= hits <= trials or not trials:
-        raise DataError(
-            f"{hits} hits in {trials} trials; expected at least one trial, and 0 to as many hits"
-        )
-    share, spread = hits / trials, z * z / trials
-    middle = share + spread / 2
-    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+    if not len(scores):
+        raise DataError("no scores, no interval: expected at least one (was everything left out?)")
+    if not 0 < level < 1:
+        raise ConfigError(f"level = {level}; expected a share between 0 and 1, such as 0.95")
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(np.asarray(scores, dtype=float), size=(samples, len(scores)))
+    low, high = np.quantile(drawn.mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
