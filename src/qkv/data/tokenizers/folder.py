@@ -7,7 +7,8 @@ from typing import Any
 
 import tokenizers
 
-from qkv.data.tokenizers.families import FAMILIES, OF_FILE, OF_MODEL, Family, Source
+from qkv.data.tokenizers.builders import Source
+from qkv.data.tokenizers.families import FAMILIES, OF_FILE, OF_MODEL, Family
 from qkv.data.tokenizers.files import read_object, read_text
 from qkv.data.tokenizers.training import PAD, START, STOP, UNKNOWN
 from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Vocabulary
@@ -53,7 +54,7 @@ def read_file(file: Path) -> Parts:
     Raises:
         DataError: there is no such file, or it describes no tokenizer.
     """
-    return _from_json(file, {}, None)
+    return replace(_from_json(file, {}, None), files={FILE_NAME: file.read_bytes()})
 
 
 def read_folder(folder: Path) -> Parts:
@@ -96,21 +97,7 @@ def _from_json(file: Path, settings: Mapping[str, Any], family: Family | None) -
         raise DataError(
             f"{file} is not a tokenizer: expected JSON of the `tokenizers` library ({error})"
         ) from error
-    named = _named(settings)
-    for role, token in named.items():
-        if tokenizer.token_to_id(token) is None:
-            raise DataError(
-                f"{file.parent / SETTINGS[0]} names {token!r} as {role} token, which {file.name} "
-                "does not have: are the two files of one tokenizer?"
-            )
-    usual = [OURS, family.roles if family else {}, named]  # the last that fits counts
-    known = (
-        (role, token)
-        for names in usual
-        for role, token in names.items()
-        if tokenizer.token_to_id(token) is not None
-    )
-    roles = dict(known)
+    roles = _roles_in(tokenizer, file, settings, family)
     tokenizer.add_special_tokens(list(roles.values()))
     ids = {role: tokenizer.token_to_id(token) for role, token in roles.items()}
     processor = tokenizer.post_processor
@@ -119,8 +106,28 @@ def _from_json(file: Path, settings: Mapping[str, Any], family: Family | None) -
         vocabulary=LibraryVocabulary(tokenizer),
         roles=ids,
         template=(family and _flagged(family, settings, ids)) or template,
-        files={FILE_NAME: content.encode()},
+        files={},
     )
+
+
+def _roles_in(
+    tokenizer: tokenizers.Tokenizer, file: Path, settings: Mapping[str, Any], family: Family | None
+) -> dict[str, str]:
+    """The special tokens that the settings name, else those of the family, else ours."""
+    named = _named(settings)
+    for role, token in named.items():
+        if tokenizer.token_to_id(token) is None:
+            raise DataError(
+                f"{file.parent / SETTINGS[0]} names {token!r} as {role} token, which {file.name} "
+                "does not have: are the two files of one tokenizer?"
+            )
+    # "</s>" is ours only where it is special: in some vocabularies it is a piece of web pages.
+    added = tokenizer.get_added_tokens_decoder().values()
+    special = {token.content for token in added if token.special}
+    ours = {role: token for role, token in OURS.items() if token in special}
+    usual = family.roles.items() if family else ()
+    present = {role: token for role, token in usual if tokenizer.token_to_id(token) is not None}
+    return ours | present | named
 
 
 def _from_vocabulary(folder: Path, settings: Mapping[str, Any], name: str) -> Parts:
@@ -157,8 +164,8 @@ def _flagged(
     """What `add_bos_token` and `add_eos_token` ask for, where a family has them."""
     if not family.flagged or not {"add_bos_token", "add_eos_token"} & settings.keys():
         return None
-    start = settings.get("add_bos_token", family.single.startswith("start"))
-    stop = settings.get("add_eos_token", False)
+    start = "start" in roles and settings.get("add_bos_token", family.single.startswith("start"))
+    stop = "stop" in roles and settings.get("add_eos_token")
     first, second = (
         " ".join((*(["start"] if start else []), sequence, *(["stop"] if stop else [])))
         for sequence in "AB"
@@ -179,9 +186,9 @@ def _named(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def _added(folder: Path, settings: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, int]:
     """The tokens that a folder adds to its vocabulary, all of them special."""
-    listed = settings.get("added_tokens_decoder", {})
+    listed = settings.get("added_tokens_decoder") or {}
     added = {_content(token): int(i) for i, token in listed.items()}
-    special = {_content(token) for token in listed.values() if token["special"]}
+    special = {_content(token) for token in listed.values() if token.get("special")}
     special |= {*roles.values(), *map(_content, settings.get("additional_special_tokens") or ())}
     added |= read_object(folder / SETTINGS[2])
     for token in added.keys() - special:

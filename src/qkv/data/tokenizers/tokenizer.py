@@ -92,7 +92,10 @@ class Tokenizer:
             return cls(read_file(path))
         tokenizer = load_tokenizer(path)
         if tokenizer is None:
-            raise DataError(f"no tokenizer at {path}: expected {FILE_NAME} or a folder with it")
+            raise DataError(
+                f"no tokenizer at {path}: expected {FILE_NAME} or a folder with it, or with "
+                f"{', '.join(sorted(VOCABULARIES - {FILE_NAME}))}"
+            )
         return tokenizer
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -52,6 +52,10 @@ class LibraryVocabulary:
         _end_words(tokenizer)
         self.special = frozenset(special.values())
 
+    def __reduce__(self) -> tuple:
+        # A copy of the library's own looks for special tokens again.
+        return type(self), (self._tokenizer,)
+
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()
 
