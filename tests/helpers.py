@@ -19,9 +19,12 @@ from qkv.blocks.positions import ALiBi, RelativeBias
 from qkv.blocks.rotary_scaling import TurnsScaling
 from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
+from qkv.models.bart import Bart, BartConfig
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.llama import Llama, LlamaConfig
+from qkv.models.marian import Marian, MarianConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
+from qkv.models.t5 import T5, T5Config
 from qkv.models.transformer import Transformer, TransformerConfig
 
 B, S, T, SOURCE_VOCAB, TARGET_VOCAB = 3, 5, 7, 17, 19
@@ -67,6 +70,33 @@ def transformer(dtype=torch.float64, **options):
         source_vocab_size=SOURCE_VOCAB, target_vocab_size=TARGET_VOCAB, **options
     )
     return randomized(Transformer(config), dtype)
+
+
+def marian(**options):
+    sizes = {"d_model": 22, "n_heads": 11, "d_ff": 13, "n_encoder_layers": 2, "n_decoder_layers": 2}
+    vocabularies = {"source_vocab_size": SOURCE_VOCAB, "target_vocab_size": TARGET_VOCAB}
+    tables = {"shared_embeddings": False, "tied_output": False}
+    config = MarianConfig(**{"dropout": 0.0, **vocabularies, **sizes, **tables, **options})
+    return randomized(Marian(config))
+
+
+def bart(**options):
+    sizes = {"n_positions": 53, "d_model": 22, "n_heads": 11, "d_ff": 13}
+    layers = {"n_encoder_layers": 2, "n_decoder_layers": 2}
+    config = BartConfig(vocab_size=TARGET_VOCAB, **{"dropout": 0.0, **sizes, **layers, **options})
+    model = Bart(config)
+    # A tied output layer gives every token's vector a gradient, padding's too.
+    model.head.weight = nn.Parameter(torch.empty(TARGET_VOCAB, 22))
+    return randomized(model)
+
+
+def t5(**options):
+    sizes = {"d_model": 23, "n_heads": 3, "d_head": 5, "d_ff": 13, "n_buckets": 8}
+    layers = {"n_encoder_layers": 2, "n_decoder_layers": 2, "max_distance": 11}
+    rest = {"dropout": 0.0, "feed_forward": "geglu_tanh", "tied_output": False}
+    return randomized(
+        T5(T5Config(vocab_size=TARGET_VOCAB, **{**sizes, **layers, **rest, **options}))
+    )
 
 
 def rnn(dtype=torch.float64, **options):
@@ -168,6 +198,9 @@ MODELS = {
     "relative-bias": lambda: decoder_only(
         lambda: RelativeBias(6, n_buckets=8, max_distance=11, bidirectional=False)
     ),
+    "marian": marian,
+    "bart": bart,
+    "t5": t5,
     "gpt": gpt,
     "llama": lambda: llama(
         qkv_bias=True,

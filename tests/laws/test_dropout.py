@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers import S, T, gpt, llama, problem, rnn, transformer
+from tests.helpers import S, T, bart, gpt, llama, problem, rnn, t5, transformer
 
 from qkv.attention.core import attention
 from qkv.blocks.dropout import Dropout, dropout
@@ -87,6 +87,10 @@ def test_no_dropout_in_eval(p):
         lambda p: gpt(attention_dropout=p),
         lambda p: gpt(embedding_dropout=p),
         lambda p: llama(attention_dropout=p),
+        lambda p: bart(dropout=p),
+        lambda p: bart(attention_dropout=p),
+        lambda p: bart(activation_dropout=p),
+        lambda p: t5(dropout=p),
     ],
     ids=[
         "transformer",
@@ -96,6 +100,10 @@ def test_no_dropout_in_eval(p):
         "gpt's attention",
         "gpt's embedding",
         "llama's attention",
+        "bart",
+        "bart's attention",
+        "bart's feed-forward",
+        "t5",
     ],
 )
 def test_each_option_reaches_training_and_only_training(make):
@@ -116,6 +124,8 @@ def test_each_option_reaches_training_and_only_training(make):
     ("make", "sites"),
     [
         (transformer, [(S, 22), (T, 22)]),  # each sum of embeddings and positions (section 5.4)
+        (bart, [(S, 22), (T, 22)]),  # the same, after the norm
+        (t5, [(S, 23), (T, 23)]),  # tokens; after the stacks its closing norms drop
         (rnn, [(S, 11), (T, 11), (T, 26)]),  # both embeddings, and what the output layer reads
     ],
 )

@@ -3,12 +3,13 @@
 from typing import Any
 
 from qkv.checkpoints.family import Family
-from qkv.checkpoints.tables import bert, gpt, llama, own, vit
+from qkv.checkpoints.tables import bart, bert, gpt, llama, marian, own, t5, vit
 from qkv.errors import ConfigError
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (*bert.FAMILIES, *gpt.FAMILIES, *llama.FAMILIES, *vit.FAMILIES, *own.FAMILIES)
+    for table in (bert, gpt, llama, vit, marian, bart, t5, own)
+    for family in table.FAMILIES
 }
 
 

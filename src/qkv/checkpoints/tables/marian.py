@@ -1,0 +1,107 @@
+"""Marian."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qkv.blocks.positions import sinusoids
+from qkv.checkpoints.family import Architecture, Family, Field
+from qkv.checkpoints.table import ONE_ROW, Row, alias, constant, row, under
+from qkv.checkpoints.tables.bart import ONLY, PREFIX, WITHOUT_EFFECT, check_said_twice, stacks
+from qkv.checkpoints.tables.bert import ACTIVATIONS
+from qkv.models.marian import Marian, MarianConfig
+
+
+def normalize(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say what a file means that leaves it out."""
+    said = {"scale_embedding": False, **check_said_twice(raw)}
+    size = said.get("decoder_vocab_size") or said.get("vocab_size", 58_101)
+    return {**said, "decoder_vocab_size": size}
+
+
+def body(model: Marian) -> list[Row]:
+    """Return the rows of all but the head."""
+    config = model.config
+
+    def positions() -> Tensor:
+        places = torch.arange(config.n_positions)
+        waves = sinusoids(places, config.d_model, layout="halves", dtype=torch.float64)
+        return waves.float()
+
+    if config.shared_embeddings:
+        tokens = [
+            row("shared.weight", "target_embedding.weight"),
+            alias("encoder.embed_tokens.weight", "target_embedding.weight"),
+            alias("decoder.embed_tokens.weight", "target_embedding.weight"),
+        ]
+    else:
+        tokens = [
+            row("encoder.embed_tokens.weight", "source_embedding.weight"),
+            row("decoder.embed_tokens.weight", "target_embedding.weight"),
+        ]
+    rows = [
+        *tokens,
+        constant("encoder.embed_positions.weight", positions),
+        constant("decoder.embed_positions.weight", positions),
+        *stacks(config),
+    ]
+    return under(rows, theirs=PREFIX)
+
+
+def with_head(model: Marian) -> list[Row]:
+    """Return all rows."""
+    output = row("lm_head.weight", "head.weight")
+    if model.config.tied_output:
+        output = alias("lm_head.weight", "target_embedding.weight")
+    return [*body(model), output, row("final_logits_bias", "head.bias", ONE_ROW)]
+
+
+MARIAN = Family(
+    model_type="marian",
+    config=MarianConfig,
+    fields=[
+        Field("vocab_size", "source_vocab_size", 58_101),
+        Field("decoder_vocab_size", "target_vocab_size"),
+        Field("max_position_embeddings", "n_positions", 1024),
+        Field("d_model", "d_model", 1024),
+        Field("encoder_attention_heads", "n_heads", 16),
+        Field("decoder_attention_heads", "n_heads", 16),
+        Field("encoder_ffn_dim", "d_ff", 4096),
+        Field("decoder_ffn_dim", "d_ff", 4096),
+        Field("encoder_layers", "n_encoder_layers", 12),
+        Field("decoder_layers", "n_decoder_layers", 12),
+        Field("activation_function", "feed_forward", "gelu", ACTIVATIONS),
+        Field("dropout", "dropout", 0.1, decode=float),
+        Field("attention_dropout", "attention_dropout", 0.0, decode=float),
+        Field("share_encoder_decoder_embeddings", "shared_embeddings", True),
+        Field("tie_word_embeddings", "tied_output", True),
+    ],
+    only={
+        **ONLY,
+        "activation_dropout": 0.0,
+        "normalize_embedding": False,
+        "scale_embedding": True,
+        "static_position_embeddings": True,
+    },
+    harmless=WITHOUT_EFFECT,
+    prefix=PREFIX,
+    normalize=normalize,
+    architectures=(
+        Architecture(
+            name="MarianMTModel",
+            model=Marian,
+            build=lambda config, n: Marian(config),
+            rows=with_head,
+        ),
+        Architecture(
+            name="MarianModel",
+            model=Marian,
+            build=lambda config, n: Marian(config).without_head(),
+            rows=body,
+            base=True,
+        ),
+    ),
+)
+
+FAMILIES = (MARIAN,)

@@ -1,0 +1,154 @@
+"""T5, versions 1.0 and 1.1."""
+
+from typing import Any
+
+from qkv.blocks.feed_forward import GATES
+from qkv.checkpoints.family import Architecture, Family, Field
+from qkv.checkpoints.table import Row, alias, ignore, layers, row, under
+from qkv.errors import ConfigError
+from qkv.models.t5 import T5, T5Config
+
+# "gated-gelu" has always meant the approximation by tanh; "gelu" means the exact function.
+FEED_FORWARDS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+    "gated-gelu": "geglu_tanh",
+    "gated-gelu_new": "geglu_tanh",
+    "gated-silu": "swiglu",
+}
+PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "output"}
+
+
+def normalize(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say what other fields imply; version 5 of transformers has other words for version 1.1.
+
+    It writes `scale_decoder_outputs`, and that the output layer is tied whether it is or not: which
+    it is follows from the scale, as no published model has the one without the other.
+
+    Raises:
+        ConfigError: if the parts of the feed-forward network are not those that its name says.
+    """
+    raw = {"feed_forward_proj": "relu", **raw}
+    raw["num_decoder_layers"] = raw.get("num_decoder_layers") or raw.get("num_layers", 6)
+    if "scale_decoder_outputs" in raw:
+        raw["tie_word_embeddings"] = raw.pop("scale_decoder_outputs")
+    kind = raw["feed_forward_proj"]
+    gate, _, activation = kind.rpartition("-")
+    implied = {
+        "dense_act_fn": "gelu_new" if kind == "gated-gelu" else activation,
+        "is_gated_act": bool(gate),
+    }
+    for name, value in implied.items():
+        if raw.pop(name, value) != value:
+            raise ConfigError(
+                f"{name} contradicts feed_forward_proj = {kind!r}, which implies {value!r}"
+            )
+    return raw
+
+
+def attention(theirs: str, ours: str) -> list[Row]:
+    """Return the rows of one attention."""
+    return [
+        row(f"{theirs}.{their}.weight", f"{ours}.{our}.weight")
+        for their, our in PROJECTIONS.items()
+    ]
+
+
+def block(config: T5Config, *, decoder: bool) -> list[Row]:
+    """Return the rows of one block, whose sublayers are numbered."""
+    sublayers = {"self_attention": attention("SelfAttention", "self_attention")}
+    if decoder:
+        sublayers["cross_attention"] = attention("EncDecAttention", "cross_attention")
+    matrices = {"wi": "up", "wo": "down"}
+    if config.feed_forward in GATES:
+        matrices = {"wi_0": "gate", "wi_1": "up", "wo": "down"}
+    sublayers["feed_forward"] = [
+        row(f"DenseReluDense.{theirs}.weight", f"feed_forward.{ours}.weight")
+        for theirs, ours in matrices.items()
+    ]
+    return [
+        one
+        for i, (name, rows) in enumerate(sublayers.items())
+        for one in under(
+            [*rows, row("layer_norm.weight", f"{name}_residual.norm.weight")], theirs=f"layer.{i}."
+        )
+    ]
+
+
+def body(model: T5) -> list[Row]:
+    """Return the rows of all but the head."""
+    config = model.config
+    first = "layer.0.SelfAttention.relative_attention_bias.weight"
+    rows = [
+        row("shared.weight", "embedding.weight"),
+        # Of the time before the memory was known to have no order.
+        ignore("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"),
+    ]
+    for stack, n in (("encoder", config.n_encoder_layers), ("decoder", config.n_decoder_layers)):
+        blocks = under(
+            block(config, decoder=stack == "decoder"),
+            theirs=f"{stack}.block.{{}}.",
+            ours=f"{stack}.blocks.{{}}.",
+        )
+        rows += [
+            alias(f"{stack}.embed_tokens.weight", "embedding.weight"),
+            # All layers share the first one's.
+            row(
+                f"{stack}.block.0.{first}",
+                f"{stack}.blocks.0.self_attention.position_bias.table.weight",
+            ),
+            *layers(blocks, n),
+            row(f"{stack}.final_layer_norm.weight", f"{stack}.norm.weight"),
+        ]
+    return rows
+
+
+def with_head(model: T5) -> list[Row]:
+    """Return all rows."""
+    if model.config.tied_output:
+        return [*body(model), alias("lm_head.weight", "embedding.weight")]
+    return [*body(model), row("lm_head.weight", "head.weight")]
+
+
+T5_FAMILY = Family(
+    model_type="t5",
+    config=T5Config,
+    fields=[
+        Field("vocab_size", "vocab_size", 32_128),
+        Field("d_model", "d_model", 512),
+        Field("num_heads", "n_heads", 8),
+        Field("d_kv", "d_head", 64),
+        Field("d_ff", "d_ff", 2048),
+        Field("num_layers", "n_encoder_layers", 6),
+        Field("num_decoder_layers", "n_decoder_layers"),
+        Field("feed_forward_proj", "feed_forward", "relu", FEED_FORWARDS),
+        Field("relative_attention_num_buckets", "n_buckets", 32),
+        Field("relative_attention_max_distance", "max_distance", 128),
+        Field("layer_norm_epsilon", "norm_eps", 1e-6),
+        Field("dropout_rate", "dropout", 0.1, decode=float),
+        Field("tie_word_embeddings", "tied_output", True),
+    ],
+    only={"is_decoder": False},
+    # No position is too far: n_positions was the length of the inputs in training.
+    harmless=frozenset(("classifier_dropout", "initializer_factor", "n_positions")),
+    normalize=normalize,
+    architectures=(
+        Architecture(
+            name="T5ForConditionalGeneration",
+            model=T5,
+            build=lambda config, n: T5(config),
+            rows=with_head,
+        ),
+        Architecture(
+            name="T5Model",
+            model=T5,
+            build=lambda config, n: T5(config).without_head(),
+            rows=body,
+            base=True,
+        ),
+    ),
+)
+
+FAMILIES = (T5_FAMILY,)

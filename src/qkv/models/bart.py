@@ -1,0 +1,108 @@
+"""BART (Lewis et al. 2020, "Denoising sequence-to-sequence pre-training").
+
+Shapes: B batch, S source tokens, T target tokens, D d_model.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qkv.attention.linear import Linear
+from qkv.blocks.block import Block
+from qkv.blocks.config import BlockConfig
+from qkv.blocks.dropout import Dropout
+from qkv.blocks.embedding import TokenEmbedding
+from qkv.blocks.feed_forward import FeedForward
+from qkv.blocks.norms import LayerNorm
+from qkv.blocks.positions import LearnedPositions
+from qkv.blocks.stack import Stack
+from qkv.models.encoder_decoder import EncoderDecoder
+from qkv.models.initialization import initialize
+
+FIRST_POSITION = 2  # the rows before it were padding's and are never read
+
+
+@dataclass(frozen=True, kw_only=True)
+class BartConfig:
+    """A post-norm encoder-decoder with learned positions; the defaults are BART large."""
+
+    vocab_size: int = 50_265
+    n_positions: int = 1024  # of each table, the rows before the first not counted
+    d_model: int = 1024
+    n_heads: int = 16
+    d_ff: int = 4096
+    n_encoder_layers: int = 12
+    n_decoder_layers: int = 12
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0  # between the matrices of the feed-forward network
+
+    def block(self, *, decoder: bool) -> BlockConfig:
+        """Return the configuration of an encoder or decoder block."""
+        return BlockConfig(
+            d_model=self.d_model,
+            n_heads=self.n_heads,
+            d_ff=self.d_ff,
+            feed_forward=self.activation,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            causal=decoder,
+            cross_attention=decoder,
+        )
+
+
+class Bart(EncoderDecoder):
+    """One table of tokens for source, target and output layer; two of positions.
+
+    Raises:
+        LengthError: in `forward`, `encode`, `start` and `step`, after the last learned position.
+    """
+
+    def __init__(self, config: BartConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
+        self.source_positions, self.target_positions = (
+            LearnedPositions(config.n_positions, config.d_model, offset=FIRST_POSITION)
+            for _ in range(2)
+        )
+        self.source_norm, self.target_norm = (LayerNorm(config.d_model) for _ in range(2))
+        self.dropout = Dropout(config.dropout)
+        self.encoder = self._stack(config.n_encoder_layers, decoder=False)
+        self.decoder = self._stack(config.n_decoder_layers, decoder=True)
+        self.head = Linear(config.d_model, config.vocab_size, bias=False)
+        self.apply(initialize)
+        self.head.weight = self.embedding.weight
+
+    def embed_source(
+        self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
+    ) -> Float[Tensor, "B S D"]:
+        """Add the vector of each position to that of each token, and normalize."""
+        x = self.source_positions(self.embedding(tokens), positions)
+        return self.dropout(self.source_norm(x))
+
+    def embed_target(
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
+    ) -> Float[Tensor, "B T D"]:
+        """Add the vector of each position to that of each token, and normalize."""
+        x = self.target_positions(self.embedding(tokens), positions)
+        return self.dropout(self.target_norm(x))
+
+    def _stack(self, n_layers: int, *, decoder: bool) -> Stack:
+        config = self.config
+        block = config.block(decoder=decoder)
+
+        def feed_forward() -> FeedForward:
+            return FeedForward(
+                config.d_model,
+                config.d_ff,
+                kind=config.activation,
+                dropout=config.activation_dropout,
+            )
+
+        return Stack(
+            block, n_layers, make_block=lambda i: Block(block, feed_forward=feed_forward())
+        )

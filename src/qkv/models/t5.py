@@ -1,0 +1,174 @@
+"""T5 (Raffel et al. 2020, "Exploring the limits of transfer learning"), versions 1.0 and 1.1.
+
+Shapes: B batch, H heads, Q queries, S source tokens, T target tokens, D d_model, K d_head.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qkv.attention.linear import Linear
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.blocks.block import Block
+from qkv.blocks.config import BlockConfig, FeedForwardKind
+from qkv.blocks.dropout import Dropout
+from qkv.blocks.embedding import TokenEmbedding
+from qkv.blocks.feed_forward import FeedForward
+from qkv.blocks.norms import RMSNorm
+from qkv.blocks.positions import RelativeBias
+from qkv.blocks.stack import Stack
+from qkv.models.encoder_decoder import EncoderDecoder
+from qkv.models.initialization import initialize
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """A pre-norm encoder-decoder without biases; the defaults are the small model, version 1.0."""
+
+    vocab_size: int = 32_128
+    d_model: int = 512
+    n_heads: int = 8
+    d_head: int = 64
+    d_ff: int = 2048
+    n_encoder_layers: int = 6
+    n_decoder_layers: int = 6
+    feed_forward: FeedForwardKind = "relu"  # version 1.1: geglu_tanh
+    n_buckets: int = 32  # of distances
+    max_distance: int = 128  # from which on all share a bucket
+    norm_eps: float = 1e-6
+    dropout: float = 0.1
+    # True: the output layer is the embedding, and reads hidden states divided by sqrt(d_model).
+    # Version 1.1: it is a matrix of its own, and reads them as they are.
+    tied_output: bool = True
+
+    def block(self, *, decoder: bool) -> BlockConfig:
+        """Return the configuration of an encoder or decoder block."""
+        return BlockConfig(
+            d_model=self.d_model,
+            n_heads=self.n_heads,
+            d_head=self.d_head,
+            d_ff=self.d_ff,
+            norm="rms",
+            norm_first=True,
+            norm_eps=self.norm_eps,
+            feed_forward=self.feed_forward,
+            bias=False,
+            dropout=self.dropout,
+            attention_dropout=self.dropout,
+            causal=decoder,
+            cross_attention=decoder,
+        )
+
+
+class UnscaledAttention(MultiHeadAttention):
+    """Multi-head attention whose scores are q . k: the weights start small enough for that."""
+
+    def queries(self, x: Float[Tensor, "B Q D"], positions: Tensor) -> Float[Tensor, "B H Q K"]:
+        """Project, and make up for the root that `attention` divides by."""
+        return super().queries(x, positions) * math.sqrt(self.d_head)
+
+
+class ClosingNorm(RMSNorm):
+    """The norm after a stack, with dropout, times a factor."""
+
+    def __init__(self, d_model: int, *, eps: float, dropout: float, factor: float = 1.0):
+        super().__init__(d_model, eps=eps)
+        self.dropout, self.factor = Dropout(dropout), factor
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Normalize each vector."""
+        x = self.dropout(super().forward(x))
+        return x if self.factor == 1 else x * self.factor
+
+
+class T5(EncoderDecoder):
+    """Tokens without positions: a bias of the scores, one a stack, knows the distances.
+
+    Raffel et al. 2020, section 2.1.
+    """
+
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
+        self.dropout = Dropout(config.dropout)
+        self.encoder = self._stack(config.n_encoder_layers, decoder=False)
+        self.decoder = self._stack(config.n_decoder_layers, decoder=True)
+        factor = config.d_model**-0.5 if config.tied_output else 1.0
+        self.encoder.norm, self.decoder.norm = (
+            ClosingNorm(config.d_model, eps=config.norm_eps, dropout=config.dropout, factor=x)
+            for x in (1.0, factor)
+        )
+        self.head = Linear(config.d_model, config.vocab_size, bias=False)
+        self._initialize()
+        if config.tied_output:
+            self.head.weight = self.embedding.weight
+
+    def embed_source(
+        self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
+    ) -> Float[Tensor, "B S D"]:
+        """Look each token up."""
+        return self.dropout(self.embedding(tokens))
+
+    def embed_target(
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
+    ) -> Float[Tensor, "B T D"]:
+        """Look each token up."""
+        return self.dropout(self.embedding(tokens))
+
+    def without_head(self) -> "T5":
+        """Take the output layer off, and with it the factor of a tied one."""
+        cast(ClosingNorm, self.decoder.norm).factor = 1.0
+        super().without_head()
+        return self
+
+    def _stack(self, n_layers: int, *, decoder: bool) -> Stack:
+        config = self.config
+        block = config.block(decoder=decoder)
+        bias = RelativeBias(
+            config.n_heads,
+            n_buckets=config.n_buckets,
+            max_distance=config.max_distance,
+            bidirectional=not decoder,
+        )
+
+        def attention(
+            *, causal: bool = False, bias: RelativeBias | None = None
+        ) -> UnscaledAttention:
+            return UnscaledAttention(
+                config.d_model,
+                config.n_heads,
+                d_head=config.d_head,
+                bias=False,
+                causal=causal,
+                dropout=config.dropout,
+                position_bias=bias,
+            )
+
+        def make_block(i: int) -> Block:
+            return Block(
+                block,
+                self_attention=attention(causal=decoder, bias=bias),
+                cross_attention=attention() if decoder else None,
+                feed_forward=FeedForward(
+                    config.d_model,
+                    config.d_ff,
+                    kind=config.feed_forward,
+                    bias=False,
+                    dropout=config.dropout,
+                ),
+            )
+
+        return Stack(block, n_layers, make_block=make_block)
+
+    def _initialize(self) -> None:
+        """Start each product with the variance of what enters it, and scores with 1."""
+        for name, module in self.named_modules():
+            if isinstance(module, Linear):
+                divided = self.config.d_head if name.endswith("attention.query") else 1
+                initialize(module, std=(module.in_features * divided) ** -0.5)
+            if isinstance(module, RelativeBias):
+                initialize(module.table, std=self.config.d_model**-0.5)
