@@ -23,7 +23,7 @@ WITHOUT_EFFECT = frozenset(
         "_num_labels",
         "classif_dropout",
         "classifier_dropout",
-        "extra_pos_embeddings",  # that there are two rows before the first position
+        "extra_pos_embeddings",  # how many rows came before the first position; it is 2 regardless
         "force_bos_token_to_be_generated",
         "init_std",
         "num_hidden_layers",
@@ -36,6 +36,7 @@ ONLY = {
     # Of files that older programs wrote, which said more than one model's variants.
     "add_bias_logits": False,
     "add_final_layer_norm": False,
+    "do_blenderbot_90_layernorm": False,
     "normalize_before": False,
 }
 

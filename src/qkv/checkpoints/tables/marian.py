@@ -82,9 +82,9 @@ MARIAN = Family(
         "activation_dropout": 0.0,
         "normalize_embedding": False,
         "scale_embedding": True,
-        "static_position_embeddings": True,
     },
-    harmless=WITHOUT_EFFECT,
+    # Their positions are sinusoids, whatever it says.
+    harmless=WITHOUT_EFFECT | {"static_position_embeddings"},
     prefix=PREFIX,
     normalize=normalize,
     architectures=(
