@@ -18,6 +18,14 @@ class Masking:
     mask token, 10 % any token, and 10 % stay, so that a model cannot trust what it reads there.
     Each call draws anew: dynamic masking (Liu et al. 2019, section 4.1).
 
+        names = tokenizer.tokens(range(tokenizer.vocab_size))
+        Masking(
+            mask=tokenizer.mask,
+            vocab_size=tokenizer.vocab_size,
+            special=tokenizer.special_ids,
+            continues=[name.startswith("##") for name in names],  # whole words, of WordPiece
+        )
+
     Args:
         mask: id of the mask token.
         vocab_size: number of ids.
@@ -60,7 +68,7 @@ class Masking:
         Raises:
             VocabularyError: an id that the vocabulary does not have.
         """
-        original = np.asarray(tokens)
+        original = np.asarray(tokens, dtype=np.int64)
         words = self._words(original)
         n_words = int(words.max(initial=-1)) + 1
         if not n_words:
@@ -76,7 +84,17 @@ class Masking:
 
     @cached_property
     def _ordinary(self) -> np.ndarray:
-        return np.setdiff1d(np.arange(self.vocab_size), [self.mask, *self.special])
+        return np.setdiff1d(np.arange(self.vocab_size), self._special)
+
+    @cached_property
+    def _special(self) -> np.ndarray:
+        return np.array([self.mask, *self.special])
+
+    @cached_property
+    def _continues(self) -> np.ndarray:
+        if self.continues is None:
+            return np.zeros(self.vocab_size, dtype=bool)
+        return np.array(self.continues, dtype=bool)
 
     def _words(self, tokens: np.ndarray) -> np.ndarray:
         """The number of each token's word, -1 for special tokens."""
@@ -85,11 +103,10 @@ class Masking:
                 f"token ids run from {tokens.min()} to {tokens.max()}, expected 0 to "
                 f"{self.vocab_size - 1}: was the text encoded with another tokenizer?"
             )
-        special = np.isin(tokens, [self.mask, *self.special])
+        special = np.isin(tokens, self._special)
         starts = np.ones(len(tokens), dtype=bool)
-        if self.continues is not None:
-            # After a special token, and at the start of a text, a word begins with any piece.
-            starts[1:] = special[:-1] | ~np.asarray(self.continues)[tokens[1:]]
+        # After a special token, and at the start of a text, a word begins with any piece.
+        starts[1:] = special[:-1] | ~self._continues[tokens[1:]]
         return np.where(special, -1, np.cumsum(starts & ~special) - 1)
 
 
