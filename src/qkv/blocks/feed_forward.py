@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.attention.linear import Linear
-from qkv.blocks.dropout import Dropout
+from qkv.blocks.dropout import dropout as drop
 from qkv.errors import ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,14 +53,17 @@ class FeedForward(nn.Module):
         if kind not in ACTIVATIONS and kind not in GATES:
             known = ", ".join((*ACTIVATIONS, *GATES))
             raise ConfigError(f"feed-forward of kind {kind!r}; expected one of {known}")
-        self.kind = kind
+        self.kind, self.dropout = kind, dropout
         self.up = Linear(d_model, d_ff, bias=bias)
         self.gate = Linear(d_model, d_ff, bias=bias) if kind in GATES else None
-        self.dropout = Dropout(dropout)
         self.down = Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Widen, bend, narrow."""
         if self.gate is None:
-            return self.down(self.dropout(ACTIVATIONS[self.kind](self.up(x))))
-        return self.down(self.dropout(GATES[self.kind](self.gate(x)) * self.up(x)))
+            between = ACTIVATIONS[self.kind](self.up(x))
+        else:
+            between = GATES[self.kind](self.gate(x)) * self.up(x)
+        if self.training and self.dropout:
+            between = drop(between, self.dropout)
+        return self.down(between)
