@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qkv.attention.biased import biased_attention
 from qkv.attention.core import attention, explicit_attention
-from qkv.attention.masks import places
+from qkv.attention.masks import places, sliding_window_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.differential import DifferentialAttention
@@ -31,7 +31,7 @@ from qkv.attention.variants.qk_norm import QKNormAttention
 from qkv.attention.variants.relative import RelativeAttention
 from qkv.attention.variants.sigmoid import SigmoidAttention
 from qkv.attention.variants.sink import SinkAttention
-from qkv.attention.variants.sliding_window import SlidingWindowAttention, sliding_window_mask
+from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.attention.variants.softcap import SoftcapAttention
 from qkv.attention.variants.streaming import StreamingAttention
 from qkv.blocks.positions import ALiBi, Rotary

@@ -27,6 +27,14 @@ def causal_mask(
     return everything.tril(n_keys - n_queries)
 
 
+def sliding_window_mask(
+    queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"], *, window: int, causal: bool = False
+) -> Bool[Tensor, "Q K"]:
+    """Let the query at place i see the keys from i - window to i + window; to i where causal."""
+    distances = keys[None, :] - queries[:, None]
+    return (distances >= -window) & (distances <= (0 if causal else window))
+
+
 def attention_mask(
     token_mask: Bool[Tensor, "batch keys"] | None,
 ) -> Bool[Tensor, "batch 1 1 keys"] | None:

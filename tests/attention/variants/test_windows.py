@@ -16,10 +16,11 @@ from tests.attention.variants.mechanisms import (
 from tests.helpers import assert_close, randomized
 
 from qkv.attention.core import attention
+from qkv.attention.masks import sliding_window_mask
 from qkv.attention.variants import chunks
 from qkv.attention.variants.dilated_window import DilatedWindowAttention, dilated_window_mask
 from qkv.attention.variants.global_tokens import GlobalTokensAttention, global_tokens_mask
-from qkv.attention.variants.sliding_window import SlidingWindowAttention, sliding_window_mask
+from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.attention.variants.streaming import StreamingAttention
 from qkv.attention.variants.streaming_cache import StreamingCache
 from qkv.errors import ConfigError

@@ -8,9 +8,9 @@ from functools import partial
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from qkv.attention.masks import whole_mask
+from qkv.attention.masks import sliding_window_mask, whole_mask
 from qkv.attention.variants.chunks import attention_by_chunks
-from qkv.attention.variants.sliding_window import SlidingWindowAttention, sliding_window_mask
+from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.errors import ConfigError
 
 

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.attention.core import attention
-from qkv.attention.masks import whole_mask
+from qkv.attention.masks import sliding_window_mask, whole_mask
 from qkv.attention.multi_head import Rotation
-from qkv.attention.variants.sliding_window import SlidingWindowAttention, sliding_window_mask
+from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.errors import ConfigError
 
 

@@ -1,47 +1,33 @@
 """A window of keys around each query.
 
 Beltagy, Peters and Cohan 2020, "Longformer: the long-document transformer", section 3.1; causal in
-Child et al. 2019 and Mistral 7B.
+Child et al. 2019 and Mistral 7B. Standard attention where the window is as long as the text.
 """
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.attention.core import attention_weights
-from qkv.attention.masks import places, whole_mask
+from qkv.attention.masks import places, sliding_window_mask, whole_mask
 from qkv.attention.multi_head import Rotation
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.self_attention import SelfAttention
 from qkv.errors import ConfigError
 
 
-def sliding_window_mask(
-    queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"], *, window: int, causal: bool = False
-) -> Bool[Tensor, "Q K"]:
-    """Let the query at place i see the keys from i - window to i + window; to i where causal."""
-    distances = keys[None, :] - queries[:, None]
-    return (distances >= -window) & (distances <= (0 if causal else window))
-
-
 class SlidingWindowAttention(SelfAttention):
     """Multi-head attention under a `sliding_window_mask`, of which only the band is computed.
-
-    Standard attention where the window is as long as x.
 
     Args:
         d_model: width of input and output.
         n_heads: query heads.
-        window: keys seen on either side of a query's own (Longformer's w is twice that; Mistral's
-            W, causal, is one more).
+        window: keys on either side of a query's own (Longformer's w / 2; Mistral's W - 1, causal).
         n_kv_heads: key and value heads; n_heads where None.
-        d_head: width of a head; d_model / n_heads where None.
-        bias: whether the output projection has a bias.
-        qkv_bias: whether the others have; as `bias` where None.
+        d_head, bias, qkv_bias: as in multi-head attention.
         causal: whether the side of later keys is hidden.
         rotary: turns queries and keys by their positions.
 
-    Raises:
-        ConfigError: if the window is not positive.
+    Raises: ConfigError, if the window is not positive.
     """
 
     def __init__(
