@@ -1351,8 +1351,6 @@ assert {pair.iso[:2] for pair in training} == {"19", "20"}
 # at the second, and rightly so: all years here begin with 19 or 20, so that either digit tells the
 # other.
 #
-# (Another seed gives other digits to other heads, and the same picture otherwise.)
-#
 # ### 3.5 Heads switched off
 #
 # What a head looks at does not say what it is good for. Michel, Levy and Neubig (2019) ask
@@ -1432,15 +1430,14 @@ assert FAST or max(by_layer["decoder.blocks.0.self_attention"][0]) > all_heads -
 assert FAST or min(by_layer["decoder.blocks.0.self_attention"][0]) < all_heads - 0.2
 
 # %% [markdown]
-# Three answers, the same for each of the four seeds that we tried:
+# Three answers of this model:
 #
-# - The first decoder layer's cross-attention can lose any head, and even with a single one left
-#   nearly all dates are right. The last layer's needs several: with one left, few are.
-# - In the decoder's self-attention some heads are not missed at all, and others are indispensable.
-#   With some seeds there is one without which year, month and day stay right, and only the dashes
-#   or the end of the output go wrong.
-# - A missing head of the last cross-attention as a rule harms more than one part, since the heads
-#   do not divide the date by parts. A missing head of self-attention can spoil one part alone.
+# - The first decoder layer's cross-attention can lose any head, and with the best one left of four
+#   nearly all dates are still right. The last layer's needs several: with one left, few are.
+# - In the decoder's self-attention some heads are hardly missed, and without others most dates are
+#   wrong: in one part alone, in all of them, or in the dashes and the end, as the columns say.
+# - A missing head of the last cross-attention harms year, month and day, since the heads do not
+#   divide the date by parts.
 #
 # Michel et al. report of translation models that a large share of the heads can be removed, that
 # some layers do with one head, and that the attention to the encoder depends most on having

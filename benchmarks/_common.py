@@ -28,7 +28,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--publish-only",
         action="store_true",
-        help="measure nothing: write docs/performance.md from the numbers of the last run",
+        help="measure nothing: write the document from the numbers of the last run",
     )
     return parser
 
@@ -67,7 +67,8 @@ def provenance(path: Path, result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     return (
-        f"`{machine['command']}` on {machine['processor']}, {machine['threads']} threads, "
+        f"`{machine['command']}` on {machine['processor']}, "
+        f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}, "
         f"{machine['system']}, {versions}; every number is in "
         f"[`benchmarks/results/{path.name}`](../benchmarks/results/{path.name})."
     )

@@ -101,7 +101,7 @@ def cost_rows(modules: Mapping[str, Any]) -> list[dict[str, str]]:
             for length, times in [list(each["ratio"].items())[-1]]
         }
         | {
-            f"MB at {int(length):,}": f"{size / 2**20:,.0f}"
+            f"MB at {int(length):,}": f"{size / 1e6:,.0f}"
             for length, size in [list(each["peak bytes"].items())[-1]]
         }
         for name, each in modules.items()

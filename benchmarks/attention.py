@@ -145,7 +145,7 @@ def rows(result: Mapping[str, Any], slower: str) -> list[dict[str, str]]:
         }
         | {
             slower: f"{each['ratio'][last]:.2f}x",
-            f"MB at {int(last):,}": f"{each['peak bytes'][last] / 2**20:,.1f}",
+            f"MB at {int(last):,}": f"{each['peak bytes'][last] / 1e6:,.1f}",
             "time ~ n^": f"{exponent(each['median seconds']):.2f}",
             "memory ~ n^": f"{exponent(each['peak bytes']):.2f}",
         }
@@ -181,7 +181,7 @@ def draw(heads: Mapping[str, Any], path: Path) -> None:
     figure, axes = new_figure(1, 2, size=(12, 4.6))
     for place, key, scale, y, title in (
         (axes[0, 0], "median seconds", 1e3, "milliseconds", "Time"),
-        (axes[0, 1], "peak bytes", 2**-20, "MB", "Memory"),
+        (axes[0, 1], "peak bytes", 1e-6, "MB", "Memory"),
     ):
         curves = {
             name: (

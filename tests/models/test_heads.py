@@ -8,6 +8,7 @@ from torch import nn
 
 from qkv.errors import ConfigError
 from qkv.models.heads import (
+    Headed,
     MaskedLM,
     NextSentence,
     PreTraining,
@@ -108,6 +109,12 @@ def test_a_head_goes_on_any_encoder(name):
     ids, mask, _ = texts()
     language = make(name, Language())(ids, token_mask=mask)
     assert language.shape == ((B, classes) if pooled else (B, L, classes))
+
+
+def test_a_head_without_a_score_says_so():
+    head = Headed(Images()).double()
+    with pytest.raises(NotImplementedError, match=r"^Headed does not say how it scores$"):
+        head(torch.randn(B, L, 13, dtype=torch.float64))
 
 
 def test_the_output_layer_of_the_masked_lm_is_the_embedding():

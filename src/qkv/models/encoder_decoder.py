@@ -102,13 +102,13 @@ class EncoderDecoder(nn.Module):
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
     ) -> Float[Tensor, "B S D"]:
         """Turn tokens into what enters the encoder."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say what enters its encoder")
 
     def embed_target(
         self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B T D"]:
         """Turn tokens into what enters the decoder."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say what enters its decoder")
 
     def without_head(self) -> "EncoderDecoder":
         """Take the output layer off, for a head of another kind: `forward` is `hidden` then."""

@@ -65,7 +65,7 @@ class Headed(nn.Module):
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Turn hidden states into logits; `PreTraining` has two kinds."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how it scores")
 
 
 class TokenClassifier(Headed):
