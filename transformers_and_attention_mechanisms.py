@@ -1724,10 +1724,10 @@ class LanguageModel(nn.Module):
         return self.stack(x)
 
 
-def next_token_loss(model: LanguageModel, tokens: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Sum of the cross-entropies of tokens 1, 2, ... given those before, and their number."""
-    hidden, targets = model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
-    return linear_cross_entropy(hidden, model.embedding.weight, None, targets), len(targets)
+def next_token_loss(model: LanguageModel, batch: TokenBatch) -> torch.Tensor:
+    """Sum of the cross-entropies of tokens 1, 2, ... given those before."""
+    hidden = model(batch.tokens).flatten(0, 1)
+    return linear_cross_entropy(hidden, model.embedding.weight, None, batch.targets)
 
 
 # %%
@@ -1742,7 +1742,8 @@ def windows(length: int, batch: int, seed: int):
     starts = torch.Generator().manual_seed(seed)
     views = stream.unfold(0, length + 1, 1)
     while True:
-        yield views[torch.randint(len(views), (batch,), generator=starts)]
+        chosen = views[torch.randint(len(views), (batch,), generator=starts)]
+        yield collate_causal(chosen.tolist(), pad=source_tokenizer.pad)
 
 
 @torch.no_grad()
@@ -2065,17 +2066,16 @@ def deep_model(depth: int, wiring: type[Residual] = Residual, **settings) -> Lan
 # %%
 def at_start(depth: int, **settings) -> tuple[list[float], float]:
     """Each block's gradient norm; and how alike the outputs are: mean cosine of two places."""
-    tokens, norms, alike = next(windows(TRAINED, 8, seed=0)), torch.zeros(depth), 0.0
+    batch, norms, alike = next(windows(TRAINED, 8, seed=0)), torch.zeros(depth), 0.0
     for seed in range(3):
         torch.manual_seed(seed)
         model = deep_model(depth, **settings)
-        loss, n_tokens = next_token_loss(model, tokens)
-        (loss / n_tokens).backward()
+        (next_token_loss(model, batch) / batch.n_targets).backward()
         for i, block in enumerate(model.stack.blocks):
             gradients = [p.grad.flatten() for p in block.parameters() if p.grad is not None]
             norms[i] += torch.cat(gradients).norm() / 3
         with torch.no_grad():
-            outputs = nn.functional.normalize(model(tokens), dim=-1)  # (B, L, D)
+            outputs = nn.functional.normalize(model(batch.tokens), dim=-1)  # (B, L, D)
             alike += float((outputs @ outputs.transpose(1, 2)).mean()) / 3
     return norms.tolist(), alike
 
@@ -2677,7 +2677,7 @@ history = train(
     evaluate_every=steps // 8,
     description="Transformer",
 )
-print(f"{history.seconds:.0f} seconds, {history.tokens_per_second:,.0f} target tokens a second")
+print(f"{history.seconds:.0f} seconds, {history.targets_per_second:,.0f} target tokens a second")
 
 # %%
 figure, axes = new_figure(1, 2, size=(12, 3.6))

@@ -246,6 +246,10 @@ class Copies:
         """The second half: what the tokens from the mark on have to predict."""
         return self.tokens[:, self.tokens.shape[1] // 2 + 1 :]
 
+    @property
+    def n_targets(self) -> int:
+        return self.targets.numel()
+
     def to(self, device: torch.device | str) -> "Copies":
         return Copies(self.tokens.to(device))
 
@@ -278,10 +282,9 @@ class CopyModel(nn.Module):
         return hidden[:, tokens.shape[1] // 2 :]
 
 
-def copy_loss(model: CopyModel, batch: Copies) -> tuple[Tensor, int]:
+def copy_loss(model: CopyModel, batch: Copies) -> Tensor:
     hidden = model.hidden(batch.inputs).flatten(0, 1)
-    targets = batch.targets.flatten()
-    return linear_cross_entropy(hidden, model.head.weight, None, targets), len(targets)
+    return linear_cross_entropy(hidden, model.head.weight, None, batch.targets.flatten())
 
 
 def copy_batches(seed: int) -> Iterator[Copies]:

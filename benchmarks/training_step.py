@@ -206,8 +206,7 @@ def measure() -> dict:
     torch_model, marian = TorchTransformer(ours), make_marian(ours)
 
     def our_loss() -> Tensor:
-        total, n_tokens = pair_loss(ours, batch, smoothing=SMOOTHING)
-        return total / n_tokens
+        return pair_loss(ours, batch, smoothing=SMOOTHING) / batch.n_targets
 
     losses = {
         "qkv": (ours, our_loss),
@@ -226,7 +225,7 @@ def measure() -> dict:
             "heads": N_HEADS,
             "d_ff": D_FF,
             "vocabulary": VOCAB,
-            "target tokens": batch.n_tokens,
+            "target tokens": batch.n_targets,
             "rows": len(batch.target),
             "dropout": DROPOUT,
             "rounds": ROUNDS,

@@ -31,3 +31,16 @@ class TrainingError(QKVError, RuntimeError):
 
 class MissingDependencyError(QKVError, ImportError):
     """An optional package is needed and not installed; the message says how to install it."""
+
+
+class Interrupted(QKVError):  # noqa: N818 - nothing went wrong
+    """Training that was asked to stop, and has saved its state.
+
+    Args:
+        message: what was saved where.
+        signal: number of the signal that asked.
+    """
+
+    def __init__(self, message: str, *, signal: int):
+        super().__init__(message)
+        self.signal = signal

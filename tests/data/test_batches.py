@@ -66,18 +66,19 @@ def test_a_batch_by_hand():
     assert batch.target_input.tolist() == [[1, 8, 0], [1, 6, 7]]
     assert batch.target.tolist() == [[8, 2, 0], [6, 7, 2]]
     assert batch.target_mask.tolist() == [[True, True, False], [True] * 3]
-    assert batch.n_tokens == 5
+    assert batch.n_targets == 5
 
 
 def test_a_token_with_the_id_of_padding_is_real():
     batch = collate_pairs([([PAD, 5], [PAD])], **IDS)
     assert batch.source_mask.all()
-    assert batch.n_tokens == 2
+    assert batch.n_targets == 2
 
 
 def test_moving_a_batch_moves_every_tensor():
-    batch = collate_pairs([([5], [6])], **IDS).to("meta")
-    assert {getattr(batch, name).device.type for name in vars(batch)} == {"meta"}
+    batch = vars(collate_pairs([([5], [6])], **IDS).to("meta"))
+    assert batch.pop("n_targets") == 2
+    assert {tensor.device.type for tensor in batch.values()} == {"meta"}
 
 
 def test_every_pair_appears_exactly_once_an_epoch(skewed):
@@ -137,5 +138,5 @@ def test_a_pair_over_the_budget_is_named_before_training_starts():
 
 
 def test_no_pairs_is_an_error_and_not_an_endless_wait():
-    with pytest.raises(DataError, match="no pairs to batch: expected at least one"):
+    with pytest.raises(DataError, match="nothing to batch: expected at least one"):
         batches_by_tokens([], max_tokens=13, epochs=count(), **IDS)

@@ -138,7 +138,7 @@ def test_in_every_epoch_each_text_comes_once_and_padding_is_never_asked_for():
             assert batch.tokens.numel() <= 300
             assert batch.token_mask.flatten()[batch.places].all()
             assert (batch.tokens[~batch.token_mask] == PAD).all()
-            assert batch.n_tokens == len(batch.targets) == len(batch.places)
+            assert batch.n_targets == len(batch.targets) == len(batch.places)
             assert len(batch.places.unique()) == len(batch.places)
             assert batch.segments is None
 

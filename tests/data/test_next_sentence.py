@@ -91,7 +91,7 @@ def test_batches_hold_all_pairs_of_an_epoch():
         found = [row for batch in batches for row in rows(batch)]
         assert len(found) == len(successors(corpus))
         assert all(((f, s) in successors(corpus)) == (kind == FOLLOWS) for f, s, kind in found)
-        assert sum(batch.n_tokens for batch in batches) == len(found)
+        assert sum(batch.n_targets for batch in batches) == len(found)
         assert all(batch.tokens.numel() <= 200 for batch in batches)
 
 
@@ -113,7 +113,7 @@ def test_hidden_tokens_in_pairs():
         n_masked += int((batch.tokens == MASK).sum())
         restored = type(batch)(**{**vars(batch), "tokens": whole.view_as(batch.tokens)})
         assert plain.issuperset(rows(restored))
-        assert batch.n_tokens == len(batch.targets) >= len(batch.classes)
+        assert batch.n_targets == len(batch.targets) >= len(batch.classes)
     assert n_masked > 30
 
 

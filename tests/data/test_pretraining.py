@@ -51,7 +51,7 @@ def test_all_but_the_ends_are_full_blocks_without_padding():
     lengths = [batch.tokens.shape[1] for batch in found]
     assert len(found) - lengths.count(7) <= 2
     assert all(batch.token_mask.all() for batch in found)
-    assert all(batch.n_tokens == batch.tokens.numel() for batch in found)
+    assert all(batch.n_targets == batch.tokens.numel() for batch in found)
 
 
 def test_the_cuts_differ_from_epoch_to_epoch_and_repeat_with_the_seed():
@@ -78,7 +78,7 @@ def test_rows_by_hand():
     assert batch.token_mask.tolist() == [[True, True], [True, False]]
     assert batch.places.tolist() == [0, 1, 2]
     assert batch.targets.tolist() == [6, 7, 9]
-    assert batch.n_tokens == 3
+    assert batch.n_targets == 3
 
 
 def test_what_cannot_be_cut():

@@ -133,5 +133,5 @@ def test_texts_that_cannot_be_corrupted():
         span_batches([[]], corruption, max_tokens=200, **IDS)
     with pytest.raises(LengthError, match="text 0 takes 61 tokens, expected at most max_tokens=60"):
         span_batches([text(67)], SpanCorruption(sentinels=SENTINELS), max_tokens=60, **IDS)
-    with pytest.raises(DataError, match="no texts to batch"):
+    with pytest.raises(DataError, match="nothing to batch"):
         span_batches([], corruption, max_tokens=200, **IDS)

@@ -12,6 +12,7 @@ from torch import nn
 from qkv.errors import ConfigError, MissingDependencyError, TrainingError
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.training import history as log
 from qkv.training import loop
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
@@ -41,12 +42,12 @@ def by_hand(model, steps, clip=1.0, rate=1e-3):
     optimizer = adamw(model, learning_rate=rate)
     losses = []
     for _, batch in zip(range(steps), batches(), strict=False):
-        loss, n_tokens = pair_loss(model, batch)
+        loss = pair_loss(model, batch)
         optimizer.zero_grad()
-        (loss / n_tokens).backward()
+        (loss / batch.n_targets).backward()
         nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        losses.append(loss.item() / n_tokens)
+        losses.append(loss.item() / batch.n_targets)
     return losses
 
 
@@ -62,8 +63,8 @@ def test_history():
     history = train(toy(), batches(), pair_loss, steps=4, learning_rate=0.5, device="cpu")
     assert history.steps == [1, 2, 3, 4]
     assert history.learning_rates == [0.5] * 4
-    assert history.tokens == sum(b.n_tokens for b, _ in zip(batches(), range(4), strict=False))
-    assert history.tokens_per_second == pytest.approx(history.tokens / history.seconds)
+    assert history.targets == sum(b.n_targets for b, _ in zip(batches(), range(4), strict=False))
+    assert history.targets_per_second == pytest.approx(history.targets / history.seconds)
 
 
 def test_the_schedule_multiplies_the_rate_of_every_group():
@@ -122,7 +123,7 @@ def test_evaluation_only_at_the_end():
 
 def test_time_of_evaluations_is_not_training_time(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(log.time, "perf_counter", lambda: float(next(clock)))
 
     def evaluate(model):
         for _ in range(1000):
@@ -140,8 +141,8 @@ def poisoned(loss_at, how):
     calls = itertools.count(1)
 
     def loss(model, batch):
-        total, n_tokens = pair_loss(model, batch)
-        return (how(total) if next(calls) == loss_at else total), n_tokens
+        total = pair_loss(model, batch)
+        return how(total) if next(calls) == loss_at else total
 
     return loss
 
@@ -152,7 +153,7 @@ def poisoned(loss_at, how):
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(
     monkeypatch, check_every, snapshot_every, how
 ):
-    monkeypatch.setattr(loop, "SNAPSHOT_EVERY", snapshot_every)
+    monkeypatch.setattr(log, "SNAPSHOT_EVERY", snapshot_every)
     monkeypatch.setattr(loop, "check_interval", lambda device: check_every)
     model, reference = toy(), toy()
     # Looked at in steps 1, 4 and 8 (or all); kept each time, or where 3 updates are in between.
@@ -187,8 +188,8 @@ def test_the_first_step_leaves_the_weights_as_they_were_given():
 
 def test_a_batch_without_tokens_is_named():
     batch = toy_batch(batch=2)
-    empty = replace(batch, target_mask=torch.zeros_like(batch.target_mask), n_tokens=0)
-    with pytest.raises(TrainingError, match="or no tokens"):
+    empty = replace(batch, target_mask=torch.zeros_like(batch.target_mask), n_targets=0)
+    with pytest.raises(TrainingError, match="the batches of step 1 have no targets"):
         train(toy(), [empty], pair_loss, steps=1, device="cpu")
 
 

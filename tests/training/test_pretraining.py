@@ -143,8 +143,8 @@ def reference(model, batch, objective):
 def test_the_loss_is_that_of_the_full_logits(objective):
     make, loss, batches = OBJECTIVES[objective]
     model, batch = randomized(make()), next(iter(batches([0])))
-    found, n = loss(model, batch)
-    assert n == batch.n_tokens > 10
+    found, n = loss(model, batch), batch.n_targets
+    assert n == batch.n_targets > 10
     expected = reference(model, batch, objective)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     ours, theirs = (
@@ -165,7 +165,7 @@ def test_padding_changes_nothing(objective):
     name = "source" if objective == "spans" else "tokens"
     other = replace(batch, **{name: torch.where(mask, getattr(batch, name), 7)})
     assert not torch.equal(getattr(other, name), getattr(batch, name))
-    torch.testing.assert_close(loss(model, other)[0], loss(model, batch)[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss(model, other), loss(model, batch), rtol=1e-12, atol=1e-12)
 
 
 def padding_mask(batch):
@@ -198,6 +198,6 @@ def test_only_the_places_asked_for_are_scored():
     model.head.dense.register_forward_hook(lambda _, __, out: rows.append(len(out)))
     model.head.output.register_forward_hook(lambda *_: scored.append(True))
     loss(model, batch)
-    assert rows == [batch.n_tokens]
+    assert rows == [batch.n_targets]
     assert rows[0] < 0.3 * int(batch.token_mask.sum())
     assert not scored  # the fused loss makes the logits, chunk by chunk

@@ -32,7 +32,7 @@ class ToyBatch:
     target_input: Tensor
     target: Tensor
     target_mask: Tensor
-    n_tokens: int
+    n_targets: int
 
     def to(self, device):
         return self
@@ -50,5 +50,5 @@ def toy_batch(vocab: int = 11, batch: int = 3, source: int = 5, target: int = 7)
         target_input=tokens[:, :-1] * target_mask,
         target=tokens[:, 1:] * target_mask,
         target_mask=target_mask,
-        n_tokens=int(target_mask.sum()),
+        n_targets=int(target_mask.sum()),
     )

@@ -1,12 +1,13 @@
 """Masked language modelling: which tokens are hidden, and by what."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from qkv.data.pretraining import Asked, TokenBatch, collate_asked, draw_rows
+from qkv.data.batches import Batches, bucketed_batches
+from qkv.data.pretraining import Asked, TokenBatch, collate_asked
 from qkv.errors import ConfigError, VocabularyError
 
 
@@ -118,7 +119,7 @@ def masked_batches(
     pad: int,
     seed: int = 0,
     epochs: Iterable[int] = (0,),
-) -> Iterator[TokenBatch]:
+) -> Batches[TokenBatch]:
     """Texts of similar length together, each with other tokens hidden in every epoch.
 
     Args:
@@ -133,8 +134,9 @@ def masked_batches(
         DataError: there are no texts.
         LengthError: a text alone is longer than `max_tokens`.
     """
+
+    def make(rows: list[int], rng: np.random.Generator) -> TokenBatch:
+        return collate_asked([masking(texts[row], rng) for row in rows], pad=pad)
+
     lengths = [(len(text),) for text in texts]
-    drawn = draw_rows(lengths, max_tokens=max_tokens, seed=seed, epochs=epochs)
-    return (
-        collate_asked([masking(texts[row], rng) for row in rows], pad=pad) for rows, rng in drawn
-    )
+    return bucketed_batches(lengths, make, max_tokens=max_tokens, seed=seed, epochs=epochs)

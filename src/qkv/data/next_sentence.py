@@ -1,6 +1,6 @@
 """Next-sentence prediction: pairs of sentences, of which half follow each other."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +8,15 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from qkv.data.batches import pad_sequences
+from qkv.data.batches import (
+    Batches,
+    Movable,
+    check_lengths,
+    group_by_tokens,
+    pad_sequences,
+)
 from qkv.data.masking import Masking
-from qkv.data.pretraining import Movable, TokenBatch, collate_asked, draw_rows
+from qkv.data.pretraining import TokenBatch, collate_asked
 from qkv.errors import DataError
 
 Sentence = Sequence[int]
@@ -35,7 +41,7 @@ class SentencePairBatch(Movable):
     classes: Int64[Tensor, " batch"]
 
     @property
-    def n_tokens(self) -> int:
+    def n_targets(self) -> int:
         """The number of targets, one a pair."""
         return len(self.classes)
 
@@ -102,7 +108,7 @@ def next_sentence_batches(
     separator: int,
     seed: int = 0,
     epochs: Iterable[int] = (0,),
-) -> Iterator[SentencePairBatch]:
+) -> Batches[SentencePairBatch]:
     """Pairs of similar length together, drawn anew in every epoch; see `draw_pairs`.
 
     Args:
@@ -118,9 +124,13 @@ def next_sentence_batches(
         DataError: with the first batch, if there are no pairs.
         LengthError: likewise, if a pair alone is longer than `max_tokens`.
     """
-    for rows, _ in _lay_out(documents, start, separator, max_tokens, seed, epochs):
+
+    def make(rows: list[LaidOut], _: np.random.Generator) -> SentencePairBatch:
         tokens, token_mask = pad_sequences([tokens for tokens, _, _ in rows], pad)
-        yield SentencePairBatch(tokens=tokens, token_mask=token_mask, **_asked_of_pairs(rows))
+        return SentencePairBatch(tokens=tokens, token_mask=token_mask, **_asked_of_pairs(rows))
+
+    plan = _plan(documents, start, separator, max_tokens, seed)
+    return Batches(epochs, plan, make, seed=seed)
 
 
 def pretraining_batches(
@@ -133,31 +143,38 @@ def pretraining_batches(
     separator: int,
     seed: int = 0,
     epochs: Iterable[int] = (0,),
-) -> Iterator[PreTrainingBatch]:
+) -> Batches[PreTrainingBatch]:
     """The same pairs, in which tokens are hidden; the arguments are those of both objectives."""
-    for rows, rng in _lay_out(documents, start, separator, max_tokens, seed, epochs):
+
+    def make(rows: list[LaidOut], rng: np.random.Generator) -> PreTrainingBatch:
         masked = collate_asked([masking(tokens, rng) for tokens, _, _ in rows], pad=pad)
-        yield PreTrainingBatch(**{**vars(masked), **_asked_of_pairs(rows)})
+        return PreTrainingBatch(**{**vars(masked), **_asked_of_pairs(rows)})
+
+    plan = _plan(documents, start, separator, max_tokens, seed)
+    return Batches(epochs, plan, make, seed=seed)
 
 
-def _lay_out(
+def _plan(
     documents: Sequence[Sequence[Sentence]],
     start: int,
     separator: int,
     max_tokens: int,
     seed: int,
-    epochs: Iterable[int],
-) -> Iterator[tuple[list[LaidOut], np.random.Generator]]:
-    """Groups of pairs as the model reads them, and the random numbers of their epoch."""
-    for epoch in epochs:
+) -> Callable[[int], list[list[LaidOut]]]:
+    """Number of an epoch to its groups of pairs, as the model reads them."""
+
+    def plan(epoch: int) -> list[list[LaidOut]]:
         laid_out: list[LaidOut] = []
         for first, second, kind in draw_pairs(documents, np.random.default_rng((seed, epoch, 1))):
             tokens = [start, *first, separator, *second, separator]
             segments = [0] * (len(first) + 2) + [1] * (len(second) + 1)
             laid_out.append((tokens, segments, kind))
         lengths = [(len(tokens),) for tokens, _, _ in laid_out]
-        for rows, rng in draw_rows(lengths, max_tokens=max_tokens, seed=seed, epochs=[epoch]):
-            yield [laid_out[row] for row in rows], rng
+        check_lengths(lengths, max_tokens)
+        groups = group_by_tokens(lengths, max_tokens, np.random.default_rng((seed, epoch)))
+        return [[laid_out[row] for row in rows] for rows in groups]
+
+    return plan
 
 
 def _asked_of_pairs(rows: Sequence[LaidOut]) -> dict[str, Tensor]:

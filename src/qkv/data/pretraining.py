@@ -1,30 +1,17 @@
 """Batches whose targets are the texts' own tokens, and those of causal language models."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from qkv.data.batches import group_by_tokens, pad_sequences
-from qkv.errors import ConfigError, DataError, LengthError
+from qkv.data.batches import Batches, Movable, pad_sequences
+from qkv.errors import ConfigError, DataError
 
-Batch = TypeVar("Batch", bound="Movable")
 Asked = tuple[Sequence[int], Sequence[int], Sequence[int]]  # tokens, places in them, targets there
-
-
-class Movable:
-    """A dataclass of tensors."""
-
-    def to(self: Batch, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return dataclasses.replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +35,7 @@ class TokenBatch(Movable):
     segments: Int64[Tensor, "batch length"] | None = None
 
     @property
-    def n_tokens(self) -> int:
+    def n_targets(self) -> int:
         """The number of targets: a shape, so that no one waits for a device to count."""
         return len(self.targets)
 
@@ -67,29 +54,6 @@ def collate_asked(rows: Sequence[Asked], *, pad: int) -> TokenBatch:
     )
 
 
-def draw_rows(
-    lengths: Sequence[tuple[int, ...]], *, max_tokens: int, seed: int, epochs: Iterable[int]
-) -> Iterator[tuple[list[int], np.random.Generator]]:
-    """Groups of rows of about equal work, and the random numbers of their epoch.
-
-    Each row comes once an epoch; everything depends on the seed and the epoch's number alone.
-
-    Raises:
-        DataError: there are no rows.
-        LengthError: a row alone is longer than `max_tokens`.
-    """
-    if not lengths:
-        raise DataError("no texts to batch: expected at least one (is the corpus empty?)")
-    for row, sides in enumerate(lengths):
-        if max(sides) > max_tokens:
-            raise LengthError(
-                f"text {row} takes {max(sides)} tokens, expected at most max_tokens={max_tokens}: "
-                "raise it, or cut long texts"
-            )
-    generators = (np.random.default_rng((seed, epoch)) for epoch in epochs)
-    return ((rows, rng) for rng in generators for rows in group_by_tokens(lengths, max_tokens, rng))
-
-
 def collate_causal(sequences: Sequence[Sequence[int]], *, pad: int) -> TokenBatch:
     """Ask for each next token: what is read are all tokens but the last."""
     rows = [(tokens[:-1], range(len(tokens) - 1), tokens[1:]) for tokens in sequences]
@@ -104,7 +68,7 @@ def causal_batches(
     stop: int,
     seed: int = 0,
     epochs: Iterable[int] = (0,),
-) -> Iterator[TokenBatch]:
+) -> Batches[TokenBatch]:
     """Causal language modelling: one stream of all documents, cut into blocks of equal length.
 
     Radford et al. 2018, eq. 1, and 2019. `stop` stands before, between and after the documents. In
@@ -129,11 +93,14 @@ def causal_batches(
         stream += [*document, stop]
     if len(stream) == 1:
         raise DataError("no documents to learn from: expected at least one (is the corpus empty?)")
-    return (
-        collate_causal([stream[block] for block in blocks], pad=stop)
-        for epoch in epochs
-        for blocks in _cut(len(stream), length, batch_size, np.random.default_rng((seed, epoch)))
-    )
+
+    def plan(epoch: int) -> list[list[slice]]:
+        return _cut(len(stream), length, batch_size, np.random.default_rng((seed, epoch)))
+
+    def make(blocks: list[slice], _: np.random.Generator) -> TokenBatch:
+        return collate_causal([stream[block] for block in blocks], pad=stop)
+
+    return Batches(epochs, plan, make, seed=seed)
 
 
 def _cut(

@@ -1,12 +1,11 @@
 """Span corruption: spans of a text are taken out, and the model writes them down in order."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from qkv.data.batches import Pair, PairBatch, collate_pairs
-from qkv.data.pretraining import draw_rows
+from qkv.data.batches import Batches, Pair, PairBatch, bucketed_batches, collate_pairs
 from qkv.errors import ConfigError, LengthError
 
 
@@ -86,7 +85,7 @@ def span_batches(
     stop: int,
     seed: int = 0,
     epochs: Iterable[int] = (0,),
-) -> Iterator[PairBatch]:
+) -> Batches[PairBatch]:
     """Texts of similar length together, with other spans taken out in every epoch.
 
     Args:
@@ -108,13 +107,12 @@ def span_batches(
         n_out, n_spans = corruption.sizes(len(text))
         lengths.append((len(text) - n_out + n_spans + 1, n_out + n_spans + 2))
 
-    def collate(rows: Sequence[int], rng: np.random.Generator) -> PairBatch:
+    def make(rows: list[int], rng: np.random.Generator) -> PairBatch:
         pairs = [corruption(texts[row], rng) for row in rows]
         ended = [([*source, stop], target) for source, target in pairs]
         return collate_pairs(ended, pad=pad, start=start, stop=stop)
 
-    drawn = draw_rows(lengths, max_tokens=max_tokens, seed=seed, epochs=epochs)
-    return (collate(rows, rng) for rows, rng in drawn)
+    return bucketed_batches(lengths, make, max_tokens=max_tokens, seed=seed, epochs=epochs)
 
 
 def _parts(total: int, n: int, rng: np.random.Generator) -> list[int]:

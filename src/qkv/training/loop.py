@@ -1,51 +1,22 @@
 """The training loop: one function over (model, batches, loss), the same for every model."""
 
-import math
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from qkv.errors import ConfigError, MissingDependencyError, TrainingError
+from qkv.training.averaging import MovingAverage
+from qkv.training.history import History, Watch
 from qkv.training.optim import Schedule, adamw, constant
+from qkv.training.progress import Bar
+from qkv.training.run import Callback, Run
 
-Loss = Callable[[nn.Module, Any], tuple[Tensor, int]]
-
-# Copying the weights costs about as much as one optimizer step.
-SNAPSHOT_EVERY = 50
-
-
-@dataclass
-class History:
-    """What happened in a training run, ready to plot.
-
-    Args:
-        steps: numbers of the steps, from 1.
-        losses: mean loss of a target token at each step.
-        learning_rates: of the optimizer's first group, at each step.
-        evaluations: (step, what `evaluate` said after it).
-        tokens: target tokens seen.
-        seconds: spent on training, without evaluations.
-    """
-
-    steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    learning_rates: list[float] = field(default_factory=list)
-    evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Target tokens trained on in a second, evaluations not counted."""
-        return self.tokens / self.seconds
+Loss = Callable[[nn.Module, Any], Tensor]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def train(
@@ -58,65 +29,99 @@ def train(
     schedule: Schedule | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     clip: float = 1.0,
+    accumulate: int = 1,
+    precision: Precision = "float32",
+    ema: float | None = None,
+    compile: bool = False,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     evaluate_every: int | None = None,
+    callbacks: Sequence[Callback] = (),
     device: str = "auto",
     progress: bool = True,
     description: str = "training",
+    unit: str = "tokens",
 ) -> History:
-    """Minimize the mean loss of a token for a number of steps; the model is left ready for use.
+    """Minimize the mean loss of a target for a number of steps; the model is left ready for use.
 
     Ready for use means in evaluation mode, on the device of the training.
 
     Args:
         model: trained in place.
-        batches: anything that gives batches with `.to(device)`, endless or long enough.
-        loss: (model, batch) to (sum of the losses of the tokens, number of tokens).
-        steps: updates of the weights, one a batch.
+        batches: anything that gives batches with `.to(device)` and `.n_targets` (tokens, or rows
+            that have one class each), endless or long enough.
+        loss: (model, batch) to the sum of the losses of its targets.
+        steps: updates of the weights.
         learning_rate: of the AdamW that is made if no `optimizer` is given.
         schedule: step, from 1, to a factor of each group's rate; constant by default.
         optimizer: over the model's parameters.
         clip: largest norm of the gradient; `math.inf` never clips.
+        accumulate: batches whose gradients make one update, as one batch of all would.
+        precision: of the activations; weights, losses and updates stay in float32.
+        ema: decay of a moving average of the weights: it is evaluated, and left in the model.
+        compile: let torch compile the loss's computation.
         evaluate: called without gradients in evaluation mode every `evaluate_every` steps and at
             the end.
         evaluate_every: steps; by default only the end.
+        callbacks: what happens beside it, in this order: checkpoints, curves, early stopping...
         device: "auto" (an accelerator if there is one), "cpu", "cuda" or "mps".
         progress: show a bar, if the output is a terminal.
         description: stands before the bar.
+        unit: of a target.
 
     Raises:
         TrainingError: a loss or gradient is not finite (the model then holds its last good
-            weights), or the batches end too early.
-        ConfigError: the device is not there.
+            weights), the batches end too early, or one does not fit the memory.
+        ConfigError: the device is not there, or a number is out of its range.
         MissingDependencyError: accelerate is not installed.
     """
     accelerator = _accelerator(device)
-    model.to(accelerator.device)
-    optimizer = optimizer or adamw(model, learning_rate=learning_rate)
-    # Not the optimizer: in 32 bits its wrapper only searches the path for a package at each step.
-    objective = accelerator.prepare(_Objective(model, loss))
-    schedule = schedule or constant()
-    rates = [group["lr"] for group in optimizer.param_groups]
-    log = _Log(model, check_interval(accelerator.device))
     progress = progress and accelerator.is_main_process
-    with _training(model), _Bar(description, steps, progress) as bar:
-        for step, batch in _numbered(batches, steps):
-            factor = schedule(step)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+    model.to(accelerator.device)
+    run = Run(
+        model,
+        optimizer or adamw(model, learning_rate=learning_rate),
+        batches,
+        steps=steps,
+        device=accelerator.device,
+        callbacks=[
+            *callbacks,
+            Bar(description, unit, wanted=progress and accelerator.is_main_process),
+        ],
+        scaler=torch.amp.GradScaler(accelerator.device.type, enabled=precision == "float16"),
+        average=MovingAverage(model, ema) if ema is not None else None,
+    )
+    # Not the optimizer: in 32 bits its wrapper only searches the path for a package at each step.
+    objective = accelerator.prepare(_Objective(model, loss, accelerator.device, precision))
+    if compile:
+        objective.compile()
+    schedule = schedule or constant()
+    with _training(run):
+        watch = Watch(model, run.history, check_interval(accelerator.device))
+        while run.step < steps and run.stop is None:
+            for callback in run.callbacks:
+                callback.before_step(run)
+            factor = schedule(run.step + 1)
+            for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
                 group["lr"] = rate * factor
-            total, n_tokens = objective(batch.to(accelerator.device))
-            optimizer.zero_grad()
-            accelerator.backward(total / n_tokens)
-            norm = accelerator.clip_grad_norm_(model.parameters(), clip)
-            log.add(step, total.detach() / n_tokens, norm, rates[0] * factor, n_tokens)
+            total, n_targets = _gradients(run, objective, accelerator, accumulate)
+            norm = _clip(run, clip)
+            watch.add(total / n_targets, norm, run.rates[0] * factor, n_targets)
+            due = run.step + 1 == steps or (evaluate_every and (run.step + 1) % evaluate_every == 0)
             # Looked at before the update: what is found finite here was made by good weights.
-            if step % log.every == 0 or step in (1, steps):
-                log.check()
-                bar.update(log.history)
-            optimizer.step()
-            if evaluate and (step == steps or (evaluate_every and step % evaluate_every == 0)):
-                log.evaluate(step, evaluate)
-    return log.history
+            if due or (run.step + 1) % watch.every == 0 or run.step == 0:
+                watch.check()
+            run.scaler.step(run.optimizer)
+            run.scaler.update()
+            run.step += 1
+            if run.average is not None:
+                run.average.update(run.step)
+            if evaluate and due:
+                _evaluate(run, watch, evaluate)
+            for callback in run.callbacks:
+                callback.after_step(run)
+        if run.average is not None:
+            run.average.apply()
+    return run.history
 
 
 def check_interval(device: torch.device) -> int:
@@ -127,115 +132,89 @@ def check_interval(device: torch.device) -> int:
 class _Objective(nn.Module):
     """The loss as a module: what wraps a model for many devices acts on calls of a module only."""
 
-    def __init__(self, model: nn.Module, loss: Loss):
+    def __init__(self, model: nn.Module, loss: Loss, device: torch.device, precision: Precision):
         super().__init__()
         self.model = model
         self.loss = loss
+        self.device, self.dtype = device.type, getattr(torch, precision)
 
-    def forward(self, batch: Any) -> tuple[Tensor, int]:
-        return self.loss(self.model, batch)
+    def forward(self, batch: Any) -> Tensor:
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+            return self.loss(self.model, batch)
 
 
-class _Log:
-    """The history, and the weights that it last found good."""
-
-    def __init__(self, model: nn.Module, every: int):
-        self.model = model
-        self.every = every
-        self.history = History()
-        self.pending: list[Tensor] = []  # loss, gradient norm, loss, ... that are not read yet
-        self.good: tuple[int, dict[str, Tensor]] | None = None
-        self.started = time.perf_counter()
-
-    def add(self, step: int, loss: Tensor, norm: Tensor, rate: float, n_tokens: int) -> None:
-        self.pending += loss.float(), norm.float()
-        self.history.steps.append(step)
-        self.history.learning_rates.append(rate)
-        self.history.tokens += n_tokens
-
-    def check(self) -> None:
-        """Read what is pending in one transfer; keep good weights, or put the last ones back."""
-        history = self.history
-        for loss, norm in torch.stack(self.pending).view(-1, 2).tolist():
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                self._stop(history.steps[len(history.losses)], loss, norm)
-            history.losses.append(loss)
-        self.pending.clear()
-        history.seconds = time.perf_counter() - self.started
-        done = history.steps[-1] - 1
-        if self.good is None or done - self.good[0] >= SNAPSHOT_EVERY:
-            self.good = done, {k: v.clone() for k, v in self.model.state_dict().items()}
-
-    def _stop(self, step: int, loss: float, norm: float) -> None:
-        if self.good is not None:
-            self.model.load_state_dict(self.good[1])
-        kept = self.good[0] if self.good else 0
-        rate = self.history.learning_rates[step - 1]
+def _gradients(
+    run: Run, objective: nn.Module, accelerator: Any, accumulate: int
+) -> tuple[Tensor, int]:
+    """The gradients of the mean over all targets of a step, on all ranks; the sum, the number."""
+    batches = [run.draw() for _ in range(accumulate)]
+    n_targets = sum(batch.n_targets for batch in batches)
+    if n_targets < 1:
         raise TrainingError(
-            f"the loss was {loss:.4g} and the norm of the gradient {norm:.4g} at step {step}, "
-            f"expected finite numbers; the model holds its weights of step {kept}, the last that "
-            f"were found good. Either the learning rate ({rate:.3g}) is too high, or the batch "
-            "holds values that are not finite, or no tokens"
+            f"the batches of step {run.step + 1} have no targets: there is nothing to learn from "
+            "them (are the texts empty, or is all of them padding?)"
         )
+    if accelerator.num_processes > 1:
+        n_targets = int(accelerator.reduce(torch.tensor(n_targets, device=run.device)))
+    run.optimizer.zero_grad()
+    total = torch.zeros((), device=run.device)
+    for i, batch in enumerate(batches, start=1):
+        # Ranks meet once a step, at the last batch; they average, where we need their sum.
+        with nullcontext() if i == accumulate else accelerator.no_sync(objective):
+            try:
+                loss = objective(batch)
+                run.scaler.scale(loss * (accelerator.num_processes / n_targets)).backward()
+            except (MemoryError, RuntimeError) as error:
+                _explain_memory(error, batch, accumulate)
+                raise
+        total += loss.detach()
+    if accelerator.num_processes > 1:
+        total = accelerator.reduce(total)
+    return total, n_targets
 
-    def evaluate(self, step: int, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
-        """Ask `evaluate`, and do not count its time as training."""
-        before = time.perf_counter()
-        self.model.eval()
-        with torch.no_grad():
-            self.history.evaluations.append((step, evaluate(self.model)))
-        self.model.train()
-        self.started += time.perf_counter() - before
+
+def _explain_memory(error: Exception, batch: Any, accumulate: int) -> None:
+    """Say what to lower where a batch did not fit."""
+    full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if full or "allocate memory" in str(error) or "not enough memory" in str(error):
+        shapes = [tuple(x.shape) for x in vars(batch).values() if isinstance(x, Tensor)]
+        raise TrainingError(
+            f"a batch of the shapes {', '.join(map(str, shapes))} did not fit the memory. Lower "
+            f"the size of a batch and raise accumulate (now {accumulate}) as much, for the same "
+            "updates; recompute activations; or train fewer layers"
+        ) from error
 
 
-class _Bar:
-    """A progress bar on a terminal, nothing elsewhere."""
+def _clip(run: Run, largest: float) -> Tensor:
+    """Clip the gradient; float16 may overflow at times, then the scaler leaves the update out."""
+    run.scaler.unscale_(run.optimizer)
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, largest)
+    return norm.nan_to_num(0.0, 0.0) if run.scaler.is_enabled() else norm
 
-    def __init__(self, description: str, steps: int, wanted: bool):
-        console = Console()
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (wanted and console.is_terminal),
-        )
-        self.task = self.progress.add_task(description, total=steps, numbers="")
 
-    def __enter__(self) -> "_Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def update(self, history: History) -> None:
-        if not self.progress.disable:
-            numbers = f"loss {history.losses[-1]:.4f}, {history.tokens_per_second:,.0f} tokens/s"
-            self.progress.update(self.task, completed=history.steps[-1], numbers=numbers)
+def _evaluate(run: Run, watch: Watch, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
+    with run.average.applied() if run.average is not None else nullcontext():
+        scores = watch.evaluate(run.step, evaluate)
+        for callback in run.callbacks:
+            callback.evaluated(run, scores)
 
 
 @contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    model.train()
+def _training(run: Run) -> Iterator[None]:
+    """Training mode, and all callbacks from their beginning to their end."""
+    run.model.train()
     try:
+        for callback in run.callbacks:
+            callback.begin(run)
         yield
+        run.model.eval()
+        for callback in run.callbacks:
+            callback.end(run)
     finally:
-        model.eval()
-
-
-def _numbered(batches: Iterable[Any], steps: int) -> Iterator[tuple[int, Any]]:
-    iterator = iter(batches)
-    for step in range(1, steps + 1):
-        try:
-            yield step, next(iterator)
-        except StopIteration:
-            raise TrainingError(
-                f"the batches ended after {step - 1} of {steps} steps; pass an iterator that does "
-                "not end, such as one over many epochs"
-            ) from None
+        run.model.eval()
+        for callback in run.callbacks:
+            callback.close()
 
 
 def _accelerator(device: str) -> Any:

@@ -26,32 +26,27 @@ class PairBatch(Protocol):
     target_input: Int[Tensor, "batch target"]
     target: Int[Tensor, "batch target"]
     target_mask: Bool[Tensor, "batch target"]
-
-    @property
-    def n_tokens(self) -> int:
-        """Real target tokens, counted on the host."""
-        ...
+    n_targets: int  # real target tokens, counted on the host
 
 
 def pair_loss(
     model: nn.Module, batch: PairBatch, *, smoothing: float = 0.0
-) -> tuple[Float[Tensor, ""], int]:
-    """Sum of the cross-entropies over the real target tokens of a batch, and their number.
+) -> Float[Tensor, ""]:
+    """Sum of the cross-entropies over the real target tokens of a batch.
 
     Padding is dropped before the projection, so it costs nothing there. The rows to keep come from
     a sort and not from `hidden[mask]`: the host knows how many, so it waits for no accelerator.
     """
     hidden = model.hidden(batch.source, batch.target_input, source_mask=batch.source_mask)
     real = batch.target_mask.flatten().int().argsort(descending=True, stable=True)
-    real = real[: batch.n_tokens]
-    loss = linear_cross_entropy(
+    real = real[: batch.n_targets]
+    return linear_cross_entropy(
         hidden.flatten(0, 1)[real],
         model.head.weight,
         model.head.bias,
         batch.target.flatten()[real],
         smoothing=smoothing,
     )
-    return loss, batch.n_tokens
 
 
 def linear_cross_entropy(

@@ -41,36 +41,35 @@ class PreTrainingBatch(TokenBatch, SentencePairBatch, Protocol):
     """Pairs of sentences in which tokens are hidden."""
 
 
-def masked_loss(model: nn.Module, batch: TokenBatch) -> tuple[Float[Tensor, ""], int]:
-    """Sum of the cross-entropies of the hidden tokens, and their number.
+def masked_loss(model: nn.Module, batch: TokenBatch) -> Float[Tensor, ""]:
+    """Sum of the cross-entropies of the hidden tokens.
 
     Devlin et al. 2019, section 3.1, task 1. The model is a `MaskedLM`, or has its `head`.
     """
     hidden = model.hidden(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
-    return _hidden_tokens(model, hidden, batch), len(batch.targets)
+    return _hidden_tokens(model, hidden, batch)
 
 
-def causal_loss(model: nn.Module, batch: TokenBatch) -> tuple[Float[Tensor, ""], int]:
-    """Sum of the cross-entropies of the next tokens, and their number (Radford et al. 2018, eq. 1).
+def causal_loss(model: nn.Module, batch: TokenBatch) -> Float[Tensor, ""]:
+    """Sum of the cross-entropies of the next tokens (Radford et al. 2018, eq. 1).
 
     The padding stands on the right, where no real token sees it: no mask is needed.
     """
     hidden = model.hidden(batch.tokens).flatten(0, 1).index_select(0, batch.places)  # (N, d)
     head = model.head
-    loss = linear_cross_entropy(hidden, head.weight, head.bias, batch.targets)
-    return loss, len(batch.targets)
+    return linear_cross_entropy(hidden, head.weight, head.bias, batch.targets)
 
 
-def next_sentence_loss(model: nn.Module, batch: SentencePairBatch) -> tuple[Float[Tensor, ""], int]:
-    """Sum of the cross-entropies of the pairs' classes, and the number of pairs.
+def next_sentence_loss(model: nn.Module, batch: SentencePairBatch) -> Float[Tensor, ""]:
+    """Sum of the cross-entropies of the pairs' classes.
 
     Devlin et al. 2019, section 3.1, task 2. The model is a `NextSentence`.
     """
     logits = model(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
-    return F.cross_entropy(logits, batch.classes, reduction="sum"), len(batch.classes)
+    return F.cross_entropy(logits, batch.classes, reduction="sum")
 
 
-def pretraining_loss(model: nn.Module, batch: PreTrainingBatch) -> tuple[Float[Tensor, ""], int]:
+def pretraining_loss(model: nn.Module, batch: PreTrainingBatch) -> Float[Tensor, ""]:
     """Both at once: divided by the number of hidden tokens, it is the sum of the two means.
 
     Devlin et al. 2019, appendix A.2. The model is a `PreTraining`.
@@ -78,7 +77,7 @@ def pretraining_loss(model: nn.Module, batch: PreTrainingBatch) -> tuple[Float[T
     hidden = model.hidden(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
     tokens = _hidden_tokens(model, hidden, batch)
     pairs = F.cross_entropy(model.score_pairs(hidden, batch.token_mask), batch.classes)
-    return tokens + len(batch.targets) * pairs, len(batch.targets)
+    return tokens + len(batch.targets) * pairs
 
 
 def _hidden_tokens(

@@ -1,0 +1,228 @@
+"""Checkpoints of a training run: whole, verified, and resumed from to the bit.
+
+A folder `step-00000100` holds model.safetensors (the weights alone), training.safetensors (the
+other tensors: optimizer, averages, random numbers), state.json (all else, with the recipe and the
+versions) and checksums.json. Nothing in it is unpickled.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+import signal
+import subprocess
+import threading
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from qkv.errors import ConfigError, Interrupted, TrainingError
+from qkv.files import replace_folder
+from qkv.training.packing import pack, unpack
+from qkv.training.run import Callback, Run
+
+WEIGHTS, TENSORS, STATE, CHECKSUMS = (
+    "model.safetensors",
+    "training.safetensors",
+    "state.json",
+    "checksums.json",
+)
+# Of these the numbers depend; a run goes on only under the same.
+PACKAGES = ("qkv", "torch", "numpy", "accelerate")
+
+
+class Checkpoints(Callback):
+    """Saves a run every so many steps and at a signal, and goes on from what it finds.
+
+    It belongs last among the callbacks that have a state. SIGTERM and Ctrl-C end the run after the
+    step at hand, with a checkpoint; a second one ends it at once.
+
+    Args:
+        folder: of the checkpoints.
+        every: steps; there is one at the end in any case.
+        keep: how many; the last, and those before it.
+        recipe: that the run follows, as JSON has it: stored, and compared when it is resumed.
+
+    Raises:
+        ConfigError: numbers below 1.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: int,
+        keep: int = 2,
+        recipe: Mapping[str, Any] | None = None,
+    ):
+        if every < 1 or keep < 1:
+            raise ConfigError(f"every = {every} and keep = {keep}; expected at least 1 of both")
+        self.folder, self.every, self.keep = Path(folder), every, keep
+        self.recipe = json.loads(json.dumps(recipe or {}))
+        self.signal: int | None = None
+        self.saved: int | None = None
+        self.handlers: dict[int, Any] = {}
+
+    def begin(self, run: Run) -> None:
+        """Go on from the last whole checkpoint, if there is one."""
+        for path in find_checkpoints(self.folder):
+            if (files := _read(path)) is not None:
+                self._resume(run, path, files)
+                break
+            warnings.warn(f"{path} is damaged, the one before it is used", stacklevel=2)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.handlers[number] = signal.signal(number, self._asked)
+
+    def after_step(self, run: Run) -> None:
+        """Save where it is time to; stop where someone asked for it."""
+        if run.step % self.every == 0 or run.step == run.steps or run.stop or self.signal:
+            self.save(run)
+        if self.signal is not None and run.step < run.steps:
+            raise Interrupted(
+                f"stopped at step {run.step} of {run.steps} as asked for, and saved in "
+                f"{self.folder}; the same command again goes on from there",
+                signal=self.signal,
+            )
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers.clear()
+
+    def save(self, run: Run) -> None:
+        """Write one checkpoint, whole or not at all, then remove those that are too old.
+
+        Raises:
+            TrainingError: it cannot be written; the one before it is left.
+        """
+        tensors, state = pack(run.state_dict())
+        content = {"recipe": self.recipe, "versions": versions(), "state": state}
+        files = {
+            WEIGHTS: save(_weights(run.model)),
+            TENSORS: save(tensors),
+            STATE: json.dumps({**content, "git": git_revision()}, indent=1).encode(),
+        }
+        checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        files[CHECKSUMS] = json.dumps(checksums, indent=1).encode()
+        path = self.folder / f"step-{run.step:08}"
+        try:
+            with replace_folder(path) as fresh:
+                for name, data in files.items():
+                    (fresh / name).write_bytes(data)
+        except OSError as error:
+            kept = f"that of step {self.saved} is whole" if self.saved else "there is none before"
+            raise TrainingError(
+                f"the checkpoint of step {run.step} cannot be written: {error}; {kept} (is the "
+                f"disk full?). With room in {self.folder} the same command goes on"
+            ) from error
+        self.saved = run.step
+        for old in find_checkpoints(self.folder)[self.keep :]:
+            shutil.rmtree(old)
+
+    def _resume(self, run: Run, path: Path, files: Mapping[str, bytes]) -> None:
+        content = json.loads(files[STATE])
+        for what, now in (("recipe", self.recipe), ("versions", versions())):
+            if differences := _differences(content[what], now):
+                raise ConfigError(
+                    f"{path} belongs to another run: {what} {'; '.join(differences)}. Go on with "
+                    "the same, or choose another folder to begin anew"
+                )
+        _load_weights(run.model, load(files[WEIGHTS]), path)
+        run.load_state_dict(unpack(load(files[TENSORS]), content["state"]))
+        self.saved = run.step
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the last first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def average_checkpoints(model: nn.Module, folder: Path, n: int) -> None:
+    """Let the model hold the mean of the last n checkpoints (Vaswani et al. 2017, section 6.1).
+
+    Raises:
+        TrainingError: there are fewer whole ones.
+    """
+    paths = find_checkpoints(folder)[:n]
+    read = [files for path in paths if (files := _read(path)) is not None]
+    if len(read) < n:
+        raise TrainingError(
+            f"{folder} has {len(read)} whole checkpoints, expected {n} to average (keep as many, "
+            "and save often enough)"
+        )
+    weights = [load(files[WEIGHTS]) for files in read]
+    mean = {
+        name: torch.stack([one[name].double() for one in weights]).mean(0).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in weights[0].items()
+    }
+    _load_weights(model, mean, folder)
+
+
+def versions() -> dict[str, str]:
+    """The versions on which the numbers of a run depend."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def git_revision() -> str | None:
+    """The commit of the folder that training was started in, "+" where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, each once."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    kept = tensors.keys() & model.state_dict(keep_vars=True).keys()
+    return {name: tensors[name].detach().cpu().contiguous() for name in tensors if name in kept}
+
+
+def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    own = _weights(model)
+    if differences := _differences(
+        {name: str(tuple(tensor.shape)) for name, tensor in weights.items()},
+        {name: str(tuple(tensor.shape)) for name, tensor in own.items()},
+    ):
+        raise ConfigError(f"{path} holds another model: {'; '.join(differences)}")
+    model.load_state_dict(weights, strict=False)
+
+
+def _read(path: Path) -> dict[str, bytes] | None:
+    """The files of a checkpoint; None where one is missing or has other bytes than were written."""
+    try:
+        checksums = json.loads((path / CHECKSUMS).read_bytes())
+        files = {name: (path / name).read_bytes() for name in (WEIGHTS, TENSORS, STATE)}
+    except (OSError, ValueError, SafetensorError):
+        return None
+    whole = all(hashlib.sha256(data).hexdigest() == checksums.get(n) for n, data in files.items())
+    return files if whole else None
+
+
+def _differences(then: Any, now: Any, name: str = "") -> list[str]:
+    """Which fields of two nested dicts differ, at most five."""
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        return [] if then == now else [f"{name} was {then!r} and is {now!r}"]
+    found = []
+    for key in [*then, *(key for key in now if key not in then)]:
+        found += _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    return found if len(found) <= 5 else [*found[:5], f"and {len(found) - 5} more"]

@@ -1,0 +1,98 @@
+"""Watching a run: a bar on the terminal, curves for TensorBoard."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qkv.errors import MissingDependencyError
+from qkv.training.run import Callback, Run
+
+
+class Bar(Callback):
+    """A progress bar on a terminal, nothing elsewhere.
+
+    Args:
+        description: stands before the bar.
+        unit: of a target.
+        wanted: False for none at all.
+    """
+
+    def __init__(self, description: str, unit: str, *, wanted: bool = True):
+        self.description, self.unit = description, unit
+        console = Console()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (wanted and console.is_terminal),
+        )
+
+    def begin(self, run: Run) -> None:
+        """Draw it."""
+        self.progress.start()
+        self.task = self.progress.add_task(self.description, total=run.steps, numbers="")
+
+    def after_step(self, run: Run) -> None:
+        """Show the last loss that was read."""
+        history = run.history
+        if not self.progress.disable and history.losses:
+            speed = f"{history.targets_per_second:,.0f} {self.unit}/s"
+            numbers = f"loss {history.losses[-1]:.4f}, {speed}"
+            self.progress.update(self.task, completed=run.step, numbers=numbers)
+
+    def close(self) -> None:
+        """Leave the terminal as it is."""
+        self.progress.stop()
+
+
+class TensorBoard(Callback):
+    """Curves of the loss, the rate, the speed and the evaluations: `tensorboard --logdir FOLDER`.
+
+    Args:
+        folder: of the event files; a run that is resumed adds one to those that are there.
+
+    Raises:
+        MissingDependencyError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingDependencyError(
+                'the curves need tensorboard, which is not installed: pip install "qkv[train]"'
+            ) from error
+        self.folder, self.make = folder, SummaryWriter
+        self.writer: Any = None
+        self.written = 0
+
+    def begin(self, run: Run) -> None:
+        """Hide what an earlier process wrote after the step from which this one goes on."""
+        self.writer = self.make(str(self.folder), purge_step=run.step + 1)
+        self.written = len(run.history.losses)
+
+    def after_step(self, run: Run) -> None:
+        """Write the losses that were read since."""
+        history = run.history
+        for i in range(self.written, len(history.losses)):
+            step = history.steps[i]
+            self.writer.add_scalar("loss", history.losses[i], step)
+            self.writer.add_scalar("learning rate", history.learning_rates[i], step)
+        if len(history.losses) > self.written:
+            self.writer.add_scalar("targets a second", history.targets_per_second, run.step)
+        self.written = len(history.losses)
+
+    def evaluated(self, run: Run, scores: dict[str, float]) -> None:
+        """Write the scores."""
+        for name, score in scores.items():
+            self.writer.add_scalar(name, score, run.step)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self.writer is not None:
+            self.writer.close()
