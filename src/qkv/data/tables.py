@@ -1,0 +1,183 @@
+"""Tables of texts from csv, tsv, JSON lines, parquet or the Hub; what is broken is named."""
+
+import codecs
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qkv.data.delimited import read_delimited
+from qkv.data.hub import read_hub
+from qkv.data.rows import Columns, Numbered, Row, check_rows, find_columns
+from qkv.data.text import _read
+from qkv.errors import ConfigError, DataError, MissingDependencyError
+
+KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+HUB_NAME = re.compile(
+    r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(\[(?P<split>[\w.]+)\])?"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableLayout:
+    """How a file holds a table; what is None follows from the file's name.
+
+    Args:
+        kind: jsonl has an object in each line; the other names are the usual ones.
+        header: whether the first line of csv or tsv names the columns.
+        quoting: whether double quotes hold a field together; by default in csv and not in tsv.
+        separator: between the fields of a line; by default a comma in csv, a tab in tsv.
+        encoding: of the text, by Python's name.
+
+    Raises:
+        ConfigError: an unknown encoding, or a separator that is no single character.
+    """
+
+    kind: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
+    header: bool = True
+    quoting: bool | None = None
+    separator: str | None = None
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        """Check what no file is needed for."""
+        if self.separator is not None and len(self.separator) != 1:
+            raise ConfigError(f"separator = {self.separator!r}; expected a single character")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ConfigError(
+                f"encoding = {self.encoding!r} is unknown; expected a name such as utf-8, latin-1 "
+                "or utf-16"
+            ) from error
+
+
+DEFAULT = TableLayout()
+
+
+def read_table(
+    path: str | os.PathLike[str], columns: Columns, layout: TableLayout = DEFAULT
+) -> list[Row]:
+    """Read the columns that are asked for, none of them empty anywhere.
+
+    A name that is no file, such as "owner/name", is looked for on the Hub (see `read_hub`), where
+    "owner/name:config[validation]" also says which configuration, and which split if not "train".
+
+    Args:
+        path: of a .csv, .tsv, .jsonl, .json (lines) or .parquet file, which may be packed as .gz.
+        columns: what to call a column, to its name; or to its number, counted from 0, in a table
+            without header.
+        layout: what the file's name does not say.
+
+    Raises:
+        DataError: the file is missing, empty, broken or in another encoding; a column is missing; a
+            row has too few or too many fields, an empty one, or one that is no text.
+        ConfigError: the layout asks for what such a file has not.
+        MissingDependencyError: parquet and the Hub need packages that may not be installed.
+    """
+    hub, known = HUB_NAME.fullmatch(str(path)), layout.kind or KINDS.get(_suffix(path))
+    if hub and known is None and not Path(path).exists():
+        return read_hub(hub["name"], columns, config=hub["config"], split=hub["split"] or "train")
+    path = Path(path)
+    kind = _check_kind(path, known, layout)
+    if kind == "parquet":
+        return check_rows(path, "row", _read_parquet(path, columns))
+    text = read_text(path, layout.encoding)
+    if kind == "jsonl":
+        return check_rows(path, "line", _read_json_lines(path, text, columns))
+    return check_rows(path, "line", _read_fields(path, text, columns, kind, layout))
+
+
+def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+    """The text of a file, plain or .gz, with its line ends and without a byte-order mark.
+
+    Raises:
+        DataError: the file is missing, empty, broken or in another encoding.
+    """
+    content = _read(Path(path))
+    try:
+        text = content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} is not {encoding}: byte {content[error.start]:#04x} at offset {error.start}, "
+            f"line {line} (another encoding, such as latin-1?)"
+        ) from error
+    if not text.strip():
+        raise DataError(f"{path} is empty: expected a table with a row or more")
+    return text
+
+
+def _check_kind(path: Path, kind: str | None, layout: TableLayout) -> str:
+    if kind is None and not path.exists():
+        raise DataError(f"cannot read {path}: there is no such file (is the path right?)")
+    if kind is None:
+        raise DataError(
+            f"the name of {path} does not say how it holds a table; expected {', '.join(KINDS)} "
+            "(or with .gz after it), or a layout with its kind"
+        )
+    encoding = DEFAULT.encoding if kind == "parquet" else layout.encoding
+    if kind in ("jsonl", "parquet") and layout != TableLayout(kind=layout.kind, encoding=encoding):
+        raise ConfigError(
+            f"{layout} for {path}: in {kind} the columns have names and the fields ends; expected "
+            "a csv or tsv, or nothing but the kind" + " and the encoding" * (kind == "jsonl")
+        )
+    return kind
+
+
+def _read_fields(
+    path: Path, text: str, columns: Columns, kind: str, layout: TableLayout
+) -> Numbered:
+    separator = layout.separator or ("," if kind == "csv" else "\t")
+    names, rows = read_delimited(
+        path,
+        text,
+        separator=separator,
+        quoting=kind == "csv" if layout.quoting is None else layout.quoting,
+        header=layout.header,
+    )
+    hint = f"is {separator!r} what stands between fields, is header = {layout.header} right, or "
+    found = find_columns(path, columns, names, hint)
+    places = {role: names.index(name) for role, name in found.items()}
+    return ((line, {role: fields[i] for role, i in places.items()}) for line, fields in rows)
+
+
+def _read_json_lines(path: Path, text: str, columns: Columns) -> Numbered:
+    for line, content in enumerate(text.rstrip().split("\n"), start=1):
+        try:
+            row = json.loads(content)
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {line}, is no JSON: {error} (one object over several lines?)"
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}, line {line}, is a JSON {type(row).__name__}, expected an object in each "
+                'line, such as {"text": "...", "label": "..."}'
+            )
+        found = find_columns(f"{path}, line {line},", columns, list(row))
+        yield line, {role: row[name] for role, name in found.items()}
+
+
+def _read_parquet(path: Path, columns: Columns) -> Numbered:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{path} is parquet, which needs pyarrow: pip install "qkv[train]"'
+        ) from error
+    try:
+        file = parquet.ParquetFile(pyarrow.BufferReader(_read(path)))
+        found = find_columns(path, columns, file.schema_arrow.names)
+        rows = file.read(columns=list(set(found.values()))).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is no whole parquet file: {error} (was it cut short?)") from error
+    return enumerate(({role: row[name] for role, name in found.items()} for row in rows), start=1)
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    """The end of the name, without .gz, in lower case."""
+    return Path(str(path).lower().removesuffix(".gz")).suffix

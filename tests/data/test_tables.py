@@ -1,0 +1,234 @@
+"""Tables of texts: every format gives the same rows, and each broken file is told what it is."""
+
+import csv
+import gzip
+import io
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkv.data.rows import Row
+from qkv.data.tables import TableLayout, read_table, read_text
+from qkv.errors import ConfigError, DataError, MissingDependencyError
+
+COLUMNS = {"text": "text", "label": "label"}
+TRICKY = ['a "b", c;\td', "x\u2028y\x85z", " ä ß ", '"', "line\nbreak", "back\\slash, 'single'"]
+
+
+def write(path, content, encoding="utf-8"):
+    content = content if isinstance(content, bytes) else content.encode(encoding)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def table(rows, separator=",", end="\r\n"):
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator, lineterminator=end).writerows(rows)
+    return out.getvalue()
+
+
+def packed(rows, kind):
+    """The rows of (text, label) as the bytes of a file, with one column more than is asked."""
+    lines = [("text", "n", "label"), *((text, i, label) for i, (text, label) in enumerate(rows))]
+    if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        out = io.BytesIO()
+        columns = {name: [row[i] for row in lines[1:]] for i, name in enumerate(lines[0])}
+        parquet.write_table(pyarrow.table(columns), out)
+        return out.getvalue()
+    if kind == "jsonl":
+        objects = [dict(zip(lines[0], row, strict=True)) for row in lines[1:]]
+        return "".join(json.dumps(row) + "\n" for row in objects).encode()
+    return table(lines, "," if kind == "csv" else "\t").encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.csv", "csv"),
+        ("a.csv.gz", "csv"),
+        ("A.TSV", "tsv"),
+        ("a.jsonl", "jsonl"),
+        ("a.json.gz", "jsonl"),
+        ("a.parquet", "parquet"),
+    ],
+)
+def test_every_format_gives_the_same_texts(tmp_path, name, kind):
+    rows = [(text, str(i)) for i, text in enumerate(TRICKY)]
+    path = write(tmp_path / name, packed(rows, kind))
+    found = read_table(path, COLUMNS, TableLayout(quoting=True if kind == "tsv" else None))
+    assert [(row.fields["text"], row.fields["label"]) for row in found] == rows
+    # A header is a line, and so is the second half of the fifth text; JSON and parquet have neither.
+    lines = [2, 3, 4, 5, 6, 8] if kind in ("csv", "tsv") else [1, 2, 3, 4, 5, 6]
+    assert [row.line for row in found] == lines
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")).filter(
+    str.strip
+)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=7))
+def test_what_the_csv_module_writes_comes_back(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    write(path, table([("text", "label"), *rows]))
+    found = read_table(path, COLUMNS)
+    assert [(row.fields["text"], row.fields["label"]) for row in found] == rows
+
+
+def test_columns_by_number_where_there_is_no_header(tmp_path):
+    path = write(tmp_path / "a.tsv", 'one "long" film\t0\n"\t1\n\n\n')
+    found = read_table(path, {"text": 0, "label": "1"}, TableLayout(header=False))
+    assert found == [
+        Row(1, {"text": 'one "long" film', "label": "0"}),
+        Row(2, {"text": '"', "label": "1"}),
+    ]
+
+
+def test_the_layout_is_an_argument(tmp_path):
+    path = write(tmp_path / "a.txt", "text;label\nschön;gut\n", "latin-1")
+    layout = TableLayout(kind="csv", separator=";", quoting=False, encoding="latin-1")
+    assert read_table(path, COLUMNS, layout) == [Row(2, {"text": "schön", "label": "gut"})]
+    path = write(tmp_path / "b.csv", "text,label\nschön,gut\n", "utf-16")
+    found = read_table(path, COLUMNS, TableLayout(encoding="utf-16"))
+    assert found[0].fields["text"] == "schön"
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_name(tmp_path):
+    path = write(tmp_path / "a.csv", "\ufefftext,label\na,b\n")
+    assert read_table(path, COLUMNS) == [Row(2, {"text": "a", "label": "b"})]
+
+
+def test_numbers_are_texts(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": 3}\n{"text": 5, "label": 7}')
+    assert [row.fields["label"] for row in read_table(path, COLUMNS)] == ["3", "7"]
+
+
+BROKEN = {
+    "no bytes": ("a.csv", "", r"a\.csv is empty: expected a table with a row or more"),
+    "blank": ("a.jsonl", "\n \n", r"a\.jsonl is empty"),
+    "only a header": ("a.csv", "text,label\n\n", r"a\.csv has a header and nothing else"),
+    "another name": (
+        "a.csv",
+        "review,label\na,b\n",
+        r"a\.csv has no column 'text'; its columns are 'review', 'label' \(.*header = True right",
+    ),
+    "another separator": (
+        "a.csv",
+        "text;label\na;b\n",
+        r"no column 'text'; its columns are 'text;label' \(is ',' what stands between fields",
+    ),
+    "a name twice": ("a.csv", "text,label,text\na,b,c\n", r"has 2 columns 'text'; its columns are"),
+    "too few": (
+        "a.csv",
+        'text,label\n"a\nb",c\nd\n',
+        r"line 4, has 1 fields, expected 2 as in line 1 \(a ',' too many",
+    ),
+    "too many": ("a.tsv", "text\tlabel\na\tb\tc\n", r"line 2, has 3 fields, expected 2"),
+    "a blank line": ("a.csv", "text,label\na,b\n\nc,d\n", r"line 3, has 0 fields, expected 2"),
+    "no text": ("a.csv", "text,label\na,b\n  ,b\n", r"line 3: the text is empty \('  '\)"),
+    "no label": ("a.csv", "text,label\na,\n", r"line 2: the label is empty \(''\).*hidden"),
+    "an open quote": (
+        "a.csv",
+        'text,label\na,b\n"c,d\ne,f\n',
+        r"a\.csv, in the row that begins at line 3: unexpected end .*quoting = False",
+    ),
+    "a quote inside": ("a.csv", 'text,label\n"a"b,c\n', r"begins at line 2: ',' expected after"),
+    "null": ("a.jsonl", '{"text": "a", "label": null}', r"line 1: the label is empty \(None\)"),
+    "a list": ("a.jsonl", '{"text": ["a"], "label": 1}', r"line 1: the text is a list, \['a'\]"),
+    "a share": ("a.jsonl", '{"text": "a", "label": 0.5}', r"line 1: the label is a float, 0.5"),
+    "a key less": (
+        "a.jsonl",
+        '{"text": "a", "label": "b"}\n{"text": "c"}\n',
+        r"a\.jsonl, line 2, has no column 'label'; its columns are 'text'",
+    ),
+    "one JSON list": ("a.json", '[{"text": "a"}]', r"line 1, is a JSON list, expected an object"),
+    "one object": ("a.json", '{"text": "a",\n"label": 1}', r"line 1, is no JSON: .*several lines"),
+    "no parquet": ("a.parquet", "PAR1 or not", r"a\.parquet is no whole parquet file: "),
+    "not UTF-8": (
+        "a.csv",
+        "text,label\na,b\nß,c\n".encode("latin-1"),
+        r"a\.csv is not utf-8: byte 0xdf at offset 15, line 3 .*latin-1",
+    ),
+    "a cut archive": ("a.csv.gz", None, r"a\.csv\.gz is not a whole gzip file"),
+    "an unknown kind": ("a.doc", "text,label", r"a\.doc does not say how .*\.csv, \.tsv, \.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_named_with_its_line(tmp_path, name):
+    file, content, message = BROKEN[name]
+    path = tmp_path / file
+    if content is None:
+        path.write_bytes(gzip.compress(b"text,label\na,b\n" * 99)[:-9])
+    else:
+        write(path, content)
+    with pytest.raises(DataError, match=message):
+        read_table(path, COLUMNS)
+
+
+@pytest.mark.parametrize("file", ["b.csv", "b.parquet", "c/d/e.txt"])
+def test_a_missing_file_is_said_to_be_missing(tmp_path, file):
+    with pytest.raises(DataError, match=rf"cannot read .*{file}.*is the path right"):
+        read_table(tmp_path / file, COLUMNS)
+
+
+def test_a_column_of_a_headless_table_is_a_number(tmp_path):
+    path = write(tmp_path / "a.csv", "a,b\n")
+    with pytest.raises(DataError, match=r"no column 'text'; .*'0', '1' .*header = False right"):
+        read_table(path, COLUMNS, TableLayout(header=False))
+
+
+@pytest.mark.parametrize(
+    ("file", "layout"),
+    [
+        ("a.jsonl", {"header": False}),
+        ("a.parquet", {"separator": ";"}),
+        ("a.parquet", {"encoding": "latin-1"}),
+        ("a.csv", {"kind": "jsonl", "quoting": True}),
+    ],
+)
+def test_what_a_format_has_not_cannot_be_asked_for(tmp_path, file, layout):
+    with pytest.raises(ConfigError, match=r"TableLayout\(.*expected a csv or tsv, or nothing but"):
+        read_table(tmp_path / file, COLUMNS, TableLayout(**layout))
+
+
+def test_an_impossible_layout_is_refused():
+    with pytest.raises(ConfigError, match="separator = ', '; expected a single character"):
+        TableLayout(separator=", ")
+    with pytest.raises(ConfigError, match="encoding = 'utf-9' is unknown; expected a name such as"):
+        TableLayout(encoding="utf-9")
+
+
+def test_parquet_knows_its_columns_and_nulls(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "n": [1, 2], "label": [3, None]}), path)
+    with pytest.raises(DataError, match=r"a\.parquet, row 2: the label is empty \(None\)"):
+        read_table(path, COLUMNS)
+    assert read_table(path, {"label": "n"})[1] == Row(2, {"label": "2"})
+    with pytest.raises(DataError, match=r"no column 'class'; its columns are 'text', 'n', 'label'"):
+        read_table(path, {"label": "class"})
+    parquet.write_table(pyarrow.table({"text": [], "label": []}), path)
+    with pytest.raises(DataError, match=r"a\.parquet is empty"):
+        read_table(path, COLUMNS)
+
+
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingDependencyError, match=r'needs pyarrow: pip install "qkv\[train\]"'):
+        read_table(write(tmp_path / "a.parquet", "x"), COLUMNS)
+    with pytest.raises(MissingDependencyError, match=r"'owner/name' is no file, and the Hub needs"):
+        read_table("owner/name", COLUMNS)
+
+
+def test_a_text_keeps_its_line_ends(tmp_path):
+    assert read_text(write(tmp_path / "a.gz", "a\r\nb\u2028")) == "a\r\nb\u2028"
