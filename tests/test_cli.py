@@ -28,13 +28,14 @@ def calls(monkeypatch):
         received.append((training, seed))
 
     monkeypatch.setitem(cli.COMMANDS, "train", train)
+    monkeypatch.setitem(cli.RECIPES, "walking", train)
     return received
 
 
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("seed: 3\ntraining:\n  steps: 11\n")
+    path.write_text("task: walking\nseed: 3\ntraining:\n  steps: 11\n")
     return str(path)
 
 

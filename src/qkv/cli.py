@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
@@ -25,10 +26,10 @@ from qkv.checkpoints.overview import (
     list_refused,
 )
 from qkv.checkpoints.registry import FAMILIES, family_of
-from qkv.errors import QKVError
+from qkv.errors import ConfigError, DataError, Interrupted, QKVError
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
+from qkv.tasks.dates import train_dates
 from qkv.tasks.inspection import describe_model, inspect_model, size
-from qkv.tasks.recipe import train_recipe
 from qkv.zoo.catalog import list_zoo
 
 
@@ -134,28 +135,44 @@ def _installed(package: str) -> bool:
     return True
 
 
+def train(*, config: Path) -> None:
+    """Train a model as a recipe says: qkv train RECIPE.yaml --any.field VALUE.
+
+    Which fields there are depends on the recipe's task: qkv train RECIPE.yaml --help. The same
+    command again goes on where a run was stopped.
+
+    Args:
+        config: the recipe, in YAML.
+    """
+    raise ConfigError(f"{config} was not read as a recipe")  # its task's function stands here
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
     "models": models,
     "inspect": inspect,
     "convert": convert,
-    "train": train_recipe,
+    "train": train,
 }
 
+# What `task` in a recipe may say.
+RECIPES: dict[str, Callable[..., None]] = {"dates": train_dates}
 
-def _parser() -> ArgumentParser:
+
+def _parser(commands: Mapping[str, Callable[..., None]]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="qkv",
         description="Attention and Transformers in PyTorch.",
         version=importlib.metadata.version("qkv"),
     )
     subcommands = parser.add_subcommands(dest="command")
-    for name, function in COMMANDS.items():
+    for name, function in commands.items():
         summary = (function.__doc__ or "").partition("\n")[0]
         command = ArgumentParser(description=summary)
         command.add_function_arguments(function, as_positional=bool(_by_position(function)))
-        if _takes_recipe(function):
+        if function in RECIPES.values():
             command.add_argument("--config", action="config", help="a recipe, in YAML")
+            command.add_argument("--task", help="of the recipe", choices=tuple(RECIPES))
         subcommands.add_subcommand(name, command, help=summary)
     return parser
 
@@ -166,19 +183,33 @@ def _by_position(function: Callable[..., None]) -> list[str]:
     return [one.name for one in parameters if one.kind is Parameter.POSITIONAL_ONLY]
 
 
-def _takes_recipe(function: Callable[..., None]) -> bool:
-    """Whether there are options that must be given: a file can give them all."""
-    parameters = signature(function).parameters.values()
-    return not _by_position(function) and any(one.default is one.empty for one in parameters)
+def _with_recipe(
+    arguments: Sequence[str],
+) -> tuple[list[str], Mapping[str, Callable[..., None]]]:
+    """``qkv train dates.yaml`` is short for ``qkv train --config dates.yaml``, of the task there.
 
-
-def _with_recipe(arguments: Sequence[str]) -> list[str]:
-    """``qkv train dates.yaml`` is short for ``qkv train --config dates.yaml``."""
+    Raises:
+        DataError: the recipe cannot be read.
+        ConfigError: it names no task.
+    """
     match list(arguments):
-        case [command, recipe, *rest] if command in COMMANDS and not recipe.startswith("-"):
-            if _takes_recipe(COMMANDS[command]):
-                return [command, "--config", recipe, *rest]
-    return list(arguments)
+        case ["train", recipe, *rest] if not recipe.startswith("-"):
+            return ["train", "--config", recipe, *rest], COMMANDS | {"train": _task(Path(recipe))}
+    return list(arguments), COMMANDS
+
+
+def _task(recipe: Path) -> Callable[..., None]:
+    """The function that a recipe is for."""
+    try:
+        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{recipe} cannot be read as a recipe: {error}") from error
+    task = content.get("task") if isinstance(content, dict) else None
+    if task not in RECIPES:
+        raise ConfigError(
+            f"{recipe} has task: {task}; expected one of {', '.join(RECIPES)} (is it a recipe?)"
+        )
+    return RECIPES[task]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,15 +219,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``qkv``; those of the process by default.
 
     Returns:
-        0 when done, 2 where the command line or what it names is wrong, 130 where interrupted.
+        0 when done, 2 where the command line or what it names is wrong, 128 and the signal's number
+        where it was interrupted.
     """
     try:
-        parser = _parser()
-        config = parser.parse_args(_with_recipe(sys.argv[1:] if arguments is None else arguments))
+        arguments, commands = _with_recipe(sys.argv[1:] if arguments is None else arguments)
+        parser = _parser(commands)
+        config = parser.parse_args(arguments)
         options = parser.instantiate(config)[config.command].as_dict()
-        options.pop("config", None)
-        function = COMMANDS[config.command]
+        function = commands[config.command]
+        if function in RECIPES.values():
+            options = {name: options[name] for name in signature(function).parameters}
         function(*[options.pop(name) for name in _by_position(function)], **options)
+    except Interrupted as stopped:
+        print(f"qkv: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
     except QKVError as error:
         print(f"qkv: error: {error}", file=sys.stderr)
         return 2

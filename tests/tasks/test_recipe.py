@@ -5,10 +5,11 @@ import json
 import pytest
 
 from qkv.cli import main
-from qkv.tasks.recipe import Dates
+from qkv.tasks.dates import Dates
 from qkv.tasks.translation import load_translator
 
 RECIPE = """
+task: dates
 output: {output}
 device: cpu
 data: {{locales: [de, hu], pairs: 300, held_out: 20}}
@@ -24,7 +25,7 @@ def test_a_recipe_makes_a_folder_that_translates(tmp_path, capsys):
     results = json.loads((output / "results.json").read_text())
     assert results["recipe"]["training"]["steps"] == 5
     assert 0 <= results["test exact match"] <= 1
-    assert capsys.readouterr().out.count("exact match on 20 validation pairs") == 3
+    assert capsys.readouterr().out.count("validation: exact match") == 3
     assert len(load_translator(output)(["4. Juli 1976"])) == 1
 
 

@@ -4,9 +4,12 @@ Shapes: B batch, Q queries (the stack's own tokens), K keys (the memory's tokens
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from qkv.blocks.block import Block, LayerCache
 from qkv.blocks.config import BlockConfig
@@ -32,6 +35,8 @@ class Stack(nn.Module):
         super().__init__()
         make_block = make_block or (lambda i: Block(config))
         self.blocks = nn.ModuleList(make_block(i) for i in range(n_layers))
+        # Set for training with little memory: blocks then run once more in the backward pass.
+        self.recompute = False
         # A pre-norm block adds to a stream that nothing has normalized since the embeddings.
         self.norm = None
         if config.norm_first:
@@ -50,8 +55,10 @@ class Stack(nn.Module):
         caches: Sequence[LayerCache] | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """Run the blocks in order; the arguments are those of `Block`, with one cache a block."""
+        recompute = self.recompute and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            x = block(
+            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
+            x = run(
                 x,
                 memory,
                 mask=mask,

@@ -60,6 +60,11 @@ class Batches(Generic[Batch]):
         return self._make(group, np.random.default_rng((self._seed, self._epoch, place, 1)))
 
     @property
+    def n_batches(self) -> int:
+        """How many an epoch has; of epochs that differ, the first."""
+        return len(self._plan(0))
+
+    @property
     def position(self) -> tuple[int, int]:
         """How many epochs are over, and how many batches of the present one."""
         return max(self._finished, 0), self._place

@@ -1,49 +1,33 @@
-"""`qkv train`: a recipe, typed by the dataclasses below, makes a folder with a translator."""
+"""What every recipe of `qkv train` has: how to train, where the run is kept, what is written."""
 
 import json
+import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from qkv.data.dates import LOCALES, date_pairs
-from qkv.data.tokenizers import Tokenizer
+from qkv.blocks.stack import Stack
+from qkv.data.batches import Batches
 from qkv.errors import ConfigError
 from qkv.files import write_atomically
-from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.tasks.translation import TextPair, Translator, save_translator
-from qkv.training.loop import train
-from qkv.training.losses import pair_loss
-from qkv.training.optim import adamw, cosine
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dates:
-    """The built-in corpus of dates; see `qkv.data.dates`.
-
-    Args:
-        locales: which; all where empty.
-        pairs: how many pairs to train on.
-        held_out: how many to validate on, and how many to test on.
-        seed: of the drawing.
-    """
-
-    locales: list[str] = field(default_factory=list)
-    pairs: int = 400_000
-    held_out: int = 2_000
-    seed: int = 1
-
-    def draw(self, split: str) -> list[TextPair]:
-        """Draw (text, ISO) pairs of a split: no date is in two splits."""
-        endless = date_pairs(self.locales or LOCALES, split=split, seed=self.seed)
-        n_pairs = self.pairs if split == "train" else self.held_out
-        return [(pair.text, pair.iso) for pair in islice(endless, n_pairs)]
+from qkv.training.checkpointing import (
+    Checkpoints,
+    average_checkpoints,
+    git_revision,
+    versions,
+)
+from qkv.training.history import History
+from qkv.training.loop import Loss, Precision, train
+from qkv.training.optim import Schedule, constant, cosine, linear, noam
+from qkv.training.progress import TensorBoard
+from qkv.training.run import Callback
+from qkv.training.stopping import KeepBest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,107 +35,230 @@ class Training:
     """How long and how fast to learn.
 
     Args:
-        steps: updates of the weights.
+        steps: updates of the weights; either these or the epochs are given.
+        epochs: times that each example is seen.
         max_tokens: positions of a batch, padding included.
-        learning_rate: the highest; it falls along a cosine.
-        warmup: steps until it is reached.
+        accumulate: batches that make one update.
+        learning_rate: the highest; of "noam" a factor.
+        schedule: how the rate falls after the warm-up; "noam" is that of the 2017 Transformer.
+        warmup: steps until the rate is reached, or the share of all steps if below 1.
         weight_decay: of the matrices.
+        betas: of AdamW.
+        clip: largest norm of the gradient.
         smoothing: of the labels.
-        evaluate_every: steps between two looks at the validation pairs.
-        seed: of the weights, the dropout and the order of the pairs.
+        precision: of the activations; 16 bits pay on accelerators only.
+        ema: decay of a moving average of the weights, which is evaluated and kept.
+        average_last: how many of the last checkpoints to average at the end.
+        evaluate_every: steps between two looks at the validation data; an epoch if not given.
+        patience: evaluations without a better one after which to stop; never if not given.
+        save_every: steps between two checkpoints.
+        recompute: activations of a block are computed again when needed: slower, less memory.
+        compile: let torch compile the computation.
+        tensorboard: write curves.
+        seed: of the weights, the dropout and the order of the data.
     """
 
-    steps: int = 3_000
+    steps: int | None = None
+    epochs: float | None = None
     max_tokens: int = 4_000
+    accumulate: int = 1
     learning_rate: float = 2e-3
-    warmup: int = 300
+    schedule: Literal["cosine", "linear", "constant", "noam"] = "cosine"
+    warmup: float = 0.1
     weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
     smoothing: float = 0.0
-    evaluate_every: int = 500
+    precision: Precision = "float32"
+    ema: float | None = None
+    average_last: int = 1
+    evaluate_every: int | None = None
+    patience: int | None = None
+    save_every: int = 100
+    recompute: bool = False
+    compile: bool = False
+    tensorboard: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ConfigError(
+                f"training.steps = {self.steps} and training.epochs = {self.epochs}; expected one "
+                "of the two"
+            )
 
-def train_recipe(
-    *,
-    output: Path,
-    data: Dates = Dates(),
-    model: dict[str, Any] | None = None,
-    training: Training = Training(),
-    device: str = "auto",
-) -> None:
-    """Train a Transformer as a recipe says, score it on the test split, and save it in a folder.
+    def n_steps(self, batches: Batches[Any]) -> int:
+        """Updates of the weights."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(self.epochs * batches.n_batches / self.accumulate))
+
+    def make_schedule(self, steps: int, d_model: int) -> Schedule:
+        """Step to factor of the rate."""
+        warmup = round(self.warmup * steps) if self.warmup < 1 else round(self.warmup)
+        match self.schedule:
+            case "cosine":
+                return cosine(warmup, steps)
+            case "linear":
+                return linear(warmup, steps)
+            case "noam":
+                return noam(d_model, max(1, warmup))
+        return constant(warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run leaves what it makes.
 
     Args:
-        output: the folder, made or replaced file by file.
-        data: what to learn from.
-        model: fields of `TransformerConfig`; the vocabularies' sizes come from the data.
-        training: how long and how fast.
-        device: "auto", "cpu", "cuda" or "mps".
+        output: folder of the finished model; beside it OUTPUT.training keeps the run itself.
+        recipe: that is followed, as JSON has it.
+        console: for what a reader should see.
     """
-    console = Console()
-    torch.manual_seed(training.seed)
-    pairs, validation = data.draw("train"), data.draw("validation")
-    source = Tokenizer.train_characters(text for text, _ in pairs)
-    target = Tokenizer.train_characters(text for _, text in pairs)
-    config = make_config(model or {}, source, target)
-    translator = Translator(Transformer(config), source, target, max_length=32)
-    console.print(f"{len(pairs):,} pairs, {count(translator.model):,} parameters -> {output}")
 
-    def evaluate(_: nn.Module) -> dict[str, float]:
-        share = translator.exact_match(validation)
-        console.print(f"exact match on {len(validation)} validation pairs: {share:.2%}")
-        return {"exact_match": share}
+    output: Path
+    recipe: dict[str, Any]
+    console: Console
 
-    history = train(
-        translator.model,
-        translator.batches(pairs, max_tokens=training.max_tokens, seed=training.seed),
-        lambda model, batch: pair_loss(model, batch, smoothing=training.smoothing),
-        steps=training.steps,
-        optimizer=adamw(
-            translator.model,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-        ),
-        schedule=cosine(training.warmup, training.steps),
-        evaluate=evaluate,
-        evaluate_every=training.evaluate_every,
-        device=device,
-        description=output.name,
-    )
-    begin = time.perf_counter()
-    results = {
-        "test exact match": translator.exact_match(data.draw("test")),
-        "test pairs": data.held_out,
-        "parameters": count(translator.model),
-        "seconds of training": round(history.seconds, 1),
-        "seconds of testing": round(time.perf_counter() - begin, 1),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "recipe": {"data": asdict(data), "model": model, "training": asdict(training)},
-    }
-    save_translator(translator, output)
-    write_atomically(output / "results.json", json.dumps(results, indent=2) + "\n")
-    console.print(f"exact match on the test split: {results['test exact match']:.2%}; see {output}")
+    @property
+    def kept(self) -> Path:
+        """The folder of the run: checkpoints, curves."""
+        return self.output.with_name(f"{self.output.name}.training")
+
+    def clear(self) -> None:
+        """Forget an earlier run."""
+        shutil.rmtree(self.kept, ignore_errors=True)
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write results.json beside the model: scores, recipe, versions, revision."""
+        content = {
+            **results,
+            "threads": torch.get_num_threads(),
+            "recipe": self.recipe,
+            "versions": versions(),
+            "git": git_revision(),
+        }
+        write_atomically(self.output / "results.json", json.dumps(content, indent=2) + "\n")
 
 
-def make_config(
-    model: Mapping[str, Any], source: Tokenizer, target: Tokenizer
-) -> TransformerConfig:
-    """Build the model's configuration from a recipe's fields.
+def run_training(
+    model: nn.Module,
+    batches: Batches[Any],
+    loss: Loss,
+    training: Training,
+    place: Place,
+    *,
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    metric: str,
+    optimizer: torch.optim.Optimizer,
+    device: str,
+    unit: str = "tokens",
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Train as a recipe says, from where an earlier process of the same run stopped.
+
+    The model is left with the best weights by the metric, or with their average.
+
+    Args:
+        model: trained in place.
+        batches: without end.
+        loss: (model, batch) to a sum over its targets.
+        training: the recipe's part.
+        place: where the run is kept.
+        evaluate: the scores on the validation data; they are printed.
+        metric: of these, by which the best weights are chosen; the higher the better.
+        optimizer: over what is to be trained.
+        device: "auto", "cpu", "cuda" or "mps".
+        unit: of a target.
+        callbacks: of the task.
 
     Raises:
-        ConfigError: on a field that there is not.
+        Interrupted: someone asked for a stop; the same call goes on.
+        TrainingError: what `train` raises.
+        ConfigError: the kept run had another recipe.
     """
-    sizes = {"source_vocab_size": source.vocab_size, "target_vocab_size": target.vocab_size}
-    known = {field.name for field in fields(TransformerConfig)} - set(sizes)
-    if unknown := sorted(set(model) - known):
-        raise ConfigError(
-            f"model has no field {', '.join(unknown)}; expected some of {', '.join(sorted(known))} "
-            "(the sizes of the vocabularies come from the data)"
-        )
-    return TransformerConfig(**sizes, **model)
+    steps = training.n_steps(batches)
+    if training.recompute:
+        recompute_activations(model)
+
+    def report(model: nn.Module) -> dict[str, float]:
+        scores = evaluate(model)
+        said = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+        place.console.print(f"validation: {said}")
+        return scores
+
+    checkpoints = Checkpoints(
+        place.kept / "checkpoints",
+        every=training.save_every,
+        keep=max(2, training.average_last),
+        recipe=place.recipe,
+    )
+    best = (
+        []
+        if training.average_last > 1
+        else [KeepBest(metric, mode="max", patience=training.patience)]
+    )
+    curves = [TensorBoard(place.kept / "tensorboard")] if training.tensorboard else []
+    d_model = getattr(getattr(model, "config", None), "d_model", 1)
+    history = train(
+        model,
+        batches,
+        loss,
+        steps=steps,
+        optimizer=optimizer,
+        schedule=training.make_schedule(steps, d_model),
+        clip=training.clip,
+        accumulate=training.accumulate,
+        precision=training.precision,
+        ema=training.ema,
+        compile=training.compile,
+        evaluate=report,
+        evaluate_every=training.evaluate_every or max(1, batches.n_batches // training.accumulate),
+        callbacks=[*callbacks, *best, *curves, checkpoints],
+        device=device,
+        description=place.output.name,
+        unit=unit,
+    )
+    if training.average_last > 1:
+        average_checkpoints(model, place.kept / "checkpoints", training.average_last)
+    return history
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Keep only what enters each block; the rest is computed again in the backward pass.
+
+    Chen et al. 2016, "Training deep nets with sublinear memory cost".
+    """
+    for module in model.modules():
+        if isinstance(module, Stack):
+            module.recompute = True
+
+
+def begin(output: Path, recipe: Mapping[str, Any], *, seed: int, fresh: bool) -> Place:
+    """Set the seed, and say where the run will be kept.
+
+    Args:
+        output: folder of the finished model.
+        recipe: dataclasses and numbers.
+        seed: of torch.
+        fresh: forget an earlier run in its place.
+    """
+    said = {
+        name: asdict(part) if hasattr(part, "__dataclass_fields__") else part
+        for name, part in recipe.items()
+    }
+    torch.manual_seed(seed)
+    place = Place(output=output, recipe=json.loads(json.dumps(said)), console=Console())
+    if fresh:
+        place.clear()
+    return place
 
 
 def count(model: nn.Module) -> int:
     """Count the parameters, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def timed(begin: float) -> float:
+    """Seconds since, to a tenth."""
+    return round(time.perf_counter() - begin, 1)
