@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help tutorial test check notebook bench
+.PHONY: help tutorial test check notebook bench soak
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -24,6 +24,9 @@ check: .venv/dev.stamp ## all that CI asks: style, types, layers, tests with cov
 
 notebook: .venv/dev.stamp ## build the notebook from the script and execute it
 	.venv/bin/python tools/build_notebook.py $(ARGS)
+
+soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights to the bit
+	.venv/bin/python tools/soak.py $(ARGS)
 
 bench: .venv/dev.stamp ## run every benchmark
 	@for file in benchmarks/[!_]*.py; do \

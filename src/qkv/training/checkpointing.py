@@ -35,6 +35,7 @@ WEIGHTS, TENSORS, STATE, CHECKSUMS = (
     "state.json",
     "checksums.json",
 )
+MISSING = object()
 # Of these the numbers depend; a run goes on only under the same.
 PACKAGES = ("qkv", "torch", "numpy", "accelerate")
 
@@ -67,6 +68,7 @@ class Checkpoints(Callback):
             raise ConfigError(f"every = {every} and keep = {keep}; expected at least 1 of both")
         self.folder, self.every, self.keep = Path(folder), every, keep
         self.recipe = json.loads(json.dumps(recipe or {}))
+        self.versions, self.git = versions(), git_revision()
         self.signal: int | None = None
         self.saved: int | None = None
         self.handlers: dict[int, Any] = {}
@@ -106,11 +108,11 @@ class Checkpoints(Callback):
             TrainingError: it cannot be written; the one before it is left.
         """
         tensors, state = pack(run.state_dict())
-        content = {"recipe": self.recipe, "versions": versions(), "state": state}
+        content = {"recipe": self.recipe, "versions": self.versions, "git": self.git}
         files = {
             WEIGHTS: save(_weights(run.model)),
             TENSORS: save(tensors),
-            STATE: json.dumps({**content, "git": git_revision()}, indent=1).encode(),
+            STATE: json.dumps({**content, "state": state}, indent=1).encode(),
         }
         checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         files[CHECKSUMS] = json.dumps(checksums, indent=1).encode()
@@ -131,7 +133,7 @@ class Checkpoints(Callback):
 
     def _resume(self, run: Run, path: Path, files: Mapping[str, bytes]) -> None:
         content = json.loads(files[STATE])
-        for what, now in (("recipe", self.recipe), ("versions", versions())):
+        for what, now in (("recipe", self.recipe), ("versions", self.versions)):
             if differences := _differences(content[what], now):
                 raise ConfigError(
                     f"{path} belongs to another run: {what} {'; '.join(differences)}. Go on with "
@@ -221,8 +223,10 @@ def _read(path: Path) -> dict[str, bytes] | None:
 def _differences(then: Any, now: Any, name: str = "") -> list[str]:
     """Which fields of two nested dicts differ, at most five."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
-        return [] if then == now else [f"{name} was {then!r} and is {now!r}"]
+        was, has = ("missing" if value is MISSING else repr(value) for value in (then, now))
+        return [] if then == now else [f"{name} was {was} and is {has}"]
     found = []
-    for key in [*then, *(key for key in now if key not in then)]:
-        found += _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    for key in sorted(then.keys() | now.keys()):
+        inside = f"{name}.{key}" if name else key
+        found += _differences(then.get(key, MISSING), now.get(key, MISSING), inside)
     return found if len(found) <= 5 else [*found[:5], f"and {len(found) - 5} more"]
