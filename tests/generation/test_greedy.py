@@ -2,78 +2,22 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
+from tests.generation.toy import (
+    GRU,
+    START,
+    STOP,
+    VOCAB,
+    Markov,
+    Scripted,
+    nothing,
+    rnn,
+    sources,
+    transformer,
+)
 
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, LengthError, ShapeError
 from qkv.generation.greedy import greedy
 from qkv.generation.state import Decodable, State
-from qkv.models.rnn import RNNConfig, RNNSeq2Seq
-from qkv.models.transformer import Transformer, TransformerConfig
-
-VOCAB, START, STOP = 13, 1, 2
-
-
-class GRUState:
-    """Hidden states of every step, so that it can be rewound."""
-
-    def __init__(self, hidden):
-        self.hidden = [hidden]
-        self.sizes = []
-
-    @property
-    def length(self):
-        return len(self.hidden) - 1
-
-    def reorder(self, rows):
-        self.sizes.append(len(rows))
-        self.hidden = [h[rows] for h in self.hidden]
-
-    def rewind(self, length):
-        del self.hidden[length + 1 :]
-
-
-class GRU(nn.Module):
-    """The smallest model with a state: a recurrent cell that starts from the source's mean."""
-
-    def __init__(self, d_model=11):
-        super().__init__()
-        self.embedding = nn.Embedding(VOCAB, d_model)
-        self.cell = nn.GRUCell(d_model, d_model)
-        self.head = nn.Linear(d_model, VOCAB)
-
-    def start(self, source, token_mask=None):
-        keep = torch.ones_like(source).bool() if token_mask is None else token_mask
-        keep = keep.to(self.head.weight.dtype)[..., None]
-        self.state = GRUState((self.embedding(source) * keep).sum(1) / keep.sum(1))
-        return self.state
-
-    def step(self, tokens, state):
-        for token in tokens.unbind(1):
-            state.hidden.append(self.cell(self.embedding(token), state.hidden[-1]))
-        return self.head(torch.stack(state.hidden[-tokens.shape[1] :], 1))
-
-    def forward(self, source, target, *, source_mask=None, target_mask=None):
-        return self.step(target, self.start(source, source_mask))
-
-
-def rnn():
-    return RNNSeq2Seq(
-        RNNConfig(source_vocab_size=VOCAB, target_vocab_size=VOCAB, d_embedding=5, d_hidden=6)
-    )
-
-
-def transformer():
-    return Transformer(
-        TransformerConfig(
-            source_vocab_size=VOCAB,
-            target_vocab_size=VOCAB,
-            d_model=6,
-            n_heads=2,
-            d_ff=7,
-            n_encoder_layers=2,
-            n_decoder_layers=2,
-        )
-    )
 
 
 @pytest.fixture(params=[GRU, rnn, transformer], ids=["gru", "rnn", "transformer"])
@@ -85,12 +29,6 @@ def model(request):
         for p in model.parameters():
             p.normal_()
     return model
-
-
-def sources(rows=19, length=5):
-    torch.manual_seed(5)
-    mask = torch.arange(length) < torch.randint(1, length + 1, (rows, 1))
-    return torch.randint(3, VOCAB, (rows, length)) * mask, mask
 
 
 def naive(model, source, mask, max_length):
@@ -145,31 +83,8 @@ def test_when_rows_leave_changes_nothing(model, monkeypatch):
     source, mask = sources()
     together = decode(model, source, mask)
     for leaving in (1, 1000):  # all at the end, and each at once
-        monkeypatch.setattr("qkv.generation.greedy.LEAVING", leaving)
+        monkeypatch.setattr("qkv.generation.stepping.LEAVING", leaving)
         assert decode(model, source, mask) == together
-
-
-class Scripted:
-    """Says what its source says, token by token; remembers which rows it was asked for."""
-
-    def start(self, source, token_mask=None):
-        self.asked = []
-        self.rows = torch.arange(len(source))
-        self.source = source
-        self.length = 0
-        return self
-
-    def reorder(self, rows):
-        self.rows = self.rows[rows]
-
-    def rewind(self, length):
-        self.length = length
-
-    def step(self, tokens, state):
-        self.asked.append((tokens[:, 0].tolist(), self.rows.tolist()))
-        said = self.source[self.rows, self.length]
-        self.length += 1
-        return nn.functional.one_hot(said, VOCAB).double()[:, None]
 
 
 def test_finished_rows_leave_and_answers_keep_the_order_of_the_input():
@@ -217,3 +132,69 @@ def test_the_models_follow_the_protocol(model):
     for length in itertools.islice(itertools.count(1), 3):
         model.step(source[:, :1], state)
         assert state.length == length
+
+
+def test_each_row_may_begin_with_a_token_of_its_own(model):
+    source, mask = sources(rows=5)
+    starts = [1, 4, 4, 7, 12]
+    options = {"token_mask": mask, "stop": -1, "max_length": 6}
+    together = greedy(model, source, start=starts, **options)
+    assert torch.equal(greedy(model, source, start=torch.tensor(starts), **options), together)
+    for row, start in enumerate(starts):
+        same = greedy(model, source, start=start, **options)
+        assert together[row].tolist() == same[row].tolist()
+
+
+def test_answers_continue_their_prefixes(model):
+    source, mask = sources(rows=3)
+    options = {"token_mask": mask, "stop": -1}
+    answers = greedy(model, source, start=START, max_length=9, **options).tolist()
+    prefixes = [[START, *answer[:n]] for answer, n in zip(answers, (0, 4, 2), strict=True)]
+    rest = greedy(model, source, start=prefixes, max_length=5, **options).tolist()
+    assert rest == [a[n : n + 5] for a, n in zip(answers, (0, 4, 2), strict=True)]
+
+
+def test_a_long_prefix_is_read_in_pieces(model, monkeypatch):
+    source, mask = sources(rows=3)
+    prefixes = [[START, 3, 4, 5, 6, 7, 8], [START], [START, 9, 10, 11]]
+    options = {"token_mask": mask, "start": prefixes, "stop": -1, "max_length": 4}
+    whole = greedy(model, source, **options)
+    for piece in (1, 3):
+        monkeypatch.setattr("qkv.generation.stepping.PIECE", piece)
+        assert torch.equal(greedy(model, source, **options), whole)
+
+
+def test_several_stops_end_answers_and_the_first_fills():
+    source = torch.tensor([[5, 2, 9, 9], [6, 7, 8, 9], [3, 9, 9, 9]])
+    answers = greedy(Scripted(), source, start=START, stop=[2, 3], max_length=4)
+    assert answers.tolist() == [[5, 2, 2, 2], [6, 7, 8, 9], [3, 2, 2, 2]]
+
+
+def test_processors_see_what_was_said_and_change_what_is_chosen():
+    seen = []
+
+    def not_twice(tokens, logits):
+        seen.append(tokens.tolist())
+        return logits.scatter(1, tokens.clamp(min=0), -torch.inf)
+
+    table = torch.zeros(VOCAB, VOCAB)
+    table[:, 7], table[:, 4], table[:, 9] = 3, 2, 1
+    answer = greedy(
+        Markov(table), nothing(), start=[[5, 4]], stop=STOP, max_length=2, processors=[not_twice]
+    )
+    assert answer.tolist() == [[7, 9]]
+    assert seen == [[[5, 4]], [[5, 4, 7]]]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"start": [1, 2]}, ShapeError, "start has 2 beginnings for 3 rows"),
+        ({"start": [[1], [], [2]]}, LengthError, "row 1 of start is empty: decoding must begin"),
+        ({"stop": []}, ConfigError, "stop is empty, expected an id or several; -1 ends no answer"),
+    ],
+)
+def test_what_cannot_begin_or_end_is_refused(options, error, message):
+    options = {"start": START, "stop": STOP, "max_length": 3, **options}
+    with pytest.raises(error, match=message):
+        greedy(Scripted(), torch.ones(3, 4).long(), **options)

@@ -36,6 +36,15 @@ class Decodable(Protocol):
         """Read the source (mask: True = a real token) and remember it."""
         ...
 
-    def step(self, tokens: Int[Tensor, "batch n"], state: State) -> Float[Tensor, "batch n vocab"]:
-        """Logits of what follows each of the next n tokens, which the state then holds as well."""
+    def step(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        state: State,
+        token_mask: Bool[Tensor, "batch n"] | None = None,
+    ) -> Float[Tensor, "batch n vocab"]:
+        """Logits of what follows each of the next n tokens, which the state then holds as well.
+
+        The mask (True = a real token) is given only where rows begin with different lengths, padded
+        on the left.
+        """
         ...

@@ -1,0 +1,195 @@
+"""Logit processors: plain functions (tokens, logits) -> logits, applied one after another.
+
+`tokens` (rows, t) is what each row has read and written since decoding began: `start`, then the
+answer so far; -1 stands to the left of rows that began with less. `logits` (rows, V) is of what
+comes next; beam search hands log-probabilities over, which are logits too. What a processor forbids
+becomes -inf. It may not change its arguments in place.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from qkv.errors import ConfigError, VocabularyError
+
+Processor = Callable[
+    [Int[Tensor, "rows t"], Float[Tensor, "rows V"]],
+    Float[Tensor, "rows V"],
+]
+
+FORBIDDEN = -math.inf
+
+
+def process(
+    processors: Sequence[Processor], tokens: Int[Tensor, "rows t"], logits: Float[Tensor, "rows V"]
+) -> Float[Tensor, "rows V"]:
+    """Apply the processors in their order.
+
+    Raises:
+        VocabularyError: if they leave a row no token.
+    """
+    for processor in processors:
+        logits = processor(tokens, logits)
+    if processors:
+        left = (logits > FORBIDDEN).any(-1)
+        if not left.all():
+            raise no_token_left(tokens[int(left.int().argmin())])
+    return logits
+
+
+def no_token_left(tokens: Int[Tensor, " t"]) -> VocabularyError:
+    """Say after which tokens a constraint or a processor allows none."""
+    said = [i for i in tokens.tolist() if i >= 0]
+    shown = f"{'..., ' if len(said) > 8 else ''}{', '.join(map(str, said[-8:]))}"
+    return VocabularyError(
+        f"no token may follow [{shown}]: the processors forbid them all. Does a constraint end "
+        "where the answer does not, or does no_repeat_ngram leave a small vocabulary nothing new?"
+    )
+
+
+def temperature(value: float) -> Processor:
+    """Divide the logits by `value`; at 0 only the most probable token is left: greedy decoding.
+
+    Raises:
+        ConfigError: if it is below 0 or not finite.
+    """
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"temperature is {value}, expected at least 0 (0 is greedy decoding)")
+
+    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        if value == 0:
+            best = logits.argmax(-1, keepdim=True)
+            return torch.full_like(logits, FORBIDDEN).scatter(-1, best, 0.0)
+        return logits / value
+
+    return processor
+
+
+def top_k(k: int) -> Processor:
+    """Keep the k most probable tokens, and those that equal the last of them (Fan et al. 2018).
+
+    Raises:
+        ConfigError: if `k` is below 1.
+    """
+    if k < 1:
+        raise ConfigError(f"top_k is {k}, expected at least 1; None keeps every token")
+
+    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        last = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
+        return logits.masked_fill(logits < last, FORBIDDEN)
+
+    return processor
+
+
+def top_p(p: float) -> Processor:
+    """Keep the nucleus: the fewest most probable tokens that have `p` together.
+
+    Holtzman et al. 2020, "The curious case of neural text degeneration", section 3.1.
+
+    Raises:
+        ConfigError: if `p` is outside (0, 1].
+    """
+    _check_share("top_p", p)
+
+    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        ordered, order = logits.sort(descending=True, stable=True)
+        probabilities = ordered.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # of all the more probable tokens
+        kept = (before < p).scatter(-1, order, before < p)
+        return logits.masked_fill(~kept, FORBIDDEN)
+
+    return processor
+
+
+def min_p(p: float) -> Processor:
+    """Keep the tokens that are at least `p` times as probable as the most probable one.
+
+    Nguyen et al. 2024, "Turning up the heat: min-p sampling".
+
+    Raises:
+        ConfigError: if `p` is outside (0, 1].
+    """
+    _check_share("min_p", p)
+
+    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        least = logits.max(-1, keepdim=True).values + math.log(p)
+        return logits.masked_fill(logits < least, FORBIDDEN)
+
+    return processor
+
+
+def _check_share(name: str, p: float) -> None:
+    if not 0 < p <= 1:
+        raise ConfigError(f"{name} is {p}, expected a share in (0, 1]; None keeps every token")
+
+
+def repetition_penalty(penalty: float) -> Processor:
+    """Make what was read or written already less probable (Keskar et al. 2019, section 4.1).
+
+    Positive logits are divided by `penalty`, others multiplied; below 1 it favours repetition.
+
+    Raises:
+        ConfigError: if it is not above 0.
+    """
+    if not 0 < penalty < math.inf:
+        raise ConfigError(f"repetition_penalty is {penalty}, expected above 0; 1 changes nothing")
+
+    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+        return torch.where(_marked(tokens, logits), penalized, logits)
+
+    return processor
+
+
+def no_repeat_ngram(n: int) -> Processor:
+    """Forbid the token that would complete an n-gram for the second time (Paulus et al. 2018).
+
+    Raises:
+        ConfigError: if `n` is below 1.
+    """
+    if n < 1:
+        raise ConfigError(f"no_repeat_ngram is {n}, expected at least 1; None allows repetition")
+
+    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        if tokens.shape[1] < n:
+            return logits
+        ngrams = tokens.unfold(1, n, 1)  # (rows, t - n + 1, n)
+        begun = tokens[:, None, tokens.shape[1] - n + 1 :]
+        completes = (ngrams[..., :-1] == begun).all(-1)
+        repeated = ngrams[..., -1].masked_fill(~completes, -1)
+        return logits.masked_fill(_marked(repeated, logits), FORBIDDEN)
+
+    return processor
+
+
+def _marked(tokens: Int[Tensor, "rows t"], like: Float[Tensor, "rows V"]) -> Bool[Tensor, "rows V"]:
+    """True where a row has that token; -1 is none."""
+    size = like.shape[1]
+    marked = torch.zeros(len(tokens), size + 1, dtype=torch.bool, device=like.device)
+    return marked.scatter(1, tokens.masked_fill(tokens < 0, size), True)[:, :size]
+
+
+def allowed_tokens(allowed: Callable[[list[int]], Iterable[int]]) -> Processor:
+    """Allow only what `allowed` names, which is handed a row's tokens, `start` among them.
+
+    Raises:
+        VocabularyError: when it is applied, if an id is not in the vocabulary.
+    """
+
+    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        size = logits.shape[1]
+        forbidden = torch.ones_like(logits, dtype=torch.bool)
+        for row, said in enumerate(tokens.tolist()):
+            ids = list(allowed([i for i in said if i >= 0]))
+            if ids and not 0 <= min(ids) <= max(ids) < size:
+                raise VocabularyError(
+                    f"the constraint allows ids from {min(ids)} to {max(ids)}, but the vocabulary "
+                    f"has {size} (ids 0 to {size - 1}); is it of another tokenizer?"
+                )
+            forbidden[row, ids] = False
+        return logits.masked_fill(forbidden, FORBIDDEN)
+
+    return processor

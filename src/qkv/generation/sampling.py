@@ -1,0 +1,150 @@
+"""Sampling: at each step a token drawn from the model's distribution, changed as one likes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from qkv.errors import ConfigError
+from qkv.generation.answer import Answer
+from qkv.generation.processors import (
+    Processor,
+    min_p,
+    no_repeat_ngram,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+)
+from qkv.generation.state import Decodable
+from qkv.generation.stepping import Ends, Start, Stepper, Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the distribution is changed before a token is drawn: `processors`, in their usual order.
+
+    Raises:
+        ConfigError: on a value that its processor refuses.
+    """
+
+    temperature: float = 1.0  # 0: greedy decoding
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        self.processors()
+
+    def processors(self) -> list[Processor]:
+        """What is forbidden comes first, then the temperature, then what it leaves is truncated."""
+        found = []
+        if self.repetition_penalty != 1:
+            found.append(repetition_penalty(self.repetition_penalty))
+        if self.no_repeat_ngram is not None:
+            found.append(no_repeat_ngram(self.no_repeat_ngram))
+        if self.temperature != 1:
+            found.append(temperature(self.temperature))
+        if self.top_k is not None:
+            found.append(top_k(self.top_k))
+        if self.top_p is not None:
+            found.append(top_p(self.top_p))
+        if self.min_p is not None:
+            found.append(min_p(self.min_p))
+        return found
+
+
+def sample(
+    model: Decodable,
+    source: Int[Tensor, "batch source"],
+    *,
+    token_mask: Bool[Tensor, "batch source"] | None = None,
+    start: Start,
+    stop: Stop,
+    max_length: int,
+    seeds: Sequence[int],
+    processors: Sequence[Processor] = (),
+    ends: Ends | None = None,
+) -> list[Answer]:
+    """Draw each token from the distribution that the processors leave.
+
+    An answer depends on its source and its seed, and on nothing else in the batch.
+
+    Args:
+        model: in evaluation mode.
+        source: what is read, one row an answer; repeat a row for several answers.
+        token_mask: True = a real token of the source; by default all.
+        start: what the decoder reads first; see `Stepper`.
+        stop: id, or ids, that end an answer.
+        max_length: most tokens of an answer, `stop` included.
+        seeds: one a row.
+        processors: those of `Sampling(...).processors()`, others before them.
+        ends: told an answer's tokens after each step, says whether it is at its end.
+
+    Raises:
+        ConfigError: `max_length` leaves no place for a token, or there is not one seed a row.
+        LengthError: a row of `start` is empty.
+        VocabularyError: the processors leave no token.
+    """
+    uniforms = numbers_of(seeds, source, max_length)
+    with torch.inference_mode():
+        stepper = Stepper(
+            model,
+            source,
+            token_mask=token_mask,
+            start=start,
+            stop=stop,
+            max_length=max_length,
+            processors=processors,
+            ends=ends,
+        )
+        while stepper.going:
+            draw_next(stepper, uniforms)
+    return stepper.answers()
+
+
+def draw_next(
+    stepper: Stepper, uniforms: Float[Tensor, "batch length"]
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Write one drawn token to each row; return them, and what the model itself gave them."""
+    logits = stepper.logits()
+    probabilities = stepper.processed(logits).softmax(-1)
+    tokens = draw(probabilities, uniforms[stepper.rows, stepper.length])
+    logprobs = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    stepper.append(tokens, logprobs)
+    return tokens, logprobs
+
+
+def draw(
+    probabilities: Float[Tensor, "rows V"], uniforms: Float[Tensor, " rows"]
+) -> Int[Tensor, " rows"]:
+    """The first token at which the probabilities' running sum is beyond the uniform number."""
+    sums = probabilities.to(uniforms).cumsum(-1)
+    total = sums[:, -1:]
+    # Rounding may lift the product to the total, and no token is beyond that.
+    return ((sums <= uniforms[:, None] * total) & (sums < total)).sum(-1)
+
+
+def numbers_of(
+    seeds: Sequence[int], source: Int[Tensor, "batch _"], max_length: int
+) -> Float[Tensor, "batch length"]:
+    """The uniform numbers of each row, from its seed: the same on every device.
+
+    Raises:
+        ConfigError: if there is not one seed a row.
+    """
+    if len(seeds) != len(source):
+        raise ConfigError(f"{len(seeds)} seeds for {len(source)} rows, expected one a row")
+    numbers = [
+        torch.rand(max_length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for seed in seeds
+    ]
+    table = torch.stack(numbers) if numbers else torch.zeros(0, max_length, dtype=torch.float64)
+    # MPS knows no float64.
+    dtype = torch.float32 if source.device.type == "mps" else torch.float64
+    return table.to(source.device, dtype)
