@@ -1,0 +1,168 @@
+"""Texts with the names of their classes: the names' numbers, and parts that are held out."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from qkv.data.tables import DEFAULT, TableLayout, read_table
+from qkv.errors import ConfigError, DataError
+
+
+class TextExample(NamedTuple):
+    """A text and the name of its class."""
+
+    text: str
+    label: str
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """What `split_off` reads of an example."""
+
+    @property
+    def text(self) -> str:
+        """What the class is of."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The name of the class."""
+        ...
+
+
+Example = TypeVar("Example", bound=Labelled)
+
+
+class Labels:
+    """The names of the classes, whose numbers are their places.
+
+    Args:
+        names: in the order of the numbers.
+
+    Raises:
+        DataError: fewer than two names, or one twice.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.names = tuple(names)
+        self._numbers = {name: number for number, name in enumerate(self.names)}
+        if len(self._numbers) < 2:
+            raise DataError(
+                f"{len(self._numbers)} classes: {_some(self._numbers)}; expected two or more (is "
+                "this the column of the labels, or only the beginning of a sorted file?)"
+            )
+        if len(self._numbers) < len(self.names):
+            raise DataError(f"classes {_some(self.names)}; expected each name once")
+
+    @classmethod
+    def of(cls, labels: Iterable[str]) -> "Labels":
+        """The names that occur: whole numbers by their value, other names as Unicode orders them.
+
+        Raises:
+            DataError: all are the same, or there are none.
+        """
+        names = sorted(set(labels))
+        if all(name.isascii() and name.isdigit() for name in names):
+            names.sort(key=int)
+        return cls(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"Labels({list(self.names)})"
+
+    def number(self, label: str, where: str = "") -> int:
+        """The number of a class by its name; `where` it was met is for the error.
+
+        Raises:
+            DataError: training had no such class.
+        """
+        if label not in self._numbers:
+            raise DataError(
+                f"{where and where + ': '}the label {label!r} was never seen in training; known "
+                f"are {_some(self.names)} (another spelling, or other data?)"
+            )
+        return self._numbers[label]
+
+
+def read_examples(
+    path: str | os.PathLike[str],
+    *,
+    text: str | int = "text",
+    label: str | int = "label",
+    layout: TableLayout = DEFAULT,
+    known: Labels | None = None,
+) -> list[TextExample]:
+    """Read texts and their labels from a table; see `read_table`.
+
+    Args:
+        path: of the table, or a data set's name on the Hub.
+        text: the column of the texts.
+        label: the column of the labels.
+        layout: what the file's name does not say.
+        known: the classes of training, if the table is to evaluate by.
+
+    Raises:
+        DataError: the table cannot be read, or has a label that is not among the known.
+    """
+    examples = []
+    for row in read_table(path, {"text": text, "label": label}, layout):
+        example = TextExample(**row.fields)
+        if known is not None:
+            known.number(example.label, f"{path}, line {row.line}")
+        examples.append(example)
+    return examples
+
+
+def split_off(
+    examples: Sequence[Example], share: float, *, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Hold out the same share of each class: what stays, and what is held out, both in order.
+
+    Every class is in both parts, so a small one gives more than its share. Equal texts stay
+    together, or the model would be asked what it was told: the share is of the different texts,
+    and one with several labels counts for the class that it has first.
+
+    Args:
+        examples: texts with labels.
+        share: that is held out, between 0 and 1.
+        seed: of the choice, which depends on nothing else but the examples.
+
+    Raises:
+        ConfigError: a share that leaves nothing in one of the parts.
+        DataError: no examples, or a class with a single text.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"share = {share} to hold out; expected between 0 and 1, such as 0.1")
+    if not examples:
+        raise DataError("no examples to hold some out from: expected two of each class")
+    first_label = {example.text: example.label for example in reversed(examples)}
+    texts: dict[str, list[str]] = {example.label: [] for example in examples}
+    for text in dict.fromkeys(example.text for example in examples):
+        texts[first_label[text]].append(text)
+    lonely = [label for label, of_class in texts.items() if len(of_class) < 2]
+    if lonely:
+        raise DataError(
+            f"{len(lonely)} of {len(texts)} classes have a single text: {_some(lonely)}; expected "
+            "two or more to hold one out (is this the column of the labels? otherwise add texts, "
+            "leave the class out, or name a file for validation)"
+        )
+    rng, held = np.random.default_rng(seed), set[str]()
+    for label in sorted(texts):
+        n_texts = len(texts[label])
+        n_held = min(max(1, round(share * n_texts)), n_texts - 1)
+        held.update(texts[label][i] for i in rng.permutation(n_texts)[:n_held])
+    return (
+        [example for example in examples if example.text not in held],
+        [example for example in examples if example.text in held],
+    )
+
+
+def _some(names: Iterable[str], most: int = 10) -> str:
+    """Names for a message."""
+    names = [repr(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
