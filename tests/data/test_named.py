@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from qkv.data.named import REVIEWS, classification_set, reviews
+from qkv.data.named import REVIEWS, SETS, classification_set, parts_of, reviews
 from qkv.errors import DataError
 
 PARTS = {"train": 900, "validation": 100, "test": 300}
@@ -69,6 +69,15 @@ def test_trec_is_latin_1(tmp_path):
 def test_what_is_not_there_is_answered_with_what_is(tmp_path, name, split, message):
     with pytest.raises(DataError, match=message):
         classification_set(name, split, tmp_path)
+
+
+def test_each_set_says_which_parts_it_has():
+    assert {(name, part) for name in SETS for part in parts_of(name)} == {
+        *SIZES,
+        *(("reviews", part) for part in PARTS),
+    }
+    with pytest.raises(DataError, match="no data set 'imdb': expected reviews, sst2"):
+        parts_of("imdb")
 
 
 def trigrams(text):
@@ -148,5 +157,7 @@ def test_reviews_are_read_by_part(tmp_path, monkeypatch):
     monkeypatch.setattr("qkv.data.named.REVIEWS", path)
     assert reviews("test") == [("Not once did it cut.", "negative", "tools", "negation")]
     assert classification_set("reviews", "train") == [("Fine, really.", "positive")]
-    with pytest.raises(DataError, match="no part 'dev' of reviews: expected train, test"):
+    with pytest.raises(
+        DataError, match="no part 'dev' of reviews: expected train, validation, test"
+    ):
         reviews("dev")

@@ -12,6 +12,7 @@ from qkv.data.text import find_data
 from qkv.errors import DataError
 
 REVIEWS = Path(__file__).with_name("reviews.csv")
+REVIEW_PARTS = ("train", "validation", "test")
 
 
 class Review(NamedTuple):
@@ -36,11 +37,10 @@ def reviews(split: str) -> list[Review]:
     Raises:
         DataError: an unknown part.
     """
+    if split not in REVIEW_PARTS:
+        raise DataError(f"no part {split!r} of reviews: expected {', '.join(REVIEW_PARTS)}")
     columns = [*Review._fields, "split"]
     rows = [row.fields for row in read_table(REVIEWS, dict(zip(columns, columns, strict=True)))]
-    parts = list(dict.fromkeys(row["split"] for row in rows))
-    if split not in parts:
-        raise DataError(f"no part {split!r} of reviews: expected {', '.join(parts)}")
     return [
         Review(**{name: row[name] for name in Review._fields})
         for row in rows
@@ -89,6 +89,19 @@ _TREC = {"train": "TREC.train.gz", "test": "TREC.test.gz"}
 SETS = ("reviews", *_TABLES, "trec")
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """The parts that a named set has, of "train", "validation", "test" and others.
+
+    Raises:
+        DataError: an unknown name.
+    """
+    parts = {"reviews": REVIEW_PARTS, "trec": tuple(_TREC)}
+    parts |= {table: tuple(_TABLES[table].files) for table in _TABLES}
+    if name not in parts:
+        raise DataError(f"no data set {name!r}: expected {', '.join(SETS)}")
+    return parts[name]
+
+
 def classification_set(
     name: str, split: str, data_dir: str | os.PathLike[str] | None = None
 ) -> list[TextExample]:
@@ -103,17 +116,14 @@ def classification_set(
     Raises:
         DataError: an unknown name or part, or files that are not found.
     """
+    if split not in parts_of(name):
+        raise DataError(f"no part {split!r} of {name}: expected {', '.join(parts_of(name))}")
     if name == "reviews":
         return [TextExample(review.text, review.label) for review in reviews(split)]
-    if name not in SETS:
-        raise DataError(f"no data set {name!r}: expected {', '.join(SETS)}")
-    files = _TREC if name == "trec" else _TABLES[name].files
-    if split not in files:
-        raise DataError(f"no part {split!r} of {name}: expected {', '.join(files)}")
-    path = find_data(name, data_dir) / files[split]
     if name == "trec":
-        return _read_trec(path)
+        return _read_trec(find_data(name, data_dir) / _TREC[split])
     table = _TABLES[name]
+    path = find_data(name, data_dir) / table.files[split]
     examples = read_examples(path, text=table.text, label=table.label, layout=table.layout)
     if not table.names:
         return examples
