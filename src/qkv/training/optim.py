@@ -1,7 +1,8 @@
 """Schedules, plain functions from the step (counted from 1) to a factor of the rate, and AdamW."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -85,20 +86,47 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, 2019), decaying the matrices only.
 
-    Embeddings, norms and biases are not decayed: shrinking them does not make the function smoother
-    (a matrix that is tied to an embedding counts as one). Frozen parameters are left out. The
-    defaults of `betas` and `eps` are those of Vaswani et al. (2017), section 5.3.
+    Frozen parameters are left out. The defaults of `betas` and `eps` are those of Vaswani et al.
+    (2017), section 5.3.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = decay_groups(model, weight_decay)
+    return fused_adamw(groups, learning_rate=learning_rate, betas=betas, eps=eps)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the parameters that train into a group that decays and one that does not.
+
+    Embeddings, norms and biases are not decayed: shrinking them does not make the function smoother
+    (a matrix that is tied to an embedding counts as one).
+    """
     embeddings = {
         id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)
     }
     decayed, others = [], []
-    for p in parameters:
-        (decayed if p.ndim >= 2 and id(p) not in embeddings else others).append(p)
-    groups = [
+    for p in model.parameters():
+        if p.requires_grad:
+            (decayed if p.ndim >= 2 and id(p) not in embeddings else others).append(p)
+    return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+
+
+def fused_adamw(
+    groups: Sequence[dict[str, Any]],
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> torch.optim.AdamW:
+    """AdamW over these groups, as one kernel where the device has it.
+
+    Args:
+        groups: of parameters; what they say themselves holds before the other arguments.
+        learning_rate: of the groups that name none as "lr".
+        betas: decays of the two moving averages.
+        eps: added to the root of the second.
+    """
+    parameters = [p for group in groups for p in group["params"]]
     fused = all(p.device.type in FUSED_DEVICES for p in parameters)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=fused)
