@@ -1,0 +1,106 @@
+"""Early stopping, and the best weights of a run."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from qkv.errors import ConfigError, TrainingError
+from qkv.training.run import Callback, Run
+
+
+class KeepBest(Callback):
+    """Keep the weights that an evaluation found best, and put them back at the end.
+
+    With `patience` this is early stopping (Prechelt 1998): training on until nothing has become
+    better for a while, and then going back, are one thing. The weights are kept in main memory,
+    those that the optimizer holds: no other changes.
+
+    Args:
+        metric: one of the scores that `evaluate` returns.
+        mode: whether the best score is the highest ("max") or the lowest ("min").
+        patience: evaluations in a row without a better score that end the run; None never does.
+
+    Raises:
+        ConfigError: on an unknown mode or a patience below 1; during the run if `evaluate` does
+            not return the metric, and at its end if nothing was evaluated.
+        TrainingError: the metric is not a number.
+    """
+
+    def __init__(self, metric: str, *, mode: Literal["max", "min"], patience: int | None = None):
+        if mode not in ("max", "min"):
+            raise ConfigError(f"mode = {mode!r}; expected 'max' (accuracy) or 'min' (loss)")
+        if patience is not None and patience < 1:
+            raise ConfigError(f"patience = {patience} evaluations; expected at least 1, or None")
+        self.metric, self.mode, self.patience = metric, mode, patience
+        self._forget()
+
+    def _forget(self) -> None:
+        self.score: float | None = None  # the best, of step `self.step`
+        self.step = 0
+        self.waited = 0  # evaluations since
+        self.weights: dict[str, Tensor] = {}
+
+    def begin(self, run: Run) -> None:
+        """Forget an earlier run; one that is resumed is no other run."""
+        if run.step == 0:
+            self._forget()
+
+    def evaluated(self, run: Run, scores: dict[str, float]) -> None:
+        """Keep the weights if they are the best so far; else lose patience."""
+        score = self._read(run, scores)
+        if self.score is None or (score > self.score if self.mode == "max" else score < self.score):
+            self.score, self.step, self.waited = score, run.step, 0
+            self.weights = {
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in _changing(run)
+            }
+            return
+        self.waited += 1
+        if self.waited == self.patience and run.step < run.steps:
+            run.stop = (
+                f"{self.metric} was {self.score:.4g} after step {self.step} and no better in "
+                f"{self.patience} evaluations since"
+            )
+
+    @torch.no_grad()
+    def end(self, run: Run) -> None:
+        """Put the best weights back."""
+        if self.score is None and run.step == run.steps:
+            raise ConfigError(
+                f"nothing was evaluated in {run.steps} steps, so no weights are the best by "
+                f"{self.metric!r}; the model holds those of the last step. Give train an evaluate"
+            )
+        for name, tensor in _changing(run):
+            if name in self.weights:
+                tensor.copy_(self.weights[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights and score, and how long ago they were found."""
+        names = ("score", "step", "waited", "weights")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        vars(self).update(state)
+
+    def _read(self, run: Run, scores: dict[str, float]) -> float:
+        if self.metric not in scores:
+            raise ConfigError(
+                f"no {self.metric!r} among the scores; evaluate returned {', '.join(scores)}"
+            )
+        score = float(scores[self.metric])
+        if score != score:
+            raise TrainingError(
+                f"{self.metric} is {score} after step {run.step}; expected a number, for nothing "
+                "is better or worse than this one (was the evaluation given no data?)"
+            )
+        return score
+
+
+def _changing(run: Run) -> Iterator[tuple[str, Tensor]]:
+    """What training changes: parameters that the optimizer holds, and buffers."""
+    held = {p for group in run.optimizer.param_groups for p in group["params"]}
+    model: nn.Module = run.model
+    yield from ((name, p) for name, p in model.named_parameters() if p in held)
+    yield from model.named_buffers()
