@@ -13,7 +13,7 @@ from qkv.data.classification import (
     evaluation_batches,
     in_order,
 )
-from qkv.data.named import REVIEWS, classification_set
+from qkv.data.named import classification_set
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError, LengthError
 from qkv.zoo.catalog import ZOO
@@ -237,8 +237,6 @@ def test_a_text_without_tokens_and_no_room_are_refused(bert):
 @pytest.mark.parametrize("make", [classification_batches, evaluation_batches])
 @pytest.mark.parametrize("name", ["sst2", "reviews"])
 def test_of_real_texts_less_than_a_twentieth_is_padding(request, bert, name, make):
-    if name == "reviews" and not REVIEWS.is_file():
-        pytest.skip("the reviews are not written yet")
     folder = None if name == "reviews" else request.getfixturevalue("shared_data")
     examples = classification_set(name, "train", folder)
     ids = encode_texts(bert, [text for text, _ in examples], max_length=64).ids

@@ -22,7 +22,8 @@ class Review(NamedTuple):
         text: of the review.
         label: "positive" or "negative".
         topic: what was reviewed, such as a film or a tool.
-        trait: what makes it easy or hard: "plain", "negation", "mixed" or "irony".
+        trait: what makes it easy or hard: "plain", "implied" (what happened tells the feeling),
+            "negation", "mixed" or "irony".
     """
 
     text: str
