@@ -58,3 +58,18 @@ def test_under_autocast_torch_decides():
 def test_what_is_not_contiguous_is_read_right():
     x, weight = torch.randn(11, 5).T, torch.randn(11, 13).T
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
+
+
+def test_a_frozen_layer_keeps_no_input_for_a_gradient_that_nobody_asks_for():
+    weight = torch.randn(64, 512)
+    kept = []
+
+    def pack(tensor):
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    x = torch.randn(1024, 512, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        linear(x, weight).sum().backward()
+    assert kept == [(64, 512)]
+    torch.testing.assert_close(x.grad, weight.sum(0).expand_as(x))

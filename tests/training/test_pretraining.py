@@ -17,12 +17,12 @@ from qkv.models.bert import Bert, BertConfig
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.heads import MaskedLM, NextSentence, PreTraining
 from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.training.classification import classification_loss
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
 from qkv.training.pretraining import (
     causal_loss,
     masked_loss,
-    next_sentence_loss,
     pretraining_loss,
 )
 
@@ -94,7 +94,7 @@ OBJECTIVES = {
     ),
     "next sentence": (
         lambda: bert(NextSentence),
-        next_sentence_loss,
+        classification_loss,
         lambda epochs: next_sentence_batches(documents(), epochs=epochs, **LAYOUT),
     ),
     "both of BERT": (

@@ -42,7 +42,8 @@ class _LinearByConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        for_x, for_weight, _ = ctx.needs_input_grad  # of frozen layers one is enough
+        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
         # (rows, D) is already the memory of one image of rows x 1 pixels, its channels last.
         image = x.contiguous().view(1, len(x), 1, x.shape[1]).permute(0, 3, 1, 2)
         output = F.conv2d(image, weight[:, :, None, None], bias)

@@ -1,6 +1,7 @@
-"""Losses of the pretraining objectives: of hidden tokens, of next tokens, of next sentences.
+"""Losses of the pretraining objectives: of hidden tokens, of next tokens.
 
-Span corruption has none of its own: its batches are pairs, for `pair_loss`. Scores of the
+Two have none of their own: the batches of span corruption are pairs, for `pair_loss`, and next
+sentences are classes of pairs, for `classification_loss`. Scores of the
 vocabulary are computed only where a token is asked for.
 """
 
@@ -27,18 +28,10 @@ class TokenBatch(Protocol):
 
 
 @runtime_checkable
-class SentencePairBatch(Protocol):
-    """Pairs of sentences, and for each of them its class."""
+class PreTrainingBatch(TokenBatch, Protocol):
+    """Pairs of sentences in which tokens are hidden, and the class of each pair."""
 
-    tokens: Int[Tensor, "batch length"]
-    token_mask: Bool[Tensor, "batch length"]
-    segments: Int[Tensor, "batch length"]
     classes: Int[Tensor, " batch"]
-
-
-@runtime_checkable
-class PreTrainingBatch(TokenBatch, SentencePairBatch, Protocol):
-    """Pairs of sentences in which tokens are hidden."""
 
 
 def masked_loss(model: nn.Module, batch: TokenBatch) -> Float[Tensor, ""]:
@@ -58,15 +51,6 @@ def causal_loss(model: nn.Module, batch: TokenBatch) -> Float[Tensor, ""]:
     hidden = model.hidden(batch.tokens).flatten(0, 1).index_select(0, batch.places)  # (N, d)
     head = model.head
     return linear_cross_entropy(hidden, head.weight, head.bias, batch.targets)
-
-
-def next_sentence_loss(model: nn.Module, batch: SentencePairBatch) -> Float[Tensor, ""]:
-    """Sum of the cross-entropies of the pairs' classes.
-
-    Devlin et al. 2019, section 3.1, task 2. The model is a `NextSentence`.
-    """
-    logits = model(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
-    return F.cross_entropy(logits, batch.classes, reduction="sum")
 
 
 def pretraining_loss(model: nn.Module, batch: PreTrainingBatch) -> Float[Tensor, ""]:
