@@ -8,7 +8,7 @@ import pytest
 from qkv.data.named import SETS, classification_set, parts_of, reviews
 from qkv.errors import DataError
 
-PARTS = {"train": 900, "validation": 100, "test": 300}
+PARTS = {"train": 900, "validation": 280, "test": 300}
 HALVES = {"train": 450, "validation": 50, "test": 150}
 
 SIZES = {
