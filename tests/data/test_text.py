@@ -39,6 +39,13 @@ def test_pairs_are_aligned_by_line(tmp_path):
     assert read_parallel(source, target) == [("a\u2028b", "ä"), ("c", "ö")]
 
 
+def test_files_may_be_in_another_encoding(tmp_path):
+    source = write(tmp_path / "de.gz", "Straße\n".encode("latin-1"))
+    target = write(tmp_path / "en", b"street\n")
+    assert read_lines(source, "latin-1") == ["Straße"]
+    assert read_parallel(source, target, "latin-1") == [("Straße", "street")]
+
+
 def test_different_numbers_of_lines_raise(tmp_path):
     source, target = write(tmp_path / "en", b"a\nb\n"), write(tmp_path / "de", b"a\nb\nc\n")
     with pytest.raises(DataError, match=r"en has 2 lines and .*de has 3: .*different splits"):
@@ -56,7 +63,7 @@ def test_an_empty_file_raises(tmp_path, name, content):
 def test_bytes_that_are_not_utf8_are_located(tmp_path, name):
     path = write(tmp_path / name, "ä\nb\nStraße".encode() + "ß".encode("latin-1") + b"\n")
     with pytest.raises(
-        DataError, match=rf"{name} is not UTF-8: byte 0xdf at offset 12, line 3 .*Latin-1"
+        DataError, match=rf"{name} is not utf-8: byte 0xdf at offset 12, line 3 .*latin-1"
     ):
         read_lines(path)
 

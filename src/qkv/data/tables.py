@@ -11,7 +11,7 @@ from typing import Literal
 from qkv.data.delimited import read_delimited
 from qkv.data.hub import read_hub
 from qkv.data.rows import Columns, Numbered, Row, check_rows, find_columns
-from qkv.data.text import _read
+from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError, DataError, MissingDependencyError
 
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
@@ -96,15 +96,7 @@ def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
     Raises:
         DataError: the file is missing, empty, broken or in another encoding.
     """
-    content = _read(Path(path))
-    try:
-        text = content.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} is not {encoding}: byte {content[error.start]:#04x} at offset {error.start}, "
-            f"line {line} (another encoding, such as latin-1?)"
-        ) from error
+    text = decode(read_content(path), path, encoding)
     if not text.strip():
         raise DataError(f"{path} is empty: expected a table with a row or more")
     return text
@@ -170,7 +162,7 @@ def _read_parquet(path: Path, columns: Columns) -> Numbered:
             f'{path} is parquet, which needs pyarrow: pip install "qkv[train]"'
         ) from error
     try:
-        file = parquet.ParquetFile(pyarrow.BufferReader(_read(path)))
+        file = parquet.ParquetFile(pyarrow.BufferReader(read_content(path)))
         found = find_columns(path, columns, file.schema_arrow.names)
         rows = file.read(columns=list(set(found.values()))).to_pylist()
     except pyarrow.ArrowException as error:

@@ -11,40 +11,64 @@ from qkv.errors import DataError
 _MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    r"""The lines of a UTF-8 file, plain or .gz, without their ends (\n or \r\n).
+def read_content(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file, decompressed if its name ends in .gz.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file: {error} (was it cut short?)") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error} (is the path right?)") from error
+
+
+def decode(content: bytes, path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+    """Bytes as text, without a byte-order mark; `path` is what the error calls them.
+
+    Raises:
+        DataError: they are in another encoding.
+    """
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} is not {encoding}: byte {content[error.start]:#04x} at offset {error.start}, "
+            f"line {line} (another encoding, such as latin-1?)"
+        ) from error
+
+
+def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8") -> list[str]:
+    r"""The lines of a file, plain or .gz, without their ends (\n or \r\n).
 
     Only these end a line: `str.splitlines` would also split at U+2028 and the like, which stand
     inside real sentences, and so move every later line of an aligned file.
 
     Raises:
-        DataError: the file is missing, empty, broken or not UTF-8.
+        DataError: the file is missing, empty, broken or in another encoding.
     """
-    path = Path(path)
-    content = _read(path)
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} is not UTF-8: byte {content[error.start]:#04x} at offset {error.start}, "
-            f"line {line} (an older encoding such as Latin-1?)"
-        ) from error
-    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
+    lines = decode(read_content(path), path, encoding).removesuffix("\n").split("\n")
     if lines == [""]:
         raise DataError(f"{path} is empty: expected at least one line of text")
     return [line.removesuffix("\r") for line in lines]
 
 
 def read_parallel(
-    source_path: str | os.PathLike[str], target_path: str | os.PathLike[str]
+    source_path: str | os.PathLike[str],
+    target_path: str | os.PathLike[str],
+    encoding: str = "utf-8",
 ) -> list[tuple[str, str]]:
     """Pairs of sentences from two files that are aligned by line.
 
     Raises:
         DataError: a file cannot be read (see `read_lines`), or their numbers of lines differ.
     """
-    sources, targets = read_lines(source_path), read_lines(target_path)
+    sources, targets = (read_lines(path, encoding) for path in (source_path, target_path))
     if len(sources) != len(targets):
         raise DataError(
             f"{source_path} has {len(sources)} lines and {target_path} has {len(targets)}: "
@@ -110,14 +134,3 @@ def multi30k(
     folder = find_data("multi30k", data_dir)
     source, target = (folder / f"{_MULTI30K[split]}.{language}.gz" for language in languages)
     return read_parallel(source, target)
-
-
-def _read(path: Path) -> bytes:
-    """The content, decompressed if the name ends in .gz."""
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file: {error} (was it cut short?)") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error} (is the path right?)") from error
