@@ -1,9 +1,12 @@
 """The interval of a mean, by drawing its scores again."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from qkv.errors import ConfigError, DataError
+from qkv.evaluation import intervals
 from qkv.evaluation.intervals import bootstrap_interval
 
 
@@ -35,8 +38,51 @@ def test_the_draws_depend_on_the_seed_alone():
     assert bootstrap_interval(scores, samples=50) != bootstrap_interval(scores, samples=50, seed=1)
 
 
+@pytest.mark.parametrize("weights", [None, [2.0, 3.0, 5.0, 7.0, 11.0]])
+def test_drawing_by_parts_draws_the_same(monkeypatch, weights):
+    scores = [0.0, 1.0, 0.5, 0.3, 0.9]
+    at_once = bootstrap_interval(scores, weights, samples=1_009)
+    for chunk in (1, 5, 36, 5_000):
+        monkeypatch.setattr(intervals, "CHUNK", chunk)
+        assert bootstrap_interval(scores, weights, samples=1_009) == at_once
+
+
+def test_half_a_million_scores_take_little_memory():
+    scores = np.random.default_rng(3).uniform(size=500_009)
+    tracemalloc.start()
+    low, high = bootstrap_interval(scores, samples=23)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert low < scores.mean() < high
+    assert peak < 50e6
+
+
+def test_equal_weights_change_nothing_and_others_give_the_weighted_mean():
+    scores = np.random.default_rng(4).exponential(3.0, size=97)
+    plain = bootstrap_interval(scores, samples=500)
+    assert bootstrap_interval(scores, [7.0] * 97, samples=500) == pytest.approx(plain, rel=1e-12)
+    # A weight that outdoes all others leaves its score alone, in the draws that have it.
+    heavy = bootstrap_interval([1.0] * 40 + [5.0], [1e-9] * 40 + [1e9], level=0.2)
+    assert heavy == pytest.approx((5.0, 5.0))
+    counts = np.random.default_rng(5).integers(1, 50, size=997)
+    values = np.random.default_rng(6).normal(2.0, 1.0, size=997)
+    low, high = bootstrap_interval(values, counts)
+    mean = np.average(values, weights=counts)
+    # Of a ratio of sums, by its linearization.
+    error = np.sqrt(np.sum((counts * (values - mean)) ** 2)) / counts.sum()
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.1 * error)
+
+
 def test_nothing_to_average_and_an_impossible_level_are_refused():
     with pytest.raises(DataError, match="no scores, no interval: expected at least one"):
         bootstrap_interval([])
     with pytest.raises(ConfigError, match=r"level = 1.5; expected a share between 0 and 1"):
         bootstrap_interval([1.0], level=1.5)
+    with pytest.raises(ConfigError, match=r"samples = 0; expected at least 1"):
+        bootstrap_interval([1.0], samples=0)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [], [1.0, 0.0], [1.0, -1.0, 2.0]])
+def test_weights_that_do_not_fit_are_refused(weights):
+    with pytest.raises(DataError, match=rf"{len(weights)} weights from .* for 2 scores; expected"):
+        bootstrap_interval([0.5, 0.7], weights)
