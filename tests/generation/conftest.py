@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.helpers import unchecked
 
 
 @pytest.fixture(autouse=True)
@@ -9,3 +10,10 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def unchecked_types():
+    """Run without the checks of jaxtyping, as users do: our own errors come to the light."""
+    with unchecked():
+        yield

@@ -122,6 +122,18 @@ class Markov:
         return self.table[tokens]
 
 
+class Timed(Markov):
+    """The next token depends on the last one and on the place: one table a place, no two alike."""
+
+    def step(self, tokens, state, token_mask=None):
+        places = torch.arange(state.length, state.length + tokens.shape[1])
+        state.length += tokens.shape[1]
+        return self.table[places, tokens]
+
+    def __call__(self, source, target):
+        return self.step(target, Places())
+
+
 class Places:
     """How many tokens were stepped."""
 

@@ -126,7 +126,7 @@ def draw(
     """The first token at which the probabilities' running sum is beyond the uniform number."""
     sums = probabilities.to(uniforms).cumsum(-1)
     total = sums[:, -1:]
-    # Rounding may lift the product to the total, and no token is beyond that.
+    # In float32 a number may be rounded to 1, and no token is beyond the total.
     return ((sums <= uniforms[:, None] * total) & (sums < total)).sum(-1)
 
 

@@ -1,0 +1,200 @@
+"""Beam search: the few best beginnings go on side by side (Wu et al. 2016, section 7, "GNMT")."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.record import record_attention
+from qkv.errors import ShapeError
+from qkv.generation.answer import Answer
+from qkv.generation.processors import FORBIDDEN, Processor, no_token_left
+from qkv.generation.ranking import Beam
+from qkv.generation.state import Decodable
+from qkv.generation.stepping import Start, Stop, check_max_length, read, read_start, read_stop
+
+
+def beam_search(
+    model: Decodable,
+    source: Int[Tensor, "batch source"],
+    *,
+    token_mask: Bool[Tensor, "batch source"] | None = None,
+    start: Start,
+    stop: Stop,
+    max_length: int,
+    beam: Beam,
+    processors: Sequence[Processor] = (),
+) -> list[list[Answer]]:
+    """Search for the answers of the highest score: log P / lp + cp (eq. 14 and 15).
+
+    At each step the beginnings of a source are continued by every token. Of the `size` best
+    continuations those that end are answers; the `size` best of the others go on. They are compared
+    by log-probability alone, answers by their score. At `max_length` what goes on is an answer too,
+    with `ended` False. A source leaves the batch when its search ends.
+
+    Args:
+        model: in evaluation mode.
+        source: what is read, one row a search.
+        token_mask: True = a real token of the source; by default all.
+        start: what the decoder reads first; see `Stepper`.
+        stop: id, or ids, that end an answer.
+        max_length: most tokens of an answer, `stop` included.
+        beam: width, penalties, and when to end.
+        processors: applied to log-probabilities, which are not normalized again: what is forbidden
+            makes nothing else more probable. They may raise none above 0.
+
+    Raises:
+        ConfigError: `max_length` leaves no place for a token, or the model has no such layer.
+        LengthError: a row of `start` is empty.
+        VocabularyError: the processors leave a source no continuation and no answer.
+
+    Returns:
+        For each source up to `n_best` answers, the best first, no two alike: fewer where there are
+        not so many.
+    """
+    check_max_length(max_length)
+    with torch.inference_mode():
+        search = Search(
+            model,
+            source,
+            token_mask,
+            begun=read_start(start, source),
+            stops=read_stop(stop, source),
+            max_length=max_length,
+            beam=beam,
+            processors=processors,
+        )
+        while len(search.sources):
+            candidates = search.candidates()
+            search.finish(candidates)
+            search.go_on(candidates)
+    return [found[: beam.n_best] for found in search.found]
+
+
+class Candidates(NamedTuple):
+    """The best continuations of each source, the best first."""
+
+    totals: Float[Tensor, "sources c"]  # log-probabilities of the whole, as processed
+    rows: Int[Tensor, "sources c"]  # which beginnings they continue
+    tokens: Int[Tensor, "sources c"]
+    logprobs: Float[Tensor, "sources c"]  # of the token alone, as the model says
+    over: Bool[Tensor, "sources c"]
+
+
+class Search:
+    """The beginnings that go on: as many rows of the batch for each source still searched."""
+
+    def __init__(
+        self,
+        model: Decodable,
+        source: Int[Tensor, "batch source"],
+        token_mask: Bool[Tensor, "batch source"] | None,
+        *,
+        begun: Int[Tensor, "batch n"],
+        stops: Int[Tensor, " stops"],
+        max_length: int,
+        beam: Beam,
+        processors: Sequence[Processor],
+    ):
+        self._model, self._beam, self._processors = model, beam, processors
+        self._stops, self._max_length, self._begun = stops, max_length, begun.shape[1]
+        self._real = torch.ones_like(source).bool() if token_mask is None else token_mask
+        self._state = model.start(source, token_mask)
+        self._tokens = begun  # (rows, t)
+        self._logprobs: Tensor | None = None  # (rows, written)
+        self._covered: Tensor | None = None  # (rows, source): the sum of eq. 15
+        self._totals: Tensor | None = None  # (sources, beginnings of each)
+        self.sources = torch.arange(len(source), device=source.device)
+        self.found: list[list[Answer]] = [[] for _ in source]
+
+    def candidates(self) -> Candidates:
+        """Continue each beginning by each token, and keep enough that `size` of them go on."""
+        logprobs = self._step().log_softmax(-1)  # (rows, V)
+        if self._totals is None:
+            self._totals = logprobs.new_zeros(len(self.sources), 1)
+        processed = logprobs
+        for processor in self._processors:
+            processed = processor(self._tokens, processed)
+        (n, width), vocab = self._totals.shape, logprobs.shape[1]
+        sums = self._totals[..., None] + processed.view(n, width, vocab)
+        # Each beginning may end in every stop.
+        enough = self._beam.size * (1 + len(self._stops))
+        totals, places = sums.flatten(1).topk(min(enough, width * vocab))
+        first = torch.arange(n, device=places.device)[:, None] * width
+        rows, tokens = first + places // vocab, places % vocab
+        over = torch.isin(tokens, self._stops)
+        if self._tokens.shape[1] + 1 == self._begun + self._max_length:
+            over = torch.ones_like(over)
+        return Candidates(totals, rows, tokens, logprobs[rows, tokens], over)
+
+    def _step(self) -> Float[Tensor, "rows V"]:
+        new, layer = self._tokens[:, self._state.length :], self._beam.coverage_layer
+        if layer is None:
+            return read(self._model, new, self._state)
+        with record_attention(cast(nn.Module, self._model), layers=[layer]) as weights:
+            logits = read(self._model, new, self._state)
+        looked = weights[layer][:, :, -1].mean(1)  # (rows, keys)
+        if looked.shape[1] != self._real.shape[1]:
+            raise ShapeError(
+                f"{layer!r} looks at {looked.shape[1]} keys, but the source has "
+                f"{self._real.shape[1]} tokens: coverage_layer must attend to the source"
+            )
+        self._covered = looked if self._covered is None else self._covered + looked
+        return logits
+
+    def finish(self, candidates: Candidates) -> None:
+        """Take the answers from among the `size` best continuations."""
+        ended = candidates.over & (candidates.totals > FORBIDDEN)
+        for i, k in ended[:, : self._beam.size].nonzero().tolist():
+            row, token = int(candidates.rows[i, k]), int(candidates.tokens[i, k])
+            before = [] if self._logprobs is None else self._logprobs[row].tolist()
+            tokens = [*self._tokens[row, self._begun :].tolist(), token]
+            score = self._beam.normalized(float(candidates.totals[i, k]), len(tokens))
+            if self._covered is not None:
+                score += self._beam.coverage(self._covered[row, self._real[self.sources[i]]])
+            answer = Answer(
+                tokens=tokens,
+                logprobs=[*before, float(candidates.logprobs[i, k])],
+                score=score,
+                ended=token in self._stops,
+            )
+            found = self.found[int(self.sources[i])]
+            found.append(answer)
+            found.sort(key=lambda answer: -answer.score)
+            del found[self._beam.size :]
+
+    def go_on(self, candidates: Candidates) -> None:
+        """Go on with the best continuations that have not ended, of sources still searched."""
+        order = candidates.over.long().argsort(dim=1, stable=True)[:, : self._beam.size]
+        totals = candidates.totals.masked_fill(candidates.over, FORBIDDEN).gather(1, order)
+        # One that cannot go on gives its place to a copy of the best, which counts for nothing.
+        order = torch.where(totals == FORBIDDEN, order[:, :1], order)
+        rows, tokens, logprobs = (
+            x.gather(1, order) for x in (candidates.rows, candidates.tokens, candidates.logprobs)
+        )
+        best = totals[:, 0].tolist()
+        going = [i for i in range(len(best)) if not self._ends(i, best[i], int(rows[i, 0]))]
+        rows, tokens, logprobs = rows[going].flatten(), tokens[going], logprobs[going]
+        self._state.reorder(rows)
+        self._tokens = torch.cat((self._tokens[rows], tokens.view(-1, 1)), 1)
+        self._logprobs = torch.cat(
+            [*([] if self._logprobs is None else [self._logprobs[rows]]), logprobs.view(-1, 1)], 1
+        )
+        self._covered = None if self._covered is None else self._covered[rows]
+        self._totals, self.sources = totals[going], self.sources[going]
+
+    def _ends(self, i: int, best: float, row: int) -> bool:
+        """Whether the search of the i-th source is at its end; see `Beam`."""
+        found, length = self.found[int(self.sources[i])], self._tokens.shape[1] + 1 - self._begun
+        if best == -math.inf:
+            if not found:
+                raise no_token_left(self._tokens[row])
+            return True
+        if self._beam.early_stopping:
+            return len(found) >= self._beam.size
+        enough = len(found) >= self._beam.n_best
+        bar = self._beam.attainable(best, length, self._max_length)
+        return enough and found[self._beam.n_best - 1].score >= bar
