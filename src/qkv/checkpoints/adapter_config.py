@@ -1,0 +1,208 @@
+"""adapter_config.json of PEFT's LoRA: what is read, what is refused, what is written."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qkv.checkpoints.reader import read_json
+from qkv.checkpoints.table import listed
+from qkv.errors import ConfigError, DataError
+from qkv.models.lora import LoRAConfig
+
+REQUIRED = ("peft_type", "r", "lora_alpha", "target_modules")
+NUMBER, NONE = (int, float), type(None)
+# What a field may be, and what a list or an object may hold.
+TYPES: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
+    "r": ((int,), ()),
+    "lora_alpha": (NUMBER, ()),
+    "lora_dropout": (NUMBER, ()),
+    "use_rslora": ((bool,), ()),
+    "rank_pattern": ((dict, NONE), (int,)),
+    "alpha_pattern": ((dict, NONE), NUMBER),
+    "target_modules": ((list, str), (str,)),
+    "exclude_modules": ((list, str, NONE), (str,)),
+    "modules_to_save": ((list, NONE), (str,)),
+    "auto_mapping": ((dict, NONE), (str,)),
+}
+# Fields of which these values are implemented. How A and B started matters where the weights beside
+# them were changed for it, as PiSSA, OLoRA and LoftQ do.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal"),
+}
+# No number depends on these; whether a weight is stored as (in, out) is known without the file.
+HARMLESS = frozenset(
+    (
+        *("base_model_name_or_path", "fan_in_fan_out", "inference_mode", "megatron_core"),
+        *("peft_version", "qalora_group_size", "revision", "task_type"),
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """What adapter_config.json says of a LoRA, by the names of the modules in transformers.
+
+    Args:
+        rank: r, where no pattern says another.
+        alpha: where no pattern says another.
+        dropout: before A.
+        rank_stabilized: whether alpha is divided by sqrt(r) and not by r.
+        target_modules: ends of the names of the layers, or a regular expression for whole names.
+        exclude_modules: of those, which are none.
+        modules_to_save: ends of the names of modules that are stored whole.
+        rank_pattern: ranks by regular expressions for ends of names.
+        alpha_pattern: alphas by the same.
+        base: what the file says of the model below it.
+
+    Raises:
+        ConfigError: if a regular expression is none, or a number is out of its range.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    rank_stabilized: bool = False
+    target_modules: tuple[str, ...] | str
+    exclude_modules: tuple[str, ...] | str = ()
+    modules_to_save: tuple[str, ...] = ()
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    base: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what would fail later, at a name."""
+        single = [one for one in (self.target_modules, self.exclude_modules) if type(one) is str]
+        for pattern in (*single, *self.modules_to_save, *self.rank_pattern, *self.alpha_pattern):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"{pattern!r} is no regular expression: {error}") from error
+        for rank in (self.rank, *self.rank_pattern.values()):
+            for alpha in (self.alpha, *self.alpha_pattern.values()):
+                LoRAConfig(rank=rank, alpha=alpha, dropout=self.dropout)
+
+    def lora(self, module: str) -> LoRAConfig:
+        """Return the configuration of one layer."""
+        return LoRAConfig(
+            rank=_by_pattern(self.rank_pattern, module, self.rank),
+            alpha=_by_pattern(self.alpha_pattern, module, self.alpha),
+            dropout=self.dropout,
+            rank_stabilized=self.rank_stabilized,
+        )
+
+    def targets(self, module: str) -> bool:
+        """Tell whether a layer has A and B."""
+        return (
+            _named(self.target_modules, module)
+            and not _named(self.exclude_modules, module)
+            and not any(re.match(rf"(^|.*\.){one}($|\..*)", module) for one in self.modules_to_save)
+        )
+
+    def saves(self, parameter: str) -> bool:
+        """Tell whether a parameter is stored, as one of a module that is stored whole."""
+        return saves(self.modules_to_save, parameter)
+
+
+def saves(modules: tuple[str, ...], parameter: str) -> bool:
+    """Tell whether a parameter is in one of these modules; PEFT compares ends of names."""
+    parts = parameter.split(".")
+    around = (".".join(parts[:i]) for i in range(1, len(parts)))
+    return any(one.endswith(modules) for one in around)
+
+
+def read_adapter_config(path: Path) -> AdapterConfig:
+    """Read adapter_config.json.
+
+    Raises:
+        DataError: if it cannot be read, a field is missing or has another type.
+        ConfigError: naming a field that is switched on and not implemented.
+    """
+    raw = read_json(path)
+    if missing := [name for name in REQUIRED if raw.get(name) is None]:
+        raise DataError(f"{path} lacks {listed(missing)}; is it an adapter_config.json of PEFT?")
+    for name, value in raw.items():
+        _check(f"{path}: {name} = {value!r}", name, value)
+    mapping = raw.get("auto_mapping") or {}
+    try:
+        return AdapterConfig(
+            rank=raw["r"],
+            alpha=float(raw["lora_alpha"]),
+            dropout=float(raw.get("lora_dropout", 0.0)),
+            rank_stabilized=raw.get("use_rslora", False),
+            target_modules=_either(raw["target_modules"]),
+            exclude_modules=_either(raw.get("exclude_modules")),
+            modules_to_save=tuple(raw.get("modules_to_save") or ()),
+            rank_pattern=raw.get("rank_pattern") or {},
+            alpha_pattern={k: float(v) for k, v in (raw.get("alpha_pattern") or {}).items()},
+            base=mapping.get("base_model_class") or raw.get("base_model_name_or_path") or "",
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def write_adapter_config(config: AdapterConfig, **said: Any) -> dict[str, Any]:
+    """Turn a config into the fields of the file; `said` are those on which no number depends."""
+    fields = {
+        "alpha_pattern": {name: _short(alpha) for name, alpha in config.alpha_pattern.items()},
+        "bias": "none",
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": _short(config.alpha),
+        "lora_dropout": config.dropout,
+        "modules_to_save": list(config.modules_to_save) or None,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "rank_pattern": dict(config.rank_pattern),
+        "target_modules": list(config.target_modules),
+        "task_type": None,
+        "use_dora": False,
+        "use_rslora": config.rank_stabilized,
+    }
+    return dict(sorted({**fields, **said}.items()))
+
+
+def _check(what: str, name: str, value: Any) -> None:
+    """Check one field; of those that PEFT may add, what is off changes no number."""
+    if name in ONLY and value not in ONLY[name]:
+        raise ConfigError(
+            f"{what} is not implemented; expected {' or '.join(map(repr, ONLY[name]))}"
+        )
+    if name in TYPES:
+        kinds, inside = TYPES[name]
+        held = value.values() if isinstance(value, dict) else value
+        held = held if isinstance(value, (dict, list)) else ()
+        if type(value) not in kinds or not all(type(one) in inside for one in held):
+            wanted = " or ".join("null" if kind is NONE else kind.__name__ for kind in kinds)
+            of = f" of {inside[0].__name__}" if inside else ""
+            raise DataError(f"{what}; expected {wanted}{of}")
+    elif name not in ONLY and name not in HARMLESS and value:
+        raise ConfigError(
+            f"{what} is not implemented, and the numbers would differ from those of PEFT; "
+            "expected it to be off"
+        )
+
+
+def _named(spec: tuple[str, ...] | str, module: str) -> bool:
+    if isinstance(spec, str):
+        return re.fullmatch(spec, module) is not None
+    return any(module == one or module.endswith(f".{one}") for one in spec)
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _either(value: list[str] | str | None) -> tuple[str, ...] | str:
+    return value if isinstance(value, str) else tuple(value or ())
+
+
+def _short(number: float) -> float | int:
+    """Return a whole number as PEFT writes it, without its point."""
+    return int(number) if float(number).is_integer() else number

@@ -1,0 +1,120 @@
+"""What transformers calls the parameters of a model of ours, and so what PEFT calls them."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from qkv.checkpoints.checkpoint import Uninitialized
+from qkv.checkpoints.family import Architecture, Family
+from qkv.checkpoints.registry import FAMILIES, family_of
+from qkv.checkpoints.table import Row
+from qkv.errors import ConfigError, QKVError
+from qkv.models.lora import lora_layers
+
+# Version 5 of transformers holds these modules under other names than its files have, and PEFT
+# writes what it finds in memory: in its files both occur.
+VIT = (
+    ("encoder.layer.", "layers."),
+    ("attention.attention.query", "attention.q_proj"),
+    ("attention.attention.key", "attention.k_proj"),
+    ("attention.attention.value", "attention.v_proj"),
+    ("attention.output.dense", "attention.o_proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+)
+IN_MEMORY = {"vit": VIT, "deit": VIT}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A class of transformers that a model of ours is.
+
+    Args:
+        name: of the class.
+        module: where it is defined.
+        rows: of the parameters, by its names for them.
+    """
+
+    name: str
+    module: str
+    rows: Mapping[str, Row]
+
+
+def published(model: nn.Module, model_type: str | None = None) -> list[Published]:
+    """Find the classes that a model is, LoRA or not; its names in memory come before old ones.
+
+    Args:
+        model: of ours.
+        model_type: as in config.json, where several families have this model; all where None.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    families = FAMILIES.values() if model_type is None else [family_of(model_type)]
+    found = []
+    for family in families:
+        for shape in family.architectures:
+            if (built := _build_alike(family, shape, model)) is not None:
+                names = IN_MEMORY.get(family.model_type, ())
+                found += [_publish(family, shape, built, names)]
+                found += [_publish(family, shape, built, ())] if names else []
+    if not found:
+        raise ConfigError(
+            f"this {type(model).__name__} is no model of {model_type or 'any family'} that PEFT "
+            "could know: no config.json says how it is built (one of its settings, or of its "
+            f"head's, is not that of the family); families are {', '.join(FAMILIES)}"
+        )
+    return found
+
+
+def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters as they are called without LoRA; A and B are left out."""
+    layers = lora_layers(model)
+    found = {}
+    for name, parameter in model.named_parameters():
+        module, _, part = name.rpartition(".")
+        if module in layers:
+            continue
+        if module.removesuffix(".base") in layers:
+            name = f"{module.removesuffix('.base')}.{part}"
+        found[name] = parameter
+    return found
+
+
+def _build_alike(family: Family, shape: Architecture, model: nn.Module) -> nn.Module | None:
+    """Build the model anew from what a config.json would say, if that is the same model."""
+    if type(model) is not shape.model or type(model.config) is not family.config:
+        return None
+    try:
+        config = family.read_config(family.write_config(model.config), shape)
+        with torch.device("meta"), Uninitialized():
+            built = shape.build(config, getattr(model, "n_classes", 2))
+    except QKVError:
+        return None
+    shapes = {name: p.shape for name, p in plain_parameters(model).items()}
+    alike = (
+        built.config == model.config
+        and shapes == {name: p.shape for name, p in built.named_parameters()}
+        and built.extra_repr() == model.extra_repr()
+    )
+    return built if alike else None
+
+
+def _publish(
+    family: Family, shape: Architecture, built: nn.Module, names: tuple[tuple[str, str], ...]
+) -> Published:
+    rows = {}
+    for row in shape.rows(built):
+        name = row.theirs.removeprefix(family.prefix) if shape.base else row.theirs
+        for old, current in names:
+            name = name.replace(old, current)
+        if row.ours:
+            rows[name] = dataclasses.replace(row, theirs=name)
+    kind = family.model_type
+    theirs = f"transformers.models.{kind}.modeling_{kind}"
+    return Published(
+        shape.name, shape.model.__module__ if kind.startswith("qkv_") else theirs, rows
+    )

@@ -1,0 +1,193 @@
+"""LoRA adapters in the files of PEFT: A and B alone, for a base model that lies elsewhere.
+
+The tensors have the names of modules of transformers, which the name tables know, such as
+`base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight`.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from qkv.checkpoints.adapter_config import (
+    AdapterConfig,
+    read_adapter_config,
+    write_adapter_config,
+)
+from qkv.checkpoints.adapter_names import Published, plain_parameters, published
+from qkv.checkpoints.adapter_tensors import (
+    A,
+    B,
+    choose,
+    join_updates,
+    join_whole,
+    read_updates,
+    read_whole,
+)
+from qkv.checkpoints.reader import open_weights
+from qkv.checkpoints.table import TRANSPOSE, listed
+from qkv.checkpoints.writer import METADATA
+from qkv.errors import ConfigError, DataError
+from qkv.files import replace_folder, whole_folder
+from qkv.models.lora import LoRAConfig, attach_lora, lora_layers
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def load_adapter(
+    model: nn.Module, folder: str | os.PathLike[str], *, model_type: str | None = None
+) -> list[str]:
+    """Put a LoRA of PEFT's files on its base model; all of it fits, or nothing is changed.
+
+    From then on only what the files hold trains: A and B, in the dtype of the model, and modules
+    that were saved whole, such as a classifier.
+
+    Args:
+        model: the base model, without LoRA.
+        folder: with adapter_config.json and adapter_model.safetensors.
+        model_type: of config.json, where several families have this model.
+
+    Returns:
+        The names of the layers with LoRA.
+
+    Raises:
+        ConfigError: if the adapter is no plain LoRA, or the model cannot have it.
+        DataError: if files are missing or broken, or tensors do not fit the model; it names them.
+    """
+    if lora_layers(model):
+        raise ConfigError(
+            f"this {type(model).__name__} has LoRA already; expected the base model of the adapter"
+        )
+    folder = whole_folder(folder)
+    config, tensors = read_adapter_config(folder / CONFIG), _read_tensors(folder)
+
+    def where(name: str) -> str:
+        return f"{PREFIX}{name} in {folder / WEIGHTS}"
+
+    rows = choose(published(model, model_type), list(tensors), config, where)
+    updates = read_updates(model, rows, tensors, config, where)
+    whole = read_whole(model, rows, tensors, config, where)
+    attach_lora(model, {name: lora for name, (lora, _, _) in updates.items()}, whole)
+    layers, parameters = lora_layers(model), plain_parameters(model)
+    with torch.no_grad():
+        for name, (_, down, up) in updates.items():
+            layers[name].A.copy_(down)
+            layers[name].B.copy_(up)
+        for name, tensor in whole.items():
+            parameters[name].copy_(tensor)
+    return list(layers)
+
+
+def save_adapter(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    model_type: str | None = None,
+    base_model: str | None = None,
+) -> None:
+    """Write the LoRA of a model, and what trains besides, as PEFT does: whole or not at all.
+
+    Args:
+        model: with LoRA that trains.
+        folder: new, or one with an adapter to replace; its other files stay.
+        model_type: of config.json, where several families have this model.
+        base_model: path or Hub id of the base model, for programs that load it and the adapter.
+
+    Raises:
+        ConfigError: if the model has no LoRA, is frozen, or has what PEFT's files cannot say.
+        DataError: if the folder is a file.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise ConfigError(f"this {type(model).__name__} has no LoRA; add_lora comes first")
+    if frozen := [name for name, one in layers.items() if not one.A.requires_grad]:
+        raise ConfigError(
+            f"{listed(frozen)}: A is frozen, so nothing tells which modules were trained with it; "
+            "expected a model as add_lora or load_adapter leaves it"
+        )
+    kinds = {(one.dropout, one.rank_stabilized) for one in layers.values()}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"layers with LoRA differ in (dropout, rank_stabilized): {sorted(kinds)}; PEFT's files "
+            "have one of each"
+        )
+    kind = _class_of(model, model_type)
+    updates = join_updates(model, kind.rows)
+    modules, tensors = join_whole(model, kind.rows)
+    for name, (_, down, up) in updates.items():
+        tensors |= {name + A: down, name + B: up}
+    config = _describe({name: lora for name, (lora, _, _) in updates.items()}, modules)
+    said = {
+        "auto_mapping": {"base_model_class": kind.name, "parent_library": kind.module},
+        "base_model_name_or_path": base_model,
+        "fan_in_fan_out": any(TRANSPOSE in kind.rows[f"{name}.weight"].verbs for name in updates),
+    }
+    _write(Path(folder), write_adapter_config(config, **said), tensors)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the tensors by the names in transformers, without PEFT's prefix."""
+    path = folder / WEIGHTS
+    if not path.is_file() and (folder / "adapter_model.bin").is_file():
+        raise DataError(
+            f"{folder} has only adapter_model.bin: a pickle can run any code and is not read; "
+            f"expected {WEIGHTS}, which newer versions of PEFT write"
+        )
+    weights = open_weights(path)
+    if strange := [name for name in weights if not name.startswith(PREFIX)]:
+        raise DataError(f"{listed(strange)} in {path}; expected names that begin with {PREFIX}")
+    return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+
+
+def _class_of(model: nn.Module, model_type: str | None) -> Published:
+    """Return the one class of transformers that a model is, as far as names go."""
+    kind, *others = published(model, model_type)
+    for other in others:
+        if other.name != kind.name and other.rows.keys() != kind.rows.keys():
+            raise ConfigError(
+                f"this {type(model).__name__} could be a {kind.name} or a {other.name}, which have "
+                "other names for its layers; expected model_type, as config.json of the base says"
+            )
+    return kind
+
+
+def _describe(loras: Mapping[str, LoRAConfig], modules: tuple[str, ...]) -> AdapterConfig:
+    """Say what most layers have as rank and alpha, and what others have by their names."""
+    ranks = {name: lora.rank for name, lora in loras.items()}
+    alphas = {name: lora.alpha for name, lora in loras.items()}
+    rank, alpha = (Counter(all_.values()).most_common(1)[0][0] for all_ in (ranks, alphas))
+    first = next(iter(loras.values()))
+    return AdapterConfig(
+        rank=rank,
+        alpha=alpha,
+        dropout=first.dropout,
+        rank_stabilized=first.rank_stabilized,
+        target_modules=tuple(loras),
+        modules_to_save=modules,
+        rank_pattern={name: one for name, one in ranks.items() if one != rank},
+        alpha_pattern={name: one for name, one in alphas.items() if one != alpha},
+    )
+
+
+def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
+
+    def replaced(where: str, names: Iterable[str]) -> set[str]:
+        return {CONFIG, WEIGHTS} if Path(where) == folder else set()
+
+    with replace_folder(folder) as fresh:
+        if folder.is_dir():
+            shutil.copytree(folder, fresh, ignore=replaced, dirs_exist_ok=True)
+        (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        stored = {PREFIX + name: one.detach().cpu().contiguous() for name, one in tensors.items()}
+        save_file(stored, fresh / WEIGHTS, METADATA)
+        shutil.copymode(fresh / CONFIG, fresh / WEIGHTS)  # the library's are private (0600)

@@ -1,0 +1,90 @@
+"""adapter_config.json of PEFT: what is read, and what is refused by its name."""
+
+import pytest
+from tests.checkpoints.adapted import CONFIG, adapted, base, refused, rewrite
+
+from qkv.checkpoints.adapters import load_adapter, save_adapter
+from qkv.errors import ConfigError, DataError
+from qkv.models.lora import lora_layers
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"use_dora": True}, "use_dora = True is not implemented"),
+        ({"bias": "all"}, "bias = 'all' is not implemented; expected 'none'"),
+        ({"peft_type": "ADALORA"}, "peft_type = 'ADALORA' is not implemented; expected 'LORA'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4' is not"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication = .* is not implemented"),
+        ({"of_a_year_to_come": {"x": 1}}, "of_a_year_to_come = {'x': 1} is not implemented"),
+        ({"target_modules": "(query"}, r"'\(query' is no regular expression"),
+        ({"rank_pattern": {"*": 3}}, r"'\*' is no regular expression"),
+        ({"rank_pattern": {"query": 0}}, "rank = 0 of LoRA"),
+        ({"r": -1}, "rank = -1 of LoRA; expected at least 1"),
+        ({"lora_dropout": 1.0}, r"dropout = 1\.0 of LoRA"),
+    ],
+)
+def test_what_is_not_implemented_is_named(fields, message, tmp_path):
+    save_adapter(adapted(), tmp_path)
+    rewrite(tmp_path, **fields)
+    refused(tmp_path, ConfigError, rf"{CONFIG}: .*{message}".replace(": .*", "(: |: .*)"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": ..., "peft_type": ...}, "lacks peft_type, r; is it an adapter_config"),
+        ({"target_modules": None}, "lacks target_modules"),
+        ({"r": "8"}, "r = '8'; expected int"),
+        ({"r": True}, "r = True; expected int"),
+        ({"lora_alpha": [1]}, r"lora_alpha = \[1\]; expected int or float"),
+        ({"use_rslora": 1}, "use_rslora = 1; expected bool"),
+        ({"target_modules": ["query", 3]}, "expected list or str of str"),
+        ({"rank_pattern": {"query": 2.5}}, "expected dict or null of int"),
+        ({"modules_to_save": "classifier"}, "modules_to_save = 'classifier'; expected list or nu"),
+    ],
+)
+def test_a_config_that_is_none(fields, message, tmp_path):
+    save_adapter(adapted(), tmp_path)
+    rewrite(tmp_path, **fields)
+    refused(tmp_path, DataError, message)
+
+
+def test_what_is_off_or_harmless_is_read(tmp_path):
+    save_adapter(adapted(), tmp_path)
+    off = {"use_dora": False, "loftq_config": {}, "layers_pattern": None, "of_a_year_to_come": []}
+    harmless = {"megatron_core": "x", "qalora_group_size": 16, "task_type": "SEQ_CLS"}
+    rewrite(tmp_path, **off, **harmless, peft_version="0.99", fan_in_fan_out=True)
+    load_adapter(base(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "excluded"),
+    [
+        (["query", "value"], None),
+        (["self.query", "self.value"], []),
+        (r".*\.(query|value)", None),
+        (["query", "value", "classifier"], None),  # which is stored whole
+        (["query", "value", "dense"], r".*dense"),
+        (["query", "value", "key"], ["attention.self.key"]),
+    ],
+)
+def test_layers_are_named_as_peft_does(target, excluded, tmp_path):
+    save_adapter(adapted(train=("classifier",)), tmp_path)
+    rewrite(tmp_path, target_modules=target, exclude_modules=excluded)
+    load_adapter(base(), tmp_path)
+
+
+@pytest.mark.parametrize("target", [["uery", "value"], r"(query|value)", ["query"], ["ery", "lue"]])
+def test_a_part_of_a_name_is_none(target, tmp_path):
+    save_adapter(adapted(), tmp_path)
+    rewrite(tmp_path, target_modules=target)
+    refused(tmp_path, DataError, "does not name bert.* in target_modules")
+
+
+def test_a_pattern_is_of_whole_parts_of_a_name(tmp_path):
+    save_adapter(adapted(), tmp_path)
+    rewrite(tmp_path, rank_pattern={"uery": 5, "quer": 5}, alpha_pattern={"ttention.*": 5})
+    one = base()
+    load_adapter(one, tmp_path)
+    assert {(layer.rank, layer.alpha) for layer in lora_layers(one).values()} == {(3, 7.0)}
