@@ -52,7 +52,7 @@ def beam_search(
         VocabularyError: the processors leave a source no continuation and no answer.
 
     Returns:
-        For each source up to `n_best` answers, the best first, no two alike: fewer where there are
+        For each source its `n_best` answers, the best first, no two alike: fewer where there are
         not so many.
     """
     check_max_length(max_length)
