@@ -1,9 +1,10 @@
+import os
 import traceback
 
 import pytest
 
 from qkv.errors import ConfigError
-from qkv.explorer.script import read_cells, run_sections
+from qkv.explorer.script import read_cells, read_options, run_sections
 
 SCRIPT = """\
 # %% [markdown]
@@ -86,3 +87,35 @@ def test_no_line_of_the_script_is_lost(script):
     cells = read_cells(script)
     joined = "\n".join(f"{cell.marker}\n{cell.source}" for cell in cells).strip("\n")
     assert joined == SCRIPT.strip("\n")
+
+
+@pytest.fixture
+def no_options(monkeypatch):
+    for name in ("QKV_FAST", "QKV_TEXTS"):
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever the test sets
+        monkeypatch.delenv(name)
+
+
+def test_without_options_all_sections_run_and_no_variable_is_set(no_options):
+    assert read_options([]) == []
+    assert "QKV_FAST" not in os.environ
+    assert "QKV_TEXTS" not in os.environ
+
+
+def test_options_become_what_the_cells_read(no_options):
+    assert read_options(["--fast", "--section", "9", "2", "--data", "sst2"]) == [9, 2]
+    assert os.environ["QKV_FAST"] == "1"
+    assert os.environ["QKV_TEXTS"] == "sst2"
+
+
+def test_data_may_be_a_file(no_options, tmp_path):
+    path = tmp_path / "my.csv"
+    path.write_text("text,label\n")
+    read_options(["--data", str(path)])
+    assert os.environ["QKV_TEXTS"] == str(path)
+
+
+def test_data_that_is_not_there_is_refused_before_anything_runs(no_options):
+    with pytest.raises(ConfigError, match=r"--data my\.csv is no file and no .* one of reviews,"):
+        read_options(["--data", "my.csv"])
+    assert "QKV_TEXTS" not in os.environ

@@ -1,12 +1,54 @@
-"""Parts of a script in percent format: cells, and the sections that its headings make of them."""
+"""Parts of a script in percent format: its options, its cells, and the sections they make."""
 
+import argparse
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qkv.data.named import SETS
 from qkv.errors import ConfigError
 
+# What the cells read, in a notebook as well.
+FAST, TEXTS = "QKV_FAST", "QKV_TEXTS"
+
 _SECTION = re.compile(r"# ## (\d+) ")
+
+
+def read_options(arguments: Sequence[str] | None = None) -> list[int]:
+    """Read the tutorial's command line into the variables that its cells read.
+
+    Args:
+        arguments: those of the process if not given.
+
+    Returns:
+        The sections to run; none means all.
+
+    Raises:
+        ConfigError: the data are no file and no set that is known by name.
+    """
+    parser = argparse.ArgumentParser(description="Attention and Transformers, section by section.")
+    parser.add_argument("--fast", action="store_true", help="train less: quicker, less accurate")
+    parser.add_argument(
+        "--section", type=int, nargs="+", metavar="N", help="run these sections only"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help=f"texts for section 9: a table with the columns text and label, or {', '.join(SETS)}",
+    )
+    options = parser.parse_args(arguments)
+    if options.fast:
+        os.environ[FAST] = "1"
+    if options.data:
+        if options.data not in SETS and not Path(options.data).exists():
+            raise ConfigError(
+                f"--data {options.data} is no file and no named set; expected a .csv, .tsv, .jsonl "
+                f"or .parquet table, or one of {', '.join(SETS)}"
+            )
+        os.environ[TEXTS] = options.data
+    return options.section or []
 
 
 @dataclass(frozen=True, kw_only=True)
