@@ -1,0 +1,137 @@
+"""ROUGE of summaries by rouge-score, against one reference or the best of several."""
+
+import importlib.metadata
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from qkv.errors import DataError, MissingDependencyError
+from qkv.evaluation.intervals import bootstrap_interval
+
+KINDS = ("rouge1", "rouge2", "rougeL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rouge:
+    """Means over the summaries, 0 to 100.
+
+    Args:
+        precision: share of the summary's units that the reference has.
+        recall: share of the reference's units that the summary has.
+        f1: their harmonic mean, the number that papers report.
+        interval: of the F1, by the bootstrap, 95 %.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryScores:
+    """All scores of some summaries; `dataclasses.asdict` makes JSON values of them.
+
+    Args:
+        count: how many summaries.
+        rouge1: words in common.
+        rouge2: pairs of neighbouring words in common.
+        rouge_l: the longest common subsequence, whose words may have others between them.
+        without_words: how many summaries have only references without a letter a-z or digit, which
+            are all that rouge-score sees; they count as 0.
+        signature: how the scores were computed.
+    """
+
+    count: int
+    rouge1: Rouge
+    rouge2: Rouge
+    rouge_l: Rouge
+    without_words: int
+    signature: str
+
+
+def summary_scores(
+    summaries: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    *,
+    stemmer: bool = True,
+) -> SummaryScores:
+    """Score summaries (Lin 2004, "ROUGE: a package for automatic evaluation of summaries").
+
+    Of several references the one with the highest F1 counts, for each kind of ROUGE by itself. Case
+    and all but a-z and 0-9 are ignored, so this is for English.
+
+    Args:
+        summaries: what a model said.
+        references: one for each summary, or several.
+        stemmer: whether "reports" equals "reported", as in most papers.
+
+    Raises:
+        DataError: nothing to score, other numbers of texts, or no reference that has a word.
+        MissingDependencyError: rouge-score is not installed.
+    """
+    several = _check(summaries, references)
+    scorer = _rouge_scorer().RougeScorer(KINDS, use_stemmer=stemmer)
+    scores = [scorer.score_multi(of, text) for text, of in zip(summaries, several, strict=True)]
+    counts = {len(of_text) for of_text in several}
+    nrefs = counts.pop() if len(counts) == 1 else "var"
+    version = importlib.metadata.version("rouge-score")
+    rouge1, rouge2, rouge_l = (
+        _mean(100 * np.array([of_text[kind] for of_text in scores])) for kind in KINDS
+    )
+    return SummaryScores(
+        count=len(summaries),
+        rouge1=rouge1,
+        rouge2=rouge2,
+        rouge_l=rouge_l,
+        without_words=sum(not any(map(_has_words, of_text)) for of_text in several),
+        signature=f"nrefs:{nrefs}|best:f1|stem:{'yes' if stemmer else 'no'}|rouge-score:{version}",
+    )
+
+
+def _mean(scores: np.ndarray) -> Rouge:
+    """The mean of rows of precision, recall and F1."""
+    precision, recall, f1 = scores.mean(0).tolist()
+    return Rouge(
+        precision=precision, recall=recall, f1=f1, interval=bootstrap_interval(scores[:, 2])
+    )
+
+
+def _check(
+    summaries: Sequence[str], references: Sequence[str | Sequence[str]]
+) -> list[Sequence[str]]:
+    """The references of each summary as a list."""
+    if isinstance(summaries, str) or isinstance(references, str):
+        raise DataError("one text was given; expected a list of summaries, and of references")
+    if len(summaries) != len(references) or not summaries:
+        raise DataError(
+            f"{len(summaries)} summaries and {len(references)} references: expected the same "
+            "number, at least one (was a row left out?)"
+        )
+    several = [[given] if isinstance(given, str) else given for given in references]
+    for row, of_text in enumerate(several, start=1):
+        if not of_text:
+            raise DataError(f"summary {row} has no reference: expected one or more")
+    if not any(_has_words(text) for of_text in several for text in of_text):
+        raise DataError(
+            "no reference has a letter a-z or a digit, which are all that rouge-score sees (is "
+            "this another script than the Latin one?)"
+        )
+    return several
+
+
+def _has_words(text: str) -> bool:
+    return re.search("[a-z0-9]", text.lower()) is not None
+
+
+def _rouge_scorer() -> ModuleType:
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError as error:
+        raise MissingDependencyError(
+            'the scores of a summary need rouge-score: pip install "qkv[train]"'
+        ) from error
+    return rouge_scorer
