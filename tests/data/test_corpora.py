@@ -1,0 +1,46 @@
+"""Named sets of plain text: published sizes and parts."""
+
+import gzip
+
+import pytest
+
+from qkv.data.corpora import SETS, text_set
+from qkv.errors import DataError
+
+
+def test_shakespeare_is_split_as_nanogpt_does(shared_data):
+    (train,) = text_set("tinyshakespeare", "train", shared_data)
+    (validation,) = text_set("tinyshakespeare", "validation", shared_data)
+    assert (len(train), len(validation)) == (1_003_854, 111_540)
+    assert len({*train, *validation}) == 65
+    assert train.startswith("First Citizen:\nBefore we proceed any further, hear me speak.")
+
+
+def test_wikitext_has_its_published_number_of_words(shared_data):
+    for split, size in {"validation": 217_646, "test": 245_569}.items():
+        (text,) = text_set("wikitext2", split, shared_data)
+        assert len(text.split()) + text.count("\n") == size
+
+
+def test_names_come_once_and_in_one_part(shared_data):
+    parts = {split: text_set("names", split, shared_data) for split in SETS["names"]}
+    assert {split: len(part) for split, part in parts.items()} == NAMES
+    names = [name for part in parts.values() for name in part]
+    assert len(names) == len({*names}) == 29_494
+    assert {*"".join(names)} == {*"abcdefghijklmnopqrstuvwxyz"}
+
+
+NAMES = {"train": 23_736, "validation": 2_872, "test": 2_886}
+
+
+def test_what_is_not_there_is_answered_with_what_is(tmp_path):
+    with pytest.raises(DataError, match="no data set 'pile': expected tinyshakespeare, wikitext2"):
+        text_set("pile", "train")
+    with pytest.raises(DataError, match="no part 'train' of wikitext2: expected validation, test"):
+        text_set("wikitext2", "train")
+    (tmp_path / "wikitext2").mkdir()
+    with pytest.raises(DataError, match=r"cannot read .*wikitext2.valid\.txt\.gz"):
+        text_set("wikitext2", "validation", tmp_path)
+    (tmp_path / "wikitext2" / "test.txt.gz").write_bytes(gzip.compress(b" \n"))
+    with pytest.raises(DataError, match=r"test\.txt\.gz is empty: expected a text"):
+        text_set("wikitext2", "test", tmp_path)

@@ -1,0 +1,146 @@
+"""Named sets of translations: sizes, languages, parts that share no sentence, broken files."""
+
+import gzip
+import zipfile
+
+import pytest
+
+from qkv.data.translations import LANGUAGES, SETS, linked, plain, tatoeba, translation_set
+from qkv.errors import DataError
+
+
+def write_tatoeba(folder, text):
+    (folder / "tatoeba_deu_eng").mkdir()
+    path = folder / "tatoeba_deu_eng" / "deu-eng.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("_about.txt", "see there")
+        archive.writestr("deu.txt", text)
+    return path
+
+
+def test_sentences_are_linked_over_any_number_of_translations():
+    pairs = [("b", "x"), ("c", "y"), ("b", "z"), ("a", "z"), ("d", "y"), ("e", "w")]
+    assert linked(pairs) == ["a", "c", "a", "a", "c", "e"]
+    assert linked(pairs[::-1]) == ["e", "c", "a", "a", "c", "a"]
+    chain = [(f"s{i}", f"t{i // 2}") for i in range(0, 7)] + [("s1", "t1"), ("s3", "t2")]
+    assert {*linked(chain[:-2])} == {"s0", "s2", "s4", "s6"}
+    assert {*linked(chain)} == {"s0", "s6"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Don't go!", "do not go"),
+        ("I’m here.", "I am here!"),
+        ("Wir, die...", "wir die"),
+        ("We've won", "WE HAVE WON"),
+    ],
+)
+def test_near_copies_are_plainly_the_same(one, other):
+    assert len({*plain([one, other])}) == 1
+
+
+def test_signs_alone_are_not_all_the_same():
+    assert len({*plain(["?!", "..."])}) == 2
+
+
+def test_parts_of_tatoeba_share_no_sentence(tmp_path):
+    lines = [f"Sentence {i}.\tSatz {i}." for i in range(2_000)]
+    lines += [f"sentence {i}!\tEin Satz {i}." for i in range(0, 2_000, 3)]
+    lines += [f"Another {i}.\tEin Satz {i}." for i in range(0, 2_000, 7)]
+    write_tatoeba(tmp_path, "\n".join(lines) + "\n")
+    parts = tatoeba(tmp_path)
+    assert sorted(pair for part in parts.values() for pair in part) == sorted(
+        tuple(line.split("\t")) for line in lines
+    )
+    assert len(parts["train"]) > 0.9 * len(lines)
+    assert len(parts["validation"]) > 5
+    assert len(parts["test"]) > 5
+    for side in (0, 1):
+        plains = [{*plain([pair[side] for pair in part])} for part in parts.values()]
+        assert sum(map(len, plains)) == len(set.union(*plains))
+
+
+def test_the_real_tatoeba(shared_data):
+    parts = tatoeba(shared_data)
+    assert {split: len(part) for split, part in parts.items()} == TATOEBA
+    assert sum(TATOEBA.values()) == 169_813
+    assert parts["train"][0] == ("Hi.", "Hallo!")
+    for side in (0, 1):
+        plains = [{*plain([pair[side] for pair in part])} for part in parts.values()]
+        assert sum(map(len, plains)) == len(set.union(*plains))
+
+
+TATOEBA = {"train": 166_369, "validation": 1_674, "test": 1_770}
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "size"),
+    [
+        ("multi30k", "test", 1_000),
+        ("small_parallel_enja", "train", 50_000),
+        ("small_parallel_enja", "validation", 500),
+        ("small_parallel_enja", "test", 500),
+    ],
+)
+def test_the_real_sets_have_their_published_sizes(shared_data, name, split, size):
+    pairs = translation_set(name, split, data_dir=shared_data)
+    assert len(pairs) == size
+    assert all(source.strip() and target.strip() for source, target in pairs)
+
+
+def test_the_first_pair_is_that_of_the_files(shared_data):
+    assert translation_set("small_parallel_enja", "train", data_dir=shared_data)[0] == (
+        "i can 't tell who will arrive first .",
+        "誰 が 一番 に 着 く か 私 に は 分か り ま せ ん 。",
+    )
+
+
+def test_languages_may_be_turned_round(tmp_path):
+    write_tatoeba(tmp_path, "Hi.\tHallo!\r\nGo.\tGeh.")
+    pairs = [pair for part in tatoeba(tmp_path).values() for pair in part]
+    assert sorted(pairs) == [("Go.", "Geh."), ("Hi.", "Hallo!")]
+    turned = [
+        pair
+        for split in SETS["tatoeba"]
+        for pair in translation_set("tatoeba", split, ("de", "en"), tmp_path)
+    ]
+    assert sorted(turned) == [("Geh.", "Go."), ("Hallo!", "Hi.")]
+    (tmp_path / "small_parallel_enja").mkdir()
+    for language, text in {"en": "hi", "ja": "やあ"}.items():
+        path = tmp_path / "small_parallel_enja" / f"dev.{language}.gz"
+        path.write_bytes(gzip.compress(text.encode()))
+    assert translation_set("small_parallel_enja", "validation", ("ja", "en"), tmp_path) == [
+        ("やあ", "hi")
+    ]
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("languages", [("en", "fr"), ("en", "en"), ("xx", "de")])
+def test_a_language_that_is_not_there_is_refused(tmp_path, name, languages):
+    source, target = languages
+    known = ", ".join(LANGUAGES[name])
+    with pytest.raises(
+        DataError, match=f"no {name} from '{source}' to '{target}': expected two of {known}"
+    ):
+        translation_set(name, "train", languages, tmp_path)
+
+
+def test_broken_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="no data set 'wmt': expected multi30k, tatoeba, small_par"):
+        translation_set("wmt", "train")
+    with pytest.raises(DataError, match="no part 'dev' of tatoeba: expected train, validation"):
+        translation_set("tatoeba", "dev")
+    path = write_tatoeba(tmp_path, "Hi.\tHallo!\nGo.\n")
+    with pytest.raises(DataError, match=r"deu-eng\.zip, deu\.txt, line 2, has 1 fields, expected"):
+        tatoeba(tmp_path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"cannot read deu\.txt in .*deu-eng\.zip: .*cut short"):
+        tatoeba(tmp_path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fra.txt", "Hi.\tSalut!")
+    with pytest.raises(DataError, match=r"cannot read deu\.txt in .*no item named 'deu.txt'"):
+        tatoeba(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"cannot read deu\.txt in .*No such file"):
+        tatoeba(tmp_path)
