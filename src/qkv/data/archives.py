@@ -1,0 +1,38 @@
+"""Files packed in a tar, read in memory: nothing is written to disk."""
+
+import gzip
+import lzma
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+
+from qkv.errors import DataError
+
+
+def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
+    """The names and contents of the files in a tar, packed or not, in its order.
+
+    Folders and links are passed over, and so are hidden files, such as the "._name" of macOS.
+
+    Raises:
+        DataError: the file is missing, no tar, cut short, or has no files.
+    """
+    n_files = 0
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if not member.isfile() or member.name.rsplit("/", 1)[-1].startswith("."):
+                    continue
+                content = archive.extractfile(member).read()
+                n_files += 1
+                yield member.name.removeprefix("./"), content
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        first_line = str(error).split("\n")[0].removesuffix(":")
+        raise DataError(
+            f"{path} is no whole tar: {first_line} (after {n_files} files; was it cut short?)"
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error} (is the path right?)") from error
+    if not n_files:
+        raise DataError(f"{path} is a tar without files: expected one or more")

@@ -1,0 +1,138 @@
+"""Texts with summaries: formats from made-up files, real sets by their sizes alone."""
+
+import gzip
+import io
+import json
+import tarfile
+
+import pytest
+
+from qkv.data.archives import read_members
+from qkv.data.summaries import SETS, Summarized, read_aeslc, read_dialogsum, summary_set
+from qkv.errors import DataError
+
+SIZES = {
+    ("aeslc", "validation"): (1_960, 4),
+    ("aeslc", "test"): (1_906, 4),
+    ("dialogsum", "validation"): (500, 1),
+    ("dialogsum", "test"): (500, 3),
+}
+
+
+def pack(path, files, mode="w:gz"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            content = content if isinstance(content, bytes) else content.encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(("name", "split"), SIZES)
+def test_the_real_sets_have_their_published_sizes(shared_data, name, split):
+    examples = summary_set(name, split, shared_data)
+    n_examples, n_summaries = SIZES[name, split]
+    assert len(examples) == n_examples
+    # Not even a failure may quote these texts.
+    assert {len(example.summaries) for example in examples} == {n_summaries}
+    assert not any("@subject" in example.text for example in examples)
+    assert all(example.text.strip() and all(example.summaries) for example in examples)
+
+
+def test_the_news_are_parted_by_their_text(shared_data):
+    parts = {split: summary_set("ag_news", split, shared_data) for split in SETS["ag_news"]}
+    assert {split: len(part) for split, part in parts.items()} == NEWS
+    assert sum(NEWS.values()) == 7_600
+    texts = [{example.text for example in part} for part in parts.values()]
+    assert sum(map(len, texts)) == len(set.union(*texts))
+    first = next(example for part in parts.values() for example in part if "T N" in str(example))
+    assert first.summaries == ("Fears for T N pension after talks",)
+
+
+NEWS = {"train": 6_059, "validation": 788, "test": 753}
+
+
+def test_mail_is_parted_at_its_marks(tmp_path):
+    files = {
+        "dev/b.subject": "Bring your own cup.\n\nNo @subject here.\n\n@subject\nCups\n\n@ann0\n\n"
+        "Bring a cup\n@ann1\r\nCup\n",
+        "dev/a.subject": "Ünïcode\n@subject \nOne",
+    }
+    assert read_aeslc(pack(tmp_path / "dev.tar.gz", files)) == [
+        Summarized("Bring your own cup.\n\nNo @subject here.", ("Cups", "Bring a cup", "Cup")),
+        Summarized("Ünïcode", ("One",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["secret words\n", "\n@subject\nsecret\n", "secret\n@subject\n\n@ann0\nx", "secret\n@ann0\nx"],
+)
+def test_mail_of_another_form_is_named_and_not_quoted(tmp_path, text):
+    path = pack(tmp_path / "dev.tar.gz", {"dev/good": "a\n@subject\nb", "dev/bad": text})
+    with pytest.raises(DataError, match=r"dev/bad in .*dev\.tar\.gz has the marks \[") as error:
+        read_aeslc(path)
+    assert "secret" not in str(error.value)
+
+
+def test_a_dialogue_may_have_several_summaries(tmp_path):
+    rows = [
+        {"fname": "a", "dialogue": "#Person1#: Hi.\n", "summary": " Greeting ", "topic": "t"},
+        {"dialogue": "x", "summary2": "two", "summary1": "one", "topic1": "t"},
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_dialogsum(path) == [
+        Summarized("#Person1#: Hi.", ("Greeting",)),
+        Summarized("x", ("one", "two")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"dialogue": "x"', r"d\.jsonl, line 2, is no JSON"),
+        ("[]", r"line 2, has the fields \[\]; expected a dialogue, and a summary"),
+        ('{"dialogue": "x"}', r"line 2, has the fields \['dialogue'\]"),
+        ('{"summary": "x"}', r"has the fields \['summary'\]"),
+        ('{"dialogue": "x", "summary": ""}', r"fields \['dialogue', 'summary'\]; .*none of them"),
+        ('{"dialogue": 5, "summary": "x"}', r"fields \['dialogue', 'summary'\]"),
+    ],
+)
+def test_a_dialogue_of_another_form_is_named_by_line(tmp_path, line, message):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"dialogue": "x", "summary": "y"}\n' + line)
+    with pytest.raises(DataError, match=message):
+        read_dialogsum(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.txz", "w:xz")]
+)
+def test_a_tar_is_read_however_it_is_packed(tmp_path, name, mode):
+    files = {"./x/1": b"one", "x/._1": b"a shadow of macOS", "y": b""}
+    assert list(read_members(pack(tmp_path / name, files, mode))) == [("x/1", b"one"), ("y", b"")]
+
+
+def test_a_broken_tar_says_how_far_it_went(tmp_path):
+    path = pack(tmp_path / "a.tar.gz", {f"{i}": bytes(range(256)) * 99 for i in range(5)})
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], b"no tar", content[:20] + b"xx" + content[22:]):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match=r"a\.tar\.gz is no whole tar: .*after \d files"):
+            list(read_members(path))
+    path.write_bytes(gzip.compress(gzip.decompress(content)[:1_000]))
+    with pytest.raises(DataError, match=r"a\.tar\.gz is no whole tar: unexpected end of data"):
+        list(read_members(path))
+    with pytest.raises(DataError, match=r"a\.tar is a tar without files"):
+        list(read_members(pack(tmp_path / "a.tar", {}, "w")))
+    with pytest.raises(DataError, match=r"cannot read .*none\.tar"):
+        list(read_members(tmp_path / "none.tar"))
+
+
+def test_what_is_not_there_is_answered_with_what_is():
+    with pytest.raises(DataError, match="no data set 'xsum': expected aeslc, dialogsum, ag_news"):
+        summary_set("xsum", "train")
+    with pytest.raises(DataError, match="no part 'train' of dialogsum: expected validation, test"):
+        summary_set("dialogsum", "train")
