@@ -6,8 +6,10 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
@@ -127,14 +129,40 @@ def read_image(path: str | os.PathLike[str]) -> "PIL.Image.Image":
             f"a {type(path).__name__} was given as an image; expected a path, or an image of "
             "Pillow (PIL.Image.fromarray makes one of an array)"
         )
+    with opened(path, str(path)) as image:
+        return pillow.ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def opened(file: str | os.PathLike[str] | BytesIO, name: str) -> Iterator["PIL.Image.Image"]:
+    """Open an image file, whose pixels are read when they are asked for.
+
+    Args:
+        file: path, or the content.
+        name: what an error calls it.
+
+    Raises:
+        DataError: if there is no such file, it is no image, or it is broken.
+        MissingDependencyError: if Pillow is not installed.
+    """
+    pillow = _pillow()
     try:
-        with pillow.Image.open(path) as image:
-            return pillow.ImageOps.exif_transpose(image)
+        with pillow.Image.open(file) as image:
+            yield image
     except pillow.UnidentifiedImageError as error:
-        raise DataError(f"{path} is no image, or of a kind that Pillow does not know") from error
+        raise DataError(f"{name} is no image, or of a kind that Pillow does not know") from error
     # A broken PNG is a SyntaxError to Pillow.
     except (OSError, SyntaxError, ValueError, pillow.Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+        raise DataError(f"{name} cannot be read as an image: {error}") from error
+
+
+def from_array(pixels: np.ndarray) -> "PIL.Image.Image":
+    """An image of bytes: (height, width) is grey, (height, width, 3) RGB.
+
+    Raises:
+        MissingDependencyError: if Pillow is not installed.
+    """
+    return _pillow().Image.fromarray(pixels)
 
 
 def convert(

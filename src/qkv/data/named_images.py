@@ -1,0 +1,140 @@
+"""Named sets of images with classes."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from qkv.data.idx import read_idx
+from qkv.data.image_sets import ImageSet, read_image_archive, read_image_folder
+from qkv.data.images import from_array
+from qkv.data.labels import Labels
+from qkv.data.parts import check_part
+from qkv.data.text import find_data
+from qkv.errors import DataError, MissingDependencyError
+
+SETS = {
+    "digits": ("train", "validation", "test"),
+    "fashion_mnist": ("train", "validation", "test"),
+    "cifar10": ("train", "validation", "test"),
+    "hymenoptera": ("train", "validation"),
+}
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of its package dataset-fashion-mnist
+FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+N_VALIDATION = {"digits": 180, "fashion_mnist": 5_000}
+
+
+def image_set(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
+    """One part of a named set; see `find_data`.
+
+    "digits", 8 x 8, of scikit-learn, split in halves as in its own example of classifying them, in
+    order, as one half's writers wrote little of the other: 718 to train, 180 to validate, 899 to
+    test. "fashion_mnist", 28 x 28 (Xiao et al. 2017): of the 60,000 to train the last 5,000
+    validate; see `fashion_mnist` for where it is looked for. "cifar10", 32 x 32, a part of it,
+    through JPEG (Krizhevsky 2009): 18,000, 2,000, 5,000. "hymenoptera", photographs of ants and
+    bees of all sizes.
+
+    Raises:
+        DataError: an unknown name or part, or files that are not found or broken.
+        MissingDependencyError: Pillow is not installed, or scikit-learn for its digits.
+    """
+    check_part(name, split, SETS)
+    if name == "hymenoptera":
+        folder = find_data("hymenoptera_160", data_dir)
+        return read_image_folder(folder / ("val" if split == "validation" else split))
+    if name == "cifar10":
+        return _cifar10(split, find_data("cifar10_jpeg", data_dir))
+    pixels, classes, names = digits(split) if name == "digits" else fashion_mnist(split, data_dir)
+    if split != "test":
+        end = len(pixels) - N_VALIDATION[name]
+        chosen = slice(end) if split == "train" else slice(end, None)
+        pixels, classes = pixels[chosen], classes[chosen]
+    return ImageSet(
+        [f"image {i} of {name}, {split}" for i in range(len(pixels))],
+        [int(number) for number in classes],
+        Labels(names),
+        lambda i: from_array(pixels[i]),
+    )
+
+
+def digits(split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The halves of scikit-learn's digits, "test" or any other: pixels, classes, and their names.
+
+    Its 17 greys, 0 to 16, become 0 to 255.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingDependencyError(
+            'the digits come with scikit-learn: pip install "qkv[train]"'
+        ) from error
+    given = load_digits()
+    pixels = np.round(given.images * (255 / 16)).astype(np.uint8)
+    half = slice(len(pixels) // 2, None) if split == "test" else slice(len(pixels) // 2)
+    return pixels[half], given.target[half], tuple("0123456789")
+
+
+def fashion_mnist(
+    split: str, data_dir: str | os.PathLike[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The files of Fashion-MNIST, those of "test" or else of training: pixels, classes, names.
+
+    They are looked for in the folder "fashion-mnist" of the data folder, and where that has none,
+    where Debian's package dataset-fashion-mnist puts them.
+
+    Raises:
+        DataError: they are in neither folder, or broken, or do not belong together.
+    """
+    given = data_dir or os.environ.get("QKV_DATA")
+    folders = [*([Path(given, "fashion-mnist")] if given else []), DEBIAN]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        raise DataError(
+            f"no Fashion-MNIST: looked for {' and '.join(map(str, folders))} (on Debian: apt "
+            "install dataset-fashion-mnist)"
+        )
+    prefix = "t10k" if split == "test" else "train"
+    images, of_classes = (
+        _packed_or_not(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+    )
+    pixels, classes = read_idx(images, 3), read_idx(of_classes, 1)
+    if len(pixels) != len(classes) or not len(pixels) or classes.max() >= len(FASHION):
+        raise DataError(
+            f"{images} has {len(pixels)} images, and {of_classes} {len(classes)} classes up to "
+            f"{classes.max(initial=0)}; expected as many, at least one, and classes from 0 to "
+            f"{len(FASHION) - 1} (of different parts?)"
+        )
+    return pixels, classes, FASHION
+
+
+def _packed_or_not(folder: Path, name: str) -> Path:
+    packed = folder / f"{name}.gz"
+    return packed if packed.exists() else folder / name
+
+
+def _cifar10(split: str, folder: Path) -> ImageSet:
+    if split == "test":
+        return read_image_archive(folder / "test_5k.tar.gz")
+    images = read_image_archive(folder / "train_20k.tar.gz")
+    # The last tenth of each class, which come one after the other.
+    seen, rows = [0] * len(images.labels), list[int]()
+    counts = [images.classes.count(number) for number in range(len(images.labels))]
+    for row, number in enumerate(images.classes):
+        seen[number] += 1
+        if (seen[number] > 0.9 * counts[number]) == (split == "validation"):
+            rows.append(row)
+    return images.select(rows)

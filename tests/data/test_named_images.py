@@ -1,0 +1,190 @@
+"""Named sets of images and IDX files: published sizes, and files that are not what they say."""
+
+import gzip
+import os
+import struct
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qkv.data import named_images
+from qkv.data.idx import read_idx
+from qkv.data.named_images import FASHION, fashion_mnist, image_set
+from qkv.errors import DataError, MissingDependencyError
+
+pytest.importorskip("PIL")
+
+
+def idx(array):
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("name", ["a-ubyte", "a-ubyte.gz"])
+@pytest.mark.parametrize("shape", [(7, 3, 5), (11,), (0, 3, 5)])
+def test_an_array_comes_back(tmp_path, name, shape):
+    array = np.random.default_rng(0).integers(0, 256, shape)
+    content = idx(array)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    found = read_idx(tmp_path / name, len(shape))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, array)
+
+
+IMAGES = idx(np.arange(105).reshape(7, 3, 5))
+BROKEN = {
+    "nothing": (b"", "begins with nothing, expected 00 00 08 03, an IDX file of bytes with 3 dim"),
+    "only the beginning": (IMAGES[:10], "begins with 00 00 08 03, expected 00 00 08 03"),
+    "classes": (idx(np.arange(5)), "begins with 00 00 08 01, expected .*are the files swapped"),
+    "floats": (b"\0\0\x0d\x03" + IMAGES[4:], "begins with 00 00 0d 03, expected 00 00 08 03"),
+    "packed": (gzip.compress(IMAGES), r"begins with 1f 8b .*packed without \.gz in its name"),
+    "cut short": (IMAGES[:-1], "has 104 numbers, expected 105, as its header says 7 x 3 x 5"),
+    "too long": (IMAGES + b"\0", "has 106 numbers, expected 105"),
+    "huge": (
+        struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3),
+        "has 0 numbers, expected 79228162458924105385300197375, as its header",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, name):
+    content, message = BROKEN[name]
+    (tmp_path / "images").write_bytes(content)
+    with pytest.raises(DataError, match=rf"images {message}"):
+        read_idx(tmp_path / "images", 3)
+
+
+def write_fashion(folder, n_train=12, n_test=4, packed=True):
+    (folder / "fashion-mnist").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for prefix, n in {"train": n_train, "t10k": n_test}.items():
+        arrays = {
+            "images-idx3": rng.integers(0, 256, (n, 28, 28)),
+            "labels-idx1": np.arange(n) % 10,
+        }
+        for kind, array in arrays.items():
+            content = gzip.compress(idx(array)) if packed else idx(array)
+            name = f"{prefix}-{kind}-ubyte" + ".gz" * packed
+            (folder / "fashion-mnist" / name).write_bytes(content)
+    return folder / "fashion-mnist"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_fashion_mnist_is_found_in_the_data_folder(tmp_path, monkeypatch, packed):
+    write_fashion(tmp_path, packed=packed)
+    monkeypatch.setitem(named_images.N_VALIDATION, "fashion_mnist", 5)
+    train, validation, test = (
+        image_set("fashion_mnist", split, tmp_path) for split in ("train", "validation", "test")
+    )
+    assert [len(part) for part in (train, validation, test)] == [7, 5, 4]
+    assert train.labels.names == FASHION
+    assert (train.classes, validation.classes) == ((0, 1, 2, 3, 4, 5, 6), (7, 8, 9, 0, 1))
+    pixels, classes, _ = fashion_mnist("train", tmp_path)
+    assert np.array_equal((train + validation).pixels("L")[:, 0], pixels)
+    assert np.array_equal((train + validation).classes, classes)
+    assert train[0].size == (28, 28)
+    assert train.names[3] == "image 3 of fashion_mnist, train"
+
+
+def test_fashion_mnist_that_is_missing_or_mixed_up_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(named_images, "DEBIAN", tmp_path / "nowhere")
+    monkeypatch.setenv("QKV_DATA", str(tmp_path))
+    with pytest.raises(
+        DataError, match=rf"looked for {tmp_path}.fashion-mnist and {tmp_path}.nowhere \(on Debian"
+    ):
+        fashion_mnist("train")
+    folder = write_fashion(tmp_path)
+    assert len(fashion_mnist("train")[0]) == 12
+    images, labels = (folder / f"train-{k}-ubyte.gz" for k in ("images-idx3", "labels-idx1"))
+    labels.write_bytes((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
+    with pytest.raises(DataError, match=r"has 12 images, and .*labels-idx1-ubyte\.gz 4 classes up"):
+        fashion_mnist("train")
+    labels.write_bytes(gzip.compress(idx(np.arange(12))))
+    with pytest.raises(DataError, match=r"12 classes up to 11; expected .* from 0 to 9"):
+        fashion_mnist("train")
+    labels.write_bytes(images.read_bytes())
+    with pytest.raises(DataError, match="begins with 00 00 08 03, expected 00 00 08 01"):
+        fashion_mnist("train")
+    images.unlink()
+    with pytest.raises(DataError, match=r"cannot read .*train-images-idx3-ubyte"):
+        fashion_mnist("train")
+
+
+def test_the_real_fashion_mnist():
+    given = Path(os.environ.get("QKV_DATA", "/nowhere"), "fashion-mnist")
+    if not (given.is_dir() or named_images.DEBIAN.is_dir()):
+        pytest.skip("needs Fashion-MNIST: Debian's package dataset-fashion-mnist")
+    pixels, classes, names = fashion_mnist("test")
+    assert pixels.shape == (10_000, 28, 28)
+    assert {*Counter(classes.tolist()).values()} == {1_000}
+    # The mean that everyone normalizes by is of the training images, 0.2860; this is close.
+    assert pixels.mean() / 255 == pytest.approx(0.2868, abs=0.0005)
+    assert names[classes[0]] == "Ankle boot"
+    training, of_training, _ = fashion_mnist("train")
+    assert training.shape == (60_000, 28, 28)
+    assert {*Counter(of_training.tolist()).values()} == {6_000}
+    assert (training.mean() / 255, training.std() / 255) == pytest.approx(
+        (0.2860, 0.3530), abs=1e-4
+    )
+
+
+def test_the_digits_are_split_as_scikit_learn_does():
+    datasets, selection = pytest.importorskip("sklearn.datasets"), "sklearn.model_selection"
+    given = datasets.load_digits()
+    split = pytest.importorskip(selection).train_test_split(
+        given.images, given.target, test_size=0.5, shuffle=False
+    )
+    train, validation, test = (
+        image_set("digits", part) for part in ("train", "validation", "test")
+    )
+    assert [len(part) for part in (train, validation, test)] == [718, 180, 899]
+    assert (train.classes + validation.classes, test.classes) == (
+        tuple(split[2].tolist()),
+        tuple(split[3].tolist()),
+    )
+    # 17 greys stay as many, the darkest 0 and the lightest 255.
+    pixels = (train + validation).pixels("L")[:, 0].numpy()
+    assert np.array_equal(np.round(pixels * (16 / 255)), split[0])
+    assert (len(np.unique(pixels)), pixels.min(), pixels.max()) == (17, 0, 255)
+
+
+def test_the_real_cifar(shared_data):
+    test = image_set("cifar10", "test", shared_data)
+    assert Counter(test.classes) == dict.fromkeys(range(10), 500)
+    assert test.labels.names[:3] == ("airplane", "automobile", "bird")
+    assert test.select(range(0, 5_000, 97)).pixels("RGB").shape == (52, 3, 32, 32)
+    validation = image_set("cifar10", "validation", shared_data)
+    assert Counter(validation.classes) == dict.fromkeys(range(10), 200)
+    # Of each class's 2,000 files the last 200.
+    files = {int(name.split(".jpg")[0].rsplit("/", 1)[-1]) for name in validation.names}
+    assert files == {*range(1_800, 2_000)}
+
+
+def test_the_real_hymenoptera(shared_data):
+    train, validation = (
+        image_set("hymenoptera", part, shared_data) for part in ("train", "validation")
+    )
+    assert (Counter(train.classes), Counter(validation.classes)) == (
+        {0: 123, 1: 121},
+        {0: 70, 1: 83},
+    )
+    assert train.labels.names == ("ants", "bees")
+    assert len({train[i].size for i in range(0, 244, 31)}) > 1
+
+
+def test_what_is_not_there_is_answered_with_what_is(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no data set 'mnist': expected digits, fashion_mnist"):
+        image_set("mnist", "train")
+    with pytest.raises(
+        DataError, match="no part 'test' of hymenoptera: expected train, validation"
+    ):
+        image_set("hymenoptera", "test")
+    with pytest.raises(DataError, match="no data set 'cifar10_jpeg': looked for the folder"):
+        image_set("cifar10", "test", tmp_path)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(MissingDependencyError, match=r"scikit-learn: pip install \"qkv\[train\]"):
+        image_set("digits", "train")
