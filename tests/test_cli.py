@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -5,7 +7,8 @@ from tests.checkpoints.folders import contents, write
 
 import qkv.cli as cli
 from qkv.checkpoints.registry import FAMILIES
-from qkv.errors import ConfigError, DataError
+from qkv.errors import ConfigError, DataError, Interrupted
+from qkv.tasks.console import show_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +201,85 @@ def test_a_missing_argument_is_named(capsys):
 
 
 def test_a_table_in_a_pipe_has_one_line_a_row(capsys):
-    cli._show("a title", [{"name": "x", "value": "words " * 100 + "[not markup]"}])
+    title = "a title that is longer than its table, and [no markup]"
+    show_table(title, [{"name": "x", "value": ":smile: " * 100 + "[not markup]"}])
+    show_table(title, [{"name": "x"}])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6  # title, edge, head, edge, row, edge
-    assert "words words [not markup]" in lines[4]
+    assert len(lines) == 12  # title, edge, head, edge, row, edge
+    assert lines[0] == lines[6] == title
+    assert ":smile: :smile: [not markup]" in lines[4]
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Put a command on the command line that takes any number of texts; list its calls."""
+    received = []
+
+    def say(name: str, /, *words: str, loud: bool = False, times: int = 1) -> None:
+        """Say words.
+
+        Args:
+            name: who says them.
+            words: any of them.
+            loud: in capitals.
+            times: how often.
+        """
+        received.append((name, words, loud, times))
+
+    monkeypatch.setitem(cli.COMMANDS, "say", say)
+    return received
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("me", ("me", (), False, 1)),
+        ("me a b", ("me", ("a", "b"), False, 1)),
+        ("me a b --loud", ("me", ("a", "b"), True, 1)),
+        ("--loud me a b", ("me", ("a", "b"), True, 1)),
+        ("me --loud a --times 3 b", ("me", ("a", "b"), True, 3)),
+        ("me a --times=3 b", ("me", ("a", "b"), False, 3)),
+        ("--times 3 -- me --loud -x", ("me", ("--loud", "-x"), False, 3)),
+    ],
+)
+def test_words_stand_anywhere_between_the_options(heard, line, call):
+    assert cli.main(["say", *line.split()]) == 0
+    assert heard == [call]
+
+
+def test_a_flag_and_any_number_of_words_have_help(heard, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["say", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    for words in ("--loud in capitals.", "[words ...]", "words any of them.", "--times TIMES"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    "line", ["me --loud=yes", "me --loudly", "me --times often", "", "--times"]
+)
+def test_a_wrong_option_beside_words_is_one_line(heard, capsys, line):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["say", *line.split()])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("qkv: error: ")
+    assert error.endswith("--help lists all options)\n")
+    assert error.count("\n") == 1
+    assert not heard
+
+
+def test_an_interrupted_run_says_so_and_exits_by_its_signal(monkeypatch, capsys):
+    stopped = fail_with(Interrupted("stopped at step 3 of 7", signal=15))
+    monkeypatch.setitem(cli.COMMANDS, "wait", stopped)
+    assert cli.main(["wait"]) == 143
+    assert capsys.readouterr().err == "qkv: stopped at step 3 of 7\n"
+
+
+def test_a_reader_that_has_enough_ends_it_quietly():
+    code = "import qkv.cli as cli; cli.COMMANDS['info'] = lambda: print('x' * 10**6); "
+    command = [sys.executable, "-c", f"{code} raise SystemExit(cli.main(['info']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.wait() == 141

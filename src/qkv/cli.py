@@ -1,22 +1,16 @@
-"""The command ``qkv``: each subcommand is a function, its options are the function's arguments.
-
-What a function takes by position only has no name on the command line either.
-"""
+"""The command ``qkv``: each subcommand is a function, its options are the function's arguments."""
 
 import importlib.metadata
+import os
 import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from inspect import Parameter, signature
+from inspect import signature
 from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
-from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.table import Table
 
 from qkv.checkpoints.overview import (
     FORMATS,
@@ -26,7 +20,11 @@ from qkv.checkpoints.overview import (
     list_refused,
 )
 from qkv.checkpoints.registry import FAMILIES, family_of
-from qkv.errors import ConfigError, DataError, Interrupted, QKVError
+from qkv.errors import ConfigError, Interrupted, QKVError
+from qkv.tasks import arguments as command_line
+from qkv.tasks.classification_recipe import train_classifier
+from qkv.tasks.classify_command import classify, evaluate
+from qkv.tasks.console import show_table
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
 from qkv.tasks.dates import train_dates
 from qkv.tasks.inspection import describe_model, inspect_model, size
@@ -43,7 +41,7 @@ def info() -> None:
     }
     for extra, missing in _extras().items():
         facts[f"extra {extra}"] = f"without {', '.join(missing)}" if missing else "installed"
-    _show("installed", [{"what": what, "value": value} for what, value in facts.items()])
+    show_table("installed", [{"what": what, "value": value} for what, value in facts.items()])
 
 
 def models(*, family: str | None = None) -> None:
@@ -53,14 +51,14 @@ def models(*, family: str | None = None) -> None:
         family: a model_type such as bert: what is implemented of it, and what is refused.
     """
     if family is None:
-        _show("families", list_families(FAMILIES.values()))
-        _show("zoo", list_zoo())
-        _show("formats that qkv convert reads as well", FORMATS)
+        show_table("families", list_families(FAMILIES.values()))
+        show_table("zoo", list_zoo())
+        show_table("formats that qkv convert reads as well", FORMATS)
         return
     found = family_of(family)
-    _show("architectures of config.json", list_architectures(found))
-    _show("fields of config.json", list_fields(found))
-    _show("refused unless", list_refused(found))
+    show_table("architectures of config.json", list_architectures(found))
+    show_table("fields of config.json", list_fields(found))
+    show_table("refused unless", list_refused(found))
 
 
 def convert(
@@ -79,9 +77,11 @@ def convert(
         dtype: of the weights; that of the source unless given.
     """
     loaded = convert_model(source, folder, dtype=getattr(torch, dtype) if dtype else None)
-    _show("read", describe_model(loaded))
+    show_table("read", describe_model(loaded))
     files = checkpoint_files(folder)
-    _show("written", [{"file": str(file), "size": size(file.stat().st_size)} for file in files])
+    show_table(
+        "written", [{"file": str(file), "size": size(file.stat().st_size)} for file in files]
+    )
 
 
 def inspect(model: str, /) -> None:
@@ -92,18 +92,7 @@ def inspect(model: str, /) -> None:
             llama2.c (.bin) or CTranslate2 (model.bin).
     """
     for title, rows in inspect_model(read_model(model)).items():
-        _show(title, rows)
-
-
-def _show(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Print a table; into a pipe each row is one line, however long."""
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, highlight=False).print(table)
+        show_table(title, rows)
 
 
 def _devices() -> Iterator[str]:
@@ -135,16 +124,16 @@ def _installed(package: str) -> bool:
     return True
 
 
-def train(*, config: Path) -> None:
+def train(recipe: Path, /) -> None:
     """Train a model as a recipe says: qkv train RECIPE.yaml --any.field VALUE.
 
     Which fields there are depends on the recipe's task: qkv train RECIPE.yaml --help. The same
     command again goes on where a run was stopped.
 
     Args:
-        config: the recipe, in YAML.
+        recipe: in YAML; it comes first.
     """
-    raise ConfigError(f"{config} was not read as a recipe")  # its task's function stands here
+    raise ConfigError(f"{recipe} was not read as a recipe")  # its task's function stands here
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -153,14 +142,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "convert": convert,
     "train": train,
+    "evaluate": evaluate,
+    "classify": classify,
 }
 
 # What `task` in a recipe may say.
-RECIPES: dict[str, Callable[..., None]] = {"dates": train_dates}
+RECIPES: dict[str, Callable[..., None]] = {"classify": train_classifier, "dates": train_dates}
 
 
-def _parser(commands: Mapping[str, Callable[..., None]]) -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser(commands: Mapping[str, Callable[..., None]]) -> command_line.OneLineParser:
+    parser = command_line.OneLineParser(
         prog="qkv",
         description="Attention and Transformers in PyTorch.",
         version=importlib.metadata.version("qkv"),
@@ -168,48 +159,42 @@ def _parser(commands: Mapping[str, Callable[..., None]]) -> ArgumentParser:
     subcommands = parser.add_subcommands(dest="command")
     for name, function in commands.items():
         summary = (function.__doc__ or "").partition("\n")[0]
-        command = ArgumentParser(description=summary)
-        command.add_function_arguments(function, as_positional=bool(_by_position(function)))
-        if function in RECIPES.values():
-            command.add_argument("--config", action="config", help="a recipe, in YAML")
-            command.add_argument("--task", help="of the recipe", choices=tuple(RECIPES))
+        command = command_line.OneLineParser(description=summary)
+        add = _add_recipe if function in RECIPES.values() else command_line.add_command
+        add(command, function)
         subcommands.add_subcommand(name, command, help=summary)
     return parser
 
 
-def _by_position(function: Callable[..., None]) -> list[str]:
-    """The arguments that have no name on the command line."""
-    parameters = signature(function).parameters.values()
-    return [one.name for one in parameters if one.kind is Parameter.POSITIONAL_ONLY]
+def _add_recipe(parser: command_line.OneLineParser, function: Callable[..., None]) -> None:
+    """Add a task's arguments, and those that say where more of them are written."""
+    parser.shown = "qkv train RECIPE.yaml"
+    parser.add_function_arguments(function)
+    parser.add_argument("--config", action="config", help="a recipe, in YAML")
+    parser.add_argument("--task", help="of the recipe", choices=tuple(RECIPES))
 
 
-def _with_recipe(
+def _read_command(
     arguments: Sequence[str],
 ) -> tuple[list[str], Mapping[str, Callable[..., None]]]:
-    """``qkv train dates.yaml`` is short for ``qkv train --config dates.yaml``, of the task there.
+    """The arguments as the parser wants them, and the commands that there are.
+
+    ``qkv train dates.yaml`` is short for ``qkv train --config dates.yaml``, of the task there.
 
     Raises:
         DataError: the recipe cannot be read.
-        ConfigError: it names no task.
+        ConfigError: it names no task, or does not come first.
     """
     match list(arguments):
         case ["train", recipe, *rest] if not recipe.startswith("-"):
-            return ["train", "--config", recipe, *rest], COMMANDS | {"train": _task(Path(recipe))}
+            return ["train", "--config", recipe, *rest], COMMANDS | {
+                "train": command_line.task_of(Path(recipe), RECIPES)
+            }
+        case ["train", *rest] if COMMANDS["train"] is train and rest[:1] not in command_line.HELP:
+            raise ConfigError("the recipe comes first, as in qkv train recipes/classify.yaml")
+        case [command, *rest] if command in COMMANDS and command_line.many_of(COMMANDS[command]):
+            return [command, *command_line.unnamed_last(rest, COMMANDS[command])], COMMANDS
     return list(arguments), COMMANDS
-
-
-def _task(recipe: Path) -> Callable[..., None]:
-    """The function that a recipe is for."""
-    try:
-        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{recipe} cannot be read as a recipe: {error}") from error
-    task = content.get("task") if isinstance(content, dict) else None
-    if task not in RECIPES:
-        raise ConfigError(
-            f"{recipe} has task: {task}; expected one of {', '.join(RECIPES)} (is it a recipe?)"
-        )
-    return RECIPES[task]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -223,14 +208,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where it was interrupted.
     """
     try:
-        arguments, commands = _with_recipe(sys.argv[1:] if arguments is None else arguments)
+        arguments, commands = _read_command(sys.argv[1:] if arguments is None else arguments)
         parser = _parser(commands)
         config = parser.parse_args(arguments)
         options = parser.instantiate(config)[config.command].as_dict()
         function = commands[config.command]
         if function in RECIPES.values():
             options = {name: options[name] for name in signature(function).parameters}
-        function(*[options.pop(name) for name in _by_position(function)], **options)
+        given = [options.pop(name) for name in command_line.by_position(function)]
+        if many := command_line.many_of(function):
+            given += options.pop(many) or []
+        function(*given, **options)
     except Interrupted as stopped:
         print(f"qkv: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
@@ -239,4 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # such as head, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     return 0

@@ -49,15 +49,26 @@ def convert_model(
         DataError: if the source cannot be read, or the folder holds something that is no
             checkpoint, which is not touched.
     """
+    check_target(folder)
+    loaded = read_model(source, dtype=dtype)
+    save(loaded, folder)
+    return loaded
+
+
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """Check that a model may be written here.
+
+    Raises:
+        DataError: the folder holds something that is no checkpoint, or is a file.
+    """
     folder = Path(folder)
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
     if folder.is_dir() and any(folder.iterdir()) and not _is_checkpoint(folder):
         raise DataError(
             f"{folder} holds files, but no checkpoint ({CONFIG} with {WEIGHTS} or {INDEX}), so it "
             "is left as it is; expected a new folder, an empty one, or a checkpoint to replace"
         )
-    loaded = read_model(source, dtype=dtype)
-    save(loaded, folder)
-    return loaded
 
 
 def checkpoint_files(folder: str | os.PathLike[str]) -> list[Path]:

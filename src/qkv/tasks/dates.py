@@ -18,7 +18,7 @@ from qkv.tasks.translation import TextPair, Translator, save_translator
 from qkv.training.losses import pair_loss
 from qkv.training.optim import adamw
 
-TRAINING = Training(steps=3_000, evaluate_every=500)
+TRAINING = Training(steps=3_000, max_tokens=4_000, evaluate_every=500)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,11 @@ def train_dates(
         device: "auto", "cpu", "cuda" or "mps".
         fresh: begin anew, whatever an earlier run left.
     """
+    if training.max_tokens is None:
+        raise ConfigError(
+            f"training.batch_size = {training.batch_size}: dates are batched by tokens; expected "
+            "training.max_tokens"
+        )
     recipe = {"data": data, "model": model, "training": training}
     place = begin(output, recipe, seed=training.seed, fresh=fresh)
     pairs, validation = data.draw("train"), data.draw("validation")

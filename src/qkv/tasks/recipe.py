@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,96 +14,22 @@ from torch import nn
 
 from qkv.blocks.stack import Stack
 from qkv.data.batches import Batches
-from qkv.errors import ConfigError
 from qkv.files import write_atomically
+from qkv.tasks.console import plain_console
+from qkv.tasks.conversion import check_target
+from qkv.tasks.hyperparameters import Training
 from qkv.training.checkpointing import (
     Checkpoints,
     average_checkpoints,
+    find_checkpoints,
     git_revision,
     versions,
 )
 from qkv.training.history import History
-from qkv.training.loop import Loss, Precision, train
-from qkv.training.optim import Schedule, constant, cosine, linear, noam
+from qkv.training.loop import Loss, train
 from qkv.training.progress import TensorBoard
-from qkv.training.run import Callback
+from qkv.training.run import Callback, Run
 from qkv.training.stopping import KeepBest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How long and how fast to learn.
-
-    Args:
-        steps: updates of the weights; either these or the epochs are given.
-        epochs: times that each example is seen.
-        max_tokens: positions of a batch, padding included.
-        accumulate: batches that make one update.
-        learning_rate: the highest; of "noam" a factor.
-        schedule: how the rate falls after the warm-up; "noam" is that of the 2017 Transformer.
-        warmup: steps until the rate is reached, or the share of all steps if below 1.
-        weight_decay: of the matrices.
-        betas: of AdamW.
-        clip: largest norm of the gradient.
-        smoothing: of the labels.
-        precision: of the activations; 16 bits pay on accelerators only.
-        ema: decay of a moving average of the weights, which is evaluated and kept.
-        average_last: how many of the last checkpoints to average at the end.
-        evaluate_every: steps between two looks at the validation data; an epoch if not given.
-        patience: evaluations without a better one after which to stop; never if not given.
-        save_every: steps between two checkpoints.
-        recompute: activations of a block are computed again when needed: slower, less memory.
-        compile: let torch compile the computation.
-        tensorboard: write curves.
-        seed: of the weights, the dropout and the order of the data.
-    """
-
-    steps: int | None = None
-    epochs: float | None = None
-    max_tokens: int = 4_000
-    accumulate: int = 1
-    learning_rate: float = 2e-3
-    schedule: Literal["cosine", "linear", "constant", "noam"] = "cosine"
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
-    smoothing: float = 0.0
-    precision: Precision = "float32"
-    ema: float | None = None
-    average_last: int = 1
-    evaluate_every: int | None = None
-    patience: int | None = None
-    save_every: int = 100
-    recompute: bool = False
-    compile: bool = False
-    tensorboard: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ConfigError(
-                f"training.steps = {self.steps} and training.epochs = {self.epochs}; expected one "
-                "of the two"
-            )
-
-    def n_steps(self, batches: Batches[Any]) -> int:
-        """Updates of the weights."""
-        if self.steps is not None:
-            return self.steps
-        return max(1, round(self.epochs * batches.n_batches / self.accumulate))
-
-    def make_schedule(self, steps: int, d_model: int) -> Schedule:
-        """Step to factor of the rate."""
-        warmup = round(self.warmup * steps) if self.warmup < 1 else round(self.warmup)
-        match self.schedule:
-            case "cosine":
-                return cosine(warmup, steps)
-            case "linear":
-                return linear(warmup, steps)
-            case "noam":
-                return noam(d_model, max(1, warmup))
-        return constant(warmup)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,20 +40,34 @@ class Place:
         output: folder of the finished model; beside it OUTPUT.training keeps the run itself.
         recipe: that is followed, as JSON has it.
         console: for what a reader should see.
+        fresh: whether to forget an earlier run, once this one begins to train.
     """
 
     output: Path
     recipe: dict[str, Any]
     console: Console
+    fresh: bool = False
 
     @property
     def kept(self) -> Path:
         """The folder of the run: checkpoints, curves."""
         return self.output.with_name(f"{self.output.name}.training")
 
-    def clear(self) -> None:
-        """Forget an earlier run."""
-        shutil.rmtree(self.kept, ignore_errors=True)
+    @property
+    def checkpoints(self) -> Path:
+        """The folder from which the run goes on."""
+        return self.kept / "checkpoints"
+
+    def open(self, steps: int) -> None:
+        """Forget an earlier run if that was asked for; else say where this one goes on."""
+        if self.fresh:
+            shutil.rmtree(self.kept, ignore_errors=True)
+        elif found := find_checkpoints(self.checkpoints):
+            done = int(found[0].name.removeprefix("step-"))
+            self.console.print(
+                f"{self.kept} holds {done:,} of {steps:,} steps already, which are not done again; "
+                "--fresh true begins anew"
+            )
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json beside the model: scores, recipe, versions, revision."""
@@ -139,6 +79,27 @@ class Place:
             "git": git_revision(),
         }
         write_atomically(self.output / "results.json", json.dumps(content, indent=2) + "\n")
+
+
+class Announce(Callback):
+    """Says what evaluations gave, and why a run ended early.
+
+    Args:
+        console: to say it on.
+    """
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    def evaluated(self, run: Run, scores: dict[str, float]) -> None:
+        """Say the scores."""
+        said = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+        self.console.print(f"step {run.step:,} of {run.steps:,}, validation: {said}")
+
+    def end(self, run: Run) -> None:
+        """Say why there are no more steps, if there should be."""
+        if run.stop:
+            self.console.print(f"stopped early, after step {run.step:,}: {run.stop}")
 
 
 def run_training(
@@ -177,51 +138,52 @@ def run_training(
         TrainingError: what `train` raises.
         ConfigError: the kept run had another recipe.
     """
-    steps = training.n_steps(batches)
+    steps, every = training.n_steps(batches), training.evaluate_every
+    place.open(steps)
     if training.recompute:
         recompute_activations(model)
-
-    def report(model: nn.Module) -> dict[str, float]:
-        scores = evaluate(model)
-        said = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
-        place.console.print(f"validation: {said}")
-        return scores
-
-    checkpoints = Checkpoints(
-        place.kept / "checkpoints",
-        every=training.save_every,
-        keep=max(2, training.average_last),
-        recipe=place.recipe,
-    )
-    best = (
-        []
-        if training.average_last > 1
-        else [KeepBest(metric, mode="max", patience=training.patience)]
-    )
-    curves = [TensorBoard(place.kept / "tensorboard")] if training.tensorboard else []
-    d_model = getattr(getattr(model, "config", None), "d_model", 1)
+    averaged = training.average_last > 1
+    best = KeepBest(metric, mode="max", patience=training.patience)
     history = train(
         model,
         batches,
         loss,
         steps=steps,
         optimizer=optimizer,
-        schedule=training.make_schedule(steps, d_model),
+        schedule=training.make_schedule(steps, _width(model)),
         clip=training.clip,
         accumulate=training.accumulate,
         precision=training.precision,
         ema=training.ema,
         compile=training.compile,
-        evaluate=report,
-        evaluate_every=training.evaluate_every or max(1, batches.n_batches // training.accumulate),
-        callbacks=[*callbacks, *best, *curves, checkpoints],
+        evaluate=evaluate,
+        evaluate_every=every or training.steps_of_epoch(batches),
+        callbacks=[*callbacks, *([] if averaged else [best]), *_watchers(training, place)],
         device=device,
         description=place.output.name,
         unit=unit,
     )
-    if training.average_last > 1:
-        average_checkpoints(model, place.kept / "checkpoints", training.average_last)
+    if averaged:
+        average_checkpoints(model, place.checkpoints, training.average_last)
+        place.console.print(f"the weights are the mean of the last {training.average_last} saved")
+    else:
+        place.console.print(f"the weights are those of step {best.step:,}, the best by {metric}")
     return history
+
+
+def _watchers(training: Training, place: Place) -> list[Callback]:
+    """Who says, draws and saves what happens; saving comes last."""
+    curves = [TensorBoard(place.kept / "tensorboard")] if training.tensorboard else []
+    keep = max(2, training.average_last)
+    checkpoints = Checkpoints(
+        place.checkpoints, every=training.save_every, keep=keep, recipe=place.recipe
+    )
+    return [Announce(place.console), *curves, checkpoints]
+
+
+def _width(model: nn.Module) -> int:
+    """d_model, on which the schedule "noam" depends."""
+    return getattr(getattr(model, "config", None), "d_model", 1)
 
 
 def recompute_activations(model: nn.Module) -> None:
@@ -242,16 +204,19 @@ def begin(output: Path, recipe: Mapping[str, Any], *, seed: int, fresh: bool) ->
         recipe: dataclasses and numbers.
         seed: of torch.
         fresh: forget an earlier run in its place.
+
+    Raises:
+        DataError: the folder holds something that is no checkpoint.
     """
+    output = output if output.name.strip(".") else output.resolve()
+    check_target(output)
     said = {
         name: asdict(part) if hasattr(part, "__dataclass_fields__") else part
         for name, part in recipe.items()
     }
     torch.manual_seed(seed)
-    place = Place(output=output, recipe=json.loads(json.dumps(said)), console=Console())
-    if fresh:
-        place.clear()
-    return place
+    recorded = json.loads(json.dumps(said, default=str))  # paths as text
+    return Place(output=output, recipe=recorded, console=plain_console(), fresh=fresh)
 
 
 def count(model: nn.Module) -> int:
