@@ -152,7 +152,8 @@ def activation_memory(model: nn.Module, *, rows: int, length: int) -> int | None
     In BERT that is 8 d_model + 2 d_ff, and 2 d_model for the dropout. It is too much in 16 bits and
     where matrices above the lowest are frozen, whose inputs are not kept (LoRA: up to 1.4 times).
     It leaves out the embedding, the head (that of a vocabulary needs its gradient once more, and
-    the logits of `losses.LOGITS_PER_CHUNK`) and small things: a tenth with three layers, less with more.
+    the logits of `losses.LOGITS_PER_CHUNK`) and small things: a tenth with three layers, less with
+    more.
 
     Args:
         model: on its device, with what is frozen frozen.

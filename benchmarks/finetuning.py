@@ -1,0 +1,144 @@
+"""Fine-tune MiniLM by recipe, three seeds each on the reviews, and publish the held-out scores.
+
+Every row is one `qkv train` command. A row whose folder under out/ holds its results already is not
+trained again: so the campaign can be stopped and started. Named sets are found under QKV_DATA.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish, save
+from rich.console import Console
+
+from qkv.explorer.tables import markdown_table, show_table
+
+PATH = RESULTS / "finetuning.json"
+DOCUMENT = DOCS / "results.md"
+OUTPUT = Path("out")
+QKV = [sys.executable, "-c", "from qkv.cli import main; raise SystemExit(main())"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe, what is changed in it, and the seeds that it is run with."""
+
+    name: str
+    recipe: str
+    options: str = ""
+    seeds: tuple[int, ...] = (0,)
+
+    def commands(self) -> Iterator[tuple[Path, list[str]]]:
+        """Where each run goes, and what follows `qkv`."""
+        for seed in self.seeds:
+            words = re.findall(r"\w+", self.name)
+            output = OUTPUT / "finetuning" / "-".join([*words, str(seed)])
+            command = ["train", f"recipes/{self.recipe}.yaml", *shlex.split(self.options)]
+            yield output, [*command, "--training.seed", str(seed), "--output", output.as_posix()]
+
+
+def reviews(name: str, options: str) -> Row:
+    """A way to fine-tune, on the reviews."""
+    return Row(name, "classify", options, seeds=(0, 1, 2))
+
+
+ROWS = (
+    reviews(
+        "head only",
+        "--finetuning.train head --training.learning_rate 3e-3 --training.epochs 6",
+    ),
+    reviews(
+        "top 2 layers",
+        "--finetuning.train top --training.learning_rate 8e-4 --training.epochs 5 "
+        "--training.ema 0.96",
+    ),
+    reviews(
+        "gradual unfreezing",
+        "--finetuning.train gradual --finetuning.layer_decay 0.8 --training.learning_rate 5e-4",
+    ),
+    reviews("everything, small rate", "--training.learning_rate 2e-4"),
+    reviews(
+        "LoRA",
+        "--finetuning.train lora --training.learning_rate 3e-3 "
+        "--finetuning.lora.pattern 'attention|feed_forward'",
+    ),
+    reviews("random weights", "--finetuning.train scratch --training.learning_rate 2e-4"),
+    Row("SST-2, sentences", "sst2"),
+    Row("TREC, 6 classes", "trec"),
+    Row("emotion, 6 classes", "emotion"),
+)
+
+
+def run(row: Row) -> list[dict[str, Any]]:
+    """Train what is not trained yet, and read the results."""
+    records = []
+    for output, command in row.commands():
+        shown = f"qkv {shlex.join(command)}"
+        path = output / "results.json"
+        if not path.exists():
+            Console().print(f"[bold]{shown}[/bold]")
+            subprocess.run([*QKV, *command], check=True)
+        result = json.loads(path.read_text(encoding="utf-8"))
+        records.append(
+            {
+                "command": shown,
+                "accuracy": result["test"]["accuracy"],
+                "interval": result["test"]["accuracy_interval"],
+                "macro F1": result["test"]["macro_f1"],
+                "validation accuracy": result["validation"]["accuracy"],
+                "held out": result["test"]["count"],
+                "learned from": result["texts to learn from"],
+                "trained parameters": result["trained parameters"],
+                "seconds": result["seconds of training"],
+                "threads": result["threads"],
+            }
+        )
+    return records
+
+
+def publish_rows(result: dict[str, Any]) -> None:
+    """Write the tables of docs/results.md."""
+    rows = []
+    for name, records in result["rows"].items():
+        low, high = records[0]["interval"]
+        scores = " ".join(f"{100 * record['accuracy']:.1f}" for record in records)
+        rows.append(
+            {
+                "what": name,
+                "held-out accuracy": f"{mean(r['accuracy'] for r in records):.1%}",
+                "each seed": scores,
+                "95 % of the first": f"{100 * low:.1f} to {100 * high:.1f}",
+                "macro-F1": f"{mean(r['macro F1'] for r in records):.1%}",
+                "texts": f"{records[0]['learned from']:,} / {records[0]['held out']:,}",
+                "trained parameters": f"{records[0]['trained parameters']:,}",
+                "seconds": f"{mean(r['seconds'] for r in records):,.0f}",
+                "command": f"`{records[0]['command']}`",
+            }
+        )
+    show_table("held-out texts", [{k: v for k, v in row.items() if k != "command"} for row in rows])
+    publish("finetuning", f"{markdown_table(rows)}\n\n{provenance(PATH, result)}", DOCUMENT)
+
+
+def main() -> None:
+    """Run the campaign."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--only", nargs="*", help="names of rows, such as LoRA")
+    options = parser.parse_args()
+    if not options.publish_only:
+        known = load(PATH)["rows"] if PATH.exists() else {}
+        chosen = [row for row in ROWS if not options.only or row.name in options.only]
+        found = {row.name: run(row) for row in chosen}
+        rows = {row.name: (known | found)[row.name] for row in ROWS if row.name in known | found}
+        save(PATH, {"machine": machine("transformers"), "rows": rows})
+    publish_rows(load(PATH))
+
+
+if __name__ == "__main__":
+    main()
