@@ -14,10 +14,11 @@ from torch.overrides import TorchFunctionMode
 from qkv.checkpoints.family import Architecture, Family
 from qkv.checkpoints.reader import CONFIG, Weights, companions, open_weights, read_json
 from qkv.checkpoints.registry import FAMILIES, family_of
-from qkv.checkpoints.table import Row, ignore, load_rows, save_rows
+from qkv.checkpoints.table import Row, ignore, listed, load_rows, save_rows
 from qkv.checkpoints.writer import Layout, lay_out, write_checkpoint
 from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
+from qkv.models.lora import lora_layers
 
 SHARD_BYTES = 5 * 10**9
 
@@ -132,9 +133,14 @@ def save_checkpoint(
         shard_bytes: the size beyond which a model that was never loaded is cut into files.
 
     Raises:
-        ConfigError: if no family of checkpoints describes the model.
+        ConfigError: if no family of checkpoints describes the model, or its LoRA is not merged.
     """
     model, origin = checkpoint.model, checkpoint.origin
+    if unmerged := list(lora_layers(model)):
+        raise ConfigError(
+            f"this {type(model).__name__} cannot be saved with LoRA beside {listed(unmerged)}; "
+            "merge_lora(model) comes first, or save_adapter writes the LoRA alone"
+        )
     family, shape, raw = _describe(model, checkpoint.config)
     tensors = save_rows(
         shape.rows(model),

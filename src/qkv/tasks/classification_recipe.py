@@ -84,7 +84,8 @@ def train_classifier(
     if lora_layers(classifier.model):
         adapter = place.kept / "adapter"
         known = str(locate(base)) if base in ZOO else base  # others do not know our zoo
-        save_adapter(classifier.model, adapter, base_model=known)
+        family = classifier.loaded.config["model_type"]
+        save_adapter(classifier.model, adapter, model_type=family, base_model=known)
         place.console.print(f"the update alone, as PEFT reads it: {adapter}")
         merge_lora(classifier.model)
     sizes = {
