@@ -29,9 +29,7 @@ class PairBatch(Protocol):
     n_targets: int  # real target tokens, counted on the host
 
 
-def pair_loss(
-    model: nn.Module, batch: PairBatch, *, smoothing: float = 0.0
-) -> Float[Tensor, ""]:
+def pair_loss(model: nn.Module, batch: PairBatch, *, smoothing: float = 0.0) -> Float[Tensor, ""]:
     """Sum of the cross-entropies over the real target tokens of a batch.
 
     Padding is dropped before the projection, so it costs nothing there. The rows to keep come from
