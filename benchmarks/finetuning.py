@@ -119,7 +119,7 @@ def publish_rows(result: dict[str, Any]) -> None:
                 "texts": f"{records[0]['learned from']:,} / {records[0]['held out']:,}",
                 "trained parameters": f"{records[0]['trained parameters']:,}",
                 "seconds": f"{mean(r['seconds'] for r in records):,.0f}",
-                "command": f"`{records[0]['command']}`",
+                "command": f"`{records[0]['command']}`".replace("|", "\\|"),
             }
         )
     show_table("held-out texts", [{k: v for k, v in row.items() if k != "command"} for row in rows])
