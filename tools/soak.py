@@ -49,6 +49,18 @@ def finish(process: subprocess.Popen[str]) -> None:
         raise SystemExit(f"the run failed with status {process.returncode}:\n{errors}")
 
 
+def checkpoints(run: Path) -> set[str]:
+    """The names of what the run has saved."""
+    return {path.name for path in (run / "made.training" / "checkpoints").glob("step-*")}
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+    """Wait until the process has saved one more, or has ended."""
+    before = checkpoints(run)
+    while process.poll() is None and checkpoints(run) <= before:
+        time.sleep(0.01)
+
+
 def soak(folder: Path, kills: int, seed: int) -> dict[str, float]:
     """Kill so many times; raise SystemExit where the weights are not those of the whole run.
 
@@ -68,15 +80,18 @@ def soak(folder: Path, kills: int, seed: int) -> dict[str, float]:
         return 1
 
     run = folder / "killed"
-    for _ in track(range(kills), description="kills", transient=True):
+    for i in track(range(kills), description="kills", transient=True):
         process = start(run)
         try:
-            process.communicate(timeout=draw.uniform(0.3 * duration, duration))
+            # Every second kill waits for a checkpoint first, however busy the machine is.
+            if i % 2:
+                wait_for_checkpoint(process, run)
+            process.communicate(timeout=draw.uniform(0, duration / 3 if i % 2 else duration))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             killed += 1
-            resumed += any((run / "made.training" / "checkpoints").glob("step-*"))
+            resumed += bool(checkpoints(run))
             continue
         finish(process)
         compared += compare(run)
