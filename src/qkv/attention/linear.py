@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 # Multiplications above which the better kernel outweighs the planning.
-CONVOLUTION_PAYS = 2**24
+CONVOLUTION_PAYS = 2**26
 
 
 def linear(

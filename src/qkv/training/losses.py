@@ -71,10 +71,10 @@ def linear_cross_entropy(
 
     Raises:
         VocabularyError: a target is not a row of `weight` (looked at on the CPU only: elsewhere
-            looking would wait for the device, which checks by itself).
+            looking would wait for the device, which checks by itself; so does compiled code).
     """
     vocab = len(weight)
-    if targets.device.type == "cpu" and len(targets):
+    if targets.device.type == "cpu" and len(targets) and not torch.compiler.is_compiling():
         _check_targets(targets, vocab)
     if bias is None:
         bias = weight.new_zeros(vocab)
