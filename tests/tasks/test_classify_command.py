@@ -158,10 +158,9 @@ def test_what_is_printed_is_a_line_a_text(qkv, model, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "standard input is empty: expected one text a line"),
-        (b"\n \n", "standard input is empty: expected one text a line"),
-        (b"a film\n\na soup\n", "standard input, line 2, is empty: expected one text a line"),
-        (b"a film\ncaf\xe9\n", "standard input, line 2, is not UTF-8: byte 0xe9 (another"),
+        (b"", "standard input is empty: expected a text in each line"),
+        (b"\n \n", "standard input is empty: expected a text in each line"),
+        (b"caf\xe9\n", "standard input, line 1, is not UTF-8: 'caf\\udce9' (another encoding"),
     ],
 )
 def test_lines_that_are_no_texts(error, model, standard_input, content, message):
@@ -172,19 +171,18 @@ def test_lines_that_are_no_texts(error, model, standard_input, content, message)
 def test_without_any_text_a_terminal_is_told_what_to_do(error, model, standard_input):
     standard_input(b"", terminal=True)
     assert error("classify", model) == (
-        "no text to classify: expected texts after the model, --file FILE, or lines on standard "
-        "input"
+        "no input: expected a text as an argument, --file FILE, or lines on standard input"
     )
 
 
 def test_what_cannot_be_classified(error, model, base, tmp_path):
     table = write_table(tmp_path / "t.csv", [("a film", 1)], ("review", "stars"))
     for arguments, message in (
-        ([model, "a film", "--file", table], "1 texts and --file "),
+        ([model, "a film", "--file", table], "1 inputs and --file "),
         ([model, "--file", table], "has no column 'text'; its columns are 'review', 'stars'"),
         ([model, "--file", tmp_path / "no.csv"], "no.csv"),
         ([model, "--file", tmp_path / "no.txt"], "cannot read "),
-        ([model, ""], "text 1 has no tokens: '' (is it empty?)"),
+        ([model, ""], "argument 1, is empty: expected a text"),
         ([model, "a film", "--max_length", "2"], "max_length = 2 leaves no room for text"),
         ([model, "a film", "--max_length", "42"], "has learned positions for 41 tokens"),
         ([model, "a film", "--device", "abacus"], "device = 'abacus' cannot be used: Expected one"),

@@ -8,12 +8,13 @@ from pathlib import Path
 from qkv.errors import DataError
 
 Record = tuple[int, list[str]]  # the line where it begins, counted from 1, and its fields
+Checked = tuple[int, list[str] | DataError]
 
 
 def read_delimited(
     path: Path, text: str, *, separator: str, quoting: bool, header: bool
-) -> tuple[list[str], list[Record]]:
-    r"""The columns' names and the rows, which all have as many fields.
+) -> tuple[list[str], list[Checked]]:
+    r"""The columns' names and the rows: as many fields in each, or the error in its place.
 
     As everywhere, only \n and \r\n end a line. Blank lines at the end are no rows.
 
@@ -25,7 +26,7 @@ def read_delimited(
         header: whether the first line holds the names; else they are the numbers from 0.
 
     Raises:
-        DataError: no row, quotes that do not match, or rows of different lengths.
+        DataError: no row, or quotes that do not match.
     """
     split = _split_quoted if quoting else _split_plain
     records = list(split(path, text, separator))
@@ -35,13 +36,20 @@ def read_delimited(
     rows = records[1:] if header else records
     if not rows:
         raise DataError(f"{path} has a header and nothing else: expected a row or more")
-    for line, fields in rows:
-        if len(fields) != len(first):
-            raise DataError(
-                f"{path}, line {line}, has {len(fields)} fields, expected {len(first)} as in line "
-                f"{first_line} (a {separator!r} too many inside a text, or a blank line?)"
-            )
-    return first if header else [str(number) for number in range(len(first))], rows
+    where = f"expected {len(first)} as in line {first_line}"
+    checked = [
+        (line, fields)
+        if len(fields) == len(first)
+        else (
+            line,
+            DataError(
+                f"{path}, line {line}, has {len(fields)} fields, {where} (a {separator!r} too many "
+                "inside a text, or a blank line?)"
+            ),
+        )
+        for line, fields in rows
+    ]
+    return first if header else [str(number) for number in range(len(first))], checked
 
 
 def _split_plain(path: Path, text: str, separator: str) -> Iterator[Record]:

@@ -4,9 +4,10 @@ import codecs
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qkv.data.delimited import read_delimited
 from qkv.data.hub import read_hub
@@ -58,7 +59,11 @@ DEFAULT = TableLayout()
 
 
 def read_table(
-    path: str | os.PathLike[str], columns: Columns, layout: TableLayout = DEFAULT
+    path: str | os.PathLike[str],
+    columns: Columns,
+    layout: TableLayout = DEFAULT,
+    *,
+    tolerant: bool = False,
 ) -> list[Row]:
     """Read the columns that are asked for, none of them empty anywhere.
 
@@ -70,6 +75,7 @@ def read_table(
         columns: what to call a column, to its name; or to its number, counted from 0, in a table
             without header.
         layout: what the file's name does not say.
+        tolerant: whether a broken row is kept, with its problem, and not raised.
 
     Raises:
         DataError: the file is missing, empty, broken or in another encoding; a column is missing; a
@@ -83,20 +89,29 @@ def read_table(
     path = Path(path)
     kind = _check_kind(path, known, layout)
     if kind == "parquet":
-        return check_rows(path, "row", _read_parquet(path, columns))
-    text = read_text(path, layout.encoding)
+        return check_rows(path, "row", _read_parquet(path, columns), tolerant=tolerant)
+    text = read_text(path, layout.encoding, tolerant=tolerant)
     if kind == "jsonl":
-        return check_rows(path, "line", _read_json_lines(path, text, columns))
-    return check_rows(path, "line", _read_fields(path, text, columns, kind, layout))
+        rows = _read_json_lines(path, text, columns)
+    else:
+        rows = _read_fields(path, text, columns, kind, layout)
+    return check_rows(path, "line", rows, tolerant=tolerant)
 
 
-def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+def read_text(
+    path: str | os.PathLike[str], encoding: str = "utf-8", *, tolerant: bool = False
+) -> str:
     """The text of a file, plain or .gz, with its line ends and without a byte-order mark.
+
+    Args:
+        path: of the file.
+        encoding: of its text.
+        tolerant: whether bytes that are no text are kept, as `surrogateescape` has them.
 
     Raises:
         DataError: the file is missing, empty, broken or in another encoding.
     """
-    text = decode(read_content(path), path, encoding)
+    text = decode(read_content(path), path, encoding, tolerant=tolerant)
     if not text.strip():
         raise DataError(f"{path} is empty: expected a table with a row or more")
     return text
@@ -133,24 +148,32 @@ def _read_fields(
     hint = f"is {separator!r} what stands between fields, is header = {layout.header} right, or "
     found = find_columns(path, columns, names, hint)
     places = {role: names.index(name) for role, name in found.items()}
-    return ((line, {role: fields[i] for role, i in places.items()}) for line, fields in rows)
+    for line, fields in rows:
+        broken = isinstance(fields, DataError)
+        yield line, fields if broken else {role: fields[i] for role, i in places.items()}
 
 
 def _read_json_lines(path: Path, text: str, columns: Columns) -> Numbered:
     for line, content in enumerate(text.rstrip().split("\n"), start=1):
-        try:
-            row = json.loads(content)
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {line}, is no JSON: {error} (one object over several lines?)"
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, line {line}, is a JSON {type(row).__name__}, expected an object in each "
-                'line, such as {"text": "...", "label": "..."}'
-            )
-        found = find_columns(f"{path}, line {line},", columns, list(row))
-        yield line, {role: row[name] for role, name in found.items()}
+        yield line, _json_fields(f"{path}, line {line},", content, columns)
+
+
+def _json_fields(where: str, content: str, columns: Columns) -> Mapping[str, Any] | DataError:
+    """The fields of a line, or what is wrong with it."""
+    try:
+        row = json.loads(content)
+    except ValueError as error:
+        return DataError(f"{where} is no JSON: {error} (one object over several lines?)")
+    if not isinstance(row, dict):
+        return DataError(
+            f"{where} is a JSON {type(row).__name__}, expected an object in each line, such as "
+            '{"text": "...", "label": "..."}'
+        )
+    try:
+        found = find_columns(where, columns, list(row))
+    except DataError as error:
+        return error
+    return {role: row[name] for role, name in found.items()}
 
 
 def _read_parquet(path: Path, columns: Columns) -> Numbered:

@@ -27,14 +27,24 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
         raise DataError(f"cannot read {path}: {error} (is the path right?)") from error
 
 
-def decode(content: bytes, path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+def decode(
+    content: bytes,
+    path: str | os.PathLike[str],
+    encoding: str = "utf-8",
+    *,
+    tolerant: bool = False,
+) -> str:
     """Bytes as text, without a byte-order mark; `path` is what the error calls them.
+
+    Tolerant, what is no text becomes half pairs of surrogates (PEP 383), which no text has.
 
     Raises:
         DataError: they are in another encoding.
     """
     try:
-        return content.decode(encoding).removeprefix("\ufeff")
+        return content.decode(encoding, "surrogateescape" if tolerant else "strict").removeprefix(
+            "\ufeff"
+        )
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(

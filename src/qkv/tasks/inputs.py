@@ -1,0 +1,212 @@
+"""What a command is asked about, from arguments, files or standard input, and what it answers.
+
+A broken input stops nothing: the others are answered, it is reported with its place, and the exit
+status says so.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from qkv.checkpoints.reader import CONFIG
+from qkv.data.rows import NO_TEXT
+from qkv.data.tables import read_table
+from qkv.data.text import decode, read_content
+from qkv.errors import ConfigError, DataError, LengthError, VocabularyError
+from qkv.tasks.console import plain_console
+from qkv.zoo.catalog import ZOO
+
+R = TypeVar("R")
+AT_ONCE = 4_096  # inputs that are answered before the first of them is printed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One input.
+
+    Args:
+        where: it stands, such as "mine.csv, line 7".
+        fields: by our names, such as "text"; none where there is a problem.
+        problem: why it cannot be answered, and where it stands.
+    """
+
+    where: str
+    fields: dict[str, str]
+    problem: str = ""
+
+
+def split_model(
+    inputs: Sequence[str], model: str | None, default: str, *, paths: bool = False
+) -> tuple[str, list[str]]:
+    """Tell the model from the inputs, of which it may be the first.
+
+    The first is the model if it is a folder, a name of the zoo, or one word with a slash, as paths
+    and ids of the Hub are.
+
+    Args:
+        inputs: without names, from a command line.
+        model: where it is said by name; then all inputs are inputs.
+        default: the model where none is said.
+        paths: whether inputs are files and folders: a model is a folder with a config.json then.
+    """
+    if model is not None or not inputs:
+        return model or default, list(inputs)
+    first, *others = inputs
+    path = Path(first)
+    is_one = (path / CONFIG).is_file() or (path.is_dir() and not paths)
+    like_one = "/" in first and len(first.split()) == 1 and not path.exists()
+    if first in ZOO or is_one or like_one:
+        return first, others
+    return default, list(inputs)
+
+
+def text_items(
+    texts: Sequence[str], file: Path | None, columns: Mapping[str, str], *, what: str = "a text"
+) -> list[Item]:
+    """The inputs: arguments, or a file's rows or lines, or the lines of standard input.
+
+    Args:
+        texts: arguments; they are the first of our names.
+        file: a .txt of one input a line, else a table.
+        columns: our names, and those of the table's columns.
+        what: one input is called in errors.
+
+    Raises:
+        ConfigError: both arguments and a file.
+        DataError: there is no input, or the file cannot be read.
+    """
+    if texts and file is not None:
+        raise ConfigError(
+            f"{len(texts)} inputs and --file {file} were given; expected one of the two"
+        )
+    name = next(iter(columns))
+    if texts:
+        return [_item(name, text, f"argument {i}") for i, text in enumerate(texts, start=1)]
+    if file is not None and file.suffix != ".txt":
+        return [
+            Item(where=f"{file}, line {row.line}", fields=row.fields, problem=row.problem)
+            for row in read_table(file, columns, tolerant=True)
+        ]
+    if file is not None:
+        return _lines(name, read_content(file), str(file), what)
+    if sys.stdin.isatty():
+        raise DataError(
+            f"no input: expected {what} as an argument, --file FILE, or lines on standard input"
+        )
+    return _lines(name, sys.stdin.buffer.read(), "standard input", what)
+
+
+def _lines(name: str, content: bytes, where: str, what: str) -> list[Item]:
+    """One input a line; blank lines at the end do not count."""
+    lines = decode(content, where, tolerant=True).split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise DataError(f"{where} is empty: expected {what} in each line")
+    return [
+        _item(name, line.removesuffix("\r"), f"{where}, line {number}")
+        for number, line in enumerate(lines, start=1)
+    ]
+
+
+def _item(name: str, text: str, where: str) -> Item:
+    problem = ""
+    if not text.strip():
+        problem = f"{where}, is empty: expected a text"
+    elif NO_TEXT.search(text):
+        problem = f"{where}, is not UTF-8: {text!r} (another encoding, such as Latin-1?)"
+    return Item(where=where, fields={} if problem else {name: text}, problem=problem)
+
+
+def answer_all(
+    items: Sequence[Item],
+    answer: Callable[[list[dict[str, str]]], Iterable[R]],
+    *,
+    line: Callable[[R], str],
+    as_json: bool,
+) -> None:
+    """Print one line an item, in their order, as soon as some thousands are answered.
+
+    A broken item's line is empty, or an object with its error; what is wrong is said beside, too.
+
+    Args:
+        items: that are asked.
+        answer: makes a result, a dataclass, of the fields of each item that it is given.
+        line: shows a result.
+        as_json: print the whole result, as an object of JSON.
+
+    Raises:
+        DataError: some items are broken: nothing is left to print but this.
+    """
+    problems: list[str] = []
+    some = len(items) > 1 and any(not item.problem for item in items)
+    for first in range(0, len(items), AT_ONCE):
+        chunk = items[first : first + AT_ONCE]
+        good = [item for item in chunk if not item.problem]
+        answers = iter(list(_answers(good, answer)))
+        for item in chunk:
+            result = DataError(item.problem) if item.problem else next(answers)
+            if isinstance(result, Exception):
+                problems.append(_placed(item, result))
+            if some or not isinstance(result, Exception):
+                print(_shown(result, line, as_json))
+    if len(items) == 1 and problems:
+        raise DataError(problems[0])
+    if problems:
+        for problem in problems:
+            plain_console(stderr=True).print(f"qkv: {problem}")
+        raise DataError(f"{len(problems):,} of {len(items):,} inputs have no answer, see above")
+
+
+def _answers(
+    items: Sequence[Item], answer: Callable[[list[dict[str, str]]], Iterable[R]]
+) -> Iterator[R | Exception]:
+    """The results of items; the one that breaks the others is found by halving."""
+    if not items:
+        return
+    try:
+        yield from list(answer([item.fields for item in items]))
+    except (DataError, LengthError, VocabularyError) as error:
+        if len(items) == 1:
+            yield error
+            return
+        half = len(items) // 2
+        yield from _answers(items[:half], answer)
+        yield from _answers(items[half:], answer)
+
+
+def _placed(item: Item, problem: Exception) -> str:
+    text = str(problem)
+    return text if text.startswith(item.where) else f"{item.where}: {text}"
+
+
+def _shown(result: Any, line: Callable[[Any], str], as_json: bool) -> str:
+    if isinstance(result, Exception):
+        return dumps({"error": str(result)}) if as_json else ""
+    return dumps(asdict(result)) if as_json else line(result)
+
+
+def dumps(value: object) -> str:
+    """JSON in one line, letters as they are."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; an accelerator for "auto", if there is one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if name == "auto":
+        has_one = torch.accelerator.is_available()
+        return (has_one and torch.accelerator.current_accelerator()) or torch.device("cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device = {name!r} cannot be used: {reason}") from error
