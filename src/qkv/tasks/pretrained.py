@@ -3,13 +3,15 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from qkv.checkpoints.adapters import CONFIG as ADAPTER
+from qkv.checkpoints.adapters import load_adapter
 from qkv.checkpoints.checkpoint import (
     SHARD_BYTES,
     Checkpoint,
@@ -18,13 +20,14 @@ from qkv.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from qkv.checkpoints.hub import HUB_ID, download
-from qkv.checkpoints.reader import read_json
+from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, read_json
 from qkv.data.image_config import FILE_NAME as IMAGES_FILE
 from qkv.data.image_config import read_image_config, write_image_config
 from qkv.data.images import ImageProcessor
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from qkv.errors import ConfigError, DataError
 from qkv.files import whole_folder
+from qkv.models.lora import merge_lora
 from qkv.zoo.catalog import ZOO
 
 
@@ -60,6 +63,9 @@ def load(
 ) -> Loaded:
     """Load a published model: a folder, a name of the zoo, or an id of the Hugging Face Hub.
 
+    A folder may hold an adapter of PEFT alone, with the config.json of the model that it makes of
+    its base; it is merged into the base, which is loaded too.
+
     Args:
         path: such as "models/bert", "all-MiniLM-L6-v2" or "google-bert/bert-base-uncased".
         dtype: of the parameters; that of the file where None.
@@ -73,6 +79,8 @@ def load(
         DataError: if there is no such model, a file is broken, or files do not fit each other.
     """
     path = locate(path)
+    if is_adapted(path):
+        return _load_adapted(path, dtype=dtype, device=device)
     checkpoint = load_checkpoint(
         path, dtype=dtype, device=device, new=new, architecture=architecture, labels=labels
     )
@@ -86,6 +94,38 @@ def load(
         origin=checkpoint.origin,
         read=tokenizer,
     )
+
+
+def is_adapted(folder: Path) -> bool:
+    """Whether a folder has an update of another model's weights, and no weights of its own."""
+    own = (folder / WEIGHTS, folder / INDEX)
+    return (folder / ADAPTER).is_file() and not any(path.is_file() for path in own)
+
+
+def _load_adapted(
+    folder: Path, *, dtype: torch.dtype | None, device: torch.device | str | None
+) -> Loaded:
+    """Load the base that adapter_config.json names, with the head of config.json, and update it."""
+    config, adapter = read_json(folder / CONFIG), read_json(folder / ADAPTER)
+    base, architectures = adapter.get("base_model_name_or_path"), config.get("architectures")
+    if not base or not architectures:
+        raise DataError(
+            f"{folder} holds an adapter alone, and lacks base_model_name_or_path in {ADAPTER} or "
+            f"architectures in {CONFIG}; expected both, to know what it updates"
+        )
+    names = config.get("id2label") or {}
+    loaded = load(
+        base,
+        dtype=dtype,
+        device=device,
+        new=("classifier",),  # its weights come with the adapter
+        architecture=architectures[0],
+        labels=[names[number] for number in sorted(names, key=int)] or None,
+    )
+    load_adapter(loaded.model, folder, model_type=config.get("model_type"))
+    merge_lora(loaded.model)
+    loaded.model.requires_grad_(True).eval()
+    return replace(loaded, config=config)
 
 
 def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = SHARD_BYTES) -> None:

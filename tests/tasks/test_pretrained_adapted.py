@@ -1,0 +1,83 @@
+"""A folder with an adapter alone is loaded as the model that it makes of its base."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from tests.tasks.small import write_base, write_classifier
+
+from qkv.checkpoints.adapters import save_adapter
+from qkv.data.labels import Labels
+from qkv.errors import DataError
+from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
+from qkv.tasks.classification import TextClassifier
+from qkv.tasks.pretrained import load, save
+
+LABELS = ["bad", "good", "mixed"]
+TEXTS = ["the film was lovely", "a soup", "the place was dull and rude ."]
+
+
+@pytest.fixture
+def adapted(tmp_path):
+    """The base, the folder of the adapter, and what the whole model says."""
+    base = write_base(tmp_path / "base")
+    whole = write_classifier(tmp_path / "whole", Labels(LABELS), base)
+    classifier = TextClassifier.load(whole)
+    add_lora(classifier.model, LoRAConfig(rank=3, train=("classifier",)))
+    with torch.no_grad():
+        for layer in lora_layers(classifier.model).values():
+            layer.B.normal_()
+    folder = tmp_path / "adapted"
+    save_adapter(classifier.model, folder, model_type="bert", base_model=str(base))
+    shutil.copy(whole / "config.json", folder)
+    return base, folder, classifier.probabilities(TEXTS)
+
+
+def test_it_is_the_model_whose_update_was_saved(adapted, tmp_path):
+    base, folder, expected = adapted
+    found = TextClassifier.load(folder)
+    torch.testing.assert_close(found.probabilities(TEXTS), expected, rtol=1e-5, atol=1e-6)
+    assert found.labels.names == tuple(LABELS)
+    assert not lora_layers(found.model)
+    assert all(p.requires_grad for p in found.model.parameters())
+    untouched = load(base, architecture="BertForSequenceClassification", new="classifier")
+    key = untouched.model.encoder.stack.blocks[0].self_attention.query.weight
+    assert not torch.equal(key, found.model.encoder.stack.blocks[0].self_attention.query.weight)
+
+    save(found.loaded, tmp_path / "saved")
+    again = TextClassifier.load(tmp_path / "saved").probabilities(TEXTS)
+    assert torch.equal(again, found.probabilities(TEXTS))
+
+
+def test_it_takes_the_dtype_that_is_asked_for(adapted):
+    _, folder, expected = adapted
+    loaded = load(folder, dtype=torch.float64)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float64}
+    found = TextClassifier(loaded, 13).probabilities(TEXTS)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [("adapter_config.json", "base_model_name_or_path"), ("config.json", "architectures")],
+)
+def test_what_it_updates_must_be_said(adapted, file, field):
+    _, folder, _ = adapted
+    content = json.loads((folder / file).read_text())
+    del content[field]
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=re.escape("holds an adapter alone, and lacks base_model")):
+        load(folder)
+
+
+def test_weights_beside_an_adapter_are_the_model(adapted):
+    _, folder, _ = adapted
+    whole = TextClassifier.load(folder)
+    merge_lora(whole.model)
+    save(whole.loaded, folder.with_name("whole"))
+    shutil.copy(folder / "adapter_config.json", folder.with_name("whole"))
+    shutil.copy(folder / "adapter_model.safetensors", folder.with_name("whole"))
+    found = TextClassifier.load(folder.with_name("whole")).probabilities(TEXTS)
+    assert torch.equal(found, whole.probabilities(TEXTS))  # and not updated twice
