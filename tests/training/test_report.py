@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError
 from qkv.models.bart import Bart, BartConfig
 from qkv.models.bert import Bert, BertConfig
@@ -272,3 +273,22 @@ def test_parameters_that_no_loss_reaches_count():
     assert {id(p) for p in unused} == {id(p) for p in model.encoder.pooler.parameters()}
     assert isinstance(model.encoder.pooler, nn.Linear)
     assert memory.gradients == memory.weights
+
+
+def test_computed_again_a_block_keeps_its_input_and_one_block_the_rest():
+    plain, model = bert(), bert()
+    for stack in (m for m in model.modules() if isinstance(m, Stack)):
+        stack.recompute = True
+    per_block = activation_memory(plain, rows=B, length=L) // 3
+    assert activation_memory(model, rows=B, length=L) == per_block + 3 * 4 * B * L * D
+    # What autograd keeps until the blocks run again: their inputs, and small things.
+    assert 3 * 4 * B * L * D <= kept_bytes(model) < per_block
+
+
+def test_copies_of_the_weights_are_in_the_table():
+    model = bert()
+    optimizer = adamw(model)
+    one, three = (describe_training(model, optimizer, rows=B, length=L, copies=n) for n in (1, 3))
+    (title,) = [title for title in one if title.startswith("memory")]
+    sizes = [float(table[title][1]["size"].removesuffix(" MB")) for table in (one, three)]
+    assert sizes[1] == pytest.approx(3 * sizes[0], abs=0.02)

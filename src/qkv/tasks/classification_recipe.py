@@ -26,7 +26,15 @@ from qkv.tasks.classification_texts import TextParts, Texts
 from qkv.tasks.console import show_table
 from qkv.tasks.finetuning import FineTuning
 from qkv.tasks.pretrained import locate, save
-from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
+from qkv.tasks.recipe import (
+    Place,
+    Training,
+    begin,
+    count,
+    recompute_activations,
+    run_training,
+    timed,
+)
 from qkv.training.classification import classification_loss
 from qkv.training.finetune import layerwise_adamw
 from qkv.training.history import History
@@ -183,7 +191,12 @@ def _say_plan(
     """Say what trains, and what it needs."""
     length = -(-sum(map(len, texts.ids)) // len(texts.ids))
     rows = min(len(texts.ids), training.batch_size or max(1, training.max_tokens // length))
-    for title, table in describe_training(model, optimizer, rows=rows, length=length).items():
+    # The loop's own copy of good weights, the moving average, and the best weights so far.
+    copies = 1 + (training.ema is not None) + (training.average_last == 1)
+    if training.recompute:
+        recompute_activations(model)
+    tables = describe_training(model, optimizer, rows=rows, length=length, copies=copies)
+    for title, table in tables.items():
         show_table(title, table)
     place.console.print(
         f"{training.n_steps(batches):,} steps, about {training.steps_of_epoch(batches):,} an epoch "

@@ -46,7 +46,12 @@ class TrainingMemory:
 
 
 def describe_training(
-    model: nn.Module, optimizer: torch.optim.Optimizer, *, rows: int, length: int
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    rows: int,
+    length: int,
+    copies: int = 1,
 ) -> dict[str, Rows]:
     """Describe what trains and the memory that it needs: tables by their titles, cells of text.
 
@@ -55,11 +60,12 @@ def describe_training(
         optimizer: made for it; its rates are those before the schedule's factor.
         rows: of a batch.
         length: of its rows, padding included.
+        copies: of the weights; see `training_memory`.
 
     Raises:
         ConfigError: the model's layers or the optimizer's memory are not known.
     """
-    memory = training_memory(model, optimizer, rows=rows, length=length)
+    memory = training_memory(model, optimizer, rows=rows, length=length, copies=copies)
     needs = {
         "weights": memory.weights,
         "copies of them": memory.copies,
@@ -115,7 +121,7 @@ def training_memory(
         optimizer: AdamW or Adam.
         rows: of a batch.
         length: of its rows, padding included.
-        copies: of the weights; a moving average is one more than the loop's own.
+        copies: of the weights: the loop's own, a moving average, the best so far.
 
     Raises:
         ConfigError: the optimizer is another one.
@@ -149,6 +155,8 @@ def activation_memory(model: nn.Module, *, rows: int, length: int) -> int | None
                         d_ff more if they are dropped, after a ReLU 2 d_ff
         each residual   the norm's input (RMS: twice), and what was dropped, if something is
 
+    Where a stack computes its blocks again, each keeps its input only, and one at a time the rest.
+
     In BERT that is 8 d_model + 2 d_ff, and 2 d_model for the dropout. It is too much in 16 bits and
     where matrices above the lowest are frozen, whose inputs are not kept (LoRA: up to 1.4 times).
     It leaves out the embedding, the head (that of a vocabulary needs its gradient once more, and
@@ -164,18 +172,30 @@ def activation_memory(model: nn.Module, *, rows: int, length: int) -> int | None
         None for a model without blocks.
     """
     blocks = [
-        block for stack in model.modules() if isinstance(stack, Stack) for block in stack.blocks
+        (block, stack.recompute)
+        for stack in model.modules()
+        if isinstance(stack, Stack)
+        for block in stack.blocks
     ]
     if not blocks:
         return None
-    kept, trains = 0, False
+    kept, again, trains = 0, 0, False
     layers = iter(blocks)
     for group in layer_groups(model):
         trains = trains or any(p.requires_grad for p in group.parameters)
         if group.name not in (EMBEDDING, HEAD):
-            block = next(layers)
-            kept += trains * sum(_kept(module, length) for module in block.modules())
-    return rows * length * kept * next(blocks[0].parameters()).element_size()
+            block, recomputed = next(layers)
+            inside = trains * sum(_kept(module, length) for module in block.modules())
+            if recomputed:
+                again = max(again, inside)
+                inside = (
+                    trains
+                    * next(
+                        m for m in block.modules() if isinstance(m, Residual)
+                    ).norm.weight.numel()
+                )
+            kept += inside
+    return rows * length * (kept + again) * next(blocks[0][0].parameters()).element_size()
 
 
 def _kept(module: nn.Module, length: int) -> int:
@@ -197,6 +217,11 @@ def _kept(module: nn.Module, length: int) -> int:
             d_model = module.norm.weight.numel()
             return d_model * (1 + isinstance(module.norm, RMSNorm) + (module.dropout.p > 0))
     return 0
+
+
+def _stream(block: nn.Module) -> int:
+    """d_model: what goes from block to block, of each token."""
+    return next(m.norm.weight.numel() for m in block.modules() if isinstance(m, Residual))
 
 
 def _width(layer: nn.Module) -> tuple[int, int]:
