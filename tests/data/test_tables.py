@@ -118,8 +118,8 @@ BROKEN = {
     ),
     "another separator": (
         "a.csv",
-        "text;label\na;b\n",
-        r"no column 'text'; its columns are 'text;label' \(is ',' what stands between fields",
+        "text|label\na|b\n",
+        r"no column 'text'; its columns are 'text\|label' \(is ',' what stands between fields",
     ),
     "a name twice": ("a.csv", "text,label,text\na,b,c\n", r"has 2 columns 'text'; its columns are"),
     "too few": (
@@ -239,3 +239,15 @@ def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
 
 def test_a_text_keeps_its_line_ends(tmp_path):
     assert read_text(write(tmp_path / "a.gz", "a\r\nb\u2028")) == "a\r\nb\u2028"
+
+
+def test_semicolons_as_spreadsheets_write_them(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [("text", "label"), ("one; two, three", "a"), ("four", "b")]
+    path.write_text(table(rows, separator=";"), newline="")
+    expected = [{"text": "one; two, three", "label": "a"}, {"text": "four", "label": "b"}]
+    assert [row.fields for row in read_table(path, {"text": "text", "label": "label"})] == expected
+    path.write_text("a;b,c\n1;2,3\n")  # with a comma in it, the first line is one of commas
+    assert read_table(path, {"x": "a;b"})[0].fields == {"x": "1;2"}
+    path.write_text("a;b\n1;2\n")
+    assert read_table(path, {"x": "a;b"}, TableLayout(separator=","))[0].fields == {"x": "1;2"}

@@ -29,7 +29,9 @@ class TableLayout:
         kind: jsonl has an object in each line; the other names are the usual ones.
         header: whether the first line of csv or tsv names the columns.
         quoting: whether double quotes hold a field together; by default in csv and not in tsv.
-        separator: between the fields of a line; by default a comma in csv, a tab in tsv.
+        separator: between the fields of a line; by default a tab in tsv, a comma in csv, or a
+            semicolon where the first line has one and no comma, as spreadsheets write it in
+            countries with decimal commas.
         encoding: of the text, by Python's name.
 
     Raises:
@@ -137,7 +139,7 @@ def _check_kind(path: Path, kind: str | None, layout: TableLayout) -> str:
 def _read_fields(
     path: Path, text: str, columns: Columns, kind: str, layout: TableLayout
 ) -> Numbered:
-    separator = layout.separator or ("," if kind == "csv" else "\t")
+    separator = layout.separator or _separator(text, kind)
     names, rows = read_delimited(
         path,
         text,
@@ -151,6 +153,11 @@ def _read_fields(
     for line, fields in rows:
         broken = isinstance(fields, DataError)
         yield line, fields if broken else {role: fields[i] for role, i in places.items()}
+
+
+def _separator(text: str, kind: str) -> str:
+    first = text.partition("\n")[0]
+    return "\t" if kind == "tsv" else ";" if ";" in first and "," not in first else ","
 
 
 def _read_json_lines(path: Path, text: str, columns: Columns) -> Numbered:
