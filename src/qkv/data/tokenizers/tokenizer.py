@@ -1,5 +1,6 @@
 """Text to ids and back, special tokens, and what a family puts around a sequence."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,7 +10,16 @@ from pathlib import Path
 import tokenizers
 
 from qkv.data.tokenizers import training
-from qkv.data.tokenizers.folder import FILE_NAME, OURS, VOCABULARIES, Parts, read_file, read_folder
+from qkv.data.tokenizers.folder import (
+    FILE_NAME,
+    OURS,
+    ROLES,
+    SETTINGS,
+    VOCABULARIES,
+    Parts,
+    read_file,
+    read_folder,
+)
 from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Span
 from qkv.data.tokenizers.wrapping import PLAIN, Wrapped
 from qkv.errors import DataError, VocabularyError
@@ -36,17 +46,19 @@ class Tokenizer:
         return cls._trained(training.train_characters(texts))
 
     @classmethod
-    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    def train_bpe(
+        cls, texts: Iterable[str], vocab_size: int, *, lowercase: bool = False
+    ) -> "Tokenizer":
         """Byte-pair encoding of UTF-8 bytes: no text is unknown, decoding gives it back exactly.
 
         Sennrich et al. 2016, https://arxiv.org/abs/1508.07909; of bytes: Radford et al. 2019
-        (GPT-2).
+        (GPT-2). With `lowercase` every text is read in lower case, and comes back so.
 
         Raises:
             ConfigError: `vocab_size` cannot hold the 256 bytes and the special tokens.
             DataError: there is no text.
         """
-        return cls._trained(training.train_bpe(texts, vocab_size))
+        return cls._trained(training.train_bpe(texts, vocab_size, lowercase=lowercase))
 
     @classmethod
     def train_wordpiece(
@@ -230,7 +242,11 @@ class Tokenizer:
                 vocabulary=LibraryVocabulary(tokenizer),
                 roles={role: tokenizer.token_to_id(token) for role, token in OURS.items()},
                 template=PLAIN,
-                files={FILE_NAME: tokenizer.to_str(pretty=True).encode()},
+                files={
+                    FILE_NAME: tokenizer.to_str(pretty=True).encode(),
+                    # Else the folder of a family whose special tokens are others lends it those.
+                    SETTINGS[0]: _settings().encode(),
+                },
             )
         )
 
@@ -251,6 +267,12 @@ class Tokenizer:
                 "another purpose, or saved without its tokenizer_config.json?"
             )
         return self._parts.roles[role]
+
+
+def _settings() -> str:
+    """A tokenizer_config.json that names our special tokens, to us and to transformers."""
+    named = {ROLES[role][-1]: token for role, token in OURS.items()}
+    return json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}, indent=2) + "\n"
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:

@@ -24,11 +24,15 @@ def train_characters(texts: Iterable[str]) -> tokenizers.Tokenizer:
     )
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, *, lowercase: bool = False
+) -> tokenizers.Tokenizer:
     """See `Tokenizer.train_bpe`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size(vocab_size, len(SPECIALS) + len(alphabet))
     tokenizer = tokenizers.Tokenizer(models.BPE())
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
