@@ -1,0 +1,211 @@
+"""Windows: a question before a piece of its passage, where both are too long for a model at once.
+
+A passage of many tokens is read through overlapping windows, and each begins with the question:
+
+    [CLS] question [SEP] passage, tokens 0 to 9   [SEP]
+    [CLS] question [SEP] passage, tokens 6 to 15  [SEP]     stride 6
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from qkv.data.batches import POOL, Batches, Movable, group_by_tokens, pad_sequences
+from qkv.data.tokenizers import Tokenizer
+from qkv.data.tokenizers.vocabulary import Span
+from qkv.errors import ConfigError, DataError, LengthError
+
+NO_ANSWER = (0, 0)  # the place of [CLS], where a window without the answer points
+
+
+class Window(NamedTuple):
+    """A question with a piece of its passage.
+
+    Args:
+        row: which question this is, counted from 0.
+        ids: what a model reads, special tokens included.
+        segments: 0 for the question, 1 for the passage, in families that tell them apart.
+        first: the place among the ids of the piece's first token.
+        spans: characters of the passage, [from, to), that each token of the piece stands for.
+    """
+
+    row: int
+    ids: list[int]
+    segments: list[int]
+    first: int
+    spans: list[Span]
+
+    def places(self, start: int, end: int) -> tuple[int, int] | None:
+        """The places of the first and the last token of characters [start, end).
+
+        None where the window does not hold all of them.
+        """
+        if not self.spans or start < self.spans[0][0] or end > self.spans[-1][1]:
+            return None
+        held = [i for i, (a, b) in enumerate(self.spans) if a < end and b > start]
+        return (self.first + held[0], self.first + held[-1]) if held else None
+
+    def characters(self, first: int, last: int) -> Span:
+        """The characters [start, end) of the tokens from one place to another."""
+        return self.spans[first - self.first][0], self.spans[last - self.first][1]
+
+
+def make_windows(
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    *,
+    max_length: int,
+    stride: int,
+) -> list[Window]:
+    """Cut passages into windows that overlap; the question is whole in each.
+
+    Devlin et al.'s run_squad.py for SQuAD does so.
+
+    Args:
+        tokenizer: of the model.
+        questions: one a passage.
+        contexts: the passages.
+        max_length: the most tokens of a window, question and special tokens included.
+        stride: tokens of the passage from the beginning of one window to that of the next; where
+            fewer fit into a window, the next begins where it ends.
+
+    Raises:
+        DataError: a question or a passage has no tokens, or there are other numbers of them.
+        LengthError: a question leaves no room for its passage.
+        ConfigError: a stride below 1.
+    """
+    if stride < 1:
+        raise ConfigError(f"stride = {stride}; expected at least 1 token")
+    if len(questions) != len(contexts):
+        raise DataError(
+            f"{len(questions)} questions and {len(contexts)} passages; expected one passage each"
+        )
+    read = {text: tokenizer.encode_with_offsets(text) for text in dict.fromkeys(contexts)}
+    windows = list[Window]()
+    for row, question in enumerate(tokenizer.encode_batch(questions)):
+        ids, spans = read[contexts[row]]
+        for what, tokens, text in (
+            ("question", question, questions[row]),
+            ("passage", ids, contexts[row]),
+        ):
+            if not tokens:
+                raise DataError(f"{what} {row + 1} has no tokens: {text!r} (is it empty?)")
+        room = max_length - len(tokenizer.wrap(question, []).ids)
+        if room < 1:
+            raise LengthError(
+                f"question {row + 1} has {len(question)} tokens, and with the special tokens "
+                f"leaves none of max_length = {max_length} to its passage; expected a shorter one"
+            )
+        for begin in _beginnings(len(ids), room, stride):
+            wrapped = tokenizer.wrap(question, ids[begin : begin + room])
+            first = wrapped.sequence.index(1)
+            piece = spans[begin : begin + room]
+            windows.append(Window(row, wrapped.ids, wrapped.segments, first, piece))
+    return windows
+
+
+def _beginnings(n: int, room: int, stride: int) -> Iterable[int]:
+    """Where windows begin, until one reaches the end."""
+    for begin in itertools.count(0, min(stride, room)):
+        yield begin
+        if begin + room >= n:
+            return
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanBatch(Movable):
+    """Windows, padded on the right, and the spans to find in them.
+
+    Args:
+        tokens: what the model reads.
+        token_mask: True = a real token.
+        segments: of the tokens; None for a model without.
+        starts: place of each span's first token.
+        ends: place of its last.
+    """
+
+    tokens: Int64[Tensor, "batch length"]
+    token_mask: Bool[Tensor, "batch length"]
+    segments: Int64[Tensor, "batch length"] | None
+    starts: Int64[Tensor, " batch"]
+    ends: Int64[Tensor, " batch"]
+
+    @property
+    def n_targets(self) -> int:
+        """The number of windows."""
+        return len(self.tokens)
+
+
+def span_batches(
+    windows: Sequence[Window],
+    spans: Sequence[tuple[int, int]],
+    *,
+    pad: int,
+    segments: bool,
+    max_tokens: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    epochs: Iterable[int] = (0,),
+) -> Batches[SpanBatch]:
+    """Batches to train on, of windows of similar length, each window once an epoch.
+
+    Args:
+        windows: of `make_windows`.
+        spans: places of each one's answer, or `NO_ANSWER`.
+        pad: id that fills short rows.
+        segments: whether the model tells question and passage apart.
+        max_tokens: the most positions of a batch, padding included; either this is given
+        batch_size: or the most windows.
+        seed: of the shuffling.
+        epochs: which epochs to go through.
+
+    Raises:
+        DataError: no windows, or another number of spans.
+        ConfigError: none of `max_tokens` and `batch_size`, both, or less than 1.
+        LengthError: a window alone is longer than `max_tokens`.
+    """
+    if not windows or len(spans) != len(windows):
+        raise DataError(f"{len(windows)} windows and {len(spans)} spans; expected one span each")
+    size = batch_size if max_tokens is None else max_tokens
+    if size is None or size < 1 or None not in (max_tokens, batch_size):
+        raise ConfigError(
+            f"max_tokens = {max_tokens} and batch_size = {batch_size}; expected one of them, at "
+            "least 1"
+        )
+    lengths = [(len(window.ids),) for window in windows]
+    longest = max(lengths)[0]
+    if max_tokens is not None and longest > max_tokens:
+        raise LengthError(f"a window has {longest} tokens, more than max_tokens = {max_tokens}")
+
+    def plan(epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng((seed, epoch))
+        if max_tokens is not None:
+            return group_by_tokens(lengths, max_tokens, rng)
+        groups: list[list[int]] = []
+        for pool in np.array_split(rng.permutation(len(lengths)), math.ceil(len(lengths) / POOL)):
+            rows = sorted(pool.tolist(), key=lambda row: lengths[row])
+            groups += [part.tolist() for part in np.array_split(rows, math.ceil(len(rows) / size))]
+        return [groups[i] for i in rng.permutation(len(groups))]
+
+    def make(rows: list[int], _: np.random.Generator) -> SpanBatch:
+        tokens, token_mask = pad_sequences([windows[row].ids for row in rows], pad)
+        starts, ends = torch.tensor([spans[row] for row in rows]).unbind(1)
+        return SpanBatch(
+            tokens=tokens,
+            token_mask=token_mask,
+            segments=pad_sequences([windows[row].segments for row in rows], 0)[0]
+            if segments
+            else None,
+            starts=starts,
+            ends=ends,
+        )
+
+    return Batches(epochs, plan, make, seed=seed)

@@ -1,0 +1,172 @@
+"""What a recipe says of its questions: where they are, and which are held out."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from qkv.data.parts import hold_out
+from qkv.data.question_sets import SETS, question_set
+from qkv.data.questions import Answer, Question, read_squad
+from qkv.data.tables import read_table
+from qkv.errors import ConfigError
+
+COLUMNS = {"question": "question", "context": "context", "answer": "answer"}
+
+
+class QuestionParts(NamedTuple):
+    """Questions by what they are for.
+
+    Args:
+        train: to learn from.
+        validation: by which the best weights are chosen.
+        test: scored once, at the end; may be none.
+    """
+
+    train: Sequence[Question]
+    validation: Sequence[Question]
+    test: Sequence[Question]
+
+    @property
+    def checksum(self) -> str:
+        """Tells whether these are the questions of an earlier run."""
+        content = json.dumps([[asdict(one) for one in part] for part in self])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """What to learn from: files, or sets that are known by name.
+
+    Args:
+        train: of each source: a .json file as SQuAD has it; a table with a column each for
+            questions, passages and answers; a named set, such as qamr, or one part of it, as
+            squadshifts:new_wiki; or a data set of the Hub.
+        validation: likewise; the named set's own part if there is one source, else held out from
+            the training questions.
+        test: likewise; the named set's own part if there is one source, else there is none.
+        question: the column of the questions.
+        context: the column of the passages.
+        answer: the column of the answers.
+        validation_share: of the articles, that is held out.
+        limit: learn from so many questions only.
+        seed: of the limit's choice.
+        data_dir: folder of the named sets; the variable QKV_DATA if not given.
+
+    Raises:
+        ConfigError: nothing to learn from, numbers out of range, or two parts from one source.
+    """
+
+    train: tuple[str, ...] = ("qamr",)
+    validation: str | None = None
+    test: str | None = None
+    question: str = COLUMNS["question"]
+    context: str = COLUMNS["context"]
+    answer: str = COLUMNS["answer"]
+    validation_share: float = 0.1
+    limit: int | None = None
+    seed: int = 0
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no question has to be read for."""
+        if not self.train:
+            raise ConfigError("data.train is empty; expected a source of questions or several")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"data.limit = {self.limit}; expected at least 1 question, or null")
+        if not 0 < self.validation_share < 1:
+            raise ConfigError(
+                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
+                "as 0.1"
+            )
+        named = [_full_name(name, "train") for name in self.train]
+        named += [
+            _full_name(name, part)
+            for part in ("validation", "test")
+            if (name := getattr(self, part)) is not None
+        ]
+        if twice := {name for name in named if named.count(name) > 1}:
+            raise ConfigError(
+                f"data names {', '.join(sorted(twice))} twice; expected other questions for each "
+                "part, or the scores say nothing of new ones"
+            )
+
+    def parts(self) -> QuestionParts:
+        """Read everything, and hold out what has no source of its own.
+
+        Raises:
+            DataError: questions cannot be read.
+        """
+        train = [one for source in self.train for one in self._read(source, "train")]
+        own = SETS.get(self.train[0], ()) if len(self.train) == 1 and _is_set(self.train[0]) else ()
+        test = self.test or (self.train[0] if "test" in own else None)
+        validation = self.validation or (self.train[0] if "validation" in own else None)
+        if validation is None:
+            sources = [one.source for one in train]
+            train, held_out = hold_out(train, sources, self.validation_share)
+        else:
+            held_out = self._read(validation, "validation")
+        if self.limit is not None and self.limit < len(train):
+            chosen = np.random.default_rng(self.seed).permutation(len(train))[: self.limit]
+            train = [train[i] for i in sorted(chosen.tolist())]
+        return QuestionParts(train, held_out, self._read(test, "test") if test else [])
+
+    def _read(self, source: str, part: str) -> list[Question]:
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return read_questions(source, part, columns=columns, data_dir=self.data_dir)
+
+
+def read_questions(
+    data: str,
+    split: str,
+    *,
+    columns: dict[str, str] = COLUMNS,
+    data_dir: Path | None = None,
+) -> list[Question]:
+    """Read a file, a data set of the Hub, or a part of a named set.
+
+    In a table each row has one answer; it is learned where it stands in the passage (its first
+    place), and else it is only scored. Questions on one passage share their source.
+
+    Args:
+        data: such as "my.json", "my.csv", "owner/name", "qamr" or "xquad:en".
+        split: of a named set, where `data` does not say which.
+        columns: names of the table's columns for question, context and answer.
+        data_dir: folder of the named sets.
+
+    Raises:
+        DataError: the questions cannot be read.
+    """
+    if _is_set(data):
+        name, _, said = data.partition(":")
+        return question_set(name, said or split, data_dir)
+    if Path(data.removesuffix(".gz")).suffix == ".json":
+        return read_squad(data)
+    questions = []
+    for row in read_table(data, columns):
+        context, answer = row.fields["context"], row.fields["answer"]
+        start = context.find(answer)
+        questions.append(
+            Question(
+                id=str(row.line),
+                question=row.fields["question"],
+                context=context,
+                answers=(Answer(answer, None if start < 0 else start),),
+                source=context,
+            )
+        )
+    return questions
+
+
+def _is_set(source: str) -> bool:
+    """Whether this is a named set or a part of one; a file of this name comes first."""
+    return source.partition(":")[0] in SETS and not Path(source).is_file()
+
+
+def _full_name(source: str, part: str) -> str:
+    """A source with its part, if it is a named set."""
+    return f"{source}:{part}" if source in SETS and _is_set(source) else source

@@ -1,0 +1,56 @@
+"""The loss of answers that are spans of a passage."""
+
+import math
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qkv.errors import DataError
+
+
+@runtime_checkable
+class SpanBatch(Protocol):
+    """Windows and the places of a span in each; the mask is True at real tokens."""
+
+    tokens: Int[Tensor, "batch length"]
+    token_mask: Bool[Tensor, "batch length"]
+    segments: Int[Tensor, "batch length"] | None
+    starts: Int[Tensor, " batch"]
+    ends: Int[Tensor, " batch"]
+
+
+def span_loss(model: nn.Module, batch: SpanBatch) -> Float[Tensor, ""]:
+    """Sum over the rows of the mean of the cross-entropies of the span's start and of its end.
+
+    Devlin et al. 2019, section 4.2; a row without an answer has its span at [CLS] (section 4.3).
+
+    Args:
+        model: gives logits (batch, length, 2), such as a `QuestionAnswering`.
+        batch: rows with their spans.
+
+    Raises:
+        DataError: a span ends before it starts, or does not stand on real tokens (looked at on the
+            CPU only: elsewhere looking would wait for the device).
+    """
+    if batch.starts.device.type == "cpu":
+        _check_spans(batch)
+    logits = model(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)  # (B, L, 2)
+    start, end = logits.masked_fill(~batch.token_mask[..., None], -math.inf).unbind(-1)  # (B, L)
+    losses = [
+        F.cross_entropy(scores, places, reduction="sum")
+        for scores, places in ((start, batch.starts), (end, batch.ends))
+    ]
+    return (losses[0] + losses[1]) / 2
+
+
+def _check_spans(batch: SpanBatch) -> None:
+    lengths = batch.token_mask.sum(1)
+    wrong = (batch.starts < 0) | (batch.ends < batch.starts) | (batch.ends >= lengths)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise DataError(
+            f"row {row} has a span from {int(batch.starts[row])} to {int(batch.ends[row])}, but "
+            f"{int(lengths[row])} tokens; expected 0 <= start <= end < tokens"
+        )
