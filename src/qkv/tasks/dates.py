@@ -14,7 +14,8 @@ from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.tasks.recipe import Training, begin, count, run_training, timed
-from qkv.tasks.translation import TextPair, Translator, save_translator
+from qkv.tasks.translation import Translator
+from qkv.tasks.translation_data import TextPair
 from qkv.training.losses import pair_loss
 from qkv.training.optim import adamw
 
@@ -59,7 +60,7 @@ def train_dates(
         output: the folder, made or replaced; OUTPUT.training keeps the run, so that the same
             command goes on where it was stopped.
         data: what to learn from.
-        model: fields of `TransformerConfig`; the vocabularies' sizes come from the data.
+        model: fields of `TransformerConfig`; the size of the vocabulary comes from the data.
         training: how long and how fast.
         device: "auto", "cpu", "cuda" or "mps".
         fresh: begin anew, whatever an earlier run left.
@@ -72,10 +73,9 @@ def train_dates(
     recipe = {"data": data, "model": model, "training": training}
     place = begin(output, recipe, seed=training.seed, fresh=fresh)
     pairs, validation = data.draw("train"), data.draw("validation")
-    source = Tokenizer.train_characters(text for text, _ in pairs)
-    target = Tokenizer.train_characters(text for _, text in pairs)
-    config = make_config(model or {}, source, target)
-    translator = Translator(Transformer(config), source, target, max_length=32)
+    tokenizer = Tokenizer.train_characters(text for pair in pairs for text in pair)
+    config = make_config(model or {}, tokenizer)
+    translator = Translator(Transformer(config), tokenizer, tokenizer, max_length=32)
     parameters = count(translator.model)
     place.console.print(f"{len(pairs):,} pairs, {parameters:,} parameters -> {output}")
 
@@ -107,24 +107,22 @@ def train_dates(
         "seconds of training": round(history.seconds, 1),
         "seconds of testing": timed(before),
     }
-    save_translator(translator, output)
+    translator.save(output)
     place.write_results(results)
     place.console.print(f"exact match on the test split: {score:.2%}; see {output}")
 
 
-def make_config(
-    model: Mapping[str, Any], source: Tokenizer, target: Tokenizer
-) -> TransformerConfig:
+def make_config(model: Mapping[str, Any], tokenizer: Tokenizer) -> TransformerConfig:
     """Build the model's configuration from a recipe's fields.
 
     Raises:
         ConfigError: on a field that there is not.
     """
-    sizes = {"source_vocab_size": source.vocab_size, "target_vocab_size": target.vocab_size}
+    sizes = dict.fromkeys(("source_vocab_size", "target_vocab_size"), tokenizer.vocab_size)
     known = {field.name for field in fields(TransformerConfig)} - set(sizes)
     if unknown := sorted(set(model) - known):
         raise ConfigError(
             f"model has no field {', '.join(unknown)}; expected some of {', '.join(sorted(known))} "
-            "(the sizes of the vocabularies come from the data)"
+            "(the size of the vocabulary comes from the data)"
         )
     return TransformerConfig(**sizes, **model)

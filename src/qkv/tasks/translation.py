@@ -2,27 +2,35 @@
 
 import dataclasses
 import itertools
-import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any, overload
 
 import torch
-from safetensors.torch import load, save
+from rich.progress import track
 from torch import Tensor, nn
 
 from qkv.attention.record import AttentionRecord, record_attention
 from qkv.data.batches import PairBatch, batches_by_tokens, pad_sequences
 from qkv.data.tokenizers import Tokenizer
-from qkv.errors import ConfigError, DataError
+from qkv.errors import ConfigError
 from qkv.evaluation.exact_match import exact_match
-from qkv.files import write_atomically
-from qkv.generation.greedy import greedy
-from qkv.models.rnn import RNNConfig, RNNSeq2Seq
-from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.evaluation.translation import TranslationScores, translation_scores
+from qkv.generation.answer import Answer
+from qkv.generation.beam import beam_search
+from qkv.generation.processors import FORBIDDEN, Processor, temperature
+from qkv.generation.ranking import Beam
+from qkv.generation.sampling import sample
+from qkv.generation.stepping import check_max_length
+from qkv.tasks.console import plain_console
+from qkv.tasks.pretrained import Loaded, load, save
+from qkv.tasks.translation_data import TextPair
+from qkv.tasks.translation_inputs import Source, describe, fit_source, read_settings
 
-TextPair = tuple[str, str]  # source, target
-KINDS = {"transformer": (Transformer, TransformerConfig), "rnn": (RNNSeq2Seq, RNNConfig)}
+GREEDY = Beam(size=1)
+# Of five beginnings, compared by their mean log-probability a token, as transformers does.
+BEAM = Beam(size=5, length_penalty=1.0, length_rule="power")
 
 
 @contextmanager
@@ -34,6 +42,40 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One of several translations of a text, and what it was ranked by."""
+
+    translation: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Translation(str):
+    """The best translation of a text: a string, which knows more of itself.
+
+    Args:
+        text: that was translated.
+        translation: of it; the string itself.
+        score: its log-probability (nats), divided as the beam's length penalty says.
+        n_best: the best candidates, the first of them this one.
+        note: what the reader should know: the text was split or cut, or the translation has no end.
+    """
+
+    text: str
+    translation: str
+    score: float
+    n_best: list[Candidate]
+    note: str = ""
+
+    def __new__(cls, text: str, translation: str, *others: Any, **named: Any) -> "Translation":
+        """Make the string."""
+        return super().__new__(cls, translation)
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        return self.text, self.translation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +96,96 @@ class Translator:
         source: tokenizer of the inputs.
         target: tokenizer of the outputs.
         max_length: tokens after which an output is cut, if it has not ended by itself.
+        limit: tokens of an input; a longer one is split at its sentences, and a longer sentence
+            cut. None where there is no limit.
+        beam: how to search; greedily by default.
+        start: what the decoder reads first; the tokenizer's start if empty.
+        forbidden: ids that are never written.
+        loaded: what model and tokenizers came from.
+
+    Raises:
+        ConfigError: lengths that leave no place for a token.
     """
 
     model: nn.Module
     source: Tokenizer
     target: Tokenizer
     max_length: int = 256
+    _: dataclasses.KW_ONLY
+    limit: int | None = None
+    beam: Beam = GREEDY
+    start: tuple[int, ...] = ()
+    forbidden: tuple[int, ...] = ()
+    loaded: Loaded | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no text has to be read for."""
+        check_max_length(self.max_length)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        beam: Beam | None = None,
+        max_length: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> "Translator":
+        """Load a model that reads a text and writes another; see `qkv.load`.
+
+        Args:
+            path: a folder, a name of the zoo or an id of the Hub.
+            beam: how to search; as the folder's config.json says if not given, greedily if it says
+                nothing.
+            max_length: most tokens of a translation; as config.json says if not given, else 256.
+            device: of the model.
+
+        Raises:
+            ConfigError: the model is of another kind.
+            DataError: there is no such model.
+        """
+        loaded = load(path, dtype=torch.float32, device=device)
+        return cls.of(loaded, beam=beam, max_length=max_length, name=os.fspath(path))
+
+    @classmethod
+    def of(
+        cls,
+        loaded: Loaded,
+        *,
+        beam: Beam | None = None,
+        max_length: int | None = None,
+        name: str = "this",
+    ) -> "Translator":
+        """Make a translator of what `qkv.load` returned; `name` is what errors call it."""
+        said = read_settings(loaded, name)
+        assert loaded.tokenizer is not None
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            loaded.tokenizer.target,
+            said.max_length if max_length is None else max_length,
+            limit=said.limit,
+            beam=beam or said.beam,
+            start=said.start,
+            forbidden=said.forbidden,
+            loaded=loaded,
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write model, tokenizer and how to decode in the Hugging Face layout; see `load`.
+
+        Raises:
+            ConfigError: the tokenizers are two, or no family of checkpoints describes the model.
+        """
+        if self.loaded is not None:
+            return save(self.loaded, folder)
+        if self.source is not self.target:
+            raise ConfigError(
+                "this translator has one tokenizer for its inputs and another for its outputs; a "
+                "folder holds one: train it on both languages"
+            )
+        config = describe(self.target, self.beam, self.max_length)
+        return save(Loaded(self.model, self.target, config=config), folder)
 
     def batches(
         self,
@@ -72,7 +198,7 @@ class Translator:
         sources = self.source.encode_batch(source for source, _ in pairs)
         targets = self.target.encode_batch(target for _, target in pairs)
         return batches_by_tokens(
-            list(zip(sources, targets, strict=True)),
+            [(self.source.wrap(s).ids, t) for s, t in zip(sources, targets, strict=True)],
             max_tokens=max_tokens,
             pad=self.target.pad,
             start=self.target.start,
@@ -81,35 +207,74 @@ class Translator:
             epochs=itertools.count(),
         )
 
-    def __call__(self, texts: Sequence[str], *, rows: int = 256) -> list[str]:
-        """Translate each text greedily; inputs of like length share a batch of at most `rows`."""
-        sources = self.source.encode_batch(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(sources[i]))
-        outputs = [""] * len(texts)
-        for first in range(0, len(order), rows):
-            chosen = order[first : first + rows]
-            tokens = self._decode([sources[i] for i in chosen])
-            for i, ids in zip(chosen, tokens.tolist(), strict=True):
-                outputs[i] = self.target.decode(ids)
-        return outputs
+    @overload
+    def __call__(self, texts: str, *, rows: int = 256, progress: bool = False) -> Translation: ...
+    @overload
+    def __call__(
+        self, texts: Sequence[str], *, rows: int = 256, progress: bool = False
+    ) -> list[Translation]: ...
+    def __call__(
+        self, texts: str | Sequence[str], *, rows: int = 256, progress: bool = False
+    ) -> Translation | list[Translation]:
+        """Translate a text, or several, in their order.
+
+        Args:
+            texts: one, or a list.
+            rows: of a batch, at most; inputs of like length share one.
+            progress: show a bar, where the errors go.
+
+        Raises:
+            DataError: a text is empty.
+        """
+        if isinstance(texts, str):
+            return self([texts], rows=rows, progress=progress)[0]
+        sources = [fit_source(text, self.source, self.limit) for text in texts]
+        answers = iter(self._decode([ids for one in sources for ids in one.pieces], rows, progress))
+        return [
+            self._translation(text, source, list(itertools.islice(answers, len(source.pieces))))
+            for text, source in zip(texts, sources, strict=True)
+        ]
 
     def exact_match(self, pairs: Sequence[TextPair]) -> float:
         """Return the share of sources whose translation is the target, character for character."""
         return exact_match(self([source for source, _ in pairs]), [target for _, target in pairs])
 
+    def evaluate(
+        self,
+        examples: Sequence[TextPair],
+        *,
+        progress: bool = False,
+        tokenizer: str = "13a",
+        samples: int = 1_000,
+    ) -> TranslationScores:
+        """Score the translations of sentences whose translations are known.
+
+        Args:
+            examples: (source, target).
+            progress: show a bar, where the errors go.
+            tokenizer: of BLEU, see `translation_scores`.
+            samples: of the bootstrap.
+        """
+        said = self([source for source, _ in examples], progress=progress)
+        targets = [target for _, target in examples]
+        return translation_scores(
+            list(map(str, said)), targets, tokenizer=tokenizer, samples=samples
+        )
+
     def align(self, text: str, *, layers: Sequence[str] | None = None) -> Alignment:
         """Translate one text, then record one pass over it: row t is the look before token t.
 
         Args:
-            text: the source.
+            text: the source; what the model does not read at once is left out.
             layers: which attention modules to record; None records all.
         """
-        source = self.source.encode(text)
-        ids = self._decode([source])[0].tolist()
-        output = [*itertools.takewhile(lambda i: i != self.target.stop, ids), self.target.stop]
+        source = fit_source(text, self.source, self.limit).pieces[0]
+        [[best, *_]] = self._decode([source], 1, False)
+        output = best.tokens if best.ended else [*best.tokens, self.target.stop]
         device = next(self.model.parameters()).device
+        start = self.start or (self.target.start,)
         source_ids = torch.tensor([source], device=device)
-        target_ids = torch.tensor([[self.target.start, *output[:-1]]], device=device)
+        target_ids = torch.tensor([[*start, *output[:-1]]], device=device)
         with (
             evaluating(self.model),
             torch.inference_mode(),
@@ -118,66 +283,60 @@ class Translator:
             self.model(source_ids, target_ids)
         return Alignment(self.source.tokens(source), self.target.tokens(output), weights)
 
-    def _decode(self, sources: Sequence[Sequence[int]]) -> Tensor:
+    def _translation(self, text: str, source: Source, parts: list[list[Answer]]) -> Translation:
+        """Put the parts of a text together: the k-th candidate is the k-th best of each part."""
+        candidates = [
+            Candidate(
+                " ".join(self.target.decode(part.tokens) for part in kth),
+                sum(part.score for part in kth),
+            )
+            for kth in zip(*parts, strict=False)
+        ]
+        notes = [source.note(self.limit)]
+        if not all(part[0].ended for part in parts):
+            notes.append(f"the translation has no end within max_length = {self.max_length} tokens")
+        best = candidates[0]
+        note = "; ".join(filter(None, notes))
+        return Translation(text, best.translation, best.score, candidates, note)
+
+    def _decode(self, sources: list[list[int]], rows: int, progress: bool) -> list[list[Answer]]:
+        """Answers to each source, the best first; those of like length share a batch."""
+        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+        rows = max(1, rows // self.beam.size)
+        batches = [order[first : first + rows] for first in range(0, len(order), rows)]
+        console = plain_console(stderr=True)
+        off = not (progress and console.is_terminal)
+        answers: list[list[Answer]] = [[] for _ in sources]
+        with evaluating(self.model):
+            for batch in track(
+                batches, "translating", console=console, transient=True, disable=off
+            ):
+                found = self._search([sources[i] for i in batch])
+                for i, answer in zip(batch, found, strict=True):
+                    answers[i] = answer
+        return answers
+
+    def _search(self, sources: list[list[int]]) -> list[list[Answer]]:
         device = next(self.model.parameters()).device
         ids, token_mask = pad_sequences(sources, self.source.pad)
-        with evaluating(self.model):
-            return greedy(
-                self.model,
-                ids.to(device),
-                token_mask=token_mask.to(device),
-                start=self.target.start,
-                stop=self.target.stop,
-                max_length=self.max_length,
+        start = self.start or (self.target.start,)
+        processors = [_forbid(self.forbidden)] if self.forbidden else []
+        how: dict[str, Any] = {
+            "token_mask": token_mask.to(device),
+            "start": [list(start)] * len(sources),
+            "stop": self.target.stop,
+            "max_length": self.max_length,
+        }
+        if self.beam.size > 1:
+            return beam_search(
+                self.model, ids.to(device), **how, beam=self.beam, processors=processors
             )
+        how |= {"processors": [*processors, temperature(0)], "seeds": [0] * len(sources)}
+        return [[answer] for answer in sample(self.model, ids.to(device), **how)]
 
 
-def save_translator(translator: Translator, folder: Path) -> None:
-    """Write the model (config.json, model.safetensors) and its tokenizers, each file atomically.
+def _forbid(ids: tuple[int, ...]) -> Processor:
+    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        return logits.index_fill(-1, torch.tensor(ids, device=logits.device), FORBIDDEN)
 
-    Raises:
-        ConfigError: if the model is no Transformer or RNN of this library.
-    """
-    kind = next((kind for kind, (cls, _) in KINDS.items() if type(translator.model) is cls), None)
-    if kind is None:
-        raise ConfigError(
-            f"a {type(translator.model).__name__} cannot be saved; expected one of "
-            f"{', '.join(cls.__name__ for cls, _ in KINDS.values())}"
-        )
-    config = {"model_type": kind, "max_length": translator.max_length}
-    config["model"] = dataclasses.asdict(translator.model.config)
-    # A tensor that two names share is written under the first of them.
-    weights = {name: p.detach().contiguous() for name, p in translator.model.named_parameters()}
-    translator.source.save(folder / "source")
-    translator.target.save(folder / "target")
-    write_atomically(folder / "model.safetensors", save(weights))
-    write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")
-
-
-def load_translator(folder: Path) -> Translator:
-    """Read what `save_translator` wrote.
-
-    Raises:
-        DataError: if the folder lacks a file, or names a model that there is not.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        weights = load((folder / "model.safetensors").read_bytes())
-    except OSError as error:
-        raise DataError(f"{folder} holds no saved translator: {error}") from error
-    if config.get("model_type") not in KINDS:
-        raise DataError(
-            f"{folder / 'config.json'} has model_type {config.get('model_type')!r}; "
-            f"expected {' or '.join(KINDS)}"
-        )
-    model_class, config_class = KINDS[config["model_type"]]
-    model = model_class(config_class(**config["model"]))
-    missing, unknown = model.load_state_dict(weights, strict=False)
-    if unknown or set(missing) & {name for name, _ in model.named_parameters()}:
-        raise DataError(
-            f"{folder / 'model.safetensors'} does not fit its config.json: missing {missing}, "
-            f"unknown {unknown}"
-        )
-    model.eval()
-    source, target = Tokenizer.load(folder / "source"), Tokenizer.load(folder / "target")
-    return Translator(model, source, target, max_length=config["max_length"])
+    return processor

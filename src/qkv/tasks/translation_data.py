@@ -1,0 +1,183 @@
+"""What a recipe says of its sentences and translations: where they are, which are held out."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from qkv.data.parts import hold_out
+from qkv.data.tables import read_table
+from qkv.data.text import read_parallel
+from qkv.data.translations import SETS, translation_set
+from qkv.errors import ConfigError, DataError
+
+TextPair = tuple[str, str]  # source, target
+PARTS = ("train", "validation", "test")
+
+
+class PairParts(NamedTuple):
+    """Sentences with their translations, by what they are for.
+
+    Args:
+        train: to learn from.
+        validation: by which the best weights are chosen.
+        test: scored once, at the end; may be none.
+    """
+
+    train: Sequence[TextPair]
+    validation: Sequence[TextPair]
+    test: Sequence[TextPair]
+
+    @property
+    def checksum(self) -> str:
+        """Tells whether these are the sentences of an earlier run."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translations:
+    """What to learn from: files, or sets that are known by name.
+
+    Args:
+        train: a .csv, .tsv, .jsonl or .parquet file; two files of one sentence a line, as
+            "my.en,my.de"; a named set (multi30k, tatoeba, small_parallel_enja) or a part of it, as
+            multi30k:train; or a data set of the Hub.
+        validation: likewise; a named set's own part, else split off from the training sentences.
+        test: likewise; a named set's own part, else there is none.
+        source: the language to translate from; in a table, the name of its column.
+        target: the language to translate into, likewise.
+        validation_share: of the different sources, that is split off.
+        validation_limit: translate so many of the validation sentences, evenly chosen, each time;
+            all if null.
+        lowercase: read everything in lower case, and write so.
+        vocab_size: pieces of words, for both languages together.
+        max_length: tokens of a sentence and of its translation: longer ones are not learned from,
+            and a longer text is split or cut before it is translated.
+        limit: learn from so many pairs only.
+        seed: of the limit's choice.
+        data_dir: folder of the named sets; the variable QKV_DATA if not given.
+
+    Raises:
+        ConfigError: numbers out of range, or two parts from one source.
+    """
+
+    train: str = "tatoeba"
+    validation: str | None = None
+    test: str | None = None
+    source: str = "en"
+    target: str = "de"
+    validation_share: float = 0.02
+    validation_limit: int | None = None
+    lowercase: bool = False
+    vocab_size: int = 8_000
+    max_length: int = 100
+    limit: int | None = None
+    seed: int = 0
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no sentence has to be read for."""
+        for name in ("limit", "validation_limit", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{name} = {value}; expected at least 1")
+        if not 0 < self.validation_share < 1:
+            raise ConfigError(
+                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
+                "as 0.02"
+            )
+        given = {part: _full_name(getattr(self, part), part) for part in PARTS}
+        for one, other in (PARTS[:2], PARTS[1:], PARTS[::2]):
+            if given[one] == given[other] is not None:
+                raise ConfigError(
+                    f"data.{one} and data.{other} are both {getattr(self, one)}; expected other "
+                    "sentences, or the scores say nothing of new ones (without data.validation a "
+                    "share of the training sentences is held out)"
+                )
+
+    def parts(self) -> PairParts:
+        """Read everything, and hold out what has no source of its own.
+
+        Raises:
+            DataError: sentences cannot be read.
+        """
+        train = self._read(self.train, "train")
+        whole_set = self.train in SETS and _is_set(self.train)
+        test = self.test or (f"{self.train}:test" if whole_set else None)
+        validation = self.validation or (f"{self.train}:validation" if whole_set else None)
+        if validation is None:
+            keys = [source for source, _ in train]
+            train, held_out = hold_out(train, keys, self.validation_share)
+        else:
+            held_out = self._read(validation, "validation")
+        if self.limit is not None and self.limit < len(train):
+            chosen = np.random.default_rng(self.seed).permutation(len(train))[: self.limit]
+            train = [train[i] for i in sorted(chosen.tolist())]
+        return PairParts(train, held_out, self._read(test, "test") if test else [])
+
+    def _read(self, source: str, part: str) -> list[TextPair]:
+        names = {"source": self.source, "target": self.target, "data_dir": self.data_dir}
+        return read_translations(source, part, **names)
+
+
+def read_translations(
+    data: str, split: str, *, source: str = "en", target: str = "de", data_dir: Path | None = None
+) -> list[TextPair]:
+    """Read a table, two aligned files, a data set of the Hub, or a part of a named set.
+
+    Args:
+        data: such as "my.csv", "my.en,my.de", "owner/name", "multi30k" or "multi30k:validation".
+        split: the part of a named set, where `data` does not say which.
+        source: the language, or the column, of the sentences.
+        target: the language, or the column, of their translations.
+        data_dir: folder of the named sets.
+
+    Raises:
+        DataError: the sentences cannot be read, or one of them is empty.
+    """
+    if _is_set(data):
+        name, _, said = data.partition(":")
+        return translation_set(name, said or split, (source, target), data_dir)
+    if "," in data and not Path(data).exists():
+        return _aligned(data)
+    rows = read_table(data, {"source": source, "target": target})
+    return [(row.fields["source"], row.fields["target"]) for row in rows]
+
+
+def _aligned(names: str) -> list[TextPair]:
+    paths = names.split(",")
+    if len(paths) != 2:
+        raise DataError(
+            f"{names!r} names {len(paths)} files; expected two of one sentence a line, such as "
+            "my.en,my.de"
+        )
+    pairs = read_parallel(*paths)
+    for line, pair in enumerate(pairs, start=1):
+        for path, text in zip(paths, pair, strict=True):
+            if not text.strip():
+                raise DataError(
+                    f"{path}, line {line}, is empty: expected a sentence; leave the line out of "
+                    "both files"
+                )
+    return pairs
+
+
+def evenly(pairs: Sequence[TextPair], limit: int | None) -> Sequence[TextPair]:
+    """At most so many pairs, the same distance apart: sets are often sorted by length."""
+    if limit is None or limit >= len(pairs):
+        return pairs
+    return [pairs[i * len(pairs) // limit] for i in range(limit)]
+
+
+def _is_set(source: str) -> bool:
+    """Whether this is a named set or a part of one; a file of this name comes first."""
+    return source.partition(":")[0] in SETS and not Path(source).is_file()
+
+
+def _full_name(source: str | None, part: str) -> str | None:
+    """A source with its part, if it is a named set."""
+    return f"{source}:{part}" if source in SETS and _is_set(source) else source
