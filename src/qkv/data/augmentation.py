@@ -1,0 +1,200 @@
+"""Images changed at random while a model learns, so that it sees few of them twice.
+
+All work on whole batches, and what they draw comes from the batch's own random numbers: a run that
+was stopped goes on with the images that it would have seen.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Int64, UInt8
+from torch import Tensor
+
+from qkv.data.batches import Batches, Movable
+from qkv.errors import ConfigError, DataError
+
+Pixels = Float[Tensor, "B C H W"]
+Numbers = np.random.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What happens to an image, in this order; the defaults change nothing.
+
+    Args:
+        flip: mirror every second image; only where left and right mean nothing.
+        rotate: degrees up to which images are turned, either way.
+        scale: share up to which they are enlarged or shrunk.
+        shift: pixels up to which they are moved, black coming in: a random crop with padding.
+        erase: share of the images of which a rectangle is erased (Zhong et al. 2020).
+        erase_area: least and largest share of the image that a rectangle takes.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
+
+    flip: bool = False
+    rotate: float = 0.0
+    scale: float = 0.0
+    shift: int = 0
+    erase: float = 0.0
+    erase_area: tuple[float, float] = (0.02, 0.25)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        low, high = self.erase_area
+        for name, expected, fits in (
+            ("rotate", "degrees from 0 to 180", 0 <= self.rotate <= 180),
+            ("scale", "a share from 0, below 1", 0 <= self.scale < 1),
+            ("shift", "0 pixels or more", self.shift >= 0),
+            ("erase", "a share from 0 to 1", 0 <= self.erase <= 1),
+            ("erase_area", "two shares, the smaller first, above 0", 0 < low <= high < 1),
+        ):
+            if not fits:
+                raise ConfigError(
+                    f"augmentation.{name} = {getattr(self, name)}; expected {expected}"
+                )
+
+    def __call__(self, pixels: Pixels, rng: Numbers) -> Pixels:
+        """Change a batch.
+
+        Args:
+            pixels: from 0, black, to 1.
+            rng: what is drawn from.
+        """
+        if self.flip:
+            pixels = flip(pixels, rng)
+        if self.rotate or self.scale:
+            pixels = turn(pixels, rng, degrees=self.rotate, scale=self.scale)
+        if self.shift:
+            pixels = shift(pixels, rng, self.shift)
+        if self.erase:
+            pixels = erase(pixels, rng, share=self.erase, area=self.erase_area)
+        return pixels
+
+
+NONE = Augmentation()
+
+
+def flip(pixels: Pixels, rng: Numbers) -> Pixels:
+    """Mirror each image, left to right, with a probability of one half."""
+    chosen = torch.from_numpy(rng.random(len(pixels)) < 0.5)  # (B,)
+    return torch.where(chosen[:, None, None, None], pixels.flip(-1), pixels)
+
+
+def turn(pixels: Pixels, rng: Numbers, *, degrees: float, scale: float) -> Pixels:
+    """Turn and scale each image around its middle, between pixels linearly; black comes in."""
+    n, _, height, width = pixels.shape
+    angle = torch.from_numpy(rng.uniform(-degrees, degrees, n)).deg2rad()
+    size = torch.from_numpy(rng.uniform(1 - scale, 1 + scale, n))
+    cos, sin, zero = angle.cos() / size, angle.sin() / size, torch.zeros(n)
+    # Where each new pixel comes from. Places run from -1 to 1 on both sides, whatever their length.
+    rows = [
+        torch.stack((cos, -sin * height / width, zero), 1),
+        torch.stack((sin * width / height, cos, zero), 1),
+    ]
+    places = F.affine_grid(
+        torch.stack(rows, 1).to(pixels.dtype), list(pixels.shape), align_corners=False
+    )
+    return F.grid_sample(pixels, places, align_corners=False)
+
+
+def shift(pixels: Pixels, rng: Numbers, most: int) -> Pixels:
+    """Move each image by up to `most` whole pixels on both axes; black comes in."""
+    n, _, height, width = pixels.shape
+    padded = F.pad(pixels, (most,) * 4)
+    top, left = torch.from_numpy(rng.integers(0, 2 * most + 1, (2, n, 1)))  # (B, 1)
+    rows = (top + torch.arange(height))[:, :, None]  # (B, H, 1)
+    columns = (left + torch.arange(width))[:, None]  # (B, 1, W)
+    images = torch.arange(n)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[images, rows, columns].permute(0, 3, 1, 2).contiguous()
+
+
+def erase(pixels: Pixels, rng: Numbers, *, share: float, area: tuple[float, float]) -> Pixels:
+    """Put noise in the place of a rectangle, in a share of the images.
+
+    Zhong et al. 2020, algorithm 1, except that a rectangle which would be larger than the image is
+    cut, and not drawn anew; its sides are as 0.3 to 1 / 0.3 at most.
+    """
+    n, _, height, width = pixels.shape
+    size = rng.uniform(*area, n) * height * width
+    ratio = np.exp(rng.uniform(math.log(0.3), -math.log(0.3), n))
+    chosen = rng.random(n) < share
+    tall = np.clip(np.rint(np.sqrt(size * ratio)), 1, height) * chosen
+    wide = np.clip(np.rint(np.sqrt(size / ratio)), 1, width)
+    inside = _inside(rng, tall, height)[:, :, None] & _inside(rng, wide, width)[:, None]
+    noise = torch.from_numpy(rng.random(pixels.shape, dtype=np.float32)).to(pixels.dtype)
+    return torch.where(torch.from_numpy(inside)[:, None], noise, pixels)
+
+
+def _inside(rng: Numbers, lengths: np.ndarray, size: int) -> np.ndarray:
+    """(B, size), True at a stretch of each length, at a place where it fits."""
+    first = np.floor(rng.random(len(lengths)) * (size - lengths + 1))[:, None]
+    places = np.arange(size)
+    return (places >= first) & (places < first + lengths[:, None])
+
+
+@dataclass(frozen=True)
+class ImageBatch(Movable):
+    """Images as the model reads them, and the number of each one's class."""
+
+    pixels: Float[Tensor, "B C H W"]
+    classes: Int64[Tensor, " B"]
+
+    @property
+    def n_targets(self) -> int:
+        """The number of images."""
+        return len(self.classes)
+
+
+def image_batches(
+    pixels: UInt8[Tensor, "images C H W"],
+    classes: Int[Tensor, " images"],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augmentation: Augmentation = NONE,
+    batch_size: int,
+    seed: int = 0,
+    epochs: Iterable[int] = (0,),
+) -> Batches[ImageBatch]:
+    """Batches of augmented images; each image comes once an epoch.
+
+    Args:
+        pixels: all images, from 0 to 255.
+        classes: their numbers.
+        mean: of each channel, as a share of 255; what a model of this mean and std reads.
+        std: likewise.
+        augmentation: what is changed before that.
+        batch_size: images of a batch; what remains of an epoch is a smaller one.
+        seed: of the order and of the augmentation.
+        epochs: which to go through; `itertools.count()` never ends.
+
+    Raises:
+        ConfigError: a batch size below 1.
+        DataError: no images, or another number of classes.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size}; expected at least 1")
+    if len(pixels) != len(classes) or not len(pixels):
+        raise DataError(
+            f"{len(pixels)} images and {len(classes)} classes; expected as many of both, at least "
+            "one"
+        )
+    middle, spread = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
+
+    def plan(epoch: int) -> list[Int64[Tensor, " rows"]]:
+        order = np.random.default_rng((seed, epoch)).permutation(len(pixels))
+        return list(torch.from_numpy(order).split(batch_size))
+
+    def make(rows: Int64[Tensor, " rows"], rng: Numbers) -> ImageBatch:
+        changed = augmentation(pixels[rows].float() / 255, rng)
+        return ImageBatch((changed - middle) / spread, classes[rows].long())
+
+    return Batches(epochs, plan, make, seed=seed)
