@@ -22,12 +22,16 @@ from qkv.checkpoints.overview import (
 from qkv.checkpoints.registry import FAMILIES, family_of
 from qkv.errors import ConfigError, Interrupted, QKVError
 from qkv.tasks import arguments as command_line
+from qkv.tasks.answering_recipe import train_answerer
 from qkv.tasks.classification_recipe import train_classifier
 from qkv.tasks.classify_command import classify, evaluate
 from qkv.tasks.console import show_table
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
 from qkv.tasks.dates import train_dates
+from qkv.tasks.images_recipe import train_recognizer
 from qkv.tasks.inspection import describe_model, inspect_model, size
+from qkv.tasks.recognize_command import recognize
+from qkv.tasks.translation_recipe import train_translator
 from qkv.zoo.catalog import list_zoo
 
 
@@ -144,10 +148,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "classify": classify,
+    "recognize": recognize,
 }
 
 # What `task` in a recipe may say.
-RECIPES: dict[str, Callable[..., None]] = {"classify": train_classifier, "dates": train_dates}
+RECIPES: dict[str, Callable[..., None]] = {
+    "answer": train_answerer,
+    "classify": train_classifier,
+    "dates": train_dates,
+    "recognize": train_recognizer,
+    "translate": train_translator,
+}
 
 
 def _parser(commands: Mapping[str, Callable[..., None]]) -> command_line.OneLineParser:
