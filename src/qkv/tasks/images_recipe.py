@@ -125,7 +125,8 @@ def _fit(
 ) -> History:
     """Train, once it is said what."""
     model, config = recognizer.model, recognizer.preprocessor.config
-    assert training.batch_size is not None and config.mean is not None
+    assert training.batch_size is not None
+    assert config.mean is not None
     assert config.std is not None
     batches = image_batches(
         pixels,

@@ -1,0 +1,159 @@
+"""What a language model's recipe says of its texts: where they are, and which are held out."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from qkv.data.corpora import SETS, text_set
+from qkv.data.docstrings import SHARES, docstring_corpus
+from qkv.data.parts import hold_out
+from qkv.data.tables import read_table
+from qkv.data.text import decode, read_content
+from qkv.errors import ConfigError, DataError
+
+PARTS = ("train", "validation", "test")
+DOCSTRINGS = "docstrings"
+NAMED = {**SETS, DOCSTRINGS: tuple(SHARES)}
+
+
+class CorpusParts(NamedTuple):
+    """Texts by what they are for.
+
+    Args:
+        train: to learn from.
+        validation: by which the best weights are chosen.
+        test: scored once, at the end; may be none.
+    """
+
+    train: Sequence[str]
+    validation: Sequence[str]
+    test: Sequence[str]
+
+    @property
+    def checksum(self) -> str:
+        """Tells whether these are the texts of an earlier run."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What to learn to write: files, or sets that are known by name.
+
+    Args:
+        train: a .txt file, which is one text; a .csv, .tsv, .jsonl or .parquet file, of which each
+            row is one; or a named set: tinyshakespeare, names, or docstrings, the first lines of
+            those of Python's library and of scientific packages.
+        validation: likewise; a named set's own part, else held out from the training texts: of one
+            text its end.
+        test: likewise; a named set's own part, else there is none.
+        column: of the texts, in a table.
+        validation_share: that is held out.
+        limit: learn from so many texts only.
+        seed: of the limit's choice.
+        data_dir: folder of the named sets; the variable QKV_DATA if not given.
+
+    Raises:
+        ConfigError: numbers out of range, or two parts from one source.
+    """
+
+    train: str = "tinyshakespeare"
+    validation: str | None = None
+    test: str | None = None
+    column: str = "text"
+    validation_share: float = 0.1
+    limit: int | None = None
+    seed: int = 0
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no text has to be read for."""
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"data.limit = {self.limit}; expected at least 1 text, or null")
+        if not 0 < self.validation_share < 1:
+            raise ConfigError(
+                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
+                "as 0.1"
+            )
+        given = [_full_name(getattr(self, part), part) for part in PARTS]
+        said = [name for name in given if name is not None]
+        if len(set(said)) < len(said):
+            raise ConfigError(
+                f"data.train, data.validation and data.test are {', '.join(map(str, given))}; "
+                "expected other texts for each, or the scores say nothing of new ones"
+            )
+
+    def parts(self) -> CorpusParts:
+        """Read everything, and hold out what has no source of its own.
+
+        Raises:
+            DataError: texts cannot be read, or there are too few to hold some out.
+        """
+        train = self._read(self.train, "train")
+        own = NAMED[self.train] if self.train in NAMED and not Path(self.train).is_file() else ()
+        given = {
+            part: getattr(self, part) or (f"{self.train}:{part}" if part in own else None)
+            for part in PARTS[1:]
+        }
+        test = self._read(given["test"], "test") if given["test"] else []
+        if given["validation"]:
+            validation = self._read(given["validation"], "validation")
+        elif len(train) == 1:
+            end = round(len(train[0]) * (1 - self.validation_share))
+            train, validation = [train[0][:end]], [train[0][end:]]
+        else:
+            train, validation = hold_out(train, train, self.validation_share)
+        if self.limit is not None and self.limit < len(train):
+            chosen = np.random.default_rng(self.seed).permutation(len(train))[: self.limit]
+            train = [train[i] for i in sorted(chosen.tolist())]
+        return CorpusParts(train, validation, test)
+
+    def _read(self, source: str, part: str) -> list[str]:
+        return read_corpus(source, part, column=self.column, data_dir=self.data_dir)
+
+
+def read_corpus(
+    source: str, part: str, *, column: str = "text", data_dir: Path | None = None
+) -> list[str]:
+    """Read the texts of a file, or of a part of a named set; empty ones are left out.
+
+    Args:
+        source: such as "mine.txt", "mine.csv", "names" or "names:test".
+        part: of a named set, where the source does not say which.
+        column: of a table.
+        data_dir: folder of the named sets.
+
+    Raises:
+        DataError: the texts cannot be read, or there are none.
+    """
+    name, _, said = source.partition(":")
+    if name in NAMED and not Path(source).is_file():
+        texts = _named(name, said or part, data_dir)
+    elif Path(source).suffix == ".txt":
+        texts = [decode(read_content(Path(source)), source)]
+    elif Path(source).suffix:
+        texts = [row.fields["text"] for row in read_table(Path(source), {"text": column})]
+    else:
+        raise DataError(
+            f"{source!r} is no file (.txt, or a table) and no named set ({', '.join(NAMED)})"
+        )
+    if not (texts := [text for text in texts if text.strip()]):
+        raise DataError(f"{source} has no text: expected at least one")
+    return texts
+
+
+def _named(name: str, part: str, data_dir: Path | None) -> list[str]:
+    if name != DOCSTRINGS:
+        return text_set(name, part, data_dir)
+    if part not in SHARES:
+        raise DataError(f"no part {part!r} of {name}: expected {', '.join(SHARES)}")
+    return list(dict.fromkeys(one.summary for one in docstring_corpus().parts[part]))
+
+
+def _full_name(source: str | None, part: str) -> str | None:
+    """A source with its part, if it is a named set."""
+    return f"{source}:{part}" if source in NAMED and not Path(source).is_file() else source
