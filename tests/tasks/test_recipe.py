@@ -20,7 +20,7 @@ from qkv.tasks.dates import Dates
 from qkv.tasks.finetuning import FineTuning
 from qkv.tasks.hyperparameters import Training
 from qkv.tasks.recipe import begin, recompute_activations
-from qkv.tasks.translation import load_translator
+from qkv.tasks.translation import Translator
 
 RECIPE = """
 task: dates
@@ -40,7 +40,7 @@ def test_a_recipe_makes_a_folder_that_translates(tmp_path, capsys):
     assert results["recipe"]["training"]["steps"] == 5
     assert 0 <= results["test exact match"] <= 1
     assert capsys.readouterr().out.count("validation: exact match") == 3
-    assert len(load_translator(output)(["4. Juli 1976"])) == 1
+    assert len(Translator.load(output)(["4. Juli 1976"])) == 1
 
 
 def test_a_field_that_there_is_not_is_refused_by_name(tmp_path, capsys):

@@ -5,32 +5,24 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, overload
+from typing import overload
 
 import torch
-from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
-from qkv.attention.record import AttentionRecord, record_attention
-from qkv.data.batches import PairBatch, batches_by_tokens, pad_sequences
+from qkv.attention.record import record_attention
+from qkv.data.batches import Batches, PairBatch, batches_by_tokens
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError
 from qkv.evaluation.exact_match import exact_match
 from qkv.evaluation.translation import TranslationScores, translation_scores
-from qkv.generation.answer import Answer
-from qkv.generation.beam import beam_search
-from qkv.generation.processors import FORBIDDEN, Processor, temperature
 from qkv.generation.ranking import Beam
-from qkv.generation.sampling import sample
 from qkv.generation.stepping import check_max_length
-from qkv.tasks.console import plain_console
 from qkv.tasks.pretrained import Loaded, load, save
 from qkv.tasks.translation_data import TextPair
-from qkv.tasks.translation_inputs import Source, describe, fit_source, read_settings
-
-GREEDY = Beam(size=1)
-# Of five beginnings, compared by their mean log-probability a token, as transformers does.
-BEAM = Beam(size=5, length_penalty=1.0, length_rule="power")
+from qkv.tasks.translation_inputs import describe, fit_source, read_settings
+from qkv.tasks.translation_results import Alignment, Translation, put_together
+from qkv.tasks.translation_search import GREEDY, Search
 
 
 @contextmanager
@@ -42,49 +34,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One of several translations of a text, and what it was ranked by."""
-
-    translation: str
-    score: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Translation(str):
-    """The best translation of a text: a string, which knows more of itself.
-
-    Args:
-        text: that was translated.
-        translation: of it; the string itself.
-        score: its log-probability (nats), divided as the beam's length penalty says.
-        n_best: the best candidates, the first of them this one.
-        note: what the reader should know: the text was split or cut, or the translation has no end.
-    """
-
-    text: str
-    translation: str
-    score: float
-    n_best: list[Candidate]
-    note: str = ""
-
-    def __new__(cls, text: str, translation: str, *others: Any, **named: Any) -> "Translation":
-        """Make the string."""
-        return super().__new__(cls, translation)
-
-    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
-        return self.text, self.translation
-
-
-@dataclasses.dataclass(frozen=True)
-class Alignment:
-    """Where the model looked, token by token, while it wrote `output`."""
-
-    source: list[str]
-    output: list[str]
-    weights: AttentionRecord  # by module: (1, heads, len(output), len(source)) for cross-attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +124,8 @@ class Translator:
         """Write model, tokenizer and how to decode in the Hugging Face layout; see `load`.
 
         Raises:
-            ConfigError: the tokenizers are two, or no family of checkpoints describes the model.
+            ConfigError: the tokenizers are two, or the files cannot say what the model or the beam
+                is.
         """
         if self.loaded is not None:
             return save(self.loaded, folder)
@@ -193,7 +143,7 @@ class Translator:
         *,
         max_tokens: int,
         seed: int = 0,
-    ) -> Iterator[PairBatch]:
+    ) -> Batches[PairBatch]:
         """Yield training batches without end, epoch after epoch; see `batches_by_tokens`."""
         sources = self.source.encode_batch(source for source, _ in pairs)
         targets = self.target.encode_batch(target for _, target in pairs)
@@ -229,9 +179,16 @@ class Translator:
         if isinstance(texts, str):
             return self([texts], rows=rows, progress=progress)[0]
         sources = [fit_source(text, self.source, self.limit) for text in texts]
-        answers = iter(self._decode([ids for one in sources for ids in one.pieces], rows, progress))
+        pieces = [ids for one in sources for ids in one.pieces]
+        with evaluating(self.model):
+            answers = iter(self._search(self.model, pieces, rows=rows, progress=progress))
         return [
-            self._translation(text, source, list(itertools.islice(answers, len(source.pieces))))
+            put_together(
+                text,
+                list(itertools.islice(answers, len(source.pieces))),
+                decode=self.target.decode,
+                note=source.note(self.limit),
+            )
             for text, source in zip(texts, sources, strict=True)
         ]
 
@@ -269,12 +226,14 @@ class Translator:
             layers: which attention modules to record; None records all.
         """
         source = fit_source(text, self.source, self.limit).pieces[0]
-        [[best, *_]] = self._decode([source], 1, False)
-        output = best.tokens if best.ended else [*best.tokens, self.target.stop]
         device = next(self.model.parameters()).device
-        start = self.start or (self.target.start,)
+        search = self._search
+        with evaluating(self.model):
+            [[best, *_]] = search(self.model, [source], rows=1)
+        # What was forced stands before what was written.
+        output = [*search.start[1:], *best.tokens, *([] if best.ended else [self.target.stop])]
         source_ids = torch.tensor([source], device=device)
-        target_ids = torch.tensor([[*start, *output[:-1]]], device=device)
+        target_ids = torch.tensor([[search.start[0], *output[:-1]]], device=device)
         with (
             evaluating(self.model),
             torch.inference_mode(),
@@ -283,60 +242,13 @@ class Translator:
             self.model(source_ids, target_ids)
         return Alignment(self.source.tokens(source), self.target.tokens(output), weights)
 
-    def _translation(self, text: str, source: Source, parts: list[list[Answer]]) -> Translation:
-        """Put the parts of a text together: the k-th candidate is the k-th best of each part."""
-        candidates = [
-            Candidate(
-                " ".join(self.target.decode(part.tokens) for part in kth),
-                sum(part.score for part in kth),
-            )
-            for kth in zip(*parts, strict=False)
-        ]
-        notes = [source.note(self.limit)]
-        if not all(part[0].ended for part in parts):
-            notes.append(f"the translation has no end within max_length = {self.max_length} tokens")
-        best = candidates[0]
-        note = "; ".join(filter(None, notes))
-        return Translation(text, best.translation, best.score, candidates, note)
-
-    def _decode(self, sources: list[list[int]], rows: int, progress: bool) -> list[list[Answer]]:
-        """Answers to each source, the best first; those of like length share a batch."""
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-        rows = max(1, rows // self.beam.size)
-        batches = [order[first : first + rows] for first in range(0, len(order), rows)]
-        console = plain_console(stderr=True)
-        off = not (progress and console.is_terminal)
-        answers: list[list[Answer]] = [[] for _ in sources]
-        with evaluating(self.model):
-            for batch in track(
-                batches, "translating", console=console, transient=True, disable=off
-            ):
-                found = self._search([sources[i] for i in batch])
-                for i, answer in zip(batch, found, strict=True):
-                    answers[i] = answer
-        return answers
-
-    def _search(self, sources: list[list[int]]) -> list[list[Answer]]:
-        device = next(self.model.parameters()).device
-        ids, token_mask = pad_sequences(sources, self.source.pad)
-        start = self.start or (self.target.start,)
-        processors = [_forbid(self.forbidden)] if self.forbidden else []
-        how: dict[str, Any] = {
-            "token_mask": token_mask.to(device),
-            "start": [list(start)] * len(sources),
-            "stop": self.target.stop,
-            "max_length": self.max_length,
-        }
-        if self.beam.size > 1:
-            return beam_search(
-                self.model, ids.to(device), **how, beam=self.beam, processors=processors
-            )
-        how |= {"processors": [*processors, temperature(0)], "seeds": [0] * len(sources)}
-        return [[answer] for answer in sample(self.model, ids.to(device), **how)]
-
-
-def _forbid(ids: tuple[int, ...]) -> Processor:
-    def processor(tokens: Tensor, logits: Tensor) -> Tensor:
-        return logits.index_fill(-1, torch.tensor(ids, device=logits.device), FORBIDDEN)
-
-    return processor
+    @property
+    def _search(self) -> Search:
+        return Search(
+            pad=self.source.pad,
+            start=self.start or (self.target.start,),
+            stop=self.target.stop,
+            max_length=self.max_length,
+            beam=self.beam,
+            forbidden=self.forbidden,
+        )

@@ -142,7 +142,17 @@ def _limit(loaded: Loaded, tokenizer: Tokenizer) -> int | None:
 
 
 def describe(tokenizer: Tokenizer, beam: Beam, max_length: int) -> dict[str, Any]:
-    """What config.json should say, that `read_settings` finds all this again."""
+    """What config.json should say, that `read_settings` finds all this again.
+
+    Raises:
+        ConfigError: a beam that config.json cannot say.
+    """
+    if (beam.length_penalty and beam.length_rule != "power") or beam.coverage_penalty:
+        raise ConfigError(
+            f"a beam with length_rule = {beam.length_rule!r} and coverage_penalty = "
+            f"{beam.coverage_penalty} cannot be saved; expected 'power' and 0, for config.json has "
+            "no other"
+        )
     return {
         "is_encoder_decoder": True,
         "pad_token_id": tokenizer.pad,

@@ -16,8 +16,10 @@ from qkv.evaluation.translation import TranslationScores
 from qkv.generation.ranking import Beam
 from qkv.models.marian import Marian, MarianConfig
 from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
-from qkv.tasks.translation import BEAM, GREEDY, Translator
+from qkv.tasks.translation import Translator
 from qkv.tasks.translation_data import PairParts, TextPair, Translations, evenly
+from qkv.tasks.translation_inputs import describe
+from qkv.tasks.translation_search import BEAM, GREEDY
 from qkv.training.losses import pair_loss
 from qkv.training.optim import adamw
 
@@ -63,17 +65,13 @@ def train_translator(
             f"training.batch_size = {training.batch_size}: sentences are batched by tokens; "
             "expected training.max_tokens"
         )
-    if beam.length_rule != "power" or beam.coverage_penalty:
-        raise ConfigError(
-            f"beam.length_rule = {beam.length_rule!r} and beam.coverage_penalty = "
-            f"{beam.coverage_penalty}; expected 'power' and 0, which config.json can say"
-        )
     parts = data.parts()
     recipe = {"data": data, "model": model, "training": training, "beam": beam}
     recipe["checksum of the sentences"] = parts.checksum
     place = begin(output, recipe, seed=training.seed, fresh=fresh)
     translator, train = _prepare(data, model or {}, parts)
     translator = replace(translator, beam=beam)
+    describe(translator.target, beam, data.max_length)  # refuses before the training, not after
     parameters = count(translator.model)
     place.console.print(
         f"{len(train):,} pairs to learn from ({len(parts.train) - len(train):,} longer than "
