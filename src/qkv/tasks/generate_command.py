@@ -18,7 +18,7 @@ def generate(
     file: Path | None = None,
     column: str = "text",
     max_length: int = MAX_LENGTH,
-    temperature: float = 1.0,
+    temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
@@ -53,7 +53,7 @@ def generate(
         no_repeat_ngram: no so many tokens stand in the same order twice.
         seed: of what is drawn; of the second text of a prompt it is the next number, and so on.
         n: texts for each prompt.
-        stop: strings that end a text and are no part of it, such as --stop '["\\n\\n"]'.
+        stop: strings that end a text and are no part of it, such as --stop '["###"]'.
         lookup: propose tokens that followed in the text before, which may be faster; for one
             prompt.
         json: one JSON object a text, with the log-probability of each token.

@@ -1,5 +1,6 @@
 """What a language model's recipe says of its texts: where they are, and which are held out."""
 
+import ast
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qkv.data.corpora import SETS, text_set
-from qkv.data.docstrings import SHARES, docstring_corpus
+from qkv.data.docstrings import SHARES, Function, docstring_corpus
 from qkv.data.parts import hold_out
 from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
@@ -46,8 +47,8 @@ class Corpus:
 
     Args:
         train: a .txt file, which is one text; a .csv, .tsv, .jsonl or .parquet file, of which each
-            row is one; or a named set: tinyshakespeare, names, or docstrings, the first lines of
-            those of Python's library and of scientific packages.
+            row is one; or a named set: tinyshakespeare, names, or docstrings: of the functions of
+            Python's library and of scientific packages, the first line and the docstring's.
         validation: likewise; a named set's own part, else held out from the training texts: of one
             text its end.
         test: likewise; a named set's own part, else there is none.
@@ -151,7 +152,21 @@ def _named(name: str, part: str, data_dir: Path | None) -> list[str]:
         return text_set(name, part, data_dir)
     if part not in SHARES:
         raise DataError(f"no part {part!r} of {name}: expected {', '.join(SHARES)}")
-    return list(dict.fromkeys(one.summary for one in docstring_corpus().parts[part]))
+    return list(dict.fromkeys(described(one) for one in docstring_corpus().parts[part]))
+
+
+def described(function: Function) -> str:
+    """The line that begins a function, with the names of its arguments alone, and its docstring."""
+    (node,) = ast.parse(function.code).body
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    plain = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
+    names = [name for name in plain if name not in ("self", "cls")]
+    if node.args.vararg is not None:
+        names.append(f"*{node.args.vararg.arg}")
+    names += [one.arg for one in node.args.kwonlyargs]
+    if node.args.kwarg is not None:
+        names.append(f"**{node.args.kwarg.arg}")
+    return f'def {function.name}({", ".join(names)}):\n    """{function.summary}"""'
 
 
 def _full_name(source: str | None, part: str) -> str | None:
