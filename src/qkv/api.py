@@ -5,6 +5,7 @@ from qkv.attention.record import record_attention
 from qkv.generation.greedy import greedy
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.tasks.kinds import task
 from qkv.tasks.pretrained import Loaded, load, save
 from qkv.training.loop import train
 
@@ -19,5 +20,6 @@ __all__ = [
     "load",
     "record_attention",
     "save",
+    "task",
     "train",
 ]

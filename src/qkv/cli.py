@@ -22,15 +22,20 @@ from qkv.checkpoints.overview import (
 from qkv.checkpoints.registry import FAMILIES, family_of
 from qkv.errors import ConfigError, Interrupted, QKVError
 from qkv.tasks import arguments as command_line
+from qkv.tasks.answer_command import answer
 from qkv.tasks.answering_recipe import train_answerer
 from qkv.tasks.classification_recipe import train_classifier
-from qkv.tasks.classify_command import classify, evaluate
+from qkv.tasks.classify_command import classify
 from qkv.tasks.console import show_table
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
 from qkv.tasks.dates import train_dates
+from qkv.tasks.evaluate_command import evaluate
+from qkv.tasks.generate_command import generate
 from qkv.tasks.images_recipe import train_recognizer
 from qkv.tasks.inspection import describe_model, inspect_model, size
+from qkv.tasks.language_model_recipe import train_language_model
 from qkv.tasks.recognize_command import recognize
+from qkv.tasks.translation_command import translate
 from qkv.tasks.translation_recipe import train_translator
 from qkv.zoo.catalog import list_zoo
 
@@ -147,7 +152,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "train": train,
     "evaluate": evaluate,
+    "translate": translate,
+    "answer": answer,
     "classify": classify,
+    "generate": generate,
     "recognize": recognize,
 }
 
@@ -156,6 +164,7 @@ RECIPES: dict[str, Callable[..., None]] = {
     "answer": train_answerer,
     "classify": train_classifier,
     "dates": train_dates,
+    "generate": train_language_model,
     "recognize": train_recognizer,
     "translate": train_translator,
 }

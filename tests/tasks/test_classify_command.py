@@ -197,7 +197,7 @@ def test_what_cannot_be_classified(error, model, base, tmp_path):
 def test_scores_equal_those_by_hand(qkv, model, tmp_path):
     rows = [*sentences(20), ("a book", "mixed")]
     table = write_table(tmp_path / "t.csv", [pair[::-1] for pair in rows], ("stars", "review"))
-    columns = ["--text", "review", "--label", "stars"]
+    columns = ["--columns.text", "review", "--columns.label", "stars"]
     said = json.loads(qkv("evaluate", model, "--data", table, *columns, "--json"))
     probabilities = TextClassifier.load(model).probabilities([text for text, _ in rows])
     truth = torch.tensor([LABELS.index(label) for _, label in rows])
@@ -241,10 +241,12 @@ def test_what_cannot_be_scored(error, model, base, tmp_path):
     table = write_table(tmp_path / "t.csv", [("a film", "good"), ("a soup", "so-so")])
     for arguments, message in (
         ([model, "--data", table], "t.csv, line 3: the label 'so-so' was never seen in training"),
-        ([model, "--data", table, "--label", "lable"], "has no column 'lable'; its columns are"),
+        ([model, "--data", table, "--columns.label", "lable"], "has no column 'lable'; its"),
+        ([model, "--data", table, "--columns.stars", "x"], "expected some of text, label"),
         ([model, "--data", tmp_path / "no.csv"], "no.csv"),
         ([model], "data"),
-        ([base, "--data", table], "is a Bert with a tokenizer"),
+        ([base, "--data", table], "is a Bert, which is made for none of the tasks"),
+        ([base, "--data", table, "--task", "classify"], "is a Bert with a tokenizer"),
         (
             [model, "--data", "reviews"],
             "was never seen in training; known are 'bad', 'good', 'mixed'",

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from jaxtyping import Float64
@@ -87,17 +88,24 @@ class TextClassifier:
             ConfigError: the model has no such head, or one whose classes do not exclude each other.
             DataError: there is no such model.
         """
-        loaded = load(path, device=device)
+        loaded = load(path, dtype=torch.float32, device=device)
+        return cls.of(loaded, max_length=max_length, name=os.fspath(path))
+
+    @classmethod
+    def of(
+        cls, loaded: Loaded, *, max_length: int | None = None, name: str = "this"
+    ) -> "TextClassifier":
+        """Make a classifier of what `qkv.load` returned; `name` is what errors call it."""
         if not isinstance(loaded.model, SequenceClassifier) or loaded.tokenizer is None:
             raise ConfigError(
-                f"{path} is a {type(loaded.model).__name__} with "
+                f"{name} is a {type(loaded.model).__name__} with "
                 f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that was "
                 "trained to classify texts (qkv train recipes/classify.yaml makes one)"
             )
         kind = loaded.config.get("problem_type") or "single_label_classification"
         if kind != "single_label_classification":
             raise ConfigError(
-                f"{path} was trained for {kind}; expected a model that gives each text one class"
+                f"{name} was trained for {kind}; expected a model that gives each text one class"
             )
         if max_length is None:
             limits = [_said_length(loaded.tokenizer), _longest(loaded.model)]
@@ -182,8 +190,16 @@ class TextClassifier:
                 outputs.append(self.model(moved.tokens, token_mask=moved.token_mask))
         return in_order(batches, outputs).cpu().double().softmax(-1)
 
-    def __call__(self, texts: Sequence[str], *, progress: bool = False) -> list[Prediction]:
-        """Say the class of each text, in order."""
+    @overload
+    def __call__(self, texts: str, *, progress: bool = False) -> Prediction: ...
+    @overload
+    def __call__(self, texts: Sequence[str], *, progress: bool = False) -> list[Prediction]: ...
+    def __call__(
+        self, texts: str | Sequence[str], *, progress: bool = False
+    ) -> Prediction | list[Prediction]:
+        """Say the class of a text, or of each in a list, in order."""
+        if isinstance(texts, str):
+            return self([texts], progress=progress)[0]
         names = self.labels.names
         rows = self.probabilities(texts, progress=progress).tolist()
         return [

@@ -1,0 +1,162 @@
+"""`qkv evaluate`: a model of any task on data whose answers are known."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qkv.errors import ConfigError
+from qkv.evaluation.classification import ClassificationScores
+from qkv.evaluation.perplexity import LanguageModelScores
+from qkv.evaluation.questions import AnswerScores
+from qkv.tasks import classify_command, translation_command
+from qkv.tasks.answering import Answerer
+from qkv.tasks.answering_data import COLUMNS, read_questions
+from qkv.tasks.classification import TextClassifier
+from qkv.tasks.classification_texts import read_texts
+from qkv.tasks.console import show_table
+from qkv.tasks.generation import Generator
+from qkv.tasks.generation_data import read_corpus
+from qkv.tasks.images import Recognizer
+from qkv.tasks.images_data import read_images
+from qkv.tasks.inputs import dumps, pick_device
+from qkv.tasks.kinds import task as make
+from qkv.tasks.kinds import task_of
+from qkv.tasks.translation import Translator
+from qkv.tasks.translation_data import read_translations
+
+Tables = dict[str, list[dict[str, str]]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The data that a command names.
+
+    Args:
+        data: file or set.
+        split: of a named set.
+        columns: as the user calls them; what is not said has the task's own names.
+        data_dir: folder of the named sets.
+    """
+
+    data: str
+    split: str
+    columns: Mapping[str, str]
+    data_dir: Path | None
+
+
+def evaluate(
+    model: str,
+    /,
+    *,
+    data: str,
+    split: str = "test",
+    task: Literal["answer", "classify", "generate", "recognize", "translate"] | None = None,
+    columns: dict[str, str] | None = None,
+    data_dir: Path | None = None,
+    json: bool = False,
+    device: str = "auto",
+) -> None:
+    """Score a model on data whose answers are known.
+
+    Args:
+        model: a folder that qkv train made, a name of the zoo or an id of the Hugging Face Hub.
+        data: a file; a named set, such as reviews, or a part of it, such as reviews:validation; or
+            a data set of the Hub. A classifier of images takes a folder with one for each class.
+        split: the part of a named set, where data does not say which.
+        task: that the model is to do; by default the one that its config.json is made for.
+        columns: of a table, by what they are, such as --columns.text review --columns.label stars;
+            for questions question, context and answer; for translations source and target, which
+            are the languages of a named set.
+        data_dir: folder of the named sets; the variable QKV_DATA if not given.
+        json: all scores as one JSON object.
+        device: auto (an accelerator if there is one), cpu, cuda or mps.
+    """
+    scores, tables = measure(
+        model, Asked(data, split, columns or {}, data_dir), task, device=device
+    )
+    if json:
+        print(dumps(asdict(scores)))
+        return
+    for title, rows in tables.items():
+        show_table(title, rows)
+
+
+def measure(model: str, asked: Asked, name: str | None, *, device: str) -> tuple[Any, Tables]:
+    """The scores of a model, and what to show of them."""
+    name = name or task_of(model)
+    known, score = EVALUATIONS[name]
+    if unknown := sorted(set(asked.columns) - set(known)):
+        raise ConfigError(
+            f"columns.{unknown[0]} = {asked.columns[unknown[0]]!r}: to {name} needs no such "
+            f"column; expected some of {', '.join(known) or 'none'}"
+        )
+    return score(make(name, model, device=pick_device(device)), asked)
+
+
+def _classify(model: TextClassifier, asked: Asked) -> tuple[ClassificationScores, Tables]:
+    examples = read_texts(
+        asked.data, asked.split, known=model.labels, data_dir=asked.data_dir, **asked.columns
+    )
+    scores = model.evaluate(examples, progress=True)
+    return scores, classify_command.tables_of(scores)
+
+
+def _recognize(model: Recognizer, asked: Asked) -> tuple[ClassificationScores, Tables]:
+    images = read_images(asked.data, asked.split, data_dir=asked.data_dir, known=model.labels)
+    scores = model.evaluate(images, progress=True)
+    return scores, classify_command.tables_of(scores, "images")
+
+
+def _translate(model: Translator, asked: Asked) -> tuple[Any, Tables]:
+    pairs = read_translations(asked.data, asked.split, data_dir=asked.data_dir, **asked.columns)
+    scores = model.evaluate(pairs, progress=True)
+    return scores, translation_command.tables_of(scores)
+
+
+def _answer(model: Answerer, asked: Asked) -> tuple[AnswerScores, Tables]:
+    columns = {**COLUMNS, **asked.columns}
+    questions = read_questions(asked.data, asked.split, columns=columns, data_dir=asked.data_dir)
+    scores = model.evaluate(questions, progress=True)
+    rows = [
+        _row("F1", scores.f1, scores.f1_interval),
+        _row("exact match", scores.exact_match, scores.exact_match_interval),
+    ]
+    if scores.unanswerable_accuracy is not None:
+        rows.append(_row("right that there is no answer", scores.unanswerable_accuracy, None))
+    return scores, {f"{scores.count:,} questions": rows}
+
+
+def _generate(model: Generator, asked: Asked) -> tuple[LanguageModelScores, Tables]:
+    texts = read_corpus(
+        asked.data,
+        asked.split,
+        column=asked.columns.get("text", "text"),
+        data_dir=asked.data_dir,
+    )
+    scores = model.evaluate(texts, progress=True)
+    rows = [
+        _row("loss of a token, nats", scores.loss, scores.loss_interval, digits=4),
+        _row("perplexity", scores.perplexity, scores.perplexity_interval),
+    ]
+    if scores.bits_per_character is not None:
+        rows.append(_row("bits of a character", scores.bits_per_character, None, digits=4))
+    return scores, {f"{scores.count:,} texts, {scores.tokens:,} tokens": rows}
+
+
+def _row(
+    name: str, value: float, interval: tuple[float, float] | None, *, digits: int = 2
+) -> dict[str, str]:
+    within = f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else "-"
+    return {"score": name, "value": f"{value:.{digits}f}", "95 %": within}
+
+
+Score = Callable[[Any, Asked], tuple[Any, Tables]]
+# The columns that a task's table has, and how its models are scored.
+EVALUATIONS: dict[str, tuple[tuple[str, ...], Score]] = {
+    "answer": (tuple(COLUMNS), _answer),
+    "classify": (("text", "label"), _classify),
+    "generate": (("text",), _generate),
+    "recognize": ((), _recognize),
+    "translate": (("source", "target"), _translate),
+}

@@ -1,0 +1,97 @@
+"""The tasks: what each is called, and which models it is for."""
+
+import os
+from typing import Any
+
+import torch
+
+from qkv.checkpoints.reader import CONFIG, read_json
+from qkv.checkpoints.registry import family_of
+from qkv.errors import ConfigError
+from qkv.files import whole_folder
+from qkv.models.causal import CausalLM
+from qkv.models.encoder_decoder import EncoderDecoder
+from qkv.models.heads import QuestionAnswering, SequenceClassifier
+from qkv.models.rnn import RNNSeq2Seq
+from qkv.models.vit import DistilledClassifier
+from qkv.tasks import (
+    answer_command,
+    classify_command,
+    generate_command,
+    recognize_command,
+    translation_command,
+)
+from qkv.tasks.answering import Answerer
+from qkv.tasks.classification import TextClassifier
+from qkv.tasks.generation import Generator
+from qkv.tasks.images import Recognizer
+from qkv.tasks.pretrained import Loaded, locate
+from qkv.tasks.translation import Translator
+
+Task = Translator | Answerer | TextClassifier | Generator | Recognizer
+
+TASKS: dict[str, type[Task]] = {
+    "translate": Translator,
+    "answer": Answerer,
+    "classify": TextClassifier,
+    "generate": Generator,
+    "recognize": Recognizer,
+}
+DEFAULTS = {
+    "translate": translation_command.DEFAULT,
+    "answer": answer_command.DEFAULT,
+    "classify": classify_command.DEFAULT,
+    "generate": generate_command.DEFAULT,
+    "recognize": recognize_command.DEFAULT,
+}
+MODELS: dict[type, str] = {
+    QuestionAnswering: "answer",
+    SequenceClassifier: "classify",
+    DistilledClassifier: "recognize",
+    EncoderDecoder: "translate",
+    RNNSeq2Seq: "translate",
+    CausalLM: "generate",
+}
+
+
+def task(
+    name: str,
+    model: Loaded | str | os.PathLike[str] | None = None,
+    *,
+    device: torch.device | str | None = None,
+) -> Task:
+    """A function of a string or a list of them, such as a translator; a path is a string, too.
+
+    Args:
+        name: "translate", "answer", "classify", "generate" or "recognize".
+        model: what `qkv.load` returned, or reads; the zoo's where None.
+        device: of a model that is read.
+
+    Raises:
+        ConfigError: there is no such task, or the model is of another kind.
+        DataError: there is no such model.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"no task {name!r}; expected one of {', '.join(TASKS)}")
+    if isinstance(model, Loaded):
+        return TASKS[name].of(model)
+    return TASKS[name].load(DEFAULTS[name] if model is None else model, device=device)
+
+
+def task_of(model: str) -> str:
+    """The task that a model was made for, by its config.json.
+
+    Raises:
+        ConfigError: none of the tasks.
+        DataError: there is no such model.
+    """
+    raw: dict[str, Any] = read_json(whole_folder(locate(model)) / CONFIG)
+    family = family_of(raw.get("model_type"))
+    kind = family.architecture((raw.get("architectures") or [None])[0]).model
+    of_images = hasattr(family.config, "n_channels")
+    for one, name in MODELS.items():
+        if issubclass(kind, one):
+            return "recognize" if of_images and name == "classify" else name
+    raise ConfigError(
+        f"{model} is a {kind.__name__}, which is made for none of the tasks: {', '.join(TASKS)}"
+    )
