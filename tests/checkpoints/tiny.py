@@ -146,4 +146,16 @@ TINY = {
         "d_embedding": 11,
         "d_hidden": 26,
     },
+    "qkv_pointer_generator": {
+        "vocab_size": 37,
+        "n_positions": 41,
+        "d_encoder": 22,
+        "n_encoder_heads": 11,
+        "d_encoder_ff": 29,
+        "n_encoder_layers": 3,
+        "d_model": 26,
+        "n_heads": 13,
+        "d_ff": 31,
+        "n_layers": 2,
+    },
 }

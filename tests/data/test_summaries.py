@@ -7,7 +7,9 @@ import tarfile
 
 import pytest
 
+from qkv.data import summaries
 from qkv.data.archives import read_members
+from qkv.data.docstrings import DocstringCorpus, Function
 from qkv.data.summaries import SETS, Summarized, read_aeslc, read_dialogsum, summary_set
 from qkv.errors import DataError
 
@@ -129,6 +131,17 @@ def test_a_broken_tar_says_how_far_it_went(tmp_path):
         list(read_members(pack(tmp_path / "a.tar", {}, "w")))
     with pytest.raises(DataError, match=r"cannot read .*none\.tar"):
         list(read_members(tmp_path / "none.tar"))
+
+
+def test_docstrings_are_summaries_too(monkeypatch):
+    function = Function("def f(x):\n    return x", "Return it as it is.", "f", "python/f.py")
+    corpus = DocstringCorpus(
+        parts={"train": [], "test": [function]}, sources=(), copies=0, near_copies=0
+    )
+    monkeypatch.setattr(summaries, "_docstrings", lambda: corpus)
+    assert summary_set("docstrings", "test") == [
+        Summarized("def f(x):\n    return x", ("Return it as it is.",))
+    ]
 
 
 def test_what_is_not_there_is_answered_with_what_is():

@@ -1,11 +1,13 @@
 """Texts with summaries that people wrote, and named sets of them."""
 
+import functools
 import json
 import os
 import re
 from typing import NamedTuple
 
 from qkv.data.archives import read_members
+from qkv.data.docstrings import DocstringCorpus, docstring_corpus
 from qkv.data.parts import USUAL_SHARES, check_part, parts_of
 from qkv.data.tables import TableLayout, read_table
 from qkv.data.text import decode, find_data, read_lines
@@ -15,6 +17,7 @@ SETS = {
     "aeslc": ("train", "validation", "test"),
     "dialogsum": ("validation", "test"),
     "ag_news": ("train", "validation", "test"),
+    "docstrings": ("train", "validation", "test"),
 }
 MARK = re.compile(r"^@(subject|ann\d+)[ \t\r]*$", re.MULTILINE)
 
@@ -35,12 +38,16 @@ def summary_set(
     real people, not to be quoted; "validation" and "test" have three more subjects that readers
     wrote. "dialogsum" dialogues (Chen et al. 2021, CC BY-NC-SA 4.0), "test" with three summaries.
     "ag_news" news and their titles (Zhang et al. 2015, not for trade): its training file is not in
-    the data folder, so the parts are 80 %, 10 % and 10 % of its test file.
+    the data folder, so the parts are 80 %, 10 % and 10 % of its test file. "docstrings" Python
+    functions and the first lines of their docstrings, from what is installed; see
+    `docstring_corpus`, which is read once, in about a minute.
 
     Raises:
         DataError: an unknown name or part, or files that are not found or broken.
     """
     check_part(name, split, SETS)
+    if name == "docstrings":
+        return [Summarized(one.code, (one.summary,)) for one in _docstrings().parts[split]]
     folder, file = find_data(name, data_dir), "dev" if split == "validation" else split
     if name == "aeslc":
         return read_aeslc(folder / f"{file}.tar.gz")
@@ -54,6 +61,11 @@ def summary_set(
         for row, part in zip(rows, parts, strict=True)
         if part == split
     ]
+
+
+@functools.cache
+def _docstrings() -> DocstringCorpus:
+    return docstring_corpus()
 
 
 def read_aeslc(path: str | os.PathLike[str]) -> list[Summarized]:

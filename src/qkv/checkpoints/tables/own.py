@@ -7,6 +7,7 @@ from torch import nn
 
 from qkv.checkpoints.family import REQUIRED, Architecture, Family, Field
 from qkv.checkpoints.table import row
+from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
 
@@ -38,4 +39,5 @@ def own(model_type: str, model: type[nn.Module], config: Any) -> Family:
 FAMILIES = (
     own("qkv_transformer", Transformer, TransformerConfig),
     own("qkv_rnn", RNNSeq2Seq, RNNConfig),
+    own("qkv_pointer_generator", PointerGenerator, PointerGeneratorConfig),
 )

@@ -1,0 +1,270 @@
+"""A decoder that writes words of its own or copies words of the source (See et al. 2017).
+
+"Get to the point: summarization with pointer-generator networks", with a Transformer in place of
+the LSTMs. The encoder is a pretrained BERT; source and summary share its vocabulary of pieces of
+words, so what is copied needs no ids of its own.
+
+Shapes: B batch, S source tokens, T target tokens, E width of the encoder, D d_model, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qkv.attention.core import attention_weights
+from qkv.attention.linear import Linear
+from qkv.attention.masks import attention_mask, token_positions
+from qkv.blocks.config import BlockConfig, FeedForwardKind
+from qkv.blocks.dropout import Dropout
+from qkv.blocks.positions import SinusoidalPositions
+from qkv.blocks.stack import Stack
+from qkv.blocks.state import DecodingState
+from qkv.models.bert import Bert, BertConfig
+from qkv.models.initialization import initialize
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointerGeneratorConfig:
+    """The encoder's defaults are those of all-MiniLM-L6-v2."""
+
+    vocab_size: int = 30_522
+    n_positions: int = 512
+    n_segments: int = 2
+    d_encoder: int = 384
+    n_encoder_heads: int = 12
+    d_encoder_ff: int = 1536
+    n_encoder_layers: int = 6
+    encoder_activation: FeedForwardKind = "gelu"
+    encoder_norm_eps: float = 1e-12
+    d_model: int = 192  # of the decoder
+    n_heads: int = 6
+    d_ff: int = 768
+    n_layers: int = 2
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check both stacks before either is built."""
+        self.encoder()
+        self.decoder()
+
+    def encoder(self) -> BertConfig:
+        """Return the encoder's config; frozen, it drops nothing out."""
+        return BertConfig(
+            vocab_size=self.vocab_size,
+            n_positions=self.n_positions,
+            n_segments=self.n_segments,
+            d_model=self.d_encoder,
+            n_heads=self.n_encoder_heads,
+            d_ff=self.d_encoder_ff,
+            n_layers=self.n_encoder_layers,
+            activation=self.encoder_activation,
+            norm_eps=self.encoder_norm_eps,
+            dropout=0.0,
+            attention_dropout=0.0,
+            pooler=False,
+        )
+
+    def decoder(self) -> BlockConfig:
+        """Return the configuration of the decoder's blocks."""
+        return BlockConfig(
+            d_model=self.d_model,
+            n_heads=self.n_heads,
+            d_ff=self.d_ff,
+            norm_first=True,
+            feed_forward="gelu",
+            causal=True,
+            cross_attention=True,
+            dropout=self.dropout,
+        )
+
+
+class Mixture(NamedTuple):
+    """The two distributions of eq. 9, and the share of the first.
+
+    Args:
+        logits: of the vocabulary.
+        copy: weights of the source's places; they sum to 1.
+        gate: logit of p_gen.
+    """
+
+    logits: Float[Tensor, "B T V"]
+    copy: Float[Tensor, "B T S"]
+    gate: Float[Tensor, "B T"]
+
+
+class PointerState(DecodingState):
+    """The state of a batch being decoded, with the source's ids, which are what is copied."""
+
+    def __init__(
+        self,
+        n_layers: int,
+        memory: Float[Tensor, "B S D"],
+        source: Int[Tensor, "B S"],
+        token_mask: Bool[Tensor, "B S"] | None,
+    ):
+        super().__init__(n_layers, memory, token_mask)
+        self.source = source
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these rows of the batch, in this order; rows may repeat or be missing."""
+        super().reorder(rows)
+        self.source = self.source[rows]
+
+
+class PointerGenerator(nn.Module):
+    """P(w) = p_gen P_vocab(w) + (1 - p_gen) sum over the places i of w of a_i (eq. 9).
+
+    The decoder reads and writes through the encoder's embedding, between which and its own width
+    two layers translate: so what is trained is small.
+    """
+
+    def __init__(self, config: PointerGeneratorConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Bert(config.encoder())
+        width, d_encoder = config.d_model, config.d_encoder
+        self.memory = Linear(d_encoder, width)
+        self.input = Linear(d_encoder, width)
+        self.positions = SinusoidalPositions(width)
+        self.dropout = Dropout(config.dropout)
+        self.decoder = Stack(config.decoder(), config.n_layers)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.gate = Linear(3 * width, 1)
+        self.output = Linear(width, d_encoder)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        for module in (self.memory, self.input, self.query, self.key, self.gate, self.output):
+            initialize(module)
+
+    def forward(
+        self,
+        source: Int[Tensor, "B S"],
+        target: Int[Tensor, "B T"],
+        *,
+        source_mask: Bool[Tensor, "B S"] | None = None,
+        target_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Compute the logarithm of the probability of each next target token.
+
+        Args:
+            source: token ids.
+            target: token ids, shifted right: they begin with the start token.
+            source_mask: True = a real token; None where all are.
+            target_mask: likewise; not needed for right padding.
+        """
+        features = self.encode(source, source_mask)
+        mixture = self.mix(features, target, source_mask=source_mask, target_mask=target_mask)
+        return log_mixture(mixture, source)
+
+    def encode(
+        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B S E"]:
+        """Run the encoder."""
+        return self.encoder(source, token_mask=token_mask)
+
+    def mix(
+        self,
+        features: Float[Tensor, "B S E"],
+        target: Int[Tensor, "B T"],
+        *,
+        source_mask: Bool[Tensor, "B S"] | None = None,
+        target_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> Mixture:
+        """Run the decoder on what the encoder gave; the arguments are those of `forward`."""
+        memory, mask = self.memory(features), attention_mask(source_mask)
+        x = self.embed(target, token_positions(target, target_mask))
+        hidden = self.decoder(x, memory, mask=attention_mask(target_mask), memory_mask=mask)
+        return self.score(hidden, x, memory, mask)
+
+    def embed(
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
+    ) -> Float[Tensor, "B T D"]:
+        """Turn tokens into what enters the decoder."""
+        return self.dropout(self.positions(self.input(self.encoder.embedding(tokens)), positions))
+
+    def score(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        x: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "B S D"],
+        memory_mask: Bool[Tensor, "..."] | None,
+    ) -> Mixture:
+        """Compute both distributions, and the gate from context, state and input (eq. 8)."""
+        copy = attention_weights(
+            self.query(hidden)[:, None], self.key(memory)[:, None], mask=memory_mask
+        )[:, 0]  # (B, T, S)
+        gate = self.gate(torch.cat((copy @ memory, hidden, x), -1))[..., 0]
+        logits = F.linear(self.output(hidden), self.encoder.embedding.weight, self.bias)
+        return Mixture(logits, copy, gate)
+
+    def start(
+        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
+    ) -> PointerState:
+        """Encode the source; the state that this returns is continued by `step`."""
+        memory = self.memory(self.encode(source, token_mask))
+        return PointerState(len(self.decoder.blocks), memory, source, token_mask)
+
+    def step(
+        self,
+        tokens: Int[Tensor, "B n"],
+        state: PointerState,
+        token_mask: Bool[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B n V"]:
+        """Compute the logarithm of the probability of what follows each of the n new tokens.
+
+        Args:
+            tokens: what follows the tokens of earlier steps; first the start token.
+            state: of `start`; changed in place.
+            token_mask: True = a real token, for prefixes padded on the left; None where all are.
+        """
+        mask, positions = state.advance(tokens, token_mask)
+        assert state.memory is not None
+        x = self.embed(tokens, positions)
+        hidden = self.decoder(
+            x, state.memory, mask=mask, memory_mask=state.memory_mask, caches=state.caches
+        )
+        return log_mixture(self.score(hidden, x, state.memory, state.memory_mask), state.source)
+
+
+def log_mixture(mixture: Mixture, source: Int[Tensor, "B S"]) -> Float[Tensor, "B T V"]:
+    """Compute the logarithm of eq. 9 for every token; never below that of the least number.
+
+    Args:
+        mixture: of the model.
+        source: ids at the places that may be copied.
+    """
+    generated = mixture.logits.softmax(-1) * mixture.gate.sigmoid()[..., None]
+    weights = mixture.copy * (-mixture.gate).sigmoid()[..., None]
+    places = source[:, None].expand_as(weights)
+    both = generated.scatter_add(-1, places, weights.to(generated.dtype))
+    return both.clamp_min(torch.finfo(both.dtype).tiny).log()
+
+
+def pointer_loss(
+    mixture: Mixture,
+    source: Int[Tensor, "B S"],
+    target: Int[Tensor, "B T"],
+    target_mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, ""]:
+    """Sum of the negative logarithms of eq. 9 at the target's real tokens.
+
+    Each of the two terms enters by its logarithm: where one of them is far below what float32
+    holds, the other still has its gradient.
+
+    Args:
+        mixture: of the model.
+        source: ids at the places that may be copied.
+        target: ids of the right tokens.
+        target_mask: True = a real token.
+    """
+    logits = mixture.logits.float()
+    chosen = logits.gather(-1, target[..., None])[..., 0] - logits.logsumexp(-1)  # (B, T)
+    copied = (mixture.copy * (source[:, None] == target[..., None])).sum(-1).float()
+    copied = copied.clamp_min(torch.finfo(torch.float32).tiny).log()
+    gate = mixture.gate.float()
+    log_p = torch.logaddexp(F.logsigmoid(gate) + chosen, F.logsigmoid(-gate) + copied)
+    return -log_p.masked_fill(~target_mask, 0.0).sum()
