@@ -82,16 +82,16 @@ class PointerGeneratorConfig:
         )
 
 
-class Mixture(NamedTuple):
-    """The two distributions of eq. 9, and the share of the first.
+class Decoded(NamedTuple):
+    """What the two distributions of eq. 9 and their shares are made of.
 
     Args:
-        logits: of the vocabulary.
+        hidden: states of the decoder, of which the vocabulary is scored.
         copy: weights of the source's places; they sum to 1.
         gate: logit of p_gen.
     """
 
-    logits: Float[Tensor, "B T V"]
+    hidden: Float[Tensor, "B T D"]
     copy: Float[Tensor, "B T S"]
     gate: Float[Tensor, "B T"]
 
@@ -156,9 +156,13 @@ class PointerGenerator(nn.Module):
             source_mask: True = a real token; None where all are.
             target_mask: likewise; not needed for right padding.
         """
-        features = self.encode(source, source_mask)
-        mixture = self.mix(features, target, source_mask=source_mask, target_mask=target_mask)
-        return log_mixture(mixture, source)
+        decoded = self.decode(
+            self.encode(source, source_mask),
+            target,
+            source_mask=source_mask,
+            target_mask=target_mask,
+        )
+        return self.log_mixture(decoded, source)
 
     def encode(
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
@@ -166,19 +170,51 @@ class PointerGenerator(nn.Module):
         """Run the encoder."""
         return self.encoder(source, token_mask=token_mask)
 
-    def mix(
+    def decode(
         self,
         features: Float[Tensor, "B S E"],
         target: Int[Tensor, "B T"],
         *,
         source_mask: Bool[Tensor, "B S"] | None = None,
         target_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Mixture:
+    ) -> Decoded:
         """Run the decoder on what the encoder gave; the arguments are those of `forward`."""
         memory, mask = self.memory(features), attention_mask(source_mask)
         x = self.embed(target, token_positions(target, target_mask))
         hidden = self.decoder(x, memory, mask=attention_mask(target_mask), memory_mask=mask)
-        return self.score(hidden, x, memory, mask)
+        return self.point(hidden, x, memory, mask)
+
+    def loss(
+        self,
+        features: Float[Tensor, "B S E"],
+        source: Int[Tensor, "B S"],
+        target_input: Int[Tensor, "B T"],
+        target: Int[Tensor, "B T"],
+        *,
+        source_mask: Bool[Tensor, "B S"],
+        target_mask: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, ""]:
+        """Compute the sum of -log P of eq. 9 over the target's real tokens.
+
+        Each of the two terms enters by its logarithm: where one of them is far below what float32
+        holds, the other still has its gradient. The vocabulary is scored at real tokens only.
+
+        Args:
+            features: of the encoder.
+            source: token ids, of which one may be copied.
+            target_input: token ids, shifted right: they begin with the start token.
+            target: token ids, the right answers.
+            source_mask: True = a real token.
+            target_mask: likewise, of both; padding is on the right.
+        """
+        hidden, copy, gate = self.decode(features, target_input, source_mask=source_mask)
+        logits = self.write(hidden[target_mask]).float()  # (real tokens, V)
+        written = -F.cross_entropy(logits, target[target_mask], reduction="none")
+        copied = (copy * (source[:, None] == target[..., None])).sum(-1)[target_mask].float()
+        copied = copied.clamp_min(torch.finfo(torch.float32).tiny).log()
+        gate = gate[target_mask].float()
+        log_p = torch.logaddexp(F.logsigmoid(gate) + written, F.logsigmoid(-gate) + copied)
+        return -log_p.sum()
 
     def embed(
         self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
@@ -186,85 +222,20 @@ class PointerGenerator(nn.Module):
         """Turn tokens into what enters the decoder."""
         return self.dropout(self.positions(self.input(self.encoder.embedding(tokens)), positions))
 
-    def score(
+    def point(
         self,
         hidden: Float[Tensor, "B T D"],
         x: Float[Tensor, "B T D"],
         memory: Float[Tensor, "B S D"],
         memory_mask: Bool[Tensor, "..."] | None,
-    ) -> Mixture:
-        """Compute both distributions, and the gate from context, state and input (eq. 8)."""
+    ) -> Decoded:
+        """Compute what to copy, and the gate from context, state and input (eq. 8)."""
         copy = attention_weights(
             self.query(hidden)[:, None], self.key(memory)[:, None], mask=memory_mask
         )[:, 0]  # (B, T, S)
         gate = self.gate(torch.cat((copy @ memory, hidden, x), -1))[..., 0]
-        logits = F.linear(self.output(hidden), self.encoder.embedding.weight, self.bias)
-        return Mixture(logits, copy, gate)
+        return Decoded(hidden, copy, gate)
 
-    def start(
-        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
-    ) -> PointerState:
-        """Encode the source; the state that this returns is continued by `step`."""
-        memory = self.memory(self.encode(source, token_mask))
-        return PointerState(len(self.decoder.blocks), memory, source, token_mask)
-
-    def step(
-        self,
-        tokens: Int[Tensor, "B n"],
-        state: PointerState,
-        token_mask: Bool[Tensor, "B n"] | None = None,
-    ) -> Float[Tensor, "B n V"]:
-        """Compute the logarithm of the probability of what follows each of the n new tokens.
-
-        Args:
-            tokens: what follows the tokens of earlier steps; first the start token.
-            state: of `start`; changed in place.
-            token_mask: True = a real token, for prefixes padded on the left; None where all are.
-        """
-        mask, positions = state.advance(tokens, token_mask)
-        assert state.memory is not None
-        x = self.embed(tokens, positions)
-        hidden = self.decoder(
-            x, state.memory, mask=mask, memory_mask=state.memory_mask, caches=state.caches
-        )
-        return log_mixture(self.score(hidden, x, state.memory, state.memory_mask), state.source)
-
-
-def log_mixture(mixture: Mixture, source: Int[Tensor, "B S"]) -> Float[Tensor, "B T V"]:
-    """Compute the logarithm of eq. 9 for every token; never below that of the least number.
-
-    Args:
-        mixture: of the model.
-        source: ids at the places that may be copied.
-    """
-    generated = mixture.logits.softmax(-1) * mixture.gate.sigmoid()[..., None]
-    weights = mixture.copy * (-mixture.gate).sigmoid()[..., None]
-    places = source[:, None].expand_as(weights)
-    both = generated.scatter_add(-1, places, weights.to(generated.dtype))
-    return both.clamp_min(torch.finfo(both.dtype).tiny).log()
-
-
-def pointer_loss(
-    mixture: Mixture,
-    source: Int[Tensor, "B S"],
-    target: Int[Tensor, "B T"],
-    target_mask: Bool[Tensor, "B T"],
-) -> Float[Tensor, ""]:
-    """Sum of the negative logarithms of eq. 9 at the target's real tokens.
-
-    Each of the two terms enters by its logarithm: where one of them is far below what float32
-    holds, the other still has its gradient.
-
-    Args:
-        mixture: of the model.
-        source: ids at the places that may be copied.
-        target: ids of the right tokens.
-        target_mask: True = a real token.
-    """
-    logits = mixture.logits.float()
-    chosen = logits.gather(-1, target[..., None])[..., 0] - logits.logsumexp(-1)  # (B, T)
-    copied = (mixture.copy * (source[:, None] == target[..., None])).sum(-1).float()
-    copied = copied.clamp_min(torch.finfo(torch.float32).tiny).log()
-    gate = mixture.gate.float()
-    log_p = torch.logaddexp(F.logsigmoid(gate) + chosen, F.logsigmoid(-gate) + copied)
-    return -log_p.masked_fill(~target_mask, 0.0).sum()
+    def write(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
+        """Score the vocabulary by the encoder's embedding: the logits of P_vocab."""
+        return F.linear(self.output(hidden), self.encoder.embedding.weight, self.bias)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from qkv.data.batches import Batches
 from qkv.data.summaries import Summarized
 from qkv.errors import ConfigError
-from qkv.models.pointer_generator import pointer_loss
 from qkv.tasks.console import show_table
 from qkv.tasks.inputs import pick_device
 from qkv.tasks.pretrained import save
@@ -146,8 +145,14 @@ def _fit(
 
 def batch_loss(model: nn.Module, batch: SummaryBatch) -> Tensor:
     """Sum of the negative log-likelihoods of the summaries' tokens."""
-    mixture = model.mix(batch.features, batch.target_input, source_mask=batch.source_mask)
-    return pointer_loss(mixture, batch.source, batch.target, batch.target_mask)
+    return model.loss(
+        batch.features,
+        batch.source,
+        batch.target_input,
+        batch.target,
+        source_mask=batch.source_mask,
+        target_mask=batch.target_mask,
+    )
 
 
 def _likelihood(model: nn.Module, *, batches: Sequence[SummaryBatch]) -> dict[str, float]:
