@@ -7,6 +7,7 @@ words, so what is copied needs no ids of its own.
 Shapes: B batch, S source tokens, T target tokens, E width of the encoder, D d_model, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -211,9 +212,11 @@ class PointerGenerator(nn.Module):
         logits = self.write(hidden[target_mask]).float()  # (real tokens, V)
         written = -F.cross_entropy(logits, target[target_mask], reduction="none")
         copied = (copy * (source[:, None] == target[..., None])).sum(-1)[target_mask].float()
-        copied = copied.clamp_min(torch.finfo(torch.float32).tiny).log()
+        # What is not in the source cannot be copied: that term is then exp(-inf), with no gradient.
+        log_copied = copied.clamp_min(torch.finfo(torch.float32).tiny).log()
+        log_copied = log_copied.masked_fill(copied == 0, -math.inf)
         gate = gate[target_mask].float()
-        log_p = torch.logaddexp(F.logsigmoid(gate) + written, F.logsigmoid(-gate) + copied)
+        log_p = torch.logaddexp(F.logsigmoid(gate) + written, F.logsigmoid(-gate) + log_copied)
         return -log_p.sum()
 
     def embed(
@@ -239,3 +242,41 @@ class PointerGenerator(nn.Module):
     def write(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
         """Score the vocabulary by the encoder's embedding: the logits of P_vocab."""
         return F.linear(self.output(hidden), self.encoder.embedding.weight, self.bias)
+
+    def log_mixture(self, decoded: Decoded, source: Int[Tensor, "B S"]) -> Float[Tensor, "B T V"]:
+        """Compute the logarithm of eq. 9 for every token; never below that of the least number."""
+        hidden, copy, gate = decoded
+        written = self.write(hidden).softmax(-1) * gate.sigmoid()[..., None]
+        copied = copy * (-gate).sigmoid()[..., None]
+        places = source[:, None].expand_as(copied)
+        mixture = written.scatter_add(-1, places, copied.to(written.dtype))
+        return mixture.clamp_min(torch.finfo(mixture.dtype).tiny).log()
+
+    def start(
+        self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
+    ) -> PointerState:
+        """Encode the source; the state that this returns is continued by `step`."""
+        memory = self.memory(self.encode(source, token_mask))
+        return PointerState(len(self.decoder.blocks), memory, source, token_mask)
+
+    def step(
+        self,
+        tokens: Int[Tensor, "B n"],
+        state: PointerState,
+        token_mask: Bool[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B n V"]:
+        """Compute the logarithm of the probability of what follows each of the n new tokens.
+
+        Args:
+            tokens: what follows the tokens of earlier steps; first the start token.
+            state: of `start`; changed in place.
+            token_mask: True = a real token, for prefixes padded on the left; None where all are.
+        """
+        mask, positions = state.advance(tokens, token_mask)
+        assert state.memory is not None
+        x = self.embed(tokens, positions)
+        hidden = self.decoder(
+            x, state.memory, mask=mask, memory_mask=state.memory_mask, caches=state.caches
+        )
+        decoded = self.point(hidden, x, state.memory, state.memory_mask)
+        return self.log_mixture(decoded, state.source)
