@@ -8,7 +8,27 @@ from qkv.zoo.catalog import ZOO, Entry
 def test_every_name_has_a_folder_with_weights(name):
     folder = ZOO[name].locate()
     assert (folder / "config.json").is_file()
-    assert (folder / "model.safetensors").is_file()
+    weights = ("model.safetensors", "adapter_model.safetensors")
+    assert sum((folder / one).is_file() for one in weights) == 1
+
+
+OURS = [name for name, entry in ZOO.items() if entry.package == "qkv.zoo"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_model_of_ours_has_a_card(name):
+    """Data and licence, recipe and command, seconds, scores, and what it gets wrong."""
+    card = (ZOO[name].locate() / "README.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {name}\n")
+    for part in ("**Data**", "**Recipe**", "qkv train recipes/", "seconds", "**Scores**", "wrong**"):
+        assert part in card
+    assert (ZOO[name].locate() / "results.json").is_file()
+
+
+def test_the_models_of_ours_are_small_together():
+    files = [file for name in OURS for file in ZOO[name].locate().iterdir()]
+    assert sum(file.stat().st_size for file in files) <= 12_000_000
+    assert all("/" not in name for name in ZOO)
 
 
 def test_a_package_that_is_not_installed():

