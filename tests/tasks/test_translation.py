@@ -149,7 +149,7 @@ def test_an_answer_without_a_token_is_refused(translator: Translator):
         replace(translator, max_length=0)
 
 
-@pytest.mark.parametrize("beam", [Beam(size=1), replace(BEAM, n_best=1)])
+@pytest.mark.parametrize("beam", [Beam(size=1), replace(BEAM, n_best=1, early_stopping=True)])
 def test_saved_and_loaded_it_is_the_same(translator: Translator, beam, tmp_path):
     translator = replace(translator, beam=beam)
     translator.save(tmp_path / "new" / "folder")
@@ -160,6 +160,7 @@ def test_saved_and_loaded_it_is_the_same(translator: Translator, beam, tmp_path)
     scores = [one.score for one in translator(TEXTS)]
     assert [one.score for one in loaded(TEXTS)] == pytest.approx(scores, rel=1e-5)
     assert (loaded.max_length, loaded.beam.size) == (7, beam.size)
+    assert loaded.beam.early_stopping == beam.early_stopping
     assert loaded.start == (translator.target.start,)
     assert loaded.source.start == translator.source.start  # in a Marian's folder, too
     assert not loaded.model.training

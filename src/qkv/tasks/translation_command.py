@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 
 from qkv.evaluation.translation import CorpusScore, TranslationScores
 from qkv.tasks.console import plain_console
@@ -59,7 +60,8 @@ def translate(
 def _as_line(translation: Translation) -> str:
     """The translation in its line; what else there is to know goes where the errors go."""
     if translation.note:
-        plain_console(stderr=True).print(f"qkv: {translation.text[:40]!r}...: {translation.note}")
+        begins = shorten(translation.text, 40, placeholder=" ...")
+        plain_console(stderr=True).print(f"qkv: {begins!r}: {translation.note}")
     return " ".join(translation.split())
 
 

@@ -115,6 +115,7 @@ def read_settings(loaded: Loaded, name: str) -> Settings:
             size=said.get("num_beams") or 1,
             length_penalty=float(said.get("length_penalty", 1.0)),
             length_rule="power",
+            early_stopping=said.get("early_stopping") is True,  # their False is a rule of its own
         ),
     )
 
@@ -163,4 +164,5 @@ def describe(tokenizer: Tokenizer, beam: Beam, max_length: int) -> dict[str, Any
         "max_length": max_length,
         "num_beams": beam.size,
         "length_penalty": beam.length_penalty,
+        "early_stopping": beam.early_stopping,
     }

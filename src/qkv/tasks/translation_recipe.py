@@ -153,7 +153,7 @@ def _fit(
         training,
         place,
         evaluate=evaluate,
-        metric="BLEU",
+        metric="chrF",  # BLEU is 0 where no text has four words
         optimizer=adamw(
             translator.model,
             learning_rate=training.learning_rate,
