@@ -1,62 +1,32 @@
 """Answers to questions, found as spans of a passage."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
 import torch
-from rich.progress import track
 from torch import nn
 
 from qkv.blocks.positions import LearnedPositions
 from qkv.checkpoints.reader import CONFIG, read_json
 from qkv.checkpoints.registry import family_of
-from qkv.data.classification import evaluation_batches, in_order
 from qkv.data.questions import Question
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
-from qkv.data.windows import Window, make_windows
-from qkv.errors import ConfigError, DataError
+from qkv.errors import ConfigError
 from qkv.evaluation.questions import AnswerScores, answer_scores, best_threshold
 from qkv.files import whole_folder
 from qkv.models.heads import QuestionAnswering
-from qkv.tasks.answer_spans import Candidate, Found, Spans, best_spans, merge_windows
+from qkv.tasks.answer_search import Reading, search
+from qkv.tasks.answer_spans import Candidate, Found
 from qkv.tasks.classification import LENGTH, SETTINGS
-from qkv.tasks.console import plain_console
 from qkv.tasks.pretrained import Loaded, load, locate
-from qkv.tasks.translation import evaluating
 
 # Where config.json may say what a task needs, and no other field does.
 PARAMETERS, TASK = "task_specific_params", "question-answering"
 SEARCHED = 20  # spans of each window that are looked at, as in Devlin et al.'s run_squad.py
-AT_ONCE = 2_000  # questions whose windows are in memory at one time
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How passages are read; config.json keeps it.
-
-    Args:
-        max_length: tokens of a window, question and special tokens included.
-        stride: passage tokens from the beginning of one window to that of the next.
-        max_answer: the most tokens of an answer.
-        threshold: the score for "no answer" above which none is given; None always answers.
-
-    Raises:
-        ConfigError: a number below 1.
-    """
-
-    max_length: int = 384
-    stride: int = 128
-    max_answer: int = 30
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check what no question has to be read for."""
-        for name in ("max_length", "stride", "max_answer"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1 token")
 
 
 READING = Reading()
@@ -189,11 +159,6 @@ class Answerer:
         assert self.loaded.tokenizer is not None
         return self.loaded.tokenizer
 
-    @property
-    def segments(self) -> bool:
-        """Whether the model tells question and passage apart."""
-        return bool(self.loaded.model.config.n_segments)
-
     @overload
     def __call__(self, question: str, context: str, *, progress: bool = False) -> FoundAnswer: ...
     @overload
@@ -231,7 +196,8 @@ class Answerer:
             DataError: there are none.
         """
         examples = list(examples)
-        found = self([one.question for one in examples], [one.context for one in examples])
+        questions, contexts = [one.question for one in examples], [one.context for one in examples]
+        found = self(questions, contexts, progress=progress)
         return answer_scores([one.answer for one in found], references(examples))
 
     def with_threshold(self, examples: Iterable[Question]) -> "Answerer":
@@ -255,64 +221,10 @@ class Answerer:
         self, questions: Sequence[str], contexts: Sequence[str], *, progress: bool = False
     ) -> list[Found]:
         """Find the likeliest spans of each passage, whatever the threshold; see `__call__`."""
-        if len(questions) != len(contexts):
-            raise DataError(
-                f"{len(questions)} questions and {len(contexts)} passages; expected one passage "
-                "for all, or one each"
-            )
-        console = plain_console(stderr=True)
-        chunks = range(0, len(questions), AT_ONCE)
-        off = not (progress and console.is_terminal)
-        found = list[Found]()
-        for at in track(chunks, "answering", console=console, transient=True, disable=off):
-            of, passages = questions[at : at + AT_ONCE], contexts[at : at + AT_ONCE]
-            found += self._search(of, passages)
-        return found
-
-    def _search(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Found]:
-        windows = make_windows(
-            self.tokenizer,
-            questions,
-            contexts,
-            max_length=self.reading.max_length,
-            stride=self.reading.stride,
-        )
-        rows: list[list[int]] = [[] for _ in questions]
-        for i, window in enumerate(windows):
-            rows[window.row].append(i)
-        spans = self._spans(windows)
         n = max(SEARCHED, self.n_best)
-        return [
-            merge_windows(context, windows, spans, of, n=n)
-            for context, of in zip(contexts, rows, strict=True)
-        ]
-
-    def _spans(self, windows: Sequence[Window]) -> Spans:
-        """The best spans of each window; windows of like length share a batch."""
-        batches = evaluation_batches(
-            [window.ids for window in windows],
-            pad=self.tokenizer.pad,
-            max_tokens=max(4_000, self.reading.max_length),
-            segments=[window.segments for window in windows] if self.segments else None,
+        return search(
+            self.model, self.tokenizer, self.reading, questions, contexts, n=n, progress=progress
         )
-        device, n = next(self.model.parameters()).device, max(SEARCHED, self.n_best)
-        outputs = list[Spans]()
-        with evaluating(self.model), torch.inference_mode():
-            for batch in batches:
-                moved = batch.to(device)
-                logits = self.model(
-                    moved.tokens, token_mask=moved.token_mask, segments=moved.segments
-                )
-                passage = torch.zeros_like(batch.token_mask)
-                for i, row in enumerate(batch.rows):
-                    first = windows[row].first
-                    passage[i, first : first + len(windows[row].spans)] = True
-                outputs.append(
-                    best_spans(
-                        logits.cpu().double(), passage, max_answer=self.reading.max_answer, n=n
-                    )
-                )
-        return Spans(*(in_order(batches, _even(column)) for column in zip(*outputs, strict=True)))
 
     def _say(self, question: str, context: str, found: Found) -> FoundAnswer:
         best, threshold = found.candidates[0], self.reading.threshold
@@ -334,22 +246,10 @@ def references(examples: Sequence[Question]) -> list[list[str]]:
     return [[answer.text for answer in one.answers] for one in examples]
 
 
-def _even(columns: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Widen what short windows have fewer of, with scores of no span."""
-    if columns[0].ndim == 1:
-        return list(columns)
-    width = max(column.shape[1] for column in columns)
-    fill = float("-inf") if columns[0].is_floating_point() else 0
-    return [
-        torch.nn.functional.pad(column, (0, width - column.shape[1]), value=fill)
-        for column in columns
-    ]
-
-
 def _longest(model: nn.Module) -> float:
     """The most tokens for which a model has positions."""
     tables = [m.max_length for m in model.modules() if isinstance(m, LearnedPositions)]
-    return min(tables, default=float("inf"))
+    return float(min(tables, default=math.inf))
 
 
 def _for_answers(loaded: Loaded, reading: Reading) -> Loaded:
@@ -361,4 +261,5 @@ def _for_answers(loaded: Loaded, reading: Reading) -> Loaded:
     config = {name: value for name, value in loaded.config.items() if name not in other}
     said = {name: value for name, value in vars(reading).items() if value is not None}
     config[PARAMETERS] = {TASK: said}
-    return replace(loaded, config=config, origin=replace(loaded.origin, files=files))
+    # A pooler that the base had was not trained along, and no answer depends on it.
+    return replace(loaded, config=config, origin=replace(loaded.origin, files=files, kept={}))

@@ -16,7 +16,8 @@ from qkv.data.questions import Question
 from qkv.data.windows import NO_ANSWER, SpanBatch, Window, make_windows, span_batches
 from qkv.errors import ConfigError, DataError
 from qkv.models.lora import lora_layers, merge_lora
-from qkv.tasks.answering import READING, Answerer, Reading
+from qkv.tasks.answer_search import Reading
+from qkv.tasks.answering import READING, Answerer
 from qkv.tasks.answering_data import QuestionParts, Questions
 from qkv.tasks.console import show_table
 from qkv.tasks.finetuning import FineTuning
@@ -154,7 +155,7 @@ def _fit(
         windows,
         spans,
         pad=answerer.tokenizer.pad,
-        segments=answerer.segments,
+        segments=answerer.model.config.n_segments > 1,
         batch_size=training.batch_size,
         max_tokens=training.max_tokens,
         seed=training.seed,

@@ -1,0 +1,143 @@
+"""Windows on passages: what they cover, where their tokens stand, and batches of them."""
+
+import json
+
+import pytest
+import torch
+from tests.tasks.small import FILES, VOCABULARY
+
+from qkv.data.tokenizers import Tokenizer
+from qkv.data.windows import NO_ANSWER, Window, make_windows, span_batches
+from qkv.errors import ConfigError, DataError, LengthError
+
+CONTEXT = "the film was not dull . a clever  Plot and the superb books ! the meal was lovely"
+QUESTION = "was the film dull ."
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    for name, content in (
+        FILES | {"config.json": json.dumps({"model_type": "bert"}).encode()}
+    ).items():
+        (folder / name).write_bytes(content)
+    return Tokenizer.load(folder)
+
+
+def windows(tokenizer, max_length=13, stride=3, contexts=(CONTEXT,)):
+    questions = [QUESTION] * len(contexts)
+    return make_windows(tokenizer, questions, contexts, max_length=max_length, stride=stride)
+
+
+@pytest.mark.parametrize(("max_length", "stride"), [(13, 3), (13, 5), (11, 1), (9, 7), (41, 7)])
+def test_every_character_is_covered_and_no_token_twice_at_once(tokenizer, max_length, stride):
+    found = windows(tokenizer, max_length, stride)
+    ids, spans = tokenizer.encode_with_offsets(CONTEXT)
+    covered = {i for one in found for a, b in one.spans for i in range(a, b)}
+    assert covered == {i for i, c in enumerate(CONTEXT) if c != " "}
+    question = tokenizer.encode(QUESTION)
+    cls, sep = VOCABULARY.index("[CLS]"), VOCABULARY.index("[SEP]")
+    at = 0
+    for one in found:
+        n = len(one.spans)
+        assert one.spans == spans[at : at + n]
+        assert one.ids == [cls, *question, sep, *ids[at : at + n], sep]
+        assert one.segments == [0] * (len(question) + 2) + [1] * (n + 1)
+        assert one.first == len(question) + 2
+        assert len(one.ids) <= max_length
+        at += min(stride, max_length - len(question) - 3)
+    assert found[-1].spans[-1] == spans[-1]
+    assert not [one for one in found[:-1] if one.spans[-1] == spans[-1]]  # none is superfluous
+
+
+def test_a_passage_that_fits_has_one_window(tokenizer):
+    (one,) = windows(tokenizer, max_length=41)
+    assert len(one.ids) == len(tokenizer.encode(CONTEXT)) + 8
+
+
+def test_places_lead_back_to_the_characters(tokenizer):
+    for answer in ("clever  Plot", "books", "film was not", "the film", "lovely"):
+        start = CONTEXT.index(answer)
+        held = 0
+        for one in windows(tokenizer, max_length=15):
+            places = one.places(start, start + len(answer))
+            if places is not None:
+                held += 1
+                begin, end = one.characters(*places)
+                assert CONTEXT[begin:end] == answer
+        assert held
+
+
+def test_part_of_a_word_is_found_by_its_token(tokenizer):
+    (one,) = windows(tokenizer, max_length=41)
+    start = CONTEXT.index("lever")
+    assert CONTEXT[slice(*one.characters(*one.places(start, start + 3)))] == "clever"
+
+
+def test_a_window_that_has_half_of_the_answer_has_none():
+    one = Window(0, [2, 7, 3, 8, 9, 3], [0, 0, 0, 1, 1, 1], 3, [(4, 7), (8, 11)])
+    assert one.places(4, 11) == (3, 4)
+    assert one.places(0, 7) is None
+    assert one.places(8, 14) is None
+    assert one.places(7, 8) is None  # the space between
+
+
+def test_what_cannot_be_cut(tokenizer):
+    with pytest.raises(ConfigError, match="stride = 0; expected at least 1"):
+        windows(tokenizer, stride=0)
+    with pytest.raises(DataError, match=r"passage 2 has no tokens: '  ' \(is it empty\?\)"):
+        windows(tokenizer, contexts=[CONTEXT, "  "])
+    with pytest.raises(DataError, match="question 1 has no tokens: ''"):
+        make_windows(tokenizer, [""], [CONTEXT], max_length=13, stride=3)
+    with pytest.raises(DataError, match="1 questions and 0 passages"):
+        make_windows(tokenizer, [QUESTION], [], max_length=13, stride=3)
+    with pytest.raises(LengthError, match=r"question 1 has 5 tokens, .* none of max_length = 8"):
+        windows(tokenizer, max_length=8)
+
+
+def test_batches_have_each_window_once_an_epoch(tokenizer):
+    found = windows(tokenizer, contexts=[CONTEXT, "the book", "a superb meal was lovely", CONTEXT])
+    spans = [(one.first, one.first + i % 2) for i, one in enumerate(found)]
+    options = {"pad": 0, "segments": True, "seed": 5}
+    for size in ({"batch_size": 4}, {"max_tokens": 29}):
+        seen = []
+        for batch in span_batches(found, spans, epochs=(0,), **size, **options):
+            assert batch.n_targets == len(batch.tokens) == len(batch.starts)
+            for row in range(batch.n_targets):
+                n = int(batch.token_mask[row].sum())
+                seen.append(
+                    (
+                        batch.tokens[row, :n].tolist(),
+                        batch.segments[row, :n].tolist(),
+                        (int(batch.starts[row]), int(batch.ends[row])),
+                    )
+                )
+            assert batch.tokens.numel() <= size.get("max_tokens", 1000)
+        expected = [(one.ids, one.segments, s) for one, s in zip(found, spans, strict=True)]
+        assert sorted(seen) == sorted(expected)
+
+
+def test_epochs_differ_and_come_again(tokenizer):
+    found = windows(tokenizer, contexts=[CONTEXT] * 3)
+    made = [
+        span_batches(found, [NO_ANSWER] * len(found), pad=0, segments=False, batch_size=2, epochs=e)
+        for e in ((0,), (0,), (1,))
+    ]
+    one, same, other = ([batch.tokens.tolist() for batch in batches] for batches in made)
+    assert one == same != other
+
+
+def test_what_cannot_be_batched(tokenizer):
+    found = windows(tokenizer)
+    spans = [NO_ANSWER] * len(found)
+    with pytest.raises(DataError, match="0 windows and 0 spans"):
+        span_batches([], [], pad=0, segments=True, batch_size=2)
+    with pytest.raises(DataError, match="and 1 spans; expected one span each"):
+        span_batches(found, [NO_ANSWER], pad=0, segments=True, batch_size=2)
+    with pytest.raises(ConfigError, match="max_tokens = 3 and batch_size = 2"):
+        span_batches(found, spans, pad=0, segments=True, batch_size=2, max_tokens=3)
+    with pytest.raises(LengthError, match="has 13 tokens, more than max_tokens = 12"):
+        span_batches(found, spans, pad=0, segments=True, max_tokens=12)
+    batch = next(span_batches(found, spans, pad=0, segments=False, batch_size=2))
+    assert batch.segments is None
+    assert torch.equal(batch.starts, torch.zeros_like(batch.starts))
