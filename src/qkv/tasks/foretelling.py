@@ -69,7 +69,9 @@ def foretell(
         batch = collate_asked(asked, pad=0).to(device)
         with torch.inference_mode():
             hidden = model.hidden(batch.tokens).flatten(0, 1)[batch.places]
-            lost = F.cross_entropy(model.head(hidden).float(), batch.targets, reduction="none")
+            logits = model.head(hidden)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            lost = F.cross_entropy(logits, batch.targets, reduction="none")
         owners = torch.tensor([w.row for w in some for _ in range(w.new)])
         losses.index_add_(0, owners, lost.double().cpu())
     return losses.tolist()
