@@ -9,11 +9,11 @@ import transformers
 from tests.helpers import unchecked
 from tests.parity.weights import measure
 
-from qkv.generation.ranking import Beam
 from qkv.tasks.hyperparameters import Training
 from qkv.tasks.translation import Translator
 from qkv.tasks.translation_data import Translations
 from qkv.tasks.translation_recipe import train_translator
+from qkv.tasks.translation_search import BEAM
 
 WORDS = {"Red": "rot", "blue": "blau", "two": "zwei", "houses": "Häuser", "dogs": "Hunde"}
 TEXTS = ["Red dogs", "two blue houses, dogs", "unknown wörds", "dogs"]
@@ -68,12 +68,11 @@ def test_translations_are_theirs(folder, size):
     model = transformers.MarianMTModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     ours = Translator.load(folder)
-    assert ours.beam == Beam(size=5, length_penalty=1.0, length_rule="power")
+    assert ours.beam == BEAM
     assert model.generation_config.num_beams == 5
     ours = replace(ours, beam=replace(ours.beam, size=size))
     for text in TEXTS:
         batch = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-        # By default theirs ends a search sooner: see test_decoding.py.
-        how = {"early_stopping": "never"} if size > 1 else {}
-        said = model.generate(batch.input_ids, num_beams=size, max_length=32, **how)
+        options = {} if size == 5 else {"num_beams": 1, "early_stopping": False}
+        said = model.generate(batch.input_ids, max_length=32, **options)
         assert ours(text) == tokenizer.decode(said[0], skip_special_tokens=True)

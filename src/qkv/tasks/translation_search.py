@@ -17,8 +17,9 @@ from qkv.generation.sampling import sample
 from qkv.tasks.console import plain_console
 
 GREEDY = Beam(size=1)
-# Of five beginnings, compared by their mean log-probability a token, as transformers does.
-BEAM = Beam(size=5, length_penalty=1.0, length_rule="power")
+# Of five beginnings, compared by their mean log-probability a token, until five have ended: to
+# search on took 30 times as long for a model that had learned little.
+BEAM = Beam(size=5, length_penalty=1.0, length_rule="power", early_stopping=True)
 
 
 @dataclass(frozen=True, kw_only=True)
