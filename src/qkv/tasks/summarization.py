@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields, replace
 from typing import overload
 
 import torch
+from jaxtyping import Float, Int
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from qkv.data.classification import encode_texts, evaluation_batches
 from qkv.data.summaries import Summarized
@@ -16,6 +17,7 @@ from qkv.errors import ConfigError
 from qkv.evaluation.summarization import SummaryScores, summary_scores
 from qkv.files import whole_folder
 from qkv.generation.beam import beam_search
+from qkv.generation.processors import FORBIDDEN, Processor
 from qkv.generation.ranking import Beam
 from qkv.models.bart import Bart
 from qkv.models.pointer_generator import PointerGenerator
@@ -241,12 +243,20 @@ class Summarizer:
                     stop=stop,
                     max_length=self.writing.max_length,
                     beam=beam,
+                    processors=[_only(self.tokenizer, stop)],
                 )
                 for row, (best, *_) in zip(batch.rows, answers, strict=True):
                     said = self.tokenizer.decode(best.tokens).strip()
-                    cut = len(sources[row]) == self.writing.max_source
+                    cut = self._is_cut(texts[row], sources[row])
                     found[row] = Summary(texts[row], said, best.score, cut)
         return [found[row] for row in range(len(texts))]
+
+    def _is_cut(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether more of a text was left out than stands around it."""
+        if len(ids) < self.writing.max_source:
+            return False
+        whole = self.tokenizer.wrap(self.tokenizer.encode(self.writing.prefix + text))
+        return len(whole.ids) > len(ids)
 
     def _ends(self) -> tuple[list[int], int]:
         """The ids that a summary begins with and ends with."""
@@ -261,3 +271,18 @@ class Summarizer:
             )
         forced = config.get("forced_bos_token_id")
         return [first] if forced is None else [first, forced], stop
+
+
+def _only(tokenizer: Tokenizer, stop: int) -> Processor:
+    """Forbid what stands for no text, but the end: special tokens, ids beyond the vocabulary."""
+    special = sorted(tokenizer.special_ids - {stop})
+
+    def forbid(
+        tokens: Int[Tensor, "rows t"], logits: Float[Tensor, "rows V"]
+    ) -> Float[Tensor, "rows V"]:
+        logits = logits.clone()
+        logits[:, special] = FORBIDDEN
+        logits[:, tokenizer.vocab_size :] = FORBIDDEN
+        return logits
+
+    return forbid
