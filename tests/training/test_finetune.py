@@ -11,6 +11,7 @@ from torch import nn
 from qkv.checkpoints.registry import FAMILIES
 from qkv.errors import ConfigError
 from qkv.models.heads import Headed
+from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.rnn import RNNSeq2Seq
 from qkv.training.checkpointing import Checkpoints
 from qkv.training.finetune import (
@@ -111,6 +112,9 @@ def test_the_groups_are_named_from_bottom_to_top(family, architecture):
     config = model.config
     if isinstance(model, RNNSeq2Seq):
         layers = ["encoder", "decoder"]
+    elif isinstance(model, PointerGenerator):
+        layers = [f"encoder.stack layer {i}" for i in range(config.n_encoder_layers)]
+        layers += [f"decoder layer {i}" for i in range(config.n_layers)]
     elif hasattr(config, "n_decoder_layers"):
         layers = [f"encoder layer {i}" for i in range(config.n_encoder_layers)]
         layers += [f"decoder layer {i}" for i in range(config.n_decoder_layers)]

@@ -9,7 +9,7 @@ Shapes: B batch, S source tokens, T target tokens, E width of the encoder, D d_m
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from qkv.attention.core import attention_weights
 from qkv.attention.linear import Linear
 from qkv.attention.masks import attention_mask, token_positions
-from qkv.blocks.config import BlockConfig, FeedForwardKind
+from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.positions import SinusoidalPositions
 from qkv.blocks.stack import Stack
@@ -39,7 +39,7 @@ class PointerGeneratorConfig:
     n_encoder_heads: int = 12
     d_encoder_ff: int = 1536
     n_encoder_layers: int = 6
-    encoder_activation: FeedForwardKind = "gelu"
+    encoder_activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
     encoder_norm_eps: float = 1e-12
     d_model: int = 192  # of the decoder
     n_heads: int = 6
