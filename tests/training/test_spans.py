@@ -50,6 +50,13 @@ def test_padding_gets_no_gradient():
     assert (model.logits.grad[1, :3] != 0).all()
 
 
+def test_half_precision_is_summed_in_float32():
+    logits = torch.randn(2, 5, 2).bfloat16()
+    half, full = (span_loss(Fixed(x), batch([1, 0], [3, 2])) for x in (logits, logits.float()))
+    assert half.dtype == torch.float32
+    assert torch.equal(half, full)
+
+
 @pytest.mark.parametrize(
     ("starts", "ends", "said"),
     [

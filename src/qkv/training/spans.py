@@ -3,6 +3,7 @@
 import math
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +38,8 @@ def span_loss(model: nn.Module, batch: SpanBatch) -> Float[Tensor, ""]:
     if batch.starts.device.type == "cpu":
         _check_spans(batch)
     logits = model(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)  # (B, L, 2)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
     start, end = logits.masked_fill(~batch.token_mask[..., None], -math.inf).unbind(-1)  # (B, L)
     losses = [
         F.cross_entropy(scores, places, reduction="sum")
