@@ -35,6 +35,8 @@ from qkv.tasks.images_recipe import train_recognizer
 from qkv.tasks.inspection import describe_model, inspect_model, size
 from qkv.tasks.language_model_recipe import train_language_model
 from qkv.tasks.recognize_command import recognize
+from qkv.tasks.summarization_recipe import train_summarizer
+from qkv.tasks.summarize_command import summarize
 from qkv.tasks.translation_command import translate
 from qkv.tasks.translation_recipe import train_translator
 from qkv.zoo.catalog import list_zoo
@@ -153,6 +155,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "translate": translate,
+    "summarize": summarize,
     "answer": answer,
     "classify": classify,
     "generate": generate,
@@ -166,6 +169,7 @@ RECIPES: dict[str, Callable[..., None]] = {
     "dates": train_dates,
     "generate": train_language_model,
     "recognize": train_recognizer,
+    "summarize": train_summarizer,
     "translate": train_translator,
 }
 

@@ -104,10 +104,15 @@ class Answerer:
             ConfigError: the model is of another kind.
             DataError: there is no such model.
         """
-        loaded = load(model, device=device)
+        loaded = load(model, dtype=torch.float32, device=device)
+        return cls.of(loaded, n_best=n_best, name=os.fspath(model))
+
+    @classmethod
+    def of(cls, loaded: Loaded, *, n_best: int = 3, name: str = "this") -> "Answerer":
+        """Make an answerer of what `qkv.load` returned; `name` is what errors call it."""
         if not isinstance(loaded.model, QuestionAnswering) or loaded.tokenizer is None:
             raise ConfigError(
-                f"{model} is a {type(loaded.model).__name__} with "
+                f"{name} is a {type(loaded.model).__name__} with "
                 f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that was "
                 "trained to find answers in a passage (qkv train recipes/qamr.yaml makes one)"
             )

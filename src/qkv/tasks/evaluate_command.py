@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from qkv.errors import ConfigError
 from qkv.evaluation.classification import ClassificationScores
 from qkv.evaluation.perplexity import LanguageModelScores
 from qkv.evaluation.questions import AnswerScores
+from qkv.evaluation.summarization import SummaryScores
 from qkv.tasks import classify_command, translation_command
 from qkv.tasks.answering import Answerer
 from qkv.tasks.answering_data import COLUMNS, read_questions
@@ -20,8 +21,11 @@ from qkv.tasks.generation_data import read_corpus
 from qkv.tasks.images import Recognizer
 from qkv.tasks.images_data import read_images
 from qkv.tasks.inputs import dumps, pick_device
+from qkv.tasks.kinds import Name, task_of
 from qkv.tasks.kinds import task as make
-from qkv.tasks.kinds import task_of
+from qkv.tasks.summarization import Summarizer
+from qkv.tasks.summarization_data import COLUMNS as OF_SUMMARIES
+from qkv.tasks.summarization_data import read_summaries
 from qkv.tasks.translation import Translator
 from qkv.tasks.translation_data import read_translations
 
@@ -51,7 +55,7 @@ def evaluate(
     *,
     data: str,
     split: str = "test",
-    task: Literal["answer", "classify", "generate", "recognize", "translate"] | None = None,
+    task: Name | None = None,
     columns: dict[str, str] | None = None,
     data_dir: Path | None = None,
     json: bool = False,
@@ -66,8 +70,8 @@ def evaluate(
         split: the part of a named set, where data does not say which.
         task: that the model is to do; by default the one that its config.json is made for.
         columns: of a table, by what they are, such as --columns.text review --columns.label stars;
-            for questions question, context and answer; for translations source and target, which
-            are the languages of a named set.
+            for questions question, context and answer; for summaries text and summary; for
+            translations source and target, which are the languages of a named set.
         data_dir: folder of the named sets; the variable QKV_DATA if not given.
         json: all scores as one JSON object.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
@@ -114,6 +118,15 @@ def _translate(model: Translator, asked: Asked) -> tuple[Any, Tables]:
     return scores, translation_command.tables_of(scores)
 
 
+def _summarize(model: Summarizer, asked: Asked) -> tuple[SummaryScores, Tables]:
+    columns = {**OF_SUMMARIES, **asked.columns}
+    examples = read_summaries(asked.data, asked.split, columns=columns, data_dir=asked.data_dir)
+    scores = model.evaluate(examples, progress=True)
+    named = {"ROUGE-1": scores.rouge1, "ROUGE-2": scores.rouge2, "ROUGE-L": scores.rouge_l}
+    rows = [_row(f"{name}, F1", one.f1, one.interval) for name, one in named.items()]
+    return scores, {f"{scores.count:,} summaries, {scores.signature}": rows}
+
+
 def _answer(model: Answerer, asked: Asked) -> tuple[AnswerScores, Tables]:
     columns = {**COLUMNS, **asked.columns}
     questions = read_questions(asked.data, asked.split, columns=columns, data_dir=asked.data_dir)
@@ -158,5 +171,6 @@ EVALUATIONS: dict[str, tuple[tuple[str, ...], Score]] = {
     "classify": (("text", "label"), _classify),
     "generate": (("text",), _generate),
     "recognize": ((), _recognize),
+    "summarize": (tuple(OF_SUMMARIES), _summarize),
     "translate": (("source", "target"), _translate),
 }

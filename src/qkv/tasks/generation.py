@@ -94,9 +94,14 @@ class Generator:
             DataError: there is no such model.
         """
         try:
-            return cls(load(model, device=device))
+            return cls.of(load(model, dtype=torch.float32, device=device))
         except ConfigError as error:
             raise ConfigError(f"{model}: {error}") from error
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> "Generator":
+        """Make one of what `qkv.load` returned."""
+        return cls(loaded)
 
     @property
     def model(self) -> CausalLM:

@@ -85,9 +85,14 @@ class Recognizer:
             DataError: there is no such model.
         """
         try:
-            return cls(load(model, device=device))
+            return cls.of(load(model, dtype=torch.float32, device=device))
         except ConfigError as error:
             raise ConfigError(f"{model}: {error}") from error
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> "Recognizer":
+        """Make one of what `qkv.load` returned."""
+        return cls(loaded)
 
     @property
     def model(self) -> nn.Module:

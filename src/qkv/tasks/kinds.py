@@ -1,7 +1,7 @@
 """The tasks: what each is called, and which models it is for."""
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,6 +12,7 @@ from qkv.files import whole_folder
 from qkv.models.causal import CausalLM
 from qkv.models.encoder_decoder import EncoderDecoder
 from qkv.models.heads import QuestionAnswering, SequenceClassifier
+from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.rnn import RNNSeq2Seq
 from qkv.models.vit import DistilledClassifier
 from qkv.tasks import (
@@ -19,6 +20,7 @@ from qkv.tasks import (
     classify_command,
     generate_command,
     recognize_command,
+    summarize_command,
     translation_command,
 )
 from qkv.tasks.answering import Answerer
@@ -26,12 +28,15 @@ from qkv.tasks.classification import TextClassifier
 from qkv.tasks.generation import Generator
 from qkv.tasks.images import Recognizer
 from qkv.tasks.pretrained import Loaded, locate
+from qkv.tasks.summarization import Summarizer
 from qkv.tasks.translation import Translator
 
-Task = Translator | Answerer | TextClassifier | Generator | Recognizer
+Name = Literal["translate", "summarize", "answer", "classify", "generate", "recognize"]
+Task = Translator | Summarizer | Answerer | TextClassifier | Generator | Recognizer
 
 TASKS: dict[str, type[Task]] = {
     "translate": Translator,
+    "summarize": Summarizer,
     "answer": Answerer,
     "classify": TextClassifier,
     "generate": Generator,
@@ -39,6 +44,7 @@ TASKS: dict[str, type[Task]] = {
 }
 DEFAULTS = {
     "translate": translation_command.DEFAULT,
+    "summarize": summarize_command.DEFAULT,
     "answer": answer_command.DEFAULT,
     "classify": classify_command.DEFAULT,
     "generate": generate_command.DEFAULT,
@@ -48,6 +54,7 @@ MODELS: dict[type, str] = {
     QuestionAnswering: "answer",
     SequenceClassifier: "classify",
     DistilledClassifier: "recognize",
+    PointerGenerator: "summarize",
     EncoderDecoder: "translate",
     RNNSeq2Seq: "translate",
     CausalLM: "generate",
@@ -63,7 +70,7 @@ def task(
     """A function of a string or a list of them, such as a translator; a path is a string, too.
 
     Args:
-        name: "translate", "answer", "classify", "generate" or "recognize".
+        name: "translate", "summarize", "answer", "classify", "generate" or "recognize".
         model: what `qkv.load` returned, or reads; the zoo's where None.
         device: of a model that is read.
 

@@ -130,10 +130,19 @@ class Summarizer:
         """
         folder = whole_folder(locate(model))
         joined = (folder / DECODER_FILE).is_file()
-        loaded = join_decoder(folder, device=device) if joined else load(model, device=device)
+        loaded = (
+            join_decoder(folder, device=device)
+            if joined
+            else load(model, dtype=torch.float32, device=device)
+        )
+        return cls.of(loaded, beam=beam, name=os.fspath(model))
+
+    @classmethod
+    def of(cls, loaded: Loaded, *, beam: int | None = None, name: str = "this") -> "Summarizer":
+        """Make a summarizer of what `qkv.load` returned; `name` is what errors call it."""
         if not isinstance(loaded.model, KINDS) or loaded.tokenizer is None:
             raise ConfigError(
-                f"{model} is a {type(loaded.model).__name__} with "
+                f"{name} is a {type(loaded.model).__name__} with "
                 f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that "
                 "writes summaries: a PointerGenerator (qkv train recipes/summarize_docstrings.yaml "
                 "makes one), BART or T5"
