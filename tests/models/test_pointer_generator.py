@@ -90,7 +90,8 @@ def test_the_loss_is_the_mixture_at_the_real_targets():
     expected = -log_p.gather(-1, answers[..., None])[..., 0][real].sum()
     masks = {"source_mask": mask, "target_mask": real}
     ours = model.loss(model.encode(source, mask), source, target, answers, **masks)
-    assert float(ours.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)  # logarithms in float32
+    # The logarithms are in float32.
+    assert float(ours.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
 
 
 def test_the_loss_is_finite_where_neither_term_is():
