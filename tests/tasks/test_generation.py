@@ -18,6 +18,7 @@ from qkv.tasks.foretelling import foretell
 from qkv.tasks.generation import Generator
 from qkv.tasks.language_model_recipe import begin_with_stop
 from qkv.tasks.pretrained import Loaded
+from qkv.tasks.writing import Writer
 
 TEXT = "to be or not to be, that is the question: whether 'tis nobler ćć in the mind to suffer"
 PROMPTS = ["to be", "the question: ", "or"]
@@ -59,7 +60,7 @@ def test_beyond_a_context_it_goes_on_from_its_last_half():
     model, greedy = generator(context=13), Sampling(temperature=0.0)
     ids = model.encode("to be or not to")
     assert 3 < len(ids) < 13
-    found = list(model._tokens(ids, 23, greedy, 0))
+    found = list(Writer(model.model, 13, model.stops, 23, greedy).tokens(ids, 0))
     if found[-1].id in model.stops:  # the seed of the weights says otherwise
         raise AssertionError("it ended early")
     text = list(ids)

@@ -1,35 +1,31 @@
 """Text generation: a causal language model, its tokenizer, and what goes on a prompt."""
 
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import overload
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError, VocabularyError
 from qkv.evaluation.perplexity import LanguageModelScores, language_model_scores
 from qkv.generation.answer import Token
-from qkv.generation.drafts import PromptLookup
-from qkv.generation.sampling import Sampling, sample
-from qkv.generation.speculative import speculate
-from qkv.generation.stepping import Ends, check_max_length
-from qkv.generation.streaming import check_stop_strings, cut_text, says, stream, text_pieces
+from qkv.generation.sampling import Sampling
+from qkv.generation.stepping import check_max_length
+from qkv.generation.streaming import check_stop_strings, cut_text, says, text_pieces
 from qkv.models.causal import CausalLM
 from qkv.tasks.console import plain_console
 from qkv.tasks.foretelling import foretell
 from qkv.tasks.pretrained import Loaded, load
 from qkv.tasks.translation import evaluating
+from qkv.tasks.writing import Writer, until
 
 USUAL = Sampling()
 MAX_LENGTH = 200  # tokens
 ROWS = 32  # answers that are written at once
-TURN = 2**32  # from the seed of one context to that of the next, far from those of other answers
 
 
 @dataclass(frozen=True)
@@ -243,7 +239,8 @@ class Generator:
         """
         check_max_length(max_length)
         check_stop_strings(stop_strings)
-        tokens = self._tokens(self.encode(prompt), max_length, sampling, seed, lookup=lookup)
+        writer = self._writer(max_length, sampling)
+        tokens = writer.tokens(self.encode(prompt), seed, lookup=lookup)
         ids = (token.id for token in tokens)
         return text_pieces(ids, self._decoder(prompt), stop_strings=stop_strings)
 
@@ -288,61 +285,16 @@ class Generator:
     ) -> list[list[Token]]:
         """The tokens of each answer: of all at once, where prompts and answers fit the context."""
         ids = [self.encode(prompt) for prompt in prompts]
-        ends = [says(self._decoder(prompt), stop_strings) for prompt in prompts]
-        if max(map(len, ids)) + max_length > self.context or stop_strings:
-            one_by_one = zip(ids, seeds, ends, strict=True)
-            return [
-                _until(self._tokens(row, max_length, sampling, seed), end)
-                for row, seed, end in one_by_one
-            ]
+        writer = self._writer(max_length, sampling)
         with evaluating(self.model):
-            answers = sample(
-                self.model,
-                self._nothing(len(ids)),
-                start=ids,
-                stop=self.stops,
-                max_length=max_length,
-                seeds=seeds,
-                processors=sampling.processors(),
-            )
-        return [list(map(Token, one.tokens, one.logprobs)) for one in answers]
+            if not stop_strings and max(map(len, ids)) + max_length <= self.context:
+                return writer.answers(ids, seeds)
+            ends = [says(self._decoder(prompt), stop_strings) for prompt in prompts]
+            one_by_one = zip(ids, seeds, ends, strict=True)
+            return [until(writer.tokens(row, seed), end) for row, seed, end in one_by_one]
 
-    def _tokens(
-        self,
-        ids: list[int],
-        max_length: int,
-        sampling: Sampling,
-        seed: int,
-        *,
-        lookup: bool = False,
-    ) -> Iterator[Token]:
-        """Yield the tokens of one answer, in as many rounds as the context asks for."""
-        draw = partial(speculate, draft=PromptLookup()) if lookup else stream
-        text, room = list(ids), max_length
-        for turn in itertools.count():
-            if len(text) >= self.context:
-                text = text[-max(1, self.context // 2) :]
-            here = min(room, max(1, self.context - len(text)))
-            tokens = draw(
-                self.model,
-                self._nothing(1),
-                start=[text],
-                stop=self.stops,
-                max_length=here,
-                seed=seed + TURN * turn,
-                processors=sampling.processors(),
-            )
-            for token in tokens:
-                yield token
-                text = [*text, token.id]
-                room -= 1
-                if token.id in self.stops or not room:
-                    return
-
-    def _nothing(self, rows: int) -> Tensor:
-        """The prompts are what decoding starts with, so that processors see them: no source."""
-        device = next(self.model.parameters()).device
-        return torch.zeros(rows, 0, dtype=torch.long, device=device)
+    def _writer(self, max_length: int, sampling: Sampling) -> Writer:
+        return Writer(self.model, self.context, self.stops, max_length, sampling)
 
     def _decoder(self, prompt: str) -> Callable[[list[int]], str]:
         """Decode an answer behind its prompt: by itself its first space might be lost."""
@@ -370,13 +322,3 @@ class Generator:
             return getattr(self.tokenizer, role)
         except VocabularyError:
             return None
-
-
-def _until(tokens: Iterator[Token], end: Ends) -> list[Token]:
-    """The tokens up to the end of an answer."""
-    found: list[Token] = []
-    for token in tokens:
-        found.append(token)
-        if end([one.id for one in found]):
-            break
-    return found
