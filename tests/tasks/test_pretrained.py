@@ -47,6 +47,7 @@ def test_another_tokenizer_takes_the_place_of_all_files_of_the_old(tmp_path, tok
         "generation_config.json",
         "model.safetensors",
         "tokenizer.json",
+        "tokenizer_config.json",
     }
     save(dataclasses.replace(load(tmp_path / "bert"), tokenizer=None), tmp_path / "none")
     assert load(tmp_path / "none").tokenizer is None
