@@ -167,7 +167,7 @@ def test_an_option_that_is_wrong_is_named(classify, options, words):
         ({"data": {"pairs": 300}}, "pairs"),
         ({"data": ["my.csv"]}, "data is a list; expected its fields, each with a name"),
         ({"task": "dates"}, "does not accept option 'data."),
-        ({"task": None}, "has task: None; expected one of answer, classify, dates (is it a recipe?)"),
+        ({"task": None}, "has task: None; expected one of answer, classify, dates, generate"),
         ({"task": "clasify"}, "has task: clasify; expected one of answer, classify, dates"),
         ({"task": ["classify"]}, "has task: ['classify']; expected one of"),
         ({"output": None}, "output"),
