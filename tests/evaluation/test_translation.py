@@ -156,3 +156,9 @@ def test_without_sacrebleu_its_name_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     with pytest.raises(MissingDependencyError, match=r'sacreBLEU: pip install "qkv\[train\]"'):
         translation_scores(["a"], ["a"])
+
+
+def test_samples_of_which_some_have_nothing_right():
+    scores = translation_scores(["a b c d e", "q"], ["a b c d e", "f g h"], samples=50)
+    low, high = scores.chrf.interval
+    assert low < scores.chrf.score < high

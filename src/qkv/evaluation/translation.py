@@ -93,9 +93,25 @@ def translation_scores(
     return TranslationScores(
         count=len(translations),
         bleu=score(metrics.BLEU(tokenize=tokenizer)),
-        chrf=score(metrics.CHRF()),
+        chrf=score(_chrf(metrics)),
         bleu_lowercase=score(metrics.BLEU(tokenize=tokenizer, lowercase=True)),
     )
+
+
+def _chrf(metrics: ModuleType) -> Any:
+    """The metric chrF, with scores that are all floats.
+
+    In sacreBLEU 2.6 those of the samples are float32, but 0 is a float where nothing matches, and
+    the mean of both kinds is an error.
+    """
+
+    class CHRF(metrics.CHRF):
+        def _compute_score_from_stats(self, statistics: Any) -> Any:
+            given = super()._compute_score_from_stats(statistics)
+            given.score = float(given.score)
+            return given
+
+    return CHRF()
 
 
 def _streams(
