@@ -161,9 +161,9 @@ from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
 from qkv.models.pooling import mean_token
 from qkv.models.rnn import RNNConfig, RNNDecoder, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.tasks.classification import TextClassifier
+from qkv.tasks.classification.classifier import TextClassifier
 from qkv.tasks.pretrained import locate
-from qkv.tasks.translation import Translator
+from qkv.tasks.translation.translator import Translator
 from qkv.training.classification import classification_loss
 from qkv.training.finetune import (
     GradualUnfreezing,

@@ -40,7 +40,7 @@ from qkv.blocks.state import DecodingState
 from qkv.data.dates import TUTORIAL_LOCALES, date_pairs
 from qkv.data.tokenizers import Tokenizer
 from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.tasks.translation import Translator
+from qkv.tasks.translation.translator import Translator
 from qkv.training.loop import History, train
 from qkv.training.losses import linear_cross_entropy, pair_loss
 from qkv.training.optim import cosine

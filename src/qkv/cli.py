@@ -22,23 +22,23 @@ from qkv.checkpoints.overview import (
 from qkv.checkpoints.registry import FAMILIES, family_of
 from qkv.errors import ConfigError, Interrupted, QKVError
 from qkv.tasks import arguments as command_line
-from qkv.tasks.answer_command import answer
-from qkv.tasks.answering_recipe import train_answerer
-from qkv.tasks.classification_recipe import train_classifier
-from qkv.tasks.classify_command import classify
+from qkv.tasks.answering.command import answer
+from qkv.tasks.answering.recipe import train_answerer
+from qkv.tasks.classification.command import classify
+from qkv.tasks.classification.recipe import train_classifier
 from qkv.tasks.console import show_table
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
-from qkv.tasks.dates import train_dates
 from qkv.tasks.evaluate_command import evaluate
-from qkv.tasks.generate_command import generate
-from qkv.tasks.images_recipe import train_recognizer
+from qkv.tasks.generation.command import generate
+from qkv.tasks.generation.recipe import train_language_model
+from qkv.tasks.images.command import recognize
+from qkv.tasks.images.recipe import train_recognizer
 from qkv.tasks.inspection import describe_model, inspect_model, size
-from qkv.tasks.language_model_recipe import train_language_model
-from qkv.tasks.recognize_command import recognize
-from qkv.tasks.summarization_recipe import train_summarizer
-from qkv.tasks.summarize_command import summarize
-from qkv.tasks.translation_command import translate
-from qkv.tasks.translation_recipe import train_translator
+from qkv.tasks.summarization.command import summarize
+from qkv.tasks.summarization.recipe import train_summarizer
+from qkv.tasks.translation.command import translate
+from qkv.tasks.translation.dates import train_dates
+from qkv.tasks.translation.recipe import train_translator
 from qkv.zoo.catalog import list_zoo
 
 

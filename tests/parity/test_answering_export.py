@@ -5,8 +5,8 @@ import transformers
 from tests.tasks.small import write_base
 
 from qkv.data.windows import make_windows
-from qkv.tasks.answer_search import Reading
-from qkv.tasks.answering import Answerer
+from qkv.tasks.answering.answerer import Answerer
+from qkv.tasks.answering.search import Reading
 from qkv.tasks.pretrained import save
 
 BOUND = 1e-5

@@ -4,16 +4,16 @@ import pytest
 import torch
 import transformers
 from tests.helpers import unchecked
-from tests.tasks.test_images_recipe import AUGMENTATION, MODEL, SIZE, TRAINING, write_images
+from tests.tasks.images.test_recipe import AUGMENTATION, MODEL, SIZE, TRAINING, write_images
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from qkv.generation.sampling import Sampling
-from qkv.tasks.generation import Generator
-from qkv.tasks.generation_data import Corpus
-from qkv.tasks.images import Recognizer
-from qkv.tasks.images_data import Images
-from qkv.tasks.images_recipe import train_recognizer
-from qkv.tasks.language_model_recipe import Decoder, train_language_model
+from qkv.tasks.generation.data import Corpus
+from qkv.tasks.generation.generator import Generator
+from qkv.tasks.generation.recipe import Decoder, train_language_model
+from qkv.tasks.images.data import Images
+from qkv.tasks.images.recipe import train_recognizer
+from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.recipe import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

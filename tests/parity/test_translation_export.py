@@ -10,10 +10,10 @@ from tests.helpers import unchecked
 from tests.parity.weights import measure
 
 from qkv.tasks.hyperparameters import Training
-from qkv.tasks.translation import Translator
-from qkv.tasks.translation_data import Translations
-from qkv.tasks.translation_recipe import train_translator
-from qkv.tasks.translation_search import BEAM
+from qkv.tasks.translation.data import Translations
+from qkv.tasks.translation.recipe import train_translator
+from qkv.tasks.translation.search import BEAM
+from qkv.tasks.translation.translator import Translator
 
 WORDS = {"Red": "rot", "blue": "blau", "two": "zwei", "houses": "Häuser", "dogs": "Hunde"}
 TEXTS = ["Red dogs", "two blue houses, dogs", "unknown wörds", "dogs"]

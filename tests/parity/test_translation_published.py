@@ -11,7 +11,7 @@ import transformers
 from tests.helpers import unchecked
 
 from qkv.generation.ranking import Beam
-from qkv.tasks.translation import Translator
+from qkv.tasks.translation.translator import Translator
 
 TEXTS = ["A man sleeps.", "Der Vertrag, der gestern galt, gilt nicht mehr.", "wörds"]
 LENGTH = 7

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.checkpoints.folders import model
 
 from qkv.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from qkv.tasks.classification import TextClassifier
+from qkv.tasks.classification.classifier import TextClassifier
 from qkv.tasks.pretrained import save
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

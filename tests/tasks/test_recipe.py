@@ -15,12 +15,12 @@ from qkv.errors import DataError
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.heads import SequenceClassifier
 from qkv.models.lora import LoRAConfig
-from qkv.tasks.classification_texts import Texts
-from qkv.tasks.dates import Dates
+from qkv.tasks.classification.data import Texts
 from qkv.tasks.finetuning import FineTuning
 from qkv.tasks.hyperparameters import Training
 from qkv.tasks.recipe import begin, recompute_activations
-from qkv.tasks.translation import Translator
+from qkv.tasks.translation.dates import Dates
+from qkv.tasks.translation.translator import Translator
 
 RECIPE = """
 task: dates

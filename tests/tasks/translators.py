@@ -7,7 +7,7 @@ from qkv.data.tokenizers import Tokenizer
 from qkv.models.marian import Marian, MarianConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.tasks.translation import Translator
+from qkv.tasks.translation.translator import Translator
 
 PAIRS = [("abc", "cba"), ("b", "b"), ("cabba", "abbac"), ("bc", "cb"), ("aacb", "bcaa")]
 TEXTS = [text for text, _ in PAIRS]

@@ -10,24 +10,25 @@ from qkv.evaluation.classification import ClassificationScores
 from qkv.evaluation.perplexity import LanguageModelScores
 from qkv.evaluation.questions import AnswerScores
 from qkv.evaluation.summarization import SummaryScores
-from qkv.tasks import classify_command, translation_command
-from qkv.tasks.answering import Answerer
-from qkv.tasks.answering_data import COLUMNS, read_questions
-from qkv.tasks.classification import TextClassifier
-from qkv.tasks.classification_texts import read_texts
+from qkv.tasks.answering.answerer import Answerer
+from qkv.tasks.answering.data import COLUMNS, read_questions
+from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification.command import tables_of as tables_of_classes
+from qkv.tasks.classification.data import read_texts
 from qkv.tasks.console import show_table
-from qkv.tasks.generation import Generator
-from qkv.tasks.generation_data import read_corpus
-from qkv.tasks.images import Recognizer
-from qkv.tasks.images_data import read_images
+from qkv.tasks.generation.data import read_corpus
+from qkv.tasks.generation.generator import Generator
+from qkv.tasks.images.data import read_images
+from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.inputs import dumps, pick_device
 from qkv.tasks.kinds import Name, task_of
 from qkv.tasks.kinds import task as make
-from qkv.tasks.summarization import Summarizer
-from qkv.tasks.summarization_data import COLUMNS as OF_SUMMARIES
-from qkv.tasks.summarization_data import read_summaries
-from qkv.tasks.translation import Translator
-from qkv.tasks.translation_data import read_translations
+from qkv.tasks.summarization.data import COLUMNS as OF_SUMMARIES
+from qkv.tasks.summarization.data import read_summaries
+from qkv.tasks.summarization.summarizer import Summarizer
+from qkv.tasks.translation.command import tables_of as tables_of_translations
+from qkv.tasks.translation.data import read_translations
+from qkv.tasks.translation.translator import Translator
 
 Tables = dict[str, list[dict[str, str]]]
 
@@ -103,19 +104,19 @@ def _classify(model: TextClassifier, asked: Asked) -> tuple[ClassificationScores
         asked.data, asked.split, known=model.labels, data_dir=asked.data_dir, **asked.columns
     )
     scores = model.evaluate(examples, progress=True)
-    return scores, classify_command.tables_of(scores)
+    return scores, tables_of_classes(scores)
 
 
 def _recognize(model: Recognizer, asked: Asked) -> tuple[ClassificationScores, Tables]:
     images = read_images(asked.data, asked.split, data_dir=asked.data_dir, known=model.labels)
     scores = model.evaluate(images, progress=True)
-    return scores, classify_command.tables_of(scores, "images")
+    return scores, tables_of_classes(scores, "images")
 
 
 def _translate(model: Translator, asked: Asked) -> tuple[Any, Tables]:
     pairs = read_translations(asked.data, asked.split, data_dir=asked.data_dir, **asked.columns)
     scores = model.evaluate(pairs, progress=True)
-    return scores, translation_command.tables_of(scores)
+    return scores, tables_of_translations(scores)
 
 
 def _summarize(model: Summarizer, asked: Asked) -> tuple[SummaryScores, Tables]:

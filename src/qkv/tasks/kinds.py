@@ -15,21 +15,19 @@ from qkv.models.heads import QuestionAnswering, SequenceClassifier
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.rnn import RNNSeq2Seq
 from qkv.models.vit import DistilledClassifier
-from qkv.tasks import (
-    answer_command,
-    classify_command,
-    generate_command,
-    recognize_command,
-    summarize_command,
-    translation_command,
-)
-from qkv.tasks.answering import Answerer
-from qkv.tasks.classification import TextClassifier
-from qkv.tasks.generation import Generator
-from qkv.tasks.images import Recognizer
+from qkv.tasks.answering.answerer import Answerer
+from qkv.tasks.answering.command import DEFAULT as ANSWERER
+from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification.command import DEFAULT as CLASSIFIER
+from qkv.tasks.generation.command import DEFAULT as GENERATOR
+from qkv.tasks.generation.generator import Generator
+from qkv.tasks.images.command import DEFAULT as RECOGNIZER
+from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.pretrained import Loaded, locate
-from qkv.tasks.summarization import Summarizer
-from qkv.tasks.translation import Translator
+from qkv.tasks.summarization.command import DEFAULT as SUMMARIZER
+from qkv.tasks.summarization.summarizer import Summarizer
+from qkv.tasks.translation.command import DEFAULT as TRANSLATOR
+from qkv.tasks.translation.translator import Translator
 
 Name = Literal["translate", "summarize", "answer", "classify", "generate", "recognize"]
 Task = Translator | Summarizer | Answerer | TextClassifier | Generator | Recognizer
@@ -43,12 +41,12 @@ TASKS: dict[str, type[Task]] = {
     "recognize": Recognizer,
 }
 DEFAULTS = {
-    "translate": translation_command.DEFAULT,
-    "summarize": summarize_command.DEFAULT,
-    "answer": answer_command.DEFAULT,
-    "classify": classify_command.DEFAULT,
-    "generate": generate_command.DEFAULT,
-    "recognize": recognize_command.DEFAULT,
+    "translate": TRANSLATOR,
+    "summarize": SUMMARIZER,
+    "answer": ANSWERER,
+    "classify": CLASSIFIER,
+    "generate": GENERATOR,
+    "recognize": RECOGNIZER,
 }
 MODELS: dict[type, str] = {
     QuestionAnswering: "answer",

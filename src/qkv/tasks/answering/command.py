@@ -1,0 +1,124 @@
+"""`qkv answer`: questions on a passage, answered with its words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qkv.data.questions import read_squad
+from qkv.data.text import decode, read_content
+from qkv.errors import ConfigError
+from qkv.tasks.answering.answerer import Answerer, FoundAnswer
+from qkv.tasks.inputs import Item, answer_all, pick_device, split_model, text_items
+
+DEFAULT = "answerer"  # of the zoo
+WHAT = "a question"
+
+
+@dataclass(frozen=True)
+class IdentifiedAnswer(FoundAnswer):
+    """An answer to a question of a file that gives each an id, as SQuAD does."""
+
+    id: str
+
+
+def answer(
+    *inputs: str,
+    context: str | None = None,
+    model: str | None = None,
+    file: Path | None = None,
+    question_column: str = "question",
+    context_column: str = "context",
+    n_best: int = 3,
+    json: bool = False,
+    device: str = "auto",
+) -> None:
+    """Answer questions with words of a passage: qkv answer MODEL --context PASSAGE QUESTION.
+
+    Args:
+        inputs: the model and the questions. The model is a folder that qkv train made, a name of
+            the zoo or an id of the Hugging Face Hub; without one, answerer. Without questions they
+            are the lines of standard input.
+        context: the passage, or a file with it.
+        model: if it is not the first of the inputs.
+        file: a .csv, .tsv, .jsonl or .parquet table of questions and their passages, a .json file
+            as SQuAD has it, or, with --context, a .txt file of one question a line.
+        question_column: of the table.
+        context_column: of the table.
+        n_best: how many spans to show with --json.
+        json: one JSON object a question, with the place of the answer, its probability, the score
+            of there being none, and the likeliest spans.
+        device: auto (an accelerator if there is one), cpu, cuda or mps.
+    """
+    name, questions = split_model(inputs, model, DEFAULT)
+    columns = {"question": question_column, "context": context_column}
+    items = question_items(questions, context, file, columns)
+    answerer = Answerer.load(name, n_best=n_best, device=pick_device(device))
+
+    def asked(fields: list[dict[str, str]]) -> Iterator[FoundAnswer]:
+        found = answerer(
+            [one["question"] for one in fields],
+            [one["context"] for one in fields],
+            progress=True,
+        )
+        for said, one in zip(found, fields, strict=True):
+            yield IdentifiedAnswer(**vars(said), id=one["id"]) if "id" in one else said
+
+    answer_all(items, asked, line=as_line, as_json=json)
+
+
+def question_items(
+    questions: list[str], context: str | None, file: Path | None, columns: dict[str, str]
+) -> list[Item]:
+    """The questions with their passages.
+
+    Args:
+        questions: arguments.
+        context: their passage, or a file with it.
+        file: of questions, and passages where no `context` is given.
+        columns: of a table.
+
+    Raises:
+        ConfigError: questions without a passage, or with two.
+        DataError: a file cannot be read, or there is nothing to answer.
+    """
+    table = file is not None and file.suffix != ".txt"
+    if table and (questions or context is not None):
+        raise ConfigError(
+            f"--file {file} has questions and passages; expected no questions and no --context "
+            "beside it"
+        )
+    if file is not None and table:
+        if Path(file.name.removesuffix(".gz")).suffix != ".json":
+            return text_items([], file, columns)
+        return [
+            Item(
+                where=f"{file}, {one.id}",
+                fields={"id": one.id, "question": one.question, "context": one.context},
+            )
+            for one in read_squad(file)
+        ]
+    if context is None:
+        raise ConfigError("questions without a passage; expected --context TEXT or --context FILE")
+    passage = _passage(context)
+    items = text_items(questions, file, {"question": columns["question"]}, what=WHAT)
+    return [
+        item if item.problem else Item(where=item.where, fields={**item.fields, "context": passage})
+        for item in items
+    ]
+
+
+def as_line(found: FoundAnswer) -> str:
+    """Tab-separated: the answer in one line, its probability, the question."""
+    said, question = (" ".join(text.split()) for text in (found.answer, found.question))
+    return f"{said}\t{found.confidence:.4f}\t{question}"
+
+
+def _passage(context: str) -> str:
+    """The passage itself, or what stands in the file of this name."""
+    path = Path(context)
+    # A passage can be longer than a file's name may be.
+    if len(context) < 256 and path.is_file():
+        context = decode(read_content(path), context)
+    if not context.strip():
+        raise ConfigError("--context is empty; expected a passage, or a file with one")
+    return context

@@ -1,0 +1,259 @@
+"""`qkv train recipes/qamr.yaml`: fine-tune a pretrained encoder to find answers in passages."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qkv.checkpoints.adapters import save_adapter
+from qkv.data.batches import Batches
+from qkv.data.questions import Question
+from qkv.data.windows import NO_ANSWER, SpanBatch, Window, make_windows, span_batches
+from qkv.errors import ConfigError, DataError
+from qkv.models.lora import lora_layers, merge_lora
+from qkv.tasks.answering.answerer import READING, Answerer
+from qkv.tasks.answering.data import QuestionParts, Questions
+from qkv.tasks.answering.search import Reading
+from qkv.tasks.console import show_table
+from qkv.tasks.finetuning import FineTuning
+from qkv.tasks.pretrained import locate, save
+from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
+from qkv.training.finetune import layerwise_adamw
+from qkv.training.history import History
+from qkv.training.report import describe_training
+from qkv.training.spans import span_loss
+from qkv.zoo.catalog import ZOO
+
+QUESTIONS = Questions()
+FINETUNING = FineTuning()
+# Devlin et al. 2019, section 4.2: batches of 32, three epochs, here at a small model's rate.
+TRAINING = Training(
+    epochs=3.0,
+    batch_size=32,
+    learning_rate=2e-4,
+    schedule="linear",
+    betas=(0.9, 0.999),
+)
+
+
+def train_answerer(
+    *,
+    output: Path,
+    base: str = "all-MiniLM-L6-v2",
+    data: Questions = QUESTIONS,
+    reading: Reading = READING,
+    finetuning: FineTuning = FINETUNING,
+    training: Training = TRAINING,
+    device: str = "auto",
+    fresh: bool = False,
+) -> None:
+    """Fine-tune an encoder to find answers, score it, and save it in the Hugging Face layout.
+
+    Args:
+        output: the folder, made or replaced; OUTPUT.training keeps the run, so that the same
+            command goes on where it was stopped.
+        base: a pretrained encoder: a folder, a name of the zoo, an id of the Hub.
+        data: questions with passages and answers.
+        reading: how passages are cut into windows. Its threshold is chosen on validation questions
+            where some of them have no answer.
+        finetuning: what of the model trains.
+        training: how long and how fast.
+        device: "auto", "cpu", "cuda" or "mps".
+        fresh: begin anew, whatever an earlier run left.
+
+    Raises:
+        ConfigError: the output is the base, or labels are to be smoothed.
+        DataError: no question can be learned from.
+    """
+    if Path(base).resolve() == output.resolve():
+        raise ConfigError(
+            f"output and base are both {base}; expected another folder, for the base is read again "
+            "wherever the run goes on"
+        )
+    if training.smoothing:
+        raise ConfigError(
+            f"training.smoothing = {training.smoothing}; expected 0: the places of an answer are "
+            "not smoothed"
+        )
+    parts = data.parts()
+    recipe = {
+        "base": base,
+        "data": data,
+        "reading": reading,
+        "finetuning": finetuning,
+        "training": training,
+        "checksum of the questions": parts.checksum,
+    }
+    place = begin(output, recipe, seed=training.seed, fresh=fresh)
+    answerer = Answerer.fresh(base, reading, pretrained=finetuning.train != "scratch")
+    parameters = count(answerer.model)
+    history, trained = _fit(answerer, parts, finetuning, training, place, device)
+    if lora_layers(answerer.model):
+        _keep_adapter(answerer, base, place)
+    answerer = answerer.with_threshold(parts.validation)
+    sizes = {
+        "questions to learn from": len(parts.train),
+        "parameters": parameters,
+        "trained parameters": trained,
+        "seconds of training": round(history.seconds, 1),
+    }
+    _finish(answerer, parts, place, sizes)
+
+
+def learnable(
+    answerer: Answerer, questions: Sequence[Question]
+) -> tuple[list[Window], list[tuple[int, int]]]:
+    """The windows to learn from, and the places of the answer in each.
+
+    A window that does not hold the whole answer has none. Questions whose every answer is no span
+    are left out: their passage does tell.
+
+    Raises:
+        DataError: none is left.
+    """
+    kept = [one for one in questions if one.span is not None or not one.answers]
+    if not kept:
+        raise DataError(
+            f"none of {len(questions)} questions has an answer that stands in its passage; "
+            "expected words of the passage (are the columns the right ones?)"
+        )
+    windows = make_windows(
+        answerer.tokenizer,
+        [one.question for one in kept],
+        [one.context for one in kept],
+        max_length=answerer.reading.max_length,
+        stride=answerer.reading.stride,
+    )
+    spans = []
+    for window in windows:
+        answer = kept[window.row].span
+        if answer is None or answer.start is None:
+            spans.append(NO_ANSWER)
+        else:
+            end = answer.start + len(answer.text)
+            spans.append(window.places(answer.start, end) or NO_ANSWER)
+    return windows, spans
+
+
+def _fit(
+    answerer: Answerer,
+    parts: QuestionParts,
+    finetuning: FineTuning,
+    training: Training,
+    place: Place,
+    device: str,
+) -> tuple[History, int]:
+    """Train, once it is said what; the history, and how many parameters trained."""
+    model = answerer.model
+    windows, spans = learnable(answerer, parts.train)
+    batches = span_batches(
+        windows,
+        spans,
+        pad=answerer.tokenizer.pad,
+        segments=answerer.model.config.n_segments > 1,
+        batch_size=training.batch_size,
+        max_tokens=training.max_tokens,
+        seed=training.seed,
+        epochs=itertools.count(),
+    )
+    callbacks = finetuning.prepare(model, training.n_steps(batches))
+    optimizer = layerwise_adamw(
+        model,
+        learning_rate=training.learning_rate,
+        layer_decay=finetuning.layer_decay,
+        betas=training.betas,
+        eps=1e-8,
+        weight_decay=training.weight_decay,
+    )
+    _say(parts, windows, spans, place)
+    length = -(-sum(len(window.ids) for window in windows) // len(windows))
+    rows = training.batch_size or max(1, (training.max_tokens or 0) // length)
+    for title, table in describe_training(model, optimizer, rows=rows, length=length).items():
+        show_table(title, table)
+    _say_steps(batches, training, place)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    history = run_training(
+        model,
+        batches,
+        span_loss,
+        training,
+        place,
+        evaluate=partial(_evaluate, answerer, parts),
+        metric="F1",
+        optimizer=optimizer,
+        device=device,
+        unit="questions",
+        callbacks=callbacks,
+    )
+    return history, trained
+
+
+def _evaluate(answerer: Answerer, parts: QuestionParts, _: nn.Module) -> dict[str, float]:
+    scores = answerer.with_threshold(parts.validation).evaluate(parts.validation)
+    return {"F1": scores.f1, "exact match": scores.exact_match}
+
+
+def _say(
+    parts: QuestionParts,
+    windows: Sequence[Window],
+    spans: Sequence[tuple[int, int]],
+    place: Place,
+) -> None:
+    """Say what there is to learn from."""
+    asked = len({window.row for window in windows})
+    place.console.print(
+        f"to learn from: {asked:,} of {len(parts.train):,} questions (of the others no answer "
+        f"stands in the passage) in {len(windows):,} windows, {spans.count(NO_ANSWER):,} of them "
+        f"without the answer; the longest has {max(len(one.ids) for one in windows)} tokens"
+    )
+    place.console.print(
+        f"to choose the best weights by: {len(parts.validation):,} questions; to test: "
+        f"{len(parts.test):,}"
+    )
+
+
+def _say_steps(batches: Batches[SpanBatch], training: Training, place: Place) -> None:
+    place.console.print(
+        f"{training.n_steps(batches):,} steps, about {training.steps_of_epoch(batches):,} an epoch "
+        f"-> {place.output}"
+    )
+
+
+def _keep_adapter(answerer: Answerer, base: str, place: Place) -> None:
+    """Write the update alone, and merge it into the weights."""
+    adapter = place.kept / "adapter"
+    known = str(locate(base)) if base in ZOO else base  # others do not know our zoo
+    family = answerer.loaded.config["model_type"]
+    save_adapter(answerer.model, adapter, model_type=family, base_model=known)
+    place.console.print(f"the update alone, as PEFT reads it: {adapter}")
+    merge_lora(answerer.model)
+
+
+def _finish(answerer: Answerer, parts: QuestionParts, place: Place, sizes: dict[str, Any]) -> None:
+    """Score, save, and say how to go on."""
+    before = time.perf_counter()
+    results = {
+        "validation": asdict(answerer.evaluate(parts.validation)),
+        "test": asdict(answerer.evaluate(parts.test, progress=True)) if parts.test else None,
+        "threshold": answerer.reading.threshold,
+        **sizes,
+        "seconds of testing": timed(before),
+    }
+    save(answerer.loaded, place.output)
+    place.write_results(results)
+    for name in ("validation", "test"):
+        if scores := results[name]:
+            low, high = scores["f1_interval"]
+            place.console.print(
+                f"{name}: F1 {scores['f1']:.1f} (95 %: {low:.1f} to {high:.1f}), exact match "
+                f"{scores['exact_match']:.1f} of {scores['count']:,} questions"
+            )
+    place.console.print(
+        f"all scores: {place.output / 'results.json'}\n"
+        f"try it: qkv answer {place.output} --context 'a passage' 'a question?'"
+    )

@@ -1,0 +1,91 @@
+"""`qkv classify`: a trained classifier on texts and files."""
+
+from pathlib import Path
+
+from qkv.evaluation.classification import ClassificationScores
+from qkv.tasks.classification.classifier import Prediction, TextClassifier
+from qkv.tasks.inputs import answer_all, pick_device, split_model, text_items
+
+DEFAULT = "sentiment"  # of the zoo
+
+
+def classify(
+    *inputs: str,
+    model: str | None = None,
+    file: Path | None = None,
+    column: str = "text",
+    json: bool = False,
+    max_length: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Say the class of texts: arguments, a file, or the lines of standard input.
+
+    Args:
+        inputs: the model and the texts: qkv classify MODEL TEXT TEXT. The model is a folder that
+            qkv train made, a name of the zoo or an id of the Hugging Face Hub; without one,
+            sentiment.
+        model: if it is not the first of the inputs.
+        file: a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a line.
+        column: of the table.
+        json: one JSON object a text, with the probabilities of all classes.
+        max_length: tokens of a text, of which the rest is cut off; as in training if not given.
+        device: auto (an accelerator if there is one), cpu, cuda or mps.
+    """
+    name, texts = split_model(inputs, model, DEFAULT)
+    items = text_items(texts, file, {"text": column})
+    classifier = TextClassifier.load(name, max_length=max_length, device=pick_device(device))
+    answer_all(
+        items,
+        lambda asked: classifier([one["text"] for one in asked], progress=True),
+        line=_as_line,
+        as_json=json,
+    )
+
+
+def tables_of(scores: ClassificationScores, unit: str = "texts") -> dict[str, list[dict[str, str]]]:
+    """The scores as tables: all in all, class by class, the confusion matrix, the calibration."""
+    low, high = scores.accuracy_interval
+    names = [one.label for one in scores.classes]
+    return {
+        f"{scores.count:,} {unit}": [
+            {
+                "accuracy": f"{scores.accuracy:.1%} ({low:.1%} to {high:.1%})",
+                "macro F1": f"{scores.macro_f1:.1%}",
+                "Matthews": f"{scores.matthews:.3f}",
+                "calibration error": f"{scores.calibration_error:.1%}",
+            }
+        ],
+        "classes": [
+            {
+                "class": one.label,
+                "precision": _percent(one.precision),
+                "recall": _percent(one.recall),
+                "F1": _percent(one.f1),
+                unit: f"{one.support:,}",
+            }
+            for one in scores.classes
+        ],
+        f"confusion: what {unit} are (rows), what they were said to be (columns)": [
+            {"": name} | {said: f"{n:,}" for said, n in zip(names, row, strict=True)}
+            for name, row in zip(names, scores.confusion, strict=True)
+        ],
+        "calibration: how sure, and how often right": [
+            {
+                "probability": f"{one.low:.2f} to {one.high:.2f}",
+                unit: f"{one.count:,}",
+                "mean": f"{one.confidence:.1%}",
+                "right": f"{one.accuracy:.1%}",
+            }
+            for one in scores.reliability
+        ],
+    }
+
+
+def _as_line(prediction: Prediction) -> str:
+    """Tab-separated; a text keeps to its line."""
+    text = " ".join(prediction.text.split())
+    return f"{prediction.label}\t{prediction.probability:.4f}\t{text}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

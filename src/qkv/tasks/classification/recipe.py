@@ -1,0 +1,229 @@
+"""`qkv train recipes/classify.yaml`: fine-tune a pretrained encoder on texts with classes."""
+
+import itertools
+import time
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkv.checkpoints.adapters import save_adapter
+from qkv.data.batches import Batches
+from qkv.data.classification import (
+    ClassificationBatch,
+    EncodedTexts,
+    classification_batches,
+    encode_texts,
+)
+from qkv.errors import ConfigError
+from qkv.models.lora import lora_layers, merge_lora
+from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification.data import TextParts, Texts
+from qkv.tasks.console import show_table
+from qkv.tasks.finetuning import FineTuning
+from qkv.tasks.pretrained import locate, save
+from qkv.tasks.recipe import (
+    Place,
+    Training,
+    begin,
+    count,
+    recompute_activations,
+    run_training,
+    timed,
+)
+from qkv.training.classification import classification_loss
+from qkv.training.finetune import layerwise_adamw
+from qkv.training.history import History
+from qkv.training.report import describe_training
+from qkv.zoo.catalog import ZOO
+
+TEXTS = Texts()
+FINETUNING = FineTuning()
+# Devlin et al. 2019, appendix A.3: their rates, a batch of 32 texts, 2 to 4 epochs.
+TRAINING = Training(
+    epochs=4.0,
+    batch_size=32,
+    learning_rate=1e-4,
+    schedule="linear",
+    betas=(0.9, 0.999),
+)
+
+
+def train_classifier(
+    *,
+    output: Path,
+    base: str = "all-MiniLM-L6-v2",
+    data: Texts = TEXTS,
+    finetuning: FineTuning = FINETUNING,
+    training: Training = TRAINING,
+    device: str = "auto",
+    fresh: bool = False,
+) -> None:
+    """Fine-tune an encoder to classify texts, score it, and save it in the Hugging Face layout.
+
+    Args:
+        output: the folder, made or replaced; OUTPUT.training keeps the run, so that the same
+            command goes on where it was stopped.
+        base: a pretrained encoder: a folder, a name of the zoo, an id of the Hub.
+        data: texts and their classes.
+        finetuning: what of the model trains.
+        training: how long and how fast.
+        device: "auto", "cpu", "cuda" or "mps".
+        fresh: begin anew, whatever an earlier run left.
+    """
+    if Path(base).resolve() == output.resolve():
+        raise ConfigError(
+            f"output and base are both {base}; expected another folder, for the base is read again "
+            "wherever the run goes on"
+        )
+    parts = data.parts()
+    recipe = {"base": base, "data": data, "finetuning": finetuning, "training": training}
+    recipe["checksum of the texts"] = parts.checksum
+    place = begin(output, recipe, seed=training.seed, fresh=fresh)
+    classifier = TextClassifier.fresh(
+        base, parts.labels, max_length=data.max_length, pretrained=finetuning.train != "scratch"
+    )
+    parameters = count(classifier.model)
+    history, trained = _fit(classifier, parts, finetuning, training, place, device)
+    if lora_layers(classifier.model):
+        adapter = place.kept / "adapter"
+        known = str(locate(base)) if base in ZOO else base  # others do not know our zoo
+        family = classifier.loaded.config["model_type"]
+        save_adapter(classifier.model, adapter, model_type=family, base_model=known)
+        place.console.print(f"the update alone, as PEFT reads it: {adapter}")
+        merge_lora(classifier.model)
+    sizes = {
+        "texts to learn from": len(parts.train),
+        "parameters": parameters,
+        "trained parameters": trained,
+        "seconds of training": round(history.seconds, 1),
+    }
+    _finish(classifier, parts, place, sizes)
+
+
+def _fit(
+    classifier: TextClassifier,
+    parts: TextParts,
+    finetuning: FineTuning,
+    training: Training,
+    place: Place,
+    device: str,
+) -> tuple[History, int]:
+    """Train, once it is said what; the history, and how many parameters trained."""
+    model = classifier.model
+    texts = encode_texts(
+        classifier.tokenizer, [one.text for one in parts.train], max_length=classifier.max_length
+    )
+    batches = _batches(classifier, parts, texts, training)
+    callbacks = finetuning.prepare(model, training.n_steps(batches))
+    optimizer = layerwise_adamw(
+        model,
+        learning_rate=training.learning_rate,
+        layer_decay=finetuning.layer_decay,
+        betas=training.betas,
+        eps=1e-8,
+        weight_decay=training.weight_decay,
+    )
+    _say_texts(parts, texts, place)
+    _say_plan(model, optimizer, batches, texts, training, place)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    history = run_training(
+        model,
+        batches,
+        partial(classification_loss, smoothing=training.smoothing),
+        training,
+        place,
+        evaluate=partial(_evaluate, classifier, parts),
+        metric="accuracy",
+        optimizer=optimizer,
+        device=device,
+        unit="texts",
+        callbacks=callbacks,
+    )
+    return history, trained
+
+
+def _batches(
+    classifier: TextClassifier, parts: TextParts, texts: EncodedTexts, training: Training
+) -> Batches[ClassificationBatch]:
+    """Batches without end."""
+    return classification_batches(
+        texts.ids,
+        [parts.labels.number(one.label) for one in parts.train],
+        pad=classifier.tokenizer.pad,
+        batch_size=training.batch_size,
+        max_tokens=training.max_tokens,
+        seed=training.seed,
+        epochs=itertools.count(),
+    )
+
+
+def _evaluate(classifier: TextClassifier, parts: TextParts, _: nn.Module) -> dict[str, float]:
+    scores = classifier.evaluate(parts.validation)
+    return {"accuracy": scores.accuracy, "macro F1": scores.macro_f1}
+
+
+def _say_texts(parts: TextParts, texts: EncodedTexts, place: Place) -> None:
+    """Say what there is to learn from."""
+    counts = Counter(example.label for example in parts.train)
+    classes = [f"{label} ({counts[label]:,})" for label in parts.labels.names]
+    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+    place.console.print(f"{len(classes)} classes: {', '.join(classes[:20])}{more}")
+    place.console.print(f"to learn from: {texts}")
+    place.console.print(
+        f"to choose the best weights by: {len(parts.validation):,} texts; to test: "
+        f"{len(parts.test):,}"
+    )
+
+
+def _say_plan(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches[Any],
+    texts: EncodedTexts,
+    training: Training,
+    place: Place,
+) -> None:
+    """Say what trains, and what it needs."""
+    length = -(-sum(map(len, texts.ids)) // len(texts.ids))
+    rows = min(len(texts.ids), training.batch_size or max(1, training.max_tokens // length))
+    # The loop's own copy of good weights, the moving average, and the best weights so far.
+    copies = 1 + (training.ema is not None) + (training.average_last == 1)
+    if training.recompute:
+        recompute_activations(model)
+    tables = describe_training(model, optimizer, rows=rows, length=length, copies=copies)
+    for title, table in tables.items():
+        show_table(title, table)
+    place.console.print(
+        f"{training.n_steps(batches):,} steps, about {training.steps_of_epoch(batches):,} an epoch "
+        f"-> {place.output}"
+    )
+
+
+def _finish(
+    classifier: TextClassifier, parts: TextParts, place: Place, sizes: dict[str, Any]
+) -> None:
+    """Score, save, and say how to go on."""
+    before = time.perf_counter()
+    results = {
+        "validation": asdict(classifier.evaluate(parts.validation)),
+        "test": asdict(classifier.evaluate(parts.test, progress=True)) if parts.test else None,
+        **sizes,
+        "seconds of testing": timed(before),
+    }
+    save(classifier.loaded, place.output)
+    place.write_results(results)
+    for name in ("validation", "test"):
+        if scores := results[name]:
+            low, high = scores["accuracy_interval"]
+            place.console.print(
+                f"{name}: accuracy {scores['accuracy']:.1%} of {scores['count']:,} texts (95 %: "
+                f"{low:.1%} to {high:.1%}), macro-F1 {scores['macro_f1']:.1%}"
+            )
+    place.console.print(
+        f"all scores: {place.output / 'results.json'}\ntry it: qkv classify {place.output} 'a text'"
+    )

@@ -1,0 +1,135 @@
+"""`qkv generate`: a causal language model goes on a text."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from qkv.errors import ConfigError
+from qkv.generation.sampling import Sampling
+from qkv.tasks.generation.generator import MAX_LENGTH, Generation, Generator
+from qkv.tasks.inputs import Item, answer_all, pick_device, split_model, text_items
+
+DEFAULT = "generator"  # of the zoo
+
+
+def generate(
+    *inputs: str,
+    model: str | None = None,
+    file: Path | None = None,
+    column: str = "text",
+    max_length: int = MAX_LENGTH,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int | None = None,
+    seed: int = 0,
+    n: int = 1,
+    stop: list[str] | None = None,
+    lookup: bool = False,
+    json: bool = False,
+    device: str = "auto",
+) -> None:
+    """Go on texts: arguments, a file, or the lines of standard input.
+
+    One prompt's text appears as it is written, behind the prompt. Several prompts have a line each.
+    An empty prompt, '', is what a text begins with in training. Texts of more tokens than the model
+    read at once in training go on from the last half of what it can read.
+
+    Args:
+        inputs: the model and the prompts: qkv generate MODEL PROMPT PROMPT. The model is a folder
+            that qkv train made, a name of the zoo or an id of the Hugging Face Hub; without one,
+            generator.
+        model: if it is not the first of the inputs.
+        file: a .csv, .tsv, .jsonl or .parquet table of prompts, or a .txt file of one a line.
+        column: of the table.
+        max_length: tokens that are written at most.
+        temperature: below 1 the probable becomes more probable; 0 is greedy decoding.
+        top_k: draw from so many most probable tokens.
+        top_p: draw from the fewest most probable tokens that have this probability together.
+        min_p: draw from tokens that are at least this share as probable as the most probable.
+        repetition_penalty: above 1, what stands there already becomes less probable.
+        no_repeat_ngram: no so many tokens stand in the same order twice.
+        seed: of what is drawn; of the second text of a prompt it is the next number, and so on.
+        n: texts for each prompt.
+        stop: strings that end a text and are no part of it, such as --stop '["###"]'.
+        lookup: propose tokens that followed in the text before, which may be faster; for one
+            prompt.
+        json: one JSON object a text, with the log-probability of each token.
+        device: auto (an accelerator if there is one), cpu, cuda or mps.
+    """
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+    )
+    if n < 1:
+        raise ConfigError(f"n = {n}; expected at least 1 text for each prompt")
+    name, prompts = split_model(inputs, model, DEFAULT)
+    items = _prompts(prompts, file, column)
+    if lookup and (json or len(items) > 1):
+        raise ConfigError(
+            f"--lookup was given for {len(items)} prompts{' with --json' * json}; expected one "
+            "prompt, whose text is shown as it is written"
+        )
+    generator = Generator.load(name, device=pick_device(device))
+    limits = {"max_length": max_length, "sampling": sampling, "stop_strings": stop or []}
+    if len(items) == 1 and not items[0].problem and not json:
+        prompt = items[0].fields["text"]
+        for i in range(n):
+            print("\n---\n" * (i > 0), end="")
+            show(prompt, generator.stream(prompt, seed=seed + i, lookup=lookup, **limits))
+        return
+
+    def answer(asked: list[dict[str, str]]) -> list[Generation]:
+        seeds = [int(one["seed"]) for one in asked]
+        return generator([one["text"] for one in asked], seed=seeds, progress=True, **limits)
+
+    answer_all(_repeated(items, n, seed), answer, line=_as_line, as_json=json)
+
+
+def show(prompt: str, pieces: Iterator[str]) -> None:
+    """Print a prompt and what follows it, each piece at once."""
+    print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _prompts(prompts: Sequence[str], file: Path | None, column: str) -> list[Item]:
+    """As for other commands, but an argument may be empty; on a terminal no prompt is an empty one.
+
+    Raises:
+        ConfigError: both arguments and a file.
+        DataError: the file cannot be read, or there is nothing on standard input.
+    """
+    if not prompts and file is None and sys.stdin.isatty():
+        prompts = [""]
+    if prompts and file is None:
+        return [
+            Item(where=f"argument {i}", fields={"text": prompt})
+            for i, prompt in enumerate(prompts, start=1)
+        ]
+    return text_items(prompts, file, {"text": column}, what="a prompt")
+
+
+def _repeated(items: Sequence[Item], n: int, seed: int) -> list[Item]:
+    """Each item n times, with a seed each; what is broken once."""
+    return [
+        Item(
+            where=item.where,
+            fields={} if item.problem else {**item.fields, "seed": str(seed + i)},
+            problem=item.problem,
+        )
+        for item in items
+        for i in range(1 if item.problem else n)
+    ]
+
+
+def _as_line(generation: Generation) -> str:
+    """The whole text; it keeps to its line."""
+    return " ".join(f"{generation.prompt}{generation.text}".split())

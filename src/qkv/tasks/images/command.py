@@ -1,0 +1,92 @@
+"""`qkv recognize`: a trained model on image files and folders of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from qkv.data.image_sets import SUFFIXES
+from qkv.errors import ConfigError, DataError
+from qkv.tasks.images.recognizer import Recognition, Recognizer
+from qkv.tasks.inputs import Item, answer_all, pick_device, split_model
+
+DEFAULT = "recognizer"  # of the zoo
+
+
+def recognize(
+    *inputs: str,
+    model: str | None = None,
+    top: int | None = None,
+    json: bool = False,
+    device: str = "auto",
+) -> None:
+    """Say what images show: files, and folders of them.
+
+    An image may have any size and any channels: it is resized as in training, and what is
+    transparent becomes white.
+
+    Args:
+        inputs: the model and the images: qkv recognize MODEL FILE FOLDER. The model is a folder
+            that qkv train made, a name of the zoo or an id of the Hugging Face Hub; without one,
+            recognizer. Of a folder, and the folders in it, all files are taken whose names end as
+            those of images, in the order of their names.
+        model: if it is not the first of the inputs.
+        top: how many classes to name, the likeliest first; one, and with --json all, if not given.
+        json: one JSON object an image, with the probabilities of the classes.
+        device: auto (an accelerator if there is one), cpu, cuda or mps.
+    """
+    if top is not None and top < 1:
+        raise ConfigError(f"top = {top}; expected at least 1 class")
+    name, paths = split_model(inputs, model, DEFAULT, paths=True)
+    items = image_items(paths)
+    recognizer = Recognizer.load(name, device=pick_device(device))
+
+    def answer(asked: list[dict[str, str]]) -> list[Recognition]:
+        found = recognizer([one["image"] for one in asked], progress=True)
+        return [_best(one, top) for one in found] if json else found
+
+    answer_all(items, answer, line=lambda one: _as_line(one, top or 1), as_json=json)
+
+
+def image_items(paths: Sequence[str]) -> list[Item]:
+    """The files, and those in folders; what is not there, or a folder without images, is a problem.
+
+    Raises:
+        DataError: there is no path.
+    """
+    if not paths:
+        raise DataError("no input: expected image files, or folders of them, as arguments")
+    return [item for path in paths for item in _items(Path(path))]
+
+
+def _items(path: Path) -> list[Item]:
+    if not path.is_dir():
+        problem = "" if path.exists() else f"{path}: there is no such file"
+        return [
+            Item(where=str(path), fields={} if problem else {"image": str(path)}, problem=problem)
+        ]
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if not found:
+        problem = (
+            f"{path}: no images in this folder; expected files such as *{', *'.join(SUFFIXES[:4])}"
+        )
+        return [Item(where=str(path), fields={}, problem=problem)]
+    return [Item(where=str(file), fields={"image": str(file)}) for file in found]
+
+
+def _best(recognition: Recognition, top: int | None) -> Recognition:
+    """Keep the likeliest classes."""
+    kept = dict(list(recognition.probabilities.items())[:top])
+    return replace(recognition, probabilities=kept)
+
+
+def _as_line(recognition: Recognition, top: int) -> str:
+    """The file, then a class and its probability, and the next ones; between tabs."""
+    best = list(recognition.probabilities.items())[:top]
+    said = "\t".join(f"{label}\t{probability:.4f}" for label, probability in best)
+    return f"{recognition.image}\t{said}"

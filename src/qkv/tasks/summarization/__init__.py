@@ -1,0 +1,1 @@
+"""Texts in a line each."""

@@ -1,0 +1,46 @@
+"""`qkv summarize`: texts in a line each, written or copied by a trained model."""
+
+from pathlib import Path
+
+from qkv.tasks.inputs import answer_all, pick_device, split_model, text_items
+from qkv.tasks.summarization.summarizer import Summarizer, Summary
+
+DEFAULT = "summarizer"  # of the zoo
+
+
+def summarize(
+    *inputs: str,
+    model: str | None = None,
+    file: Path | None = None,
+    column: str = "text",
+    beam: int | None = None,
+    json: bool = False,
+    device: str = "auto",
+) -> None:
+    """Summarize texts: arguments, a file, or the lines of standard input.
+
+    Args:
+        inputs: the model and the texts: qkv summarize MODEL TEXT TEXT. The model is a folder that
+            qkv train made, a name of the zoo or an id of the Hugging Face Hub; without one,
+            summarizer.
+        model: if it is not the first of the inputs.
+        file: a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a line.
+        column: of the table.
+        beam: how many beginnings go on side by side; 1 is greedy; as in training if not given.
+        json: one JSON object a text, with the summary's score, and whether the text was cut.
+        device: auto (an accelerator if there is one), cpu, cuda or mps.
+    """
+    name, texts = split_model(inputs, model, DEFAULT)
+    items = text_items(texts, file, {"text": column})
+    summarizer = Summarizer.load(name, beam=beam, device=pick_device(device))
+    answer_all(
+        items,
+        lambda asked: summarizer([one["text"] for one in asked], progress=True),
+        line=as_line,
+        as_json=json,
+    )
+
+
+def as_line(summary: Summary) -> str:
+    """The summary alone, in one line."""
+    return " ".join(summary.summary.split())

@@ -1,0 +1,157 @@
+"""A small decoder on a pretrained encoder that stays as it is: made, kept apart, put together."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from qkv.checkpoints.reader import CONFIG, WEIGHTS, read_json
+from qkv.checkpoints.registry import family_of
+from qkv.data.classification import evaluation_batches
+from qkv.errors import ConfigError, DataError
+from qkv.files import write_atomically
+from qkv.models.bert import Bert
+from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfig
+from qkv.tasks.pretrained import Loaded, load
+from qkv.tasks.translation.translator import evaluating
+
+DECODER_FILE = "decoder.safetensors"  # weights without the encoder's
+BASE = "_name_or_path"  # the encoder's name in config.json
+MODEL_TYPE = "qkv_pointer_generator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """The size of a new decoder; the rest of the model is the encoder's.
+
+    Args:
+        d_model: its width.
+        n_heads: of attention.
+        d_ff: width of the feed-forward layers.
+        n_layers: blocks.
+        dropout: of each sublayer's output.
+    """
+
+    d_model: int = 192
+    n_heads: int = 6
+    d_ff: int = 768
+    n_layers: int = 2
+    dropout: float = 0.2
+
+
+DECODER = Decoder()
+
+
+def new_decoder(base: str | os.PathLike[str], decoder: Decoder = DECODER) -> Loaded:
+    """Put a new decoder on a pretrained BERT, which is frozen, in float32.
+
+    Raises:
+        ConfigError: the base is no BERT, or has no tokenizer.
+    """
+    loaded = _encoder(base, device=None)
+    own = loaded.model.config
+    config = PointerGeneratorConfig(
+        vocab_size=own.vocab_size,
+        n_positions=own.n_positions,
+        n_segments=own.n_segments,
+        d_encoder=own.d_model,
+        n_encoder_heads=own.n_heads,
+        d_encoder_ff=own.d_ff,
+        n_encoder_layers=own.n_layers,
+        encoder_activation=own.activation,
+        encoder_norm_eps=own.norm_eps,
+        **asdict(decoder),
+    )
+    model = PointerGenerator(config)
+    model.encoder.load_state_dict(_weights(loaded))
+    model.encoder.requires_grad_(False)
+    return Loaded(model.eval(), loaded.tokenizer, config={"model_type": MODEL_TYPE})
+
+
+def write_decoder(made: Path, folder: Path) -> None:
+    """Write what was trained alone, in float16: the encoder is named, not copied.
+
+    Args:
+        made: a saved model, whose config.json names its encoder.
+        folder: for config.json and the decoder's weights.
+    """
+    tensors = {
+        name: tensor.half()
+        for name, tensor in load_file(made / WEIGHTS).items()
+        if not name.startswith("encoder.")
+    }
+    write_atomically(folder / DECODER_FILE, save(tensors))
+    write_atomically(folder / CONFIG, (made / CONFIG).read_bytes())
+
+
+def join_decoder(folder: Path, *, device: torch.device | str | None = None) -> Loaded:
+    """Load what `write_decoder` wrote, in float32, on the encoder that it names.
+
+    Raises:
+        DataError: it names none, or one that it does not fit.
+    """
+    config: dict[str, Any] = read_json(folder / CONFIG)
+    if not config.get(BASE):
+        raise DataError(
+            f"{folder} holds a decoder alone, and {CONFIG} lacks {BASE}; expected it, to know the "
+            "encoder that it reads through"
+        )
+    base = _encoder(config[BASE], device=device)
+    family = family_of(config.get("model_type"))
+    model = PointerGenerator(family.read_config(config, family.architectures[0]))
+    own = {name: tensor.float() for name, tensor in load_file(folder / DECODER_FILE).items()}
+    encoder = {f"encoder.{name}": tensor for name, tensor in _weights(base).items()}
+    try:
+        model.load_state_dict({**encoder, **own})
+    except RuntimeError as error:
+        raise DataError(f"{folder} does not fit its encoder {config[BASE]}: {error}") from error
+    return Loaded(model.to(device).eval(), base.tokenizer, config=config)
+
+
+def frozen_features(
+    model: PointerGenerator,
+    sources: Sequence[Sequence[int]],
+    *,
+    pad: int,
+    device: torch.device | str,
+) -> list[Float[Tensor, "_ width"]]:
+    """What the encoder says of texts, in float16: it says the same in each epoch, so ask once.
+
+    Args:
+        model: whose encoder is asked.
+        sources: ids of the texts.
+        pad: id that fills short rows.
+        device: to compute on; the result is on the host.
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(sources)
+    model.to(device)
+    with evaluating(model), torch.inference_mode():
+        for batch in evaluation_batches(sources, pad=pad, max_tokens=4_000):
+            moved = batch.to(device)
+            hidden = model.encode(moved.tokens, moved.token_mask)
+            for row, states in zip(batch.rows, hidden.cpu(), strict=True):
+                found[row] = states[: len(sources[row])].half().clone()
+    return found
+
+
+def _encoder(base: str | os.PathLike[str], *, device: torch.device | str | None) -> Loaded:
+    loaded = load(base, dtype=torch.float32, device=device)
+    if not isinstance(loaded.model, Bert) or loaded.tokenizer is None:
+        raise ConfigError(
+            f"{base} is a {type(loaded.model).__name__} with "
+            f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a BERT without a "
+            "head, such as all-MiniLM-L6-v2"
+        )
+    return loaded
+
+
+def _weights(loaded: Loaded) -> dict[str, Tensor]:
+    """Of the encoder without its pooler, which no token's state depends on."""
+    weights = loaded.model.state_dict()
+    return {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}

@@ -1,0 +1,232 @@
+"""`qkv train recipes/summarize_docstrings.yaml`: train a decoder that summarizes."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkv.data.batches import Batches
+from qkv.data.summaries import Summarized
+from qkv.errors import ConfigError
+from qkv.tasks.console import show_table
+from qkv.tasks.inputs import pick_device
+from qkv.tasks.pretrained import save
+from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
+from qkv.tasks.summarization.data import Summaries, SummaryBatch, SummaryParts, summary_batches
+from qkv.tasks.summarization.model import DECODER, Decoder, frozen_features, write_decoder
+from qkv.tasks.summarization.summarizer import WRITING, Summarizer, Writing
+from qkv.tasks.translation.translator import evaluating
+from qkv.training.history import History
+from qkv.training.optim import decay_groups, fused_adamw
+from qkv.training.report import describe_training
+
+SUMMARIES = Summaries()
+TRAINING = Training(epochs=8.0, max_tokens=4_000, learning_rate=1e-3, warmup=0.05)
+# Of validation texts: the likelihood of how many is watched, and how many choose the penalty.
+WATCHED, CHOOSING = 1_000, 300
+PENALTIES = (0.0, 1.0, 2.0)
+
+
+def train_summarizer(
+    *,
+    output: Path,
+    base: str = "all-MiniLM-L6-v2",
+    data: Summaries = SUMMARIES,
+    decoder: Decoder = DECODER,
+    writing: Writing = WRITING,
+    training: Training = TRAINING,
+    device: str = "auto",
+    fresh: bool = False,
+) -> None:
+    """Train a decoder that summarizes on a frozen encoder, score it, and save both.
+
+    The best weights are those under which the validation summaries are the likeliest; the length
+    penalty is the one with the highest ROUGE on some of them.
+
+    Args:
+        output: the folder, made or replaced; OUTPUT.training keeps the run, so that the same
+            command goes on where it was stopped, and the decoder by itself, in float16.
+        base: a pretrained BERT: a folder, a name of the zoo, an id of the Hub.
+        data: texts and their summaries.
+        decoder: its size.
+        writing: of summaries.
+        training: how long and how fast; batches are given by their tokens.
+        device: "auto", "cpu", "cuda" or "mps".
+        fresh: begin anew, whatever an earlier run left.
+
+    Raises:
+        ConfigError: the output is the base, or the training asks for what there is not.
+    """
+    _check(output, base, training)
+    parts = data.parts()
+    recipe = {
+        "base": base,
+        "data": data,
+        "decoder": decoder,
+        "writing": writing,
+        "training": training,
+        "checksum of the texts": parts.checksum,
+    }
+    place = begin(output, recipe, seed=training.seed, fresh=fresh)
+    summarizer = Summarizer.fresh(base, writing, decoder)
+    history = _fit(summarizer, parts, training, place, device)
+    trained = sum(p.numel() for p in summarizer.model.parameters() if p.requires_grad)
+    sizes = {
+        "texts to learn from": len(parts.train),
+        "parameters": count(summarizer.model),
+        "trained parameters": trained,
+        "seconds of training": round(history.seconds, 1),
+    }
+    _finish(summarizer, parts, place, sizes)
+
+
+def _check(output: Path, base: str, training: Training) -> None:
+    if Path(base).resolve() == output.resolve():
+        raise ConfigError(f"output and base are both {base}; expected another folder")
+    if training.smoothing:
+        raise ConfigError(
+            f"training.smoothing = {training.smoothing}; expected 0: a mixture of writing and "
+            "copying is not smoothed"
+        )
+    if training.max_tokens is None:
+        raise ConfigError(
+            f"training.batch_size = {training.batch_size}; expected training.max_tokens in its "
+            "place: texts differ much in length"
+        )
+
+
+def _fit(
+    summarizer: Summarizer, parts: SummaryParts, training: Training, place: Place, device: str
+) -> History:
+    """Train, once it is said what."""
+    model = summarizer.model
+    optimizer = fused_adamw(
+        decay_groups(model, training.weight_decay),
+        learning_rate=training.learning_rate,
+        betas=training.betas,
+        eps=1e-8,
+    )
+    place.console.print(
+        f"to learn from: {len(parts.train):,} texts; to choose the best weights by: "
+        f"{min(WATCHED, len(parts.validation)):,} of {len(parts.validation):,}; to test: "
+        f"{len(parts.test):,}"
+    )
+    before = time.perf_counter()
+    batches = _batches(summarizer, parts.train, training, device, epochs=itertools.count())
+    watched = _batches(summarizer, parts.validation[:WATCHED], training, device, epochs=(0,))
+    held_out = list(watched)
+    place.console.print(f"the encoder has read all texts after {timed(before)} seconds")
+    length = summarizer.writing.max_source
+    rows = max(1, (training.max_tokens or 0) // length)
+    for title, table in describe_training(model, optimizer, rows=rows, length=length).items():
+        show_table(title, table)
+    place.console.print(
+        f"{training.n_steps(batches):,} steps, about {training.steps_of_epoch(batches):,} an epoch "
+        f"-> {place.output}"
+    )
+    return run_training(
+        model,
+        batches,
+        batch_loss,
+        training,
+        place,
+        evaluate=partial(_likelihood, batches=held_out),
+        metric="log-likelihood of a token",
+        optimizer=optimizer,
+        device=device,
+    )
+
+
+def batch_loss(model: nn.Module, batch: SummaryBatch) -> Tensor:
+    """Sum of the negative log-likelihoods of the summaries' tokens."""
+    return model.loss(
+        batch.features,
+        batch.source,
+        batch.target_input,
+        batch.target,
+        source_mask=batch.source_mask,
+        target_mask=batch.target_mask,
+    )
+
+
+def _likelihood(model: nn.Module, *, batches: Sequence[SummaryBatch]) -> dict[str, float]:
+    device = next(model.parameters()).device
+    with evaluating(model), torch.inference_mode():
+        total = sum(float(batch_loss(model, batch.to(device))) for batch in batches)
+    return {"log-likelihood of a token": -total / sum(batch.n_targets for batch in batches)}
+
+
+def _batches(
+    summarizer: Summarizer,
+    examples: Sequence[Summarized],
+    training: Training,
+    device: str,
+    *,
+    epochs: Any,
+) -> Batches[SummaryBatch]:
+    """Batches of what the encoder says of the texts, and of their first summaries."""
+    tokenizer, longest = summarizer.tokenizer, summarizer.writing.max_length
+    sources = summarizer.encode([one.text for one in examples])
+    summaries = tokenizer.encode_batch([one.summaries[0] for one in examples])
+    return summary_batches(
+        frozen_features(summarizer.model, sources, pad=tokenizer.pad, device=pick_device(device)),
+        sources,
+        [[*ids[: longest - 1], tokenizer.stop] for ids in summaries],
+        pad=tokenizer.pad,
+        start=tokenizer.start,
+        max_tokens=training.max_tokens or 0,
+        seed=training.seed,
+        epochs=epochs,
+    )
+
+
+def choose_penalty(summarizer: Summarizer, examples: Sequence[Summarized]) -> Summarizer:
+    """Take the length penalty under which ROUGE-1, 2 and L have the highest mean."""
+
+    def rouge(penalty: float) -> float:
+        writing = replace(summarizer.writing, length_penalty=penalty)
+        scores = replace(summarizer, writing=writing).evaluate(examples)
+        return scores.rouge1.f1 + scores.rouge2.f1 + scores.rouge_l.f1
+
+    best = max(PENALTIES, key=rouge)
+    return replace(summarizer, writing=replace(summarizer.writing, length_penalty=best))
+
+
+def _finish(
+    summarizer: Summarizer, parts: SummaryParts, place: Place, sizes: dict[str, Any]
+) -> None:
+    """Choose the penalty, score, save, and say how to go on."""
+    before = time.perf_counter()
+    summarizer = choose_penalty(summarizer, parts.validation[:CHOOSING]).noted()
+    results = {
+        "validation": asdict(summarizer.evaluate(parts.validation[:CHOOSING])),
+        "test": asdict(summarizer.evaluate(parts.test, progress=True)) if parts.test else None,
+        "length penalty": summarizer.writing.length_penalty,
+        **sizes,
+        "seconds of testing": timed(before),
+    }
+    save(summarizer.loaded, place.output)
+    write_decoder(place.output, place.kept / "decoder")
+    place.write_results(results)
+    for name in ("validation", "test"):
+        if scores := results[name]:
+            kinds = ", ".join(
+                f"{title} {scores[kind]['f1']:.1f}"
+                for kind, title in (
+                    ("rouge1", "ROUGE-1"),
+                    ("rouge2", "ROUGE-2"),
+                    ("rouge_l", "ROUGE-L"),
+                )
+            )
+            place.console.print(f"{name}: {kinds} of {scores['count']:,} texts")
+    place.console.print(
+        f"the decoder alone: {place.kept / 'decoder'}\n"
+        f"all scores: {place.output / 'results.json'}\n"
+        f"try it: qkv summarize {place.output} 'a text'"
+    )

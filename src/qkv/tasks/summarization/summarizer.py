@@ -1,0 +1,297 @@
+"""Summaries: a model that reads a text and writes or copies what it is about."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import overload
+
+import torch
+from jaxtyping import Float, Int
+from rich.progress import track
+from torch import Tensor, nn
+
+from qkv.data.classification import encode_texts, evaluation_batches
+from qkv.data.summaries import Summarized
+from qkv.data.tokenizers import Tokenizer
+from qkv.errors import ConfigError
+from qkv.evaluation.summarization import SummaryScores, summary_scores
+from qkv.files import whole_folder
+from qkv.generation.beam import beam_search
+from qkv.generation.processors import FORBIDDEN, Processor
+from qkv.generation.ranking import Beam
+from qkv.models.bart import Bart
+from qkv.models.pointer_generator import PointerGenerator
+from qkv.models.t5 import T5
+from qkv.tasks.console import plain_console
+from qkv.tasks.pretrained import Loaded, load, locate
+from qkv.tasks.summarization.model import (
+    BASE,
+    DECODER,
+    DECODER_FILE,
+    Decoder,
+    join_decoder,
+    new_decoder,
+)
+from qkv.tasks.translation.translator import evaluating
+
+# Where config.json may say what a task needs, and no other field does.
+PARAMETERS, TASK = "task_specific_params", "summarization"
+KINDS = (PointerGenerator, Bart, T5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How a summary is written; config.json keeps it.
+
+    Args:
+        max_source: tokens of a text, special ones included, of which the rest is cut off.
+        max_length: the most tokens of a summary.
+        beam: width of the beam search; 1 is greedy.
+        length_penalty: alpha of Wu et al. 2016, eq. 14; above 0 it favours longer summaries.
+        prefix: put before each text, as T5 wants it.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    max_source: int = 160
+    max_length: int = 32
+    beam: int = 4
+    length_penalty: float = 1.0
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what no text has to be read for."""
+        for name in ("max_source", "max_length", "beam"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1")
+
+
+WRITING = Writing()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a summarizer says of a text.
+
+    Args:
+        text: that was read.
+        summary: of it.
+        score: log-probability over the length penalty, by which the beam chose.
+        cut: whether the text was too long and only its beginning was read.
+    """
+
+    text: str
+    summary: str
+    score: float
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Summarizer:
+    """A trained (or still to be trained) model that writes summaries.
+
+    Args:
+        loaded: model and tokenizer.
+        writing: of summaries.
+    """
+
+    loaded: Loaded
+    writing: Writing = WRITING
+
+    def __post_init__(self) -> None:
+        """Check what no text has to be read for."""
+        longest = getattr(self.model.config, "n_positions", None)
+        if longest is not None and self.writing.max_source > longest:
+            raise ConfigError(
+                f"max_source = {self.writing.max_source}, but this {type(self.model).__name__} has "
+                f"learned positions for {longest} tokens; expected at most as many"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        beam: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> "Summarizer":
+        """Load a model that writes summaries: of ours, or a published BART or T5.
+
+        Args:
+            model: a folder, a name of the zoo or an id of the Hub; a folder with the decoder alone
+                names its encoder.
+            beam: width of the search, if it is another than the model's own.
+            device: of the model.
+
+        Raises:
+            ConfigError: the model is of another kind.
+            DataError: there is no such model.
+        """
+        folder = whole_folder(locate(model))
+        joined = (folder / DECODER_FILE).is_file()
+        loaded = (
+            join_decoder(folder, device=device)
+            if joined
+            else load(model, dtype=torch.float32, device=device)
+        )
+        return cls.of(loaded, beam=beam, name=os.fspath(model))
+
+    @classmethod
+    def of(cls, loaded: Loaded, *, beam: int | None = None, name: str = "this") -> "Summarizer":
+        """Make a summarizer of what `qkv.load` returned; `name` is what errors call it."""
+        if not isinstance(loaded.model, KINDS) or loaded.tokenizer is None:
+            raise ConfigError(
+                f"{name} is a {type(loaded.model).__name__} with "
+                f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that "
+                "writes summaries: a PointerGenerator (qkv train recipes/summarize_docstrings.yaml "
+                "makes one), BART or T5"
+            )
+        said = dict((loaded.config.get(PARAMETERS) or {}).get(TASK) or {})
+        said.setdefault("beam", said.get("num_beams", WRITING.beam))  # as BART and T5 call it
+        if not isinstance(loaded.model, PointerGenerator):
+            said.setdefault("max_source", 512)
+            said.setdefault("max_length", 128)
+        known = {one.name for one in fields(Writing)}
+        writing = Writing(**{name: value for name, value in said.items() if name in known})
+        return cls(loaded, writing if beam is None else replace(writing, beam=beam))
+
+    @classmethod
+    def fresh(
+        cls,
+        base: str | os.PathLike[str],
+        writing: Writing = WRITING,
+        decoder: Decoder = DECODER,
+    ) -> "Summarizer":
+        """Put a new decoder on a pretrained BERT, which is frozen, in float32.
+
+        Args:
+            base: a checkpoint's folder, a name of the zoo or an id of the Hub.
+            writing: of summaries.
+            decoder: its size.
+
+        Raises:
+            ConfigError: the base is no BERT, or has no tokenizer.
+        """
+        loaded = new_decoder(base, decoder)
+        return cls(loaded, writing).noted(str(base))
+
+    def noted(self, base: str | None = None) -> "Summarizer":
+        """Note in config.json how to write; and the encoder's name, where it is given."""
+        config = {**self.loaded.config, PARAMETERS: {TASK: vars(self.writing)}}
+        if base is not None:
+            config[BASE] = base
+        return replace(self, loaded=replace(self.loaded, config=config))
+
+    @property
+    def model(self) -> nn.Module:
+        """That reads and writes."""
+        return self.loaded.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the model."""
+        assert self.loaded.tokenizer is not None
+        return self.loaded.tokenizer
+
+    @overload
+    def __call__(self, texts: str, *, progress: bool = False) -> Summary: ...
+    @overload
+    def __call__(self, texts: Sequence[str], *, progress: bool = False) -> list[Summary]: ...
+    def __call__(
+        self, texts: str | Sequence[str], *, progress: bool = False
+    ) -> Summary | list[Summary]:
+        """Summarize one text or several, in order.
+
+        Args:
+            texts: or one.
+            progress: show a bar, where the errors go.
+
+        Raises:
+            DataError: a text is empty.
+        """
+        given = [texts] if isinstance(texts, str) else list(texts)
+        found = self._summaries(given, progress) if given else []
+        return found[0] if isinstance(texts, str) else found
+
+    def evaluate(self, examples: Iterable[Summarized], *, progress: bool = False) -> SummaryScores:
+        """Score the summaries of texts against all that people wrote of them.
+
+        Raises:
+            DataError: there are none.
+        """
+        examples = list(examples)
+        said = self([one.text for one in examples], progress=progress)
+        return summary_scores([one.summary for one in said], [one.summaries for one in examples])
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts as the model reads them, each cut to `max_source`."""
+        whole = [self.writing.prefix + text for text in texts]
+        return encode_texts(self.tokenizer, whole, max_length=self.writing.max_source).ids
+
+    def _summaries(self, texts: list[str], progress: bool) -> list[Summary]:
+        sources = self.encode(texts)
+        most = max(4_000 // self.writing.beam, self.writing.max_source)
+        batches = evaluation_batches(sources, pad=self.tokenizer.pad, max_tokens=most)
+        console = plain_console(stderr=True)
+        off = not (progress and console.is_terminal)
+        device = next(self.model.parameters()).device
+        begun, stop = self._ends()
+        beam = Beam(size=self.writing.beam, length_penalty=self.writing.length_penalty)
+        found: dict[int, Summary] = {}
+        with evaluating(self.model):
+            for batch in track(
+                batches, "summarizing", console=console, transient=True, disable=off
+            ):
+                moved = batch.to(device)
+                answers = beam_search(
+                    self.model,
+                    moved.tokens,
+                    token_mask=moved.token_mask,
+                    start=[begun] * len(batch.rows),
+                    stop=stop,
+                    max_length=self.writing.max_length,
+                    beam=beam,
+                    processors=[_only(self.tokenizer, stop)],
+                )
+                for row, (best, *_) in zip(batch.rows, answers, strict=True):
+                    said = self.tokenizer.decode(best.tokens).strip()
+                    cut = self._is_cut(texts[row], sources[row])
+                    found[row] = Summary(texts[row], said, best.score, cut)
+        return [found[row] for row in range(len(texts))]
+
+    def _is_cut(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether more of a text was left out than stands around it."""
+        if len(ids) < self.writing.max_source:
+            return False
+        whole = self.tokenizer.wrap(self.tokenizer.encode(self.writing.prefix + text))
+        return len(whole.ids) > len(ids)
+
+    def _ends(self) -> tuple[list[int], int]:
+        """The ids that a summary begins with and ends with."""
+        if isinstance(self.model, PointerGenerator):
+            return [self.tokenizer.start], self.tokenizer.stop
+        config = self.loaded.config
+        first, stop = config.get("decoder_start_token_id"), config.get("eos_token_id")
+        if first is None or not isinstance(stop, int):
+            raise ConfigError(
+                f"config.json has decoder_start_token_id = {first} and eos_token_id = {stop}; "
+                "expected an id each, to know what a summary begins and ends with"
+            )
+        forced = config.get("forced_bos_token_id")
+        return [first] if forced is None else [first, forced], stop
+
+
+def _only(tokenizer: Tokenizer, stop: int) -> Processor:
+    """Forbid what stands for no text, but the end: special tokens, ids beyond the vocabulary."""
+    special = sorted(tokenizer.special_ids - {stop})
+
+    def forbid(
+        tokens: Int[Tensor, "rows t"], logits: Float[Tensor, "rows V"]
+    ) -> Float[Tensor, "rows V"]:
+        logits = logits.clone()
+        logits[:, special] = FORBIDDEN
+        logits[:, tokenizer.vocab_size :] = FORBIDDEN
+        return logits
+
+    return forbid

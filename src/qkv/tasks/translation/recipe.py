@@ -1,0 +1,194 @@
+"""`qkv train recipes/multi30k.yaml`: a translator from scratch, with one vocabulary."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qkv.data.batches import Batches, PairBatch
+from qkv.data.tokenizers import Tokenizer
+from qkv.errors import ConfigError, DataError
+from qkv.evaluation.translation import TranslationScores
+from qkv.generation.ranking import Beam
+from qkv.models.marian import Marian, MarianConfig
+from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
+from qkv.tasks.translation.data import PairParts, TextPair, Translations, evenly
+from qkv.tasks.translation.inputs import describe
+from qkv.tasks.translation.search import BEAM, GREEDY
+from qkv.tasks.translation.translator import Translator
+from qkv.training.losses import pair_loss
+from qkv.training.optim import adamw
+
+TRANSLATIONS = Translations()
+TRAINING = Training(steps=10_000, max_tokens=4_000, smoothing=0.1, evaluate_every=1_000)
+# What the files of a Marian can say, so that transformers reads the model, too.
+FIELDS = {
+    "d_model",
+    "n_heads",
+    "d_ff",
+    "n_encoder_layers",
+    "n_decoder_layers",
+    "feed_forward",
+    "dropout",
+    "attention_dropout",
+}
+
+
+def train_translator(
+    *,
+    output: Path,
+    data: Translations = TRANSLATIONS,
+    model: dict[str, Any] | None = None,
+    training: Training = TRAINING,
+    beam: Beam = BEAM,
+    device: str = "auto",
+    fresh: bool = False,
+) -> None:
+    """Train a Transformer to translate, score it on the test part, and save it in a folder.
+
+    Args:
+        output: the folder, made or replaced; OUTPUT.training keeps the run, so that the same
+            command goes on where it was stopped.
+        data: sentences and their translations.
+        model: fields of `MarianConfig`; the size of the vocabulary comes from the data.
+        training: how long and how fast.
+        beam: how the finished model searches; validation during the training is greedy.
+        device: "auto", "cpu", "cuda" or "mps".
+        fresh: begin anew, whatever an earlier run left.
+    """
+    if training.max_tokens is None:
+        raise ConfigError(
+            f"training.batch_size = {training.batch_size}: sentences are batched by tokens; "
+            "expected training.max_tokens"
+        )
+    parts = data.parts()
+    recipe = {"data": data, "model": model, "training": training, "beam": beam}
+    recipe["checksum of the sentences"] = parts.checksum
+    place = begin(output, recipe, seed=training.seed, fresh=fresh)
+    translator, train = _prepare(data, model or {}, parts)
+    translator = replace(translator, beam=beam)
+    describe(translator.target, beam, data.max_length)  # refuses before the training, not after
+    parameters = count(translator.model)
+    place.console.print(
+        f"{len(train):,} pairs to learn from ({len(parts.train) - len(train):,} longer than "
+        f"{data.max_length} tokens left out), {len(parts.validation):,} to validate, "
+        f"{len(parts.test):,} to test; {parameters:,} parameters -> {place.output}"
+    )
+    history = _fit(
+        translator, train, evenly(parts.validation, data.validation_limit), training, place, device
+    )
+    sizes = {
+        "pairs to learn from": len(train),
+        "parameters": parameters,
+        "seconds of training": round(history.seconds, 1),
+    }
+    _finish(translator, parts, place, sizes)
+
+
+def _prepare(
+    data: Translations, model: dict[str, Any], parts: PairParts
+) -> tuple[Translator, Sequence[TextPair]]:
+    """A tokenizer of the training sentences, a new model, and the pairs that are not too long."""
+    config = {"n_positions": data.max_length, **_checked(model)}
+    tokenizer = Tokenizer.train_bpe(
+        (text for pair in parts.train for text in pair), data.vocab_size, lowercase=data.lowercase
+    )
+    size = tokenizer.vocab_size
+    config = MarianConfig(source_vocab_size=size, target_vocab_size=size, **config)
+    lengths = [
+        [len(ids) for ids in tokenizer.encode_batch(side)]
+        for side in zip(*parts.train, strict=True)
+    ]
+    kept = [
+        pair
+        for pair, *sides in zip(parts.train, *lengths, strict=True)
+        if max(sides) < data.max_length  # and a token for the start, or the end
+    ]
+    if not kept:
+        raise DataError(
+            f"data.max_length = {data.max_length} tokens leaves no pair to learn from; expected "
+            "more: raise it"
+        )
+    translator = Translator(
+        Marian(config), tokenizer, tokenizer, data.max_length, limit=data.max_length
+    )
+    return translator, kept
+
+
+def _checked(model: dict[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(model) - FIELDS):
+        raise ConfigError(
+            f"model has no field {', '.join(unknown)}; expected some of "
+            f"{', '.join(one.name for one in fields(MarianConfig) if one.name in FIELDS)} (the "
+            "size of the vocabulary comes from the data)"
+        )
+    return model
+
+
+def _fit(
+    translator: Translator,
+    train: Sequence[TextPair],
+    validation: Sequence[TextPair],
+    training: Training,
+    place: Place,
+    device: str,
+) -> Any:
+    batches: Batches[PairBatch] = translator.batches(
+        train, max_tokens=training.max_tokens, seed=training.seed
+    )
+    place.console.print(f"{training.steps_of_epoch(batches):,} steps an epoch")
+
+    def evaluate(_: nn.Module) -> dict[str, float]:
+        scores = replace(translator, beam=GREEDY).evaluate(validation, samples=2)
+        return {"BLEU": scores.bleu.score, "chrF": scores.chrf.score}
+
+    return run_training(
+        translator.model,
+        batches,
+        partial(pair_loss, smoothing=training.smoothing),
+        training,
+        place,
+        evaluate=evaluate,
+        metric="chrF",  # BLEU is 0 where no text has four words
+        optimizer=adamw(
+            translator.model,
+            learning_rate=training.learning_rate,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
+        ),
+        device=device,
+    )
+
+
+def _finish(translator: Translator, parts: PairParts, place: Place, sizes: dict[str, Any]) -> None:
+    """Score, save, and say how to go on."""
+    before = time.perf_counter()
+    validation = translator.evaluate(parts.validation, progress=True)
+    scores = {"validation": validation}
+    if parts.test:
+        scores["test"] = translator.evaluate(parts.test, progress=True)
+    results = {
+        **{name: asdict(one) for name, one in scores.items()},
+        **sizes,
+        "seconds of testing": timed(before),
+    }
+    translator.save(place.output)
+    place.write_results(results)
+    for name, one in scores.items():
+        place.console.print(f"{name}: {say(one)}")
+    place.console.print(
+        f"all scores: {place.output / 'results.json'}\n"
+        f"try it: qkv translate {place.output} 'a sentence'"
+    )
+
+
+def say(scores: TranslationScores) -> str:
+    """The scores in a line."""
+    return (
+        f"BLEU {scores.bleu.score:.2f}, lower-cased {scores.bleu_lowercase.score:.2f}, chrF "
+        f"{scores.chrf.score:.2f} of {scores.count:,} texts"
+    )

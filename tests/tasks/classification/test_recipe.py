@@ -1,0 +1,426 @@
+"""`qkv train classify.yaml`: what trains, what is written, and runs that are killed."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.checkpoints.folders import contents
+from tests.helpers import unchecked
+from tests.tasks.small import (
+    results,
+    sentences,
+    tensors,
+    write_base,
+    write_recipe,
+    write_table,
+)
+
+import qkv.tasks.classification.recipe as recipes
+from qkv.cli import main
+from qkv.data.labels import TextExample
+from qkv.errors import ConfigError
+from qkv.models.lora import LoRAConfig
+from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification.data import Texts
+from qkv.tasks.classification.recipe import train_classifier
+from qkv.tasks.finetuning import FineTuning
+from qkv.tasks.recipe import Training
+from qkv.training.loop import train
+
+ROWS = sentences(32)
+# 24 texts to learn from: 4 batches of 6 an epoch.
+TRAINING = {
+    "epochs": 2.0,
+    "batch_size": 6,
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "save_every": 2,
+}
+HEAD = ("pooler.", "classifier.")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("base") / "bert")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("data") / "my.csv", ROWS)
+
+
+@pytest.fixture
+def fit(base, table):
+    """Train into a folder; returns it."""
+
+    def run(output, *, fresh=False, finetuning=FineTuning(), data=None, **training):  # noqa: B008
+        texts = {"train": str(table), "max_length": 13, "validation_share": 0.25} | (data or {})
+        with unchecked():
+            train_classifier(
+                output=output,
+                base=str(base),
+                data=Texts(**texts),
+                finetuning=finetuning,
+                training=Training(**TRAINING | training),
+                device="cpu",
+                fresh=fresh,
+            )
+        return output
+
+    return run
+
+
+@pytest.fixture
+def kill(fit, monkeypatch):
+    """Train until the n-th call of the loss raises."""
+
+    def run(at, output, **options):
+        calls, original = itertools.count(1), recipes.classification_loss
+
+        def loss(*arguments, **names):
+            if next(calls) == at:
+                raise ZeroDivisionError("killed")
+            return original(*arguments, **names)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(recipes, "classification_loss", loss)
+            with pytest.raises(ZeroDivisionError):
+                fit(output, **options)
+
+    return run
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """From here on no step may be made."""
+
+    def loss(*arguments, **names):
+        raise AssertionError("a step was made")
+
+    return lambda: monkeypatch.setattr(recipes, "classification_loss", loss)
+
+
+WAYS = {
+    "head": ({"train": "head"}, HEAD),
+    "top": ({"train": "top", "n_layers": 1}, (*HEAD, "encoder.layer.2.")),
+    "top of two": ({"train": "top"}, (*HEAD, "encoder.layer.2.", "encoder.layer.1.")),
+    # The head alone for 3 steps of 8, then with one layer, then with two.
+    "gradual": (
+        {"train": "gradual", "unfreeze_every": 3},
+        (*HEAD, "encoder.layer.2.", "encoder.layer.1."),
+    ),
+    "all": ({"train": "all"}, ("",)),
+    "slower below": ({"train": "all", "layer_decay": 0.5}, ("",)),
+    "lora": (
+        {"train": "lora", "lora": LoRAConfig(rank=3, pattern="query", dropout=0.1)},
+        ("classifier.", "attention.self.query.weight"),
+    ),
+    "scratch": ({"train": "scratch"}, ("",)),
+}
+
+
+def changed_by(way, folder, base):
+    before, after = tensors(base), tensors(folder)
+    assert after.keys() - before.keys() == {"classifier.weight", "classifier.bias"}
+    return {n for n, x in after.items() if n not in before or not torch.equal(x, before[n])}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_way_to_train_changes_what_it_says_and_goes_on_to_the_bit(fit, base, tmp_path, way, kill):
+    options, parts = WAYS[way]
+    # One evaluation, at the end: the weights that are kept have seen all steps.
+    options = {"finetuning": FineTuning(**options), "evaluate_every": 8}
+    whole = fit(tmp_path / "whole", **options)
+    every = set(tensors(whole))
+    said = {name for name in every if any(part in name for part in parts)}
+    assert changed_by(way, whole, base) == said
+
+    killed = tmp_path / "killed"
+    for at in (4, 3):  # at step 4, and at step 5, whose two before are done again
+        kill(at, killed, **options)
+        assert not killed.exists()
+    fit(killed, **options)
+    assert_same_run(whole, killed)
+    trained = results(whole)["trained parameters"]
+    if way == "lora":
+        assert trained == 3 * 3 * (22 + 22) + 2 * 22 + 2
+        adapter = whole.with_name("whole.training") / "adapter"
+        assert set(load_file(adapter / "adapter_model.safetensors")) >= {
+            f"base_model.model.bert.encoder.layer.{i}.attention.self.query.lora_{x}.weight"
+            for i in range(3)
+            for x in "AB"
+        }
+    elif way != "gradual":  # whose lowest layers would train, were there more steps
+        assert trained == sum(tensors(whole)[name].numel() for name in said)
+
+
+def assert_same_run(one, other):
+    """The same files, to the byte; the same results, but for times and the folder's name."""
+    files = [contents(folder) for folder in (one, other)]
+    for content in files:
+        del content["results.json"]
+    assert files[0] == files[1]
+    assert results(one) == results(other)
+    adapters = [folder.with_name(f"{folder.name}.training") / "adapter" for folder in (one, other)]
+    assert adapters[0].exists() == adapters[1].exists()
+    if adapters[0].exists():
+        assert contents(adapters[0]) == contents(adapters[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ema": 0.9, "accumulate": 2, "smoothing": 0.1},
+        {"average_last": 3},
+        {"evaluate_every": 1, "patience": 6, "learning_rate": 0.05},
+        {"batch_size": None, "max_tokens": 70, "schedule": "noam", "warmup": 3.0},
+        {"recompute": True, "tensorboard": True},
+        {"precision": "bfloat16", "schedule": "cosine", "warmup": 0.25},
+    ],
+)
+def test_with_any_option_a_killed_run_goes_on_to_the_bit(fit, tmp_path, kill, options):
+    whole, killed = fit(tmp_path / "whole", **options), tmp_path / "killed"
+    kill(5, killed, **options)
+    fit(killed, **options)
+    assert_same_run(whole, killed)
+    plain = tensors(fit(tmp_path / "plain"))
+    if "recompute" not in options:
+        assert not torch.equal(tensors(whole)["classifier.weight"], plain["classifier.weight"])
+
+
+def test_a_run_that_is_over_is_not_trained_again(fit, tmp_path, no_training, capsys):
+    fit(tmp_path / "made")
+    first = contents(tmp_path / "made")
+    no_training()
+    fit(tmp_path / "made")
+    again = contents(tmp_path / "made")
+    assert first["model.safetensors"] == again["model.safetensors"]
+    assert "holds 8 of 8 steps already, which are not done again" in capsys.readouterr().out
+
+
+def test_the_best_weights_by_the_validation_texts_are_kept(fit, tmp_path, monkeypatch, capsys):
+    scores = iter([0.3, 0.8, 0.8, 0.7, 0.6])
+    monkeypatch.setattr(recipes, "_evaluate", lambda *_: {"accuracy": next(scores)})
+    fit(tmp_path / "best", evaluate_every=1, patience=3)
+    out = capsys.readouterr().out
+    assert "step 2 of 8, validation: accuracy 0.8000\n" in out
+    assert "stopped early, after step 5: accuracy was 0.8 after step 2 and no better in 3 " in out
+    assert "the weights are those of step 2, the best by accuracy\n" in out
+    monkeypatch.undo()
+    fit(tmp_path / "two", epochs=None, steps=2)
+    assert torch.equal(
+        tensors(tmp_path / "best")["classifier.weight"],
+        tensors(tmp_path / "two")["classifier.weight"],
+    )
+
+
+def test_the_average_is_that_of_the_last_checkpoints(fit, tmp_path):
+    made = fit(tmp_path / "made", average_last=3)
+    kept = sorted((tmp_path / "made.training" / "checkpoints").glob("step-*"))
+    assert [int(path.name[-2:]) for path in kept] == [4, 6, 8]
+    saved = [load_file(path / "model.safetensors") for path in kept]
+    for name, parameter in TextClassifier.load(made).model.named_parameters():
+        mean = torch.stack([one[name].double() for one in saved]).mean(0)
+        torch.testing.assert_close(parameter.double(), mean, rtol=0, atol=1e-7)
+
+
+def test_it_learns_and_results_say_what_was_measured(fit, tmp_path, table, capsys):
+    made = fit(
+        tmp_path / "made",
+        data={"test": str(write_table(tmp_path / "new.csv", sentences(80)[40:]))},
+        epochs=20.0,
+        learning_rate=3e-3,
+    )
+    said = results(made)
+    assert said["test"]["accuracy"] >= 0.9
+    assert said["texts to learn from"] == 24
+    assert said["validation"]["count"] == 8
+    assert said["test"]["count"] == 40
+    assert said["parameters"] == sum(x.numel() for x in tensors(made).values())
+    recipe = said["recipe"]
+    assert recipe["training"]["learning_rate"] == 3e-3
+    assert recipe["data"]["train"] == str(table)
+    assert {"torch", "qkv", "python"} <= said["versions"].keys()
+    rest = json.loads((made / "results.json").read_text())
+    assert rest["seconds of training"] > 0
+    assert "git" in rest
+    examples = [TextExample(*row) for row in sentences(80)[40:]]
+    scores = TextClassifier.load(made).evaluate(examples)
+    assert scores.accuracy == said["test"]["accuracy"]
+    assert scores.calibration_error == pytest.approx(said["test"]["calibration_error"], abs=1e-6)
+    out = capsys.readouterr().out
+    for line in (
+        "2 classes: bad (12), good (12)\n",
+        "to learn from: 24 texts, the longest of 12 tokens; none was cut\n",
+        "to choose the best weights by: 8 texts; to test: 40\n",
+        f"80 steps, about 4 an epoch -> {made}\n",
+        f"try it: qkv classify {made} 'a text'\n",
+    ):
+        assert line in out
+    assert "what trains" in out
+    assert "memory expected" in out
+
+
+def test_another_recipe_in_the_same_place_is_refused_by_its_fields(fit, tmp_path, kill):
+    kill(4, tmp_path / "made")
+    with pytest.raises(ConfigError) as error:
+        fit(tmp_path / "made", learning_rate=0.5, seed=3, finetuning=FineTuning(train="head"))
+    assert (
+        "belongs to another run: recipe finetuning.train was 'all' and is 'head'; "
+        "training.learning_rate was 0.001 and is 0.5; training.seed was 0 and is 3"
+    ) in str(error.value)
+    assert not (tmp_path / "made").exists()
+    anew = fit(tmp_path / "made", learning_rate=0.5, fresh=True)
+    assert_same_run(anew, fit(tmp_path / "other", learning_rate=0.5))
+
+
+def test_other_texts_under_the_same_name_are_another_run(fit, tmp_path, kill):
+    table = write_table(tmp_path / "mine.csv", ROWS)
+    kill(4, tmp_path / "made", data={"train": str(table)})
+    write_table(table, [*ROWS[:-1], ("the soup was superb !", "good")])
+    with pytest.raises(
+        ConfigError, match=r"recipe checksum of the texts was '[0-9a-f]{16}' and is"
+    ):
+        fit(tmp_path / "made", data={"train": str(table)})
+
+
+def test_a_fresh_start_that_cannot_be_made_leaves_the_old_run(fit, tmp_path, kill):
+    kill(4, tmp_path / "made")
+    before = contents(tmp_path)
+    for wrong in ({"train": str(tmp_path / "nothing.csv")}, {"limit": 1}, {"max_length": 99}):
+        with pytest.raises(ValueError, match=r"nothing\.csv|limit|max_length"):
+            fit(tmp_path / "made", fresh=True, data=wrong)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_with_other_things_is_refused_before_training(fit, tmp_path, base, no_training):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "diary.txt").write_text("dear diary")
+    no_training()
+    with pytest.raises(ValueError, match="notes holds files, but no checkpoint"):
+        fit(tmp_path / "notes")
+    with pytest.raises(ValueError, match=r"diary\.txt is a file; expected a folder"):
+        fit(tmp_path / "notes" / "diary.txt")
+    with pytest.raises(ConfigError, match=r"output and base are both .*; expected another folder"):
+        fit(base)
+
+
+def test_steps_and_evaluations_of_an_epoch(fit, tmp_path, capsys):
+    fit(tmp_path / "a", epochs=1.5)  # 6 steps, 4 an epoch
+    out = capsys.readouterr().out
+    assert "step 4 of 6, validation" in out
+    assert out.count(", validation: accuracy") == 2
+    fit(tmp_path / "b", epochs=2.0, accumulate=3)  # 8 batches, 3 an update, 4 / 3 an epoch
+    out = capsys.readouterr().out
+    assert "3 steps, about 1 an epoch" in out
+    assert out.count(", validation: accuracy") == 3
+
+
+def test_options_reach_the_loop(fit, tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(model, batches, loss, **options):
+        seen.update(options)
+        return train(model, batches, loss, **options)
+
+    monkeypatch.setattr("qkv.tasks.recipe.train", spy)
+    compiled = []
+    monkeypatch.setattr("torch.nn.Module.compile", lambda module: compiled.append(module))
+    options = {"clip": 0.7, "accumulate": 2, "ema": 0.8, "compile": True, "evaluate_every": 3}
+    fit(tmp_path / "made", precision="bfloat16", schedule="linear", warmup=0.25, **options)
+    for name, value in options.items():
+        assert seen[name] == value
+    assert seen["precision"] == "bfloat16"
+    assert seen["steps"] == 4
+    rates = [seen["schedule"](step) for step in (1, 2, 3, 4)]
+    assert rates == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert len(compiled) == 1
+    group = seen["optimizer"].param_groups[0]
+    assert (group["betas"], group["weight_decay"]) == ((0.9, 0.98), 0.01)
+
+
+def test_curves_are_written(fit, tmp_path):
+    fit(tmp_path / "made", tensorboard=True)
+    (events,) = (tmp_path / "made.training" / "tensorboard").glob("events.*")
+    content = events.read_bytes()
+    for tag in (b"loss", b"learning rate", b"accuracy", b"macro F1"):
+        assert tag in content
+
+
+def test_names_of_classes_are_printed_as_they_are(fit, tmp_path, capsys):
+    names = {"good": "[bold]:smile:", "bad": "[/x]"}
+    rows = [(text, names[label]) for text, label in ROWS]
+    made = fit(tmp_path / "made", data={"train": str(write_table(tmp_path / "odd.csv", rows))})
+    assert "2 classes: [/x] (12), [bold]:smile: (12)\n" in capsys.readouterr().out
+    assert TextClassifier.load(made).labels.names == ("[/x]", "[bold]:smile:")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_layers": 1}, "finetuning.n_layers was given with finetuning.train = all; it is read"),
+        ({"train": "top", "unfreeze_every": 2}, r"only with finetuning\.train = gradual"),
+        ({"lora": LoRAConfig(rank=4)}, r"finetuning\.lora was given .*train = lora"),
+        ({"train": "gradual", "unfreeze_every": 0}, "unfreeze_every = 0; expected at least 1"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        FineTuning(**options)
+
+
+def test_more_layers_than_there_are(fit, tmp_path):
+    with pytest.raises(ConfigError, match=r"the top 4 layers were asked for, but this .* has 3"):
+        fit(tmp_path / "made", finetuning=FineTuning(train="top", n_layers=4))
+    assert not (tmp_path / "made.training").exists()
+
+
+def test_the_new_head_trains_beside_any_lora(fit, base, tmp_path):
+    """Of --finetuning.lora.train other names, or none, the head is never left at random."""
+    made = fit(tmp_path / "made", finetuning=FineTuning(train="lora", lora=LoRAConfig(rank=2)))
+    assert changed_by("lora", made, base) == {"classifier.weight", "classifier.bias"} | {
+        f"encoder.layer.{i}.attention.self.{x}.weight" for i in range(3) for x in ("query", "value")
+    }
+
+
+QKV = [sys.executable, "-c", "from qkv.cli import main; raise SystemExit(main())"]
+
+
+def test_sigterm_saves_says_where_and_the_same_command_goes_on(tmp_path, base, table):
+    recipe, made = write_recipe(tmp_path, base=base, data=table)
+    options = ["--training.epochs", "20", "--training.evaluate_every", "10"]
+    command = [*QKV, "train", recipe, *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("step 10 of 80"):
+                process.send_signal(signal.SIGTERM)
+                break
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    kept = tmp_path / "made.training"
+    (saved,) = (kept / "checkpoints").glob("step-*")
+    step = int(saved.name.removeprefix("step-"))
+    assert 10 <= step < 80
+    assert error == (
+        f"qkv: stopped at step {step} of 80 as asked for, and saved in {kept}/checkpoints; "
+        "the same command again goes on from there\n"
+    )
+    assert not made.exists()
+
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert f"{kept} holds {step} of 80 steps already" in done.stdout
+    assert "step 10 of" not in done.stdout
+    assert done.stderr == ""
+    with unchecked():
+        assert main(["train", recipe, *options, "--output", str(tmp_path / "whole")]) == 0
+    assert_same_run(made, tmp_path / "whole")

@@ -1,0 +1,109 @@
+"""`qkv generate` and `qkv recognize`: arguments, what is printed, and what is refused."""
+
+import io
+import json
+import sys
+
+import pytest
+import torch
+from tests.helpers import randomized
+
+from qkv.cli import main
+from qkv.data.tokenizers import Tokenizer
+from qkv.generation.sampling import Sampling
+from qkv.models.llama import Llama, LlamaConfig
+from qkv.tasks.generation.generator import Generator
+from qkv.tasks.generation.recipe import begin_with_stop
+from qkv.tasks.pretrained import Loaded, save
+
+TEXT = "to be or not to be, that is the question"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    tokenizer = begin_with_stop(Tokenizer.train_characters([TEXT]))
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size, d_model=12, n_heads=2, d_ff=13, n_layers=1, n_positions=19
+    )
+    folder = tmp_path_factory.mktemp("made") / "model"
+    llama = randomized(Llama(config), torch.float32)
+    save(Loaded(llama, tokenizer), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def qkv(capsys):
+    def run(*arguments, status=0):
+        try:
+            found = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            found = end.code
+        captured = capsys.readouterr()
+        assert found == status, captured.err
+        return captured.err if status else captured.out
+
+    return run
+
+
+def test_one_prompt_is_streamed_as_the_generator_says(qkv, model):
+    options = ("--max_length", "23", "--seed", "11", "--temperature", "0.7", "--top_k", "5")
+    expected = Generator.load(model)(
+        "to be", max_length=23, seed=11, sampling=Sampling(temperature=0.7, top_k=5)
+    )
+    assert len(expected.text) > 3
+    assert qkv("generate", model, "to be", *options) == f"to be{expected.text}\n"
+    said = json.loads(qkv("generate", model, "to be", *options, "--json"))
+    assert said["text"] == expected.text
+    assert said["logprobs"] == pytest.approx(expected.logprobs, abs=1e-6)
+    assert list(said) == ["prompt", "text", "tokens", "logprobs", "ended", "seed"]
+    two = qkv("generate", model, "to be", *options, "--n", "2").split("\n---\n")
+    assert two[0] == f"to be{expected.text}\n"
+    assert two[1] != two[0]
+    lines = qkv("generate", model, "to be", *options, "--n", "2", "--json").splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == [11, 12]
+    assert f"to be{json.loads(lines[1])['text']}\n" == two[1]
+
+
+def test_an_empty_prompt_begins_a_text(qkv, model):
+    found = json.loads(qkv("generate", model, "", "--json", "--max_length", "7"))
+    assert found["prompt"] == ""
+    assert found["tokens"]
+
+
+def test_several_prompts_have_a_line_each_and_a_broken_one_stops_no_other(
+    qkv, model, tmp_path, capsys
+):
+    (tmp_path / "mine.jsonl").write_text('{"text": "to"}\n{"text": ""}\n{"text": "or not"}\n')
+    status = main(["generate", model, "--file", str(tmp_path / "mine.jsonl"), "--max_length", "5"])
+    captured = capsys.readouterr()
+    assert status == 2
+    lines = captured.out.split("\n")
+    assert len(lines) == 4
+    assert lines[0].startswith("to")
+    assert lines[1] == ""
+    assert lines[2].startswith("or not")
+    assert "mine.jsonl, line 2" in captured.err
+
+
+def test_lines_of_standard_input(qkv, model, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(b"to\nbe\n"), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", stream)
+    lines = qkv("generate", model, "--max_length", "3", "--json").splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["to", "be"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--temperature", "-1"], "temperature is -1.0, expected at least 0"),
+        (["--top_p", "0"], "top_p is 0.0, expected a share in (0, 1]"),
+        (["--top_p", "1.5"], "top_p is 1.5, expected a share in (0, 1]"),
+        (["--top_k", "0"], "top_k is 0, expected at least 1"),
+        (["--max_length", "0"], "max_length is 0, expected at least 1"),
+        (["--n", "0"], "n = 0; expected at least 1 text for each prompt"),
+        (["--lookup", "--json"], "--lookup was given for 1 prompts with --json"),
+        (["--file", "x.txt"], "expected one of the two"),
+    ],
+)
+def test_what_cannot_be_is_refused(qkv, model, options, message):
+    assert message in qkv("generate", model, "to be", *options, status=2)

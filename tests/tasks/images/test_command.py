@@ -1,0 +1,110 @@
+"""`qkv recognize`: files and folders, what is printed, and broken images among good ones."""
+
+import json
+
+import numpy as np
+import pytest
+from tests.tasks.images.test_recognizer import NAMES, recognizer
+
+from qkv.cli import main
+from qkv.tasks.images.command import image_items
+from qkv.tasks.images.recognizer import Recognizer
+from qkv.tasks.pretrained import Loaded, save
+
+pillow = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "model"
+    made = recognizer().loaded
+    labels = {str(i): name for i, name in enumerate(NAMES)}
+    save(Loaded(made.model.float(), preprocessor=made.preprocessor), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, mode in (("b.png", "RGBA"), ("a.JPG", "RGB"), ("more/c.png", "L")):
+        pixels = rng.integers(0, 256, (17, 13, 3), dtype=np.uint8)
+        pillow.fromarray(pixels).convert(mode).save(folder / name)
+    (folder / "notes.txt").write_text("not an image, and not asked for")
+    (folder / ".hidden.png").write_text("x")
+    return folder
+
+
+@pytest.fixture
+def qkv(capsys):
+    def run(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = end.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_folders_files_and_top(qkv, model, photos):
+    files = [str(photos / name) for name in ("a.JPG", "b.png", "more/c.png")]
+    expected = Recognizer.load(model)(files)
+    status, out, err = qkv("recognize", model, photos)
+    assert (status, err) == (0, "")
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert rows == [[one.image, one.label, f"{one.probability:.4f}"] for one in expected]
+    assert [row[0] for row in rows] == files
+    status, out, _ = qkv("recognize", model, files[1], "--top", "2")
+    best = list(expected[1].probabilities.items())[:2]
+    assert out == "\t".join([files[1], *(f"{k}\t{v:.4f}" for k, v in best)]) + "\n"
+    status, out, _ = qkv("recognize", "--model", model, files[1], files[0], "--json")
+    said = [json.loads(line) for line in out.splitlines()]
+    assert [one["image"] for one in said] == [files[1], files[0]]
+    assert said[0]["probabilities"] == pytest.approx(expected[1].probabilities, abs=1e-6)
+    status, out, _ = qkv("recognize", model, files[1], "--json", "--top", "2")
+    assert list(json.loads(out)["probabilities"]) == [label for label, _ in best]
+
+
+def test_broken_images_stop_no_others_and_are_named(qkv, model, photos):
+    whole = (photos / "more" / "c.png").read_bytes()
+    (photos / "more" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "text.png").write_text("no image")
+    status, out, err = qkv("recognize", model, photos, photos / "gone.png")
+    assert status == 2
+    lines = out.splitlines()
+    assert [line.split("\t")[0].rpartition("/")[2] for line in lines] == [
+        "a.JPG",
+        "b.png",
+        "c.png",
+        "",
+        "",
+        "",
+    ]
+    assert "cut.png cannot be read as an image" in err
+    assert "text.png is no image" in err
+    assert "gone.png: there is no such file" in err
+    assert "3 of 6 inputs have no answer" in err
+    status, out, _ = qkv("recognize", model, photos, photos / "gone.png", "--json")
+    assert ["error" in json.loads(line) for line in out.splitlines()] == [False] * 3 + [True] * 3
+
+
+def test_what_cannot_be_is_refused(qkv, model, photos, tmp_path):
+    for arguments, message in (
+        ([model], "no input: expected image files, or folders of them"),
+        ([model, photos, "--top", "0"], "top = 0; expected at least 1 class"),
+        ([model, tmp_path / "nothing.png"], "nothing.png: there is no such file"),
+    ):
+        status, out, err = qkv("recognize", *arguments)
+        assert (status, out) == (2, "")
+        assert message in err
+    (tmp_path / "empty").mkdir()
+    (item,) = image_items([str(tmp_path / "empty")])
+    assert item.problem.endswith(
+        "no images in this folder; expected files such as *.jpg, *.jpeg, *.png, *.bmp"
+    )

@@ -1,0 +1,105 @@
+"""`qkv translate`: texts from everywhere, in order; broken ones are reported with their place."""
+
+import io
+import json
+
+import pytest
+from tests.helpers import unchecked
+from tests.tasks.translators import TEXTS, make_translator
+
+from qkv.errors import ConfigError, DataError
+from qkv.evaluation.translation import translation_scores
+from qkv.generation.ranking import Beam
+from qkv.tasks.translation.command import tables_of, translate
+from qkv.tasks.translation.translator import Translator
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "marian"
+    beam = Beam(size=3, length_penalty=1.0, length_rule="power")
+    make_translator("marian", beam=beam).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def run(folder, capsys):
+    """The lines that a command prints."""
+
+    def run(*inputs, **options):
+        with unchecked():
+            translate(folder, *inputs, device="cpu", **options)
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_each_text_has_its_line(run, folder):
+    said = Translator.load(folder)(TEXTS)
+    assert run(*TEXTS) == [" ".join(one.split()) for one in said]
+    assert run(*reversed(TEXTS)) == run(*TEXTS)[::-1]
+
+
+def test_from_a_file_and_from_standard_input(run, tmp_path, monkeypatch):
+    table, lines = tmp_path / "my.csv", tmp_path / "my.txt"
+    table.write_text("said\nabc\ncabba\n", encoding="utf-8")
+    lines.write_text("abc\ncabba\n", encoding="utf-8")
+    expected = run("abc", "cabba")
+    assert run(file=table, column="said") == run(file=lines) == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
+    assert run() == expected
+    with pytest.raises(DataError, match=r"my\.csv has no column 'text'"):
+        run(file=table)
+
+
+def test_json_has_candidates_scores_and_the_note(run, folder):
+    [line] = run("abc", json=True, n_best=2, beam=4)
+    said = json.loads(line)
+    assert set(said) == {"text", "translation", "score", "n_best", "note"}
+    assert said["text"] == "abc"
+    assert len(said["n_best"]) == 2
+    assert said["n_best"][0] == {name: said[name] for name in ("translation", "score")}
+    [greedy] = run("abc", beam=1, json=True)
+    beam = Beam(size=1, length_penalty=1.0, length_rule="power")
+    assert json.loads(greedy)["translation"] == Translator.load(folder, beam=beam)("abc")
+    [cut] = run("abc", max_length=2, json=True)
+    assert len(json.loads(cut)["translation"]) <= 2
+
+
+def test_what_is_not_whole_is_said_beside(run, folder, capsys):
+    with unchecked():
+        translate(folder, "abcab. " * 3, device="cpu")
+    said = capsys.readouterr()
+    assert "21 tokens, the model reads 13 at once: split into 2 parts" in " ".join(said.err.split())
+    assert len(said.out.splitlines()) == 1
+
+
+def test_broken_inputs_stop_no_others(run, capsys, folder):
+    with unchecked(), pytest.raises(DataError, match="1 of 3 inputs have no answer"):
+        translate(folder, "abc", " ", "b", device="cpu")
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1] == ""
+    assert "argument 2, is empty" in said.err
+    assert [said.out.splitlines()[i] for i in (0, 2)] == run("abc", "b")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_length": 0}, "max_length is 0"),
+        ({"beam": 0}, "a beam of size 0, expected at least 1"),
+        ({"beam": 2, "n_best": 3}, "n_best is 3, expected 1 to the beam's size 2"),
+        ({"n_best": 0}, "n_best is 0"),
+    ],
+)
+def test_numbers_out_of_range(run, options, words):
+    with pytest.raises(ConfigError, match=words):
+        run("abc", **options)
+
+
+def test_scores_have_a_table_with_signatures():
+    [(title, rows)] = tables_of(translation_scores(["a b c d"], ["a b c d"], samples=2)).items()
+    assert title == "1 texts"
+    assert [row["score"] for row in rows] == ["BLEU", "BLEU, lower-cased", "chrF2"]
+    assert [row["value"] for row in rows] == ["100.00"] * 3
+    assert all("version:" in row["signature"] for row in rows)

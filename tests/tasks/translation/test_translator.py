@@ -1,0 +1,233 @@
+"""A translator: texts in, texts out, in the order of the input, saved and loaded whole."""
+
+import copy
+import json
+import pickle
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.checkpoints.folders import model as tiny_model
+from tests.tasks.translators import KINDS, PAIRS, TEXTS, make_translator
+from torch import nn
+
+from qkv.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from qkv.data.tokenizers import Tokenizer
+from qkv.errors import ConfigError, DataError
+from qkv.generation.beam import beam_search
+from qkv.generation.greedy import greedy
+from qkv.generation.ranking import Beam
+from qkv.tasks.pretrained import load
+from qkv.tasks.translation.translator import Translator, evaluating
+from qkv.training.loop import train
+from qkv.training.losses import pair_loss
+from qkv.training.optim import constant
+
+BEAM = Beam(size=3, n_best=3, length_penalty=1.0, length_rule="power")
+
+
+@pytest.fixture(params=KINDS)
+def translator(request: pytest.FixtureRequest) -> Translator:
+    return make_translator(request.param)
+
+
+@pytest.fixture(scope="module", params=["rnn", "transformer"])
+def trained(request: pytest.FixtureRequest) -> Translator:
+    translator = make_translator(request.param, shared=False)
+    train(
+        translator.model,
+        translator.batches(PAIRS, max_tokens=50),
+        pair_loss,
+        steps=180,
+        learning_rate=1e-2,
+        schedule=constant(warmup=20),
+        device="cpu",
+    )
+    return translator
+
+
+@pytest.mark.parametrize("beam", [Beam(size=1), BEAM])
+def test_outputs_come_in_the_order_of_the_inputs_whatever_the_batches(trained, beam):
+    translator = replace(trained, beam=beam)
+    translator.model.double()
+    alone = [translator(text) for text in TEXTS]
+    for rows in (256, 6, 2):
+        together = translator(TEXTS, rows=rows)
+        assert together == alone
+        assert [one.text for one in together] == TEXTS
+        for one, other in zip(together, alone, strict=True):
+            scores = [[c.score for c in result.n_best] for result in (one, other)]
+            assert scores[0] == pytest.approx(scores[1], rel=1e-9)
+    translator.model.float()
+    assert len(set(alone)) > 1  # else the order could not show
+
+
+def test_greedy_is_a_beam_of_one_with_its_scores(translator: Translator):
+    one = Beam(size=1, length_penalty=0.7, length_rule="power")
+    source, model = translator.source, translator.model.eval()
+    how = {"start": source.start, "stop": source.stop, "max_length": 7}
+    for text in TEXTS:
+        said = replace(translator, beam=one)(text)
+        ids = torch.tensor([source.encode(text)])
+        assert said == source.decode(greedy(model, ids, **how)[0].tolist())
+        [[answer]] = beam_search(model, ids, **how, beam=one)
+        assert said == source.decode(answer.tokens)
+        assert said.score == pytest.approx(answer.score, rel=1e-4)
+
+
+def test_a_translation_is_its_text_and_knows_more(trained: Translator):
+    said = replace(trained, beam=BEAM)("cabba")
+    assert (said, said.text, str(said)) == ("abbac", "cabba", "abbac")
+    assert said.n_best[0].translation == said
+    assert said.n_best[0].score == said.score
+    scores = [one.score for one in said.n_best]
+    assert scores == sorted(scores, reverse=True)
+    assert len({one.translation for one in said.n_best}) == 3
+    assert json.loads(json.dumps(asdict(said)))["n_best"][0]["translation"] == "abbac"
+    for again in (copy.deepcopy(said), pickle.loads(pickle.dumps(said))):
+        assert (again, asdict(again)) == (said, asdict(said))
+
+
+def test_dropout_is_off_while_translating_and_the_mode_is_put_back(translator: Translator):
+    translator.model.train()
+    assert len({tuple(translator(["abc", "cab"])) for _ in range(3)}) == 1
+    assert translator.model.training
+    with evaluating(translator.model):
+        assert not translator.model.training
+    assert translator.model.training
+
+
+def test_it_learns_to_reverse_and_scores_itself(trained: Translator):
+    assert trained.exact_match(PAIRS) == 1
+    assert trained.exact_match([*PAIRS, ("b", "c")]) == pytest.approx(5 / 6)
+    scores = trained.evaluate(PAIRS, tokenizer="char", samples=2)
+    assert (scores.count, scores.chrf.score) == (5, pytest.approx(100))
+    assert "tok:char" in scores.bleu.signature
+
+
+def test_an_alignment_has_a_row_for_each_output_token(trained: Translator):
+    alignment = trained.align("cabba")
+    assert alignment.source == list("cabba")
+    assert alignment.output[-1] == "</s>"
+    assert "".join(alignment.output[:-1]) == trained(["cabba"])[0]
+    name = next(name for name in alignment.weights if name.startswith("decoder"))
+    name = name.replace("self_attention", "cross_attention")
+    weights = alignment.weights[name]
+    assert weights.shape[2:] == (len(alignment.output), 5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:3]))
+
+
+def test_what_is_too_long_is_split_at_sentences_or_cut_and_said(translator: Translator):
+    translator = replace(translator, limit=9)
+    whole = translator("abc. abc.")
+    assert whole.note in ("", "cut off after 7 tokens (max_length), before its end")
+    said = translator("abc. abc. cabba. b. cb.")
+    parts = [translator(part) for part in ("abc. abc.", "cabba. b.", "cb.")]
+    assert said == " ".join(parts)
+    assert said.score == pytest.approx(sum(part.score for part in parts), rel=1e-4)
+    assert said.note.startswith("23 tokens, the model reads 9 at once: split into 3 parts")
+    said = translator("b. aaaaabbbbbccc.")
+    assert said == " ".join(translator(part) for part in ("b.", "aaaaabbbb"))
+    assert "split into 2 parts, 5 tokens of too long a sentence left out" in said.note
+
+
+def test_what_has_no_end_is_cut_and_said(translator: Translator):
+    translator = replace(translator, forbidden=(translator.target.stop,))
+    assert translator("abc").note == "cut off after 7 tokens (max_length), before its end"
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_no_text_is_refused(translator: Translator, text):
+    with pytest.raises(DataError, match="is empty; expected one to translate"):
+        translator(["abc", text])
+    assert translator([]) == []
+
+
+def test_an_answer_without_a_token_is_refused(translator: Translator):
+    with pytest.raises(ConfigError, match="max_length is 0"):
+        replace(translator, max_length=0)
+
+
+@pytest.mark.parametrize("beam", [Beam(size=1), replace(BEAM, n_best=1, early_stopping=True)])
+def test_saved_and_loaded_it_is_the_same(translator: Translator, beam, tmp_path):
+    translator = replace(translator, beam=beam)
+    translator.save(tmp_path / "new" / "folder")
+    loaded = Translator.load(tmp_path / "new" / "folder")
+    for name, tensor in translator.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    assert loaded(TEXTS) == translator(TEXTS)
+    scores = [one.score for one in translator(TEXTS)]
+    assert [one.score for one in loaded(TEXTS)] == pytest.approx(scores, rel=1e-5)
+    assert (loaded.max_length, loaded.beam.size) == (7, beam.size)
+    assert loaded.beam.early_stopping == beam.early_stopping
+    assert loaded.start == (translator.target.start,)
+    assert loaded.source.start == translator.source.start  # in a Marian's folder, too
+    assert not loaded.model.training
+    again = Translator.of(load(tmp_path / "new" / "folder"), beam=BEAM, max_length=3)
+    assert (again.max_length, again.beam) == (3, BEAM)
+    loaded.save(tmp_path / "again")
+    assert Translator.load(tmp_path / "again")(TEXTS) == translator(TEXTS)
+
+
+def test_a_folder_says_how_long_an_input_may_be(tmp_path):
+    make_translator("marian").save(tmp_path)
+    assert Translator.load(tmp_path).limit == 13
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 11}')
+    assert Translator.load(tmp_path).limit == 11
+    (tmp_path / "tokenizer_config.json").write_text(f'{{"model_max_length": {10**30}}}')
+    assert Translator.load(tmp_path).limit == 13
+    make_translator("transformer").save(tmp_path / "endless")
+    assert Translator.load(tmp_path / "endless").limit is None
+
+
+def test_a_folder_says_what_is_forced_and_forbidden(tmp_path):
+    translator = make_translator("marian")
+    translator.save(tmp_path)
+    letter = translator.target.id_of("a")
+    said = {"forced_bos_token_id": letter, "bad_words_ids": [[5], [6, 7]], "num_beams": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    loaded = Translator.load(tmp_path)
+    assert (loaded.start, loaded.forbidden, loaded.beam.size) == ((1, letter), (5,), 2)
+    forbidden = loaded.target.tokens([5])[0]
+    with torch.no_grad():
+        loaded.model.head.bias[5] = 1e9
+        assert set(loaded("abc")) != set()
+        assert forbidden not in loaded("abc")
+        assert set(replace(loaded, forbidden=())("abc")) == {forbidden}
+    alignment = loaded.align("abc")
+    assert alignment.output[0] == "a"
+    weights = alignment.weights["decoder.blocks.0.cross_attention"]
+    assert weights.shape[2:] == (len(alignment.output), 3)
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    one = tiny_model("bert", "BertForMaskedLM")
+    save_checkpoint(Checkpoint(one, {"model_type": "bert"}), tmp_path)
+    message = "expected a model that turns one text into another, with encoder, decoder and"
+    with pytest.raises(ConfigError, match=message):
+        Translator.load(tmp_path)
+    headless = make_translator("marian")
+    headless.model.without_head()
+    headless.save(tmp_path / "headless")
+    with pytest.raises(ConfigError, match=message):
+        Translator.load(tmp_path / "headless")
+
+
+def test_what_no_folder_can_hold_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="one tokenizer for its inputs and another"):
+        make_translator("transformer", shared=False).save(tmp_path / "a")
+    tokenizer = Tokenizer.train_characters("abc")
+    with pytest.raises(ConfigError, match="this Linear cannot be saved"):
+        Translator(nn.Linear(1, 1), tokenizer, tokenizer).save(tmp_path / "a")
+    with pytest.raises(ConfigError, match="length_rule = 'gnmt' and coverage_penalty"):
+        make_translator("marian", beam=Beam(length_penalty=0.6)).save(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_weights_of_another_shape_are_refused_by_name(translator: Translator, tmp_path):
+    translator.save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"stray": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match="stray"):
+        Translator.load(tmp_path)
