@@ -1,11 +1,11 @@
 PYTHON ?= python3
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help tutorial test check notebook bench soak
+.PHONY: help tutorial test check notebook bench soak results-quick
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 tutorial: .venv/tutorial.stamp ## run the tutorial, e.g. make tutorial ARGS="--fast --section 1"
 	.venv/bin/python transformers_and_attention_mechanisms.py $(ARGS)
@@ -27,6 +27,9 @@ notebook: .venv/dev.stamp ## build the notebook from the script and execute it
 
 soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights to the bit
 	.venv/bin/python tools/soak.py $(ARGS)
+
+results-quick: .venv/dev.stamp ## score the models that ship again, some minutes (QKV_DATA: the folder of the data)
+	.venv/bin/python benchmarks/zoo.py $(ARGS)
 
 bench: .venv/dev.stamp ## run every benchmark
 	@for file in benchmarks/[!_]*.py; do \

@@ -94,6 +94,7 @@ from qkv.attention.local import LocalAttention
 from qkv.attention.masks import attention_mask, causal_mask, combine_masks, positions_from_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.record import record_attention
+from qkv.attention.rollout import attention_rollout
 from qkv.attention.scores import (
     additive_scores,
     concat_scores,
@@ -126,6 +127,7 @@ from qkv.checkpoints.llama2c import read_llama2c_pieces
 from qkv.checkpoints.table import under
 from qkv.checkpoints.tables import gpt as gpt_table
 from qkv.checkpoints.tables.bert import BERT_BLOCK, EMBEDDINGS
+from qkv.data.augmentation import Augmentation, image_batches
 from qkv.data.batches import Batches, collate_pairs
 from qkv.data.classification import (
     classification_batches,
@@ -141,16 +143,23 @@ from qkv.data.named import classification_set, parts_of, reviews
 from qkv.data.pretraining import TokenBatch, causal_batches, collate_asked, collate_causal
 from qkv.data.text import find_data
 from qkv.data.tokenizers import Tokenizer
+from qkv.data.windows import make_windows
 from qkv.errors import DataError, LengthError, MissingDependencyError
 from qkv.evaluation.exact_match import exact_match_by_length
 from qkv.evaluation.intervals import bootstrap_interval
+from qkv.evaluation.questions import answer_scores, normalize_answer
+from qkv.evaluation.summarization import summary_scores
+from qkv.evaluation.translation import translation_scores
 from qkv.explorer.architecture import draw_transformer
 from qkv.explorer.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
 from qkv.explorer.measure import flops, interleave, medians, peak_memory
 from qkv.explorer.shapes import record_shapes
 from qkv.explorer.source import location, show_source
 from qkv.explorer.tables import show_table
+from qkv.generation.beam import beam_search
 from qkv.generation.greedy import greedy
+from qkv.generation.ranking import Beam
+from qkv.generation.sampling import Sampling, sample
 from qkv.generation.stepping import Stepper
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.encoder_decoder import EncoderDecoder
@@ -158,10 +167,14 @@ from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.heads import MaskedLM, SequenceClassifier
 from qkv.models.llama import LlamaConfig
 from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
+from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.pooling import mean_token
 from qkv.models.rnn import RNNConfig, RNNDecoder, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.models.vit import ViT, ViTConfig
 from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.images.data import Images, bytes_of
+from qkv.tasks.images.recipe import fresh_recognizer, image_loss
 from qkv.tasks.pretrained import locate
 from qkv.tasks.translation.translator import Translator
 from qkv.training.classification import classification_loss
@@ -176,9 +189,10 @@ from qkv.training.finetune import (
 from qkv.training.history import History
 from qkv.training.loop import train
 from qkv.training.losses import linear_cross_entropy, pair_loss
-from qkv.training.optim import cosine, linear, noam
+from qkv.training.optim import adamw, cosine, linear, noam
 from qkv.training.pretraining import causal_loss, masked_loss
 from qkv.training.report import describe_training, training_memory
+from qkv.zoo.catalog import list_zoo
 
 FAST = os.environ.get("QKV_FAST") == "1"
 FIGURES = Path("out/tutorial")
@@ -2552,6 +2566,538 @@ share = sum(p.numel() for p in base.encoder.blocks[0].feed_forward.parameters())
 share /= sum(p.numel() for p in base.encoder.blocks[0].parameters())
 print(f"share of the feed-forward network in an encoder block of the base model: {share:.1%}")
 assert round(share, 2) == 0.67
+
+# %% [markdown]
+# ## 6 Applications of Transformers
+#
+# Six tasks: translation, summarization, answering questions, sentiment analysis, text generation
+# and images. Each is made of the same five parts: something that turns inputs into tokens, a model
+# of the sections before, a way of deciding what to say, data, and a score. What differs:
+#
+# | task | reads | model | decides | score |
+# |---|---|---|---|---|
+# | translation | pieces of words | encoder and decoder, from random weights | beam search | BLEU |
+# | summarization | pieces of words | MiniLM, frozen, and a decoder that may copy | beam search | ROUGE |
+# | answering | a question and a passage | MiniLM, two scores a token | the best span | exact match, F1 |
+# | sentiment | pieces of words | MiniLM, one vector | the likeliest class | accuracy |
+# | generation | what it has written | decoder | draws | loss a token |
+# | images | squares of pixels | encoder (ViT) | the likeliest class | accuracy |
+#
+# The models are small, were trained by the recipes of this project, and come with the library: none
+# has to be downloaded, and each makes mistakes that are worth a look. `qkv.task(name)` makes a
+# function of a text, or of a list of them. Change the inputs, and run a cell again.
+
+# %%
+show_table("The zoo: models that have a name", list_zoo())
+
+# %% [markdown]
+# ### 6.1 Translation
+#
+# A Transformer of section 7's kind, of two million parameters, which learned from English sentences
+# that learners wrote down and translated into German (Tatoeba, tatoeba.org). Short everyday
+# sentences come out well. What learners rarely write does not.
+
+# %%
+to_german = qkv.task("translate")
+ENGLISH = [
+    "I don't know where the book is.",
+    "She gave the child a red apple.",
+    "It is raining, so we are staying at home.",
+    "The committee postponed its verdict.",
+]
+show_table(
+    "English to German",
+    [
+        {"English": said.text, "German": said.translation, "score": f"{said.score:.2f}"}
+        for said in to_german(ENGLISH)
+    ],
+)
+
+# %% [markdown]
+# Where does it look? The cross-attention of the last layer, as the mean of its heads: rows are the
+# tokens that it wrote, columns those that it read. Words that stand for each other meet in dark
+# squares, also where the order differs.
+
+# %%
+looked = to_german.align(ENGLISH[0])
+*_, last_cross = (name for name in looked.weights if name.endswith("cross_attention"))
+figure, axes = new_figure(size=(7, 5))
+draw_weights(
+    axes[0, 0],
+    looked.weights[last_cross][0].mean(0),
+    looked.output,
+    looked.source,
+    f"{last_cross}, mean of the heads",
+)
+axes[0, 0].tick_params(axis="x", rotation=60)
+save_figure(figure, FIGURES / "6_translation.png")
+
+# %% [markdown]
+# ### 6.2 Greedy, beam, sampling
+#
+# A model says how likely each next token is. What to write is another decision. **Greedy** decoding
+# takes the likeliest token, always. **Beam search** goes on with the few likeliest beginnings, and so
+# finds answers that begin with a token that was not the likeliest; it divides by the length, since
+# each token makes an answer less likely. **Sampling** draws, so that a model says another thing each
+# time; `top_p` draws from the likeliest tokens only, those that make up a share $p$ together
+# (Holtzman et al. 2020). All of them ask a model for no more than `start` and `step`.
+
+# %%
+show_source(beam_search)
+
+# %%
+HARD = "The old man told us a story that nobody believed."
+reader, writer = to_german.source, to_german.target
+hard_ids = torch.tensor([reader.wrap(reader.encode(HARD)).ids])
+rules = {"start": writer.start, "stop": writer.stop, "max_length": 40}
+ways_to_write = {
+    "greedy": sample(
+        to_german.model,
+        hard_ids,
+        seeds=[0],
+        processors=Sampling(temperature=0.0).processors(),
+        **rules,
+    ),
+    "beam of 5, the best 3": beam_search(
+        to_german.model, hard_ids, beam=Beam(size=5, n_best=3), **rules
+    )[0],
+    "drawn": sample(to_german.model, hard_ids.expand(3, -1), seeds=[0, 1, 2], **rules),
+    "drawn, top_p = 0.5": sample(
+        to_german.model,
+        hard_ids.expand(3, -1),
+        seeds=[0, 1, 2],
+        processors=Sampling(top_p=0.5).processors(),
+        **rules,
+    ),
+}
+show_table(
+    HARD,
+    [
+        {
+            "how": way,
+            "German": writer.decode(answer.tokens),
+            "log-probability": f"{sum(answer.logprobs):.2f}",
+        }
+        for way, answers in ways_to_write.items()
+        for answer in answers
+    ],
+)
+best_of_beam, taken = ways_to_write["beam of 5, the best 3"][0], ways_to_write["greedy"][0]
+assert sum(best_of_beam.logprobs) >= sum(taken.logprobs) - 1e-4
+
+# %% [markdown]
+# ### 6.3 What BLEU counts
+#
+# How good is a translation? Papineni et al. (2002) count: of its words, of its pairs of neighbours,
+# of its threes and fours, which share is in the reference $r$ too, each no more often than there?
+# BLEU is the geometric mean of these four shares $p_n$ over a whole test set, times a penalty where
+# the translations $c$ are shorter than the references:
+#
+# $$ \mathrm{BLEU} = \min\left(1,\; e^{1 - |r| / |c|}\right) \cdot \exp\Big(\frac{1}{4}
+# \sum_{n=1}^{4} \log p_n\Big) $$
+
+
+# %%
+def ngrams(text: str, n: int) -> Counter:
+    """How often each n words stand side by side."""
+    words = text.split()
+    return Counter(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def bleu_by_hand(translations: list[str], references: list[str]) -> float:
+    """BLEU of a test set, 0 to 100; in its texts words have spaces between them."""
+    log_shares = []
+    for n in (1, 2, 3, 4):
+        counts = [
+            (ngrams(said, n), ngrams(right, n))
+            for said, right in zip(translations, references, strict=True)
+        ]
+        common = sum((said & right).total() for said, right in counts)
+        log_shares.append(math.log(common / sum(said.total() for said, _ in counts)))
+    n_said, n_right = (sum(len(t.split()) for t in texts) for texts in (translations, references))
+    return 100 * math.exp(min(0.0, 1 - n_right / n_said) + sum(log_shares) / 4)
+
+
+SAID = ["the cat sat on the mat today", "there is a dog in the small garden"]
+RIGHT = ["the cat sat on the mat", "there is a dog in our small garden"]
+scored = translation_scores(SAID, RIGHT).bleu
+print(f"by hand {bleu_by_hand(SAID, RIGHT):.4f}, by sacreBLEU {scored.score:.4f}, which adds how")
+print(f"it counted, since a comma that is part of a word changes the score: {scored.signature}")
+assert abs(bleu_by_hand(SAID, RIGHT) - scored.score) < 1e-6
+
+# %% [markdown]
+# BLEU sees words, not meaning. A translation that is right in other words scores low, and one that
+# lost a "not" scores high:
+
+# %%
+REFERENCE = "i do not believe that he will come back to us tomorrow"
+HYPOTHESES = {
+    "word for word": REFERENCE,
+    "the same, in other words": "in my opinion he is not going to return here tomorrow",
+    "the contrary": "i do believe that he will come back to us tomorrow",
+}
+show_table(
+    f"Against “{REFERENCE}”",
+    [
+        {
+            "translation": text,
+            "that is": name,
+            "BLEU": f"{translation_scores([text], [REFERENCE]).bleu.score:.1f}",
+        }
+        for name, text in HYPOTHESES.items()
+    ],
+)
+
+# %% [markdown]
+# ### 6.4 Summarization
+#
+# A summary repeats words of its text, among them names that no vocabulary has. A **pointer-generator**
+# (See et al. 2017) may therefore write a word of its own or copy one that it looks at, and mixes both
+# ways with a share $p_{gen}$ that it decides anew for each token:
+#
+# $$ P(w) = p_{gen} P_{vocab}(w) + (1 - p_{gen}) \sum_{i:\, w_i = w} a_i \quad (9) $$
+#
+# The encoder is MiniLM as it was published; the decoder learned what Python functions do from those
+# that are installed with this library and the first lines of their docstrings.
+
+# %%
+show_source(PointerGenerator.log_mixture)
+
+# %%
+FUNCTIONS = [
+    """def merge_intervals(intervals):
+    merged = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    return merged""",
+    """def read_config(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)""",
+    """def is_palindrome(text):
+    letters = [c.lower() for c in text if c.isalnum()]
+    return letters == letters[::-1]""",
+]
+in_a_line = qkv.task("summarize")
+told = in_a_line(FUNCTIONS)
+show_table(
+    "Functions in a line each",
+    [{"function": one.text.partition("(")[0], "summary": one.summary} for one in told],
+)
+
+# %% [markdown]
+# Which of its words did it copy? One pass over what it wrote gives $p_{gen}$ and the place that it
+# looked at most:
+
+# %%
+pieces_read = in_a_line.encode(FUNCTIONS[:1])[0]
+tokens_of = in_a_line.tokenizer
+wrote = [tokens_of.start, *tokens_of.encode(told[0].summary), tokens_of.stop]
+with torch.inference_mode():
+    pointed = in_a_line.model.decode(
+        in_a_line.model.encode(torch.tensor([pieces_read])), torch.tensor([wrote[:-1]])
+    )
+show_table(
+    f"How “{told[0].summary}” came about",
+    [
+        {"token": token, "p_gen": f"{share:.2f}", "looks most at": place}
+        for token, share, place in zip(
+            tokens_of.tokens(wrote[1:]),
+            pointed.gate[0].sigmoid().tolist(),
+            [tokens_of.tokens(pieces_read)[i] for i in pointed.copy[0].argmax(-1).tolist()],
+            strict=True,
+        )
+    ],
+)
+
+# %% [markdown]
+# **ROUGE** (Lin 2004) asks how many words two summaries share: ROUGE-1 counts words, ROUGE-2 pairs of
+# neighbours, ROUGE-L the longest sequence of words that both have in this order. Precision is the
+# share of what was said, recall of what should be said, and F1 their harmonic mean.
+
+
+# %%
+def overlap_f1(said: Counter, right: Counter) -> float:
+    """F1 of what two texts have in common."""
+    common = (said & right).total()
+    return 2 * common / (said.total() + right.total())
+
+
+ONE, OTHER = "merge overlapping intervals into one", "merge all intervals that overlap"
+by_hand = [overlap_f1(ngrams(ONE, n), ngrams(OTHER, n)) for n in (1, 2)]
+by_library = summary_scores([ONE], [OTHER], stemmer=False)
+print(f"ROUGE-1 by hand {100 * by_hand[0]:.2f}, by the library {by_library.rouge1.f1:.2f}")
+print(f"ROUGE-2 by hand {100 * by_hand[1]:.2f}, by the library {by_library.rouge2.f1:.2f}")
+print("ROUGE-1 where endings do not count, so that “overlapping” is “overlap”: ", end="")
+print(f"{summary_scores([ONE], [OTHER]).rouge1.f1:.2f}")
+assert abs(100 * by_hand[0] - by_library.rouge1.f1) < 1e-6
+
+# %% [markdown]
+# ### 6.5 Answering questions
+#
+# The model reads the question and a passage together. A layer on top of the encoder gives each token
+# two scores: does the answer start here, does it end here? The answer is the span with the highest
+# sum whose end is not before its start (Devlin et al. 2019, section 4.2). Here MiniLM learned it from
+# questions on single sentences (QAMR), through a LoRA adapter (section 9) of a megabyte.
+
+# %%
+PASSAGE = (
+    "The lighthouse of Hook was built by monks in the twelfth century to guide ships into the "
+    "harbour of Waterford. It has been automatic since 1996, when its last keeper left."
+)
+QUESTIONS = [
+    "Who built the lighthouse?",
+    "When did the last keeper leave?",
+    "What was it built for?",
+    "How tall is the lighthouse?",
+]
+ask = qkv.task("answer")
+show_table(
+    PASSAGE,
+    [
+        {
+            "question": found.question,
+            "answer": found.answer,
+            "characters": f"{found.start} to {found.end}",
+            "confidence": f"{found.confidence:.2f}",
+        }
+        for found in ask(QUESTIONS, PASSAGE)
+    ],
+)
+
+# %% [markdown]
+# The passage does not say how tall it is. The model was never shown a question without an answer, and
+# gives one all the same. Models that learned from such questions have a threshold, below which they
+# are silent (`answer` is then empty).
+#
+# The two scores as probabilities, and what the question's tokens look at, in the passage, in the
+# middle of the network:
+
+# %%
+[window] = make_windows(ask.tokenizer, QUESTIONS[:1], [PASSAGE], max_length=128, stride=64)
+read, segments = torch.tensor([window.ids]), torch.tensor([window.segments])
+with torch.inference_mode(), record_attention(ask.model) as heads_looked:
+    start_and_end = ask.model(read, segments=segments)[0].softmax(0)  # (tokens, 2)
+passage_places = slice(window.first, window.first + len(window.spans))
+pieces = [PASSAGE[start:end] for start, end in window.spans]
+figure, axes = new_figure(2, 1, size=(13, 6.5))
+for side, label in enumerate(("start", "end")):
+    axes[0, 0].bar(
+        np.arange(len(pieces)) + 0.4 * side,
+        start_and_end[passage_places, side],
+        width=0.4,
+        label=label,
+    )
+axes[0, 0].set_xticks(range(len(pieces)), pieces, rotation=70)
+axes[0, 0].set_title(f"Where does the answer to “{QUESTIONS[0]}” start and end?", fontsize=10)
+axes[0, 0].legend()
+middle = list(heads_looked.values())[len(heads_looked) // 2][0].mean(0)  # (tokens, tokens)
+to_passage = middle[1 : window.first - 1, passage_places]
+draw_weights(
+    axes[1, 0],
+    to_passage / to_passage.max(),
+    ask.tokenizer.tokens(window.ids[1 : window.first - 1]),
+    pieces,
+    "From the question's tokens (rows) to the passage's: the mean of a layer's heads, the largest 1",
+)
+axes[1, 0].tick_params(axis="x", rotation=70)
+save_figure(figure, FIGURES / "6_answer.png")
+
+# %% [markdown]
+# An answer is right if it equals a reference, once capitals, punctuation and articles are dropped:
+# **exact match**. **F1** gives credit for the words that both have (Rajpurkar et al. 2016).
+
+# %%
+GOLD = "by monks in the twelfth century"
+graded = []
+for said in ("By monks, in the twelfth century.", "the monks", "ships"):
+    plain, gold = (Counter(normalize_answer(text).split()) for text in (said, GOLD))
+    scores = answer_scores([said], [[GOLD]])
+    assert abs(scores.f1 - 100 * overlap_f1(plain, gold)) < 1e-9
+    graded.append({"answer": said, "exact match": scores.exact_match, "F1": f"{scores.f1:.1f}"})
+show_table(f"Against “{GOLD}”", graded)
+
+# %% [markdown]
+# ### 6.6 Sentiment
+#
+# One vector for the text, one layer for the classes. Section 9 trains this model and reads its
+# errors; here it is as it ships.
+
+# %%
+feel = qkv.task("classify")
+OPINIONS = [
+    "I would buy it again without a second thought.",
+    "The soup was cold and so was the waiter.",
+    "Not bad at all.",
+    "I have seen worse, but I cannot remember when.",
+    "The train to Lyon leaves at nine.",
+]
+show_table(
+    "Opinions",
+    [
+        {"text": text, "says": said.label, "probability": f"{said.probability:.2f}"}
+        for text, said in zip(OPINIONS, feel(OPINIONS), strict=True)
+    ],
+)
+
+# %% [markdown]
+# The last one is no opinion. A classifier distributes the whole probability over the classes that it
+# knows; "none of them" is an answer only if it was one in training.
+#
+# ### 6.7 Text generation
+#
+# A decoder of a million parameters, of the modern kind (RMS norm before each sublayer, rotary
+# positions, SwiGLU), that learned to write docstrings. The **temperature** divides the scores before
+# the softmax: 0 takes the likeliest token always, 1 draws as the model says, more flattens.
+
+# %%
+go_on = qkv.task("generate")
+PROMPT = "def sort_words(words, reverse=False):"
+show_table(
+    PROMPT,
+    [
+        {
+            "temperature": heat,
+            "seed": seed,
+            "goes on": go_on(
+                PROMPT, max_length=60, sampling=Sampling(temperature=heat, top_p=0.95), seed=seed
+            ).text.strip(),
+        }
+        for heat, seed in ((0.0, 0), (0.7, 0), (0.7, 1), (1.5, 0))
+    ],
+)
+
+# %% [markdown]
+# Text need not wait for its end: `stream` hands out pieces as they are decided, letters of several
+# bytes never in halves, and a stop string ends it.
+
+# %%
+streamed = list(
+    go_on.stream(PROMPT, max_length=60, sampling=Sampling(temperature=0.7), stop_strings=["."])
+)
+print(f"{len(streamed)} pieces: {' | '.join(streamed)!r}")
+assert "." not in "".join(streamed)
+
+# %% [markdown]
+# ### 6.8 Images
+#
+# A **Vision Transformer** (Dosovitskiy et al. 2021) cuts an image into squares and reads each as a
+# token: a linear layer makes a vector of its pixels, a learned vector says where it was, and the
+# encoder is that of section 5. One more token in front, the class token, collects what the head
+# decides by. A network with so few assumptions about images needs many of them, or many variants of
+# a few: each time one is shown it is turned, shifted and scaled a little, at random.
+#
+# Here it is trained, on the handwritten digits that come with scikit-learn, in less than a minute.
+
+# %%
+show_source(ViT)
+
+# %%
+digits = Images(train="digits").parts()
+recognizer = fresh_recognizer(
+    digits,
+    ViTConfig(
+        image_size=16, patch_size=4, n_channels=1, d_model=64, n_heads=4, d_ff=128, n_layers=2
+    ),
+)
+digit_pixels = bytes_of(digits.train, recognizer.preprocessor.config)
+shaken = Augmentation(rotate=12, scale=0.12, shift=1)
+figure, axes = new_figure(2, 8, size=(12, 3.4))
+for column in range(8):
+    once = digit_pixels[column : column + 1].float() / 255
+    axes[0, column].imshow(once[0, 0], cmap="gray_r")
+    axes[1, column].imshow(shaken(once, np.random.default_rng(column))[0, 0], cmap="gray_r")
+for place in axes.flat:
+    place.axis("off")
+figure.suptitle(
+    "Eight digits of the training half (above), and as the network may see them (below)"
+)
+save_figure(figure, FIGURES / "6_digits.png")
+
+# %%
+digit_batches = image_batches(
+    digit_pixels,
+    torch.tensor(digits.train.classes),
+    mean=recognizer.preprocessor.config.mean,
+    std=recognizer.preprocessor.config.std,
+    augmentation=shaken,
+    batch_size=64,
+    epochs=itertools.count(),
+)
+steps = steps_of(200 * digit_batches.n_batches)
+history = train(
+    recognizer.model,
+    digit_batches,
+    partial(image_loss, smoothing=0.1),
+    steps=steps,
+    optimizer=adamw(recognizer.model, learning_rate=2e-3, weight_decay=0.05),
+    schedule=cosine(warmup=steps // 20, steps=steps),
+    description="ViT",
+    unit="images",
+)
+digit_scores = recognizer.evaluate(digits.test)
+low, high = digit_scores.accuracy_interval
+print(
+    f"{history.seconds:.0f} seconds; {digit_scores.accuracy:.1%} of {digit_scores.count} digits by "
+    f"other writers are right (95 %: {low:.1%} to {high:.1%})"
+)
+assert FAST or digit_scores.accuracy >= 0.96
+
+# %% [markdown]
+# The digits that it got wrong, and what it looked at in four that it got right. **Attention rollout**
+# (Abnar and Zuidema 2020) follows attention through all layers: half of each token comes through the
+# mean of the heads, half stays, and the layers' shares multiply. The row of the class token is an
+# image: how much of each patch is in what the head decides by.
+
+# %%
+show_source(attention_rollout)
+
+# %%
+test_digits = [digits.test[i] for i in range(len(digits.test))]
+said = recognizer.probabilities(test_digits).argmax(-1).tolist()
+wrong = [i for i, right in enumerate(digits.test.classes) if said[i] != right]
+four = [digits.test.classes.index(number) for number in (0, 3, 4, 8)]
+figure, axes = new_figure(2, 12, size=(15, 3.2))
+for place, i in zip(axes[0], wrong, strict=False):
+    place.imshow(np.asarray(test_digits[i]), cmap="gray_r")
+    place.set_title(f"{digits.test.classes[i]}, says {said[i]}", fontsize=8)
+with record_attention(recognizer.model) as patches_looked:
+    recognizer.probabilities([test_digits[i] for i in four])
+share = attention_rollout(list(patches_looked.values()))[:, 0, 1:]  # the class token's row
+side = math.isqrt(share.shape[1])
+for column, i in enumerate(four):
+    axes[1, 3 * column].imshow(np.asarray(test_digits[i]), cmap="gray_r")
+    axes[1, 3 * column + 1].imshow(share[column].reshape(side, side), cmap="Blues")
+for place in axes.flat:
+    place.axis("off")
+figure.suptitle(
+    f"Above: some of the {len(wrong)} that are wrong, with what they are. Below: four that are right, "
+    "and where the class token looked"
+)
+save_figure(figure, FIGURES / "6_rollout.png")
+
+# %% [markdown]
+# ### 6.9 The same from the command line
+#
+# Each of the six has a command, which reads arguments, files or standard input; a recipe trains
+# another model, on your data, and `qkv evaluate` scores it.
+#
+# ```
+# qkv translate "Where is the station?"
+# qkv summarize --file functions.csv --column code --json
+# qkv answer "Who built it?" --context "Monks built it in the twelfth century."
+# qkv classify "I would buy it again."
+# qkv generate "def mean(values):" --temperature 0.7
+# qkv recognize digit.png
+# qkv train recipes/multi30k.yaml
+# qkv evaluate sentiment --data reviews
+# ```
+#
+# **What to keep.** The six differ less than their names. Three write, and share one way of decoding;
+# three choose, and share one layer on one vector or on each token. What a score counts decides what
+# one learns from it: look at outputs before you believe a number.
 
 # %% [markdown]
 # ## 7 A simple Transformer in PyTorch, step by step

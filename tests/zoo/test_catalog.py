@@ -8,7 +8,7 @@ from qkv.zoo.catalog import ZOO, Entry
 def test_every_name_has_a_folder_with_weights(name):
     folder = ZOO[name].locate()
     assert (folder / "config.json").is_file()
-    weights = ("model.safetensors", "adapter_model.safetensors")
+    weights = ("model.safetensors", "adapter_model.safetensors", "decoder.safetensors")
     assert sum((folder / one).is_file() for one in weights) == 1
 
 

