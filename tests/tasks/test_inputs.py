@@ -132,7 +132,8 @@ def test_which_of_the_inputs_is_the_model(tmp_path, monkeypatch):
         assert split_model([first, "a"], None, "default") == (first, ["a"])
         assert split_model([first], None, "default") == (first, [])
         assert split_model([first, "a"], "other", "default") == ("other", [first, "a"])
-    for first in ("a text", "either/or that", "word", "pictures/a.png"):
+    too_long = "ä" * 255  # for a file's name: 510 bytes
+    for first in ("a text", "either/or that", "word", "pictures/a.png", too_long, "a " * 5_000):
         assert split_model([first, "a"], None, "default") == ("default", [first, "a"])
     assert split_model([], None, "default") == ("default", [])
     assert split_model(["pictures"], None, "default") == ("pictures", [])

@@ -58,11 +58,19 @@ def split_model(
         return model or default, list(inputs)
     first, *others = inputs
     path = Path(first)
-    is_one = (path / CONFIG).is_file() or (path.is_dir() and not paths)
-    like_one = "/" in first and len(first.split()) == 1 and not path.exists()
+    is_one = exists(path / CONFIG) or (exists(path) and path.is_dir() and not paths)
+    like_one = "/" in first and len(first.split()) == 1 and not exists(path)
     if first in ZOO or is_one or like_one:
         return first, others
     return default, list(inputs)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a text that is too long to name one names none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def text_items(

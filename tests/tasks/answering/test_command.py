@@ -47,6 +47,11 @@ def test_questions_are_answered_in_order(qkv, model):
         assert float(probability) == pytest.approx(found.confidence, abs=1e-4)
 
 
+def test_a_passage_may_be_a_word_that_is_longer_than_any_file_name(qkv, model):
+    said = qkv("answer", model, "--context", "ä" * 255, ASKED[0], status=0)
+    assert "File name too long" not in said.err
+
+
 def test_a_passage_may_be_a_file_and_questions_lines(qkv, model, tmp_path, monkeypatch):
     expected = qkv("answer", model, "--context", CONTEXT, *ASKED).out
     passage, questions = tmp_path / "passage.txt", tmp_path / "asked.txt"

@@ -52,6 +52,12 @@ def qkv(capsys):
     return run
 
 
+def test_a_name_that_is_longer_than_any_file_s(qkv, model):
+    status, out, err = qkv("recognize", model, "ä" * 255)
+    assert (status, out) == (2, "")
+    assert "there is no such file" in err
+
+
 def test_folders_files_and_top(qkv, model, photos):
     files = [str(photos / name) for name in ("a.JPG", "b.png", "more/c.png")]
     expected = Recognizer.load(model)(files)

@@ -8,7 +8,7 @@ from qkv.data.questions import read_squad
 from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError
 from qkv.tasks.answering.answerer import Answerer, FoundAnswer
-from qkv.tasks.inputs import Item, answer_all, pick_device, split_model, text_items
+from qkv.tasks.inputs import Item, answer_all, exists, pick_device, split_model, text_items
 
 DEFAULT = "answerer"  # of the zoo
 WHAT = "a question"
@@ -116,8 +116,7 @@ def as_line(found: FoundAnswer) -> str:
 def _passage(context: str) -> str:
     """The passage itself, or what stands in the file of this name."""
     path = Path(context)
-    # A passage can be longer than a file's name may be.
-    if len(context) < 256 and path.is_file():
+    if exists(path) and path.is_file():
         context = decode(read_content(path), context)
     if not context.strip():
         raise ConfigError("--context is empty; expected a passage, or a file with one")

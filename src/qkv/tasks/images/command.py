@@ -7,7 +7,7 @@ from pathlib import Path
 from qkv.data.image_sets import SUFFIXES
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.images.recognizer import Recognition, Recognizer
-from qkv.tasks.inputs import Item, answer_all, pick_device, split_model
+from qkv.tasks.inputs import Item, answer_all, exists, pick_device, split_model
 
 DEFAULT = "recognizer"  # of the zoo
 
@@ -59,8 +59,8 @@ def image_items(paths: Sequence[str]) -> list[Item]:
 
 
 def _items(path: Path) -> list[Item]:
-    if not path.is_dir():
-        problem = "" if path.exists() else f"{path}: there is no such file"
+    if not exists(path) or not path.is_dir():
+        problem = "" if exists(path) else f"{path}: there is no such file"
         return [
             Item(where=str(path), fields={} if problem else {"image": str(path)}, problem=problem)
         ]
