@@ -16,12 +16,13 @@
 # text is computed in the cell below it, or asserted there. Everything is trained while you read, on
 # a CPU, on data that comes with the installation.
 #
-# The task of this part is one that you can check by eye: **dates as people write them**, in ten
+# Most of it learns a task that you can check by eye: **dates as people write them**, in ten
 # languages and seven scripts, to be rewritten as ISO 8601. `Tuesday, August 12, 1986` and
 # `1986 թ. օգոստոսի 12, երեքշաբթի` both mean `1986-08-12`: the order of day, month and year differs,
 # months have names, weekdays are noise. A model that rewrites them must find, for each character
-# that it writes, the few characters that matter. That search is what attention is. The last two
-# sections turn to words: pretrained models, and one of them fine-tuned to tell opinions apart.
+# that it writes, the few characters that matter. That search is what attention is. Section 6 puts
+# the same parts to work on words and images, in six applications; the last two sections are about
+# pretrained models, and about one of them fine-tuned to tell opinions apart.
 
 # %% tags=["script"]
 # Run by hand: `make tutorial`, or `python transformers_and_attention_mechanisms.py --help`.

@@ -114,11 +114,11 @@ def test_a_file_with_the_name_of_a_set_comes_first_a_folder_does_not(tmp_path, m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": "a.csv", "test": "a.csv"}, r"data\.train and data\.test are both a\.csv"),
-        ({"train": "a.csv", "validation": "a.csv"}, r"data\.train and data\.validation are both"),
-        ({"validation": "b.csv", "test": "b.csv"}, r"data\.validation and data\.test are both b"),
-        ({"train": "reviews", "test": "reviews:train"}, r"data\.train and data\.test are both rev"),
-        ({"limit": 0}, r"data\.limit = 0; expected at least 1 text, or null"),
+        ({"train": "a.csv", "test": "a.csv"}, r"data names a\.csv twice"),
+        ({"train": "a.csv", "validation": "a.csv"}, r"data names a\.csv twice"),
+        ({"validation": "b.csv", "test": "b.csv"}, r"data names b\.csv twice"),
+        ({"train": "reviews", "test": "reviews:train"}, r"data names reviews:train twice"),
+        ({"limit": 0}, r"data\.limit = 0; expected at least 1 of the texts, or null"),
         ({"validation_share": 1.0}, r"data\.validation_share = 1\.0; expected between 0 and 1"),
         ({"validation_share": 0.0}, r"data\.validation_share = 0\.0; expected between 0 and 1"),
     ],

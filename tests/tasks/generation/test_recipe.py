@@ -129,10 +129,10 @@ def test_one_text_is_cut_and_many_are_held_out(text, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limit": 0}, r"data\.limit = 0; expected at least 1 text"),
+        ({"limit": 0}, r"data\.limit = 0; expected at least 1 of the texts"),
         ({"validation_share": 0.0}, r"data\.validation_share = 0\.0; expected between 0 and 1"),
-        ({"train": "a.txt", "test": "a.txt"}, r"expected other texts for each"),
-        ({"train": "names", "validation": "names:train"}, r"expected other texts for each"),
+        ({"train": "a.txt", "test": "a.txt"}, r"twice; expected other texts for each"),
+        ({"train": "names", "validation": "names:train"}, r"twice; expected other texts for each"),
     ],
 )
 def test_data_that_cannot_be(options, message):

@@ -165,10 +165,10 @@ def test_a_named_set_has_its_own_parts():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limit": 0}, r"data\.limit = 0; expected at least 1 image"),
+        ({"limit": 0}, r"data\.limit = 0; expected at least 1 of the images"),
         ({"validation_share": 1.0}, r"data\.validation_share = 1\.0; expected between 0 and 1"),
-        ({"train": "a", "test": "a"}, r"data\.train and data\.test are both a; expected other"),
-        ({"train": "digits", "test": "digits:train"}, r"data\.train and data\.test are both"),
+        ({"train": "a", "test": "a"}, r"data names a twice; expected other images"),
+        ({"train": "digits", "test": "digits:train"}, r"data names digits:train twice"),
     ],
 )
 def test_data_that_cannot_be(options, message):

@@ -94,8 +94,8 @@ def test_unknown_columns_are_refused_by_name(table):
         ({"validation_limit": 0}, "data.validation_limit = 0; expected at least 1"),
         ({"max_length": 0}, "data.max_length = 0; expected at least 1"),
         ({"validation_share": 1.0}, "data.validation_share = 1.0; expected between 0 and 1"),
-        ({"train": "tatoeba:test", "test": "tatoeba"}, "data.train and data.test are both"),
-        ({"validation": "a.csv", "test": "a.csv"}, "data.validation and data.test are both a.csv"),
+        ({"train": "tatoeba:test", "test": "tatoeba"}, "data names tatoeba:test twice"),
+        ({"validation": "a.csv", "test": "a.csv"}, "data names a.csv twice"),
     ],
 )
 def test_numbers_out_of_range_and_one_source_for_two_parts(fields, words):

@@ -1,20 +1,18 @@
 """What a recipe says of its questions: where they are, and which are held out."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from qkv.data.parts import hold_out
 from qkv.data.question_sets import SETS, question_set
 from qkv.data.questions import Answer, Question, read_squad
 from qkv.data.tables import read_table
 from qkv.errors import ConfigError
+from qkv.tasks.sources import NamedSets, checksum, limited
 
+NAMED = NamedSets(SETS)
 COLUMNS = {"question": "question", "context": "context", "answer": "answer"}
 
 
@@ -34,8 +32,7 @@ class QuestionParts(NamedTuple):
     @property
     def checksum(self) -> str:
         """Tells whether these are the questions of an earlier run."""
-        content = json.dumps([[asdict(one) for one in part] for part in self])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return checksum([[asdict(one) for one in part] for part in self])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +73,7 @@ class Questions:
         """Check what no question has to be read for."""
         if not self.train:
             raise ConfigError("data.train is empty; expected a source of questions or several")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"data.limit = {self.limit}; expected at least 1 question, or null")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(
-                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
-                "as 0.1"
-            )
-        named = [_full_name(name, "train") for name in self.train]
-        named += [
-            _full_name(name, part)
-            for part in ("validation", "test")
-            if (name := getattr(self, part)) is not None
-        ]
-        if twice := {name for name in named if named.count(name) > 1}:
-            raise ConfigError(
-                f"data names {', '.join(sorted(twice))} twice; expected other questions for each "
-                "part, or the scores say nothing of new ones"
-            )
+        NAMED.check(self, "questions")
 
     def parts(self) -> QuestionParts:
         """Read everything, and hold out what has no source of its own.
@@ -102,17 +82,15 @@ class Questions:
             DataError: questions cannot be read.
         """
         train = [one for source in self.train for one in self._read(source, "train")]
-        own = SETS.get(self.train[0], ()) if len(self.train) == 1 and _is_set(self.train[0]) else ()
-        test = self.test or (self.train[0] if "test" in own else None)
-        validation = self.validation or (self.train[0] if "validation" in own else None)
+        only = self.train[0] if len(self.train) == 1 else ""
+        test = self.test or NAMED.own(only, "test")
+        validation = self.validation or NAMED.own(only, "validation")
         if validation is None:
             sources = [one.source for one in train]
             train, held_out = hold_out(train, sources, self.validation_share)
         else:
             held_out = self._read(validation, "validation")
-        if self.limit is not None and self.limit < len(train):
-            chosen = np.random.default_rng(self.seed).permutation(len(train))[: self.limit]
-            train = [train[i] for i in sorted(chosen.tolist())]
+        train = limited(train, self.limit, self.seed)
         return QuestionParts(train, held_out, self._read(test, "test") if test else [])
 
     def _read(self, source: str, part: str) -> list[Question]:
@@ -141,9 +119,8 @@ def read_questions(
     Raises:
         DataError: the questions cannot be read.
     """
-    if _is_set(data):
-        name, _, said = data.partition(":")
-        return question_set(name, said or split, data_dir)
+    if NAMED.has(data):
+        return question_set(*NAMED.split(data, split), data_dir)
     if Path(data.removesuffix(".gz")).suffix == ".json":
         return read_squad(data)
     questions = []
@@ -160,13 +137,3 @@ def read_questions(
             )
         )
     return questions
-
-
-def _is_set(source: str) -> bool:
-    """Whether this is a named set or a part of one; a file of this name comes first."""
-    return source.partition(":")[0] in SETS and not Path(source).is_file()
-
-
-def _full_name(source: str, part: str) -> str:
-    """A source with its part, if it is a named set."""
-    return f"{source}:{part}" if source in SETS and _is_set(source) else source

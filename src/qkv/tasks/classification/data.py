@@ -1,17 +1,16 @@
 """What a recipe says of its texts: where they are, and which are held out."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from qkv.data.labels import Labels, TextExample, read_examples, split_off
 from qkv.data.named import SETS, classification_set, parts_of
-from qkv.errors import ConfigError, DataError
+from qkv.errors import DataError
+from qkv.tasks.sources import NamedSets, checksum, limited
+
+NAMED = NamedSets({name: parts_of(name) for name in SETS})
 
 
 class TextParts(NamedTuple):
@@ -32,8 +31,7 @@ class TextParts(NamedTuple):
     @property
     def checksum(self) -> str:
         """Tells whether these are the texts of an earlier run."""
-        content = json.dumps([self.labels.names, self.train, self.validation, self.test])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return checksum([self.labels.names, self.train, self.validation, self.test])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +68,7 @@ class Texts:
 
     def __post_init__(self) -> None:
         """Check what no text has to be read for."""
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"data.limit = {self.limit}; expected at least 1 text, or null")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(
-                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
-                "as 0.1"
-            )
-        given = {part: _full_name(getattr(self, part), part) for part in PARTS}
-        for one, other in (PARTS[:2], PARTS[1:], PARTS[::2]):
-            if given[one] == given[other] is not None:
-                raise ConfigError(
-                    f"data.{one} and data.{other} are both {getattr(self, one)}; expected other "
-                    "texts, or the scores say nothing of new ones (without data.validation a share "
-                    "of the training texts is held out)"
-                )
+        NAMED.check(self, "texts")
 
     def parts(self) -> TextParts:
         """Read everything, and hold out what has no source of its own.
@@ -94,12 +78,11 @@ class Texts:
         """
         train = self._read(self.train, "train")
         labels = Labels.of(example.label for example in train)
-        own = parts_of(self.train) if _is_set(self.train) and self.train in SETS else ()
-        test_name = self.test or (f"{self.train}:test" if "test" in own else None)
+        test_name = self.test or NAMED.own(self.train, "test")
         test = self._read(test_name, "test", labels) if test_name else []
-        name = self.validation or (f"{self.train}:validation" if "validation" in own else None)
+        name = self.validation or NAMED.own(self.train, "validation")
         # A set whose published validation part serves as the test still needs one to choose by.
-        if name is None or _full_name(name, "validation") == _full_name(test_name, "test"):
+        if name is None or name == test_name:
             train, validation = split_off(train, self.validation_share, seed=self.seed)
         else:
             validation = self._read(name, "validation", labels)
@@ -110,19 +93,13 @@ class Texts:
         return read_texts(source, part, known=known, **columns)
 
     def _limited(self, train: Sequence[TextExample], labels: Labels) -> Sequence[TextExample]:
-        if self.limit is None or self.limit >= len(train):
-            return train
-        chosen = np.random.default_rng(self.seed).permutation(len(train))[: self.limit]
-        kept = [train[i] for i in sorted(chosen.tolist())]
+        kept = limited(train, self.limit, self.seed)
         if missing := set(labels.names) - {example.label for example in kept}:
             raise DataError(
                 f"data.limit = {self.limit} leaves no text of {', '.join(sorted(missing))}; "
                 "expected at least one of each class: raise it"
             )
         return kept
-
-
-PARTS = ("train", "validation", "test")
 
 
 def read_texts(
@@ -147,21 +124,10 @@ def read_texts(
     Raises:
         DataError: the texts cannot be read, or one has a label that is not among the known.
     """
-    if not _is_set(source):
+    if not NAMED.has(source):
         return read_examples(source, text=text, label=label, known=known)
-    name, _, said = source.partition(":")
-    examples = classification_set(name, said or part, data_dir)
+    examples = classification_set(*NAMED.split(source, part), data_dir)
     if known is not None:
         for row, example in enumerate(examples, start=1):
-            known.number(example.label, f"{name}:{said or part}, text {row}")
+            known.number(example.label, f"{NAMED.full_name(source, part)}, text {row}")
     return examples
-
-
-def _is_set(source: str) -> bool:
-    """Whether this is a named set or a part of one; a file of this name comes first."""
-    return source.partition(":")[0] in SETS and not Path(source).is_file()
-
-
-def _full_name(source: str | None, part: str) -> str | None:
-    """A source with its part, if it is a named set."""
-    return f"{source}:{part}" if source in SETS and _is_set(source) else source

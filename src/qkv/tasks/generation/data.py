@@ -1,25 +1,21 @@
 """What a language model's recipe says of its texts: where they are, and which are held out."""
 
 import ast
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from qkv.data.corpora import SETS, text_set
 from qkv.data.docstrings import SHARES, Function, docstring_corpus
 from qkv.data.parts import hold_out
 from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
-from qkv.errors import ConfigError, DataError
+from qkv.errors import DataError
+from qkv.tasks.sources import NamedSets, checksum, limited
 
-PARTS = ("train", "validation", "test")
 DOCSTRINGS = "docstrings"
-NAMED = {**SETS, DOCSTRINGS: tuple(SHARES)}
+NAMED = NamedSets({**SETS, DOCSTRINGS: tuple(SHARES)})
 
 
 class CorpusParts(NamedTuple):
@@ -38,7 +34,7 @@ class CorpusParts(NamedTuple):
     @property
     def checksum(self) -> str:
         """Tells whether these are the texts of an earlier run."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
+        return checksum(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +69,7 @@ class Corpus:
 
     def __post_init__(self) -> None:
         """Check what no text has to be read for."""
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"data.limit = {self.limit}; expected at least 1 text, or null")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(
-                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
-                "as 0.1"
-            )
-        given = [_full_name(getattr(self, part), part) for part in PARTS]
-        said = [name for name in given if name is not None]
-        if len(set(said)) < len(said):
-            raise ConfigError(
-                f"data.train, data.validation and data.test are {', '.join(map(str, given))}; "
-                "expected other texts for each, or the scores say nothing of new ones"
-            )
+        NAMED.check(self, "texts")
 
     def parts(self) -> CorpusParts:
         """Read everything, and hold out what has no source of its own.
@@ -95,23 +78,16 @@ class Corpus:
             DataError: texts cannot be read, or there are too few to hold some out.
         """
         train = self._read(self.train, "train")
-        own = NAMED[self.train] if self.train in NAMED and not Path(self.train).is_file() else ()
-        given = {
-            part: getattr(self, part) or (f"{self.train}:{part}" if part in own else None)
-            for part in PARTS[1:]
-        }
-        test = self._read(given["test"], "test") if given["test"] else []
-        if given["validation"]:
-            validation = self._read(given["validation"], "validation")
+        test = self.test or NAMED.own(self.train, "test")
+        if name := self.validation or NAMED.own(self.train, "validation"):
+            validation = self._read(name, "validation")
         elif len(train) == 1:
             end = round(len(train[0]) * (1 - self.validation_share))
             train, validation = [train[0][:end]], [train[0][end:]]
         else:
             train, validation = hold_out(train, train, self.validation_share)
-        if self.limit is not None and self.limit < len(train):
-            chosen = np.random.default_rng(self.seed).permutation(len(train))[: self.limit]
-            train = [train[i] for i in sorted(chosen.tolist())]
-        return CorpusParts(train, validation, test)
+        train = limited(train, self.limit, self.seed)
+        return CorpusParts(train, validation, self._read(test, "test") if test else [])
 
     def _read(self, source: str, part: str) -> list[str]:
         return read_corpus(source, part, column=self.column, data_dir=self.data_dir)
@@ -131,16 +107,15 @@ def read_corpus(
     Raises:
         DataError: the texts cannot be read, or there are none.
     """
-    name, _, said = source.partition(":")
-    if name in NAMED and not Path(source).is_file():
-        texts = _named(name, said or part, data_dir)
+    if NAMED.has(source):
+        texts = _named(*NAMED.split(source, part), data_dir)
     elif Path(source).suffix == ".txt":
         texts = [decode(read_content(Path(source)), source)]
     elif Path(source).suffix:
         texts = [row.fields["text"] for row in read_table(Path(source), {"text": column})]
     else:
         raise DataError(
-            f"{source!r} is no file (.txt, or a table) and no named set ({', '.join(NAMED)})"
+            f"{source!r} is no file (.txt, or a table) and no named set ({', '.join(NAMED.parts)})"
         )
     if not (texts := [text for text in texts if text.strip()]):
         raise DataError(f"{source} has no text: expected at least one")
@@ -167,8 +142,3 @@ def described(function: Function) -> str:
     if node.args.kwarg is not None:
         names.append(f"**{node.args.kwarg.arg}")
     return f'def {function.name}({", ".join(names)}):\n    """{function.summary}"""'
-
-
-def _full_name(source: str | None, part: str) -> str | None:
-    """A source with its part, if it is a named set."""
-    return f"{source}:{part}" if source in NAMED and not Path(source).is_file() else source

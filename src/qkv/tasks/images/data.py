@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -15,9 +14,10 @@ from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.data.labels import Labels
 from qkv.data.named_images import SETS, image_set
 from qkv.data.parts import parts_of
-from qkv.errors import ConfigError, DataError
+from qkv.errors import DataError
+from qkv.tasks.sources import PARTS, NamedSets, limited
 
-PARTS = ("train", "validation", "test")
+NAMED = NamedSets(SETS, comes_first=Path.is_dir)
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -65,21 +65,7 @@ class Images:
 
     def __post_init__(self) -> None:
         """Check what no image has to be read for."""
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"data.limit = {self.limit}; expected at least 1 image, or null")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(
-                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
-                "as 0.1"
-            )
-        given = {part: _full_name(getattr(self, part), part) for part in PARTS}
-        for one, other in (PARTS[:2], PARTS[1:], PARTS[::2]):
-            if given[one] == given[other] is not None:
-                raise ConfigError(
-                    f"data.{one} and data.{other} are both {getattr(self, one)}; expected other "
-                    "images, or the scores say nothing of new ones (without data.validation a "
-                    "share of the training images is held out)"
-                )
+        NAMED.check(self, "images")
 
     def parts(self) -> ImageParts:
         """Read the lists of all images, and hold out what has no source of its own.
@@ -88,11 +74,7 @@ class Images:
             DataError: images cannot be read, or their classes do not fit together.
         """
         train = read_images(self.train, "train", data_dir=self.data_dir)
-        own = SETS[self.train] if _is_set(self.train) and self.train in SETS else ()
-        names = {
-            part: getattr(self, part) or (f"{self.train}:{part}" if part in own else None)
-            for part in PARTS[1:]
-        }
+        names = {part: getattr(self, part) or NAMED.own(self.train, part) for part in PARTS[1:]}
         given = {
             part: read_images(name, part, data_dir=self.data_dir, known=train.labels)
             for part, name in names.items()
@@ -101,9 +83,8 @@ class Images:
         validation = given.get("validation")
         if validation is None:
             train, validation = self._split(train)
-        if self.limit is not None and self.limit < len(train):
-            order = np.random.default_rng(self.seed).permutation(len(train))
-            train = train.select(sorted(order[: self.limit].tolist()))
+        if self.limit is not None:
+            train = train.select(limited(range(len(train)), self.limit, self.seed))
         return ImageParts(train.labels, train, validation, given.get("test"))
 
     def _split(self, images: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -139,7 +120,7 @@ def read_images(
     Raises:
         DataError: the images cannot be read, or have a class that is not among the known.
     """
-    if not _is_set(source):
+    if not NAMED.has(source):
         if Path(source).is_dir():
             return read_image_folder(source, known)
         if source.endswith(ARCHIVES) and Path(source).is_file():
@@ -148,11 +129,10 @@ def read_images(
             f"{source!r} is no folder of images, no tar of one ({', '.join(ARCHIVES)}), and no "
             f"named set ({', '.join(SETS)})"
         )
-    name, _, said = source.partition(":")
-    images = image_set(name, said or part, data_dir)
+    images = image_set(*NAMED.split(source, part), data_dir)
     if known is None or known.names == images.labels.names:
         return images
-    numbers = [known.number(label, f"{name}:{said or part}") for label in images.labels.names]
+    numbers = [known.number(label, NAMED.full_name(source, part)) for label in images.labels.names]
     classes = [numbers[number] for number in images.classes]
     return ImageSet(images.names, classes, known, images.__getitem__)
 
@@ -173,13 +153,3 @@ def checksum(images: ImageSet, pixels: UInt8[Tensor, "images C H W"]) -> str:
     said = hashlib.sha256(pixels.numpy().tobytes())
     said.update(repr((images.labels.names, images.classes)).encode())
     return said.hexdigest()[:16]
-
-
-def _is_set(source: str) -> bool:
-    """Whether this is a named set or a part of one; a folder of this name comes first."""
-    return source.partition(":")[0] in SETS and not Path(source).is_dir()
-
-
-def _full_name(source: str | None, part: str) -> str | None:
-    """A source with its part, if it is a named set."""
-    return f"{source}:{part}" if source in SETS and _is_set(source) else source

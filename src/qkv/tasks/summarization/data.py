@@ -1,7 +1,5 @@
 """What a recipe says of its texts and summaries: where they are, and which are held out."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ from qkv.data.batches import Batches, Movable, group_by_tokens, pad_sequences
 from qkv.data.parts import hold_out
 from qkv.data.summaries import SETS, Summarized, summary_set
 from qkv.data.tables import read_table
-from qkv.errors import ConfigError
+from qkv.tasks.sources import NamedSets, checksum, limited
 
+NAMED = NamedSets(SETS)
 COLUMNS = {"text": "text", "summary": "summary"}
 
 
@@ -37,7 +36,7 @@ class SummaryParts(NamedTuple):
     @property
     def checksum(self) -> str:
         """Tells whether these are the texts of an earlier run."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
+        return checksum(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +71,7 @@ class Summaries:
 
     def __post_init__(self) -> None:
         """Check what no text has to be read for."""
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"data.limit = {self.limit}; expected at least 1 text, or null")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(
-                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
-                "as 0.1"
-            )
-        given = [
-            _full_name(name, part)
-            for part in ("train", "validation", "test")
-            if (name := getattr(self, part)) is not None
-        ]
-        if twice := {name for name in given if given.count(name) > 1}:
-            raise ConfigError(
-                f"data names {', '.join(sorted(twice))} twice; expected other texts for each part, "
-                "or the scores say nothing of new ones"
-            )
+        NAMED.check(self, "texts")
 
     def parts(self) -> SummaryParts:
         """Read everything, and hold out what has no source of its own.
@@ -96,18 +79,14 @@ class Summaries:
         Raises:
             DataError: texts cannot be read.
         """
-        train, own = self._read(self.train, "train"), ()
-        if _is_set(self.train):
-            own = SETS.get(self.train, ())
-        test = self.test or (self.train if "test" in own else None)
-        validation = self.validation or (self.train if "validation" in own else None)
+        train = self._read(self.train, "train")
+        test = self.test or NAMED.own(self.train, "test")
+        validation = self.validation or NAMED.own(self.train, "validation")
         if validation is None:
             train, held_out = hold_out(train, [one.text for one in train], self.validation_share)
         else:
             held_out = self._read(validation, "validation")
-        if self.limit is not None and self.limit < len(train):
-            chosen = np.random.default_rng(self.seed).permutation(len(train))[: self.limit]
-            train = [train[i] for i in sorted(chosen.tolist())]
+        train = limited(train, self.limit, self.seed)
         return SummaryParts(train, held_out, self._read(test, "test") if test else [])
 
     def _read(self, source: str, part: str) -> list[Summarized]:
@@ -133,9 +112,8 @@ def read_summaries(
     Raises:
         DataError: the texts cannot be read.
     """
-    if _is_set(data):
-        name, _, said = data.partition(":")
-        return summary_set(name, said or split, data_dir)
+    if NAMED.has(data):
+        return summary_set(*NAMED.split(data, split), data_dir)
     rows = read_table(data, columns)
     return [Summarized(row.fields["text"], (row.fields["summary"],)) for row in rows]
 
@@ -207,13 +185,3 @@ def summary_batches(
         )
 
     return Batches(epochs, plan, make, seed=seed)
-
-
-def _is_set(source: str) -> bool:
-    """Whether this is a named set or a part of one; a file of this name comes first."""
-    return source.partition(":")[0] in SETS and not Path(source).is_file()
-
-
-def _full_name(source: str, part: str) -> str:
-    """A source with its part, if it is a named set."""
-    return f"{source}:{part}" if source in SETS and _is_set(source) else source

@@ -1,22 +1,19 @@
 """What a recipe says of its sentences and translations: where they are, which are held out."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from qkv.data.parts import hold_out
 from qkv.data.tables import read_table
 from qkv.data.text import read_parallel
 from qkv.data.translations import SETS, translation_set
 from qkv.errors import ConfigError, DataError
+from qkv.tasks.sources import NamedSets, checksum, limited
 
 TextPair = tuple[str, str]  # source, target
-PARTS = ("train", "validation", "test")
+NAMED = NamedSets(SETS)
 
 
 class PairParts(NamedTuple):
@@ -35,7 +32,7 @@ class PairParts(NamedTuple):
     @property
     def checksum(self) -> str:
         """Tells whether these are the sentences of an earlier run."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
+        return checksum(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +78,11 @@ class Translations:
 
     def __post_init__(self) -> None:
         """Check what no sentence has to be read for."""
-        for name in ("limit", "validation_limit", "max_length"):
+        for name in ("validation_limit", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name} = {value}; expected at least 1")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(
-                f"data.validation_share = {self.validation_share}; expected between 0 and 1, such "
-                "as 0.02"
-            )
-        given = {part: _full_name(getattr(self, part), part) for part in PARTS}
-        for one, other in (PARTS[:2], PARTS[1:], PARTS[::2]):
-            if given[one] == given[other] is not None:
-                raise ConfigError(
-                    f"data.{one} and data.{other} are both {getattr(self, one)}; expected other "
-                    "sentences, or the scores say nothing of new ones (without data.validation a "
-                    "share of the training sentences is held out)"
-                )
+        NAMED.check(self, "sentences")
 
     def parts(self) -> PairParts:
         """Read everything, and hold out what has no source of its own.
@@ -106,17 +91,14 @@ class Translations:
             DataError: sentences cannot be read.
         """
         train = self._read(self.train, "train")
-        whole_set = self.train in SETS and _is_set(self.train)
-        test = self.test or (f"{self.train}:test" if whole_set else None)
-        validation = self.validation or (f"{self.train}:validation" if whole_set else None)
+        test = self.test or NAMED.own(self.train, "test")
+        validation = self.validation or NAMED.own(self.train, "validation")
         if validation is None:
             keys = [source for source, _ in train]
             train, held_out = hold_out(train, keys, self.validation_share)
         else:
             held_out = self._read(validation, "validation")
-        if self.limit is not None and self.limit < len(train):
-            chosen = np.random.default_rng(self.seed).permutation(len(train))[: self.limit]
-            train = [train[i] for i in sorted(chosen.tolist())]
+        train = limited(train, self.limit, self.seed)
         return PairParts(train, held_out, self._read(test, "test") if test else [])
 
     def _read(self, source: str, part: str) -> list[TextPair]:
@@ -139,9 +121,9 @@ def read_translations(
     Raises:
         DataError: the sentences cannot be read, or one of them is empty.
     """
-    if _is_set(data):
-        name, _, said = data.partition(":")
-        return translation_set(name, said or split, (source, target), data_dir)
+    if NAMED.has(data):
+        name, part = NAMED.split(data, split)
+        return translation_set(name, part, (source, target), data_dir)
     if "," in data and not Path(data).exists():
         return _aligned(data)
     rows = read_table(data, {"source": source, "target": target})
@@ -171,13 +153,3 @@ def evenly(pairs: Sequence[TextPair], limit: int | None) -> Sequence[TextPair]:
     if limit is None or limit >= len(pairs):
         return pairs
     return [pairs[i * len(pairs) // limit] for i in range(limit)]
-
-
-def _is_set(source: str) -> bool:
-    """Whether this is a named set or a part of one; a file of this name comes first."""
-    return source.partition(":")[0] in SETS and not Path(source).is_file()
-
-
-def _full_name(source: str | None, part: str) -> str | None:
-    """A source with its part, if it is a named set."""
-    return f"{source}:{part}" if source in SETS and _is_set(source) else source
