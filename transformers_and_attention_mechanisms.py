@@ -138,6 +138,7 @@ from qkv.data.classification import (
 )
 from qkv.data.coreference import COREFERENCE_PAIRS, Coreference, coreference_pair
 from qkv.data.dates import FORMS, TUTORIAL_LOCALES, DatePair, date_pairs, write_date
+from qkv.data.images import ImageConfig
 from qkv.data.labels import Labels, TextExample, read_examples, split_off
 from qkv.data.masking import Masking, masked_batches
 from qkv.data.named import classification_set, parts_of, reviews
@@ -175,7 +176,7 @@ from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.models.vit import ViT, ViTConfig
 from qkv.tasks.classification.classifier import TextClassifier
 from qkv.tasks.images.data import Images, bytes_of
-from qkv.tasks.images.recipe import fresh_recognizer, image_loss
+from qkv.tasks.images.recipe import fresh_recognizer, image_loss, statistics
 from qkv.tasks.pretrained import locate
 from qkv.tasks.translation.translator import Translator
 from qkv.training.classification import classification_loss
@@ -2841,7 +2842,7 @@ assert abs(100 * by_hand[0] - by_library.rouge1.f1) < 1e-6
 # The model reads the question and a passage together. A layer on top of the encoder gives each token
 # two scores: does the answer start here, does it end here? The answer is the span with the highest
 # sum whose end is not before its start (Devlin et al. 2019, section 4.2). Here MiniLM learned it from
-# questions on single sentences (QAMR), through a LoRA adapter (section 9) of a megabyte.
+# questions on single sentences (QAMR), through a LoRA adapter (section 9) of 0.15 megabytes.
 
 # %%
 PASSAGE = (
@@ -2944,7 +2945,8 @@ show_table(
 )
 
 # %% [markdown]
-# The last one is no opinion. A classifier distributes the whole probability over the classes that it
+# The first is a mistake, and a confident one: a probability says how sure a model is, not that it is
+# right. The last one is no opinion. A classifier distributes the whole probability over the classes that it
 # knows; "none of them" is an answer only if it was one in training.
 #
 # ### 6.7 Text generation
@@ -2997,13 +2999,15 @@ show_source(ViT)
 
 # %%
 digits = Images(train="digits").parts()
+sizes = ImageConfig(size=(16, 16), mean=(0.0,), std=(1.0,))
+digit_pixels = bytes_of(digits.train, sizes)  # 8 x 8 as they are stored, enlarged
 recognizer = fresh_recognizer(
     digits,
+    dataclasses.replace(sizes, **statistics(digit_pixels)),
     ViTConfig(
         image_size=16, patch_size=4, n_channels=1, d_model=64, n_heads=4, d_ff=128, n_layers=2
     ),
 )
-digit_pixels = bytes_of(digits.train, recognizer.preprocessor.config)
 shaken = Augmentation(rotate=12, scale=0.12, shift=1)
 figure, axes = new_figure(2, 8, size=(12, 3.4))
 for column in range(8):
@@ -3059,7 +3063,10 @@ show_source(attention_rollout)
 test_digits = [digits.test[i] for i in range(len(digits.test))]
 said = recognizer.probabilities(test_digits).argmax(-1).tolist()
 wrong = [i for i, right in enumerate(digits.test.classes) if said[i] != right]
-four = [digits.test.classes.index(number) for number in (0, 3, 4, 8)]
+four = [
+    next(i for i, right in enumerate(digits.test.classes) if right == said[i] == number)
+    for number in (0, 3, 4, 8)
+]
 figure, axes = new_figure(2, 12, size=(15, 3.2))
 for place, i in zip(axes[0], wrong, strict=False):
     place.imshow(np.asarray(test_digits[i]), cmap="gray_r")

@@ -1,5 +1,6 @@
 """Laws of batches of texts with classes: each once, little padding, and the order comes back."""
 
+import itertools
 from collections import Counter
 from itertools import count, islice
 
@@ -224,6 +225,31 @@ def test_texts_that_fit_are_left_alone(bert):
     encoded = encode_texts(bert, ["one two", "one"], max_length=4)
     assert encoded.ids == [bert.wrap(bert.encode(text)).ids for text in ("one two", "one")]
     assert str(encoded) == "2 texts, the longest of 4 tokens; none was cut"
+
+
+def test_of_a_pair_the_longer_text_is_cut(bert):
+    """As in BERT's own code: the last token of the longer one goes, of equal ones the second's."""
+    word = bert.encode("one")[0]
+    lengths = list(itertools.product(range(1, 9), repeat=2))
+    first, second = ([" ".join(["one"] * n) for n in side] for side in zip(*lengths, strict=True))
+    for max_length in range(5, 20):
+        encoded = encode_texts(bert, first, second, max_length=max_length)
+        for (a, b), ids, segments in zip(lengths, encoded.ids, encoded.segments, strict=True):
+            while a + b > max_length - 3:
+                a, b = (a - 1, b) if a > b else (a, b - 1)
+            assert ids == [bert.start, *[word] * a, bert.stop, *[word] * b, bert.stop]
+            assert segments == [0] * (a + 2) + [1] * (b + 1)
+        assert encoded.n_cut == sum(a + b + 3 > max_length for a, b in lengths)
+        assert encoded.longest == 19
+
+
+def test_pairs_that_are_none(bert):
+    with pytest.raises(DataError, match="2 texts and 1 second ones; expected as many"):
+        encode_texts(bert, ["one", "two"], ["one"], max_length=9)
+    with pytest.raises(DataError, match=r"text 2 has no tokens: ' '"):
+        encode_texts(bert, ["one", "two"], ["one", " "], max_length=9)
+    with pytest.raises(LengthError, match=r"max_length = 4 leaves no room .* around it take 3"):
+        encode_texts(bert, ["one"], ["two"], max_length=4)
 
 
 def test_a_text_without_tokens_and_no_room_are_refused(bert):

@@ -4,7 +4,14 @@ from collections import Counter
 
 import pytest
 
-from qkv.data.labels import Labels, TextExample, read_examples, split_off
+from qkv.data.labels import (
+    Labels,
+    PairExample,
+    TextExample,
+    read_examples,
+    seconds_of,
+    split_off,
+)
 from qkv.errors import ConfigError, DataError
 
 
@@ -59,6 +66,25 @@ def test_examples_come_from_the_named_columns(tmp_path):
     examples = read_examples(path, text="review", label="stars")
     assert examples == [("fine", "5"), ("poor", "1")]
     assert read_examples(path, text="review", label="stars", known=Labels(["1", "5"])) == examples
+
+
+def test_pairs_have_a_second_text(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("q,s,label\nWho?,Ann did.,yes\nWhen?,Ann did.,no\n")
+    pairs = read_examples(path, text="q", second="s", known=Labels(["no", "yes"]))
+    assert pairs == [
+        PairExample("Who?", "yes", second="Ann did."),
+        PairExample("When?", "no", second="Ann did."),
+    ]
+    assert seconds_of(pairs) == ["Ann did.", "Ann did."]
+    singles = read_examples(path, text="q")
+    assert seconds_of(singles) is None
+    with pytest.raises(DataError, match="2 of 4 examples are pairs of texts; expected all, or"):
+        seconds_of([*pairs, *singles])
+    with pytest.raises(DataError, match=r"a\.csv has no column 'sentence'"):
+        read_examples(path, text="q", second="sentence")
+    with pytest.raises(DataError, match="line 2: the label 'yes' was never seen"):
+        read_examples(path, text="q", second="s", known=Labels(["no", "never"]))
 
 
 def test_a_label_that_training_lacked_is_found_with_its_line(tmp_path):

@@ -22,6 +22,9 @@ SIZES = {
     ("cola", "train"): "acceptable 6023 unacceptable 2528",
     ("cola", "validation"): "acceptable 365 unacceptable 162",
     ("cola", "out_of_domain"): "acceptable 354 unacceptable 162",
+    ("qamr_sentences", "train"): "answers 8685 does not answer 8685",
+    ("qamr_sentences", "validation"): "answers 769 does not answer 769",
+    ("qamr_sentences", "test"): "answers 9385 does not answer 9385",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qkv.data import named_images
 from qkv.data.idx import read_idx
@@ -88,6 +89,9 @@ def test_fashion_mnist_is_found_in_the_data_folder(tmp_path, monkeypatch, packed
     assert np.array_equal((train + validation).classes, classes)
     assert train[0].size == (28, 28)
     assert train.names[3] == "image 3 of fashion_mnist, train"
+    both = image_set("fashion_mnist", "train+validation", tmp_path)
+    assert torch.equal(both.pixels("L"), (train + validation).pixels("L"))
+    assert both.classes == (train + validation).classes
 
 
 def test_fashion_mnist_that_is_missing_or_mixed_up_is_refused(tmp_path, monkeypatch):
@@ -150,6 +154,9 @@ def test_the_digits_are_split_as_scikit_learn_does():
     pixels = (train + validation).pixels("L")[:, 0].numpy()
     assert np.array_equal(np.round(pixels * (16 / 255)), split[0])
     assert (len(np.unique(pixels)), pixels.min(), pixels.max()) == (17, 0, 255)
+    both = image_set("digits", "train+validation")
+    assert np.array_equal(both.pixels("L")[:, 0].numpy(), pixels)
+    assert both.classes == train.classes + validation.classes
 
 
 def test_the_real_cifar(shared_data):

@@ -43,16 +43,19 @@ class EncodedTexts:
     """Texts as a model reads them, its special tokens included.
 
     Args:
-        ids: one list a text.
+        ids: one list a text, or a pair of texts.
         n_cut: how many texts were too long.
         longest: tokens of the longest before it was cut.
         max_length: what they were cut to.
+        segments: one list a pair, 0 for the first text and 1 for the second where the family tells
+            them apart; None for single texts.
     """
 
     ids: list[list[int]]
     n_cut: int
     longest: int
     max_length: int
+    segments: list[list[int]] | None = None
 
     def __str__(self) -> str:
         """What to say of the lengths."""
@@ -64,36 +67,66 @@ class EncodedTexts:
         )
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int) -> EncodedTexts:
-    """Encode texts and put the family's special tokens around each.
+def encode_texts(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    seconds: Sequence[str] | None = None,
+    *,
+    max_length: int,
+) -> EncodedTexts:
+    """Encode texts, or pairs of them, and put the family's special tokens around each.
 
     Of a text that is too long the beginning stays: as many tokens as fit between the special ones.
+    Of a pair the longer text loses its last token until both fit, as in Devlin et al. 2019.
 
     Args:
         tokenizer: of the model.
         texts: to classify.
-        max_length: the most tokens of a text, special ones included.
+        seconds: the second text of each, where pairs are classified.
+        max_length: the most tokens of a text or a pair, special ones included.
 
     Raises:
         LengthError: no token fits.
-        DataError: a text has no tokens.
+        DataError: a text has no tokens, or there is not a second text for each.
     """
-    room = max_length - len(tokenizer.wrap([]).ids)
-    if room < 1:
+    parts = [texts] if seconds is None else [texts, seconds]
+    if len({len(part) for part in parts}) > 1:
+        raise DataError(f"{len(texts)} texts and {len(parts[-1])} second ones; expected as many")
+    around = len(tokenizer.wrap(*([] for _ in parts)).ids)
+    if max_length < around + len(parts):
         raise LengthError(
             f"max_length = {max_length} leaves no room for text: the special tokens around it "
-            f"take {max_length - room}"
+            f"take {around}"
         )
+    columns = [_encode(tokenizer, part) for part in parts]
+    rows = list(zip(*columns, strict=True))
+    wrapped = [tokenizer.wrap(*_fit(row, max_length - around)) for row in rows]
+    lengths = [sum(map(len, row)) + around for row in rows]
+    return EncodedTexts(
+        ids=[one.ids for one in wrapped],
+        n_cut=sum(length > max_length for length in lengths),
+        longest=max(lengths, default=around),
+        max_length=max_length,
+        segments=None if seconds is None else [one.segments for one in wrapped],
+    )
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     encoded = tokenizer.encode_batch(texts)
     for row, ids in enumerate(encoded, start=1):
         if not ids:
             raise DataError(f"text {row} has no tokens: {texts[row - 1]!r} (is it empty?)")
-    return EncodedTexts(
-        ids=[tokenizer.wrap(ids[:room]).ids for ids in encoded],
-        n_cut=sum(len(ids) > room for ids in encoded),
-        longest=max(map(len, encoded), default=0) + max_length - room,
-        max_length=max_length,
-    )
+    return encoded
+
+
+def _fit(parts: Sequence[list[int]], room: int) -> list[list[int]]:
+    """One text or two that have `room` tokens together; of two the longer one is cut first."""
+    if len(parts) == 1:
+        return [parts[0][:room]]
+    first, second = map(len, parts)
+    # Half of the room is the first text's in any case, and what the second does not need.
+    first = min(first, max(room - second, -(-room // 2)))
+    return [parts[0][:first], parts[1][: room - first]]
 
 
 def classification_batches(

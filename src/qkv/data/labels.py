@@ -17,6 +17,28 @@ class TextExample(NamedTuple):
     label: str
 
 
+class PairExample(NamedTuple):
+    """Two texts, such as a question and a sentence, and the name of their class."""
+
+    text: str
+    label: str
+    second: str
+
+
+def seconds_of(examples: Sequence[TextExample | PairExample]) -> list[str] | None:
+    """The second texts, where the examples are pairs.
+
+    Raises:
+        DataError: some are pairs, and some are not.
+    """
+    seconds = [one.second for one in examples if isinstance(one, PairExample)]
+    if seconds and len(seconds) < len(examples):
+        raise DataError(
+            f"{len(seconds)} of {len(examples)} examples are pairs of texts; expected all, or none"
+        )
+    return seconds or None
+
+
 @runtime_checkable
 class Labelled(Protocol):
     """What `split_off` reads of an example."""
@@ -93,28 +115,30 @@ def read_examples(
     *,
     text: str | int = "text",
     label: str | int = "label",
+    second: str | int | None = None,
     layout: TableLayout = DEFAULT,
     known: Labels | None = None,
-) -> list[TextExample]:
-    """Read texts and their labels from a table; see `read_table`.
+) -> list[TextExample] | list[PairExample]:
+    """Read texts, or pairs of texts, and their labels from a table; see `read_table`.
 
     Args:
         path: of the table, or a data set's name on the Hub.
         text: the column of the texts.
         label: the column of the labels.
+        second: the column of the second texts, where the classes are of pairs.
         layout: what the file's name does not say.
         known: the classes of training, if the table is to evaluate by.
 
     Raises:
         DataError: the table cannot be read, or has a label that is not among the known.
     """
-    examples = []
-    for row in read_table(path, {"text": text, "label": label}, layout):
-        example = TextExample(**row.fields)
-        if known is not None:
-            known.number(example.label, f"{path}, line {row.line}")
-        examples.append(example)
-    return examples
+    columns = {"text": text, "label": label} | ({} if second is None else {"second": second})
+    rows = read_table(path, columns, layout)
+    for row in rows if known is not None else ():
+        known.number(row.fields["label"], f"{path}, line {row.line}")
+    if second is None:
+        return [TextExample(**row.fields) for row in rows]
+    return [PairExample(**row.fields) for row in rows]
 
 
 def split_off(

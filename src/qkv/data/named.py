@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from qkv.data.labels import TextExample, read_examples
+from qkv.data.labels import PairExample, TextExample, read_examples
+from qkv.data.question_pairs import answerable_pairs
+from qkv.data.question_sets import question_set
 from qkv.data.tables import TableLayout, read_table, read_text
 from qkv.data.text import find_data
 from qkv.errors import DataError
@@ -87,7 +89,8 @@ _TABLES = {
     ),
 }
 _TREC = {"train": "TREC.train.gz", "test": "TREC.test.gz"}
-SETS = ("reviews", *_TABLES, "trec")
+_QUESTIONS = ("train", "validation", "test")
+SETS = ("reviews", *_TABLES, "trec", "qamr_sentences")
 
 
 def parts_of(name: str) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ def parts_of(name: str) -> tuple[str, ...]:
     Raises:
         DataError: an unknown name.
     """
-    parts = {"reviews": REVIEW_PARTS, "trec": tuple(_TREC)}
+    parts = {"reviews": REVIEW_PARTS, "trec": tuple(_TREC), "qamr_sentences": _QUESTIONS}
     parts |= {table: tuple(_TABLES[table].files) for table in _TABLES}
     if name not in parts:
         raise DataError(f"no data set {name!r}: expected {', '.join(SETS)}")
@@ -105,14 +108,15 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 def classification_set(
     name: str, split: str, data_dir: str | os.PathLike[str] | None = None
-) -> list[TextExample]:
+) -> list[TextExample] | list[PairExample]:
     """One part of a named set; its texts are as they were published.
 
     "reviews" comes with the package. The others are looked for in the data folder; see `find_data`:
     "sst2", whole sentences of films' reviews (Socher et al. 2013), without a test part; "trec",
     questions by the six kinds of their answers (Li and Roth 2002), without a validation part;
     "emotion", of messages (Saravia et al. 2018); "cola", whether a sentence is grammatical
-    (Warstadt et al. 2019), with a part "out_of_domain" in place of the hidden test part.
+    (Warstadt et al. 2019), with a part "out_of_domain" in place of the hidden test part;
+    "qamr_sentences", whether a sentence answers a question, see `answerable_pairs`.
 
     Raises:
         DataError: an unknown name or part, or files that are not found.
@@ -121,6 +125,8 @@ def classification_set(
         raise DataError(f"no part {split!r} of {name}: expected {', '.join(parts_of(name))}")
     if name == "reviews":
         return [TextExample(review.text, review.label) for review in reviews(split)]
+    if name == "qamr_sentences":
+        return answerable_pairs(question_set("qamr", split, data_dir))
     if name == "trec":
         return _read_trec(find_data(name, data_dir) / _TREC[split])
     table = _TABLES[name]
@@ -128,7 +134,7 @@ def classification_set(
     examples = read_examples(path, text=table.text, label=table.label, layout=table.layout)
     if not table.names:
         return examples
-    return [TextExample(text, table.names[int(label)]) for text, label in examples]
+    return [TextExample(one.text, table.names[int(one.label)]) for one in examples]
 
 
 def _read_trec(path: Path) -> list[TextExample]:

@@ -14,8 +14,8 @@ from qkv.data.text import find_data
 from qkv.errors import DataError, MissingDependencyError
 
 SETS = {
-    "digits": ("train", "validation", "test"),
-    "fashion_mnist": ("train", "validation", "test"),
+    "digits": ("train", "validation", "test", "train+validation"),
+    "fashion_mnist": ("train", "validation", "test", "train+validation"),
     "cifar10": ("train", "validation", "test"),
     "hymenoptera": ("train", "validation"),
 }
@@ -41,7 +41,8 @@ def image_set(name: str, split: str, data_dir: str | os.PathLike[str] | None = N
     "digits", 8 x 8, of scikit-learn, split in halves as in its own example of classifying them, in
     order, as one half's writers wrote little of the other: 718 to train, 180 to validate, 899 to
     test. "fashion_mnist", 28 x 28 (Xiao et al. 2017): of the 60,000 to train the last 5,000
-    validate; see `fashion_mnist` for where it is looked for. "cifar10", 32 x 32, a part of it,
+    validate; see `fashion_mnist` for where it is looked for. Of both "train+validation" is all but
+    the test part, to learn from once everything is chosen. "cifar10", 32 x 32, a part of it,
     through JPEG (Krizhevsky 2009): 18,000, 2,000, 5,000. "hymenoptera", photographs of ants and
     bees of all sizes.
 
@@ -56,7 +57,7 @@ def image_set(name: str, split: str, data_dir: str | os.PathLike[str] | None = N
     if name == "cifar10":
         return _cifar10(split, find_data("cifar10_jpeg", data_dir))
     pixels, classes, names = digits(split) if name == "digits" else fashion_mnist(split, data_dir)
-    if split != "test":
+    if split in ("train", "validation"):
         end = len(pixels) - N_VALIDATION[name]
         chosen = slice(end) if split == "train" else slice(end, None)
         pixels, classes = pixels[chosen], classes[chosen]

@@ -70,9 +70,10 @@ def evaluate(
             a data set of the Hub. A classifier of images takes a folder with one for each class.
         split: the part of a named set, where data does not say which.
         task: that the model is to do; by default the one that its config.json is made for.
-        columns: of a table, by what they are, such as --columns.text review --columns.label stars;
-            for questions question, context and answer; for summaries text and summary; for
-            translations source and target, which are the languages of a named set.
+        columns: of a table, by what they are, such as --columns.text review --columns.label stars,
+            and --columns.second where pairs of texts are classified; for questions question,
+            context and answer; for summaries text and summary; for translations source and target,
+            which are the languages of a named set.
         data_dir: folder of the named sets; the variable QKV_DATA if not given.
         json: all scores as one JSON object.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
@@ -169,7 +170,7 @@ Score = Callable[[Any, Asked], tuple[Any, Tables]]
 # The columns that a task's table has, and how its models are scored.
 EVALUATIONS: dict[str, tuple[tuple[str, ...], Score]] = {
     "answer": (tuple(COLUMNS), _answer),
-    "classify": (("text", "label"), _classify),
+    "classify": (("text", "label", "second"), _classify),
     "generate": (("text",), _generate),
     "recognize": ((), _recognize),
     "summarize": (tuple(OF_SUMMARIES), _summarize),

@@ -8,7 +8,7 @@ from tests.checkpoints.folders import contents, write
 from tests.helpers import unchecked
 from tests.tasks.small import FILES, SPECIAL, sentences, write_base, write_classifier
 
-from qkv.data.labels import Labels, TextExample
+from qkv.data.labels import Labels, PairExample, TextExample
 from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import classification_report
 from qkv.models.heads import SequenceClassifier
@@ -102,7 +102,8 @@ def test_the_length_of_training_is_that_of_later_use(base, folder, tmp_path):
     assert TextClassifier.load(folder).max_length == 13
     assert TextClassifier.load(folder, max_length=29).max_length == 29
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    assert settings == {"tokenizer_class": "BertTokenizer", "model_max_length": 13}
+    known = {"tokenizer_class": "BertTokenizer", "model_max_length": 13, "text_pairs": False}
+    assert settings == known
     # What says nothing, or no limit, leaves the model's positions: 41.
     for said in ({}, {"model_max_length": int(1e30)}, {"model_max_length": 512}):
         loaded = TextClassifier.fresh(base, LABELS, max_length=41).loaded
@@ -178,6 +179,59 @@ def test_scores_are_those_of_the_report(folder):
     assert classifier.evaluate(examples) == expected
     right = sum(int(row.argmax()) == n for row, n in zip(rows, truth, strict=True))
     assert expected.accuracy == right / 17
+
+
+SECONDS = [f"a {thing} !" for thing in ("film", "soup", "book", "plot", "tool", "meal", "place")]
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert"])
+def test_pairs_are_read_as_the_family_reads_them(tmp_path, model_type):
+    base = write_base(tmp_path / "base", model_type)
+    torch.manual_seed(5)
+    classifier = TextClassifier.fresh(base, LABELS, max_length=17, pairs=True)
+    classifier.model.double()
+    firsts, tokenizer = texts(7), classifier.tokenizer
+    rows = classifier.probabilities(firsts, SECONDS)
+    for row, *pair in zip(rows, firsts, SECONDS, strict=True):
+        wrapped = tokenizer.wrap(*(tokenizer.encode(text) for text in pair))
+        segments = {"segments": torch.tensor([wrapped.segments])} if model_type == "bert" else {}
+        with torch.inference_mode():
+            alone = classifier.model.eval()(torch.tensor([wrapped.ids]), **segments).softmax(-1)
+        torch.testing.assert_close(row, alone[0], rtol=0, atol=1e-12)
+    swapped = classifier.probabilities(SECONDS, firsts)
+    assert (rows - swapped).abs().max() > 1e-4  # which text comes first is seen
+    found = classifier(firsts, SECONDS)
+    assert [(one.text, one.second) for one in found] == list(zip(firsts, SECONDS, strict=True))
+    assert [one.probabilities for one in found] == [
+        dict(zip(LABELS.names, row, strict=True)) for row in rows.tolist()
+    ]
+    one = classifier(firsts[0], SECONDS[0])
+    assert (one.label, one.second) == (found[0].label, found[0].second)
+    examples = [
+        PairExample(text, "good", second) for text, second in zip(firsts, SECONDS, strict=True)
+    ]
+    expected = classification_report([1] * 7, rows, LABELS.names)
+    assert classifier.evaluate(examples) == expected
+
+
+def test_a_model_of_pairs_says_so(base, folder, tmp_path):
+    pairs = TextClassifier.fresh(base, LABELS, max_length=17, pairs=True)
+    save(pairs.loaded, tmp_path / "pairs")
+    loaded = TextClassifier.load(tmp_path / "pairs")
+    assert loaded("the film", "a soup").second == "a soup"
+    message = "single texts were given; this model classifies pairs of texts"
+    with pytest.raises(DataError, match=message):
+        loaded("the film")
+    with pytest.raises(DataError, match="pairs of texts were given; this model classifies single"):
+        TextClassifier.load(folder)("the film", "a soup")
+    # A model of another library does not say, and reads both.
+    path = tmp_path / "pairs" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("text_pairs") is True
+    path.write_text(json.dumps(config))
+    unknown = TextClassifier.load(tmp_path / "pairs")
+    assert unknown("the film", "a soup").probabilities == loaded("the film", "a soup").probabilities
+    assert unknown("the film").text == "the film"
 
 
 def test_texts_that_cannot_be_classified_or_scored(folder):

@@ -424,3 +424,44 @@ def test_sigterm_saves_says_where_and_the_same_command_goes_on(tmp_path, base, t
     with unchecked():
         assert main(["train", recipe, *options, "--output", str(tmp_path / "whole")]) == 0
     assert_same_run(made, tmp_path / "whole")
+
+
+def test_pairs_of_texts_from_the_first_table_to_the_last_answer(fit, tmp_path, capsys):
+    """The class is whether both name the same thing: no text alone tells."""
+    rows = [
+        (f"the {thing} was {word}", "same" if thing == other else "other", f"a {other} .")
+        for thing, other in itertools.product(("film", "soup", "book"), repeat=2)
+        for word in ("fine", "dull", "rude", "clever")
+    ]
+    table = write_table(tmp_path / "pairs.csv", rows, ("text", "label", "next"))
+    data = {"train": str(table), "second": "next", "max_length": 19}
+    folder = fit(tmp_path / "made", data=data, epochs=1.0)
+    found = results(folder)
+    assert found["recipe"]["data"]["second"] == "next"
+    assert json.loads((folder / "tokenizer_config.json").read_text())["text_pairs"] is True
+    classifier = TextClassifier.load(folder)
+    whole = Texts(**data | {"validation_share": 0.25}).parts()
+    scores = classifier.evaluate(whole.validation)
+    assert scores.accuracy == found["validation"]["accuracy"]
+
+    capsys.readouterr()
+    assert main(["classify", str(folder), rows[0][0], rows[1][0], "--second", rows[0][2]]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    said = classifier([rows[0][0], rows[1][0]], [rows[0][2]] * 2)
+    assert [(one[0], one[2], one[3]) for one in lines] == [
+        (one.label, one.text, one.second) for one in said
+    ]
+    asked = ["classify", str(folder), "--file", str(table), "--second", "next", "--json"]
+    assert main(asked) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["text"], one["second"]) for one in shown] == [(a, c) for a, _, c in rows]
+    columns = ["--data", str(table), "--columns.second", "next"]
+    assert main(["evaluate", str(folder), *columns, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == len(rows)
+
+    assert main(["classify", str(folder), "a text"]) == 2
+    assert "single texts were given; this model classifies pairs" in capsys.readouterr().err
+    assert main(["classify", str(folder), "a text", "--second", " "]) == 2
+    assert "--second is empty" in capsys.readouterr().err
+    assert main(["evaluate", str(folder), "--data", str(table)]) == 2
+    assert "single texts were given" in capsys.readouterr().err

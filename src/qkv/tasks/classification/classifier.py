@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float64
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from qkv.blocks.positions import LearnedPositions
 from qkv.checkpoints.reader import CONFIG, open_weights, read_json
 from qkv.checkpoints.registry import family_of
-from qkv.data.classification import encode_texts, evaluation_batches, in_order
-from qkv.data.labels import Labels, TextExample
+from qkv.data.classification import EncodedTexts, encode_texts, evaluation_batches, in_order
+from qkv.data.labels import Labels, PairExample, TextExample, seconds_of
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores, classification_report
 from qkv.files import whole_folder
 from qkv.models.heads import SequenceClassifier
@@ -27,6 +27,7 @@ from qkv.tasks.translation.translator import evaluating
 
 # Where transformers, too, looks up of how many tokens a text may be.
 SETTINGS, LENGTH = "tokenizer_config.json", "model_max_length"
+PAIRS = "text_pairs"  # and we, whether it is of pairs
 MAX_LENGTH = 512  # where neither the tokenizer's files nor the model set a limit
 
 
@@ -48,8 +49,19 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class PairPrediction(Prediction):
+    """What a classifier says of two texts.
+
+    Args:
+        second: the other text.
+    """
+
+    second: str
+
+
+@dataclass(frozen=True)
 class TextClassifier:
-    """A trained (or still to be trained) classifier of texts.
+    """A trained (or still to be trained) classifier of texts, or of pairs of texts.
 
     Args:
         loaded: model and tokenizer; config.json names the classes.
@@ -119,6 +131,7 @@ class TextClassifier:
         labels: Labels,
         *,
         max_length: int = 256,
+        pairs: bool = False,
         pretrained: bool = True,
     ) -> "TextClassifier":
         """Put a new head on a pretrained encoder, in float32.
@@ -129,7 +142,8 @@ class TextClassifier:
         Args:
             base: a checkpoint's folder, a name of the zoo or an id of the Hub.
             labels: of the classes.
-            max_length: of a text, in tokens; saved with the model.
+            max_length: of a text or a pair, in tokens; saved with the model.
+            pairs: whether it will be trained on pairs of texts; saved with the model, too.
             pretrained: False starts the encoder from random weights as well.
 
         Raises:
@@ -141,7 +155,7 @@ class TextClassifier:
         )
         if loaded.tokenizer is None:
             raise ConfigError(f"{base} has no tokenizer; expected an encoder of texts")
-        return cls(_for_classes(loaded, max_length), max_length)
+        return cls(_for_classes(loaded, {LENGTH: max_length, PAIRS: pairs}), max_length)
 
     @property
     def model(self) -> nn.Module:
@@ -162,22 +176,48 @@ class TextClassifier:
             return Labels([f"LABEL_{i}" for i in range(self.loaded.model.n_classes)])
         return Labels([name for _, name in sorted(names.items(), key=lambda item: int(item[0]))])
 
+    def encode(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> EncodedTexts:
+        """Texts, or pairs of texts, as the model reads them; of long ones a part is cut off.
+
+        Raises:
+            DataError: one is empty, or the model was trained on pairs and these are none, or the
+                other way round.
+        """
+        pairs = _said(self.tokenizer, PAIRS)  # other libraries do not say
+        if pairs is not None and pairs != (seconds is not None):
+            kinds = ("single texts", "pairs of texts")
+            raise DataError(f"{kinds[not pairs]} were given; this model classifies {kinds[pairs]}")
+        encoded = encode_texts(self.tokenizer, texts, seconds, max_length=self.max_length)
+        tells_apart = getattr(self.model.config, "n_segments", 1) > 1
+        return encoded if tells_apart else replace(encoded, segments=None)
+
     def probabilities(
-        self, texts: Sequence[str], *, max_tokens: int = 4_000, progress: bool = False
+        self,
+        texts: Sequence[str],
+        seconds: Sequence[str] | None = None,
+        *,
+        max_tokens: int = 4_000,
+        progress: bool = False,
     ) -> Float64[Tensor, "texts classes"]:
         """Probabilities of the classes; texts of like length share a batch.
 
         Args:
             texts: of which a batch's positions, padding included, are at most `max_tokens`.
+            seconds: the second text of each, where pairs are classified.
             max_tokens: positions.
             progress: show a bar, where the errors go.
 
         Raises:
-            DataError: there are no texts, or one is empty.
+            DataError: there are no texts, or one is empty, or pairs are given where the model
+                reads single texts, or the other way round.
         """
-        encoded = encode_texts(self.tokenizer, texts, max_length=self.max_length)
-        most = max(max_tokens, self.max_length)
-        batches = evaluation_batches(encoded.ids, pad=self.tokenizer.pad, max_tokens=most)
+        encoded = self.encode(texts, seconds)
+        batches = evaluation_batches(
+            encoded.ids,
+            pad=self.tokenizer.pad,
+            max_tokens=max(max_tokens, self.max_length),
+            segments=encoded.segments,
+        )
         device = next(self.model.parameters()).device
         outputs = []
         console = plain_console(stderr=True)
@@ -187,30 +227,45 @@ class TextClassifier:
                 batches, "classifying", console=console, transient=True, disable=off
             ):
                 moved = batch.to(device)
-                outputs.append(self.model(moved.tokens, token_mask=moved.token_mask))
+                said = self.model(
+                    moved.tokens, token_mask=moved.token_mask, segments=moved.segments
+                )
+                outputs.append(said)
         return in_order(batches, outputs).cpu().double().softmax(-1)
 
     @overload
-    def __call__(self, texts: str, *, progress: bool = False) -> Prediction: ...
-    @overload
-    def __call__(self, texts: Sequence[str], *, progress: bool = False) -> list[Prediction]: ...
     def __call__(
-        self, texts: str | Sequence[str], *, progress: bool = False
+        self, texts: str, seconds: str | None = None, *, progress: bool = False
+    ) -> Prediction: ...
+    @overload
+    def __call__(
+        self, texts: Sequence[str], seconds: Sequence[str] | None = None, *, progress: bool = False
+    ) -> list[Prediction]: ...
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        seconds: str | Sequence[str] | None = None,
+        *,
+        progress: bool = False,
     ) -> Prediction | list[Prediction]:
-        """Say the class of a text, or of each in a list, in order."""
+        """Say the class of a text, or of each in a list, in order; with `seconds`, of each pair."""
         if isinstance(texts, str):
-            return self([texts], progress=progress)[0]
+            return self([texts], None if seconds is None else [seconds], progress=progress)[0]
         names = self.labels.names
-        rows = self.probabilities(texts, progress=progress).tolist()
-        return [
-            Prediction(
-                text, names[row.index(max(row))], max(row), dict(zip(names, row, strict=True))
-            )
+        rows = self.probabilities(texts, seconds, progress=progress).tolist()
+        found = [
+            (text, names[row.index(max(row))], max(row), dict(zip(names, row, strict=True)))
             for text, row in zip(texts, rows, strict=True)
+        ]
+        if seconds is None:
+            return [Prediction(*said) for said in found]
+        return [
+            PairPrediction(*said, second=second)
+            for said, second in zip(found, seconds, strict=True)
         ]
 
     def evaluate(
-        self, examples: Iterable[TextExample], *, progress: bool = False
+        self, examples: Iterable[TextExample | PairExample], *, progress: bool = False
     ) -> ClassificationScores:
         """Score the classifier on texts whose classes are known.
 
@@ -221,7 +276,8 @@ class TextClassifier:
         truth = [
             labels.number(one.label, f"example {row}") for row, one in enumerate(examples, start=1)
         ]
-        probabilities = self.probabilities([one.text for one in examples], progress=progress)
+        texts = [one.text for one in examples]
+        probabilities = self.probabilities(texts, seconds_of(examples), progress=progress)
         return classification_report(truth, probabilities, labels.names)
 
 
@@ -250,14 +306,19 @@ def _longest(model: nn.Module) -> int | None:
 
 def _said_length(tokenizer: Tokenizer) -> int | None:
     """The most tokens by the tokenizer's files; they say a huge number where there is no limit."""
-    said = json.loads(tokenizer.files.get(SETTINGS, b"{}")).get(LENGTH)
+    said = _said(tokenizer, LENGTH)
     return None if said is None or said > 10**9 else int(said)
 
 
-def _for_classes(loaded: Loaded, max_length: int) -> Loaded:
-    """Leave out what config and files say of the base alone, and note the length."""
+def _said(tokenizer: Tokenizer, name: str) -> Any:
+    """What the tokenizer's files say; None if nothing."""
+    return json.loads(tokenizer.files.get(SETTINGS, b"{}")).get(name)
+
+
+def _for_classes(loaded: Loaded, said: dict[str, Any]) -> Loaded:
+    """Leave out what config and files say of the base alone, and note what texts it reads."""
     files = {name: text for name, text in loaded.origin.files.items() if name in TOKENIZER_FILES}
-    settings = json.loads(files.get(SETTINGS, b"{}")) | {LENGTH: max_length}
+    settings = json.loads(files.get(SETTINGS, b"{}")) | said
     files[SETTINGS] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
     other = ("problem_type", "num_labels", "_num_labels")
     config = {name: value for name, value in loaded.config.items() if name not in other}

@@ -1,10 +1,13 @@
 """`qkv classify`: a trained classifier on texts and files."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from qkv.errors import ConfigError
 from qkv.evaluation.classification import ClassificationScores
-from qkv.tasks.classification.classifier import Prediction, TextClassifier
-from qkv.tasks.inputs import answer_all, pick_device, split_model, text_items
+from qkv.tasks.classification.classifier import PairPrediction, Prediction, TextClassifier
+from qkv.tasks.inputs import Item, answer_all, pick_device, split_model, text_items
 
 DEFAULT = "sentiment"  # of the zoo
 
@@ -14,6 +17,7 @@ def classify(
     model: str | None = None,
     file: Path | None = None,
     column: str = "text",
+    second: str | None = None,
     json: bool = False,
     max_length: int | None = None,
     device: str = "auto",
@@ -27,19 +31,46 @@ def classify(
         model: if it is not the first of the inputs.
         file: a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a line.
         column: of the table.
+        second: what each text is paired with, for a model of pairs; of a table, the column of it.
         json: one JSON object a text, with the probabilities of all classes.
         max_length: tokens of a text, of which the rest is cut off; as in training if not given.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
     """
     name, texts = split_model(inputs, model, DEFAULT)
-    items = text_items(texts, file, {"text": column})
+    items = asked_items(texts, file, column, second)
     classifier = TextClassifier.load(name, max_length=max_length, device=pick_device(device))
     answer_all(
         items,
-        lambda asked: classifier([one["text"] for one in asked], progress=True),
+        lambda asked: classifier(
+            [one["text"] for one in asked],
+            None if second is None else [one["second"] for one in asked],
+            progress=True,
+        ),
         line=_as_line,
         as_json=json,
     )
+
+
+def asked_items(
+    texts: Sequence[str], file: Path | None, column: str, second: str | None
+) -> list[Item]:
+    """The texts, each with its second one if there is any.
+
+    Raises:
+        ConfigError: both arguments and a file, or an empty second text.
+        DataError: there is no text, or the file cannot be read.
+    """
+    if second is None:
+        return text_items(texts, file, {"text": column})
+    if not second.strip():
+        raise ConfigError("--second is empty; expected a text, or the name of a table's column")
+    if file is not None and file.suffix != ".txt":
+        return text_items(texts, file, {"text": column, "second": second})
+    items = text_items(texts, file, {"text": column})
+    return [
+        item if item.problem else replace(item, fields={**item.fields, "second": second})
+        for item in items
+    ]
 
 
 def tables_of(scores: ClassificationScores, unit: str = "texts") -> dict[str, list[dict[str, str]]]:
@@ -83,8 +114,10 @@ def tables_of(scores: ClassificationScores, unit: str = "texts") -> dict[str, li
 
 def _as_line(prediction: Prediction) -> str:
     """Tab-separated; a text keeps to its line."""
-    text = " ".join(prediction.text.split())
-    return f"{prediction.label}\t{prediction.probability:.4f}\t{text}"
+    said = [f"{prediction.label}\t{prediction.probability:.4f}", prediction.text]
+    if isinstance(prediction, PairPrediction):
+        said.append(prediction.second)
+    return "\t".join([said[0], *(" ".join(text.split()) for text in said[1:])])
 
 
 def _percent(share: float | None) -> str:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from qkv.data.labels import Labels, TextExample, read_examples, split_off
+from qkv.data.labels import Labels, PairExample, TextExample, read_examples, split_off
 from qkv.data.named import SETS, classification_set, parts_of
 from qkv.errors import DataError
 from qkv.tasks.sources import NamedSets, checksum, limited
 
+Example = TextExample | PairExample
 NAMED = NamedSets({name: parts_of(name) for name in SETS})
 
 
@@ -24,9 +25,9 @@ class TextParts(NamedTuple):
     """
 
     labels: Labels
-    train: Sequence[TextExample]
-    validation: Sequence[TextExample]
-    test: Sequence[TextExample]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
 
     @property
     def checksum(self) -> str:
@@ -45,6 +46,7 @@ class Texts:
         test: likewise; a named set's own part, else there is none.
         text: the column of the texts.
         label: the column of the labels.
+        second: the column of the second texts, where the classes are of pairs.
         validation_share: that is split off, the same of each class.
         max_length: tokens of a text, of which the rest is cut off.
         limit: learn from so many texts only.
@@ -60,6 +62,7 @@ class Texts:
     test: str | None = None
     text: str = "text"
     label: str = "label"
+    second: str | None = None
     validation_share: float = 0.1
     max_length: int = 128
     limit: int | None = None
@@ -88,11 +91,11 @@ class Texts:
             validation = self._read(name, "validation", labels)
         return TextParts(labels, self._limited(train, labels), validation, test)
 
-    def _read(self, source: str, part: str, known: Labels | None = None) -> list[TextExample]:
-        columns = {"text": self.text, "label": self.label, "data_dir": self.data_dir}
-        return read_texts(source, part, known=known, **columns)
+    def _read(self, source: str, part: str, known: Labels | None = None) -> list[Example]:
+        columns = {"text": self.text, "label": self.label, "second": self.second}
+        return read_texts(source, part, known=known, data_dir=self.data_dir, **columns)
 
-    def _limited(self, train: Sequence[TextExample], labels: Labels) -> Sequence[TextExample]:
+    def _limited(self, train: Sequence[Example], labels: Labels) -> Sequence[Example]:
         kept = limited(train, self.limit, self.seed)
         if missing := set(labels.names) - {example.label for example in kept}:
             raise DataError(
@@ -108,9 +111,10 @@ def read_texts(
     *,
     text: str = "text",
     label: str = "label",
+    second: str | None = None,
     data_dir: Path | None = None,
     known: Labels | None = None,
-) -> list[TextExample]:
+) -> list[Example]:
     """Read a table, a data set of the Hub, or a part of a named set.
 
     Args:
@@ -118,6 +122,7 @@ def read_texts(
         part: of a named set, where the source does not say which.
         text: the column of the texts.
         label: the column of the labels.
+        second: the column of the second texts, where the classes are of pairs.
         data_dir: folder of the named sets.
         known: the classes of training, if the texts are to evaluate by.
 
@@ -125,7 +130,7 @@ def read_texts(
         DataError: the texts cannot be read, or one has a label that is not among the known.
     """
     if not NAMED.has(source):
-        return read_examples(source, text=text, label=label, known=known)
+        return read_examples(source, text=text, label=label, second=second, known=known)
     examples = classification_set(*NAMED.split(source, part), data_dir)
     if known is not None:
         for row, example in enumerate(examples, start=1):

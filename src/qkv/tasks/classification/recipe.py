@@ -17,8 +17,8 @@ from qkv.data.classification import (
     ClassificationBatch,
     EncodedTexts,
     classification_batches,
-    encode_texts,
 )
+from qkv.data.labels import PairExample, seconds_of
 from qkv.errors import ConfigError
 from qkv.models.lora import lora_layers, merge_lora
 from qkv.tasks.classification.classifier import TextClassifier
@@ -85,7 +85,11 @@ def train_classifier(
     recipe["checksum of the texts"] = parts.checksum
     place = begin(output, recipe, seed=training.seed, fresh=fresh)
     classifier = TextClassifier.fresh(
-        base, parts.labels, max_length=data.max_length, pretrained=finetuning.train != "scratch"
+        base,
+        parts.labels,
+        max_length=data.max_length,
+        pairs=data.second is not None or isinstance(parts.train[0], PairExample),
+        pretrained=finetuning.train != "scratch",
     )
     parameters = count(classifier.model)
     history, trained = _fit(classifier, parts, finetuning, training, place, device)
@@ -115,9 +119,7 @@ def _fit(
 ) -> tuple[History, int]:
     """Train, once it is said what; the history, and how many parameters trained."""
     model = classifier.model
-    texts = encode_texts(
-        classifier.tokenizer, [one.text for one in parts.train], max_length=classifier.max_length
-    )
+    texts = classifier.encode([one.text for one in parts.train], seconds_of(parts.train))
     batches = _batches(classifier, parts, texts, training)
     callbacks = finetuning.prepare(model, training.n_steps(batches))
     optimizer = layerwise_adamw(
@@ -155,6 +157,7 @@ def _batches(
         texts.ids,
         [parts.labels.number(one.label) for one in parts.train],
         pad=classifier.tokenizer.pad,
+        segments=texts.segments,
         batch_size=training.batch_size,
         max_tokens=training.max_tokens,
         seed=training.seed,
