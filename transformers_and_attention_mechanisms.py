@@ -2990,7 +2990,7 @@ assert "." not in "".join(streamed)
 # token: a linear layer makes a vector of its pixels, a learned vector says where it was, and the
 # encoder is that of section 5. One more token in front, the class token, collects what the head
 # decides by. A network with so few assumptions about images needs many of them, or many variants of
-# a few: each time one is shown it is turned, shifted and scaled a little, at random.
+# a few: each time one is shown it is turned, scaled, bent and shifted a little, at random.
 #
 # Here it is trained, on the handwritten digits that come with scikit-learn, in less than a minute.
 
@@ -3008,7 +3008,7 @@ recognizer = fresh_recognizer(
         image_size=16, patch_size=4, n_channels=1, d_model=64, n_heads=4, d_ff=128, n_layers=2
     ),
 )
-shaken = Augmentation(rotate=12, scale=0.12, shift=1)
+shaken = Augmentation(rotate=12, scale=0.12, elastic=0.7, shift=1)
 figure, axes = new_figure(2, 8, size=(12, 3.4))
 for column in range(8):
     once = digit_pixels[column : column + 1].float() / 255

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tests.helpers import unchecked
 
-from qkv.data.augmentation import Augmentation, erase, flip, image_batches, shift, turn
+from qkv.data.augmentation import Augmentation, bend, erase, flip, image_batches, shift
 from qkv.errors import ConfigError, DataError
 
 B, C, H, W = 23, 3, 11, 7
-ALL = Augmentation(flip=True, rotate=20.0, scale=0.2, shift=2, erase=0.5)
+ALL = Augmentation(flip=True, rotate=20.0, scale=0.2, elastic=0.7, shift=2, erase=0.5)
 
 
 def pixels(n=B, height=H, width=W):
@@ -31,6 +31,9 @@ class Most(np.random.Generator):
 
     def uniform(self, low, high, n):
         return np.full(n, high)
+
+    def normal(self, mean, deviation, shape):
+        return np.full(shape, mean + deviation)
 
 
 def batches(n=B, augmentation=ALL, batch_size=5, seed=0):
@@ -101,9 +104,9 @@ def test_a_shift_moves_whole_pixels_and_black_comes_in():
 
 def test_turning_by_nothing_changes_nothing_and_by_a_half_turn_mirrors_both_axes():
     x = pixels()
-    torch.testing.assert_close(turn(x, rng(), degrees=0.0, scale=0.0), x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(bend(x, rng(), degrees=0.0, scale=0.0), x, rtol=0, atol=1e-12)
 
-    half = turn(x, Most(), degrees=180.0, scale=0.0)
+    half = bend(x, Most(), degrees=180.0, scale=0.0)
     torch.testing.assert_close(half, x.flip(-1).flip(-2), rtol=0, atol=1e-12)
 
 
@@ -112,7 +115,7 @@ def test_a_quarter_turn_of_an_oblong_is_not_distorted():
     x = torch.zeros(1, 1, 13, 7, dtype=torch.float64)
     x[:, :, 4:9, 1:6] = torch.arange(25.0, dtype=torch.float64).view(5, 5)
 
-    found = turn(x, Most(), degrees=90.0, scale=0.0)[0, 0, 4:9, 1:6]
+    found = bend(x, Most(), degrees=90.0, scale=0.0)[0, 0, 4:9, 1:6]
     square = x[0, 0, 4:9, 1:6]
     turned = [square.rot90(k) for k in (1, 3)]
     assert min((found - one).abs().max() for one in turned) < 1e-9
@@ -122,7 +125,22 @@ def test_scaling_up_enlarges():
     x = torch.zeros(1, 1, 11, 11, dtype=torch.float64)
     x[:, :, 4:7, 4:7] = 1
 
-    assert turn(x, Most(), degrees=0.0, scale=0.5).sum() > 1.5 * x.sum()
+    assert bend(x, Most(), degrees=0.0, scale=0.5).sum() > 1.5 * x.sum()
+
+
+def test_elastic_deformations_move_by_pixels_and_neighbours_alike():
+    x = pixels()
+    # Where all numbers are the same, all pixels move by it, down and to the right.
+    moved = bend(x, Most(), degrees=0.0, scale=0.0, elastic=1.0)
+    torch.testing.assert_close(moved[..., :-1, :-1], x[..., 1:, 1:], rtol=0, atol=1e-9)
+    # Of an image that holds its columns' numbers the values tell how far each pixel was moved.
+    width = 97
+    columns = torch.arange(float(width), dtype=torch.float64).expand(53, 1, 89, width)
+    away = (bend(columns, rng(), degrees=0.0, scale=0.0, elastic=2.0) - columns)[..., 17:72, 17:80]
+    assert 0.7 < away.std() < 2.0
+    assert abs(away.mean()) < 0.3
+    assert away.diff(dim=-1).abs().max() < 0.4
+    assert away.diff(dim=-2).abs().max() < 0.4
 
 
 def test_erasing_puts_one_rectangle_of_the_asked_size_into_the_asked_share():
@@ -183,6 +201,7 @@ def test_batches_go_on_where_they_stood(at):
     ("options", "message"),
     [
         ({"rotate": 181.0}, r"augmentation\.rotate = 181\.0; expected degrees from 0 to 180"),
+        ({"elastic": -0.1}, r"augmentation\.elastic = -0\.1; expected 0 pixels or more"),
         ({"scale": 1.0}, r"augmentation\.scale = 1\.0; expected a share from 0, below 1"),
         ({"shift": -1}, r"augmentation\.shift = -1; expected 0 pixels or more"),
         ({"erase": 1.1}, r"augmentation\.erase = 1\.1; expected a share from 0 to 1"),

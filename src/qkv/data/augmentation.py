@@ -31,6 +31,8 @@ class Augmentation:
         flip: mirror every second image; only where left and right mean nothing.
         rotate: degrees up to which images are turned, either way.
         scale: share up to which they are enlarged or shrunk.
+        elastic: pixels by which neighbouring parts are pulled apart, a standard deviation (Simard
+            et al. 2003, section 2).
         shift: pixels up to which they are moved, black coming in: a random crop with padding.
         erase: share of the images of which a rectangle is erased (Zhong et al. 2020).
         erase_area: least and largest share of the image that a rectangle takes.
@@ -42,6 +44,7 @@ class Augmentation:
     flip: bool = False
     rotate: float = 0.0
     scale: float = 0.0
+    elastic: float = 0.0
     shift: int = 0
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 0.25)
@@ -52,6 +55,7 @@ class Augmentation:
         for name, expected, fits in (
             ("rotate", "degrees from 0 to 180", 0 <= self.rotate <= 180),
             ("scale", "a share from 0, below 1", 0 <= self.scale < 1),
+            ("elastic", "0 pixels or more", self.elastic >= 0),
             ("shift", "0 pixels or more", self.shift >= 0),
             ("erase", "a share from 0 to 1", 0 <= self.erase <= 1),
             ("erase_area", "two shares, the smaller first, above 0", 0 < low <= high < 1),
@@ -70,8 +74,8 @@ class Augmentation:
         """
         if self.flip:
             pixels = flip(pixels, rng)
-        if self.rotate or self.scale:
-            pixels = turn(pixels, rng, degrees=self.rotate, scale=self.scale)
+        if self.rotate or self.scale or self.elastic:
+            pixels = bend(pixels, rng, degrees=self.rotate, scale=self.scale, elastic=self.elastic)
         if self.shift:
             pixels = shift(pixels, rng, self.shift)
         if self.erase:
@@ -88,8 +92,14 @@ def flip(pixels: Pixels, rng: Numbers) -> Pixels:
     return torch.where(chosen[:, None, None, None], pixels.flip(-1), pixels)
 
 
-def turn(pixels: Pixels, rng: Numbers, *, degrees: float, scale: float) -> Pixels:
-    """Turn and scale each image around its middle, between pixels linearly; black comes in."""
+def bend(
+    pixels: Pixels, rng: Numbers, *, degrees: float, scale: float, elastic: float = 0.0
+) -> Pixels:
+    """Turn, scale and deform each image, all in one sampling between pixels; black comes in.
+
+    It is turned and scaled around its middle. Elastic deformations (Simard et al. 2003, section 2)
+    move each pixel by a smooth random field, here the cubic one through 4 x 4 normal numbers.
+    """
     n, _, height, width = pixels.shape
     angle = torch.from_numpy(rng.uniform(-degrees, degrees, n)).deg2rad()
     size = torch.from_numpy(rng.uniform(1 - scale, 1 + scale, n))
@@ -102,6 +112,10 @@ def turn(pixels: Pixels, rng: Numbers, *, degrees: float, scale: float) -> Pixel
     places = F.affine_grid(
         torch.stack(rows, 1).to(pixels.dtype), list(pixels.shape), align_corners=False
     )
+    if elastic:
+        drawn = torch.from_numpy(rng.normal(0, 2 * elastic, (n, 2, 4, 4))).to(pixels.dtype)
+        field = F.interpolate(drawn, size=(height, width), mode="bicubic", align_corners=True)
+        places = places + field.permute(0, 2, 3, 1) / torch.tensor([width, height])
     return F.grid_sample(pixels, places, align_corners=False)
 
 

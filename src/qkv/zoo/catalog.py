@@ -69,7 +69,7 @@ ZOO = {
     ),
     "generator": _ours("generator", "writes docstrings: a decoder of a million parameters"),
     "recognizer": _ours(
-        "recognizer", "handwritten digits: a Vision Transformer of 72 thousand parameters"
+        "recognizer", "handwritten digits: a Vision Transformer of 70 thousand parameters"
     ),
     "dates": _ours("dates", "dates as people write them, in 48 locales, to ISO 8601"),
 }
