@@ -12,7 +12,7 @@ OPTIONAL = ["accelerate", "babel", "datasets", "jupytext", "matplotlib", "pytest
 
 
 def main() -> None:
-    """Decode with a tiny Transformer and look at its attention."""
+    """Decode with a tiny Transformer, look at its attention, and ask two models that ship."""
     assert Path(qkv.__file__).is_relative_to(sys.prefix), f"{qkv.__file__} is not the wheel's"
     present = [name for name in OPTIONAL if importlib.util.find_spec(name)]
     assert not present, f"the core must do without {present}"
@@ -35,6 +35,10 @@ def main() -> None:
     for name, seen in weights.items():
         torch.testing.assert_close(seen.sum(-1), torch.ones(seen.shape[:-1]))
         print(f"{name}: {tuple(seen.shape)}")
+    # The models that ship are in the wheel.
+    date = qkv.task("translate", "dates")("Sunday, February 23, 2081")
+    assert date == "2081-02-23", date
+    print(f"zoo: {date}; {qkv.task('translate')('Tom is not here.')}")
     print(f"qkv {qkv.__version__} from {qkv.__file__}: decoded {tokens.tolist()}")
 
 
