@@ -27,7 +27,7 @@ QKV = [sys.executable, "-c", "from qkv.cli import main; raise SystemExit(main())
 # Rows are trained one by one: what the last call was told says nothing of the others.
 COMMAND = "python benchmarks/tasks.py"
 THREADS = (
-    "Where a row has one thread, another training ran beside it: a machine that has nothing else to "
+    "Where a row has one thread, another training ran beside it: a machine with nothing else to "
     "do is faster."
 )
 
