@@ -10,24 +10,17 @@ from typing import Any
 
 from torch import nn
 
-from qkv.checkpoints.adapters import save_adapter
-from qkv.data.batches import Batches
 from qkv.data.questions import Question
-from qkv.data.windows import NO_ANSWER, SpanBatch, Window, make_windows, span_batches
+from qkv.data.windows import NO_ANSWER, Window, make_windows, span_batches
 from qkv.errors import ConfigError, DataError
-from qkv.models.lora import lora_layers, merge_lora
 from qkv.tasks.answering.answerer import READING, Answerer
 from qkv.tasks.answering.data import QuestionParts, Questions
 from qkv.tasks.answering.search import Reading
-from qkv.tasks.console import show_table
-from qkv.tasks.finetuning import FineTuning
-from qkv.tasks.pretrained import locate, save
-from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
-from qkv.training.finetune import layerwise_adamw
+from qkv.tasks.finetuning import FineTuning, check_base, fine_tune, keep_adapter
+from qkv.tasks.pretrained import save
+from qkv.tasks.recipe import Place, Training, begin, count, timed
 from qkv.training.history import History
-from qkv.training.report import describe_training
 from qkv.training.spans import span_loss
-from qkv.zoo.catalog import ZOO
 
 QUESTIONS = Questions()
 FINETUNING = FineTuning()
@@ -70,11 +63,7 @@ def train_answerer(
         ConfigError: the output is the base, or labels are to be smoothed.
         DataError: no question can be learned from.
     """
-    if Path(base).resolve() == output.resolve():
-        raise ConfigError(
-            f"output and base are both {base}; expected another folder, for the base is read again "
-            "wherever the run goes on"
-        )
+    check_base(base, output)
     if training.smoothing:
         raise ConfigError(
             f"training.smoothing = {training.smoothing}; expected 0: the places of an answer are "
@@ -93,8 +82,7 @@ def train_answerer(
     answerer = Answerer.fresh(base, reading, pretrained=finetuning.train != "scratch")
     parameters = count(answerer.model)
     history, trained = _fit(answerer, parts, finetuning, training, place, device)
-    if lora_layers(answerer.model):
-        _keep_adapter(answerer, base, place)
+    keep_adapter(answerer.loaded, base, place)
     answerer = answerer.with_threshold(parts.validation)
     sizes = {
         "questions to learn from": len(parts.train),
@@ -161,36 +149,20 @@ def _fit(
         seed=training.seed,
         epochs=itertools.count(),
     )
-    callbacks = finetuning.prepare(model, training.n_steps(batches))
-    optimizer = layerwise_adamw(
-        model,
-        learning_rate=training.learning_rate,
-        layer_decay=finetuning.layer_decay,
-        betas=training.betas,
-        eps=1e-8,
-        weight_decay=training.weight_decay,
-    )
     _say(parts, windows, spans, place)
-    length = -(-sum(len(window.ids) for window in windows) // len(windows))
-    rows = training.batch_size or max(1, (training.max_tokens or 0) // length)
-    for title, table in describe_training(model, optimizer, rows=rows, length=length).items():
-        show_table(title, table)
-    _say_steps(batches, training, place)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    history = run_training(
+    return fine_tune(
         model,
         batches,
         span_loss,
+        finetuning,
         training,
         place,
+        lengths=[len(window.ids) for window in windows],
         evaluate=partial(_evaluate, answerer, parts),
         metric="F1",
-        optimizer=optimizer,
-        device=device,
         unit="questions",
-        callbacks=callbacks,
+        device=device,
     )
-    return history, trained
 
 
 def _evaluate(answerer: Answerer, parts: QuestionParts, _: nn.Module) -> dict[str, float]:
@@ -215,23 +187,6 @@ def _say(
         f"to choose the best weights by: {len(parts.validation):,} questions; to test: "
         f"{len(parts.test):,}"
     )
-
-
-def _say_steps(batches: Batches[SpanBatch], training: Training, place: Place) -> None:
-    place.console.print(
-        f"{training.n_steps(batches):,} steps, about {training.steps_of_epoch(batches):,} an epoch "
-        f"-> {place.output}"
-    )
-
-
-def _keep_adapter(answerer: Answerer, base: str, place: Place) -> None:
-    """Write the update alone, and merge it into the weights."""
-    adapter = place.kept / "adapter"
-    known = str(locate(base)) if base in ZOO else base  # others do not know our zoo
-    family = answerer.loaded.config["model_type"]
-    save_adapter(answerer.model, adapter, model_type=family, base_model=known)
-    place.console.print(f"the update alone, as PEFT reads it: {adapter}")
-    merge_lora(answerer.model)
 
 
 def _finish(answerer: Answerer, parts: QuestionParts, place: Place, sizes: dict[str, Any]) -> None:

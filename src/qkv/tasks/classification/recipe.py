@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from qkv.checkpoints.adapters import save_adapter
 from qkv.data.batches import Batches
 from qkv.data.classification import (
     ClassificationBatch,
@@ -19,27 +17,19 @@ from qkv.data.classification import (
     classification_batches,
 )
 from qkv.data.labels import PairExample, seconds_of
-from qkv.errors import ConfigError
-from qkv.models.lora import lora_layers, merge_lora
 from qkv.tasks.classification.classifier import TextClassifier
 from qkv.tasks.classification.data import TextParts, Texts
-from qkv.tasks.console import show_table
-from qkv.tasks.finetuning import FineTuning
-from qkv.tasks.pretrained import locate, save
+from qkv.tasks.finetuning import FineTuning, check_base, fine_tune, keep_adapter
+from qkv.tasks.pretrained import save
 from qkv.tasks.recipe import (
     Place,
     Training,
     begin,
     count,
-    recompute_activations,
-    run_training,
     timed,
 )
 from qkv.training.classification import classification_loss
-from qkv.training.finetune import layerwise_adamw
 from qkv.training.history import History
-from qkv.training.report import describe_training
-from qkv.zoo.catalog import ZOO
 
 TEXTS = Texts()
 FINETUNING = FineTuning()
@@ -75,11 +65,7 @@ def train_classifier(
         device: "auto", "cpu", "cuda" or "mps".
         fresh: begin anew, whatever an earlier run left.
     """
-    if Path(base).resolve() == output.resolve():
-        raise ConfigError(
-            f"output and base are both {base}; expected another folder, for the base is read again "
-            "wherever the run goes on"
-        )
+    check_base(base, output)
     parts = data.parts()
     recipe = {"base": base, "data": data, "finetuning": finetuning, "training": training}
     recipe["checksum of the texts"] = parts.checksum
@@ -93,13 +79,7 @@ def train_classifier(
     )
     parameters = count(classifier.model)
     history, trained = _fit(classifier, parts, finetuning, training, place, device)
-    if lora_layers(classifier.model):
-        adapter = place.kept / "adapter"
-        known = str(locate(base)) if base in ZOO else base  # others do not know our zoo
-        family = classifier.loaded.config["model_type"]
-        save_adapter(classifier.model, adapter, model_type=family, base_model=known)
-        place.console.print(f"the update alone, as PEFT reads it: {adapter}")
-        merge_lora(classifier.model)
+    keep_adapter(classifier.loaded, base, place)
     sizes = {
         "texts to learn from": len(parts.train),
         "parameters": parameters,
@@ -121,32 +101,20 @@ def _fit(
     model = classifier.model
     texts = classifier.encode([one.text for one in parts.train], seconds_of(parts.train))
     batches = _batches(classifier, parts, texts, training)
-    callbacks = finetuning.prepare(model, training.n_steps(batches))
-    optimizer = layerwise_adamw(
-        model,
-        learning_rate=training.learning_rate,
-        layer_decay=finetuning.layer_decay,
-        betas=training.betas,
-        eps=1e-8,
-        weight_decay=training.weight_decay,
-    )
     _say_texts(parts, texts, place)
-    _say_plan(model, optimizer, batches, texts, training, place)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    history = run_training(
+    return fine_tune(
         model,
         batches,
         partial(classification_loss, smoothing=training.smoothing),
+        finetuning,
         training,
         place,
+        lengths=[len(ids) for ids in texts.ids],
         evaluate=partial(_evaluate, classifier, parts),
         metric="accuracy",
-        optimizer=optimizer,
-        device=device,
         unit="texts",
-        callbacks=callbacks,
+        device=device,
     )
-    return history, trained
 
 
 def _batches(
@@ -180,30 +148,6 @@ def _say_texts(parts: TextParts, texts: EncodedTexts, place: Place) -> None:
     place.console.print(
         f"to choose the best weights by: {len(parts.validation):,} texts; to test: "
         f"{len(parts.test):,}"
-    )
-
-
-def _say_plan(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches[Any],
-    texts: EncodedTexts,
-    training: Training,
-    place: Place,
-) -> None:
-    """Say what trains, and what it needs."""
-    length = -(-sum(map(len, texts.ids)) // len(texts.ids))
-    rows = min(len(texts.ids), training.batch_size or max(1, training.max_tokens // length))
-    # The loop's own copy of good weights, the moving average, and the best weights so far.
-    copies = 1 + (training.ema is not None) + (training.average_last == 1)
-    if training.recompute:
-        recompute_activations(model)
-    tables = describe_training(model, optimizer, rows=rows, length=length, copies=copies)
-    for title, table in tables.items():
-        show_table(title, table)
-    place.console.print(
-        f"{training.n_steps(batches):,} steps, about {training.steps_of_epoch(batches):,} an epoch "
-        f"-> {place.output}"
     )
 
 

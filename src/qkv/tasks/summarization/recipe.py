@@ -15,6 +15,7 @@ from qkv.data.batches import Batches
 from qkv.data.summaries import Summarized
 from qkv.errors import ConfigError
 from qkv.tasks.console import show_table
+from qkv.tasks.finetuning import check_base
 from qkv.tasks.inputs import pick_device
 from qkv.tasks.pretrained import save
 from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
@@ -87,8 +88,7 @@ def train_summarizer(
 
 
 def _check(output: Path, base: str, training: Training) -> None:
-    if Path(base).resolve() == output.resolve():
-        raise ConfigError(f"output and base are both {base}; expected another folder")
+    check_base(base, output)
     if training.smoothing:
         raise ConfigError(
             f"training.smoothing = {training.smoothing}; expected 0: a mixture of writing and "
