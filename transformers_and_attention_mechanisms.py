@@ -2695,7 +2695,7 @@ assert sum(best_of_beam.logprobs) >= sum(taken.logprobs) - 1e-4
 # BLEU is the geometric mean of these four shares $p_n$ over a whole test set, times a penalty where
 # the translations $c$ are shorter than the references:
 #
-# $$ \mathrm{BLEU} = \min\left(1,\; e^{1 - |r| / |c|}\right) \cdot \exp\Big(\frac{1}{4}
+# $$ \mathrm{BLEU} = \min\left(1, e^{1 - |r| / |c|}\right) \cdot \exp\Big(\frac{1}{4}
 # \sum_{n=1}^{4} \log p_n\Big) $$
 
 
@@ -2757,7 +2757,7 @@ show_table(
 # (See et al. 2017) may therefore write a word of its own or copy one that it looks at, and mixes both
 # ways with a share $p_{gen}$ that it decides anew for each token:
 #
-# $$ P(w) = p_{gen} P_{vocab}(w) + (1 - p_{gen}) \sum_{i:\, w_i = w} a_i \quad (9) $$
+# $$ P(w) = p_{gen} P_{vocab}(w) + (1 - p_{gen}) \sum_{i : w_i = w} a_i \quad (9) $$
 #
 # The encoder is MiniLM as it was published; the decoder learned what Python functions do from those
 # that are installed with this library and the first lines of their docstrings.
