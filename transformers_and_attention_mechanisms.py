@@ -2585,9 +2585,10 @@ assert round(share, 2) == 0.67
 # | generation | what it has written | decoder | draws | loss a token |
 # | images | squares of pixels | encoder (ViT) | the likeliest class | accuracy |
 #
-# The models are small, were trained by the recipes of this project, and come with the library: none
-# has to be downloaded, and each makes mistakes that are worth a look. `qkv.task(name)` makes a
-# function of a text, or of a list of them. Change the inputs, and run a cell again.
+# The models are small and come with the library: the recipes of this project trained them. Three
+# stand on an encoder that others trained, MiniLM, which the extra `zoo` installs. Nothing has to be
+# downloaded while this runs, and each model makes mistakes that are worth a look. `qkv.task(name)`
+# makes a function of a text, or of a list of them. Change the inputs, and run a cell again.
 
 # %%
 show_table("The zoo: models that have a name", list_zoo())
@@ -2597,7 +2598,7 @@ show_table("The zoo: models that have a name", list_zoo())
 #
 # A Transformer of section 7's kind, of two million parameters, which learned from English sentences
 # that learners wrote down and translated into German (Tatoeba, tatoeba.org). Short everyday
-# sentences come out well. What learners rarely write does not.
+# sentences come out well, mostly. What learners rarely write does not.
 
 # %%
 to_german = qkv.task("translate")

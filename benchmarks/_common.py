@@ -3,8 +3,10 @@
 import argparse
 import json
 import platform
+import shlex
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,21 @@ from qkv.files import write_atomically
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 IMAGES = DOCS / "images"
+
+
+QKV = [sys.executable, "-c", "from qkv.cli import main; raise SystemExit(main())"]
+
+
+def train(command: Sequence[str], output: Path) -> dict[str, Any]:
+    """Run `qkv train` unless its results are there already, and read them.
+
+    So a campaign can be stopped and started, and a row that was trained elsewhere counts.
+    """
+    path = output / "results.json"
+    if not path.exists():
+        Console().print(f"[bold]qkv {shlex.join(command)}[/bold]")
+        subprocess.run([*QKV, *command], check=True)
+    return load(path)
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

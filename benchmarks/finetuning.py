@@ -4,26 +4,21 @@ Every row is one `qkv train` command. A row whose folder under out/ holds its re
 trained again: so the campaign can be stopped and started. Named sets are found under QKV_DATA.
 """
 
-import json
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish, save
-from rich.console import Console
+from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish, save, train
 
 from qkv.explorer.tables import markdown_table, show_table
 
 PATH = RESULTS / "finetuning.json"
 DOCUMENT = DOCS / "results.md"
 OUTPUT = Path("out")
-QKV = [sys.executable, "-c", "from qkv.cli import main; raise SystemExit(main())"]
 
 
 @dataclass(frozen=True)
@@ -80,15 +75,10 @@ def run(row: Row) -> list[dict[str, Any]]:
     """Train what is not trained yet, and read the results."""
     records = []
     for output, command in row.commands():
-        shown = f"qkv {shlex.join(command)}"
-        path = output / "results.json"
-        if not path.exists():
-            Console().print(f"[bold]{shown}[/bold]")
-            subprocess.run([*QKV, *command], check=True)
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = train(command, output)
         records.append(
             {
-                "command": shown,
+                "command": f"qkv {shlex.join(command)}",
                 "accuracy": result["test"]["accuracy"],
                 "interval": result["test"]["accuracy_interval"],
                 "macro F1": result["test"]["macro_f1"],

@@ -5,24 +5,29 @@ already is not trained again: so the campaign can be stopped and started, and a 
 elsewhere counts. Named sets are found under QKV_DATA.
 """
 
-import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish, save
-from rich.console import Console
+from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish, save, train
+from _scores import (
+    Score,
+    number,
+    of_answers,
+    of_classes,
+    of_summaries,
+    of_texts,
+    of_translations,
+    percent,
+)
 
 from qkv.explorer.tables import markdown_table, show_table
 
 PATH = RESULTS / "tasks.json"
 DOCUMENT = DOCS / "results.md"
 OUTPUT = Path("out")
-QKV = [sys.executable, "-c", "from qkv.cli import main; raise SystemExit(main())"]
 
 # Rows are trained one by one: what the last call was told says nothing of the others.
 COMMAND = "python benchmarks/tasks.py"
@@ -31,52 +36,15 @@ THREADS = (
     "do is faster."
 )
 
-Interval = list[float] | None
-Score = tuple[str, float, Interval]  # name, value, 95 %
-
 
 def of_dates(found: dict[str, Any]) -> list[Score]:
     """Character for character, with no interval: the recipe keeps the share alone."""
-    return [("exact match, %", 100 * found["test exact match"], None)]
+    return [percent("exact match, %", found["test exact match"])]
 
 
-def of_translations(found: dict[str, Any]) -> list[Score]:
-    """By sacreBLEU."""
-    named = {"BLEU, lower-cased": "bleu_lowercase", "BLEU": "bleu", "chrF2": "chrf"}
-    scores = {name: found["test"][kind] for name, kind in named.items()}
-    return [(name, one["score"], one["interval"]) for name, one in scores.items()]
-
-
-def of_summaries(found: dict[str, Any]) -> list[Score]:
-    """F1 of ROUGE."""
-    named = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rouge_l"}
-    scores = {name: found["test"][kind] for name, kind in named.items()}
-    return [(name, one["f1"], one["interval"]) for name, one in scores.items()]
-
-
-def of_answers(found: dict[str, Any]) -> list[Score]:
-    """As SQuAD scores."""
-    test = found["test"]
-    return [
-        ("F1", test["f1"], test["f1_interval"]),
-        ("exact match", test["exact_match"], test["exact_match_interval"]),
-    ]
-
-
-def of_texts(found: dict[str, Any]) -> list[Score]:
-    """How well texts were foretold; a set with two parts is measured by the one that chose."""
-    part = found["test"] or found["validation"]
-    return [
-        ("nats a token", part["loss"], part["loss_interval"]),
-        ("bits a character", part["bits_per_character"], None),
-    ]
-
-
-def of_classes(found: dict[str, Any]) -> list[Score]:
-    """The share that is right, of texts, pairs of texts or images."""
-    test = found["test"]
-    interval = [100 * number for number in test["accuracy_interval"]]
-    return [("accuracy, %", 100 * test["accuracy"], interval)]
+def of_part(scores: Callable[[dict[str, Any]], list[Score]]) -> Callable[..., list[Score]]:
+    """Of the test part; a set with two parts is measured by the one that chose."""
+    return lambda found: scores(found["test"] or found["validation"])
 
 
 @dataclass(frozen=True)
@@ -102,24 +70,30 @@ class Row:
 
 ROWS = (
     Row("dates", "dates of 48 locales", "dates", of_dates, (99.5,)),
-    Row("multi30k", "Multi30k en-de, test_2016", "multi30k", of_translations, (33.0,)),
-    Row("tatoeba", "Tatoeba en-de, test", "tatoeba", of_translations),
+    Row("multi30k", "Multi30k en-de, test_2016", "multi30k", of_part(of_translations), (33.0,)),
+    Row("tatoeba", "Tatoeba en-de, test", "tatoeba", of_part(of_translations)),
     Row(
         "qamr-lora",
         "QAMR, test",
         "qamr",
-        of_answers,
+        of_part(of_answers),
         (70.0,),
         "--finetuning.train lora --training.learning_rate 2e-3",
     ),
-    Row("xquad", "XQuAD en, after QAMR and new_wiki", "xquad", of_answers, (55.0, 42.0)),
-    Row("aeslc", "AESLC, test, four references", "aeslc", of_summaries, (13.0, 6.0, 13.0)),
-    Row("docstrings", "docstrings, test", "summarize_docstrings", of_summaries),
-    Row("tinyshakespeare", "tinyshakespeare, validation", "tinyshakespeare", of_texts, (1.8,)),
-    Row("docstring_writer", "docstrings, test", "docstring_writer", of_texts),
-    Row("pairs", "QAMR, does a sentence answer? test", "pairs", of_classes),
-    Row("fashion_mnist", "Fashion-MNIST, test", "fashion_mnist", of_classes, (91.0,)),
-    Row("digits", "digits of scikit-learn, test", "digits", of_classes, (98.0,)),
+    Row("xquad", "XQuAD en, after QAMR and new_wiki", "xquad", of_part(of_answers), (55.0, 42.0)),
+    Row("aeslc", "AESLC, test, four references", "aeslc", of_part(of_summaries), (13.0, 6.0, 13.0)),
+    Row("docstrings", "docstrings, test", "summarize_docstrings", of_part(of_summaries)),
+    Row(
+        "tinyshakespeare",
+        "tinyshakespeare, validation",
+        "tinyshakespeare",
+        of_part(of_texts),
+        (1.8,),
+    ),
+    Row("docstring_writer", "docstrings, test", "docstring_writer", of_part(of_texts)),
+    Row("pairs", "QAMR, does a sentence answer? test", "pairs", of_part(of_classes)),
+    Row("fashion_mnist", "Fashion-MNIST, test", "fashion_mnist", of_part(of_classes), (91.0,)),
+    Row("digits", "digits of scikit-learn, test", "digits", of_part(of_classes), (98.0,)),
 )
 
 
@@ -127,11 +101,7 @@ def run(row: Row) -> dict[str, Any]:
     """Train what is not trained yet, and read the results."""
     output, command = row.command()
     shown = f"qkv {shlex.join(command)}"
-    path = output / "results.json"
-    if not path.exists():
-        Console().print(f"[bold]{shown}[/bold]")
-        subprocess.run([*QKV, *command], check=True)
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = train(command, output)
     bars = [*row.bars, *[None] * 3]
     return {
         "data": row.data,
@@ -143,8 +113,8 @@ def run(row: Row) -> dict[str, Any]:
         "seconds": found["seconds of training"],
         "threads": found["threads"],
         "scores": [
-            {"score": name, "value": value, "interval": interval, "bar": bar}
-            for (name, value, interval), bar in zip(row.scores(found), bars, strict=False)
+            {"score": one.name, "value": one.value, "interval": one.interval, "bar": bar}
+            for one, bar in zip(row.scores(found), bars, strict=False)
         ],
         "signature": signature(found.get("test") or {}),
     }
@@ -165,7 +135,7 @@ def publish_rows(result: dict[str, Any]) -> None:
                 "recipe": name,
                 "data": row["data"],
                 "score": one["score"],
-                "value": f"{one['value']:.3f}" if "nats" in one["score"] else f"{one['value']:.2f}",
+                "value": number(one["score"], one["value"]),
                 "95 %": "{:.2f} to {:.2f}".format(*one["interval"]) if one["interval"] else "-",
                 "bar": "-" if one["bar"] is None else f"{one['bar']:g}",
             }

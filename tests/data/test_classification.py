@@ -246,7 +246,7 @@ def test_of_a_pair_the_longer_text_is_cut(bert):
 def test_pairs_that_are_none(bert):
     with pytest.raises(DataError, match="2 texts and 1 second ones; expected as many"):
         encode_texts(bert, ["one", "two"], ["one"], max_length=9)
-    with pytest.raises(DataError, match=r"text 2 has no tokens: ' '"):
+    with pytest.raises(DataError, match=r"second text 2 has no tokens: ' '"):
         encode_texts(bert, ["one", "two"], ["one", " "], max_length=9)
     with pytest.raises(LengthError, match=r"max_length = 4 leaves no room .* around it take 3"):
         encode_texts(bert, ["one"], ["two"], max_length=4)

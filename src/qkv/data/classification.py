@@ -98,7 +98,10 @@ def encode_texts(
             f"max_length = {max_length} leaves no room for text: the special tokens around it "
             f"take {around}"
         )
-    columns = [_encode(tokenizer, part) for part in parts]
+    columns = [
+        _encode(tokenizer, part, what)
+        for part, what in zip(parts, ("text", "second text"), strict=False)
+    ]
     rows = list(zip(*columns, strict=True))
     wrapped = [tokenizer.wrap(*_fit(row, max_length - around)) for row in rows]
     lengths = [sum(map(len, row)) + around for row in rows]
@@ -111,11 +114,11 @@ def encode_texts(
     )
 
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], what: str) -> list[list[int]]:
     encoded = tokenizer.encode_batch(texts)
     for row, ids in enumerate(encoded, start=1):
         if not ids:
-            raise DataError(f"text {row} has no tokens: {texts[row - 1]!r} (is it empty?)")
+            raise DataError(f"{what} {row} has no tokens: {texts[row - 1]!r} (is it empty?)")
     return encoded
 
 

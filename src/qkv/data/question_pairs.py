@@ -1,7 +1,7 @@
 """Does a sentence answer a question? Pairs of texts with two classes, made of questions."""
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 
 from qkv.data.labels import PairExample
@@ -29,7 +29,7 @@ def answerable_pairs(questions: Sequence[Question]) -> list[PairExample]:
     if len(passages) < 2:
         raise DataError(
             f"{len(questions)} questions on {len(passages)} passages; expected two passages or "
-            "more, for each question is paired with another one's, too"
+            "more, for every second question is paired with another one's"
         )
     holds: dict[str, list[int]] = {}  # of each word the passages that have it
     for place, passage in enumerate(passages):
@@ -40,7 +40,7 @@ def answerable_pairs(questions: Sequence[Question]) -> list[PairExample]:
         if i % 2 == 0:
             pairs.append(PairExample(one.question, YES, one.context))
             continue
-        shared = Counter[int]()
+        shared = defaultdict[int, float](float)
         for word in sorted(_words(one.question)):
             for place in holds.get(word, ()):
                 shared[place] += 1 / len(holds[word])

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -13,7 +13,21 @@ from qkv.errors import ConfigError
 
 Example = TypeVar("Example")
 
-PARTS = ("train", "validation", "test")
+
+@runtime_checkable
+class Sources(Protocol):
+    """A recipe's `data`: where the parts come from, and how much of them is taken."""
+
+    @property
+    def train(self) -> str | Sequence[str]: ...  # a source or several
+    @property
+    def validation(self) -> str | None: ...
+    @property
+    def test(self) -> str | None: ...
+    @property
+    def validation_share(self) -> float: ...
+    @property
+    def limit(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -46,12 +60,11 @@ class NamedSets:
         found = self.has(source) and part in self.parts.get(source, ())
         return f"{source}:{part}" if found else None
 
-    def check(self, data: Any, what: str) -> None:
+    def check(self, data: Sources, what: str) -> None:
         """Check of a recipe's `data` what nothing has to be read for.
 
         Args:
-            data: with the fields train (a source or several), validation, test, limit and
-                validation_share.
+            data: of the recipe.
             what: it is about, such as "texts", for the messages.
 
         Raises:
@@ -64,12 +77,12 @@ class NamedSets:
         if not 0 < data.validation_share < 1:
             raise ConfigError(
                 f"data.validation_share = {data.validation_share}; expected between 0 and 1, such "
-                f"as {type(data).validation_share}"
+                "as 0.1"
             )
         train = (data.train,) if isinstance(data.train, str) else data.train
         named = [self.full_name(source, "train") for source in train]
-        given = {part: getattr(data, part) for part in PARTS[1:]}
-        named += [self.full_name(source, part) for part, source in given.items() if source]
+        given = (("validation", data.validation), ("test", data.test))
+        named += [self.full_name(source, part) for part, source in given if source]
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ConfigError(
                 f"data names {', '.join(twice)} twice; expected other {what} for each part, or the "

@@ -15,7 +15,7 @@ from qkv.data.labels import Labels
 from qkv.data.named_images import SETS, image_set
 from qkv.data.parts import parts_of
 from qkv.errors import DataError
-from qkv.tasks.sources import PARTS, NamedSets, limited
+from qkv.tasks.sources import NamedSets, limited
 
 NAMED = NamedSets(SETS, comes_first=Path.is_dir)
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -74,7 +74,10 @@ class Images:
             DataError: images cannot be read, or their classes do not fit together.
         """
         train = read_images(self.train, "train", data_dir=self.data_dir)
-        names = {part: getattr(self, part) or NAMED.own(self.train, part) for part in PARTS[1:]}
+        names = {
+            part: getattr(self, part) or NAMED.own(self.train, part)
+            for part in ("validation", "test")
+        }
         given = {
             part: read_images(name, part, data_dir=self.data_dir, known=train.labels)
             for part, name in names.items()

@@ -1,0 +1,55 @@
+"""The published scores of each task, out of what its evaluation says (`results.json`, a part)."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Score(NamedTuple):
+    """A number of a table, and its interval, 95 %, if there is one."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+def of_translations(part: Mapping[str, Any]) -> list[Score]:
+    """By sacreBLEU."""
+    named = {"BLEU, lower-cased": "bleu_lowercase", "BLEU": "bleu", "chrF2": "chrf"}
+    return [
+        Score(name, part[kind]["score"], part[kind]["interval"]) for name, kind in named.items()
+    ]
+
+
+def of_summaries(part: Mapping[str, Any]) -> list[Score]:
+    """F1 of ROUGE."""
+    named = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rouge_l"}
+    return [Score(name, part[kind]["f1"], part[kind]["interval"]) for name, kind in named.items()]
+
+
+def of_answers(part: Mapping[str, Any]) -> list[Score]:
+    """As SQuAD scores."""
+    named = {"F1": "f1", "exact match": "exact_match"}
+    return [Score(name, part[kind], part[f"{kind}_interval"]) for name, kind in named.items()]
+
+
+def of_texts(part: Mapping[str, Any]) -> list[Score]:
+    """How well texts were foretold."""
+    return [
+        Score("nats a token", part["loss"], part["loss_interval"]),
+        Score("bits a character", part["bits_per_character"], None),
+    ]
+
+
+def of_classes(part: Mapping[str, Any]) -> list[Score]:
+    """The share that is right, of texts, pairs of texts or images."""
+    return [percent("accuracy, %", part["accuracy"], part["accuracy_interval"])]
+
+
+def percent(name: str, share: float, interval: tuple[float, float] | None = None) -> Score:
+    """A share, and its interval, of 100."""
+    return Score(name, 100 * share, interval and (100 * interval[0], 100 * interval[1]))
+
+
+def number(score: str, value: float) -> str:
+    """A score as tables show it: a loss with three digits, for its differences are small."""
+    return f"{value:.3f}" if score.startswith("nats") else f"{value:.2f}"
