@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -58,9 +59,8 @@ def test_of_a_thousand_inputs_three_are_broken_and_the_others_come_out(standard_
     for number, line in enumerate(said, start=1):
         assert line == ("" if number in (7, 500, 899) else f"TEXT {number}")
     assert captured.err.splitlines() == [
-        "qkv: standard input, line 7, is not UTF-8: 'caf\\udce9' (another encoding, such as "
-        "Latin-1?)",
-        "qkv: standard input, line 500, is empty: expected a text",
+        "qkv: standard input, line 7: not UTF-8: 'caf\\udce9' (another encoding, such as Latin-1?)",
+        "qkv: standard input, line 500: empty; expected a text",
         "qkv: standard input, line 899: 'a long text' is too long",
     ]
 
@@ -92,7 +92,7 @@ def test_json_lines_with_broken_ones(tmp_path, capsys):
 
 
 def test_where_nothing_can_be_answered_nothing_is_printed(capsys):
-    with raises(DataError, "argument 1, is empty: expected a text"):
+    with raises(DataError, "argument 1: empty; expected a text"):
         run(text_items([" "], None, TEXT))
     with raises(DataError, "2 of 2 inputs have no answer"):
         run(text_items(["", ""], None, TEXT))
@@ -133,12 +133,23 @@ def test_which_of_the_inputs_is_the_model(tmp_path, monkeypatch):
         assert split_model([first], None, "default") == (first, [])
         assert split_model([first, "a"], "other", "default") == ("other", [first, "a"])
     too_long = "ä" * 255  # for a file's name: 510 bytes
-    for first in ("a text", "either/or that", "word", "pictures/a.png", too_long, "a " * 5_000):
+    for first in ("", "a text", "either/or that", "word", "pictures/a.png", too_long, "a " * 5_000):
         assert split_model([first, "a"], None, "default") == ("default", [first, "a"])
     assert split_model([], None, "default") == ("default", [])
     assert split_model(["pictures"], None, "default") == ("pictures", [])
-    assert split_model(["pictures"], None, "default", paths=True) == ("default", ["pictures"])
-    assert split_model(["made"], None, "default", paths=True) == ("made", [])
+
+
+def test_which_of_the_files_is_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "config.json").write_text("{}")
+    (tmp_path / "pictures").mkdir()
+    split = partial(split_model, model=None, default="default", suffixes=(".png", ".jpg"))
+    assert split(["made"]) == ("made", [])
+    assert split(["made", "a.png"]) == ("made", ["a.png"])
+    assert split(["owner/name-0.5", "a.png"]) == ("owner/name-0.5", ["a.png"])
+    for others in (["pictures"], ["gone/a.png"], ["gone/a.PNG", "b.png"], ["gone/folder"]):
+        assert split(others) == ("default", others)
 
 
 def test_devices():

@@ -41,7 +41,7 @@ class Item:
 
 
 def split_model(
-    inputs: Sequence[str], model: str | None, default: str, *, paths: bool = False
+    inputs: Sequence[str], model: str | None, default: str, *, suffixes: Sequence[str] = ()
 ) -> tuple[str, list[str]]:
     """Tell the model from the inputs, of which it may be the first.
 
@@ -52,15 +52,18 @@ def split_model(
         inputs: without names, from a command line.
         model: where it is said by name; then all inputs are inputs.
         default: the model where none is said.
-        paths: whether inputs are files and folders: a model is a folder with a config.json then.
+        suffixes: of the files, where inputs are files and folders: a model is a folder with a
+            config.json then, and what is not there is a model's id only before other inputs.
     """
     if model is not None or not inputs:
         return model or default, list(inputs)
     first, *others = inputs
     path = Path(first)
-    is_one = exists(path / CONFIG) or (exists(path) and path.is_dir() and not paths)
+    is_one = exists(path / CONFIG) or (exists(path) and path.is_dir() and not suffixes)
     like_one = "/" in first and len(first.split()) == 1 and not exists(path)
-    if first in ZOO or is_one or like_one:
+    if suffixes:
+        like_one = like_one and bool(others) and path.suffix.lower() not in suffixes
+    if first in ZOO or (first and is_one) or like_one:  # of "" the path would be this folder
         return first, others
     return default, list(inputs)
 
@@ -125,9 +128,9 @@ def _lines(name: str, content: bytes, where: str, what: str) -> list[Item]:
 def _item(name: str, text: str, where: str) -> Item:
     problem = ""
     if not text.strip():
-        problem = f"{where}, is empty: expected a text"
+        problem = f"{where}: empty; expected a text"
     elif NO_TEXT.search(text):
-        problem = f"{where}, is not UTF-8: {text!r} (another encoding, such as Latin-1?)"
+        problem = f"{where}: not UTF-8: {text!r} (another encoding, such as Latin-1?)"
     return Item(where=where, fields={} if problem else {name: text}, problem=problem)
 
 

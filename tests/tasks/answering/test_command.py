@@ -105,7 +105,7 @@ def test_what_cannot_be_answered(qkv, model, tmp_path):
         ([model, "--file", table], "has no column 'context'"),
         ([model, "--file", table, "--context", "x"], "has questions and passages; expected no"),
         ([model, "--file", table, "who"], "has questions and passages; expected no questions"),
-        ([model, "--context", CONTEXT, " "], "argument 1, is empty"),
+        ([model, "--context", CONTEXT, " "], "argument 1: empty"),
     ):
         said = qkv("answer", *arguments, status=2)
         assert (said.out, message in said.err) == ("", True), said.err

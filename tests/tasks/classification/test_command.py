@@ -160,7 +160,7 @@ def test_what_is_printed_is_a_line_a_text(qkv, model, tmp_path):
     [
         (b"", "standard input is empty: expected a text in each line"),
         (b"\n \n", "standard input is empty: expected a text in each line"),
-        (b"caf\xe9\n", "standard input, line 1, is not UTF-8: 'caf\\udce9' (another encoding"),
+        (b"caf\xe9\n", "standard input, line 1: not UTF-8: 'caf\\udce9' (another encoding"),
     ],
 )
 def test_lines_that_are_no_texts(error, model, standard_input, content, message):
@@ -182,7 +182,7 @@ def test_what_cannot_be_classified(error, model, base, tmp_path):
         ([model, "--file", table], "has no column 'text'; its columns are 'review', 'stars'"),
         ([model, "--file", tmp_path / "no.csv"], "no.csv"),
         ([model, "--file", tmp_path / "no.txt"], "cannot read "),
-        ([model, ""], "argument 1, is empty: expected a text"),
+        ([model, ""], "argument 1: empty; expected a text"),
         ([model, "a film", "--max_length", "2"], "max_length = 2 leaves no room for text"),
         ([model, "a film", "--max_length", "42"], "has learned positions for 41 tokens"),
         ([model, "a film", "--device", "abacus"], "device = 'abacus' cannot be used: Expected one"),

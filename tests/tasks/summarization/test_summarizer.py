@@ -180,7 +180,7 @@ def test_the_command_answers_arguments_files_and_lines(
     with pytest.raises(DataError, match="1 of 2 inputs have no answer"):
         summarize(str(folder), " ", TEXTS[0])
     said = capsys.readouterr()
-    assert (said.out, "argument 1, is empty" in said.err) == (
+    assert (said.out, "argument 1: empty" in said.err) == (
         f"\n{expected.splitlines()[0]}\n",
         True,
     )

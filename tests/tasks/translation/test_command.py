@@ -79,7 +79,7 @@ def test_broken_inputs_stop_no_others(run, capsys, folder):
         translate(folder, "abc", " ", "b", device="cpu")
     said = capsys.readouterr()
     assert said.out.splitlines()[1] == ""
-    assert "argument 2, is empty" in said.err
+    assert "argument 2: empty" in said.err
     assert [said.out.splitlines()[i] for i in (0, 2)] == run("abc", "b")
 
 

@@ -36,7 +36,7 @@ def recognize(
     """
     if top is not None and top < 1:
         raise ConfigError(f"top = {top}; expected at least 1 class")
-    name, paths = split_model(inputs, model, DEFAULT, paths=True)
+    name, paths = split_model(inputs, model, DEFAULT, suffixes=SUFFIXES)
     items = image_items(paths)
     recognizer = Recognizer.load(name, device=pick_device(device))
 
