@@ -81,6 +81,42 @@ class Place:
         write_atomically(self.output / "results.json", json.dumps(content, indent=2) + "\n")
 
 
+def finish(
+    place: Place,
+    evaluate: Callable[..., Any],
+    validation: Any,
+    test: Any,
+    *,
+    save: Callable[[Path], object],
+    about: Mapping[str, Any],
+    line: Callable[[Any], str],
+    hint: str,
+) -> None:
+    """Score, save, and say how to go on.
+
+    Args:
+        place: where the model goes.
+        evaluate: the scores, a dataclass, of examples; asked with progress=True.
+        validation: examples.
+        test: examples, or nothing.
+        save: the model to a folder.
+        about: the run, such as its seconds.
+        line: shows scores.
+        hint: a command to try, of which "{}" is the folder.
+    """
+    before = time.perf_counter()
+    scores = {"validation": evaluate(validation, progress=True)}
+    scores["test"] = evaluate(test, progress=True) if test else None
+    found = {name: one and asdict(one) for name, one in scores.items()}
+    save(place.output)
+    place.write_results({**found, **about, "seconds of testing": timed(before)})
+    for name, one in scores.items():
+        if one is not None:
+            place.console.print(f"{name}: {line(one)}")
+    place.console.print(f"all scores: {place.output / 'results.json'}")
+    place.console.print(f"try it: {hint.format(place.output)}")
+
+
 class Announce(Callback):
     """Says what evaluations gave, and why a run ended early.
 

@@ -1,24 +1,22 @@
 """`qkv train recipes/qamr.yaml`: fine-tune a pretrained encoder to find answers in passages."""
 
 import itertools
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from qkv.data.questions import Question
 from qkv.data.windows import NO_ANSWER, Window, make_windows, span_batches
 from qkv.errors import ConfigError, DataError
+from qkv.evaluation.questions import AnswerScores
 from qkv.tasks.answering.answerer import READING, Answerer
 from qkv.tasks.answering.data import QuestionParts, Questions
 from qkv.tasks.answering.search import Reading
 from qkv.tasks.finetuning import FineTuning, check_base, fine_tune, keep_adapter
 from qkv.tasks.pretrained import save
-from qkv.tasks.recipe import Place, Training, begin, count, timed
+from qkv.tasks.recipe import Place, Training, begin, count, finish
 from qkv.training.history import History
 from qkv.training.spans import span_loss
 
@@ -90,7 +88,16 @@ def train_answerer(
         "trained parameters": trained,
         "seconds of training": round(history.seconds, 1),
     }
-    _finish(answerer, parts, place, sizes)
+    finish(
+        place,
+        answerer.evaluate,
+        parts.validation,
+        parts.test,
+        save=partial(save, answerer.loaded),
+        about={"threshold": answerer.reading.threshold, **sizes},
+        line=say,
+        hint="qkv answer {} --context 'a passage' 'a question?'",
+    )
 
 
 def learnable(
@@ -189,26 +196,10 @@ def _say(
     )
 
 
-def _finish(answerer: Answerer, parts: QuestionParts, place: Place, sizes: dict[str, Any]) -> None:
-    """Score, save, and say how to go on."""
-    before = time.perf_counter()
-    results = {
-        "validation": asdict(answerer.evaluate(parts.validation)),
-        "test": asdict(answerer.evaluate(parts.test, progress=True)) if parts.test else None,
-        "threshold": answerer.reading.threshold,
-        **sizes,
-        "seconds of testing": timed(before),
-    }
-    save(answerer.loaded, place.output)
-    place.write_results(results)
-    for name in ("validation", "test"):
-        if scores := results[name]:
-            low, high = scores["f1_interval"]
-            place.console.print(
-                f"{name}: F1 {scores['f1']:.1f} (95 %: {low:.1f} to {high:.1f}), exact match "
-                f"{scores['exact_match']:.1f} of {scores['count']:,} questions"
-            )
-    place.console.print(
-        f"all scores: {place.output / 'results.json'}\n"
-        f"try it: qkv answer {place.output} --context 'a passage' 'a question?'"
+def say(scores: AnswerScores) -> str:
+    """The scores in a line."""
+    low, high = scores.f1_interval
+    return (
+        f"F1 {scores.f1:.1f} (95 %: {low:.1f} to {high:.1f}), exact match "
+        f"{scores.exact_match:.1f} of {scores.count:,} questions"
     )

@@ -21,6 +21,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores, classification_report
 from qkv.files import whole_folder
 from qkv.models.heads import SequenceClassifier
+from qkv.tasks.classes import labels_of
 from qkv.tasks.console import plain_console
 from qkv.tasks.pretrained import Loaded, load, locate
 from qkv.tasks.translation.translator import evaluating
@@ -171,10 +172,7 @@ class TextClassifier:
     @property
     def labels(self) -> Labels:
         """The classes' names, in the order of the logits."""
-        names = self.loaded.config.get("id2label")
-        if not names:  # then transformers calls them so
-            return Labels([f"LABEL_{i}" for i in range(self.loaded.model.n_classes)])
-        return Labels([name for _, name in sorted(names.items(), key=lambda item: int(item[0]))])
+        return labels_of(self.loaded)
 
     def encode(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> EncodedTexts:
         """Texts, or pairs of texts, as the model reads them; of long ones a part is cut off.

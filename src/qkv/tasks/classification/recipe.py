@@ -1,12 +1,9 @@
 """`qkv train recipes/classify.yaml`: fine-tune a pretrained encoder on texts with classes."""
 
 import itertools
-import time
 from collections import Counter
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -17,17 +14,12 @@ from qkv.data.classification import (
     classification_batches,
 )
 from qkv.data.labels import PairExample, seconds_of
+from qkv.tasks.classes import accuracy_line, classes_line
 from qkv.tasks.classification.classifier import TextClassifier
 from qkv.tasks.classification.data import TextParts, Texts
 from qkv.tasks.finetuning import FineTuning, check_base, fine_tune, keep_adapter
 from qkv.tasks.pretrained import save
-from qkv.tasks.recipe import (
-    Place,
-    Training,
-    begin,
-    count,
-    timed,
-)
+from qkv.tasks.recipe import Place, Training, begin, count, finish
 from qkv.training.classification import classification_loss
 from qkv.training.history import History
 
@@ -86,7 +78,16 @@ def train_classifier(
         "trained parameters": trained,
         "seconds of training": round(history.seconds, 1),
     }
-    _finish(classifier, parts, place, sizes)
+    finish(
+        place,
+        classifier.evaluate,
+        parts.validation,
+        parts.test,
+        save=partial(save, classifier.loaded),
+        about=sizes,
+        line=partial(accuracy_line, unit="texts"),
+        hint="qkv classify {} 'a text'",
+    )
 
 
 def _fit(
@@ -140,37 +141,10 @@ def _evaluate(classifier: TextClassifier, parts: TextParts, _: nn.Module) -> dic
 
 def _say_texts(parts: TextParts, texts: EncodedTexts, place: Place) -> None:
     """Say what there is to learn from."""
-    counts = Counter(example.label for example in parts.train)
-    classes = [f"{label} ({counts[label]:,})" for label in parts.labels.names]
-    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
-    place.console.print(f"{len(classes)} classes: {', '.join(classes[:20])}{more}")
+    counts = Counter(parts.labels.number(example.label) for example in parts.train)
+    place.console.print(classes_line(parts.labels, counts))
     place.console.print(f"to learn from: {texts}")
     place.console.print(
         f"to choose the best weights by: {len(parts.validation):,} texts; to test: "
         f"{len(parts.test):,}"
-    )
-
-
-def _finish(
-    classifier: TextClassifier, parts: TextParts, place: Place, sizes: dict[str, Any]
-) -> None:
-    """Score, save, and say how to go on."""
-    before = time.perf_counter()
-    results = {
-        "validation": asdict(classifier.evaluate(parts.validation)),
-        "test": asdict(classifier.evaluate(parts.test, progress=True)) if parts.test else None,
-        **sizes,
-        "seconds of testing": timed(before),
-    }
-    save(classifier.loaded, place.output)
-    place.write_results(results)
-    for name in ("validation", "test"):
-        if scores := results[name]:
-            low, high = scores["accuracy_interval"]
-            place.console.print(
-                f"{name}: accuracy {scores['accuracy']:.1%} of {scores['count']:,} texts (95 %: "
-                f"{low:.1%} to {high:.1%}), macro-F1 {scores['macro_f1']:.1%}"
-            )
-    place.console.print(
-        f"all scores: {place.output / 'results.json'}\ntry it: qkv classify {place.output} 'a text'"
     )

@@ -2,10 +2,10 @@
 
 import itertools
 import tempfile
-import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -15,11 +15,12 @@ from qkv.data.pretraining import causal_batches
 from qkv.data.tokenizers import FILE_NAME, Tokenizer
 from qkv.data.tokenizers.training import STOP
 from qkv.errors import ConfigError
+from qkv.evaluation.perplexity import LanguageModelScores
 from qkv.models.llama import Llama, LlamaConfig
 from qkv.tasks.generation.data import Corpus, CorpusParts
 from qkv.tasks.generation.generator import Generator
 from qkv.tasks.pretrained import Loaded, save
-from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
+from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training
 from qkv.training.history import History
 from qkv.training.optim import adamw
 from qkv.training.pretraining import causal_loss
@@ -109,7 +110,16 @@ def train_language_model(
         "vocabulary": generator.tokenizer.vocab_size,
         "seconds of training": round(history.seconds, 1),
     }
-    _finish(generator, parts, place, about)
+    finish(
+        place,
+        generator.evaluate,
+        parts.validation,
+        parts.test,
+        save=partial(save, generator.loaded),
+        about=about,
+        line=say,
+        hint="qkv generate {} 'The'",
+    )
 
 
 def fresh_generator(parts: CorpusParts, model: Decoder, vocab_size: int | None) -> Generator:
@@ -189,24 +199,9 @@ def _scores(generator: Generator, parts: CorpusParts) -> dict[str, float]:
     return {"log-probability": -scores.loss, "perplexity": scores.perplexity}
 
 
-def _finish(generator: Generator, parts: CorpusParts, place: Place, about: dict[str, Any]) -> None:
-    """Score, save, and say how to go on."""
-    before = time.perf_counter()
-    results = {
-        "validation": asdict(generator.evaluate(parts.validation)),
-        "test": asdict(generator.evaluate(parts.test)) if parts.test else None,
-        **about,
-        "seconds of testing": timed(before),
-    }
-    save(generator.loaded, place.output)
-    place.write_results(results)
-    for name in ("validation", "test"):
-        if scores := results[name]:
-            place.console.print(
-                f"{name}: loss {scores['loss']:.4f} nats a token, perplexity "
-                f"{scores['perplexity']:.2f}, {scores['bits_per_character']:.3f} bits a character, "
-                f"over all {scores['tokens']:,} tokens"
-            )
-    place.console.print(
-        f"all scores: {place.output / 'results.json'}\ntry it: qkv generate {place.output} 'The'"
+def say(scores: LanguageModelScores) -> str:
+    """The scores in a line."""
+    return (
+        f"loss {scores.loss:.4f} nats a token, perplexity {scores.perplexity:.2f}, "
+        f"{scores.bits_per_character:.3f} bits a character, over all {scores.tokens:,} tokens"
     )

@@ -1,12 +1,10 @@
 """`qkv train recipes/digits.yaml`: a Vision Transformer, from random weights, on images."""
 
 import itertools
-import time
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +17,11 @@ from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.errors import ConfigError
 from qkv.models.heads import SequenceClassifier
 from qkv.models.vit import ViT, ViTConfig, pair
+from qkv.tasks.classes import accuracy_line, classes_line
 from qkv.tasks.images.data import ImageParts, Images, bytes_of, checksum
 from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.pretrained import Loaded, save
-from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
+from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training
 from qkv.training.history import History
 from qkv.training.optim import adamw
 
@@ -80,7 +79,16 @@ def train_recognizer(
         "parameters": count(recognizer.model),
         "seconds of training": round(history.seconds, 1),
     }
-    _finish(recognizer, parts, place, about)
+    finish(
+        place,
+        recognizer.evaluate,
+        parts.validation,
+        parts.test,
+        save=partial(save, recognizer.loaded),
+        about=about,
+        line=partial(accuracy_line, unit="images"),
+        hint="qkv recognize {} image.png",
+    )
 
 
 def fresh_recognizer(parts: ImageParts, images: ImageConfig, model: ViTConfig) -> Recognizer:
@@ -165,36 +173,9 @@ def _scores(recognizer: Recognizer, parts: ImageParts) -> dict[str, float]:
 
 def _say(recognizer: Recognizer, parts: ImageParts, steps: int, place: Place) -> None:
     """Say what there is to learn from, and what learns."""
-    counts = Counter(parts.train.classes)
-    classes = [f"{name} ({counts[i]:,})" for i, name in enumerate(parts.labels.names)]
-    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
-    place.console.print(f"{len(classes)} classes: {', '.join(classes[:20])}{more}")
+    place.console.print(classes_line(parts.labels, Counter(parts.train.classes)))
     place.console.print(
         f"{len(parts.train):,} images to learn from, {len(parts.validation):,} to choose the best "
         f"weights by, {len(parts.test or ()):,} to test; {count(recognizer.model):,} parameters, "
         f"{steps:,} steps -> {place.output}"
-    )
-
-
-def _finish(recognizer: Recognizer, parts: ImageParts, place: Place, about: dict[str, Any]) -> None:
-    """Score, save, and say how to go on."""
-    before = time.perf_counter()
-    results = {
-        "validation": asdict(recognizer.evaluate(parts.validation)),
-        "test": asdict(recognizer.evaluate(parts.test, progress=True)) if parts.test else None,
-        **about,
-        "seconds of testing": timed(before),
-    }
-    save(recognizer.loaded, place.output)
-    place.write_results(results)
-    for name in ("validation", "test"):
-        if scores := results[name]:
-            low, high = scores["accuracy_interval"]
-            place.console.print(
-                f"{name}: accuracy {scores['accuracy']:.2%} of {scores['count']:,} images (95 %: "
-                f"{low:.2%} to {high:.2%}), macro-F1 {scores['macro_f1']:.2%}"
-            )
-    place.console.print(
-        f"all scores: {place.output / 'results.json'}\ntry it: qkv recognize {place.output} "
-        "image.png"
     )

@@ -18,6 +18,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores, classification_report
 from qkv.models.heads import SequenceClassifier
 from qkv.models.vit import DistilledClassifier
+from qkv.tasks.classes import labels_of
 from qkv.tasks.console import plain_console
 from qkv.tasks.pretrained import Loaded, load
 from qkv.tasks.translation.translator import evaluating
@@ -108,10 +109,7 @@ class Recognizer:
     @property
     def labels(self) -> Labels:
         """The classes' names, in the order of the logits."""
-        names = self.loaded.config.get("id2label")
-        if not names:  # then transformers calls them so
-            return Labels([f"LABEL_{i}" for i in range(self.model.n_classes)])
-        return Labels([name for _, name in sorted(names.items(), key=lambda item: int(item[0]))])
+        return labels_of(self.loaded)
 
     def probabilities(
         self, images: Sequence[Image] | ImageSet, *, rows: int = 64, progress: bool = False

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from qkv.data.batches import Batches
 from qkv.data.summaries import Summarized
 from qkv.errors import ConfigError
+from qkv.evaluation.summarization import SummaryScores
 from qkv.tasks.console import show_table
 from qkv.tasks.finetuning import check_base
 from qkv.tasks.inputs import pick_device
 from qkv.tasks.pretrained import save
-from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
+from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training, timed
 from qkv.tasks.summarization.data import Summaries, SummaryBatch, SummaryParts, summary_batches
 from qkv.tasks.summarization.model import DECODER, Decoder, frozen_features, write_decoder
 from qkv.tasks.summarization.summarizer import WRITING, Summarizer, Writing
@@ -84,7 +85,17 @@ def train_summarizer(
         "trained parameters": trained,
         "seconds of training": round(history.seconds, 1),
     }
-    _finish(summarizer, parts, place, sizes)
+    summarizer = choose_penalty(summarizer, parts.validation[:CHOOSING]).noted()
+    finish(
+        place,
+        summarizer.evaluate,
+        parts.validation[:CHOOSING],
+        parts.test,
+        save=partial(_save, summarizer, place),
+        about={"length penalty": summarizer.writing.length_penalty, **sizes},
+        line=say,
+        hint="qkv summarize {} 'a text'",
+    )
 
 
 def _check(output: Path, base: str, training: Training) -> None:
@@ -198,35 +209,15 @@ def choose_penalty(summarizer: Summarizer, examples: Sequence[Summarized]) -> Su
     return replace(summarizer, writing=replace(summarizer.writing, length_penalty=best))
 
 
-def _finish(
-    summarizer: Summarizer, parts: SummaryParts, place: Place, sizes: dict[str, Any]
-) -> None:
-    """Choose the penalty, score, save, and say how to go on."""
-    before = time.perf_counter()
-    summarizer = choose_penalty(summarizer, parts.validation[:CHOOSING]).noted()
-    results = {
-        "validation": asdict(summarizer.evaluate(parts.validation[:CHOOSING])),
-        "test": asdict(summarizer.evaluate(parts.test, progress=True)) if parts.test else None,
-        "length penalty": summarizer.writing.length_penalty,
-        **sizes,
-        "seconds of testing": timed(before),
-    }
-    save(summarizer.loaded, place.output)
-    write_decoder(place.output, place.kept / "decoder")
-    place.write_results(results)
-    for name in ("validation", "test"):
-        if scores := results[name]:
-            kinds = ", ".join(
-                f"{title} {scores[kind]['f1']:.1f}"
-                for kind, title in (
-                    ("rouge1", "ROUGE-1"),
-                    ("rouge2", "ROUGE-2"),
-                    ("rouge_l", "ROUGE-L"),
-                )
-            )
-            place.console.print(f"{name}: {kinds} of {scores['count']:,} texts")
-    place.console.print(
-        f"the decoder alone: {place.kept / 'decoder'}\n"
-        f"all scores: {place.output / 'results.json'}\n"
-        f"try it: qkv summarize {place.output} 'a text'"
-    )
+def _save(summarizer: Summarizer, place: Place, folder: Path) -> None:
+    """The whole model, and beside the run the decoder alone, which is small."""
+    save(summarizer.loaded, folder)
+    write_decoder(folder, place.kept / "decoder")
+    place.console.print(f"the decoder alone: {place.kept / 'decoder'}")
+
+
+def say(scores: SummaryScores) -> str:
+    """The scores in a line."""
+    kinds = {"ROUGE-1": scores.rouge1, "ROUGE-2": scores.rouge2, "ROUGE-L": scores.rouge_l}
+    said = ", ".join(f"{name} {score.f1:.1f}" for name, score in kinds.items())
+    return f"{said} of {scores.count:,} texts"

@@ -1,8 +1,7 @@
 """`qkv train recipes/multi30k.yaml`: a translator from scratch, with one vocabulary."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.evaluation.translation import TranslationScores
 from qkv.generation.ranking import Beam
 from qkv.models.marian import Marian, MarianConfig
-from qkv.tasks.recipe import Place, Training, begin, count, run_training, timed
+from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training
 from qkv.tasks.translation.data import PairParts, TextPair, Translations, evenly
 from qkv.tasks.translation.inputs import describe
 from qkv.tasks.translation.search import BEAM, GREEDY
@@ -86,7 +85,16 @@ def train_translator(
         "parameters": parameters,
         "seconds of training": round(history.seconds, 1),
     }
-    _finish(translator, parts, place, sizes)
+    finish(
+        place,
+        translator.evaluate,
+        parts.validation,
+        parts.test,
+        save=translator.save,
+        about=sizes,
+        line=say,
+        hint="qkv translate {} 'a sentence'",
+    )
 
 
 def _prepare(
@@ -163,28 +171,6 @@ def _fit(
             weight_decay=training.weight_decay,
         ),
         device=device,
-    )
-
-
-def _finish(translator: Translator, parts: PairParts, place: Place, sizes: dict[str, Any]) -> None:
-    """Score, save, and say how to go on."""
-    before = time.perf_counter()
-    validation = translator.evaluate(parts.validation, progress=True)
-    scores = {"validation": validation}
-    if parts.test:
-        scores["test"] = translator.evaluate(parts.test, progress=True)
-    results = {
-        **{name: asdict(one) for name, one in scores.items()},
-        **sizes,
-        "seconds of testing": timed(before),
-    }
-    translator.save(place.output)
-    place.write_results(results)
-    for name, one in scores.items():
-        place.console.print(f"{name}: {say(one)}")
-    place.console.print(
-        f"all scores: {place.output / 'results.json'}\n"
-        f"try it: qkv translate {place.output} 'a sentence'"
     )
 
 

@@ -1,0 +1,33 @@
+"""What classifying texts and classifying images have in common."""
+
+from collections.abc import Mapping
+
+from qkv.data.labels import Labels
+from qkv.evaluation.classification import ClassificationScores
+from qkv.tasks.pretrained import Loaded
+
+SHOWN = 20  # classes of a longer list that are named
+
+
+def labels_of(loaded: Loaded) -> Labels:
+    """The classes' names, in the order of the logits."""
+    names = loaded.config.get("id2label")
+    if not names:  # then transformers calls them so
+        return Labels([f"LABEL_{i}" for i in range(loaded.model.n_classes)])
+    return Labels([name for _, name in sorted(names.items(), key=lambda item: int(item[0]))])
+
+
+def classes_line(labels: Labels, counts: Mapping[int, int]) -> str:
+    """Which classes there are to learn, and how many examples of each."""
+    classes = [f"{name} ({counts.get(i, 0):,})" for i, name in enumerate(labels.names)]
+    more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+    return f"{len(classes)} classes: {', '.join(classes[:SHOWN])}{more}"
+
+
+def accuracy_line(scores: ClassificationScores, *, unit: str) -> str:
+    """The scores in a line; `unit` is what is classified."""
+    low, high = scores.accuracy_interval
+    return (
+        f"accuracy {scores.accuracy:.2%} of {scores.count:,} {unit} (95 %: {low:.2%} to "
+        f"{high:.2%}), macro-F1 {scores.macro_f1:.2%}"
+    )
