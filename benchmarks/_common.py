@@ -6,7 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,3 +99,32 @@ def publish(name: str, markdown: str, document: Path = DOCS / "performance.md") 
     if not found:
         raise SystemExit(f"{document} has no markers {begin} ... {end}")
     write_atomically(document, f"{before}{begin}\n\n{markdown}\n\n{end}{after}")
+
+
+def campaign(
+    description: str,
+    path: Path,
+    rows: Sequence[Any],
+    run: Callable[[Any], Any],
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Run all rows or those asked for, keep them beside the others' results, and publish.
+
+    Args:
+        description: of the script.
+        path: of the results.
+        rows: each with a name, in the order of the table.
+        run: a row, to what is kept of it.
+        show: publishes what is kept.
+    """
+    parser = arguments(description)
+    parser.add_argument("--only", nargs="*", help="names of rows, such as those of the table")
+    options = parser.parse_args()
+    if not options.publish_only:
+        kept = load(path)["rows"] if path.exists() else {}
+        kept |= {row.name: run(row) for row in rows if row.name in (options.only or [row.name])}
+        # Rows are run one by one: what the last call was told says nothing of the others.
+        command = {"command": f"python benchmarks/{Path(sys.argv[0]).name}"}
+        ordered = {row.name: kept[row.name] for row in rows if row.name in kept}
+        save(path, {"machine": machine("transformers") | command, "rows": ordered})
+    show(load(path))

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish, save, train
+from _common import DOCS, RESULTS, campaign, provenance, publish, train
 
 from qkv.explorer.tables import markdown_table, show_table
 
@@ -116,19 +116,5 @@ def publish_rows(result: dict[str, Any]) -> None:
     publish("finetuning", f"{markdown_table(rows)}\n\n{provenance(PATH, result)}", DOCUMENT)
 
 
-def main() -> None:
-    """Run the campaign."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--only", nargs="*", help="names of rows, such as LoRA")
-    options = parser.parse_args()
-    if not options.publish_only:
-        known = load(PATH)["rows"] if PATH.exists() else {}
-        chosen = [row for row in ROWS if not options.only or row.name in options.only]
-        found = {row.name: run(row) for row in chosen}
-        rows = {row.name: (known | found)[row.name] for row in ROWS if row.name in known | found}
-        save(PATH, {"machine": machine("transformers"), "rows": rows})
-    publish_rows(load(PATH))
-
-
 if __name__ == "__main__":
-    main()
+    campaign(__doc__ or "", PATH, ROWS, run, publish_rows)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish, save, train
+from _common import DOCS, RESULTS, campaign, provenance, publish, train
 from _scores import (
     Score,
     number,
@@ -29,8 +29,6 @@ PATH = RESULTS / "tasks.json"
 DOCUMENT = DOCS / "results.md"
 OUTPUT = Path("out")
 
-# Rows are trained one by one: what the last call was told says nothing of the others.
-COMMAND = "python benchmarks/tasks.py"
 THREADS = (
     "Where a row has one thread, another training ran beside it: a machine with nothing else to "
     "do is faster."
@@ -160,19 +158,5 @@ def publish_rows(result: dict[str, Any]) -> None:
     publish("tasks", f"{tables}\n\n{THREADS} {provenance(PATH, result)}", DOCUMENT)
 
 
-def main() -> None:
-    """Run the campaign."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--only", nargs="*", help="names of rows, such as multi30k")
-    options = parser.parse_args()
-    if not options.publish_only:
-        known = load(PATH)["rows"] if PATH.exists() else {}
-        chosen = [row for row in ROWS if not options.only or row.name in options.only]
-        found = {row.name: run(row) for row in chosen}
-        rows = {row.name: (known | found)[row.name] for row in ROWS if row.name in known | found}
-        save(PATH, {"machine": machine("transformers") | {"command": COMMAND}, "rows": rows})
-    publish_rows(load(PATH))
-
-
 if __name__ == "__main__":
-    main()
+    campaign(__doc__ or "", PATH, ROWS, run, publish_rows)
