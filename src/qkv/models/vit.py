@@ -204,6 +204,20 @@ class ViT(nn.Module):
         return torch.tanh(self.pooler(first_token(hidden, token_mask)))
 
 
+def initialize_by_width(vit: ViT) -> None:
+    """Start a narrow model at random numbers that suit its width, and at zero biases.
+
+    Matrices at N(0, 1 / 2n) for n inputs, the patches at N(0, 1 / n) and positions at N(0, 1).
+    N(0, 0.02^2), where a ViT starts, suits n near 1,000. Every block norms the sum of patch and
+    position, so the smaller of the two is hardly seen: both have size 1 here.
+    """
+    for module in vit.modules():
+        if isinstance(module, nn.Linear):
+            initialize(module, std=(2 * module.in_features) ** -0.5)
+    nn.init.normal_(vit.patches.weight, std=vit.patches.weight[0].numel() ** -0.5)
+    nn.init.normal_(vit.positions)
+
+
 class DistilledClassifier(Headed):
     """Two heads: the class token learns the labels, the distillation token a teacher's answers.
 

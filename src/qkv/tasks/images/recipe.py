@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from qkv.data.augmentation import Augmentation, ImageBatch, image_batches
 from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.errors import ConfigError
 from qkv.models.heads import SequenceClassifier
-from qkv.models.vit import ViT, ViTConfig, pair
+from qkv.models.vit import ViT, ViTConfig, initialize_by_width, pair
 from qkv.tasks.classes import accuracy_line, classes_line
 from qkv.tasks.images.data import ImageParts, Images, bytes_of, checksum
 from qkv.tasks.images.recognizer import Recognizer
@@ -39,6 +40,7 @@ def train_recognizer(
     data: Images = IMAGES,
     augmentation: Augmentation = AUGMENTATION,
     model: ViTConfig = MODEL,
+    start: Literal["published", "by_width"] = "published",
     training: Training = TRAINING,
     device: str = "auto",
     fresh: bool = False,
@@ -51,6 +53,8 @@ def train_recognizer(
         data: images and their classes.
         augmentation: how images are changed at random while the model learns.
         model: its sizes; images are resized to image_size, and made grey where n_channels is 1.
+        start: of the weights: as published ViTs start, or by_width, for narrow models; see
+            `initialize_by_width`.
         training: how long and how fast.
         device: "auto", "cpu", "cuda" or "mps".
         fresh: begin anew, whatever an earlier run left.
@@ -69,10 +73,12 @@ def train_recognizer(
     empty = (0.0,) * model.n_channels, (1.0,) * model.n_channels
     sizes = ImageConfig(size=pair(model.image_size), mean=empty[0], std=empty[1])
     pixels = bytes_of(parts.train, sizes)
-    recipe = {"data": data, "augmentation": augmentation, "model": model, "training": training}
-    recipe["checksum of the images"] = checksum(parts.train, pixels)
+    recipe = {"data": data, "augmentation": augmentation, "model": model, "start": start}
+    recipe |= {"training": training, "checksum of the images": checksum(parts.train, pixels)}
     place = begin(output, recipe, seed=training.seed, fresh=fresh)
     recognizer = fresh_recognizer(parts, replace(sizes, **statistics(pixels)), model)
+    if start == "by_width":
+        initialize_by_width(recognizer.model.encoder)
     history = _fit(recognizer, parts, pixels, augmentation, training, place, device)
     about = {
         "images to learn from": len(parts.train),
