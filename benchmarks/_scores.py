@@ -21,9 +21,15 @@ def of_translations(part: Mapping[str, Any]) -> list[Score]:
 
 
 def of_summaries(part: Mapping[str, Any]) -> list[Score]:
-    """F1 of ROUGE."""
+    """F1 of ROUGE, against the first reference, and the best of several where there are any."""
     named = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rouge_l"}
-    return [Score(name, part[kind]["f1"], part[kind]["interval"]) for name, kind in named.items()]
+    by_first = part.get("by_first")
+    sides = ((by_first, ""), (part, ", best of all")) if by_first else ((part, ""),)
+    return [
+        Score(f"{name}{of}", side[kind]["f1"], side[kind]["interval"])
+        for side, of in sides
+        for name, kind in named.items()
+    ]
 
 
 def of_answers(part: Mapping[str, Any]) -> list[Score]:

@@ -110,3 +110,13 @@ def test_without_rouge_score_its_name_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge_score", None)
     with pytest.raises(MissingDependencyError, match=r'rouge-score: pip install "qkv\[train\]"'):
         summary_scores(["a"], ["a"])
+
+
+def test_beside_the_best_of_several_stand_the_scores_by_the_first():
+    turned = [of_text[::-1] for of_text in REFERENCES]
+    both = summary_scores(TEXTS, turned)
+    alone = summary_scores(TEXTS, [of_text[0] for of_text in turned])
+    assert both.by_first == alone
+    assert alone.by_first is None
+    assert both.rouge1.f1 > alone.rouge1.f1
+    assert dataclasses.asdict(both)["by_first"]["signature"].startswith("nrefs:1|")

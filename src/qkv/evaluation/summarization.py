@@ -3,7 +3,7 @@
 import importlib.metadata
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -43,6 +43,7 @@ class SummaryScores:
         without_words: how many summaries have only references without a letter a-z or digit, which
             are all that rouge-score sees; they count as 0.
         signature: how the scores were computed.
+        by_first: the same against the first reference of each text alone; None where all have one.
     """
 
     count: int
@@ -51,6 +52,7 @@ class SummaryScores:
     rouge_l: Rouge
     without_words: int
     signature: str
+    by_first: "SummaryScores | None" = None
 
 
 def summary_scores(
@@ -74,6 +76,16 @@ def summary_scores(
         MissingDependencyError: rouge-score is not installed.
     """
     several = _check(summaries, references)
+    scores = _score(summaries, several, stemmer)
+    if all(len(of_text) == 1 for of_text in several):
+        return scores
+    first = [of_text[:1] for of_text in several]
+    return replace(scores, by_first=_score(summaries, first, stemmer))
+
+
+def _score(
+    summaries: Sequence[str], several: Sequence[Sequence[str]], stemmer: bool
+) -> SummaryScores:
     scorer = _rouge_scorer().RougeScorer(KINDS, use_stemmer=stemmer)
     scores = [scorer.score_multi(of, text) for text, of in zip(summaries, several, strict=True)]
     counts = {len(of_text) for of_text in several}

@@ -124,9 +124,12 @@ def _summarize(model: Summarizer, asked: Asked) -> tuple[SummaryScores, Tables]:
     columns = {**OF_SUMMARIES, **asked.columns}
     examples = read_summaries(asked.data, asked.split, columns=columns, data_dir=asked.data_dir)
     scores = model.evaluate(examples, progress=True)
-    named = {"ROUGE-1": scores.rouge1, "ROUGE-2": scores.rouge2, "ROUGE-L": scores.rouge_l}
-    rows = [_row(f"{name}, F1", one.f1, one.interval) for name, one in named.items()]
-    return scores, {f"{scores.count:,} summaries, {scores.signature}": rows}
+    tables = {}
+    for part in filter(None, (scores, scores.by_first)):
+        named = {"ROUGE-1": part.rouge1, "ROUGE-2": part.rouge2, "ROUGE-L": part.rouge_l}
+        rows = [_row(f"{name}, F1", one.f1, one.interval) for name, one in named.items()]
+        tables[f"{part.count:,} summaries, {part.signature}"] = rows
+    return scores, tables
 
 
 def _answer(model: Answerer, asked: Asked) -> tuple[AnswerScores, Tables]:

@@ -111,6 +111,9 @@ def test_the_penalty_is_the_one_with_the_highest_rouge(base, monkeypatch):
     monkeypatch.setattr(Summarizer, "__call__", summaries)
     chosen = choose_penalty(summarizer, [Summarized("a", ("the film was fine",))] * 3)
     assert chosen.writing == Writing(max_source=11, max_length=5, length_penalty=0.5)
+    # What only other summaries say does not count.
+    chosen = choose_penalty(summarizer, [Summarized("a", ("film was fine", "no"))] * 3)
+    assert chosen.writing.length_penalty == 0.5
 
 
 class Said:

@@ -32,7 +32,7 @@ SUMMARIES = Summaries()
 TRAINING = Training(epochs=8.0, max_tokens=4_000, learning_rate=1e-3, warmup=0.05)
 # Of validation texts: the likelihood of how many is watched, and how many choose the penalty.
 WATCHED, CHOOSING = 1_000, 300
-PENALTIES = (0.0, 1.0, 2.0)
+PENALTIES = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def train_summarizer(
@@ -198,12 +198,18 @@ def _batches(
 
 
 def choose_penalty(summarizer: Summarizer, examples: Sequence[Summarized]) -> Summarizer:
-    """Take the length penalty under which ROUGE-1, 2 and L have the highest mean."""
+    """Take the length penalty under which ROUGE-1, 2 and L have the highest geometric mean.
+
+    Compared with the first summary of each text, which is what the model learned to write: against
+    the best of several, a word or two that one of them has would do. In a geometric mean a tenth
+    more of ROUGE-2, which is low and which single words do not raise, weighs as much as of ROUGE-1.
+    """
+    learned = [one._replace(summaries=one.summaries[:1]) for one in examples]
 
     def rouge(penalty: float) -> float:
         writing = replace(summarizer.writing, length_penalty=penalty)
-        scores = replace(summarizer, writing=writing).evaluate(examples)
-        return scores.rouge1.f1 + scores.rouge2.f1 + scores.rouge_l.f1
+        scores = replace(summarizer, writing=writing).evaluate(learned)
+        return scores.rouge1.f1 * scores.rouge2.f1 * scores.rouge_l.f1
 
     best = max(PENALTIES, key=rouge)
     return replace(summarizer, writing=replace(summarizer.writing, length_penalty=best))
@@ -220,4 +226,5 @@ def say(scores: SummaryScores) -> str:
     """The scores in a line."""
     kinds = {"ROUGE-1": scores.rouge1, "ROUGE-2": scores.rouge2, "ROUGE-L": scores.rouge_l}
     said = ", ".join(f"{name} {score.f1:.1f}" for name, score in kinds.items())
-    return f"{said} of {scores.count:,} texts"
+    by_first = scores.by_first and f"; by the first reference alone {say(scores.by_first)}"
+    return f"{said} of {scores.count:,} texts{by_first or ''}"
