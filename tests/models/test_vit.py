@@ -13,6 +13,7 @@ from qkv.models.vit import (
     ViT,
     ViTConfig,
     embed_patches,
+    initialize_by_width,
     resize_positions,
     unfold_patches,
 )
@@ -211,3 +212,26 @@ def test_bad_configs_are_refused():
     for name in ("pooler", "distillation_token"):
         with pytest.raises(ConfigError, match=f"{name} = True, but class_token = False"):
             ViTConfig(class_token=False, **{name: True})
+
+
+@pytest.mark.parametrize("width", [1, 3, 7])  # of an attention head
+def test_started_by_width_what_blocks_read_has_one_size_at_any_width(width):
+    torch.manual_seed(width)
+    heads = 31
+    model = ViT(config(d_model=heads * width, n_heads=heads, d_ff=101)).double()
+    initialize_by_width(model)
+    patches = model.patches(torch.randn(101, C, *IMAGE, dtype=torch.float64))
+    for seen in (patches, model.positions):
+        assert 0.8 < seen.std() < 1.2
+    x = torch.randn(101, heads * width, dtype=torch.float64)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            assert module.bias is None or not module.bias.any(), name
+            inputs = x[:, : module.in_features] if module.in_features <= x.shape[1] else None
+            if inputs is not None:  # the mean of squares halves
+                assert 0.6 < F.linear(inputs, module.weight).std() < 0.8, name
+
+
+def test_as_published_positions_are_smaller_than_patches():
+    model = ViT(config(d_model=93, n_heads=31))
+    assert 0.01 < model.positions.std() < 0.03

@@ -48,13 +48,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def fit(folder):
-    def run(output, *, fresh=False, model=MODEL, data=None, **training):
+    def run(output, *, fresh=False, model=MODEL, data=None, start="published", **training):
         with unchecked():
             train_recognizer(
                 output=output,
                 data=Images(**{"train": str(folder), "validation_share": 0.2} | (data or {})),
                 augmentation=AUGMENTATION,
                 model=model,
+                start=start,
                 training=Training(**TRAINING | training),
                 device="cpu",
                 fresh=fresh,
@@ -107,6 +108,15 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(fit, tmp_path, monkeypa
         assert torch.equal(tensor, expected[name]), name
     other = weights(fit(tmp_path / "other", seed=5))
     assert any(not torch.equal(expected[name], other[name]) for name in expected)
+
+
+def test_the_start_is_part_of_the_recipe(fit, tmp_path):
+    made = [fit(tmp_path / start, start=start, epochs=0.1) for start in ("published", "by_width")]
+    name = next(name for name in weights(made[0]) if "position" in name)
+    small, large = (weights(folder)[name].std() for folder in made)
+    assert small < 0.05
+    assert large > 0.5
+    assert json.loads((made[1] / "results.json").read_text())["recipe"]["start"] == "by_width"
 
 
 def test_other_images_are_another_run(fit, tmp_path, folder):
