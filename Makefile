@@ -28,7 +28,7 @@ notebook: .venv/dev.stamp ## build the notebook from the script and execute it
 soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights to the bit
 	.venv/bin/python tools/soak.py $(ARGS)
 
-results-quick: .venv/dev.stamp ## score the models that ship again, some minutes (QKV_DATA: the folder of the data)
+results-quick: .venv/dev.stamp ## score the models that ship again, about 6 minutes (QKV_DATA: the folder of the data)
 	.venv/bin/python benchmarks/zoo.py $(ARGS)
 
 bench: .venv/dev.stamp ## run every benchmark
