@@ -119,6 +119,12 @@ def test_the_start_is_part_of_the_recipe(fit, tmp_path):
     assert json.loads((made[1] / "results.json").read_text())["recipe"]["start"] == "by_width"
 
 
+def test_another_start_is_refused(fit, tmp_path):
+    with pytest.raises(ConfigError, match="start = 'width'; expected published or by_width"):
+        fit(tmp_path / "made", start="width")
+    assert not (tmp_path / "made").exists()
+
+
 def test_other_images_are_another_run(fit, tmp_path, folder):
     made = fit(tmp_path / "made")
     other = write_images(tmp_path / "other", seed=9)

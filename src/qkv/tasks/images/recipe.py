@@ -58,7 +58,13 @@ def train_recognizer(
         training: how long and how fast.
         device: "auto", "cpu", "cuda" or "mps".
         fresh: begin anew, whatever an earlier run left.
+
+    Raises:
+        ConfigError: batches by tokens, a model that this recipe cannot train, or an unknown start.
+        DataError: images cannot be read, or their classes do not fit together.
     """
+    if start not in ("published", "by_width"):
+        raise ConfigError(f"start = {start!r}; expected published or by_width")
     if training.batch_size is None:
         raise ConfigError(
             f"training.max_tokens = {training.max_tokens}: images all take as many tokens; "
