@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -74,6 +75,47 @@ def test_top_p(p, left):
 )
 def test_min_p(p, left):
     assert kept(min_p(p)) == [left]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_nucleus_of_transformers_own_example(dtype):
+    """0.3 and 0.5 are 0.8 together: a third token came in by a rounding."""
+    shares = torch.tensor([[0.3, 0.1, 0.1, 0.5], [0.15, 0.3, 0.3, 0.25]], dtype=dtype)
+    assert kept(top_p(0.8), shares.log()) == [[0, 3], [1, 2, 3]]
+
+
+@settings(max_examples=300)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    share=st.fractions(0, 1).filter(bool),
+    data=st.data(),
+)
+def test_shares_that_meet_a_bound_exactly(counts, share, data):
+    """What is kept is what exact fractions keep, in each dtype: no rounding adds or drops one."""
+    total, likeliest = sum(counts), max(counts)
+    order = sorted(range(len(counts)), key=lambda i: (-counts[i], i))
+    sums = [sum(counts[i] for i in order[:n]) for n in range(len(order) + 1)]
+    meets = data.draw(st.sampled_from(sums[1:]))
+    ratio = Fraction(data.draw(st.sampled_from(counts)), likeliest)
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.tensor([counts], dtype=dtype).log()
+        nucleus = order[: sums.index(meets)]
+        assert kept(top_p(meets / total), logits) == [sorted(nucleus)]
+        for bound in (ratio, share):
+            if any(
+                abs(Fraction(n, likeliest) / bound - 1) < 1e-5 for n in counts if bound != ratio
+            ):
+                continue  # so near that float32 cannot tell
+            left = [i for i, n in enumerate(counts) if Fraction(n, likeliest) >= bound]
+            assert kept(min_p(float(bound)), logits) == [left]
+
+
+def test_the_nucleus_in_16_bits_is_that_of_32():
+    torch.manual_seed(0)
+    for dtype in (torch.float16, torch.bfloat16):
+        logits = torch.randn(3, 997, dtype=torch.float32).to(dtype)
+        for processor in (top_p(0.9), min_p(0.1)):
+            assert kept(processor, logits) == kept(processor, logits.float())
 
 
 @settings(max_examples=50)

@@ -266,15 +266,17 @@ def test_processors(logits, seed):
         torch.testing.assert_close(ours(tokens, logits), theirs(tokens, logits.clone()))
 
 
-@settings(max_examples=40)
-@given(seed=st.integers(0, 999))
-def test_the_nucleus(seed):
-    """Theirs adds up from the least probable: rounding and equals may fall on the other side."""
+@settings(max_examples=100)
+@given(seed=st.integers(0, 999), equals=st.booleans())
+def test_the_nucleus(seed, equals):
+    """Of equal tokens ours keeps the first ones, theirs any: only their number is compared."""
     torch.manual_seed(seed)
     logits, p = 3 * torch.randn(3, 13), 0.05 + 0.9 * torch.rand(()).item()
+    logits = logits.round() if equals else logits
     tokens = torch.zeros(3, 1).long()
-    expected = theirs_of.TopPLogitsWarper(p)(tokens, logits.clone())
-    assert torch.equal(top_p(p)(tokens, logits), expected)
+    found, expected = top_p(p)(tokens, logits), theirs_of.TopPLogitsWarper(p)(tokens, logits)
+    assert torch.equal(found.sort().values, expected.sort().values)
+    assert equals or torch.equal(found, expected)
 
 
 def test_a_trained_transliterator_finds_the_beams_of_its_references():

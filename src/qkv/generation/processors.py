@@ -21,6 +21,9 @@ Processor = Callable[
 ]
 
 FORBIDDEN = -math.inf
+# By how many units in the last place of 1 a sum of probabilities may be off: what meets a bound
+# exactly is not kept, or left out, by the rounding.
+SLACK = 16
 
 
 def process(
@@ -95,13 +98,22 @@ def top_p(p: float) -> Processor:
     _check_share("top_p", p)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        if p == 1:
+            return logits
         ordered, order = logits.sort(descending=True, stable=True)
-        probabilities = ordered.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities  # of all the more probable tokens
-        kept = (before < p).scatter(-1, order, before < p)
-        return logits.masked_fill(~kept, FORBIDDEN)
+        # Summed from the least probable on, where sums are small: each holds a token and all that
+        # are less probable. What must go is at most 1 - p, and a sum that is rounded beyond it too.
+        tail = _probabilities(ordered).flip(-1).cumsum(-1).flip(-1)
+        dropped = tail <= 1 - p + SLACK * torch.finfo(tail.dtype).eps
+        dropped[:, 0] = False
+        return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), FORBIDDEN)
 
     return processor
+
+
+def _probabilities(logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
+    """The softmax, in float32 at least: sums in 16 bits would be off by whole tokens."""
+    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def min_p(p: float) -> Processor:
@@ -115,8 +127,10 @@ def min_p(p: float) -> Processor:
     _check_share("min_p", p)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
-        least = logits.max(-1, keepdim=True).values + math.log(p)
-        return logits.masked_fill(logits < least, FORBIDDEN)
+        probabilities = _probabilities(logits)
+        least = p * probabilities.max(-1, keepdim=True).values
+        rounded = 1 - SLACK * torch.finfo(least.dtype).eps
+        return logits.masked_fill(probabilities < least * rounded, FORBIDDEN)
 
     return processor
 
