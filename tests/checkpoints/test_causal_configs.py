@@ -233,7 +233,7 @@ def test_rotary_positions_in_old_and_new_words(said, scaling):
         ),
         (
             tiny("qwen2", use_sliding_window=False, layer_types=["sliding_attention"] * 3),
-            "layer_types = .* where use_sliding_window is true",
+            "layer_types has sliding_attention, but no window has .*use_sliding_window = true",
         ),
         (tiny("gpt2", scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
         (tiny("gpt2", add_cross_attention=True), "add_cross_attention = True is not implemented"),
@@ -252,6 +252,8 @@ def test_what_is_not_implemented_is_refused_by_name(raw, message):
         ({"layer_types": ["full_attention", *["sliding_attention"] * 2]}, 5, 1),
         ({"layer_types": ["sliding_attention"] * 3}, 5, 0),
         ({"layer_types": ["full_attention"] * 3, "use_sliding_window": False}, None, 0),
+        ({"layer_types": ["full_attention"] * 3}, None, 0),
+        ({"max_window_layers": 3}, None, 0),
         ({"use_sliding_window": False}, None, 0),
     ],
 )

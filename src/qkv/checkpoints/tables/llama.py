@@ -7,39 +7,93 @@ from qkv.checkpoints.table import Row, ignore, layers, row, under
 from qkv.checkpoints.tables.gpt import output_layer
 from qkv.checkpoints.tables.rotary import normalize_rotary, read_scaling, write_scaling
 from qkv.errors import ConfigError
+from qkv.json_fields import shown
 from qkv.models.heads import SequenceClassifier
 from qkv.models.llama import Llama, LlamaConfig
 
 PREFIX = "model."
 
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def normalize_llama(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say what is left out, and check that all layers see everything.
+
+    Raises:
+        ConfigError: if `layer_types` gives a layer a window: the model has none.
+    """
+    raw = normalize_rotary({"max_position_embeddings": 2048, **raw})
+    _check_layer_types(raw, expected=FULL, because="this family has no windows")
+    return raw
+
+
 def normalize_mistral(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what is null where it is meant, and not where it is left out."""
-    return normalize_rotary({"num_key_value_heads": 8, "sliding_window": 4096, **raw})
+    """Say what is null where it is meant, and not where it is left out.
+
+    Raises:
+        ConfigError: if `layer_types` contradicts `sliding_window`, which all layers follow.
+    """
+    left_out = {
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "max_position_embeddings": 131_072,
+    }
+    raw = normalize_rotary({**left_out, **raw})
+    window = raw["sliding_window"]
+    _check_layer_types(
+        raw,
+        expected=FULL if window is None else SLIDING,
+        because=f"sliding_window = {window!r} holds for every layer",
+    )
+    return raw
 
 
 def normalize_qwen2(raw: dict[str, Any]) -> dict[str, Any]:
     """Say which layers have a window by the number of the first one.
 
+    As in transformers, `use_sliding_window` decides whether there are windows at all, then
+    `layer_types` decides which layers have one, and `max_window_layers` only where it is left out.
+
     Raises:
-        ConfigError: if layers without a window follow one with.
+        ConfigError: if layers without a window follow one with, or a window has no width.
     """
-    raw = normalize_rotary({"sliding_window": 4096, "max_window_layers": 28, **raw})
+    left_out = {
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "max_position_embeddings": 32_768,
+        "num_hidden_layers": 32,
+    }
+    raw = normalize_rotary({**left_out, **raw})
     if not raw.get("use_sliding_window", False):
-        raw |= {"sliding_window": None, "max_window_layers": 0}
-    kinds = raw.pop("layer_types", None)
+        raw["sliding_window"] = None
+    kinds, n_layers = raw.pop("layer_types", None), raw["num_hidden_layers"]
     if kinds is not None:
-        n_full = kinds.count("full_attention")
-        windows = ["sliding_attention"] * (len(kinds) - n_full)
-        if kinds != ["full_attention"] * n_full + windows or (
-            windows and not raw["sliding_window"]
-        ):
+        n_full = kinds.count(FULL) if isinstance(kinds, list) else 0
+        if kinds != [FULL] * n_full + [SLIDING] * (n_layers - n_full):
             raise ConfigError(
-                f"layer_types = {kinds} is not implemented; expected full_attention, then "
-                "sliding_attention where use_sliding_window is true"
+                f"layer_types = {shown(kinds)} is not implemented; expected {FULL}, then "
+                f"{SLIDING}, for {n_layers} layers in all"
             )
-        raw["max_window_layers"] = n_full if windows else 0
+        if n_full < n_layers and raw["sliding_window"] is None:
+            raise ConfigError(
+                f"layer_types has {SLIDING}, but no window has a width; expected "
+                "use_sliding_window = true and a number as sliding_window"
+            )
+        raw["max_window_layers"] = n_full
+    if raw["sliding_window"] is None or raw["max_window_layers"] >= n_layers:
+        raw |= {"sliding_window": None, "max_window_layers": 0}
     return raw
+
+
+def _check_layer_types(raw: dict[str, Any], *, expected: str, because: str) -> None:
+    """Take `layer_types` out, which these families do not read, if it says what is done anyway."""
+    kinds = raw.pop("layer_types", None)
+    if kinds is not None and kinds != [expected] * len(kinds):
+        raise ConfigError(
+            f"layer_types = {shown(kinds)} is not implemented; expected {expected} alone, as "
+            f"{because}"
+        )
 
 
 def block(config: LlamaConfig) -> list[Row]:
@@ -143,7 +197,7 @@ LLAMA = Family(
     only={"hidden_act": "silu"},
     harmless=frozenset(("pretraining_tp",)),  # in how many pieces a product was computed
     prefix=PREFIX,
-    normalize=normalize_rotary,
+    normalize=normalize_llama,
     architectures=architectures("Llama"),
 )
 
