@@ -7,9 +7,11 @@ from tests.models.test_bert import LENGTHS, B, L, bert, texts
 from torch import nn
 
 from qkv.errors import ConfigError
+from qkv.models.bart import Bart, BartConfig
 from qkv.models.heads import (
     Headed,
     MaskedLM,
+    MultipleChoice,
     NextSentence,
     PreTraining,
     QuestionAnswering,
@@ -30,6 +32,7 @@ HEADS = {
     "next sentence": NextSentence,
     "masked": MaskedLM,
     "pre-training": PreTraining,
+    "last end token": lambda e: SequenceClassifier(e, C, pool="last", end=11),
 }
 each = pytest.mark.parametrize("name", HEADS)
 
@@ -122,6 +125,46 @@ def test_the_output_layer_of_the_masked_lm_is_the_embedding():
         model = make(name)
         assert model.head.output.weight is model.encoder.embedding.weight
         assert "head.output.weight" not in dict(model.named_parameters())
+
+
+BART = {"vocab_size": 37, "n_positions": 41, "d_model": 22, "n_heads": 11, "d_ff": 29}
+BART |= {"n_encoder_layers": 2, "n_decoder_layers": 3, "dropout": 0.0, "start_token": 3}
+
+
+@pytest.mark.parametrize("start", [3, None])
+@pytest.mark.parametrize("end", [2, None])
+def test_padding_of_a_text_that_both_stacks_read(start, end):
+    ids, mask, _ = texts()
+    encoder = randomized(Bart(BartConfig(**{**BART, "start_token": start})).without_head())
+    model = randomized(SequenceClassifier(encoder, C, pool="last", end=end))
+    right = model(ids, token_mask=mask)
+    left_ids, left_mask = to_left(ids, mask)
+    assert_close(model(left_ids, token_mask=left_mask), right)
+    for row, length in enumerate(LENGTHS):
+        assert_close(model(ids[row : row + 1, :length]), right[row : row + 1])
+
+
+def test_the_last_end_token_is_read_or_the_last_of_all():
+    model = make("last end token", bert()).double()
+    ids, mask = torch.full((3, 7), 5), right_mask([7, 5, 6], 7)
+    ids[0, [1, 4]], ids[1, 6] = 11, 11  # the second row has one in its padding alone
+    hidden = model.hidden(ids, token_mask=mask)
+    read = torch.stack((hidden[0, 4], hidden[1, 4], hidden[2, 5]))
+    assert_close(model(ids, token_mask=mask), model.classifier(read))
+    assert "end=11" in repr(model)
+
+
+def test_each_choice_is_read_alone():
+    model = randomized(MultipleChoice(bert()))
+    ids, mask, segments = (torch.stack((x, x.flip(0)), 1) for x in texts())
+    scores = model(ids, token_mask=mask, segments=segments)
+    assert scores.shape == (B, 2)
+    for i in range(2):
+        alone = {"token_mask": mask[:, i : i + 1], "segments": segments[:, i : i + 1]}
+        assert_close(model(ids[:, i : i + 1], **alone), scores[:, i : i + 1])
+    positions = torch.arange(L).expand(B, 2, L)
+    assert_close(model(ids, token_mask=mask, segments=segments, positions=positions), scores)
+    assert not isinstance(model, SequenceClassifier)
 
 
 def test_masked_places_can_be_scored_alone():

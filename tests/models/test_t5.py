@@ -9,7 +9,7 @@ from tests.helpers import TARGET_VOCAB, B, S, T, assert_close, problem, right_ma
 from qkv.attention.record import record_attention
 from qkv.errors import ConfigError
 from qkv.generation.state import Decodable
-from qkv.models.t5 import T5, T5Config
+from qkv.models.t5 import T5, T5Config, T5Encoder
 
 
 def test_shapes_and_the_head():
@@ -111,3 +111,18 @@ def test_padding_on_the_left_shifts_no_distance():
 def test_impossible_buckets_are_refused():
     with pytest.raises(ConfigError, match="n_buckets = 3 makes 0 buckets of one distance each"):
         t5(n_buckets=3)
+
+
+def test_the_encoder_alone_reads_as_it_does_below_a_decoder():
+    model, (source, _, mask) = t5(), problem()
+    alone = T5Encoder(model.config).double().eval()
+    whole = {n.replace("encoder.", "stack."): p for n, p in model.state_dict().items()}
+    alone.load_state_dict({name: whole[name] for name in alone.state_dict()})
+    hidden = alone(source, token_mask=mask)
+    assert torch.equal(hidden, model.encode(source, mask))
+    left, left_mask = to_left(source, mask)
+    assert_close(alone(left, token_mask=left_mask)[left_mask], hidden[mask])
+    fresh = T5Encoder(T5Config(vocab_size=TARGET_VOCAB, n_encoder_layers=1))
+    assert fresh.stack.blocks[0].self_attention.query.weight.detach().std() == pytest.approx(
+        (512 * 64) ** -0.5, rel=0.05
+    )

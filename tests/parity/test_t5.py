@@ -153,7 +153,7 @@ def test_long_inputs(tmp_path):
         ("dense_act_fn", "gelu", "dense_act_fn contradicts feed_forward_proj = 'relu'"),
         ("is_gated_act", True, "is_gated_act contradicts feed_forward_proj = 'relu'"),
         ("is_decoder", True, "is_decoder = True is not implemented for t5"),
-        ("architectures", ["T5EncoderModel"], "'T5EncoderModel' of t5 is not implemented"),
+        ("architectures", ["T5ForPoetry"], "'T5ForPoetry' of t5 is not implemented"),
     ],
 )
 def test_what_is_not_implemented_is_refused(field, value, message, tmp_path):

@@ -13,6 +13,7 @@ from qkv.errors import ConfigError
 from qkv.models.heads import Headed
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.rnn import RNNSeq2Seq
+from qkv.models.t5 import T5Encoder
 from qkv.training.checkpointing import Checkpoints
 from qkv.training.finetune import (
     GradualUnfreezing,
@@ -115,6 +116,8 @@ def test_the_groups_are_named_from_bottom_to_top(family, architecture):
     elif isinstance(model, PointerGenerator):
         layers = [f"encoder.stack layer {i}" for i in range(config.n_encoder_layers)]
         layers += [f"decoder layer {i}" for i in range(config.n_layers)]
+    elif isinstance(model, T5Encoder):
+        layers = [f"layer {i}" for i in range(config.n_encoder_layers)]
     elif hasattr(config, "n_decoder_layers"):
         layers = [f"encoder layer {i}" for i in range(config.n_encoder_layers)]
         layers += [f"decoder layer {i}" for i in range(config.n_decoder_layers)]

@@ -99,7 +99,7 @@ def load_checkpoint(
         ignore(one.theirs) if one.ours and fresh.issuperset(one.ours) else one
         for one in shape.rows(model)
     ]
-    names = _spell(family, rows, weights, own_head=architecture in (None, own))
+    names = _spell(family, shape, rows, weights, own_head=architecture in (None, own))
     tensors = {name: weights[theirs] for name, theirs in names.items()}
     shapes = {name: p.shape for name, p in model.named_parameters() if name not in fresh}
 
@@ -209,20 +209,25 @@ def _parameters_in(model: nn.Module, modules: Iterable[str]) -> set[str]:
 
 
 def _spell(
-    family: Family, rows: Iterable[Row], weights: Weights, *, own_head: bool
+    family: Family, shape: Architecture, rows: Iterable[Row], weights: Weights, *, own_head: bool
 ) -> dict[str, str]:
     """Find the table's name of each tensor, which may lack its prefix or be spelled as of old.
 
     Tensors of a head are left out where another head than the file's own was asked for.
     """
     known = {one.theirs for one in rows}
+    prefix = family.prefix if shape.prefix is None else shape.prefix
+    prefixes = {family.prefix, *(one.prefix or "" for one in family.architectures)}
     names: dict[str, str] = {}
     for theirs in weights:
         name = theirs
         for old, current in family.spellings:
             name = name.replace(old, current)
-        if name not in known and family.prefix + name in known:
-            name = family.prefix + name
+        if name not in known:
+            bare = name.removeprefix(
+                next((one for one in prefixes if one and name.startswith(one)), "")
+            )
+            name = prefix + bare if prefix + bare in known else name
         if name not in known and not own_head and not name.startswith(family.prefix):
             continue
         if name in names:

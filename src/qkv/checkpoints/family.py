@@ -64,6 +64,7 @@ class Architecture:
         rows: its table; names of the base model begin with the family's prefix.
         changes: to the config, where config.json does not say them (a model without its pooler).
         base: whether this is the base model, whose own files have no prefix.
+        prefix: before the names of the base model, where it is another than the family's.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Architecture:
     rows: Callable[[Any], Sequence[Row]]
     changes: Mapping[str, Any] = field(default_factory=dict)
     base: bool = False
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ Shapes: B batch, S source tokens, T target tokens, D d_model.
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.attention.linear import Linear
@@ -18,7 +18,7 @@ from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.norms import LayerNorm
 from qkv.blocks.positions import LearnedPositions
 from qkv.blocks.stack import Stack
-from qkv.models.encoder_decoder import EncoderDecoder
+from qkv.models.encoder_decoder import EncoderDecoder, shift_right
 from qkv.models.initialization import initialize
 
 FIRST_POSITION = 2  # the rows before it were padding's and are never read
@@ -39,6 +39,11 @@ class BartConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0  # between the matrices of the feed-forward network
+    head_dropout: float = 0.0  # of a head that classifies
+    # What a classifier reads: the decoder's first token, None for the last one of the source, and
+    # the token whose state is classified. A list of end tokens is for decoding alone.
+    start_token: int | None = 2
+    end_token: int | tuple[int, ...] | None = 2
 
     def block(self, *, decoder: bool) -> BlockConfig:
         """Return the configuration of an encoder or decoder block."""
@@ -76,6 +81,18 @@ class Bart(EncoderDecoder):
         self.head = Linear(config.d_model, config.vocab_size, bias=False)
         self.apply(initialize)
         self.head.weight = self.embedding.weight
+
+    def read(
+        self, tokens: Int[Tensor, "B T"], *, token_mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Feed one text to both stacks, for a head on the decoder (Lewis et al. 2020, section 3.1).
+
+        Args:
+            tokens: ids.
+            token_mask: True = a real token; None where all are.
+        """
+        target = shift_right(tokens, token_mask, start=self.config.start_token)
+        return self.hidden(tokens, target, source_mask=token_mask, target_mask=token_mask)
 
     def embed_source(
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]

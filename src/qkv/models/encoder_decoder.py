@@ -3,8 +3,10 @@
 Shapes: B batch, S source tokens, T target tokens, D d_model, V target vocabulary.
 """
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qkv.attention.masks import attention_mask, token_positions
 from qkv.blocks.stack import Stack
@@ -118,3 +120,23 @@ class EncoderDecoder(nn.Module):
     def extra_repr(self) -> str:
         """Say what no parameter shows."""
         return "without head" if isinstance(self.head, nn.Identity) else ""
+
+
+def shift_right(
+    tokens: Int[Tensor, "B L"], token_mask: Bool[Tensor, "B L"] | None, *, start: int | None
+) -> Int[Tensor, "B L"]:
+    """Put at each token's place the real token before it, wherever the padding is.
+
+    Args:
+        tokens: ids.
+        token_mask: True = a real token; None where all are.
+        start: at the place of the first; the last real token of the row where None.
+    """
+    real = torch.ones_like(tokens, dtype=torch.bool) if token_mask is None else token_mask
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    latest = torch.where(real, places, -1).cummax(1).values  # the last real place up to each
+    before = F.pad(latest[:, :-1], (1, 0), value=-1)
+    first = tokens.gather(1, latest[:, -1:].clamp(min=0))
+    if start is not None:
+        first = torch.full_like(first, start)
+    return torch.where(before < 0, first, tokens.gather(1, before.clamp(min=0)))

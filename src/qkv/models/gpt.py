@@ -32,6 +32,7 @@ class GPTConfig:
     dropout: float = 0.1  # of each sublayer's output
     attention_dropout: float = 0.1
     embedding_dropout: float = 0.1
+    head_dropout: float = 0.1  # of a head that classifies tokens
     tied_output: bool = True  # the output layer's weight is the embedding
 
     def block(self) -> BlockConfig:

@@ -1,12 +1,13 @@
 """Heads that go on any encoder: what turns hidden states into logits.
 
 An encoder has a `config` with `d_model` and returns hidden states (B, L, D) when it is called; of a
-language model the hidden states are taken before its own head.
+language model the hidden states are taken before its own head, and an encoder-decoder that has a
+`read` feeds the text to both of its stacks.
 
-Shapes: B batch, L tokens, D d_model, V vocabulary, C classes.
+Shapes: B batch, N choices, L tokens, D d_model, V vocabulary, C classes.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +24,16 @@ from qkv.models.pooling import first_token, last_token, mean_token
 POOLS = {"first": first_token, "last": last_token, "mean": mean_token}
 Encoder = Any  # what the module's docstring says; modules cannot be typed by what they hold
 HIDDEN_LAYERS = {"tanh": torch.tanh, "relu": torch.relu}
+Pool = Literal["pooler", "first", "last", "mean"]
+
+
+class HeadOptions(TypedDict, total=False):
+    """The options of `PooledHead`."""
+
+    pool: Pool
+    hidden_layer: Literal["tanh", "relu"] | None
+    dropout: float
+    bias: bool
 
 
 class Headed(nn.Module):
@@ -58,7 +69,7 @@ class Headed(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         """Run the encoder; what is None is not passed, as not every encoder takes it."""
         given = {"token_mask": token_mask, "segments": segments, "positions": positions}
-        run = getattr(self.encoder, "hidden", self.encoder)
+        run = getattr(self.encoder, "read", getattr(self.encoder, "hidden", self.encoder))
         return run(inputs, **{name: value for name, value in given.items() if value is not None})
 
     def score(
@@ -115,14 +126,15 @@ class Classifier(nn.Module):
         return self.output(self.dropout(x))
 
 
-class SequenceClassifier(Headed):
-    """A class for a whole text, a pair of texts or an image (Devlin et al. 2019, section 4.1).
+class PooledHead(Headed):
+    """Scores of one vector for the whole input: what classifies texts and what compares choices.
 
     Args:
         encoder: below the head.
-        n_classes: C; 1 for a number.
+        n_scores: how many the head gives.
         pool: "pooler" asks the encoder's own; "first", "last" and "mean" are of the real tokens.
-        hidden_layer: RoBERTa ("tanh") and DistilBERT ("relu") have one here, and no pooler.
+        hidden_layer: RoBERTa and BART ("tanh") and DistilBERT ("relu") have one here, and no
+            pooler.
         dropout: before each layer.
         bias: of the last layer; GPT-2's has none.
 
@@ -133,9 +145,9 @@ class SequenceClassifier(Headed):
     def __init__(
         self,
         encoder: Encoder,
-        n_classes: int,
+        n_scores: int,
         *,
-        pool: Literal["pooler", "first", "last", "mean"] = "pooler",
+        pool: Pool = "pooler",
         hidden_layer: Literal["tanh", "relu"] | None = None,
         dropout: float = 0.0,
         bias: bool = True,
@@ -148,10 +160,10 @@ class SequenceClassifier(Headed):
                 f"pool = 'pooler', but this {type(encoder).__name__} was built without one; "
                 f"expected one of {', '.join(POOLS)}"
             )
-        self.n_classes, self.pool = n_classes, pool
+        self.pool = pool
         self.classifier = Classifier(
             encoder.config.d_model,
-            n_classes,
+            n_scores,
             hidden_layer=hidden_layer,
             dropout=dropout,
             bias=bias,
@@ -160,7 +172,7 @@ class SequenceClassifier(Headed):
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B C"]:
-        """Score the classes of each row."""
+        """Score each row by the vector that the real tokens are pooled into."""
         pool = self.encoder.pool if self.pool == "pooler" else POOLS[self.pool]
         return self.classifier(pool(hidden, token_mask))
 
@@ -169,11 +181,88 @@ class SequenceClassifier(Headed):
         return f"pool={self.pool!r}"
 
 
+class SequenceClassifier(PooledHead):
+    """A class for a whole text, a pair of texts or an image (Devlin et al. 2019, section 4.1).
+
+    Args:
+        encoder: below the head.
+        n_classes: C; 1 for a number.
+        end: the id of the end token, where the head reads only the states at end tokens: with
+            pool = "last" the last of them (Lewis et al. 2020, section 3.1), which a language code
+            may follow. A row without one is pooled from all its tokens.
+        options: see `PooledHead`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        n_classes: int,
+        *,
+        end: int | None = None,
+        **options: Unpack[HeadOptions],
+    ):
+        super().__init__(encoder, n_classes, **options)
+        self.n_classes, self.end = n_classes, end
+
+    def forward(
+        self,
+        inputs: Tensor,
+        *,
+        token_mask: Bool[Tensor, "B L"] | None = None,
+        segments: Int[Tensor, "B L"] | None = None,
+        positions: Int[Tensor, "*B L"] | None = None,
+    ) -> Float[Tensor, "B C"]:
+        """Score the classes of each row; the arguments are those of the encoder."""
+        hidden = self.hidden(inputs, token_mask=token_mask, segments=segments, positions=positions)
+        return self.score(
+            hidden, token_mask if self.end is None else self._ends(inputs, token_mask)
+        )
+
+    def _ends(
+        self, tokens: Int[Tensor, "B L"], token_mask: Bool[Tensor, "B L"] | None
+    ) -> Bool[Tensor, "B L"]:
+        real = torch.ones_like(tokens, dtype=torch.bool) if token_mask is None else token_mask
+        ends = real & (tokens == self.end)
+        return torch.where(ends.any(1, keepdim=True), ends, real)
+
+    def extra_repr(self) -> str:
+        """Say what no parameter shows."""
+        return super().extra_repr() + ("" if self.end is None else f", end={self.end}")
+
+
 class NextSentence(SequenceClassifier):
     """Whether the second text of a pair follows the first: class 0 if so (Devlin et al. 2019)."""
 
     def __init__(self, encoder: Encoder):
         super().__init__(encoder, 2)
+
+
+class MultipleChoice(PooledHead):
+    """Which of several continuations or answers is right (Radford et al. 2018, section 3.3).
+
+    Every choice is read alone, with its context before it, and gets one score; a softmax over the
+    choices makes probabilities of them.
+    """
+
+    def __init__(self, encoder: Encoder, **options: Unpack[HeadOptions]):
+        super().__init__(encoder, 1, **options)
+
+    def forward(
+        self,
+        inputs: Int[Tensor, "B N L"],
+        *,
+        token_mask: Bool[Tensor, "B N L"] | None = None,
+        segments: Int[Tensor, "B N L"] | None = None,
+        positions: Int[Tensor, "B N L"] | None = None,
+    ) -> Float[Tensor, "B N"]:
+        """Score each choice; the arguments are those of the encoder, of N texts a row."""
+        mask, parts, places = (
+            None if one is None else one.flatten(0, 1) for one in (token_mask, segments, positions)
+        )
+        hidden = self.hidden(
+            inputs.flatten(0, 1), token_mask=mask, segments=parts, positions=places
+        )
+        return self.score(hidden, mask).view(inputs.shape[:2])
 
 
 class MaskedHead(nn.Module):

@@ -41,6 +41,7 @@ class LlamaConfig:
     window: int | None = None  # tokens that a query sees, its own among them (Mistral)
     first_window_layer: int = 0  # layers before it see all (Qwen2)
     attention_dropout: float = 0.0
+    head_dropout: float = 0.1  # of a head that classifies tokens
     tied_output: bool = False  # the output layer's weight is the embedding
 
     def __post_init__(self) -> None:

@@ -7,10 +7,11 @@ import math
 from dataclasses import dataclass
 from typing import cast
 
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from qkv.attention.linear import Linear
+from qkv.attention.masks import attention_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig, FeedForwardKind
@@ -84,6 +85,34 @@ class ClosingNorm(RMSNorm):
         return x if self.factor == 1 else x * self.factor
 
 
+class T5Encoder(nn.Module):
+    """The encoder alone, which embeds texts and lets any head on it.
+
+    Raffel et al. 2020, section 2.1.
+    """
+
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
+        self.dropout = Dropout(config.dropout)
+        self.stack = make_stack(config, config.n_encoder_layers, decoder=False)
+        self.stack.norm = ClosingNorm(config.d_model, eps=config.norm_eps, dropout=config.dropout)
+        initialize_t5(self, config)
+
+    def forward(
+        self, tokens: Int[Tensor, "B S"], *, token_mask: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B S D"]:
+        """Encode each token in its context.
+
+        Args:
+            tokens: ids.
+            token_mask: True = a real token; None where all are.
+        """
+        x = self.dropout(self.embedding(tokens))
+        return self.stack(x, mask=attention_mask(token_mask))
+
+
 class T5(EncoderDecoder):
     """Tokens without positions: a bias of the scores, one a stack, knows the distances.
 
@@ -95,15 +124,15 @@ class T5(EncoderDecoder):
         self.config = config
         self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
         self.dropout = Dropout(config.dropout)
-        self.encoder = self._stack(config.n_encoder_layers, decoder=False)
-        self.decoder = self._stack(config.n_decoder_layers, decoder=True)
+        self.encoder = make_stack(config, config.n_encoder_layers, decoder=False)
+        self.decoder = make_stack(config, config.n_decoder_layers, decoder=True)
         factor = config.d_model**-0.5 if config.tied_output else 1.0
         self.encoder.norm, self.decoder.norm = (
             ClosingNorm(config.d_model, eps=config.norm_eps, dropout=config.dropout, factor=x)
             for x in (1.0, factor)
         )
         self.head = Linear(config.d_model, config.vocab_size, bias=False)
-        self._initialize()
+        initialize_t5(self, config)
         if config.tied_output:
             self.head.weight = self.embedding.weight
 
@@ -125,50 +154,50 @@ class T5(EncoderDecoder):
         super().without_head()
         return self
 
-    def _stack(self, n_layers: int, *, decoder: bool) -> Stack:
-        config = self.config
-        block = config.block(decoder=decoder)
-        bias = RelativeBias(
+
+def make_stack(config: T5Config, n_layers: int, *, decoder: bool) -> Stack:
+    """Build the encoder or the decoder; its layers share one bias."""
+    block = config.block(decoder=decoder)
+    bias = RelativeBias(
+        config.n_heads,
+        n_buckets=config.n_buckets,
+        max_distance=config.max_distance,
+        bidirectional=not decoder,
+    )
+
+    def attention(*, causal: bool = False, bias: RelativeBias | None = None) -> UnscaledAttention:
+        return UnscaledAttention(
+            config.d_model,
             config.n_heads,
-            n_buckets=config.n_buckets,
-            max_distance=config.max_distance,
-            bidirectional=not decoder,
+            d_head=config.d_head,
+            bias=False,
+            causal=causal,
+            dropout=config.dropout,
+            position_bias=bias,
         )
 
-        def attention(
-            *, causal: bool = False, bias: RelativeBias | None = None
-        ) -> UnscaledAttention:
-            return UnscaledAttention(
+    def make_block(i: int) -> Block:
+        return Block(
+            block,
+            self_attention=attention(causal=decoder, bias=bias),
+            cross_attention=attention() if decoder else None,
+            feed_forward=FeedForward(
                 config.d_model,
-                config.n_heads,
-                d_head=config.d_head,
+                config.d_ff,
+                kind=config.feed_forward,
                 bias=False,
-                causal=causal,
                 dropout=config.dropout,
-                position_bias=bias,
-            )
+            ),
+        )
 
-        def make_block(i: int) -> Block:
-            return Block(
-                block,
-                self_attention=attention(causal=decoder, bias=bias),
-                cross_attention=attention() if decoder else None,
-                feed_forward=FeedForward(
-                    config.d_model,
-                    config.d_ff,
-                    kind=config.feed_forward,
-                    bias=False,
-                    dropout=config.dropout,
-                ),
-            )
+    return Stack(block, n_layers, make_block=make_block)
 
-        return Stack(block, n_layers, make_block=make_block)
 
-    def _initialize(self) -> None:
-        """Start each product with the variance of what enters it, and scores with 1."""
-        for name, module in self.named_modules():
-            if isinstance(module, Linear):
-                divided = self.config.d_head if name.endswith("attention.query") else 1
-                initialize(module, std=(module.in_features * divided) ** -0.5)
-            if isinstance(module, RelativeBias):
-                initialize(module.table, std=self.config.d_model**-0.5)
+def initialize_t5(model: nn.Module, config: T5Config) -> None:
+    """Start each product with the variance of what enters it, and scores with 1."""
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            divided = config.d_head if name.endswith("attention.query") else 1
+            initialize(module, std=(module.in_features * divided) ** -0.5)
+        if isinstance(module, RelativeBias):
+            initialize(module.table, std=config.d_model**-0.5)

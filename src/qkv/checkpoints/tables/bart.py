@@ -9,6 +9,7 @@ from qkv.checkpoints.table import Row, affine, alias, constant, ignore, layers, 
 from qkv.checkpoints.tables.bert import ACTIVATIONS
 from qkv.errors import ConfigError
 from qkv.models.bart import Bart, BartConfig
+from qkv.models.heads import QuestionAnswering, SequenceClassifier
 
 PREFIX = "model."
 
@@ -22,7 +23,6 @@ WITHOUT_EFFECT = frozenset(
     (
         "_num_labels",
         "classif_dropout",
-        "classifier_dropout",
         "extra_pos_embeddings",  # how many rows came before the first position; it is 2 regardless
         "force_bos_token_to_be_generated",
         "init_std",
@@ -94,17 +94,17 @@ def stacks(config: Any) -> list[Row]:
     ]
 
 
-def body(model: Bart) -> list[Row]:
-    """Return the rows of all but the head."""
+def body(model: Any, ours: str = "") -> list[Row]:
+    """Return the rows of all but the head, whose names of ours begin with `ours`."""
     rows = [row("shared.weight", "embedding.weight")]
-    for stack, ours in (("encoder", "source"), ("decoder", "target")):
+    for stack, side in (("encoder", "source"), ("decoder", "target")):
         rows += [
             alias(f"{stack}.embed_tokens.weight", "embedding.weight"),
-            row(f"{stack}.embed_positions.weight", f"{ours}_positions.table.weight"),
-            *affine(f"{stack}.layernorm_embedding", f"{ours}_norm"),
+            row(f"{stack}.embed_positions.weight", f"{side}_positions.table.weight"),
+            *affine(f"{stack}.layernorm_embedding", f"{side}_norm"),
             ignore(f"{stack}.version"),  # of the program that wrote older files
         ]
-    return under([*rows, *stacks(model.config)], theirs=PREFIX)
+    return under([*rows, *stacks(model.config)], theirs=PREFIX, ours=ours)
 
 
 def with_head(model: Bart) -> list[Row]:
@@ -114,6 +114,48 @@ def with_head(model: Bart) -> list[Row]:
         alias("lm_head.weight", "embedding.weight"),
         constant("final_logits_bias", lambda: torch.zeros(1, model.config.vocab_size)),
     ]
+
+
+def classifier(config: BartConfig, n_classes: int) -> SequenceClassifier:
+    """Build the head that reads the state at the end of a text, once both stacks have read it.
+
+    Raises:
+        ConfigError: if config.json does not say with which token texts end.
+    """
+    if type(config.end_token) is not int:
+        raise ConfigError(
+            f"eos_token_id = {config.end_token!r}; expected the id of the token that ends a text, "
+            "whose state this model classifies"
+        )
+    return SequenceClassifier(
+        reader(config),
+        n_classes,
+        pool="last",
+        end=config.end_token,
+        hidden_layer="tanh",
+        dropout=config.head_dropout,
+    )
+
+
+def reader(config: BartConfig) -> Bart:
+    """Build the model below a head, where the decoder reads what the encoder does.
+
+    Raises:
+        ConfigError: if config.json does not say what comes first there.
+    """
+    if type(config.start_token) is not int:
+        raise ConfigError(
+            f"decoder_start_token_id = {config.start_token!r}; expected the id of the decoder's "
+            "first token"
+        )
+    return Bart(config).without_head()
+
+
+def normalize(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say what is null where it is meant, and not where it is left out."""
+    raw = {"decoder_start_token_id": 2, "eos_token_id": 2, **check_said_twice(raw)}
+    raw["classifier_dropout"] = raw.get("classifier_dropout") or 0.0
+    return raw
 
 
 BART = Family(
@@ -133,6 +175,16 @@ BART = Family(
         Field("dropout", "dropout", 0.1, decode=float),
         Field("attention_dropout", "attention_dropout", 0.0, decode=float),
         Field("activation_dropout", "activation_dropout", 0.0, decode=float),
+        Field("classifier_dropout", "head_dropout", 0.0, decode=float),
+        Field("decoder_start_token_id", "start_token", None),
+        # A list is for decoding, and is written back as one.
+        Field(
+            "eos_token_id",
+            "end_token",
+            None,
+            decode=lambda ids: tuple(ids) if isinstance(ids, list) else ids,
+            encode=lambda ids: list(ids) if isinstance(ids, tuple) else ids,
+        ),
     ],
     only={
         **ONLY,
@@ -143,7 +195,7 @@ BART = Family(
     },
     harmless=WITHOUT_EFFECT,
     prefix=PREFIX,
-    normalize=check_said_twice,
+    normalize=normalize,
     architectures=(
         Architecture(
             name="BartForConditionalGeneration",
@@ -157,6 +209,25 @@ BART = Family(
             build=lambda config, n: Bart(config).without_head(),
             rows=body,
             base=True,
+        ),
+        Architecture(
+            name="BartForSequenceClassification",
+            model=SequenceClassifier,
+            build=classifier,
+            rows=lambda model: [
+                *body(model, "encoder."),
+                *affine("classification_head.dense", "classifier.dense"),
+                *affine("classification_head.out_proj", "classifier.output"),
+            ],
+        ),
+        Architecture(
+            name="BartForQuestionAnswering",
+            model=QuestionAnswering,
+            build=lambda config, n: QuestionAnswering(reader(config)),
+            rows=lambda model: [
+                *body(model, "encoder."),
+                *affine("qa_outputs", "classifier"),
+            ],
         ),
     ),
 )

@@ -10,6 +10,7 @@ from qkv.checkpoints.table import Row, affine, alias, constant, ignore, layers, 
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.heads import (
     MaskedLM,
+    MultipleChoice,
     NextSentence,
     PreTraining,
     QuestionAnswering,
@@ -217,6 +218,12 @@ BERT = Family(
             ANSWERS,
             pooler=False,
         ),
+        bert(
+            "BertForMultipleChoice",
+            MultipleChoice,
+            lambda e, n: MultipleChoice(e, dropout=e.config.head_dropout),
+            affine("classifier", "classifier.output"),
+        ),
     ),
 )
 
@@ -273,6 +280,12 @@ ROBERTA = Family(
             ANSWERS,
             pooler=False,
         ),
+        roberta(
+            "RobertaForMultipleChoice",
+            MultipleChoice,
+            lambda e, n: MultipleChoice(e, dropout=e.config.dropout),
+            affine("classifier", "classifier.output"),
+        ),
     ),
 )
 
@@ -322,6 +335,17 @@ DISTILBERT = Family(
             QuestionAnswering,
             lambda e, n: QuestionAnswering(e),
             ANSWERS,
+        ),
+        distilbert(
+            "DistilBertForMultipleChoice",
+            MultipleChoice,
+            lambda e, n: MultipleChoice(
+                e, pool="first", hidden_layer="relu", dropout=e.config.head_dropout
+            ),
+            [
+                *affine("pre_classifier", "classifier.dense"),
+                *affine("classifier", "classifier.output"),
+            ],
         ),
     ),
 )

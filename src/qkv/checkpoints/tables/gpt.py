@@ -1,5 +1,6 @@
 """GPT-2. Its linear layers are stored as (in, out), those of queries, keys and values as one."""
 
+from collections.abc import Callable
 from typing import Any
 
 from qkv.checkpoints.family import Architecture, Family, Field
@@ -16,7 +17,7 @@ from qkv.checkpoints.table import (
 )
 from qkv.checkpoints.tables.bert import ACTIVATIONS
 from qkv.models.gpt import GPT, GPTConfig
-from qkv.models.heads import SequenceClassifier
+from qkv.models.heads import QuestionAnswering, SequenceClassifier, TokenClassifier
 
 PREFIX = "transformer."
 
@@ -73,7 +74,24 @@ def output_layer(config: Any) -> Row:
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:
     """Say the inner width, which is four times the outer one where it is not said."""
     raw["n_inner"] = raw.get("n_inner") or 4 * raw.get("n_embd", GPTConfig.d_model)
+    return with_head_dropout(raw)
+
+
+def with_head_dropout(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say what a head for tokens drops where config.json leaves it open."""
+    if raw.get("classifier_dropout") is None:
+        raw["classifier_dropout"] = 0.1
     return raw
+
+
+def head(name: str, model: type[Any], build: Callable[[Any, int], Any], *rows: Row) -> Architecture:
+    """Return an architecture with a head on the hidden states of GPT-2."""
+    return Architecture(
+        name=f"GPT2For{name}",
+        model=model,
+        build=lambda config, n: build(GPT(config).without_head(), n),
+        rows=lambda model: [*body(model.config, "encoder."), *rows],
+    )
 
 
 GPT2 = Family(
@@ -91,6 +109,7 @@ GPT2 = Family(
         Field("resid_pdrop", "dropout", 0.1, decode=float),
         Field("attn_pdrop", "attention_dropout", 0.1, decode=float),
         Field("embd_pdrop", "embedding_dropout", 0.1, decode=float),
+        Field("classifier_dropout", "head_dropout", 0.1, decode=float),
         Field("tie_word_embeddings", "tied_output", True),
     ],
     only={
@@ -126,16 +145,23 @@ GPT2 = Family(
             rows=lambda model: body(model.config),
             base=True,
         ),
-        Architecture(
-            name="GPT2ForSequenceClassification",
-            model=SequenceClassifier,
-            build=lambda config, n: SequenceClassifier(
-                GPT(config).without_head(), n, pool="last", bias=False
-            ),
-            rows=lambda model: [
-                *body(model.config, "encoder."),
-                row("score.weight", "classifier.output.weight"),
-            ],
+        head(
+            "SequenceClassification",
+            SequenceClassifier,
+            lambda e, n: SequenceClassifier(e, n, pool="last", bias=False),
+            row("score.weight", "classifier.output.weight"),
+        ),
+        head(
+            "TokenClassification",
+            TokenClassifier,
+            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
+            *affine("classifier", "classifier"),
+        ),
+        head(
+            "QuestionAnswering",
+            QuestionAnswering,
+            lambda e, n: QuestionAnswering(e),
+            *affine("qa_outputs", "classifier"),
         ),
     ),
 )

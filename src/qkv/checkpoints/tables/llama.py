@@ -1,14 +1,15 @@
 """Llama, Mistral and Qwen2: one model, whose configs say its differences in different words."""
 
+from collections.abc import Callable
 from typing import Any
 
 from qkv.checkpoints.family import Architecture, Family, Field
-from qkv.checkpoints.table import Row, ignore, layers, row, under
-from qkv.checkpoints.tables.gpt import output_layer
+from qkv.checkpoints.table import Row, affine, ignore, layers, row, under
+from qkv.checkpoints.tables.gpt import output_layer, with_head_dropout
 from qkv.checkpoints.tables.rotary import normalize_rotary, read_scaling, write_scaling
 from qkv.errors import ConfigError
 from qkv.json_fields import shown
-from qkv.models.heads import SequenceClassifier
+from qkv.models.heads import QuestionAnswering, SequenceClassifier, TokenClassifier
 from qkv.models.llama import Llama, LlamaConfig
 
 PREFIX = "model."
@@ -23,7 +24,7 @@ def normalize_llama(raw: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: if `layer_types` gives a layer a window: the model has none.
     """
-    raw = normalize_rotary({"max_position_embeddings": 2048, **raw})
+    raw = normalize_rotary(with_head_dropout({"max_position_embeddings": 2048, **raw}))
     _check_layer_types(raw, expected=FULL, because="this family has no windows")
     return raw
 
@@ -39,7 +40,7 @@ def normalize_mistral(raw: dict[str, Any]) -> dict[str, Any]:
         "sliding_window": 4096,
         "max_position_embeddings": 131_072,
     }
-    raw = normalize_rotary({**left_out, **raw})
+    raw = normalize_rotary(with_head_dropout({**left_out, **raw}))
     window = raw["sliding_window"]
     _check_layer_types(
         raw,
@@ -64,7 +65,7 @@ def normalize_qwen2(raw: dict[str, Any]) -> dict[str, Any]:
         "max_position_embeddings": 32_768,
         "num_hidden_layers": 32,
     }
-    raw = normalize_rotary({**left_out, **raw})
+    raw = normalize_rotary(with_head_dropout({**left_out, **raw}))
     if not raw.get("use_sliding_window", False):
         raw["sliding_window"] = None
     kinds, n_layers = raw.pop("layer_types", None), raw["num_hidden_layers"]
@@ -117,8 +118,8 @@ def block(config: LlamaConfig) -> list[Row]:
     return rows
 
 
-def body(config: LlamaConfig, ours: str = "") -> list[Row]:
-    """Return the rows of all but the head, whose names of ours begin with `ours`."""
+def body(config: LlamaConfig, ours: str = "", theirs: str = PREFIX) -> list[Row]:
+    """Return the rows of all but the head, with what the names of both sides begin with."""
     rows = [
         row("embed_tokens.weight", "embedding.weight"),
         *layers(
@@ -126,11 +127,36 @@ def body(config: LlamaConfig, ours: str = "") -> list[Row]:
         ),
         row("norm.weight", "stack.norm.weight"),
     ]
-    return under(rows, theirs=PREFIX, ours=ours)
+    return under(rows, theirs=theirs, ours=ours)
 
 
-def architectures(name: str, **changes: Any) -> tuple[Architecture, ...]:
-    """Return a family's architectures; changes to our config are what no field says."""
+def architectures(
+    name: str, *, of_answers: str = PREFIX, **changes: Any
+) -> tuple[Architecture, ...]:
+    """Return a family's architectures.
+
+    Args:
+        name: what their names begin with.
+        of_answers: the prefix of the base model below the head for answers.
+        changes: to our config, what no field says.
+    """
+
+    def head(
+        end: str,
+        model: type[Any],
+        build: Callable[[Any, int], Any],
+        *rows: Row,
+        prefix: str = PREFIX,
+    ) -> Architecture:
+        return Architecture(
+            name=f"{name}For{end}",
+            model=model,
+            build=lambda config, n: build(Llama(config).without_head(), n),
+            rows=lambda model: [*body(model.config, "encoder.", prefix), *rows],
+            changes=changes,
+            prefix=prefix,
+        )
+
     return (
         Architecture(
             name=f"{name}ForCausalLM",
@@ -147,17 +173,24 @@ def architectures(name: str, **changes: Any) -> tuple[Architecture, ...]:
             changes=changes,
             base=True,
         ),
-        Architecture(
-            name=f"{name}ForSequenceClassification",
-            model=SequenceClassifier,
-            build=lambda config, n: SequenceClassifier(
-                Llama(config).without_head(), n, pool="last", bias=False
-            ),
-            rows=lambda model: [
-                *body(model.config, "encoder."),
-                row("score.weight", "classifier.output.weight"),
-            ],
-            changes=changes,
+        head(
+            "SequenceClassification",
+            SequenceClassifier,
+            lambda e, n: SequenceClassifier(e, n, pool="last", bias=False),
+            row("score.weight", "classifier.output.weight"),
+        ),
+        head(
+            "TokenClassification",
+            TokenClassifier,
+            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
+            *affine("score", "classifier"),
+        ),
+        head(
+            "QuestionAnswering",
+            QuestionAnswering,
+            lambda e, n: QuestionAnswering(e),
+            *affine("qa_outputs", "classifier"),
+            prefix=of_answers,
         ),
     )
 
@@ -176,6 +209,7 @@ def fields(*own: Field, vocab_size: int, d_ff: int, n_positions: int) -> list[Fi
         Field("rope_theta", "rotary_base", 10_000.0, decode=float),
         Field("rope_scaling", "rotary_scaling", None, decode=read_scaling, encode=write_scaling),
         Field("attention_dropout", "attention_dropout", 0.0, decode=float),
+        Field("classifier_dropout", "head_dropout", 0.1, decode=float),
         Field("tie_word_embeddings", "tied_output", False),
         *own,
     ]
@@ -198,7 +232,7 @@ LLAMA = Family(
     harmless=frozenset(("pretraining_tp",)),  # in how many pieces a product was computed
     prefix=PREFIX,
     normalize=normalize_llama,
-    architectures=architectures("Llama"),
+    architectures=architectures("Llama", of_answers="transformer."),
 )
 
 MISTRAL = Family(
@@ -231,7 +265,7 @@ QWEN2 = Family(
     only={"hidden_act": "silu"},
     prefix=PREFIX,
     normalize=normalize_qwen2,
-    architectures=architectures("Qwen2", qkv_bias=True),
+    architectures=architectures("Qwen2", of_answers="transformer.", qkv_bias=True),
 )
 
 FAMILIES = (LLAMA, MISTRAL, QWEN2)

@@ -84,7 +84,7 @@ MARIAN = Family(
         "scale_embedding": True,
     },
     # Their positions are sinusoids, whatever it says.
-    harmless=WITHOUT_EFFECT | {"static_position_embeddings"},
+    harmless=WITHOUT_EFFECT | {"classifier_dropout", "static_position_embeddings"},
     prefix=PREFIX,
     normalize=normalize,
     architectures=(

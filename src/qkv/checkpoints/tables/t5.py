@@ -1,12 +1,13 @@
 """T5, versions 1.0 and 1.1."""
 
+import dataclasses
 from typing import Any
 
 from qkv.blocks.feed_forward import GATES
 from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import Row, alias, ignore, layers, row, under
 from qkv.errors import ConfigError
-from qkv.models.t5 import T5, T5Config
+from qkv.models.t5 import T5, T5Config, T5Encoder
 
 # "gated-gelu" has always meant the approximation by tanh; "gelu" means the exact function.
 FEED_FORWARDS = {
@@ -77,7 +78,7 @@ def block(config: T5Config, *, decoder: bool) -> list[Row]:
     ]
 
 
-def body(model: T5) -> list[Row]:
+def body(model: T5 | T5Encoder) -> list[Row]:
     """Return the rows of all but the head."""
     config = model.config
     first = "layer.0.SelfAttention.relative_attention_bias.weight"
@@ -103,6 +104,18 @@ def body(model: T5) -> list[Row]:
             row(f"{stack}.final_layer_norm.weight", f"{stack}.norm.weight"),
         ]
     return rows
+
+
+def encoder(model: T5Encoder) -> list[Row]:
+    """Return the rows of the encoder alone; files may have the rest as well, which is kept."""
+    rows = []
+    for one in body(model):
+        if one.theirs.startswith("decoder."):
+            rows.append(ignore(one.theirs))
+        else:
+            ours = tuple(name.replace("encoder.", "stack.", 1) for name in one.ours)
+            rows.append(dataclasses.replace(one, ours=ours))
+    return [*rows, ignore("lm_head.weight")]
 
 
 def with_head(model: T5) -> list[Row]:
@@ -147,6 +160,12 @@ T5_FAMILY = Family(
             build=lambda config, n: T5(config).without_head(),
             rows=body,
             base=True,
+        ),
+        Architecture(
+            name="T5EncoderModel",
+            model=T5Encoder,
+            build=lambda config, n: T5Encoder(config),
+            rows=encoder,
         ),
     ),
 )

@@ -103,7 +103,8 @@ def _spans(
     model: nn.Module, tokenizer: Tokenizer, reading: Reading, windows: Sequence[Window], n: int
 ) -> Spans:
     """The best spans of each window; windows of like length share a batch."""
-    segments = [window.segments for window in windows] if model.config.n_segments > 1 else None
+    tells_apart = getattr(model.config, "n_segments", 1) > 1
+    segments = [window.segments for window in windows] if tells_apart else None
     batches = evaluation_batches(
         [window.ids for window in windows],
         pad=tokenizer.pad,
