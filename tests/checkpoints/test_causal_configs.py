@@ -207,7 +207,7 @@ def test_rotary_positions_in_old_and_new_words(said, scaling):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (tiny("llama", hidden_act="gelu"), "hidden_act = 'gelu' is not implemented for llama"),
+        (tiny("llama", hidden_act="relu"), "hidden_act = 'relu' is not implemented for llama"),
         (tiny("llama", rope_scaling={"type": "dynamic", "factor": 2.0}), "'dynamic' are not impl"),
         (tiny("llama", rope_scaling={"rope_type": "longrope"}), "'longrope' are not implemented"),
         (tiny("llama", rope_scaling="linear"), "rope_scaling = 'linear'; expected an object"),
@@ -235,7 +235,6 @@ def test_rotary_positions_in_old_and_new_words(said, scaling):
             tiny("qwen2", use_sliding_window=False, layer_types=["sliding_attention"] * 3),
             "layer_types has sliding_attention, but no window has .*use_sliding_window = true",
         ),
-        (tiny("gpt2", scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
         (tiny("gpt2", add_cross_attention=True), "add_cross_attention = True is not implemented"),
         (tiny("gpt2", activation_function="mish"), "activation_function = 'mish' is not impl"),
     ],

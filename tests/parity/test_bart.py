@@ -113,8 +113,6 @@ def test_no_position_beyond_the_table(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("scale_embedding", True, "scale_embedding = True is not implemented for bart"),
-        ("encoder_layerdrop", 0.1, "encoder_layerdrop = 0.1 is not implemented"),
         ("activation_function", "tanh", "activation_function = 'tanh' is not implemented"),
         ("decoder_ffn_dim", 11, f"encoder_ffn_dim = {FF} and decoder_ffn_dim = 11; only equal"),
         ("decoder_attention_heads", 6, "encoder_attention_heads = 3 and decoder_attention_heads"),

@@ -127,8 +127,6 @@ def test_the_table_of_positions_of_published_models():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("scale_embedding", False, "scale_embedding = False is not implemented for marian"),
-        ("activation_dropout", 0.1, "activation_dropout = 0.1 is not implemented"),
         ("activation_function", "mish", "activation_function = 'mish' is not implemented"),
         ("decoder_ffn_dim", 11, f"encoder_ffn_dim = {FF} and decoder_ffn_dim = 11; only equal"),
         ("decoder_vocab_size", 41, "shared_embeddings need one vocabulary"),

@@ -11,8 +11,22 @@ from qkv.errors import ConfigError, DataError
 
 REQUIRED = object()
 
+# Shares of what is dropped in training: no number of a loaded model depends on them. Where one is
+# no field of a family, training drops nothing for it.
+TRAINING_ONLY = frozenset(
+    [
+        "activation_dropout",
+        "attention_dropout",
+        "classif_dropout",
+        "classifier_dropout",
+        "decoder_layerdrop",
+        "encoder_layerdrop",
+        "layerdrop",
+    ]
+)
+
 # What every config.json may say and no number depends on.
-HARMLESS = frozenset(
+HARMLESS = TRAINING_ONLY | frozenset(
     """
     _attn_implementation _commit_hash _name_or_path architectures attn_implementation
     bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward

@@ -8,6 +8,7 @@ One row a tensor, `{}` for the layer number, and a closed list of verbs:
     row(theirs, ours, permute(...))        the same numbers in another order
     row(theirs, ours, ONE_ROW)             a vector stored as a matrix of one row
     alias(theirs, ours)                    a second name of a parameter (a tied head)
+    own_or_same(theirs, ours, other)       a parameter that starts as another where a file lacks it
     constant(theirs, make)                 a buffer that the config determines
     ignore(theirs)                         a tensor that this model has no use for
 
@@ -77,6 +78,7 @@ class Row:
     verbs: tuple[Verb, ...] = ()
     optional: bool = False
     value: Callable[[], Tensor] | None = None  # what a constant must be
+    same: str | None = None  # the parameter of ours that stands in for a tensor that is missing
 
     def load(self, tensor: Tensor) -> Tensors:
         """Turn the file's tensor into ours."""
@@ -105,6 +107,14 @@ def affine(theirs: str, ours: str) -> list[Row]:
 def alias(theirs: str, ours: str, *verbs: Verb) -> Row:
     """A second name of a parameter, which must agree with the first where a file has both."""
     return dataclasses.replace(row(theirs, ours, *verbs), optional=True)
+
+
+def own_or_same(theirs: str, ours: str, other: str) -> Row:
+    """A tensor that a file leaves out where it is that of another parameter (mT5's output layer).
+
+    Two parameters either way: training parts them. While they are equal, it is left out again.
+    """
+    return dataclasses.replace(row(theirs, ours), same=other)
 
 
 def constant(theirs: str, value: Callable[[], Tensor]) -> Row:
@@ -172,6 +182,9 @@ def load_rows(
                         f"has one parameter for both ({ours}): config.json says that they are tied"
                     )
                 filled[ours] = part
+    for one in table.values():
+        if one.same is not None and one.theirs not in weights and one.same in filled:
+            filled[one.ours[0]] = filled[one.same].clone()
     if missing := [ours for ours in shapes if ours not in filled]:
         theirs = [where(_names_of(ours, table)[0]) for ours in missing]
         modules = list(dict.fromkeys(ours.rpartition(".")[0] for ours in missing))
@@ -204,6 +217,8 @@ def save_rows(
     tensors = {}
     for one in rows:
         wanted = one.theirs in had or not (one.optional or covered.issuperset(one.ours))
+        if one.same is not None and one.theirs not in had:
+            wanted = not torch.equal(parameters[one.ours[0]], parameters[one.same])
         if not wanted:
             continue
         if one.ours:

@@ -1,8 +1,11 @@
 """BART (Lewis et al. 2020, "Denoising sequence-to-sequence pre-training").
 
+And mBART (Liu et al. 2020, "Multilingual denoising pre-training"): BART with pre-norm blocks.
+
 Shapes: B batch, S source tokens, T target tokens, D d_model.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +29,7 @@ FIRST_POSITION = 2  # the rows before it were padding's and are never read
 
 @dataclass(frozen=True, kw_only=True)
 class BartConfig:
-    """A post-norm encoder-decoder with learned positions; the defaults are BART large."""
+    """An encoder-decoder with learned positions; the defaults are BART large."""
 
     vocab_size: int = 50_265
     n_positions: int = 1024  # of each table, the rows before the first not counted
@@ -36,8 +39,10 @@ class BartConfig:
     n_encoder_layers: int = 12
     n_decoder_layers: int = 12
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
+    norm_first: bool = False  # mBART: True
     dropout: float = 0.1
     attention_dropout: float = 0.0
+    scaled_embedding: bool = False  # by sqrt(d_model); mBART: True
     activation_dropout: float = 0.0  # between the matrices of the feed-forward network
     head_dropout: float = 0.0  # of a head that classifies
     # What a classifier reads: the decoder's first token, None for the last one of the source, and
@@ -51,6 +56,7 @@ class BartConfig:
             d_model=self.d_model,
             n_heads=self.n_heads,
             d_ff=self.d_ff,
+            norm_first=self.norm_first,
             feed_forward=self.activation,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
@@ -69,7 +75,8 @@ class Bart(EncoderDecoder):
     def __init__(self, config: BartConfig):
         super().__init__()
         self.config = config
-        self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
+        scale = math.sqrt(config.d_model) if config.scaled_embedding else 1.0
+        self.embedding = TokenEmbedding(config.vocab_size, config.d_model, scale=scale)
         self.source_positions, self.target_positions = (
             LearnedPositions(config.n_positions, config.d_model, offset=FIRST_POSITION)
             for _ in range(2)

@@ -1,14 +1,17 @@
 """GPT-2 (Radford et al. 2019, "Language models are unsupervised multitask learners").
 
-Shapes: B batch, L tokens, D d_model.
+Shapes: B batch, H heads, L and Q tokens, D d_model, K d_head.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.positions import LearnedPositions
@@ -34,6 +37,8 @@ class GPTConfig:
     embedding_dropout: float = 0.1
     head_dropout: float = 0.1  # of a head that classifies tokens
     tied_output: bool = True  # the output layer's weight is the embedding
+    divided_by_root: bool = True  # scores are q . k / sqrt(d_head)
+    divided_by_layer: bool = False  # by its number too, the first is 1 (Karamcheti et al. 2021)
 
     def block(self) -> BlockConfig:
         """Return the configuration of every block."""
@@ -49,6 +54,29 @@ class GPTConfig:
             attention_dropout=self.attention_dropout,
         )
 
+    def attention(self, layer: int) -> "ScaledAttention | None":
+        """Build the attention of one layer where it is not that of every block."""
+        factor = 1.0
+        if not self.divided_by_root:
+            factor *= math.sqrt(self.d_model // self.n_heads)  # by which `attention` divides
+        if self.divided_by_layer:
+            factor /= layer + 1
+        return None if factor == 1 else ScaledAttention(self, factor)
+
+
+class ScaledAttention(MultiHeadAttention):
+    """Causal multi-head attention whose scores are multiplied by a factor."""
+
+    def __init__(self, config: GPTConfig, factor: float):
+        super().__init__(
+            config.d_model, config.n_heads, causal=True, dropout=config.attention_dropout
+        )
+        self.factor = factor
+
+    def queries(self, x: Float[Tensor, "B Q D"], positions: Tensor) -> Float[Tensor, "B H Q K"]:
+        """Project, and multiply."""
+        return super().queries(x, positions) * self.factor
+
 
 class GPT(CausalLM):
     """Tokens and learned positions into a causal stack; `n_positions` tokens at most.
@@ -58,7 +86,12 @@ class GPT(CausalLM):
     """
 
     def __init__(self, config: GPTConfig):
-        stack = Stack(config.block(), config.n_layers)
+        block = config.block()
+        stack = Stack(
+            block,
+            config.n_layers,
+            make_block=lambda i: Block(block, self_attention=config.attention(i)),
+        )
         super().__init__(config.vocab_size, config.d_model, stack, tied_output=config.tied_output)
         self.config = config
         self.positions = LearnedPositions(config.n_positions, config.d_model)

@@ -266,13 +266,18 @@ class MultipleChoice(PooledHead):
 
 
 class MaskedHead(nn.Module):
-    """Scores of the vocabulary: a layer, a norm, and the encoder's embedding as output layer."""
+    """Scores of the vocabulary: a layer, a norm, and the encoder's embedding as output layer.
 
-    def __init__(self, encoder: Encoder):
+    Args:
+        encoder: below the head.
+        activation: after the layer; the encoder's own where None (RoBERTa: always "gelu").
+    """
+
+    def __init__(self, encoder: Encoder, *, activation: str | None = None):
         super().__init__()
         config = encoder.config
         self.dense = Linear(config.d_model, config.d_model)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[activation or config.activation]
         self.norm = LayerNorm(config.d_model, eps=config.norm_eps)
         self.output = Linear(config.d_model, config.vocab_size)
         self.apply(initialize)
@@ -293,9 +298,9 @@ class MaskedLM(Headed):
     A loss that reads masked places only scores `model.head(hidden[masked])`.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: Encoder, *, activation: str | None = None):
         super().__init__(encoder)
-        self.head = MaskedHead(encoder)
+        self.head = MaskedHead(encoder, activation=activation)
 
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None

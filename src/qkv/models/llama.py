@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.blocks.block import Block
-from qkv.blocks.config import BlockConfig
+from qkv.blocks.config import BlockConfig, FeedForwardKind
 from qkv.blocks.positions import Rotary
 from qkv.blocks.rotary_scaling import RotaryScaling
 from qkv.blocks.stack import Stack
@@ -29,6 +29,7 @@ class LlamaConfig:
     n_heads: int
     d_ff: int
     n_layers: int
+    feed_forward: FeedForwardKind = "swiglu"
     n_positions: int = 2048  # of training; longer inputs are not refused
     n_kv_heads: int | None = None  # n_heads unless given
     d_head: int | None = None  # d_model / n_heads unless given
@@ -66,7 +67,7 @@ class LlamaConfig:
             norm="rms",
             norm_first=True,
             norm_eps=self.norm_eps,
-            feed_forward="swiglu",
+            feed_forward=self.feed_forward,
             bias=self.feed_forward_bias,
             causal=True,
         )

@@ -43,6 +43,7 @@ class TransformerConfig:
     attention_dropout: float = 0.0
     tied_output: bool = True  # the output layer's weight is the target embedding
     output_bias: bool = False
+    scaled_embeddings: bool = True  # by sqrt(d_model), as in the paper
     shared_embeddings: bool = False  # source and target have one vocabulary and one table
     sinusoid_layout: Literal["interleaved", "halves"] = "interleaved"
     sinusoid_divisor: float | None = None  # d_model / 2
@@ -84,7 +85,7 @@ class Transformer(EncoderDecoder):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        scale = math.sqrt(config.d_model)
+        scale = math.sqrt(config.d_model) if config.scaled_embeddings else 1.0
         self.target_embedding = TokenEmbedding(
             config.target_vocab_size, config.d_model, scale=scale
         )

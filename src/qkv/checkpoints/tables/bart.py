@@ -1,4 +1,4 @@
-"""BART, and what its files share with Marian's: the rows of a block, and two words for one size."""
+"""BART and mBART, and what their files share with those of Marian."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import Row, affine, alias, constant, ignore, layers, row, under
-from qkv.checkpoints.tables.bert import ACTIVATIONS
+from qkv.checkpoints.tables.activations import ACTIVATIONS
 from qkv.errors import ConfigError
 from qkv.models.bart import Bart, BartConfig
 from qkv.models.heads import QuestionAnswering, SequenceClassifier
@@ -22,7 +22,6 @@ SAID_TWICE = (
 WITHOUT_EFFECT = frozenset(
     (
         "_num_labels",
-        "classif_dropout",
         "extra_pos_embeddings",  # how many rows came before the first position; it is 2 regardless
         "force_bos_token_to_be_generated",
         "init_std",
@@ -30,8 +29,6 @@ WITHOUT_EFFECT = frozenset(
     )
 )
 ONLY = {
-    "encoder_layerdrop": 0.0,
-    "decoder_layerdrop": 0.0,
     "is_decoder": False,
     # Of files that older programs wrote, which said more than one model's variants.
     "add_bias_logits": False,
@@ -104,6 +101,8 @@ def body(model: Any, ours: str = "") -> list[Row]:
             *affine(f"{stack}.layernorm_embedding", f"{side}_norm"),
             ignore(f"{stack}.version"),  # of the program that wrote older files
         ]
+        if model.config.norm_first:
+            rows += affine(f"{stack}.layer_norm", f"{stack}.norm")
     return under([*rows, *stacks(model.config)], theirs=PREFIX, ours=ours)
 
 
@@ -158,78 +157,102 @@ def normalize(raw: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
-BART = Family(
-    model_type="bart",
-    config=BartConfig,
-    fields=[
-        Field("vocab_size", "vocab_size", 50_265),
-        Field("max_position_embeddings", "n_positions", 1024),
-        Field("d_model", "d_model", 1024),
-        Field("encoder_attention_heads", "n_heads", 16),
-        Field("decoder_attention_heads", "n_heads", 16),
-        Field("encoder_ffn_dim", "d_ff", 4096),
-        Field("decoder_ffn_dim", "d_ff", 4096),
-        Field("encoder_layers", "n_encoder_layers", 12),
-        Field("decoder_layers", "n_decoder_layers", 12),
-        Field("activation_function", "activation", "gelu", ACTIVATIONS),
-        Field("dropout", "dropout", 0.1, decode=float),
-        Field("attention_dropout", "attention_dropout", 0.0, decode=float),
-        Field("activation_dropout", "activation_dropout", 0.0, decode=float),
-        Field("classifier_dropout", "head_dropout", 0.0, decode=float),
-        Field("decoder_start_token_id", "start_token", None),
-        # A list is for decoding, and is written back as one.
-        Field(
-            "eos_token_id",
-            "end_token",
-            None,
-            decode=lambda ids: tuple(ids) if isinstance(ids, list) else ids,
-            encode=lambda ids: list(ids) if isinstance(ids, tuple) else ids,
-        ),
-    ],
-    only={
-        **ONLY,
-        "normalize_embedding": True,
-        "scale_embedding": False,
-        "static_position_embeddings": False,
-        "tie_word_embeddings": True,
-    },
-    harmless=WITHOUT_EFFECT,
-    prefix=PREFIX,
-    normalize=normalize,
-    architectures=(
+def architectures(name: str, **changes: Any) -> tuple[Architecture, ...]:
+    """Return a family's architectures; changes to our config are what no field says."""
+    return (
         Architecture(
-            name="BartForConditionalGeneration",
+            name=f"{name}ForConditionalGeneration",
             model=Bart,
             build=lambda config, n: Bart(config),
             rows=with_head,
+            changes=changes,
         ),
         Architecture(
-            name="BartModel",
+            name=f"{name}Model",
             model=Bart,
             build=lambda config, n: Bart(config).without_head(),
             rows=body,
+            changes=changes,
             base=True,
         ),
-        Architecture(
-            name="BartForSequenceClassification",
-            model=SequenceClassifier,
-            build=classifier,
-            rows=lambda model: [
-                *body(model, "encoder."),
-                *affine("classification_head.dense", "classifier.dense"),
-                *affine("classification_head.out_proj", "classifier.output"),
-            ],
-        ),
-        Architecture(
-            name="BartForQuestionAnswering",
-            model=QuestionAnswering,
-            build=lambda config, n: QuestionAnswering(reader(config)),
-            rows=lambda model: [
-                *body(model, "encoder."),
-                *affine("qa_outputs", "classifier"),
-            ],
-        ),
+    )
+
+
+FIELDS = [
+    Field("vocab_size", "vocab_size", 50_265),
+    Field("max_position_embeddings", "n_positions", 1024),
+    Field("d_model", "d_model", 1024),
+    Field("encoder_attention_heads", "n_heads", 16),
+    Field("decoder_attention_heads", "n_heads", 16),
+    Field("encoder_ffn_dim", "d_ff", 4096),
+    Field("decoder_ffn_dim", "d_ff", 4096),
+    Field("encoder_layers", "n_encoder_layers", 12),
+    Field("decoder_layers", "n_decoder_layers", 12),
+    Field("activation_function", "activation", "gelu", ACTIVATIONS),
+    Field("dropout", "dropout", 0.1, decode=float),
+    Field("attention_dropout", "attention_dropout", 0.0, decode=float),
+    Field("activation_dropout", "activation_dropout", 0.0, decode=float),
+    Field("scale_embedding", "scaled_embedding", False),
+]
+FIELDS_OF_HEADS = [
+    Field("classifier_dropout", "head_dropout", 0.0, decode=float),
+    Field("decoder_start_token_id", "start_token", None),
+    # A list is for decoding, and is written back as one.
+    Field(
+        "eos_token_id",
+        "end_token",
+        None,
+        decode=lambda ids: tuple(ids) if isinstance(ids, list) else ids,
+        encode=lambda ids: list(ids) if isinstance(ids, tuple) else ids,
+    ),
+]
+HEADS = (
+    Architecture(
+        name="BartForSequenceClassification",
+        model=SequenceClassifier,
+        build=classifier,
+        rows=lambda model: [
+            *body(model, "encoder."),
+            *affine("classification_head.dense", "classifier.dense"),
+            *affine("classification_head.out_proj", "classifier.output"),
+        ],
+    ),
+    Architecture(
+        name="BartForQuestionAnswering",
+        model=QuestionAnswering,
+        build=lambda config, n: QuestionAnswering(reader(config)),
+        rows=lambda model: [
+            *body(model, "encoder."),
+            *affine("qa_outputs", "classifier"),
+        ],
     ),
 )
+BOTH = {
+    "normalize_embedding": True,
+    "static_position_embeddings": False,
+    "tie_word_embeddings": True,
+}
 
-FAMILIES = (BART,)
+BART = Family(
+    model_type="bart",
+    config=BartConfig,
+    fields=[*FIELDS, *FIELDS_OF_HEADS],
+    only={**ONLY, **BOTH},
+    harmless=WITHOUT_EFFECT,
+    prefix=PREFIX,
+    normalize=normalize,
+    architectures=(*architectures("Bart"), *HEADS),
+)
+
+MBART = Family(
+    model_type="mbart",
+    config=BartConfig,
+    fields=FIELDS,
+    only={**ONLY, **BOTH, "normalize_before": True, "add_final_layer_norm": True},
+    harmless=WITHOUT_EFFECT,
+    prefix=PREFIX,
+    normalize=check_said_twice,
+    architectures=architectures("MBart", norm_first=True),
+)
+
+FAMILIES = (BART, MBART)

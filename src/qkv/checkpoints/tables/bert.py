@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and DistilBERT."""
+"""BERT, RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 
 from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import Row, affine, alias, constant, ignore, layers, row, under
+from qkv.checkpoints.tables.activations import ACTIVATIONS
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.heads import (
     MaskedLM,
@@ -17,15 +18,6 @@ from qkv.models.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
-
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
 
 EMBEDDINGS = [
     row("embeddings.word_embeddings.weight", "embedding.weight"),
@@ -131,6 +123,26 @@ def describe(
     return architecture
 
 
+def of_tokens(make: Callable[..., Architecture], name: str) -> tuple[Architecture, ...]:
+    """Return the two architectures that score each token, which are alike in all families."""
+    return (
+        make(
+            f"{name}ForTokenClassification",
+            TokenClassifier,
+            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
+            affine("classifier", "classifier"),
+            pooler=False,
+        ),
+        make(
+            f"{name}ForQuestionAnswering",
+            QuestionAnswering,
+            lambda e, n: QuestionAnswering(e),
+            affine("qa_outputs", "classifier"),
+            pooler=False,
+        ),
+    )
+
+
 def with_classifier_dropout(raw: dict[str, Any]) -> dict[str, Any]:
     """Say what BERT's classifiers drop where config.json leaves it to the dropout of the rest."""
     if raw.get("classifier_dropout") is None:
@@ -144,8 +156,6 @@ def fields(*own: Field, **theirs: str) -> list[Field]:
     return [*own, *(Field(name, ours, getattr(defaults, ours)) for ours, name in theirs.items())]
 
 
-TOKEN_CLASSES = affine("classifier", "classifier")
-ANSWERS = affine("qa_outputs", "classifier")
 BERT_FIELDS = {
     "vocab_size": "vocab_size",
     "n_positions": "max_position_embeddings",
@@ -204,20 +214,7 @@ BERT = Family(
             lambda e, n: SequenceClassifier(e, n, dropout=e.config.head_dropout),
             affine("classifier", "classifier.output"),
         ),
-        bert(
-            "BertForTokenClassification",
-            TokenClassifier,
-            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
-            TOKEN_CLASSES,
-            pooler=False,
-        ),
-        bert(
-            "BertForQuestionAnswering",
-            QuestionAnswering,
-            lambda e, n: QuestionAnswering(e),
-            ANSWERS,
-            pooler=False,
-        ),
+        *of_tokens(bert, "Bert"),
         bert(
             "BertForMultipleChoice",
             MultipleChoice,
@@ -227,35 +224,20 @@ BERT = Family(
     ),
 )
 
-ROBERTA = Family(
-    model_type="roberta",
-    config=BertConfig,
-    fields=fields(
-        Field("hidden_act", "activation", "gelu", ACTIVATIONS),
-        # Its positions are numbered from the one after the padding's.
-        Field(
-            "pad_token_id",
-            "first_position",
-            1,
-            decode=lambda pad: pad + 1,
-            encode=lambda first: first - 1,
-        ),
-        **BERT_FIELDS,
-    ),
-    only=BERT_ONLY,
-    normalize=with_classifier_dropout,
-    prefix="roberta.",
-    architectures=(
-        roberta("RobertaModel", Bert, lambda e, n: e),
+
+def roberta_architectures(name: str) -> tuple[Architecture, ...]:
+    """Return the architectures of RoBERTa and of those that were trained as it was."""
+    return (
+        roberta(f"{name}Model", Bert, lambda e, n: e),
         roberta(
-            "RobertaForMaskedLM",
+            f"{name}ForMaskedLM",
             MaskedLM,
-            lambda e, n: MaskedLM(e),
+            lambda e, n: MaskedLM(e, activation="gelu"),  # whatever the blocks have
             ROBERTA_MASKED_LM,
             pooler=False,
         ),
         roberta(
-            "RobertaForSequenceClassification",
+            f"{name}ForSequenceClassification",
             SequenceClassifier,
             lambda e, n: SequenceClassifier(
                 e, n, pool="first", hidden_layer="tanh", dropout=e.config.head_dropout
@@ -266,28 +248,44 @@ ROBERTA = Family(
             ],
             pooler=False,
         ),
+        *of_tokens(roberta, name),
         roberta(
-            "RobertaForTokenClassification",
-            TokenClassifier,
-            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
-            TOKEN_CLASSES,
-            pooler=False,
-        ),
-        roberta(
-            "RobertaForQuestionAnswering",
-            QuestionAnswering,
-            lambda e, n: QuestionAnswering(e),
-            ANSWERS,
-            pooler=False,
-        ),
-        roberta(
-            "RobertaForMultipleChoice",
+            f"{name}ForMultipleChoice",
             MultipleChoice,
             lambda e, n: MultipleChoice(e, dropout=e.config.dropout),
             affine("classifier", "classifier.output"),
         ),
-    ),
-)
+    )
+
+
+def like_roberta(model_type: str, name: str) -> Family:
+    """Describe RoBERTa, or a family that differs from it in its data and its tokenizer."""
+    return Family(
+        model_type=model_type,
+        config=BertConfig,
+        fields=fields(
+            Field("hidden_act", "activation", "gelu", ACTIVATIONS),
+            # Its positions are numbered from the one after the padding's.
+            Field(
+                "pad_token_id",
+                "first_position",
+                1,
+                decode=lambda pad: pad + 1,
+                encode=lambda first: first - 1,
+            ),
+            **BERT_FIELDS,
+        ),
+        only=BERT_ONLY,
+        normalize=with_classifier_dropout,
+        prefix="roberta.",
+        architectures=roberta_architectures(name),
+    )
+
+
+ROBERTA = like_roberta("roberta", "Roberta")
+# Conneau et al. 2020: a hundred languages; Martin et al. 2020: French.
+XLM_ROBERTA = like_roberta("xlm-roberta", "XLMRoberta")
+CAMEMBERT = like_roberta("camembert", "Camembert")
 
 DISTILBERT = Family(
     model_type="distilbert",
@@ -324,18 +322,7 @@ DISTILBERT = Family(
                 *affine("classifier", "classifier.output"),
             ],
         ),
-        distilbert(
-            "DistilBertForTokenClassification",
-            TokenClassifier,
-            lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
-            TOKEN_CLASSES,
-        ),
-        distilbert(
-            "DistilBertForQuestionAnswering",
-            QuestionAnswering,
-            lambda e, n: QuestionAnswering(e),
-            ANSWERS,
-        ),
+        *of_tokens(distilbert, "DistilBert"),
         distilbert(
             "DistilBertForMultipleChoice",
             MultipleChoice,
@@ -350,4 +337,4 @@ DISTILBERT = Family(
     ),
 )
 
-FAMILIES = (BERT, ROBERTA, DISTILBERT)
+FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT)

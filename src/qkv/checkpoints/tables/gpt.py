@@ -15,7 +15,7 @@ from qkv.checkpoints.table import (
     split,
     under,
 )
-from qkv.checkpoints.tables.bert import ACTIVATIONS
+from qkv.checkpoints.tables.activations import ACTIVATIONS
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.heads import QuestionAnswering, SequenceClassifier, TokenClassifier
 
@@ -111,16 +111,16 @@ GPT2 = Family(
         Field("embd_pdrop", "embedding_dropout", 0.1, decode=float),
         Field("classifier_dropout", "head_dropout", 0.1, decode=float),
         Field("tie_word_embeddings", "tied_output", True),
+        Field("scale_attn_weights", "divided_by_root", True),
+        Field("scale_attn_by_inverse_layer_idx", "divided_by_layer", False),
     ],
     only={
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
         "add_cross_attention": False,
     },
     harmless=frozenset(
         (
             "n_ctx",  # n_positions, of old
+            "reorder_and_upcast_attn",  # in which precision a 16-bit model computes its scores
             # Of a head that is not implemented.
             "summary_activation",
             "summary_first_dropout",

@@ -5,6 +5,7 @@ from typing import Any
 
 from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import Row, affine, ignore, layers, row, under
+from qkv.checkpoints.tables.activations import GATED
 from qkv.checkpoints.tables.gpt import output_layer, with_head_dropout
 from qkv.checkpoints.tables.rotary import normalize_rotary, read_scaling, write_scaling
 from qkv.errors import ConfigError
@@ -201,6 +202,7 @@ def fields(*own: Field, vocab_size: int, d_ff: int, n_positions: int) -> list[Fi
         Field("vocab_size", "vocab_size", vocab_size),
         Field("hidden_size", "d_model", 4096),
         Field("intermediate_size", "d_ff", d_ff),
+        Field("hidden_act", "feed_forward", "silu", GATED),
         Field("num_hidden_layers", "n_layers", 32),
         Field("num_attention_heads", "n_heads", 32),
         Field("num_key_value_heads", "n_kv_heads", None),
@@ -228,7 +230,6 @@ LLAMA = Family(
         d_ff=11_008,
         n_positions=2048,
     ),
-    only={"hidden_act": "silu"},
     harmless=frozenset(("pretraining_tp",)),  # in how many pieces a product was computed
     prefix=PREFIX,
     normalize=normalize_llama,
@@ -245,7 +246,6 @@ MISTRAL = Family(
         d_ff=14_336,
         n_positions=4096 * 32,
     ),
-    only={"hidden_act": "silu"},
     prefix=PREFIX,
     normalize=normalize_mistral,
     architectures=architectures("Mistral"),
@@ -262,7 +262,6 @@ QWEN2 = Family(
         d_ff=22_016,
         n_positions=32_768,
     ),
-    only={"hidden_act": "silu"},
     prefix=PREFIX,
     normalize=normalize_qwen2,
     architectures=architectures("Qwen2", of_answers="transformer.", qkv_bias=True),

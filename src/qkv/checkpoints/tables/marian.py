@@ -8,14 +8,14 @@ from torch import Tensor
 from qkv.blocks.positions import sinusoids
 from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import ONE_ROW, Row, alias, constant, row, under
+from qkv.checkpoints.tables.activations import ACTIVATIONS
 from qkv.checkpoints.tables.bart import ONLY, PREFIX, WITHOUT_EFFECT, check_said_twice, stacks
-from qkv.checkpoints.tables.bert import ACTIVATIONS
 from qkv.models.marian import Marian, MarianConfig
 
 
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:
     """Say what a file means that leaves it out."""
-    said = {"scale_embedding": False, **check_said_twice(raw)}
+    said = check_said_twice(raw)
     size = said.get("decoder_vocab_size") or said.get("vocab_size", 58_101)
     return {**said, "decoder_vocab_size": size}
 
@@ -76,12 +76,11 @@ MARIAN = Family(
         Field("attention_dropout", "attention_dropout", 0.0, decode=float),
         Field("share_encoder_decoder_embeddings", "shared_embeddings", True),
         Field("tie_word_embeddings", "tied_output", True),
+        Field("scale_embedding", "scaled_embeddings", False),
     ],
     only={
         **ONLY,
-        "activation_dropout": 0.0,
         "normalize_embedding": False,
-        "scale_embedding": True,
     },
     # Their positions are sinusoids, whatever it says.
     harmless=WITHOUT_EFFECT | {"classifier_dropout", "static_position_embeddings"},

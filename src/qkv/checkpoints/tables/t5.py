@@ -1,23 +1,21 @@
-"""T5, versions 1.0 and 1.1."""
+"""T5, versions 1.0 and 1.1, and mT5."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from qkv.blocks.feed_forward import GATES
 from qkv.checkpoints.family import Architecture, Family, Field
-from qkv.checkpoints.table import Row, alias, ignore, layers, row, under
+from qkv.checkpoints.table import Row, alias, ignore, layers, own_or_same, row, under
+from qkv.checkpoints.tables.activations import ACTIVATIONS, GATED
 from qkv.errors import ConfigError
 from qkv.models.t5 import T5, T5Config, T5Encoder
 
 # "gated-gelu" has always meant the approximation by tanh; "gelu" means the exact function.
 FEED_FORWARDS = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "silu": "silu",
-    "gated-gelu": "geglu_tanh",
-    "gated-gelu_new": "geglu_tanh",
-    "gated-silu": "swiglu",
+    **ACTIVATIONS,
+    **{f"gated-{name}": kind for name, kind in GATED.items()},
+    "gated-gelu": GATED["gelu_new"],
 }
 PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "output"}
 
@@ -47,6 +45,17 @@ def normalize(raw: dict[str, Any]) -> dict[str, Any]:
                 f"{name} contradicts feed_forward_proj = {kind!r}, which implies {value!r}"
             )
     return raw
+
+
+def normalize_mt5(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say what other fields imply; no factor stands before the output layer, tied or not.
+
+    Raises:
+        ConfigError: as `normalize`.
+    """
+    raw = {"feed_forward_proj": "gated-gelu", **raw}
+    raw.setdefault("num_layers", 8)
+    return normalize(raw)
 
 
 def attention(theirs: str, ours: str) -> list[Row]:
@@ -125,49 +134,91 @@ def with_head(model: T5) -> list[Row]:
     return [*body(model), row("lm_head.weight", "head.weight")]
 
 
-T5_FAMILY = Family(
-    model_type="t5",
-    config=T5Config,
-    fields=[
-        Field("vocab_size", "vocab_size", 32_128),
+def with_own_head(model: T5) -> list[Row]:
+    """Return all rows of mT5, whose config.json does not tell whether its output layer is tied."""
+    return [*body(model), own_or_same("lm_head.weight", "head.weight", "embedding.weight")]
+
+
+def architectures(
+    name: str, rows: Callable[[T5], list[Row]], **changes: Any
+) -> tuple[Architecture, ...]:
+    """Return a family's architectures, and the rows of the one with a head.
+
+    Changes to our config are what no field says.
+    """
+    return (
+        Architecture(
+            name=f"{name}ForConditionalGeneration",
+            model=T5,
+            build=lambda config, n: T5(config),
+            rows=rows,
+            changes=changes,
+        ),
+        Architecture(
+            name=f"{name}Model",
+            model=T5,
+            build=lambda config, n: T5(config).without_head(),
+            rows=body,
+            changes=changes,
+            base=True,
+        ),
+        Architecture(
+            name=f"{name}EncoderModel",
+            model=T5Encoder,
+            build=lambda config, n: T5Encoder(config),
+            rows=encoder,
+            changes=changes,
+        ),
+    )
+
+
+def fields(*own: Field, vocab_size: int, d_ff: int, n_layers: int, n_heads: int) -> list[Field]:
+    """Return the fields of a family, with what it takes for granted."""
+    return [
+        Field("vocab_size", "vocab_size", vocab_size),
         Field("d_model", "d_model", 512),
-        Field("num_heads", "n_heads", 8),
+        Field("num_heads", "n_heads", n_heads),
         Field("d_kv", "d_head", 64),
-        Field("d_ff", "d_ff", 2048),
-        Field("num_layers", "n_encoder_layers", 6),
+        Field("d_ff", "d_ff", d_ff),
+        Field("num_layers", "n_encoder_layers", n_layers),
         Field("num_decoder_layers", "n_decoder_layers"),
         Field("feed_forward_proj", "feed_forward", "relu", FEED_FORWARDS),
         Field("relative_attention_num_buckets", "n_buckets", 32),
         Field("relative_attention_max_distance", "max_distance", 128),
         Field("layer_norm_epsilon", "norm_eps", 1e-6),
         Field("dropout_rate", "dropout", 0.1, decode=float),
+        *own,
+    ]
+
+
+# No position is too far: n_positions was the length of the inputs in training.
+WITHOUT_EFFECT = frozenset(("initializer_factor", "n_positions"))
+
+T5_FAMILY = Family(
+    model_type="t5",
+    config=T5Config,
+    fields=fields(
         Field("tie_word_embeddings", "tied_output", True),
-    ],
-    only={"is_decoder": False},
-    # No position is too far: n_positions was the length of the inputs in training.
-    harmless=frozenset(("classifier_dropout", "initializer_factor", "n_positions")),
-    normalize=normalize,
-    architectures=(
-        Architecture(
-            name="T5ForConditionalGeneration",
-            model=T5,
-            build=lambda config, n: T5(config),
-            rows=with_head,
-        ),
-        Architecture(
-            name="T5Model",
-            model=T5,
-            build=lambda config, n: T5(config).without_head(),
-            rows=body,
-            base=True,
-        ),
-        Architecture(
-            name="T5EncoderModel",
-            model=T5Encoder,
-            build=lambda config, n: T5Encoder(config),
-            rows=encoder,
-        ),
+        vocab_size=32_128,
+        d_ff=2048,
+        n_layers=6,
+        n_heads=8,
     ),
+    only={"is_decoder": False},
+    harmless=WITHOUT_EFFECT,
+    normalize=normalize,
+    architectures=architectures("T5", with_head),
 )
 
-FAMILIES = (T5_FAMILY,)
+MT5_FAMILY = Family(
+    model_type="mt5",
+    config=T5Config,
+    fields=fields(vocab_size=250_112, d_ff=1024, n_layers=8, n_heads=6),
+    only={"is_decoder": False},
+    # Published files say that nothing is tied, newer ones that everything is: neither is read.
+    harmless=WITHOUT_EFFECT | {"tie_word_embeddings"},
+    normalize=normalize_mt5,
+    architectures=architectures("MT5", with_own_head, tied_output=False),
+)
+
+FAMILIES = (T5_FAMILY, MT5_FAMILY)

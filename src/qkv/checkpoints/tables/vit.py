@@ -8,7 +8,7 @@ from torch import nn
 
 from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import Row, affine, ignore, layers, row, under
-from qkv.checkpoints.tables.bert import ACTIVATIONS
+from qkv.checkpoints.tables.activations import ACTIVATIONS
 from qkv.errors import ConfigError
 from qkv.models.heads import SequenceClassifier
 from qkv.models.vit import DistilledClassifier, ViT, ViTConfig
