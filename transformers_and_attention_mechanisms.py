@@ -4704,7 +4704,7 @@ if PROMISED:
 # ```sh
 # python transformers_and_attention_mechanisms.py --section 9 --data my.csv
 # qkv train recipes/classify.yaml --data.train my.csv --output out/mine
-# qkv classify out/mine "The soup was cold, the waiter was not."
+# qkv classify -m out/mine "The soup was cold, the waiter was not."
 # ```
 #
 # The first runs this section on it, the second trains and saves a classifier in the layout that

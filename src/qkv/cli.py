@@ -78,6 +78,7 @@ def convert(
     /,
     *,
     dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None,
+    allow_download: bool = False,
 ) -> None:
     """Write a model in the Hugging Face layout: config.json, model.safetensors, tokenizer.
 
@@ -86,8 +87,14 @@ def convert(
             of llama2.c (.bin) or CTranslate2 (model.bin).
         folder: new, empty, or a checkpoint to replace; anything else is left as it is.
         dtype: of the weights; that of the source unless given.
+        allow_download: ask the Hub for a base that a file of the source names.
     """
-    loaded = convert_model(source, folder, dtype=getattr(torch, dtype) if dtype else None)
+    loaded = convert_model(
+        source,
+        folder,
+        dtype=getattr(torch, dtype) if dtype else None,
+        allow_download=allow_download,
+    )
     show_table("read", describe_model(loaded))
     files = checkpoint_files(folder)
     show_table(
@@ -95,14 +102,15 @@ def convert(
     )
 
 
-def inspect(model: str, /) -> None:
+def inspect(model: str, /, *, allow_download: bool = False) -> None:
     """Show what a model consists of: blocks, attention, parameters by part, memory by dtype.
 
     Args:
         model: a checkpoint's folder, a name of the zoo, an id of the Hugging Face Hub, or a file of
             llama2.c (.bin) or CTranslate2 (model.bin).
+        allow_download: ask the Hub for a base that a file of the model names.
     """
-    for title, rows in inspect_model(read_model(model)).items():
+    for title, rows in inspect_model(read_model(model, allow_download=allow_download)).items():
         show_table(title, rows)
 
 

@@ -105,7 +105,7 @@ def test_their_export_is_scored_by_our_commands(tmp_path, capsys):
     for one in (tokenizer, model):
         one.save_pretrained(tmp_path / "theirs")
     expected = model.eval()(**tokenizer(TEXTS, padding=True, return_tensors="pt"))
-    assert main(["classify", str(tmp_path / "theirs"), "--json", *TEXTS]) == 0
+    assert main(["classify", "-m", str(tmp_path / "theirs"), "--json", *TEXTS]) == 0
     said = [json.loads(line)["probabilities"] for line in capsys.readouterr().out.splitlines()]
     assert [list(one) for one in said] == [list(labels.values())] * len(TEXTS)
     ours = torch.tensor([list(one.values()) for one in said])

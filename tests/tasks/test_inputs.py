@@ -5,13 +5,12 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import torch
 
 from qkv.errors import ConfigError, DataError, LengthError
-from qkv.tasks.inputs import Item, answer_all, pick_device, split_model, text_items
+from qkv.tasks.inputs import Item, answer_all, pick_device, text_items
 
 TEXT = {"text": "text"}
 
@@ -122,34 +121,58 @@ def test_there_is_one_source_of_inputs(standard_input, tmp_path):
         text_items([], tmp_path / "no.txt", TEXT)
 
 
-def test_which_of_the_inputs_is_the_model(tmp_path, monkeypatch):
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A working folder with a model, a folder, and a table."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "config.json").write_text("{}")
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").write_bytes(b"")
-    for first in ("made", "all-MiniLM-L6-v2", "owner/name", "no/such/folder", str(tmp_path / "x")):
-        assert split_model([first, "a"], None, "default") == (first, ["a"])
-        assert split_model([first], None, "default") == (first, [])
-        assert split_model([first, "a"], "other", "default") == ("other", [first, "a"])
-    too_long = "ä" * 255  # for a file's name: 510 bytes
-    for first in ("", "a text", "either/or that", "word", "pictures/a.png", too_long, "a " * 5_000):
-        assert split_model([first, "a"], None, "default") == ("default", [first, "a"])
-    assert split_model([], None, "default") == ("default", [])
-    assert split_model(["pictures"], None, "default") == ("pictures", [])
+    (tmp_path / "mine.csv").write_text("text\na film\n")
 
 
-def test_which_of_the_files_is_the_model(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "config.json").write_text("{}")
-    (tmp_path / "pictures").mkdir()
-    split = partial(split_model, model=None, default="default", suffixes=(".png", ".jpg"))
-    assert split(["made"]) == ("made", [])
-    assert split(["made", "a.png"]) == ("made", ["a.png"])
-    assert split(["owner/name-0.5", "a.png"]) == ("owner/name-0.5", ["a.png"])
-    for others in (["pictures"], ["gone/a.png"], ["gone/a.PNG", "b.png"], ["gone/folder"]):
-        assert split(others) == ("default", others)
+ELSE = "? Texts that look like names may come by --file, or as lines on standard input"
+
+
+@pytest.mark.parametrize(
+    ("texts", "meant"),
+    [
+        (["sentiment"], "is the name of a model: did you mean --model sentiment"),
+        (["a film", "sentiment"], "is the name of a model: did you mean --model sentiment"),
+        (["sentimnt", "a film"], "looks like the name of a model: did you mean --model sentiment"),
+        (["made", "a film"], "is a folder: did you mean --model made"),
+        (["pictures"], "is a folder: did you mean --model pictures"),
+        (["mine.csv"], "is a file: did you mean --file mine.csv"),
+        (["a.jsonl"], "looks like the name of a file, which is not there: did you mean --file"),
+        (["a film", "in/b.TXT"], "looks like the name of a file, which is not there: did you"),
+    ],
+)
+def test_a_text_that_looks_like_a_name_is_refused(files, texts, meant):
+    named = next(text for text in texts if text != "a film")
+    with raises(ConfigError, f"{named!r} was given as a text, but {meant}") as raised:
+        text_items(texts, None, TEXT)
+    assert str(raised.value).endswith(ELSE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("yes/no", "10/10", "either/or that", "word", "owner/name", "no/such/folder", "date"),
+        *("I read it in mine.csv", "sentimnt", "...", "3.5", "e.g.", "a\0b", "ä" * 255),
+    ],
+)
+def test_what_looks_like_no_name_here_is_a_text(files, text):
+    assert [item.fields["text"] for item in text_items([text], None, TEXT)] == [text]
+    if text != "sentimnt" and text != "date":
+        assert len(text_items([text, "a film"], None, TEXT)) == 2
+
+
+def test_a_name_from_a_file_or_standard_input_is_a_text(files, tmp_path, standard_input):
+    (tmp_path / "names.txt").write_text("sentiment\nmine.csv\n")
+    standard_input(b"sentiment\nmine.csv\n")
+    for file in (tmp_path / "names.txt", None):
+        found = [item.fields["text"] for item in text_items([], file, TEXT)]
+        assert found == ["sentiment", "mine.csv"]
 
 
 def test_devices():

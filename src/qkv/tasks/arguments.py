@@ -20,6 +20,7 @@ from qkv.errors import ConfigError, DataError
 
 Command = Callable[..., None]
 HELP = (["-h"], ["--help"])
+SHORT = {"-m": "--model", "-f": "--file"}
 
 
 class OneLineParser(ArgumentParser):
@@ -48,7 +49,9 @@ def add_command(parser: ArgumentParser, function: Command) -> None:
         one.arg_name: one.description for one in docstring_parser.parse_from_object(function).params
     }
     for name in flags:
-        parser.add_argument(f"--{name}", action="store_true", help=about[name])
+        parser.add_argument(
+            *spellings(name), dest=name, action="store_true", help=about[name], default=False
+        )
     if many:
         parser.add_argument(many, nargs="*", type=str, default=[], help=about[many])
 
@@ -72,19 +75,28 @@ def flags_of(function: Command) -> list[str]:
     return [one.name for one in signature(function).parameters.values() if one.annotation is bool]
 
 
+def spellings(flag: str) -> list[str]:
+    """The options that say yes to a flag: words are joined by hyphens, or as in Python."""
+    return list(dict.fromkeys((f"--{flag.replace('_', '-')}", f"--{flag}")))
+
+
 def unnamed_last(arguments: Sequence[str], function: Command) -> list[str]:
-    """Put arguments without a name behind the options; argparse wants them in one piece."""
+    """Put arguments without a name behind the options, which argparse wants in one piece.
+
+    Short options become long ones.
+    """
     options: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
-    alone = {"-h", "--help", *(f"--{name}" for name in flags_of(function))}
+    flags = flags_of(function)
+    alone = {"-h", "--help", *(spelling for name in flags for spelling in spellings(name))}
     for one in rest:
         if one == "--":
             others.extend(rest)
         elif not one.startswith("-") or " " in one:
             others.append(one)
         else:
-            options.append(one)
+            options.append(SHORT.get(one, one))
             if one not in alone and "=" not in one:
                 options.extend(islice(rest, 1))
     return [*options, "--", *others] if others else options

@@ -13,12 +13,18 @@ from qkv.tasks.pretrained import Loaded, load, save
 BINARY = "model.bin"
 
 
-def read_model(source: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Loaded:
+def read_model(
+    source: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    allow_download: bool = False,
+) -> Loaded:
     """Read what `qkv.load` reads, or a file of llama2.c or of CTranslate2 (or its folder).
 
     Args:
         source: a folder, a file, a name of the zoo, or an id of the Hugging Face Hub.
         dtype: of the parameters; that of the file where None.
+        allow_download: whether the Hub may be asked for a base that a file names.
 
     Raises:
         ConfigError: if the model is not implemented.
@@ -28,7 +34,7 @@ def read_model(source: str | os.PathLike[str], *, dtype: torch.dtype | None = No
     file = path / BINARY if path.is_dir() and not (path / CONFIG).exists() else path
     if file.suffix == ".bin" and file.is_file():
         return Loaded(convert(file).to(dtype=dtype))
-    return load(source, dtype=dtype)
+    return load(source, dtype=dtype, allow_download=allow_download)
 
 
 def convert_model(
@@ -36,6 +42,7 @@ def convert_model(
     folder: str | os.PathLike[str],
     *,
     dtype: torch.dtype | None = None,
+    allow_download: bool = False,
 ) -> Loaded:
     """Read a model and write it in the Hugging Face layout; returns it.
 
@@ -43,6 +50,7 @@ def convert_model(
         source: as in `read_model`.
         folder: new, empty, or a checkpoint to replace.
         dtype: of the parameters; that of the source where None.
+        allow_download: whether the Hub may be asked for a base that a file names.
 
     Raises:
         ConfigError: if the model is not implemented.
@@ -50,7 +58,7 @@ def convert_model(
             checkpoint, which is not touched.
     """
     check_target(folder)
-    loaded = read_model(source, dtype=dtype)
+    loaded = read_model(source, dtype=dtype, allow_download=allow_download)
     save(loaded, folder)
     return loaded
 

@@ -61,6 +61,7 @@ def evaluate(
     data_dir: Path | None = None,
     json: bool = False,
     device: str = "auto",
+    allow_download: bool = False,
 ) -> None:
     """Score a model on data whose answers are known.
 
@@ -77,10 +78,10 @@ def evaluate(
         data_dir: folder of the named sets; the variable QKV_DATA if not given.
         json: all scores as one JSON object.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
+        allow_download: ask the Hub for a base that a file of the model names.
     """
-    scores, tables = measure(
-        model, Asked(data, split, columns or {}, data_dir), task, device=device
-    )
+    asked = Asked(data, split, columns or {}, data_dir)
+    scores, tables = measure(model, asked, task, device=device, allow_download=allow_download)
     if json:
         print(dumps(asdict(scores)))
         return
@@ -88,7 +89,9 @@ def evaluate(
         show_table(title, rows)
 
 
-def measure(model: str, asked: Asked, name: str | None, *, device: str) -> tuple[Any, Tables]:
+def measure(
+    model: str, asked: Asked, name: str | None, *, device: str, allow_download: bool = False
+) -> tuple[Any, Tables]:
     """The scores of a model, and what to show of them."""
     name = name or task_of(model)
     known, score = EVALUATIONS[name]
@@ -97,7 +100,8 @@ def measure(model: str, asked: Asked, name: str | None, *, device: str) -> tuple
             f"columns.{unknown[0]} = {asked.columns[unknown[0]]!r}: to {name} needs no such "
             f"column; expected some of {', '.join(known) or 'none'}"
         )
-    return score(make(name, model, device=pick_device(device)), asked)
+    made = make(name, model, device=pick_device(device), allow_download=allow_download)
+    return score(made, asked)
 
 
 def _classify(model: TextClassifier, asked: Asked) -> tuple[ClassificationScores, Tables]:

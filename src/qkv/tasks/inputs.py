@@ -4,6 +4,7 @@ A broken input stops nothing: the others are answered, it is reported with its p
 status says so.
 """
 
+import difflib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from qkv.checkpoints.reader import CONFIG
 from qkv.data.rows import NO_TEXT
 from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
@@ -22,6 +22,11 @@ from qkv.tasks.console import plain_console
 from qkv.zoo.catalog import ZOO
 
 R = TypeVar("R")
+# Of files that one may have meant where a text is expected.
+SUFFIXES = (
+    *(".bin", ".csv", ".gguf", ".gz", ".jpeg", ".jpg", ".json", ".jsonl", ".parquet"),
+    *(".pdf", ".png", ".safetensors", ".tsv", ".txt", ".yaml", ".yml"),
+)
 AT_ONCE = 4_096  # inputs that are answered before the first of them is printed
 
 
@@ -40,32 +45,39 @@ class Item:
     problem: str = ""
 
 
-def split_model(
-    inputs: Sequence[str], model: str | None, default: str, *, suffixes: Sequence[str] = ()
-) -> tuple[str, list[str]]:
-    """Tell the model from the inputs, of which it may be the first.
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse a text of the command line that looks like the name of a model or a file.
 
-    The first is the model if it is a folder, a name of the zoo, or one word with a slash, as paths
-    and ids of the Hub are.
-
-    Args:
-        inputs: without names, from a command line.
-        model: where it is said by name; then all inputs are inputs.
-        default: the model where none is said.
-        suffixes: of the files, where inputs are files and folders: a model is a folder with a
-            config.json then, and what is not there is a model's id only before other inputs.
+    Raises:
+        ConfigError: asking what was meant.
     """
-    if model is not None or not inputs:
-        return model or default, list(inputs)
-    first, *others = inputs
-    path = Path(first)
-    is_one = exists(path / CONFIG) or (exists(path) and path.is_dir() and not suffixes)
-    like_one = "/" in first and len(first.split()) == 1 and not exists(path)
-    if suffixes:
-        like_one = like_one and bool(others) and path.suffix.lower() not in suffixes
-    if first in ZOO or (first and is_one) or like_one:  # of "" the path would be this folder
-        return first, others
-    return default, list(inputs)
+    for place, text in enumerate(texts):
+        meant = _meant_instead(text)
+        if not meant and place == 0 and len(texts) > 1:
+            meant = _misspelt(text)
+        if meant:
+            raise ConfigError(
+                f"{text!r} was given as a text, but {meant}? Texts that look like names may come "
+                "by --file, or as lines on standard input"
+            )
+
+
+def _meant_instead(text: str) -> str:
+    """What a text that looks like a name may have been meant as; "" where it looks like none."""
+    if text in ZOO:
+        return f"is the name of a model: did you mean --model {text}"
+    path = Path(text)
+    if text.strip() and exists(path):
+        kind, option = ("folder", "--model") if path.is_dir() else ("file", "--file")
+        return f"is a {kind}: did you mean {option} {text}"
+    if len(text.split()) == 1 and path.suffix.lower() in SUFFIXES:
+        return "looks like the name of a file, which is not there: did you mean --file"
+    return ""
+
+
+def _misspelt(text: str) -> str:
+    near = difflib.get_close_matches(text, ZOO, n=1, cutoff=0.8)
+    return f"looks like the name of a model: did you mean --model {near[0]}" if near else ""
 
 
 def exists(path: Path) -> bool:
@@ -88,7 +100,7 @@ def text_items(
         what: one input is called in errors.
 
     Raises:
-        ConfigError: both arguments and a file.
+        ConfigError: both arguments and a file, or an argument that looks like a name.
         DataError: there is no input, or the file cannot be read.
     """
     if texts and file is not None:
@@ -96,6 +108,7 @@ def text_items(
             f"{len(texts)} inputs and --file {file} were given; expected one of the two"
         )
     name = next(iter(columns))
+    check_texts(texts)
     if texts:
         return [_item(name, text, f"argument {i}") for i, text in enumerate(texts, start=1)]
     if file is not None and file.suffix != ".txt":

@@ -64,6 +64,7 @@ def task(
     model: Loaded | str | os.PathLike[str] | None = None,
     *,
     device: torch.device | str | None = None,
+    allow_download: bool = False,
 ) -> Task:
     """A function of a string or a list of them, such as a translator; a path is a string, too.
 
@@ -71,6 +72,7 @@ def task(
         name: "translate", "summarize", "answer", "classify", "generate" or "recognize".
         model: what `qkv.load` returned, or reads; the zoo's where None.
         device: of a model that is read.
+        allow_download: whether the Hub may be asked for a base that a file of the model names.
 
     Raises:
         ConfigError: there is no such task, or the model is of another kind.
@@ -80,7 +82,9 @@ def task(
         raise ConfigError(f"no task {name!r}; expected one of {', '.join(TASKS)}")
     if isinstance(model, Loaded):
         return TASKS[name].of(model)
-    return TASKS[name].load(DEFAULTS[name] if model is None else model, device=device)
+    return TASKS[name].load(
+        DEFAULTS[name] if model is None else model, device=device, allow_download=allow_download
+    )
 
 
 def task_of(model: str) -> str:

@@ -60,6 +60,7 @@ def load(
     new: Iterable[str] | str = (),
     architecture: str | None = None,
     labels: Sequence[str] | None = None,
+    allow_download: bool = False,
 ) -> Loaded:
     """Load a published model: a folder, a name of the zoo, or an id of the Hugging Face Hub.
 
@@ -73,6 +74,8 @@ def load(
         new: parts that start fresh, such as "classifier".
         architecture: another than config.json names, such as "BertForSequenceClassification".
         labels: names of the classes, where they are others than in config.json.
+        allow_download: whether the Hub may be asked for a base that a file names; for `path`, which
+            you name yourself, it is asked anyway.
 
     Raises:
         ConfigError: if the model, or what is asked for, is not implemented.
@@ -80,7 +83,7 @@ def load(
     """
     path = locate(path)
     if is_adapted(path):
-        return _load_adapted(path, dtype=dtype, device=device)
+        return _load_adapted(path, dtype=dtype, device=device, allow_download=allow_download)
     checkpoint = load_checkpoint(
         path, dtype=dtype, device=device, new=new, architecture=architecture, labels=labels
     )
@@ -103,7 +106,11 @@ def is_adapted(folder: Path) -> bool:
 
 
 def _load_adapted(
-    folder: Path, *, dtype: torch.dtype | None, device: torch.device | str | None
+    folder: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    allow_download: bool,
 ) -> Loaded:
     """Load the base that adapter_config.json names, with the head of config.json, and update it."""
     config, adapter = read_json(folder / CONFIG), read_json(folder / ADAPTER)
@@ -115,12 +122,13 @@ def _load_adapted(
         )
     names = config.get("id2label") or {}
     loaded = load(
-        base,
+        locate_base(base, folder / ADAPTER, allow_download=allow_download),
         dtype=dtype,
         device=device,
         new=("classifier",),  # its weights come with the adapter
         architecture=architectures[0],
         labels=[names[number] for number in sorted(names, key=int)] or None,
+        allow_download=allow_download,
     )
     load_adapter(loaded.model, folder, model_type=config.get("model_type"))
     merge_lora(loaded.model)
@@ -153,20 +161,50 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
 def locate(path: str | os.PathLike[str]) -> Path:
     """Find what a path, a zoo name or a Hub id means, in this order.
 
+    Only what the user names as a model may come here: a Hub id is downloaded.
+
     Raises:
         DataError: if it means nothing.
         MissingDependencyError: if what it means needs a package that is not installed.
     """
-    if whole_folder(path).exists():
-        return Path(path)
     name = os.fspath(path)
-    if name in ZOO:
-        return ZOO[name].locate()
+    if (found := _locate_here(name)) is not None:
+        return found
     if HUB_ID.fullmatch(name):
         return download(name)
     raise DataError(
         f"{name!r} is no folder, no name of the zoo ({', '.join(ZOO)}) and no Hub id (owner/name)"
     )
+
+
+def locate_base(name: str, file: Path, *, allow_download: bool) -> Path:
+    """Find the model that a file names as its base: what a file says reaches no network by itself.
+
+    Args:
+        name: of the base.
+        file: that names it.
+        allow_download: whether the Hub may be asked.
+
+    Raises:
+        DataError: if it is neither here nor allowed to be downloaded.
+        MissingDependencyError: if what it means needs a package that is not installed.
+    """
+    found = _locate_here(name)
+    if found is None and allow_download:
+        return locate(name)
+    if found is None:
+        raise DataError(
+            f"{file} names the base {name!r}, which is no folder here and no name of the zoo "
+            f"({', '.join(ZOO)}); the Hugging Face Hub is asked for it only with --allow-download "
+            "(allow_download=True)"
+        )
+    return found
+
+
+def _locate_here(name: str) -> Path | None:
+    if whole_folder(name).exists():
+        return Path(name)
+    return ZOO[name].locate() if name in ZOO else None
 
 
 def _tokenizer(folder: Path, checkpoint: Checkpoint) -> Tokenizer | None:

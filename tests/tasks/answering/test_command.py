@@ -39,7 +39,7 @@ def qkv(capsys):
 
 
 def test_questions_are_answered_in_order(qkv, model):
-    lines = qkv("answer", model, "--context", CONTEXT, *ASKED).out.splitlines()
+    lines = qkv("answer", "-m", model, "--context", CONTEXT, *ASKED).out.splitlines()
     for line, question in zip(lines, ASKED, strict=True):
         found = Answerer.load(model)(question, CONTEXT)
         answer, probability, said = line.split("\t")
@@ -48,32 +48,32 @@ def test_questions_are_answered_in_order(qkv, model):
 
 
 def test_a_passage_may_be_a_word_that_is_longer_than_any_file_name(qkv, model):
-    said = qkv("answer", model, "--context", "ä" * 255, ASKED[0], status=0)
+    said = qkv("answer", "-m", model, "--context", "ä" * 255, ASKED[0], status=0)
     assert "File name too long" not in said.err
 
 
 def test_a_passage_may_be_a_file_and_questions_lines(qkv, model, tmp_path, monkeypatch):
-    expected = qkv("answer", model, "--context", CONTEXT, *ASKED).out
+    expected = qkv("answer", "-m", model, "--context", CONTEXT, *ASKED).out
     passage, questions = tmp_path / "passage.txt", tmp_path / "asked.txt"
     passage.write_text(CONTEXT)
     questions.write_text("\n".join(ASKED))
-    assert qkv("answer", model, "--context", passage, *ASKED).out == expected
-    assert qkv("answer", model, "--context", passage, "--file", questions).out == expected
+    assert qkv("answer", "-m", model, "--context", passage, *ASKED).out == expected
+    assert qkv("answer", "-m", model, "--context", passage, "--file", questions).out == expected
     stream = io.TextIOWrapper(io.BytesIO(questions.read_bytes()), encoding="ascii")
     monkeypatch.setattr(sys, "stdin", stream)
     assert qkv("answer", "--model", model, "--context", passage).out == expected
 
 
 def test_tables_and_squad_say_the_same(qkv, model, tmp_path):
-    expected = qkv("answer", model, "--context", CONTEXT, "--json", *ASKED).out.splitlines()
+    expected = qkv("answer", "-m", model, "--context", CONTEXT, "--json", *ASKED).out.splitlines()
     table = write_table(tmp_path / "my.csv", [(q, CONTEXT) for q in ASKED], ("q", "passage"))
     names = ["--question_column", "q", "--context_column", "passage"]
-    out = qkv("answer", model, "--file", table, *names, "--json").out.splitlines()
+    out = qkv("answer", "-m", model, "--file", table, *names, "--json").out.splitlines()
     assert [keyed(line) for line in out] == [keyed(line) for line in expected]
     qas = [{"id": f"id {i}", "question": q, "answers": []} for i, q in enumerate(ASKED)]
     content = {"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]}
     (tmp_path / "squad.json").write_text(json.dumps(content))
-    out = qkv("answer", model, "--file", tmp_path / "squad.json", "--json").out.splitlines()
+    out = qkv("answer", "-m", model, "--file", tmp_path / "squad.json", "--json").out.splitlines()
     said = [json.loads(line) for line in out]
     assert [one["id"] for one in said] == ["id 0", "id 1"]
     assert [(one["start"], one["end"]) for one in said] == [keyed(line)[1:3] for line in expected]
@@ -89,10 +89,10 @@ def keyed(line):
 def test_a_broken_row_stops_no_other(qkv, model, tmp_path):
     rows = [(ASKED[0], CONTEXT), ("", CONTEXT), (ASKED[1], CONTEXT)]
     table = write_table(tmp_path / "my.csv", rows, ("question", "context"))
-    said = qkv("answer", model, "--file", table, status=2)
+    said = qkv("answer", "-m", model, "--file", table, status=2)
     assert [bool(line) for line in said.out.split("\n")] == [True, False, True, False]
     assert f"{table}, line 3" in said.err
-    said = qkv("answer", model, "--context", CONTEXT, "the " * 20, ASKED[0], status=2)
+    said = qkv("answer", "-m", model, "--context", CONTEXT, "the " * 20, ASKED[0], status=2)
     assert "argument 1: question 1 has 20 tokens" in said.err
     assert said.out.split("\n")[1].endswith(ASKED[0])
 
@@ -102,10 +102,13 @@ def test_what_cannot_be_answered(qkv, model, tmp_path):
     for arguments, message in (
         ([model, "who"], "questions without a passage; expected --context TEXT or --context FILE"),
         ([model, "--context", " ", "who"], "--context is empty"),
+        ([model, "--context", "nofile.txt", "who"], "'nofile.txt' was given as a text, but looks"),
+        ([model, "--context", tmp_path, "who"], "is a folder: did you mean"),
+        ([model, "--context", CONTEXT, "nofile.txt"], "'nofile.txt' was given as a text, but"),
         ([model, "--file", table], "has no column 'context'"),
         ([model, "--file", table, "--context", "x"], "has questions and passages; expected no"),
         ([model, "--file", table, "who"], "has questions and passages; expected no questions"),
         ([model, "--context", CONTEXT, " "], "argument 1: empty"),
     ):
-        said = qkv("answer", *arguments, status=2)
+        said = qkv("answer", "--model", *arguments, status=2)
         assert (said.out, message in said.err) == ("", True), said.err

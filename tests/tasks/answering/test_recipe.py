@@ -80,7 +80,7 @@ def test_it_learns_and_writes_what_loads(fit, tmp_path, capsys):
     said = answerer([row[0] for row in ROWS], [row[1] for row in ROWS])
     right = sum(one.answer == row[2] for one, row in zip(said, ROWS, strict=True))
     assert right > 20
-    assert f"try it: qkv answer {made} --context" in capsys.readouterr().out
+    assert f"try it: qkv answer --model {made} --context" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("at", [2, 6])

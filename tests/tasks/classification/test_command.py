@@ -94,8 +94,8 @@ def test_from_a_csv_to_a_classifier_in_two_commands(qkv, tmp_path, base):
     recipe, made = write_recipe(tmp_path, base=base, data=tmp_path / "overridden.csv")
     options = ["--training.epochs", 40, "--training.learning_rate", "3e-3"]
     out = qkv("train", recipe, "--data.train", data, *options)
-    assert f"try it: qkv classify {made} 'a text'" in out
-    good = qkv("classify", made, "the film was superb")
+    assert f"try it: qkv classify --model {made} 'a text'" in out
+    good = qkv("classify", "-m", made, "the film was superb")
     label, probability, text = good.removesuffix("\n").split("\t")
     assert (label, text) == ("good", "the film was superb")
     assert 0.5 < float(probability) <= 1
@@ -106,28 +106,28 @@ def test_from_a_csv_to_a_classifier_in_two_commands(qkv, tmp_path, base):
 
 
 def test_texts_as_arguments_are_answered_in_order(qkv, model):
-    lines = qkv("classify", model, *TEXTS).splitlines()
+    lines = qkv("classify", "-m", model, *TEXTS).splitlines()
     expected = TextClassifier.load(model)(TEXTS)
     assert lines == [f"{one.label}\t{one.probability:.4f}\t{one.text}" for one in expected]
 
 
 def test_options_stand_where_they_like(qkv, model):
-    texts, rows = as_rows(qkv("classify", model, *TEXTS, "--json"))
+    texts, rows = as_rows(qkv("classify", "-m", model, *TEXTS, "--json"))
     assert texts == TEXTS
     expected = TextClassifier.load(model).probabilities(TEXTS)
     assert rows == expected.tolist()
     for arguments in (
-        ["--json", model, *TEXTS],
-        [model, "--json", *TEXTS],
-        [model, TEXTS[0], "--device", "cpu", TEXTS[1], "--json", "--max_length=13", TEXTS[2]],
-        ["--json", "--", model, *TEXTS],
+        ["--json", "-m", model, *TEXTS],
+        ["--model", model, "--json", *TEXTS],
+        [TEXTS[0], "--device", "cpu", TEXTS[1], "--json", "-m", model, "--max_length=13", TEXTS[2]],
+        ["--json", f"--model={model}", "--", *TEXTS],
     ):
         assert as_rows(qkv("classify", *arguments)) == (TEXTS, rows)
 
 
 def test_a_text_may_begin_with_a_hyphen(qkv, model):
-    assert qkv("classify", model, "- a film").endswith("\t- a film\n")
-    assert qkv("classify", model, "--", "-40", "--json").endswith("\t--json\n")
+    assert qkv("classify", "-m", model, "- a film").endswith("\t- a film\n")
+    assert qkv("classify", "-m", model, "--", "-40", "--json").endswith("\t--json\n")
 
 
 def test_files_and_standard_input_say_the_same(qkv, model, tmp_path, standard_input):
@@ -144,14 +144,14 @@ def test_files_and_standard_input_say_the_same(qkv, model, tmp_path, standard_in
         ["--file", tmp_path / "t.jsonl"],
         [],
     ):
-        assert as_rows(qkv("classify", model, "--json", *arguments)) == (texts, expected)
+        assert as_rows(qkv("classify", "-m", model, "--json", *arguments)) == (texts, expected)
 
 
 def test_what_is_printed_is_a_line_a_text(qkv, model, tmp_path):
     table = write_table(tmp_path / "t.csv", [("two\nlines\tand a tab",), ("one",)], ("text",))
-    lines = qkv("classify", model, "--file", table).splitlines()
+    lines = qkv("classify", "-m", model, "--file", table).splitlines()
     assert [line.split("\t")[2] for line in lines] == ["two lines and a tab", "one"]
-    texts, _ = as_rows(qkv("classify", model, "--file", table, "--json"))
+    texts, _ = as_rows(qkv("classify", "-m", model, "--file", table, "--json"))
     assert texts == ["two\nlines\tand a tab", "one"]
 
 
@@ -165,12 +165,12 @@ def test_what_is_printed_is_a_line_a_text(qkv, model, tmp_path):
 )
 def test_lines_that_are_no_texts(error, model, standard_input, content, message):
     standard_input(content)
-    assert error("classify", model).startswith(message)
+    assert error("classify", "-m", model).startswith(message)
 
 
 def test_without_any_text_a_terminal_is_told_what_to_do(error, model, standard_input):
     standard_input(b"", terminal=True)
-    assert error("classify", model) == (
+    assert error("classify", "-m", model) == (
         "no input: expected a text as an argument, --file FILE, or lines on standard input"
     )
 
@@ -183,6 +183,9 @@ def test_what_cannot_be_classified(error, model, base, tmp_path):
         ([model, "--file", tmp_path / "no.csv"], "no.csv"),
         ([model, "--file", tmp_path / "no.txt"], "cannot read "),
         ([model, ""], "argument 1: empty; expected a text"),
+        ([model, "sentimnt", "I like it"], "'sentimnt' was given as a text, but looks like the"),
+        ([model, "a.jsonl"], "'a.jsonl' was given as a text, but looks like the name of a file"),
+        ([model, "a film", "--second", "b.csv"], "'b.csv' was given as a text, but looks like"),
         ([model, "a film", "--max_length", "2"], "max_length = 2 leaves no room for text"),
         ([model, "a film", "--max_length", "42"], "has learned positions for 41 tokens"),
         ([model, "a film", "--device", "abacus"], "device = 'abacus' cannot be used: Expected one"),
@@ -191,7 +194,7 @@ def test_what_cannot_be_classified(error, model, base, tmp_path):
         ([model, "a film", "--jsonn"], "--jsonn"),
         ([model, "a film", "--max_length", "many"], '"max_length"'),
     ):
-        assert message in error("classify", *arguments)
+        assert message in error("classify", "--model", *arguments)
 
 
 def test_scores_equal_those_by_hand(qkv, model, tmp_path):
@@ -257,4 +260,6 @@ def test_what_cannot_be_scored(error, model, base, tmp_path):
 
 def test_a_model_of_images_is_no_classifier_of_texts(error, tmp_path):
     write(tmp_path, "vit", architecture="ViTForImageClassification")
-    assert "is a SequenceClassifier with no tokenizer" in error("classify", tmp_path, "a film")
+    assert "is a SequenceClassifier with no tokenizer" in error(
+        "classify", "-m", tmp_path, "a film"
+    )

@@ -261,7 +261,7 @@ def test_it_learns_and_results_say_what_was_measured(fit, tmp_path, table, capsy
         "to learn from: 24 texts, the longest of 12 tokens; none was cut\n",
         "to choose the best weights by: 8 texts; to test: 40\n",
         f"80 steps, about 4 an epoch -> {made}\n",
-        f"try it: qkv classify {made} 'a text'\n",
+        f"try it: qkv classify --model {made} 'a text'\n",
     ):
         assert line in out
     assert "what trains" in out
@@ -445,13 +445,15 @@ def test_pairs_of_texts_from_the_first_table_to_the_last_answer(fit, tmp_path, c
     assert scores.accuracy == found["validation"]["accuracy"]
 
     capsys.readouterr()
-    assert main(["classify", str(folder), rows[0][0], rows[1][0], "--second", rows[0][2]]) == 0
+    assert (
+        main(["classify", "-m", str(folder), rows[0][0], rows[1][0], "--second", rows[0][2]]) == 0
+    )
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     said = classifier([rows[0][0], rows[1][0]], [rows[0][2]] * 2)
     assert [(one[0], one[2], one[3]) for one in lines] == [
         (one.label, one.text, one.second) for one in said
     ]
-    asked = ["classify", str(folder), "--file", str(table), "--second", "next", "--json"]
+    asked = ["classify", "-m", str(folder), "--file", str(table), "--second", "next", "--json"]
     assert main(asked) == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["text"], one["second"]) for one in shown] == [(a, c) for a, _, c in rows]
@@ -459,9 +461,9 @@ def test_pairs_of_texts_from_the_first_table_to_the_last_answer(fit, tmp_path, c
     assert main(["evaluate", str(folder), *columns, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["count"] == len(rows)
 
-    assert main(["classify", str(folder), "a text"]) == 2
+    assert main(["classify", "-m", str(folder), "a text"]) == 2
     assert "single texts were given; this model classifies pairs" in capsys.readouterr().err
-    assert main(["classify", str(folder), "a text", "--second", " "]) == 2
+    assert main(["classify", "-m", str(folder), "a text", "--second", " "]) == 2
     assert "--second is empty" in capsys.readouterr().err
     assert main(["evaluate", str(folder), "--data", str(table)]) == 2
     assert "single texts were given" in capsys.readouterr().err

@@ -51,21 +51,21 @@ def test_one_prompt_is_streamed_as_the_generator_says(qkv, model):
         "to be", max_length=23, seed=11, sampling=Sampling(temperature=0.7, top_k=5)
     )
     assert len(expected.text) > 3
-    assert qkv("generate", model, "to be", *options) == f"to be{expected.text}\n"
-    said = json.loads(qkv("generate", model, "to be", *options, "--json"))
+    assert qkv("generate", "-m", model, "to be", *options) == f"to be{expected.text}\n"
+    said = json.loads(qkv("generate", "-m", model, "to be", *options, "--json"))
     assert said["text"] == expected.text
     assert said["logprobs"] == pytest.approx(expected.logprobs, abs=1e-6)
     assert list(said) == ["prompt", "text", "tokens", "logprobs", "ended", "seed"]
-    two = qkv("generate", model, "to be", *options, "--n", "2").split("\n---\n")
+    two = qkv("generate", "-m", model, "to be", *options, "--n", "2").split("\n---\n")
     assert two[0] == f"to be{expected.text}\n"
     assert two[1] != two[0]
-    lines = qkv("generate", model, "to be", *options, "--n", "2", "--json").splitlines()
+    lines = qkv("generate", "-m", model, "to be", *options, "--n", "2", "--json").splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [11, 12]
     assert f"to be{json.loads(lines[1])['text']}\n" == two[1]
 
 
 def test_an_empty_prompt_begins_a_text(qkv, model):
-    found = json.loads(qkv("generate", model, "", "--json", "--max_length", "7"))
+    found = json.loads(qkv("generate", "-m", model, "", "--json", "--max_length", "7"))
     assert found["prompt"] == ""
     assert found["tokens"]
 
@@ -74,7 +74,9 @@ def test_several_prompts_have_a_line_each_and_a_broken_one_stops_no_other(
     qkv, model, tmp_path, capsys
 ):
     (tmp_path / "mine.jsonl").write_text('{"text": "to"}\n{"text": ""}\n{"text": "or not"}\n')
-    status = main(["generate", model, "--file", str(tmp_path / "mine.jsonl"), "--max_length", "5"])
+    status = main(
+        ["generate", "-m", model, "-f", str(tmp_path / "mine.jsonl"), "--max_length", "5"]
+    )
     captured = capsys.readouterr()
     assert status == 2
     lines = captured.out.split("\n")
@@ -88,7 +90,7 @@ def test_several_prompts_have_a_line_each_and_a_broken_one_stops_no_other(
 def test_lines_of_standard_input(qkv, model, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(b"to\nbe\n"), encoding="ascii")
     monkeypatch.setattr(sys, "stdin", stream)
-    lines = qkv("generate", model, "--max_length", "3", "--json").splitlines()
+    lines = qkv("generate", "-m", model, "--max_length", "3", "--json").splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == ["to", "be"]
 
 
@@ -103,7 +105,8 @@ def test_lines_of_standard_input(qkv, model, monkeypatch):
         (["--n", "0"], "n = 0; expected at least 1 text for each prompt"),
         (["--lookup", "--json"], "--lookup was given for 1 prompts with --json"),
         (["--file", "x.txt"], "expected one of the two"),
+        (["generator"], "'generator' was given as a text, but is the name of a model: did you mean"),
     ],
 )
 def test_what_cannot_be_is_refused(qkv, model, options, message):
-    assert message in qkv("generate", model, "to be", *options, status=2)
+    assert message in qkv("generate", "-m", model, "to be", *options, status=2)

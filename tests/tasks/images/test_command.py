@@ -53,7 +53,7 @@ def qkv(capsys):
 
 
 def test_a_name_that_is_longer_than_any_file_s(qkv, model):
-    status, out, err = qkv("recognize", model, "ä" * 255)
+    status, out, err = qkv("recognize", "-m", model, "ä" * 255)
     assert (status, out) == (2, "")
     assert "there is no such file" in err
 
@@ -61,19 +61,19 @@ def test_a_name_that_is_longer_than_any_file_s(qkv, model):
 def test_folders_files_and_top(qkv, model, photos):
     files = [str(photos / name) for name in ("a.JPG", "b.png", "more/c.png")]
     expected = Recognizer.load(model)(files)
-    status, out, err = qkv("recognize", model, photos)
+    status, out, err = qkv("recognize", "-m", model, photos)
     assert (status, err) == (0, "")
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows == [[one.image, one.label, f"{one.probability:.4f}"] for one in expected]
     assert [row[0] for row in rows] == files
-    status, out, _ = qkv("recognize", model, files[1], "--top", "2")
+    status, out, _ = qkv("recognize", "-m", model, files[1], "--top", "2")
     best = list(expected[1].probabilities.items())[:2]
     assert out == "\t".join([files[1], *(f"{k}\t{v:.4f}" for k, v in best)]) + "\n"
     status, out, _ = qkv("recognize", "--model", model, files[1], files[0], "--json")
     said = [json.loads(line) for line in out.splitlines()]
     assert [one["image"] for one in said] == [files[1], files[0]]
     assert said[0]["probabilities"] == pytest.approx(expected[1].probabilities, abs=1e-6)
-    status, out, _ = qkv("recognize", model, files[1], "--json", "--top", "2")
+    status, out, _ = qkv("recognize", "-m", model, files[1], "--json", "--top", "2")
     assert list(json.loads(out)["probabilities"]) == [label for label, _ in best]
 
 
@@ -81,7 +81,7 @@ def test_broken_images_stop_no_others_and_are_named(qkv, model, photos):
     whole = (photos / "more" / "c.png").read_bytes()
     (photos / "more" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (photos / "text.png").write_text("no image")
-    status, out, err = qkv("recognize", model, photos, photos / "gone.png")
+    status, out, err = qkv("recognize", "-m", model, photos, photos / "gone.png")
     assert status == 2
     lines = out.splitlines()
     assert [line.split("\t")[0].rpartition("/")[2] for line in lines] == [
@@ -96,7 +96,7 @@ def test_broken_images_stop_no_others_and_are_named(qkv, model, photos):
     assert "text.png is no image" in err
     assert "gone.png: there is no such file" in err
     assert "3 of 6 inputs have no answer" in err
-    status, out, _ = qkv("recognize", model, photos, photos / "gone.png", "--json")
+    status, out, _ = qkv("recognize", "-m", model, photos, photos / "gone.png", "--json")
     assert ["error" in json.loads(line) for line in out.splitlines()] == [False] * 3 + [True] * 3
 
 
@@ -104,9 +104,11 @@ def test_what_cannot_be_is_refused(qkv, model, photos, tmp_path):
     for arguments, message in (
         ([model], "no input: expected image files, or folders of them"),
         ([model, photos, "--top", "0"], "top = 0; expected at least 1 class"),
+        ([model, model, photos], "was given as an image, but is a model: did you mean --model"),
+        ([model, "recognizer"], "'recognizer' was given as an image, but is a model: did you"),
         ([model, tmp_path / "nothing.png"], "nothing.png: there is no such file"),
     ):
-        status, out, err = qkv("recognize", *arguments)
+        status, out, err = qkv("recognize", "--model", *arguments)
         assert (status, out) == (2, "")
         assert message in err
     (tmp_path / "empty").mkdir()

@@ -78,7 +78,7 @@ def test_it_learns_and_writes_what_it_did(fit, tmp_path, capsys):
     assert results["recipe"]["augmentation"]["shift"] == 1
     out = capsys.readouterr().out
     assert "2 classes: dark (" in out
-    assert f"try it: qkv recognize {made} image.png" in " ".join(out.split())
+    assert f"try it: qkv recognize --model {made} image.png" in " ".join(out.split())
     model = Recognizer.load(made)
     assert model.labels.names == ("dark", "light")
     assert model(pillow.new("RGB", (31, 47), "white")).label == "light"

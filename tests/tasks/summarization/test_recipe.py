@@ -78,7 +78,7 @@ def test_it_learns_and_writes_what_loads(fit, tmp_path, base, capsys):
     assert [one.summary for one in alone(["the soup was fine", "a book"])] == [
         one.summary for one in summarizer(["the soup was fine", "a book"])
     ]
-    assert f"try it: qkv summarize {made} 'a text'" in capsys.readouterr().out
+    assert f"try it: qkv summarize --model {made} 'a text'" in capsys.readouterr().out
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(fit, tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ def test_the_command_answers_arguments_files_and_lines(
     summarizer, folder, tmp_path, capsys, monkeypatch
 ):
     expected = "".join(f"{one.summary}\n" for one in Summarizer.load(folder)(TEXTS))
-    summarize(str(folder), *TEXTS)
+    summarize(*TEXTS, model=str(folder))
     assert capsys.readouterr().out == expected
     table = write_table(tmp_path / "my.csv", [(text,) for text in TEXTS], ("mail",))
     summarize(model=str(folder), file=table, column="mail")
@@ -174,11 +174,11 @@ def test_the_command_answers_arguments_files_and_lines(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content, encoding="ascii"))
     summarize(model=str(folder))
     assert capsys.readouterr().out == expected
-    summarize(str(folder), TEXTS[0], json=True, beam=1)
+    summarize(TEXTS[0], model=str(folder), json=True, beam=1)
     one = json.loads(capsys.readouterr().out)
     assert list(one) == ["text", "summary", "score", "cut"]
     with pytest.raises(DataError, match="1 of 2 inputs have no answer"):
-        summarize(str(folder), " ", TEXTS[0])
+        summarize(" ", TEXTS[0], model=str(folder))
     said = capsys.readouterr()
     assert (said.out, "argument 1: empty" in said.err) == (
         f"\n{expected.splitlines()[0]}\n",

@@ -28,7 +28,7 @@ def run(folder, capsys):
 
     def run(*inputs, **options):
         with unchecked():
-            translate(folder, *inputs, device="cpu", **options)
+            translate(*inputs, model=folder, device="cpu", **options)
         return capsys.readouterr().out.splitlines()
 
     return run
@@ -68,7 +68,7 @@ def test_json_has_candidates_scores_and_the_note(run, folder):
 
 def test_what_is_not_whole_is_said_beside(run, folder, capsys):
     with unchecked():
-        translate(folder, "abcab. " * 3, device="cpu")
+        translate("abcab. " * 3, model=folder, device="cpu")
     said = capsys.readouterr()
     assert "21 tokens, the model reads 13 at once: split into 2 parts" in " ".join(said.err.split())
     assert len(said.out.splitlines()) == 1
@@ -76,7 +76,7 @@ def test_what_is_not_whole_is_said_beside(run, folder, capsys):
 
 def test_broken_inputs_stop_no_others(run, capsys, folder):
     with unchecked(), pytest.raises(DataError, match="1 of 3 inputs have no answer"):
-        translate(folder, "abc", " ", "b", device="cpu")
+        translate("abc", " ", "b", model=folder, device="cpu")
     said = capsys.readouterr()
     assert said.out.splitlines()[1] == ""
     assert "argument 2: empty" in said.err

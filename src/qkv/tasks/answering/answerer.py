@@ -92,6 +92,7 @@ class Answerer:
         *,
         n_best: int = 3,
         device: torch.device | str | None = None,
+        allow_download: bool = False,
     ) -> "Answerer":
         """Load a model that finds answers, such as any BertForQuestionAnswering.
 
@@ -99,12 +100,13 @@ class Answerer:
             model: a folder, a name of the zoo or an id of the Hub.
             n_best: how many spans a result shows.
             device: of the model.
+            allow_download: whether the Hub may be asked for a base that a file of it names.
 
         Raises:
             ConfigError: the model is of another kind.
             DataError: there is no such model.
         """
-        loaded = load(model, dtype=torch.float32, device=device)
+        loaded = load(model, dtype=torch.float32, device=device, allow_download=allow_download)
         return cls.of(loaded, n_best=n_best, name=os.fspath(model))
 
     @classmethod

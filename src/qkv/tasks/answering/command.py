@@ -1,6 +1,6 @@
 """`qkv answer`: questions on a passage, answered with its words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from qkv.data.questions import read_squad
 from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError
 from qkv.tasks.answering.answerer import Answerer, FoundAnswer
-from qkv.tasks.inputs import Item, answer_all, exists, pick_device, split_model, text_items
+from qkv.tasks.inputs import Item, answer_all, check_texts, exists, pick_device, text_items
 
 DEFAULT = "answerer"  # of the zoo
 WHAT = "a question"
@@ -22,37 +22,39 @@ class IdentifiedAnswer(FoundAnswer):
 
 
 def answer(
-    *inputs: str,
+    *questions: str,
     context: str | None = None,
-    model: str | None = None,
+    model: str = DEFAULT,
     file: Path | None = None,
     question_column: str = "question",
     context_column: str = "context",
     n_best: int = 3,
     json: bool = False,
     device: str = "auto",
+    allow_download: bool = False,
 ) -> None:
-    """Answer questions with words of a passage: qkv answer MODEL --context PASSAGE QUESTION.
+    """Answer questions with words of a passage: qkv answer --context PASSAGE QUESTION.
 
     Args:
-        inputs: the model and the questions. The model is a folder that qkv train made, a name of
-            the zoo or an id of the Hugging Face Hub; without one, answerer. Without questions they
-            are the lines of standard input.
+        questions: each an argument; without any they are the lines of standard input.
         context: the passage, or a file with it.
-        model: if it is not the first of the inputs.
-        file: a .csv, .tsv, .jsonl or .parquet table of questions and their passages, a .json file
-            as SQuAD has it, or, with --context, a .txt file of one question a line.
+        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
+            Hub.
+        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of questions and their passages, a
+            .json file as SQuAD has it, or, with --context, a .txt file of one question a line.
         question_column: of the table.
         context_column: of the table.
         n_best: how many spans to show with --json.
         json: one JSON object a question, with the place of the answer, its probability, the score
             of there being none, and the likeliest spans.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
+        allow_download: ask the Hub for a base that a file of the model names.
     """
-    name, questions = split_model(inputs, model, DEFAULT)
     columns = {"question": question_column, "context": context_column}
     items = question_items(questions, context, file, columns)
-    answerer = Answerer.load(name, n_best=n_best, device=pick_device(device))
+    answerer = Answerer.load(
+        model, n_best=n_best, device=pick_device(device), allow_download=allow_download
+    )
 
     def asked(fields: list[dict[str, str]]) -> Iterator[FoundAnswer]:
         found = answerer(
@@ -67,7 +69,7 @@ def answer(
 
 
 def question_items(
-    questions: list[str], context: str | None, file: Path | None, columns: dict[str, str]
+    questions: Sequence[str], context: str | None, file: Path | None, columns: dict[str, str]
 ) -> list[Item]:
     """The questions with their passages.
 
@@ -114,10 +116,16 @@ def as_line(found: FoundAnswer) -> str:
 
 
 def _passage(context: str) -> str:
-    """The passage itself, or what stands in the file of this name."""
+    """The passage itself, or what stands in the file of this name.
+
+    Raises:
+        ConfigError: it is empty, or looks like a name but is no file's.
+    """
     path = Path(context)
     if exists(path) and path.is_file():
         context = decode(read_content(path), context)
+    else:
+        check_texts([context])
     if not context.strip():
         raise ConfigError("--context is empty; expected a passage, or a file with one")
     return context

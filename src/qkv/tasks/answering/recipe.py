@@ -96,7 +96,7 @@ def train_answerer(
         save=partial(save, answerer.loaded),
         about={"threshold": answerer.reading.threshold, **sizes},
         line=say,
-        hint="qkv answer {} --context 'a passage' 'a question?'",
+        hint="qkv answer --model {} --context 'a passage' 'a question?'",
     )
 
 

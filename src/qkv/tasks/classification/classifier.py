@@ -89,6 +89,7 @@ class TextClassifier:
         *,
         max_length: int | None = None,
         device: torch.device | str | None = None,
+        allow_download: bool = False,
     ) -> "TextClassifier":
         """Load a model that has a head for classes; see `qkv.load`.
 
@@ -96,12 +97,13 @@ class TextClassifier:
             path: a folder, a name of the zoo or an id of the Hub.
             max_length: of a text, in tokens; as in training if not given.
             device: of the model.
+            allow_download: whether the Hub may be asked for a base that a file of it names.
 
         Raises:
             ConfigError: the model has no such head, or one whose classes do not exclude each other.
             DataError: there is no such model.
         """
-        loaded = load(path, dtype=torch.float32, device=device)
+        loaded = load(path, dtype=torch.float32, device=device, allow_download=allow_download)
         return cls.of(loaded, max_length=max_length, name=os.fspath(path))
 
     @classmethod

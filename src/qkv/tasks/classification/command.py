@@ -7,38 +7,41 @@ from pathlib import Path
 from qkv.errors import ConfigError
 from qkv.evaluation.classification import ClassificationScores
 from qkv.tasks.classification.classifier import PairPrediction, Prediction, TextClassifier
-from qkv.tasks.inputs import Item, answer_all, pick_device, split_model, text_items
+from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, text_items
 
 DEFAULT = "sentiment"  # of the zoo
 
 
 def classify(
-    *inputs: str,
-    model: str | None = None,
+    *texts: str,
+    model: str = DEFAULT,
     file: Path | None = None,
     column: str = "text",
     second: str | None = None,
     json: bool = False,
     max_length: int | None = None,
     device: str = "auto",
+    allow_download: bool = False,
 ) -> None:
     """Say the class of texts: arguments, a file, or the lines of standard input.
 
     Args:
-        inputs: the model and the texts: qkv classify MODEL TEXT TEXT. The model is a folder that
-            qkv train made, a name of the zoo or an id of the Hugging Face Hub; without one,
-            sentiment.
-        model: if it is not the first of the inputs.
-        file: a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a line.
+        texts: each an argument.
+        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
+            Hub.
+        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a
+            line.
         column: of the table.
         second: what each text is paired with, for a model of pairs; of a table, the column of it.
         json: one JSON object a text, with the probabilities of all classes.
         max_length: tokens of a text, of which the rest is cut off; as in training if not given.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
+        allow_download: ask the Hub for a base that a file of the model names.
     """
-    name, texts = split_model(inputs, model, DEFAULT)
     items = asked_items(texts, file, column, second)
-    classifier = TextClassifier.load(name, max_length=max_length, device=pick_device(device))
+    classifier = TextClassifier.load(
+        model, max_length=max_length, device=pick_device(device), allow_download=allow_download
+    )
     answer_all(
         items,
         lambda asked: classifier(
@@ -57,7 +60,7 @@ def asked_items(
     """The texts, each with its second one if there is any.
 
     Raises:
-        ConfigError: both arguments and a file, or an empty second text.
+        ConfigError: both arguments and a file, or a second text that is empty or looks like a name.
         DataError: there is no text, or the file cannot be read.
     """
     if second is None:
@@ -66,6 +69,7 @@ def asked_items(
         raise ConfigError("--second is empty; expected a text, or the name of a table's column")
     if file is not None and file.suffix != ".txt":
         return text_items(texts, file, {"text": column, "second": second})
+    check_texts([second])
     items = text_items(texts, file, {"text": column})
     return [
         item if item.problem else replace(item, fields={**item.fields, "second": second})

@@ -86,7 +86,7 @@ def train_classifier(
         save=partial(save, classifier.loaded),
         about=sizes,
         line=partial(accuracy_line, unit="texts"),
-        hint="qkv classify {} 'a text'",
+        hint="qkv classify --model {} 'a text'",
     )
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from qkv.errors import ConfigError
 from qkv.generation.sampling import Sampling
 from qkv.tasks.generation.generator import MAX_LENGTH, Generation, Generator
-from qkv.tasks.inputs import Item, answer_all, pick_device, split_model, text_items
+from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, text_items
 
 DEFAULT = "generator"  # of the zoo
 
 
 def generate(
-    *inputs: str,
-    model: str | None = None,
+    *prompts: str,
+    model: str = DEFAULT,
     file: Path | None = None,
     column: str = "text",
     max_length: int = MAX_LENGTH,
@@ -30,6 +30,7 @@ def generate(
     lookup: bool = False,
     json: bool = False,
     device: str = "auto",
+    allow_download: bool = False,
 ) -> None:
     """Go on texts: arguments, a file, or the lines of standard input.
 
@@ -38,11 +39,11 @@ def generate(
     read at once in training go on from the last half of what it can read.
 
     Args:
-        inputs: the model and the prompts: qkv generate MODEL PROMPT PROMPT. The model is a folder
-            that qkv train made, a name of the zoo or an id of the Hugging Face Hub; without one,
-            generator.
-        model: if it is not the first of the inputs.
-        file: a .csv, .tsv, .jsonl or .parquet table of prompts, or a .txt file of one a line.
+        prompts: each an argument.
+        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
+            Hub.
+        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of prompts, or a .txt file of one a
+            line.
         column: of the table.
         max_length: tokens that are written at most.
         temperature: below 1 the probable becomes more probable; 0 is greedy decoding.
@@ -58,6 +59,7 @@ def generate(
             prompt.
         json: one JSON object a text, with the log-probability of each token.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
+        allow_download: ask the Hub for a base that a file of the model names.
     """
     sampling = Sampling(
         temperature=temperature,
@@ -69,14 +71,13 @@ def generate(
     )
     if n < 1:
         raise ConfigError(f"n = {n}; expected at least 1 text for each prompt")
-    name, prompts = split_model(inputs, model, DEFAULT)
     items = _prompts(prompts, file, column)
     if lookup and (json or len(items) > 1):
         raise ConfigError(
             f"--lookup was given for {len(items)} prompts{' with --json' * json}; expected one "
             "prompt, whose text is shown as it is written"
         )
-    generator = Generator.load(name, device=pick_device(device))
+    generator = Generator.load(model, device=pick_device(device), allow_download=allow_download)
     limits = {"max_length": max_length, "sampling": sampling, "stop_strings": stop or []}
     if len(items) == 1 and not items[0].problem and not json:
         prompt = items[0].fields["text"]
@@ -104,12 +105,13 @@ def _prompts(prompts: Sequence[str], file: Path | None, column: str) -> list[Ite
     """As for other commands, but an argument may be empty; on a terminal no prompt is an empty one.
 
     Raises:
-        ConfigError: both arguments and a file.
+        ConfigError: both arguments and a file, or an argument that looks like a name.
         DataError: the file cannot be read, or there is nothing on standard input.
     """
     if not prompts and file is None and sys.stdin.isatty():
         prompts = [""]
     if prompts and file is None:
+        check_texts(prompts)
         return [
             Item(where=f"argument {i}", fields={"text": prompt})
             for i, prompt in enumerate(prompts, start=1)

@@ -77,20 +77,26 @@ class Generator:
 
     @classmethod
     def load(
-        cls, model: str | os.PathLike[str], *, device: torch.device | str | None = None
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        allow_download: bool = False,
     ) -> "Generator":
         """Load a causal language model; see `qkv.load`.
 
         Args:
             model: a folder, a name of the zoo or an id of the Hub.
             device: of the model.
+            allow_download: whether the Hub may be asked for a base that a file of it names.
 
         Raises:
             ConfigError: the model is of another kind.
             DataError: there is no such model.
         """
         try:
-            return cls.of(load(model, dtype=torch.float32, device=device))
+            loaded = load(model, dtype=torch.float32, device=device, allow_download=allow_download)
+            return cls.of(loaded)
         except ConfigError as error:
             raise ConfigError(f"{model}: {error}") from error
 

@@ -118,7 +118,7 @@ def train_language_model(
         save=partial(save, generator.loaded),
         about=about,
         line=say,
-        hint="qkv generate {} 'The'",
+        hint="qkv generate --model {} 'The'",
     )
 
 

@@ -4,20 +4,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from qkv.checkpoints.reader import CONFIG
 from qkv.data.image_sets import SUFFIXES
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.images.recognizer import Recognition, Recognizer
-from qkv.tasks.inputs import Item, answer_all, exists, pick_device, split_model
+from qkv.tasks.inputs import Item, answer_all, exists, pick_device
+from qkv.zoo.catalog import ZOO
 
 DEFAULT = "recognizer"  # of the zoo
 
 
 def recognize(
-    *inputs: str,
-    model: str | None = None,
+    *images: str,
+    model: str = DEFAULT,
     top: int | None = None,
     json: bool = False,
     device: str = "auto",
+    allow_download: bool = False,
 ) -> None:
     """Say what images show: files, and folders of them.
 
@@ -25,20 +28,19 @@ def recognize(
     transparent becomes white.
 
     Args:
-        inputs: the model and the images: qkv recognize MODEL FILE FOLDER. The model is a folder
-            that qkv train made, a name of the zoo or an id of the Hugging Face Hub; without one,
-            recognizer. Of a folder, and the folders in it, all files are taken whose names end as
-            those of images, in the order of their names.
-        model: if it is not the first of the inputs.
+        images: files and folders. Of a folder, and the folders in it, all files are taken whose
+            names end as those of images, in the order of their names.
+        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
+            Hub.
         top: how many classes to name, the likeliest first; one, and with --json all, if not given.
         json: one JSON object an image, with the probabilities of the classes.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
+        allow_download: ask the Hub for a base that a file of the model names.
     """
     if top is not None and top < 1:
         raise ConfigError(f"top = {top}; expected at least 1 class")
-    name, paths = split_model(inputs, model, DEFAULT, suffixes=SUFFIXES)
-    items = image_items(paths)
-    recognizer = Recognizer.load(name, device=pick_device(device))
+    items = image_items(images)
+    recognizer = Recognizer.load(model, device=pick_device(device), allow_download=allow_download)
 
     def answer(asked: list[dict[str, str]]) -> list[Recognition]:
         found = recognizer([one["image"] for one in asked], progress=True)
@@ -52,9 +54,15 @@ def image_items(paths: Sequence[str]) -> list[Item]:
 
     Raises:
         DataError: there is no path.
+        ConfigError: one names a model.
     """
     if not paths:
         raise DataError("no input: expected image files, or folders of them, as arguments")
+    for path in paths:
+        if path in ZOO or (path and exists(Path(path, CONFIG))):
+            raise ConfigError(
+                f"{path!r} was given as an image, but is a model: did you mean --model {path}?"
+            )
     return [item for path in paths for item in _items(Path(path))]
 
 

@@ -99,7 +99,7 @@ def train_recognizer(
         save=partial(save, recognizer.loaded),
         about=about,
         line=partial(accuracy_line, unit="images"),
-        hint="qkv recognize {} image.png",
+        hint="qkv recognize --model {} image.png",
     )
 
 

@@ -2,37 +2,40 @@
 
 from pathlib import Path
 
-from qkv.tasks.inputs import answer_all, pick_device, split_model, text_items
+from qkv.tasks.inputs import answer_all, pick_device, text_items
 from qkv.tasks.summarization.summarizer import Summarizer, Summary
 
 DEFAULT = "summarizer"  # of the zoo
 
 
 def summarize(
-    *inputs: str,
-    model: str | None = None,
+    *texts: str,
+    model: str = DEFAULT,
     file: Path | None = None,
     column: str = "text",
     beam: int | None = None,
     json: bool = False,
     device: str = "auto",
+    allow_download: bool = False,
 ) -> None:
     """Summarize texts: arguments, a file, or the lines of standard input.
 
     Args:
-        inputs: the model and the texts: qkv summarize MODEL TEXT TEXT. The model is a folder that
-            qkv train made, a name of the zoo or an id of the Hugging Face Hub; without one,
-            summarizer.
-        model: if it is not the first of the inputs.
-        file: a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a line.
+        texts: each an argument.
+        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
+            Hub.
+        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a
+            line.
         column: of the table.
         beam: how many beginnings go on side by side; 1 is greedy; as in training if not given.
         json: one JSON object a text, with the summary's score, and whether the text was cut.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
+        allow_download: ask the Hub for a base that a file of the model names.
     """
-    name, texts = split_model(inputs, model, DEFAULT)
     items = text_items(texts, file, {"text": column})
-    summarizer = Summarizer.load(name, beam=beam, device=pick_device(device))
+    summarizer = Summarizer.load(
+        model, beam=beam, device=pick_device(device), allow_download=allow_download
+    )
     answer_all(
         items,
         lambda asked: summarizer([one["text"] for one in asked], progress=True),

@@ -18,7 +18,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.files import write_atomically
 from qkv.models.bert import Bert
 from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfig
-from qkv.tasks.pretrained import Loaded, load
+from qkv.tasks.pretrained import Loaded, load, locate_base
 from qkv.tasks.translation.translator import evaluating
 
 DECODER_FILE = "decoder.safetensors"  # weights without the encoder's
@@ -90,8 +90,15 @@ def write_decoder(made: Path, folder: Path) -> None:
     write_atomically(folder / CONFIG, (made / CONFIG).read_bytes())
 
 
-def join_decoder(folder: Path, *, device: torch.device | str | None = None) -> Loaded:
+def join_decoder(
+    folder: Path, *, device: torch.device | str | None = None, allow_download: bool = False
+) -> Loaded:
     """Load what `write_decoder` wrote, in float32, on the encoder that it names.
+
+    Args:
+        folder: with the decoder.
+        device: of the model.
+        allow_download: whether the Hub may be asked for the encoder.
 
     Raises:
         DataError: it names none, or one that it does not fit.
@@ -102,13 +109,14 @@ def join_decoder(folder: Path, *, device: torch.device | str | None = None) -> L
             f"{folder} holds a decoder alone, and {CONFIG} lacks {BASE}; expected it, to know the "
             "encoder that it reads through"
         )
-    base = _encoder(config[BASE], device=device)
+    encoder = locate_base(config[BASE], folder / CONFIG, allow_download=allow_download)
+    base = _encoder(encoder, device=device, allow_download=allow_download)
     family = family_of(config.get("model_type"))
     model = PointerGenerator(family.read_config(config, family.architectures[0]))
     own = {name: tensor.float() for name, tensor in load_file(folder / DECODER_FILE).items()}
-    encoder = {f"encoder.{name}": tensor for name, tensor in _weights(base).items()}
+    pretrained = {f"encoder.{name}": tensor for name, tensor in _weights(base).items()}
     try:
-        model.load_state_dict({**encoder, **own})
+        model.load_state_dict({**pretrained, **own})
     except RuntimeError as error:
         raise DataError(f"{folder} does not fit its encoder {config[BASE]}: {error}") from error
     return Loaded(model.to(device).eval(), base.tokenizer, config=config)
@@ -140,8 +148,13 @@ def frozen_features(
     return found
 
 
-def _encoder(base: str | os.PathLike[str], *, device: torch.device | str | None) -> Loaded:
-    loaded = load(base, dtype=torch.float32, device=device)
+def _encoder(
+    base: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None,
+    allow_download: bool = False,
+) -> Loaded:
+    loaded = load(base, dtype=torch.float32, device=device, allow_download=allow_download)
     if not isinstance(loaded.model, Bert) or loaded.tokenizer is None:
         raise ConfigError(
             f"{base} is a {type(loaded.model).__name__} with "

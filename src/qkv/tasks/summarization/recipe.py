@@ -94,7 +94,7 @@ def train_summarizer(
         save=partial(_save, summarizer, place),
         about={"length penalty": summarizer.writing.length_penalty, **sizes},
         line=say,
-        hint="qkv summarize {} 'a text'",
+        hint="qkv summarize --model {} 'a text'",
     )
 
 

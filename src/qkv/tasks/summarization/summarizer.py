@@ -115,6 +115,7 @@ class Summarizer:
         *,
         beam: int | None = None,
         device: torch.device | str | None = None,
+        allow_download: bool = False,
     ) -> "Summarizer":
         """Load a model that writes summaries: of ours, or a published BART or T5.
 
@@ -123,6 +124,7 @@ class Summarizer:
                 names its encoder.
             beam: width of the search, if it is another than the model's own.
             device: of the model.
+            allow_download: whether the Hub may be asked for a base that a file of it names.
 
         Raises:
             ConfigError: the model is of another kind.
@@ -131,9 +133,9 @@ class Summarizer:
         folder = whole_folder(locate(model))
         joined = (folder / DECODER_FILE).is_file()
         loaded = (
-            join_decoder(folder, device=device)
+            join_decoder(folder, device=device, allow_download=allow_download)
             if joined
-            else load(model, dtype=torch.float32, device=device)
+            else load(model, dtype=torch.float32, device=device, allow_download=allow_download)
         )
         return cls.of(loaded, beam=beam, name=os.fspath(model))
 

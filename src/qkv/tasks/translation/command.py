@@ -6,7 +6,7 @@ from textwrap import shorten
 
 from qkv.evaluation.translation import CorpusScore, TranslationScores
 from qkv.tasks.console import plain_console
-from qkv.tasks.inputs import answer_all, pick_device, split_model, text_items
+from qkv.tasks.inputs import answer_all, pick_device, text_items
 from qkv.tasks.translation.results import Translation
 from qkv.tasks.translation.translator import Translator
 
@@ -14,8 +14,8 @@ DEFAULT = "translator-en-de"  # of the zoo
 
 
 def translate(
-    *inputs: str,
-    model: str | None = None,
+    *texts: str,
+    model: str = DEFAULT,
     file: Path | None = None,
     column: str = "text",
     json: bool = False,
@@ -23,6 +23,7 @@ def translate(
     n_best: int = 1,
     max_length: int | None = None,
     device: str = "auto",
+    allow_download: bool = False,
 ) -> None:
     """Translate texts: arguments, a file, or the lines of standard input.
 
@@ -30,11 +31,11 @@ def translate(
     too long cut; a note says so.
 
     Args:
-        inputs: the model and the texts: qkv translate MODEL TEXT TEXT. The model is a folder that
-            qkv train made, a name of the zoo or an id of the Hugging Face Hub (Marian, BART, T5);
-            without one, translator-en-de.
-        model: if it is not the first of the inputs.
-        file: a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a line.
+        texts: each an argument.
+        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
+            Hub (Marian, BART, T5).
+        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a
+            line.
         column: of the table.
         json: one JSON object a text, with score, candidates and note.
         beam: beginnings that are followed side by side, 1 to write greedily; as the model's
@@ -43,10 +44,12 @@ def translate(
         max_length: tokens of a translation, of which the rest is cut off; as the model's
             config.json says if not given.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
+        allow_download: ask the Hub for a base that a file of the model names.
     """
-    name, texts = split_model(inputs, model, DEFAULT)
     items = text_items(texts, file, {"text": column})
-    translator = Translator.load(name, max_length=max_length, device=pick_device(device))
+    translator = Translator.load(
+        model, max_length=max_length, device=pick_device(device), allow_download=allow_download
+    )
     size = translator.beam.size if beam is None else beam
     translator = replace(translator, beam=replace(translator.beam, size=size, n_best=n_best))
     answer_all(

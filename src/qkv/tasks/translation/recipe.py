@@ -93,7 +93,7 @@ def train_translator(
         save=translator.save,
         about=sizes,
         line=say,
-        hint="qkv translate {} 'a sentence'",
+        hint="qkv translate --model {} 'a sentence'",
     )
 
 

@@ -79,6 +79,7 @@ class Translator:
         beam: Beam | None = None,
         max_length: int | None = None,
         device: torch.device | str | None = None,
+        allow_download: bool = False,
     ) -> "Translator":
         """Load a model that reads a text and writes another; see `qkv.load`.
 
@@ -88,12 +89,13 @@ class Translator:
                 nothing.
             max_length: most tokens of a translation; as config.json says if not given, else 256.
             device: of the model.
+            allow_download: whether the Hub may be asked for a base that a file of it names.
 
         Raises:
             ConfigError: the model is of another kind.
             DataError: there is no such model.
         """
-        loaded = load(path, dtype=torch.float32, device=device)
+        loaded = load(path, dtype=torch.float32, device=device, allow_download=allow_download)
         return cls.of(loaded, beam=beam, max_length=max_length, name=os.fspath(path))
 
     @classmethod
