@@ -12,6 +12,10 @@ from torch import nn
 
 from qkv.attention.masks import attention_mask, token_positions
 from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.variants.dilated_window import DilatedWindowAttention
+from qkv.attention.variants.global_tokens import GlobalTokensAttention
+from qkv.attention.variants.relative import RelativeAttention
+from qkv.attention.variants.streaming import StreamingAttention
 from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.embedding import TokenEmbedding
@@ -20,6 +24,7 @@ from qkv.blocks.rotary_scaling import TurnsScaling
 from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
 from qkv.models.bart import Bart, BartConfig
+from qkv.models.causal import CausalLM
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.llama import Llama, LlamaConfig
 from qkv.models.marian import Marian, MarianConfig
@@ -190,6 +195,35 @@ def llama(**options):
     return randomized(Prompted(Llama(config)))
 
 
+def prompted(make_attention):
+    """A causal language model of a mechanism that depends on positions."""
+    config = BlockConfig(d_model=24, n_heads=6, d_ff=13, causal=True, norm_first=True)
+    stack = Stack(config, 2, make_block=lambda i: Block(config, self_attention=make_attention()))
+    return randomized(Prompted(CausalLM(TARGET_VOCAB, 24, stack, tied_output=False)))
+
+
+# These read the source as a prompt, so that padding may stand between it and the target.
+PROMPTED = {
+    "gpt": gpt,
+    "llama": lambda: llama(
+        qkv_bias=True,
+        rotary_scaling=TurnsScaling(factor=4.0, original_length=16),
+        rotary_base=100.0,
+    ),
+    "llama-window": lambda: llama(window=3, first_window_layer=1),
+    "dilated": lambda: prompted(
+        lambda: DilatedWindowAttention(24, 6, window=1, dilation=2, causal=True)
+    ),
+    "global": lambda: prompted(
+        lambda: GlobalTokensAttention(24, 6, window=2, n_global=2, causal=True)
+    ),
+    "shaw": lambda: prompted(lambda: RelativeAttention(24, 6, max_distance=3, causal=True)),
+    "streaming": lambda: prompted(lambda: StreamingAttention(24, 6, window=2, n_sinks=1)),
+    "alibi-prompt": lambda: prompted(
+        lambda: MultiHeadAttention(24, 6, causal=True, position_bias=ALiBi(6))
+    ),
+}
+
 MODELS = {
     "post-norm": transformer,
     "pre-norm": lambda: transformer(norm_first=True, norm="rms", feed_forward="swiglu"),
@@ -201,12 +235,7 @@ MODELS = {
     "marian": marian,
     "bart": bart,
     "t5": t5,
-    "gpt": gpt,
-    "llama": lambda: llama(
-        qkv_bias=True,
-        rotary_scaling=TurnsScaling(factor=4.0, original_length=16),
-        rotary_base=100.0,
-    ),
+    **PROMPTED,
     "bahdanau-gru": lambda: rnn(),
     "bahdanau-lstm-local-m": lambda: rnn(cell="lstm", local="local-m", score="general"),
     "luong-lstm": lambda: rnn(cell="lstm", decoder="luong", score="general"),

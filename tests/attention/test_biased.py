@@ -8,7 +8,7 @@ from qkv.attention import biased
 from qkv.attention.biased import CHUNK, biased_attention
 from qkv.attention.cache import KeyValueCache
 from qkv.attention.core import attention, explicit_attention
-from qkv.attention.masks import attention_mask, causal_mask, places
+from qkv.attention.masks import attention_mask, causal_mask, key_positions
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.positions import ALiBi, RelativeBias
 from qkv.errors import ShapeError
@@ -52,7 +52,7 @@ def make_mask(kind, n_queries):
 def test_by_chunks_it_is_the_same_function_forward_and_backward(kind, mask, n_queries, causal):
     inputs, bias, mask = leaves(n_queries), make_bias(kind), make_mask(mask, n_queries)
     options = {"mask": mask, "causal": causal}
-    whole = explicit_attention(*inputs, bias=bias(*places(*inputs[:2])), **options)
+    whole = explicit_attention(*inputs, bias=bias(*key_positions(mask, *inputs[:2])), **options)
     chunked = biased_attention(*inputs, bias, **options)
     assert_close(chunked, whole)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_queries_with_nothing_to_see_give_zeros_and_no_gradient(kind):
 
 def test_up_to_one_chunk_of_queries_it_is_the_fused_kernel_itself():
     bias, x = ALiBi(3), torch.randn(2, 3, CHUNK, 5)
-    expected = attention(x, x, x, bias=bias(*places(x, x)), causal=True)
+    expected = attention(x, x, x, bias=bias(*key_positions(None, x, x)), causal=True)
     assert torch.equal(biased_attention(x, x, x, bias, causal=True), expected)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers import assert_close
+from tests.helpers import assert_close, unchecked
 
 from qkv.attention.additive import AdditiveAttention
 from qkv.attention.core import attention, attention_weights, explicit_attention, masked_softmax
@@ -12,6 +12,8 @@ from qkv.attention.local import LocalAttention
 from qkv.attention.masks import attention_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.multiplicative import DotAttention
+from qkv.attention.variants.sink import SinkAttention
+from qkv.errors import ShapeError
 
 BATCH, D, DV = 2, 7, 5
 MASKS = ("none", "token", "random", "per head", "nothing for some")
@@ -87,6 +89,114 @@ def test_weights_sum_to_one_or_to_zero(problem):
     assert (weights[allowed] > 0).all()
     sums = allowed.any(-1).double()
     torch.testing.assert_close(weights.sum(-1), sums, rtol=1e-12, atol=0)
+
+
+@st.composite
+def any_shapes(draw):
+    """Shapes of queries, keys, values, mask and bias, of which most do not fit each other."""
+    batch, heads, groups, n_queries, n_keys, width = 2, 6, 3, 5, 7, 11
+    shapes = [
+        [batch, heads, n_queries, width],
+        [batch, groups, n_keys, width],
+        [batch, groups, n_keys, 13],
+        [batch, heads, n_queries, n_keys],
+        [batch, heads, n_queries, n_keys],
+    ]
+    for _ in range(draw(st.integers(0, 2))):
+        shape = draw(st.sampled_from(shapes))
+        axis = draw(st.integers(0, len(shape) - 1))
+        change = draw(st.sampled_from(["size", "size", "drop", "add"]))
+        if change == "size":
+            shape[axis] = draw(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 11]))
+        elif change == "drop" and len(shape) > 1:
+            del shape[axis]
+        else:
+            shape.insert(axis, draw(st.integers(1, 3)))
+    dtypes = [torch.float64] * 4
+    if draw(st.integers(0, 9)) == 0:
+        dtypes[draw(st.integers(0, 3))] = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    return shapes, dtypes
+
+
+@settings(max_examples=400)
+@given(any_shapes())
+def test_both_paths_refuse_the_same_shapes_and_agree_on_the_others(problem):
+    (queries, keys, values, mask, bias), dtypes = problem
+    inputs = [
+        torch.randn(shape, dtype=dtype)
+        for shape, dtype in zip((queries, keys, values, bias), dtypes, strict=True)
+    ]
+    options = {"mask": torch.rand(mask) < 0.6, "bias": inputs.pop()}
+    outcomes = []
+    with unchecked():
+        for function in (explicit_attention, attention):
+            try:
+                outcomes.append(function(*inputs, **options))
+            except ShapeError as error:
+                outcomes.append(str(error))
+    explicit, fused = outcomes
+    if isinstance(fused, str):
+        assert explicit == fused
+    else:
+        torch.testing.assert_close(fused, explicit, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("function", [explicit_attention, attention])
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((1, 2, 3, 4), (1, 2, 5, 8), (1, 2, 5, 8)), r"keys \(1, 2, 5, 8\) .* as wide as queries"),
+        (((2, 3, 4), (2, 5, 4), (2, 5, 4)), r"shapes \(2, 3, 4\), .* expected four axes each"),
+        (((1, 3, 5, 4), (1, 2, 5, 4), (1, 2, 5, 4)), "3 query heads and 2 key heads: .* divide"),
+        (((1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 7, 4)), r"values \(1, 2, 7, 4\); .* as many values"),
+        (((2, 2, 3, 4), (1, 2, 5, 4), (1, 2, 5, 4)), r"queries have shape \(2, .* one batch"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(function, shapes, message):
+    with unchecked(), pytest.raises(ShapeError, match=message):
+        function(*map(torch.ones, shapes))
+
+
+@pytest.mark.parametrize("function", [explicit_attention, attention])
+def test_a_bias_or_dtype_that_does_not_fit_is_refused(function):
+    x = torch.ones(1, 2, 3, 4)
+    with (
+        unchecked(),
+        pytest.raises(ShapeError, match=r"bias has shape \(5, 3\), which does not"),
+    ):
+        function(x, x, x, bias=torch.ones(5, 3))
+    with pytest.raises(ShapeError, match=r"dtypes torch.float32, torch.float64, .* expected one"):
+        function(x, x.double(), x)
+    with torch.autocast("cpu"):
+        assert function(x, x.bfloat16(), x).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_near_to_the_truth_explicitly_as_fused(dtype):
+    """Scores of hundreds, as real checkpoints have: 16 bits of them tell no two apart."""
+    queries, keys, values = (
+        (torch.randn(2, heads, n, 64, dtype=torch.float64) * scale).to(dtype)
+        for heads, n, scale in ((6, 13, 8), (3, 29, 8), (3, 29, 1))
+    )
+    mask = torch.rand(2, 1, 13, 29) < 0.8
+    truth = explicit_attention(*(x.double() for x in (queries, keys, values)), mask=mask)
+    ours, fused = (f(queries, keys, values, mask=mask) for f in (explicit_attention, attention))
+    assert ours.dtype == fused.dtype == dtype
+    error, allowed = ((x.double() - truth).abs().max() for x in (ours, fused))
+    assert error <= allowed + torch.finfo(dtype).eps * truth.abs().max()
+    weights = attention_weights(queries, keys, mask=mask)
+    assert weights.dtype == torch.float32
+    exact = attention_weights(queries.double(), keys.double(), mask=mask)
+    assert (weights.double() - exact).abs().max() < 1e-4
+
+
+def test_weights_of_fp16_do_not_overflow():
+    """A score of 45 * 45 * 64 is beyond fp16's 65,504 before it is divided by sqrt(64)."""
+    x = torch.full((1, 2, 3, 64), 45.0, dtype=torch.float16)
+    assert_close(attention_weights(x, x), torch.full((1, 2, 3, 3), 1 / 3), 1e-6)
+    assert torch.equal(explicit_attention(x, x, x), x)
+    attend = SinkAttention(128, 2).half()
+    assert attend.weights(x, x, None).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

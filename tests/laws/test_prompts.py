@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers import (
+    PROMPTED,
     TARGET_VOCAB,
     B,
     T,
     assert_close,
-    gpt,
     llama,
     right_mask,
     to_left,
@@ -24,8 +24,7 @@ from qkv.generation.greedy import greedy
 N = 11  # longest prompt
 
 MODELS = {
-    "gpt": gpt,
-    "llama": llama,
+    **PROMPTED,
     "one window": lambda: llama(window=4, rotary_scaling=LinearScaling(factor=3.0)),
     "window above": lambda: llama(
         window=3,

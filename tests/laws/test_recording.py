@@ -4,7 +4,17 @@ from functools import cache
 
 import pytest
 import torch
-from tests.helpers import MODELS, S, T, assert_close, problem, right_mask, rnn, transformer
+from tests.helpers import (
+    MODELS,
+    PROMPTED,
+    S,
+    T,
+    assert_close,
+    problem,
+    right_mask,
+    rnn,
+    transformer,
+)
 
 from qkv.attention.masks import attention_mask
 from qkv.attention.multi_head import MultiHeadAttention
@@ -14,7 +24,7 @@ from qkv.blocks.positions import ALiBi
 
 build = cache(lambda name: MODELS[name]())
 # What reads a prompt records more than the target's steps: tests/laws/test_prompts.py.
-attentive = [name for name in MODELS if name not in ("no-attention", "gpt", "llama")]
+attentive = [name for name in MODELS if name not in ("no-attention", *PROMPTED)]
 every_attentive_model = pytest.mark.parametrize("name", attentive)
 
 

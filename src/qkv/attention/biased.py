@@ -1,4 +1,4 @@
-"""Attention under a bias that is a function of places (ALiBi, T5), in memory linear in the length.
+"""Attention under a bias that depends on distances (ALiBi, T5), in memory linear in the length.
 
 The fused kernel never stores Q x K weights, but a bias of that size would undo it: so it is
 computed for one chunk of queries at a time, and where gradients are wanted computed again for them.
@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from qkv.attention.core import Mask, attention
-from qkv.attention.masks import places, whole_mask
+from qkv.attention.masks import key_positions, whole_mask
 
-PositionBias = Callable[[Tensor, Tensor], Tensor]  # query and key places -> (H, Q, K)
+# Positions of queries (*B, Q) and of keys (*B, K) -> (*B, H, Q, K).
+PositionBias = Callable[[Tensor, Tensor], Tensor]
 
 CHUNK = 256  # queries: twice as many are slower (their bias leaves the caches), half are no faster
 
@@ -31,19 +32,23 @@ def biased_attention(
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q Dv"]:
-    """Attend as `attention` does under the bias of all places, one chunk of queries at a time.
+    """Self-attention as `attention` computes it under a bias, one chunk of queries at a time.
+
+    Positions count the real keys of a row: one that the mask hides from every query is padding.
 
     Args:
-        queries: of the last Q places.
-        keys: of all K places.
-        values: of all K places.
-        position_bias: the bias for given places of queries and of keys.
+        queries: of the last Q tokens.
+        keys: of all K tokens.
+        values: of all K tokens.
+        position_bias: the bias for the positions of queries and keys.
         mask: True = may attend, broadcastable to (B, H, Q, K).
-        causal: each query sees the keys up to its own place; a chunk meets no later ones.
+        causal: each query sees the keys up to its own; a chunk meets no later ones.
         dropout: share of the weights that are dropped, for training.
+
+    Raises:
+        ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).
     """
-    # Places, not positions: distances within a row are the same however the row is padded.
-    queries_at, keys_at = places(queries, keys)
+    queries_at, keys_at = key_positions(mask, queries, keys)
     mask = None if mask is None else whole_mask(mask, queries, keys)
     n_queries, n_keys = queries.shape[2], keys.shape[2]
 
@@ -55,7 +60,7 @@ def biased_attention(
             keys[:, :, :n_met],
             values[:, :, :n_met],
             mask=None if mask is None else mask[..., start:end, :n_met],
-            bias=position_bias(queries_at[start:end], keys_at[:n_met]),
+            bias=position_bias(queries_at[..., start:end], keys_at[..., :n_met]),
             causal=causal,
             dropout=dropout,
         )

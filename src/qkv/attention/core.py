@@ -5,12 +5,14 @@ Shapes: B batch, H query heads, G key heads (G divides H), Q queries, K keys, D 
 
 import math
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from qkv.attention.masks import check_mask, combine_masks
+from qkv.attention.masks import broadcasts, check_mask, combine_masks, with_four_axes
 from qkv.attention.scores import scaled_dot_scores
+from qkv.errors import ShapeError
 
 Mask = Bool[Tensor, "..."]
 
@@ -32,6 +34,11 @@ def masked_softmax(scores: Float[Tensor, "..."], mask: Mask | None) -> Float[Ten
     return mask_scores(scores, mask | nothing).softmax(-1).masked_fill(nothing, 0.0)
 
 
+def at_least_float32(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Widen half precision: scores of 16 bits lose what a softmax tells apart, or overflow."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def attention_weights(
     queries: Float[Tensor, "B H Q D"],
     keys: Float[Tensor, "B G K D"],
@@ -43,6 +50,8 @@ def attention_weights(
 ) -> Float[Tensor, "B H Q K"]:
     """softmax(Q K^T / sqrt(d_k)): the weights of attention (Vaswani et al. 2017, eq. 1).
 
+    Half precision is computed, and the weights are returned, in float32.
+
     Args:
         queries: what is asked.
         keys: what answers; each of the G heads serves H / G query heads.
@@ -52,15 +61,15 @@ def attention_weights(
         scale: replaces 1 / sqrt(D).
 
     Raises:
-        ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).
+        ShapeError: if queries and keys do not fit each other, if the mask is not boolean, or if
+            mask or bias does not broadcast to (B, H, Q, K).
     """
-    n_heads, n_queries, n_keys = queries.shape[1], queries.shape[2], keys.shape[2]
-    keys = keys.repeat_interleave(n_heads // keys.shape[1], dim=1)  # (B, G, K, D) -> (B, H, K, D)
-    scores = scaled_dot_scores(queries, keys, scale)
+    check_shapes(queries, keys, keys, mask, bias)
+    n_queries, n_keys = queries.shape[2], keys.shape[2]
+    keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)  # -> (B, H, K, D)
+    scores = scaled_dot_scores(at_least_float32(queries), at_least_float32(keys), scale)
     if bias is not None:
         scores = scores + bias
-    if mask is not None:
-        check_mask(mask, tuple(scores.shape))
     mask = combine_masks(
         mask, causal=causal, n_queries=n_queries, n_keys=n_keys, device=scores.device
     )
@@ -78,8 +87,10 @@ def explicit_attention(
     scale: float | None = None,
 ) -> Float[Tensor, "B H Q Dv"]:
     """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V (Vaswani et al. 2017, eq. 1)."""
+    check_shapes(queries, keys, values, mask, bias)
     weights = attention_weights(queries, keys, mask=mask, bias=bias, causal=causal, scale=scale)
-    return weights @ values.repeat_interleave(queries.shape[1] // values.shape[1], dim=1)
+    values = values.repeat_interleave(queries.shape[1] // values.shape[1], dim=1)
+    return (weights @ values.to(weights.dtype)).to(values.dtype)
 
 
 def attention(
@@ -98,9 +109,8 @@ def attention(
     The arguments and errors are those of `attention_weights`, and `dropout`: the share of weights
     that are dropped, for training.
     """
-    n_heads, n_queries, n_keys = queries.shape[1], queries.shape[2], keys.shape[2]
-    if mask is not None:
-        check_mask(mask, (queries.shape[0], n_heads, n_queries, n_keys))
+    check_shapes(queries, keys, values, mask, bias)
+    n_queries, n_keys = queries.shape[2], keys.shape[2]
     # The kernel's causality counts from the first key: it is ours only where the ends agree.
     plain_causal = causal and mask is None and bias is None and n_queries == n_keys
     if not plain_causal:
@@ -111,7 +121,7 @@ def attention(
         mask = mask_scores(bias, mask)
     # A mask of three axes, and values of another width than the keys, send the kernel of a CPU to
     # a path that stores all the weights: so there are four, and zeros fill up the narrower ones.
-    mask = None if mask is None else mask[(None,) * (4 - mask.ndim)]
+    mask = None if mask is None else with_four_axes(mask)
     scale = 1 / math.sqrt(queries.shape[-1]) if scale is None else scale
     d_value, width = values.shape[-1], max(queries.shape[-1], values.shape[-1])
     heads = F.scaled_dot_product_attention(
@@ -122,10 +132,52 @@ def attention(
         dropout_p=dropout,
         is_causal=plain_causal,
         scale=scale,
-        enable_gqa=keys.shape[1] != n_heads,
+        enable_gqa=keys.shape[1] != queries.shape[1],
     )
     return heads if d_value == width else heads[..., :d_value]
 
 
 def _widen(x: Float[Tensor, "B H L D"], width: int) -> Float[Tensor, "B H L width"]:
     return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))
+
+
+def check_shapes(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, bias: Tensor | None
+) -> None:
+    """Refuse what does not fit (B, H, Q, D), (B, G, K, D), (B, G, K, Dv) and (B, H, Q, K).
+
+    Raises:
+        ShapeError: with the shapes that were given, those that were expected, and the likely cause.
+    """
+    shapes = [tuple(x.shape) for x in (queries, keys, values)]
+    if any(len(shape) != 4 for shape in shapes):
+        raise ShapeError(
+            f"queries, keys and values have shapes {shapes[0]}, {shapes[1]} and {shapes[2]}; "
+            "expected four axes each: (batch, heads, length, width)"
+        )
+    dtypes = [x.dtype for x in (queries, keys, values, bias) if x is not None]
+    if len(set(dtypes)) > 1 and not torch.is_autocast_enabled(queries.device.type):
+        raise ShapeError(
+            f"queries, keys, values and bias have the dtypes {', '.join(map(str, dtypes))}; "
+            "expected one dtype (convert the model with model.to(dtype), or use torch.autocast)"
+        )
+    batch, n_heads, n_queries, width = shapes[0]
+    n_groups, n_keys = shapes[1][1:3]
+    if shapes[1] != (batch, n_groups, n_keys, width) or shapes[2][:3] != shapes[1][:3]:
+        raise ShapeError(
+            f"queries have shape {shapes[0]}, keys {shapes[1]} and values {shapes[2]}; expected "
+            "(B, H, Q, D), (B, G, K, D) and (B, G, K, Dv): one batch, as many values as keys, and "
+            "keys as wide as queries"
+        )
+    if n_groups == 0 or n_heads % n_groups:
+        raise ShapeError(
+            f"{n_heads} query heads and {n_groups} key heads: each key head serves an equal group "
+            "of query heads, so the second must divide the first"
+        )
+    if mask is not None:
+        check_mask(mask, (batch, n_heads, n_queries, n_keys))
+    if bias is not None and not broadcasts(bias, (batch, n_heads, n_queries, n_keys)):
+        raise ShapeError(
+            f"the bias has shape {tuple(bias.shape)}, which does not broadcast to "
+            f"(batch, heads, queries, keys) = {(batch, n_heads, n_queries, n_keys)}"
+        )

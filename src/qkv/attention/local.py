@@ -68,7 +68,9 @@ class LocalAttention(SingleHeadAttention):
         positions: Int[Tensor, "..."] | None,
     ) -> Float[Tensor, "B 1 Q K"]:
         """Weigh the window; for local-p times the Gaussian (eq. 10), so summing to less than 1."""
-        real = real_keys(mask, queries, keys)  # (B, K): S of eq. 9 counts what is not padding
+        # (B, K): S of eq. 9 counts what is not padding
+        shape = (len(queries), 1, queries.shape[1], keys.shape[1])
+        real = real_keys(mask, shape, queries.device)
         places = positions_from_mask(real)[:, None, None, :]  # (B, 1, 1, K), from 0
         if self.place is not None:
             lengths = real.sum(-1)[:, None, None]  # S, (B, 1, 1)

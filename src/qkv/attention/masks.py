@@ -28,10 +28,14 @@ def causal_mask(
 
 
 def sliding_window_mask(
-    queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"], *, window: int, causal: bool = False
-) -> Bool[Tensor, "Q K"]:
-    """Let the query at place i see the keys from i - window to i + window; to i where causal."""
-    distances = keys[None, :] - queries[:, None]
+    queries: Int[Tensor, "*batch Q"],
+    keys: Int[Tensor, "*batch K"],
+    *,
+    window: int,
+    causal: bool = False,
+) -> Bool[Tensor, "*batch Q K"]:
+    """Let the query at position i see the keys from i - window to i + window; to i where causal."""
+    distances = keys[..., None, :] - queries[..., :, None]
     return (distances >= -window) & (distances <= (0 if causal else window))
 
 
@@ -83,16 +87,20 @@ def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
             f"the mask has dtype {mask.dtype}; expected torch.bool, True = may attend "
             "(zeros and minus infinities are a bias; nn.MultiheadAttention's True is the opposite)"
         )
-    fits = mask.ndim <= len(shape) and all(
-        given in (1, wanted)
-        for given, wanted in zip(reversed(mask.shape), reversed(shape), strict=False)
-    )
-    if not fits:
+    if not broadcasts(mask, shape):
         raise ShapeError(
             f"the mask has shape {tuple(mask.shape)}, which does not broadcast to "
             f"(batch, heads, queries, keys) = {shape}; a token_mask (batch, length) becomes one by "
             "attention_mask(token_mask)"
         )
+
+
+def broadcasts(x: Tensor, shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor broadcasts to `shape` without widening it."""
+    return x.ndim <= len(shape) and all(
+        size in (1, wanted)
+        for size, wanted in zip(reversed(x.shape), reversed(shape), strict=False)
+    )
 
 
 def check_token_mask(token_mask: Tensor, tokens: Int[Tensor, "batch length"]) -> None:
@@ -128,37 +136,65 @@ def token_positions(
 
 
 def real_keys(
-    mask: Bool[Tensor, "..."] | None,
-    queries: Float[Tensor, "batch queries Dq"],
-    keys: Float[Tensor, "batch keys Dk"],
+    mask: Bool[Tensor, "..."] | None, shape: tuple[int, ...], device: torch.device | None = None
 ) -> Bool[Tensor, "batch keys"]:
-    """Say which keys of each row some query may attend to: what is no padding.
+    """Return which keys of each row some query may attend to; the others are padding.
+
+    Args:
+        mask: True = may attend; None lets every query attend to every key.
+        shape: (batch, heads, queries, keys), to which the mask must broadcast.
+        device: of the result where there is no mask.
 
     Raises:
-        ShapeError: if the mask is not boolean or does not broadcast to (batch, 1, queries, keys).
+        ShapeError: if the mask is not boolean or does not broadcast to `shape`.
     """
-    shape = (len(queries), 1, queries.shape[1], keys.shape[1])
     if mask is None:
-        mask = torch.ones(1, dtype=torch.bool, device=queries.device)
+        return torch.ones(shape[0], shape[3], dtype=torch.bool, device=device)
     check_mask(mask, shape)
-    return mask.expand(shape).any(2).any(1)
+    return with_four_axes(mask).any(2).any(1).expand(shape[0], shape[3])
 
 
-def places(queries: Tensor, keys: Tensor) -> tuple[Int[Tensor, " Q"], Int[Tensor, " K"]]:
-    """Number queries and keys (B, H, L, D) by their place; the last ones are level."""
-    keys_at = torch.arange(keys.shape[2], device=keys.device)
-    return keys_at[keys.shape[2] - queries.shape[2] :], keys_at
+def key_positions(
+    mask: Bool[Tensor, "..."] | None,
+    queries: Float[Tensor, "B H Q _"],
+    keys: Float[Tensor, "B G K _"],
+) -> tuple[Int[Tensor, "*batch Q"], Int[Tensor, "*batch K"]]:
+    """Return the positions of queries and keys in self-attention: the last ones are level.
+
+    Without a mask they are the indices, (Q,) and (K,). With one they count the real keys of each
+    row, (B, Q) and (B, K): a row answers the same wherever its padding stands, gaps included.
+
+    Args:
+        mask: True = may attend, broadcastable to (B, H, Q, K).
+        queries: of the last Q tokens.
+        keys: of all K tokens.
+
+    Raises:
+        ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).
+    """
+    n_queries, n_keys = queries.shape[2], keys.shape[2]
+    if mask is None:
+        positions = torch.arange(n_keys, device=keys.device)
+    else:
+        positions = positions_from_mask(real_keys(mask, (*queries.shape[:3], n_keys)))
+    return positions[..., n_keys - n_queries :], positions
+
+
+def with_four_axes(mask: Tensor) -> Tensor:
+    """Add the leading axes that broadcasting leaves out, of a mask or a bias."""
+    return mask[(None,) * (4 - mask.ndim)]
 
 
 def whole_mask(
     mask: Bool[Tensor, "..."] | None,
     queries: Float[Tensor, "B H Q D"],
     keys: Float[Tensor, "B G K D"],
-) -> Bool[Tensor, "... Q K"]:
+) -> Bool[Tensor, "b h Q K"]:
     """Check a mask, True = may attend, and show it with all rows and columns (a view of it)."""
     shape = (*queries.shape[:3], keys.shape[2])
     whole = torch.ones(1, 1, dtype=torch.bool, device=queries.device)
     if mask is not None:
         check_mask(mask, shape)
-        whole = torch.atleast_2d(mask)
-    return whole.expand(*whole.shape[:-2], *shape[-2:])
+        whole = mask
+    whole = with_four_axes(whole)
+    return whole.expand(*whole.shape[:2], *shape[2:])

@@ -18,7 +18,7 @@ from qkv.attention.biased import PositionBias, biased_attention
 from qkv.attention.cache import KeysValues, KeyValueCache, MemoryCache
 from qkv.attention.core import attention, attention_weights
 from qkv.attention.linear import Linear
-from qkv.attention.masks import places
+from qkv.attention.masks import key_positions
 from qkv.attention.record import Recorder
 from qkv.errors import ConfigError
 
@@ -42,8 +42,8 @@ class MultiHeadAttention(nn.Module):
         causal: whether queries see only keys up to their own place.
         dropout: share of the weights dropped in training.
         rotary: turns queries and keys by their positions (RoPE).
-        position_bias: added to the scores: a function of the places of queries and keys
-            (ALiBi, T5).
+        position_bias: added to the scores of self-attention: a function of the positions of
+            queries and keys (ALiBi, T5).
 
     Raises:
         ConfigError: if H does not divide d_model (unless d_head is given), or G does not divide H.
@@ -131,7 +131,7 @@ class MultiHeadAttention(nn.Module):
         """Compute the weights (B, H, Q, K) that a recorder sees."""
         bias = None
         if self.position_bias is not None:
-            bias = self.position_bias(*places(queries, keys))
+            bias = self.position_bias(*key_positions(mask, queries, keys))
         return attention_weights(queries, keys, mask=mask, bias=bias, causal=self.causal)
 
     def attend(

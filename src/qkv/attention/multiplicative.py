@@ -107,5 +107,6 @@ class LocationAttention(SingleHeadAttention):
         mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
         """Score by (W q)_s; padding, wherever it is, takes up no place."""
-        places = positions_from_mask(real_keys(mask, queries, keys))
+        shape = (len(queries), 1, queries.shape[1], keys.shape[1])
+        places = positions_from_mask(real_keys(mask, shape, queries.device))
         return location_scores(queries, self.weight, places)

@@ -188,9 +188,9 @@ class Rotary(nn.Module):
 
 
 def relative_buckets(
-    distances: Int[Tensor, "Q K"], *, n_buckets: int, max_distance: int, bidirectional: bool
-) -> Int[Tensor, "Q K"]:
-    """Number each distance (key - query place) by its bucket (Raffel et al. 2020, section 2.1).
+    distances: Int[Tensor, "*any"], *, n_buckets: int, max_distance: int, bidirectional: bool
+) -> Int[Tensor, "*any"]:
+    """Number each distance (key - query position) by its bucket (Raffel et al. 2020, section 2.1).
 
     Half of the buckets hold one distance each; the others grow logarithmically up to max_distance,
     beyond which all share the last. Bidirectional: the upper half of the numbers is for later keys.
@@ -224,16 +224,20 @@ class RelativeBias(nn.Module):
         self.table = nn.Embedding(n_buckets, n_heads)
 
     def forward(
-        self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]
-    ) -> Float[Tensor, "H Q K"]:
-        """Look the bias up for the places of queries and keys."""
+        self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
+    ) -> Float[Tensor, "*batch H Q K"]:
+        """Look the bias up for the positions of queries and keys."""
+        # All distances from max_distance on share a bucket, so that few need a logarithm.
+        furthest = self.max_distance
         buckets = relative_buckets(
-            keys[None, :] - queries[:, None],
+            torch.arange(-furthest, furthest + 1, device=keys.device),
             n_buckets=self.n_buckets,
-            max_distance=self.max_distance,
+            max_distance=furthest,
             bidirectional=self.bidirectional,
         )
-        return self.table(buckets).permute(2, 0, 1)
+        distances = keys[..., None, :] - queries[..., :, None]
+        bias = self.table(buckets[distances.clamp(-furthest, furthest) + furthest])
+        return bias.movedim(-1, -3)  # (*B, Q, K, H) -> (*B, H, Q, K)
 
 
 def alibi_slopes(n_heads: int) -> Float[Tensor, " H"]:
@@ -258,8 +262,8 @@ class ALiBi(nn.Module):
         self.register_buffer("slopes", alibi_slopes(n_heads), persistent=False)
 
     def forward(
-        self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]
-    ) -> Float[Tensor, "H Q K"]:
-        """Compute the bias for the places of queries and keys."""
-        distances = (keys[None, :] - queries[:, None]).abs()
-        return -self.slopes[:, None, None] * distances
+        self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
+    ) -> Float[Tensor, "*batch H Q K"]:
+        """Compute the bias for the positions of queries and keys."""
+        distances = (keys[..., None, :] - queries[..., :, None]).abs()
+        return -self.slopes[:, None, None] * distances[..., None, :, :]

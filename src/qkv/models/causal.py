@@ -100,11 +100,6 @@ class CausalLM(nn.Module):
             token_mask: True = a real token; padding may stand on either side.
         """
         state = DecodingState(len(self.stack.blocks))
-        if token_mask is not None:
-            # Padding to the left: the next token stands beside the last real one, as a window that
-            # counts places expects.
-            order = token_mask.long().argsort(dim=1, stable=True)
-            source, token_mask = source.gather(1, order), token_mask.gather(1, order)
         if source.shape[1]:
             self._advance(source, state, token_mask)
         state.begin()

@@ -102,10 +102,7 @@ class LlamaConfig:
 
 
 class Llama(CausalLM):
-    """Tokens into a causal stack that turns queries and keys by their positions.
-
-    A window counts places: where one is set, pad whole rows on one side, not between real tokens.
-    """
+    """Tokens into a causal stack that turns queries and keys by their positions."""
 
     def __init__(self, config: LlamaConfig):
         block = config.block()

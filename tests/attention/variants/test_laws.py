@@ -45,6 +45,10 @@ def caches_of(name):
     return caches
 
 
+def real_tokens(*rows):
+    return torch.tensor([[token == "#" for token in row] for row in rows])
+
+
 def random_mask(name):
     """A mask for each head and query where the mechanism can take one."""
     shape = (B, H, 1, L) if name == "linear" else (B, H, L, L)
@@ -70,14 +74,31 @@ def test_padded_equals_alone(name, causal):
     assert_close(together[1:, :7], stack(x[1:, :7]))
 
 
-@pytest.mark.parametrize(
-    ("name", "causal"), [case for case in CASES if case[0] not in ("global", "streaming")]
-)
-def test_left_padded_equals_alone(name, causal):
+@every_case
+@pytest.mark.parametrize("padding", ["left", "gaps"])
+def test_padded_anywhere_equals_alone(name, causal, padding):
     stack, x = stack_of(name, causal), tokens()
     real = right_mask([L, 7], L).flip(1)
+    if padding == "gaps":
+        real = real_tokens("##....#.###", ".#.###..##.")
     together = stack(x, mask=attention_mask(real), positions=positions_from_mask(real))
-    assert_close(together[1:, -7:], stack(x[1:, -7:]))
+    for row in range(B):
+        assert_close(together[row, real[row]][None], stack(x[row, real[row]][None]))
+
+
+@every_mechanism
+def test_padded_in_a_cache_equals_alone(name):
+    """Rows whose prompts and continuations have different lengths: padding between real tokens."""
+    stack, x, caches = stack_of(name), tokens(), caches_of(name)
+    real = real_tokens("..##.######", "####...####")
+    positions, steps, end = positions_from_mask(real), [], 0
+    for part in x.split([4, 4, 1, 1, 1], 1):
+        new = slice(end, end := end + part.shape[1])
+        mask = attention_mask(real[:, :end])
+        steps.append(stack(part, mask=mask, positions=positions[:, new], caches=caches))
+    for row in range(B):
+        alone = stack(x[row, real[row]][None])
+        assert_close(torch.cat(steps, 1)[row, real[row]][None], alone)
 
 
 @every_case

@@ -69,14 +69,23 @@ def problems(draw):
 
 
 def assert_attends(module, inputs, mask, pattern):
-    """The module's chunks equal the kernel under the pattern, forward and backward."""
+    """The module's chunks equal the kernel under the pattern, forward and backward.
+
+    Positions count the keys that some query may see; what a query of a hidden key sees is free.
+    """
     queries, keys, _ = inputs
     n_queries, n_keys = queries.shape[2], keys.shape[2]
-    allowed = pattern(at(n_keys - n_queries, n_keys - 1), at(0, n_keys - 1))
-    allowed = allowed if mask is None else allowed & mask
+    whole = torch.ones(2, H, n_queries, n_keys, dtype=torch.bool)
+    whole = whole if mask is None else whole & mask
+    real = whole.any(2).any(1)
+    positions = (real.cumsum(-1) - 1).clamp(min=0)
+    past = n_keys - n_queries
+    allowed = [pattern(row[past:], row) for row in positions]
+    allowed = torch.stack(allowed)[:, None] & whole
     ours, theirs = module.attend(*inputs, mask), attention(*inputs, mask=allowed)
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
-    upstream = torch.randn_like(ours)
+    asked = real[:, None, past:, None]
+    torch.testing.assert_close(ours * asked, theirs * asked, rtol=1e-12, atol=1e-13)
+    upstream = torch.randn_like(ours) * asked
     gradients = [torch.autograd.grad((y * upstream).sum(), inputs) for y in (ours, theirs)]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

@@ -6,13 +6,14 @@ Shapes: B batch, H query heads, G key heads, Q queries, K keys, D head width.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.attention.core import Mask, attention
-from qkv.attention.masks import places, whole_mask
+from qkv.attention.masks import key_positions, real_keys, whole_mask
 
-Pattern = Callable[[Tensor, Tensor], Tensor]  # places of queries and keys -> who sees whom (Q, K)
+# Positions of queries (*B, Q) and of keys (*B, K) -> who sees whom (*B, Q, K).
+Pattern = Callable[[Tensor, Tensor], Tensor]
 
 SMALLEST_CHUNK = 128  # of queries: below it, calling the kernel costs more than what it computes
 
@@ -30,39 +31,51 @@ def attention_by_chunks(
 ) -> Float[Tensor, "B H Q Dv"]:
     """Attend as `attention` does under the mask `pattern`, one chunk of queries at a time.
 
-        chunk 2 of 4:   f . n n n .     f the first keys, n neighbours; no later ones where causal
+        chunk 2 of 4:   f . n n n .     f the first keys, n neighbors; no later ones where causal
+
+    Positions count the real keys of a row: one that the mask hides from every query is padding.
 
     Args:
-        queries: of the last Q places.
-        keys: of all K places.
-        values: of all K places.
-        pattern: True = may attend, for given places.
-        reach: how far from its own place a query sees, the first keys apart.
+        queries: of the last Q tokens.
+        keys: of all K tokens.
+        values: of all K tokens.
+        pattern: True = may attend, for the positions of queries and keys.
+        reach: how far from its own position a query sees, the first keys apart.
         causal: whether the pattern shows no later key.
         mask: True = may attend, broadcastable to (B, H, Q, K).
         n_first: keys at the start that every chunk meets.
+
+    Raises:
+        ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).
     """
-    mask = whole_mask(mask, queries, keys)
-    queries_at, keys_at = places(queries, keys)
-    n_queries, chunk = len(queries_at), max(reach, SMALLEST_CHUNK)
-    n_first = min(n_first, len(keys_at))
-    # No window reaches further back; what is left of the past is the first chunk's left neighbour.
-    near = [x[..., -(n_queries + reach) :, :] for x in (keys, values)]
-    sizes = [min(chunk, n_queries - start) for start in range(0, n_queries, chunk)]
-    sizes = [near[0].shape[2] - n_queries, *sizes]
-    chunks = [x.split(sizes, 2) for x in near]
-    chunks_at = keys_at[-sum(sizes) :].split(sizes)
-    heads = []
-    for i, (asking, asking_at) in enumerate(
-        zip(queries.split(chunk, 2), queries_at.split(chunk), strict=True)
-    ):
-        neighbours = slice(i, i + (2 if causal else 3))
-        at = torch.cat((keys_at[:n_first], *chunks_at[neighbours]))
-        allowed = pattern(asking_at, at) & mask[..., (asking_at - queries_at[0])[:, None], at]
-        allowed[..., n_first:] &= at[n_first:] >= n_first  # met already
-        k, v = (
-            torch.cat((whole[:, :, :n_first], *parts[neighbours]), 2)
-            for whole, parts in zip((keys, values), chunks, strict=True)
-        )
-        heads.append(attention(asking, k, v, mask=allowed))
+    queries_at, _ = key_positions(mask, queries, keys)
+    n_queries, n_keys = queries.shape[2], keys.shape[2]
+    n_first = min(n_first, n_keys)
+    if mask is not None:  # the real keys first: then each lies at its position
+        real = real_keys(mask, (*queries.shape[:3], n_keys))
+        order = (~real).long().argsort(dim=-1, stable=True)
+        mask = _take(whole_mask(mask, queries, keys), order, 3)
+        keys, values = _take(keys, order, 2), _take(values, order, 2)
+    chunk, heads = max(reach, SMALLEST_CHUNK), []
+    for start in range(0, n_queries, chunk):
+        rows = slice(start, min(start + chunk, n_queries))
+        asking_at = queries_at[..., rows]
+        width = reach + rows.stop - start + (0 if causal else reach)
+        near = asking_at[..., :1] - reach + torch.arange(width, device=keys.device)
+        exists = (near >= n_first) & (near < n_keys)  # the first keys are met already
+        first = torch.arange(n_first, device=keys.device).expand(*near.shape[:-1], -1)
+        at = torch.cat((first, near.clamp(0, n_keys - 1)), -1)
+        exists = torch.cat((torch.ones_like(first, dtype=torch.bool), exists), -1)
+        allowed = (pattern(asking_at, at) & exists[..., None, :]).unsqueeze(-3)
+        if mask is not None:
+            allowed = allowed & _take(mask[:, :, rows], at, 3)
+        k, v = _take(keys, at, 2), _take(values, at, 2)
+        heads.append(attention(queries[:, :, rows], k, v, mask=allowed))
     return torch.cat(heads, 2)
+
+
+def _take(x: Tensor, at: Int[Tensor, "*B n"], dim: int) -> Tensor:
+    """Select along an axis of (b, heads, ..., ...): for all rows, or for each row its own."""
+    if at.ndim == 1:
+        return x.index_select(dim, at)
+    return x.take_along_dim(at[:, None, None] if dim == 3 else at[:, None, :, None], dim)

@@ -8,33 +8,33 @@ from functools import partial
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from qkv.attention.masks import sliding_window_mask, whole_mask
+from qkv.attention.masks import sliding_window_mask
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.errors import ConfigError
 
 
 def dilated_window_mask(
-    queries: Int[Tensor, " Q"],
-    keys: Int[Tensor, " K"],
+    queries: Int[Tensor, "*batch Q"],
+    keys: Int[Tensor, "*batch K"],
     *,
     window: int,
     dilation: int,
     causal: bool = False,
-) -> Bool[Tensor, "Q K"]:
-    """Let the query at place i see `window` keys on either side, `dilation` places apart."""
+) -> Bool[Tensor, "*batch Q K"]:
+    """Let the query at position i see `window` keys on either side, `dilation` positions apart."""
     reached = sliding_window_mask(queries, keys, window=window * dilation, causal=causal)
-    return reached & ((keys[None, :] - queries[:, None]) % dilation == 0)
+    return reached & ((keys[..., None, :] - queries[..., :, None]) % dilation == 0)
 
 
 class DilatedWindowAttention(SlidingWindowAttention):
-    """Sliding windows over each `dilation`-th place; a dilation of 1 is `SlidingWindowAttention`.
+    """Sliding windows over each `dilation`-th token; a dilation of 1 is `SlidingWindowAttention`.
 
     Args:
         d_model: width of input and output.
         n_heads: heads.
         window: keys seen on either side of a query's own.
-        dilation: places from one of them to the next.
+        dilation: positions from one of them to the next.
         causal: whether the side of later keys is hidden.
 
     Raises:
@@ -47,17 +47,20 @@ class DilatedWindowAttention(SlidingWindowAttention):
         if dilation < 1:
             raise ConfigError(f"a dilation of {dilation}; expected at least 1, a plain window")
         super().__init__(d_model, n_heads, window=window, causal=causal)
-        self.dilation = dilation
+        self.dilation, self.reach = dilation, window * dilation
 
-    def pattern(self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]) -> Bool[Tensor, "Q K"]:
-        """Say which places see which."""
+    def pattern(
+        self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
+    ) -> Bool[Tensor, "*batch Q K"]:
+        """Return which positions see which."""
         return dilated_window_mask(
             queries, keys, window=self.window, dilation=self.dilation, causal=self.causal
         )
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix the values of each `dilation`-th place: among those, the window is a plain one."""
-        mask = whole_mask(mask, queries, keys)
+        """Mix the values of each `dilation`-th position: among those, the window is a plain one."""
+        if mask is not None:  # each row has positions of its own
+            return super().attend(queries, keys, values, mask)
         n_queries, past = queries.shape[2], keys.shape[2] - queries.shape[2]
         window = partial(sliding_window_mask, window=self.window, causal=self.causal)
         heads = queries.new_empty(*queries.shape[:3], values.shape[-1])
@@ -72,6 +75,5 @@ class DilatedWindowAttention(SlidingWindowAttention):
                     window,
                     reach=self.window,
                     causal=self.causal,
-                    mask=mask[..., rows, columns],
                 )
         return heads

@@ -6,7 +6,7 @@ Shapes: B batch, H query heads, G key heads, Q queries, K keys, D head width.
 from jaxtyping import Float
 from torch import Tensor
 
-from qkv.attention.core import masked_softmax
+from qkv.attention.core import at_least_float32, masked_softmax
 from qkv.attention.masks import check_mask, combine_masks
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.scores import scaled_dot_scores
@@ -16,9 +16,9 @@ class ExplicitAttention(MultiHeadAttention):
     """Multi-head attention in plain sight: scores, mask, weights, mix. Time and memory O(Q K)."""
 
     def scores(
-        self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"]
+        self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"], mask: Tensor | None
     ) -> Float[Tensor, "B H Q K"]:
-        """Score each query against each key."""
+        """Score each query against each key; the mask tells which keys are padding."""
         return scaled_dot_scores(queries, keys)
 
     def normalize(self, scores: Float[Tensor, "B H Q K"], mask: Tensor | None) -> Tensor:
@@ -26,11 +26,12 @@ class ExplicitAttention(MultiHeadAttention):
         return masked_softmax(scores, mask)
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the weights (B, H, Q, K)."""
-        scores = self.scores(queries, keys.repeat_interleave(queries.shape[1] // keys.shape[1], 1))
+        """Compute the weights (B, H, Q, K), in float32 at least."""
+        n_queries, n_keys = queries.shape[2], keys.shape[2]
         if mask is not None:
-            check_mask(mask, tuple(scores.shape))
-        n_queries, n_keys = scores.shape[-2:]
+            check_mask(mask, (*queries.shape[:3], n_keys))
+        keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], 1)
+        scores = self.scores(at_least_float32(queries), at_least_float32(keys), mask)
         mask = combine_masks(
             mask, causal=self.causal, n_queries=n_queries, n_keys=n_keys, device=scores.device
         )
@@ -39,4 +40,5 @@ class ExplicitAttention(MultiHeadAttention):
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values by the weights."""
         weights = self.weights(queries, keys, mask)
-        return weights @ values.repeat_interleave(queries.shape[1] // values.shape[1], 1)
+        values = values.repeat_interleave(queries.shape[1] // values.shape[1], 1)
+        return (weights @ values.to(weights.dtype)).to(values.dtype)

@@ -8,31 +8,39 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.attention.core import attention
-from qkv.attention.masks import sliding_window_mask, whole_mask
+from qkv.attention.masks import (
+    positions_from_mask,
+    real_keys,
+    sliding_window_mask,
+    whole_mask,
+)
 from qkv.attention.multi_head import Rotation
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.errors import ConfigError
 
 
 def global_tokens_mask(
-    queries: Int[Tensor, " Q"],
-    keys: Int[Tensor, " K"],
+    queries: Int[Tensor, "*batch Q"],
+    keys: Int[Tensor, "*batch K"],
     *,
     n_global: int,
     window: int,
     causal: bool = False,
-) -> Bool[Tensor, "Q K"]:
-    """Add rows and columns for the first `n_global` places to a window; nothing later if causal."""
+) -> Bool[Tensor, "*batch Q K"]:
+    """Let the first `n_global` tokens see all and be seen by all, beside a window.
+
+    Where causal, no token sees a later one.
+    """
     near = sliding_window_mask(queries, keys, window=window, causal=causal)
-    is_global = (queries < n_global)[:, None] | (keys < n_global)
-    return near | (is_global & (keys <= queries[:, None]) if causal else is_global)
+    queries, keys = queries[..., :, None], keys[..., None, :]
+    is_global = (queries < n_global) | (keys < n_global)
+    return near | (is_global & (keys <= queries) if causal else is_global)
 
 
 class GlobalTokensAttention(SlidingWindowAttention):
     """Sliding windows, and global tokens at the first places (such as a class token).
 
-    Longformer gives global tokens projections of their own; here all tokens share theirs. Places
-    are counted in the tensor, so pad on the right.
+    Longformer gives global tokens projections of their own; here all tokens share theirs.
 
     Args:
         d_model: width of input and output.
@@ -61,8 +69,10 @@ class GlobalTokensAttention(SlidingWindowAttention):
         super().__init__(d_model, n_heads, window=window, causal=causal, rotary=rotary)
         self.n_first = n_global
 
-    def pattern(self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]) -> Bool[Tensor, "Q K"]:
-        """Say which places see which."""
+    def pattern(
+        self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
+    ) -> Bool[Tensor, "*batch Q K"]:
+        """Return which positions see which."""
         return global_tokens_mask(
             queries, keys, n_global=self.n_first, window=self.window, causal=self.causal
         )
@@ -70,10 +80,16 @@ class GlobalTokensAttention(SlidingWindowAttention):
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Let global queries see all keys, which no chunk holds; causal ones see none beyond."""
         heads = super().attend(queries, keys, values, mask)
-        n_rows = self.n_first - (keys.shape[2] - queries.shape[2])
-        if self.causal or n_rows <= 0:
+        if self.causal or not self.n_first:
             return heads
-        mask = whole_mask(mask, queries, keys)[..., :n_rows, :]
-        return torch.cat(
-            (attention(queries[:, :, :n_rows], keys, values, mask=mask), heads[:, :, n_rows:]), 2
-        )
+        n_queries, n_keys = queries.shape[2], keys.shape[2]
+        real = real_keys(mask, (*queries.shape[:3], n_keys), keys.device)
+        at = positions_from_mask(real)[:, n_keys - n_queries :]
+        is_global = real[:, n_keys - n_queries :] & (at < self.n_first)  # (B, Q)
+        rows = (~is_global).long().argsort(dim=1, stable=True)[:, : self.n_first]
+        is_global = is_global.take_along_dim(rows, 1)[:, None, :, None]
+        rows = rows[:, None, :, None]  # (B, 1, n, 1): the global queries, and some that are not
+        allowed = whole_mask(mask, queries, keys).take_along_dim(rows, 2)
+        whole = attention(queries.take_along_dim(rows, 2), keys, values, mask=allowed)
+        chosen = torch.where(is_global, whole, heads.take_along_dim(rows, 2))
+        return heads.scatter(2, rows.expand_as(chosen), chosen)

@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.masks import places
+from qkv.attention.masks import key_positions
 from qkv.attention.scores import dot_scores
 from qkv.attention.variants.explicit import ExplicitAttention
 from qkv.attention.variants.self_attention import SelfAttention
 
 
 def clipped_distances(
-    queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"], max_distance: int
-) -> Int[Tensor, "Q K"]:
+    queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"], max_distance: int
+) -> Int[Tensor, "*batch Q K"]:
     """Number each distance: clip(key - query, -max, max) + max, from 0 (section 3.2)."""
-    distances = keys[None, :] - queries[:, None]
+    distances = keys[..., None, :] - queries[..., :, None]
     return distances.clamp(-max_distance, max_distance) + max_distance
 
 
@@ -42,19 +42,23 @@ class RelativeAttention(SelfAttention, ExplicitAttention):
         self.value_distances = nn.Parameter(torch.randn(2 * max_distance + 1, self.d_head) * 0.02)
 
     def scores(
-        self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"]
+        self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"], mask: Tensor | None
     ) -> Float[Tensor, "B H Q K"]:
         """Score by q . (k + a^K) / sqrt(D)."""
-        by_distance = queries @ self.key_distances.T  # (B, H, Q, D) -> (B, H, Q, R)
-        distances = clipped_distances(*places(queries, keys), self.max_distance)
-        distances = distances.expand(*queries.shape[:2], -1, -1)  # (B, H, Q, K)
-        scores = dot_scores(queries, keys) + by_distance.gather(-1, distances)
-        return scores / self.d_head**0.5
+        by_distance = queries @ self.key_distances.to(queries.dtype).T  # (B, H, Q, R)
+        by_key = by_distance.gather(-1, self._distances(queries, keys, mask))
+        return (dot_scores(queries, keys) + by_key) / self.d_head**0.5
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix v + a^V."""
         weights = self.weights(queries, keys, mask)  # (B, H, Q, K)
-        distances = clipped_distances(*places(queries, keys), self.max_distance)
         by_distance = weights.new_zeros(*weights.shape[:3], len(self.value_distances))
-        by_distance = by_distance.scatter_add(-1, distances.expand_as(weights), weights)
-        return weights @ values + by_distance @ self.value_distances
+        by_distance = by_distance.scatter_add(-1, self._distances(queries, keys, mask), weights)
+        mixed = weights @ values.to(weights.dtype)
+        return (mixed + by_distance @ self.value_distances.to(weights.dtype)).to(values.dtype)
+
+    def _distances(
+        self, queries: Tensor, keys: Tensor, mask: Tensor | None
+    ) -> Int[Tensor, "B H Q K"]:
+        distances = clipped_distances(*key_positions(mask, queries, keys), self.max_distance)
+        return distances.unsqueeze(-3).expand(*queries.shape[:3], keys.shape[2])

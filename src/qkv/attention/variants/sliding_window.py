@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.attention.core import attention_weights
-from qkv.attention.masks import places, sliding_window_mask, whole_mask
+from qkv.attention.masks import key_positions, sliding_window_mask, whole_mask
 from qkv.attention.multi_head import Rotation
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.self_attention import SelfAttention
@@ -55,16 +55,19 @@ class SlidingWindowAttention(SelfAttention):
             causal=causal,
             rotary=rotary,
         )
-        self.window, self.n_first = window, 0
+        self.window, self.reach, self.n_first = window, window, 0
 
-    def pattern(self, queries: Int[Tensor, " Q"], keys: Int[Tensor, " K"]) -> Bool[Tensor, "Q K"]:
-        """Say which places see which."""
+    def pattern(
+        self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
+    ) -> Bool[Tensor, "*batch Q K"]:
+        """Return which positions see which."""
         return sliding_window_mask(queries, keys, window=self.window, causal=self.causal)
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """Compute all weights, most of them 0, for a recorder."""
-        mask = whole_mask(mask, queries, keys) & self.pattern(*places(queries, keys))
-        return attention_weights(queries, keys, mask=mask)
+        pattern = self.pattern(*key_positions(mask, queries, keys)).unsqueeze(-3)
+        allowed = whole_mask(mask, queries, keys) & pattern
+        return attention_weights(queries, keys, mask=allowed, causal=self.causal)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values chunk by chunk."""
@@ -73,7 +76,7 @@ class SlidingWindowAttention(SelfAttention):
             keys,
             values,
             self.pattern,
-            reach=self.window,
+            reach=self.reach,
             causal=self.causal,
             mask=mask,
             n_first=self.n_first,

@@ -49,7 +49,7 @@ class SoftcapAttention(ExplicitAttention):
         self.cap = cap
 
     def scores(
-        self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"]
+        self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"], mask: Tensor | None
     ) -> Float[Tensor, "B H Q K"]:
         """Cap the scaled dot products."""
         return softcap(scaled_dot_scores(queries, keys), self.cap)

@@ -3,11 +3,13 @@
 Xiao et al. 2023, "Efficient streaming language models with attention sinks", section 3.2.
 """
 
-import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from qkv.attention.cache import KeyValueCache, MemoryCache
 from qkv.attention.multi_head import Rotation
 from qkv.attention.variants.global_tokens import GlobalTokensAttention
+from qkv.attention.variants.streaming_cache import StreamingCache
 
 
 class StreamingAttention(GlobalTokensAttention):
@@ -37,17 +39,21 @@ class StreamingAttention(GlobalTokensAttention):
             d_model, n_heads, n_global=n_sinks, window=window, causal=True, rotary=rotary
         )
 
-    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the weights of the kept keys."""
-        return super().weights(queries, keys, self._of_kept(mask, keys))
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D_model"],
+        memory: Float[Tensor, "B K D_model"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        cache: KeyValueCache | MemoryCache | None = None,
+    ) -> Float[Tensor, "B Q D_model"]:
+        """Attend as multi-head attention does, with its arguments and the mask of the whole text.
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix the kept values."""
-        return super().attend(queries, keys, values, self._of_kept(mask, keys))
-
-    def _of_kept(self, mask: Tensor | None, keys: Tensor) -> Tensor | None:
-        """Drop the columns of forgotten keys from a mask of the whole text."""
-        if mask is None or mask.shape[-1] <= keys.shape[2]:
-            return mask
-        recent = self.n_first - keys.shape[2]
-        return torch.cat((mask[..., : self.n_first], mask[..., recent:]), -1)
+        Raises:
+            ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).
+        """
+        if mask is not None and isinstance(cache, StreamingCache):
+            n_keys = cache.length + x.shape[1]
+            mask = cache.narrow(mask, (len(x), self.n_heads, x.shape[1], n_keys))
+        return super().forward(x, memory, mask=mask, positions=positions, cache=cache)

@@ -1,41 +1,72 @@
-"""The cache of streaming attention: the first tokens and a window are kept, the rest forgotten."""
+"""The cache of streaming attention: the first tokens and a window are kept, the rest forgotten.
+
+Shapes: B batch, G key heads, D head width.
+"""
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.attention.cache import KeysValues, KeyValueCache
+from qkv.attention.masks import positions_from_mask, real_keys, with_four_axes
 from qkv.errors import LengthError
 
 
 class StreamingCache(KeyValueCache):
-    """Keeps keys and values of the first `n_sinks` tokens and of the last `window`."""
+    """Keeps keys and values of each row's first `n_sinks` real tokens and of its last `window`."""
 
     def __init__(self, *, n_sinks: int, window: int):
         super().__init__()
         self.n_sinks, self.window = n_sinks, window
         self._kept: KeysValues | None = None
+        self._columns: Int[Tensor, "B kept"] | None = None  # of the kept keys, in the whole text
+        self._real: Bool[Tensor, "B keys"] | None = None  # which of kept and new keys are
+
+    def narrow(self, mask: Bool[Tensor, "..."], shape: tuple[int, ...]) -> Bool[Tensor, "b h q k"]:
+        """Keep a mask's columns of the kept keys and of the new ones, which `update` then adds.
+
+        Args:
+            mask: True = may attend, of all tokens so far and the new ones.
+            shape: (batch, heads, new tokens, all tokens), to which the mask broadcasts.
+        """
+        columns = self._all_columns(shape[0], shape[2], mask.device)
+        self._real = real_keys(mask, shape).take_along_dim(columns, 1)
+        mask = with_four_axes(mask)
+        return mask.expand(*mask.shape[:3], shape[3]).take_along_dim(columns[:, None, None], 3)
 
     def update(self, project: Callable[[], KeysValues]) -> KeysValues:
         """Append the new ones, return them all, then forget what no later query sees."""
         keys, values = project()
-        self.length += keys.shape[2]
+        batch, n_new = keys.shape[0], keys.shape[2]
+        columns = self._all_columns(batch, n_new, keys.device)
         if self._kept is not None:
             keys = torch.cat((self._kept[0], keys), 2)
             values = torch.cat((self._kept[1], values), 2)
-        self._kept = self._keep(keys), self._keep(values)
+        real = torch.ones_like(columns, dtype=torch.bool) if self._real is None else self._real
+        kept = self._keep(real)
+        at = kept[:, None, :, None]
+        self._kept = keys.take_along_dim(at, 2), values.take_along_dim(at, 2)
+        self._columns, self._real = columns.take_along_dim(kept, 1), None
+        self.length += n_new
         return keys, values
 
-    def _keep(self, x: Float[Tensor, "B G K D"]) -> Float[Tensor, "B G kept D"]:
-        recent = max(self.n_sinks, x.shape[2] - self.window)
-        return torch.cat((x[:, :, : self.n_sinks], x[:, :, recent:]), 2)
+    def _all_columns(self, batch: int, n_new: int, device: torch.device) -> Int[Tensor, "B keys"]:
+        new = torch.arange(self.length, self.length + n_new, device=device).expand(batch, -1)
+        return new if self._columns is None else torch.cat((self._columns, new), 1)
+
+    def _keep(self, real: Bool[Tensor, "B keys"]) -> Int[Tensor, "B kept"]:
+        """Choose each row's first and last real keys, in order; padding precedes too few."""
+        at = positions_from_mask(real)
+        kept = real & ((at < self.n_sinks) | (at > at[:, -1:] - self.window))
+        return kept.long().argsort(dim=1, stable=True)[:, -(self.n_sinks + self.window) :]
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
-        if self._kept is not None:
+        if self._kept is not None and self._columns is not None:
             self._kept = self._kept[0][rows], self._kept[1][rows]
+            self._columns = self._columns[rows]
 
     def rewind(self, length: int) -> None:
         """Refuse to go back: a shorter text may need what was forgotten."""
