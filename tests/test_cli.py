@@ -7,7 +7,7 @@ from tests.checkpoints.folders import contents, write
 
 import qkv.cli as cli
 from qkv.checkpoints.registry import FAMILIES
-from qkv.errors import ConfigError, DataError, Interrupted
+from qkv.errors import ConfigError, DataError, Interrupted, StorageError, TrainingError
 from qkv.tasks.console import show_table
 
 
@@ -116,6 +116,33 @@ def test_a_value_that_a_config_refuses_exits_2(calls, capsys):
 def test_an_interrupt_exits_130(monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "wait", fail_with(KeyboardInterrupt()))
     assert cli.main(["wait"]) == 130
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageError("x cannot be written: it is full"),
+        TrainingError("the loss is nan"),
+        OSError("the disk is gone"),
+    ],
+)
+def test_work_that_failed_exits_1_in_one_line(monkeypatch, capsys, error):
+    monkeypatch.setitem(cli.COMMANDS, "fail", fail_with(error))
+    assert cli.main(["fail"]) == 1
+    assert capsys.readouterr().err == f"qkv: error: {error}\n"
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/x/y", "n" * 300, "nul\0", "lock"])
+def test_convert_to_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys, place):
+    write(tmp_path / "bert")
+    (tmp_path / "file").write_text("")
+    (tmp_path / ".lock.lock").write_text("no lock")
+    before = contents(tmp_path)
+    assert cli.main(["convert", str(tmp_path / "bert"), str(tmp_path / place)]) == 1
+    error = capsys.readouterr().err
+    assert "cannot be written" in error
+    assert error.count("\n") == 1
+    assert contents(tmp_path) == before
 
 
 def test_other_errors_keep_their_traceback(monkeypatch):

@@ -1,7 +1,6 @@
 """The command ``qkv``: each subcommand is a function, its options are the function's arguments."""
 
 import importlib.metadata
-import os
 import platform
 import re
 import sys
@@ -20,7 +19,7 @@ from qkv.checkpoints.overview import (
     list_refused,
 )
 from qkv.checkpoints.registry import FAMILIES, family_of
-from qkv.errors import ConfigError, Interrupted, QKVError
+from qkv.errors import ConfigError, Interrupted, QKVError, TrainingError
 from qkv.tasks import arguments as command_line
 from qkv.tasks.answering.command import answer
 from qkv.tasks.answering.recipe import train_answerer
@@ -34,6 +33,7 @@ from qkv.tasks.generation.recipe import train_language_model
 from qkv.tasks.images.command import recognize
 from qkv.tasks.images.recipe import train_recognizer
 from qkv.tasks.inspection import describe_model, inspect_model, size
+from qkv.tasks.streams import complain, flush_output, prepare_streams
 from qkv.tasks.summarization.command import summarize
 from qkv.tasks.summarization.recipe import train_summarizer
 from qkv.tasks.translation.command import translate
@@ -236,30 +236,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``qkv``; those of the process by default.
 
     Returns:
-        0 when done, 2 where the command line or what it names is wrong, 128 and the signal's number
-        where it was interrupted.
+        0 when done, 2 where the command line or what it names is wrong, 1 where the work failed
+        (a full disk, a loss that is no number), 128 and the signal's number where it was
+        interrupted.
     """
     try:
-        arguments, commands = _read_command(sys.argv[1:] if arguments is None else arguments)
-        parser = _parser(commands)
-        config = parser.parse_args(arguments)
-        options = parser.instantiate(config)[config.command].as_dict()
-        function = commands[config.command]
-        if function in RECIPES.values():
-            options = {name: options[name] for name in signature(function).parameters}
-        given = [options.pop(name) for name in command_line.by_position(function)]
-        if many := command_line.many_of(function):
-            given += options.pop(many) or []
-        function(*given, **options)
+        prepare_streams()
+        try:
+            _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            flush_output()
     except Interrupted as stopped:
-        print(f"qkv: {stopped}", file=sys.stderr)
+        complain(str(stopped))
         return 128 + stopped.signal
-    except QKVError as error:
-        print(f"qkv: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # such as head, which has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+    except OSError as error:
+        complain(f"error: {error}")
+        return 1
+    except QKVError as error:
+        complain(f"error: {error}")
+        return 1 if isinstance(error, TrainingError) else 2
     return 0
+
+
+def _run(arguments: Sequence[str]) -> None:
+    arguments, commands = _read_command(arguments)
+    parser = _parser(commands)
+    config = parser.parse_args(arguments)
+    options = parser.instantiate(config)[config.command].as_dict()
+    function = commands[config.command]
+    if function in RECIPES.values():
+        options = {name: options[name] for name in signature(function).parameters}
+    given = [options.pop(name) for name in command_line.by_position(function)]
+    if many := command_line.many_of(function):
+        given += options.pop(many) or []
+    function(*given, **options)

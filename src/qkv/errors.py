@@ -25,6 +25,10 @@ class DataError(QKVError, ValueError):
     """Data that cannot be read, is empty, or whose parts do not belong together."""
 
 
+class StorageError(QKVError, OSError):
+    """A file or folder that cannot be written: a full or read-only disk, or another writer."""
+
+
 class TrainingError(QKVError, RuntimeError):
     """Training that cannot go on, such as a loss that is no longer a number."""
 

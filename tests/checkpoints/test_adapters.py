@@ -23,7 +23,7 @@ from tests.checkpoints.folders import contents
 from tests.helpers import assert_close
 from torch import nn
 
-from qkv.checkpoints import adapters
+from qkv.checkpoints import writer
 from qkv.checkpoints.adapter_names import published
 from qkv.checkpoints.adapters import load_adapter, save_adapter
 from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -171,7 +171,7 @@ def test_a_save_that_dies_leaves_the_old_adapter(tmp_path, monkeypatch):
     def die(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(adapters, "save_file", die)
+    monkeypatch.setattr(writer, "save_file", die)
     with pytest.raises(OSError, match="No space"):
         save_adapter(adapted(seed=2), tmp_path / "adapter")
     assert contents(tmp_path) == {f"adapter/{name}": one for name, one in before.items()}

@@ -7,13 +7,14 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tests.checkpoints.folders import contents, model, write
 
 from qkv.checkpoints import writer
 from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from qkv.checkpoints.reader import open_weights
-from qkv.checkpoints.writer import lay_out
-from qkv.errors import DataError
+from qkv.checkpoints.writer import Layout, lay_out
+from qkv.errors import DataError, StorageError
 
 
 class CrashError(Exception):
@@ -83,13 +84,12 @@ def test_a_process_that_dies_between_the_renames_is_recovered_from(tmp_path, mon
     folder = tmp_path / "life" / "bert"
     old, fresh = old_and_new(folder)
     before = contents(folder)
-    rename, calls = os.rename, []
+    rename = os.rename
 
-    def leave_a_copy_before_the_second(*args):
-        if len(calls) == 1:
+    def leave_a_copy_before_the_second(old, new):
+        if new == folder:
             shutil.copytree(tmp_path / "life", tmp_path / "death")
-        calls.append(args)
-        rename(*args)
+        rename(old, new)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", leave_a_copy_before_the_second)
@@ -103,7 +103,29 @@ def test_a_process_that_dies_between_the_renames_is_recovered_from(tmp_path, mon
     after = contents(folder)
     assert after.keys() == before.keys()
     assert after["runs/events"] == b"log"
-    assert not (tmp_path / "death" / ".bert.old").exists()
+    assert os.listdir(tmp_path / "death") == ["bert"]
+
+
+def test_a_full_disk_is_an_error_of_ours_and_the_old_folder_stays(tmp_path, monkeypatch):
+    _, fresh = old_and_new(tmp_path / "bert")
+    before = contents(tmp_path / "bert")
+
+    def refuse(*args):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(writer, "save_file", refuse)
+    with pytest.raises(StorageError, match=r"bert cannot be written: .*No space left on device"):
+        save_checkpoint(fresh, tmp_path / "bert")
+    assert contents(tmp_path / "bert") == before
+    assert os.listdir(tmp_path) == ["bert"]
+
+
+def test_half_a_pair_of_surrogates_is_written_as_it_was_read(tmp_path):
+    config = {"model_type": "bert", "note": "a \ud800 and \u00e9 \U0001f600"}
+    writer.write_checkpoint(
+        tmp_path / "bert", config=config, tensors={}, layout=Layout({}), files={}
+    )
+    assert json.loads((tmp_path / "bert" / "config.json").read_bytes())["note"] == config["note"]
 
 
 def test_files_that_are_no_checkpoints_stay(tmp_path):

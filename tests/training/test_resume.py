@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 import shutil
 import signal
@@ -15,7 +16,7 @@ from tests.training.toy import ToySeq2Seq, toy_batch
 from torch import nn
 
 from qkv.data.batches import Batches
-from qkv.errors import ConfigError, Interrupted, TrainingError
+from qkv.errors import ConfigError, Interrupted, StorageError, TrainingError
 from qkv.training import checkpointing
 from qkv.training.checkpointing import Checkpoints, average_checkpoints, find_checkpoints
 from qkv.training.loop import train
@@ -81,12 +82,24 @@ def plain():
     yield from endless()
 
 
-def run(folder, *, steps=STEPS, batches=endless, every=1, loss=pair_loss, recipe=None, **options):
+def run(
+    folder,
+    *,
+    steps=STEPS,
+    batches=endless,
+    every=1,
+    loss=pair_loss,
+    recipe=None,
+    resumed=lambda step: None,
+    **options,
+):
     torch.manual_seed(3)
     random.seed(4)
     np.random.seed(5)
     model, kept = Noisy(), Kept()
-    checkpoints = Checkpoints(folder, every=every, recipe=recipe) if folder else None
+    checkpoints = None
+    if folder:
+        checkpoints = Checkpoints(folder, every=every, recipe=recipe, resumed=resumed)
     history = train(
         model,
         batches(),
@@ -176,7 +189,79 @@ def test_two_are_kept_and_a_damaged_one_is_passed_over_with_a_warning(tmp_path):
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    with pytest.warns(UserWarning, match="step-00000008 is damaged, the one before it is used"):
+    message = "step-00000008 is damaged, that of step 7 is used; it is step-00000008.damaged now"
+    with pytest.warns(UserWarning, match=message):
+        again = run(tmp_path)
+    assert_same(again, run(None))
+    assert (tmp_path / "step-00000008.damaged" / "training.safetensors").read_bytes() == content
+
+
+def test_two_damaged_checkpoints_take_no_new_one_with_them(tmp_path):
+    with pytest.raises(TrainingError):
+        run(tmp_path, loss=dying(25))  # twelve steps, of which 11 and 12 are kept
+    for path in find_checkpoints(tmp_path):
+        (path / "state.json").write_text("x")
+    with (
+        pytest.warns(UserWarning, match="is damaged, there is none before it") as warned,
+        pytest.raises(TrainingError),
+    ):
+        run(tmp_path, loss=dying(9))
+    assert len(warned) == 2
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000004", "step-00000003"]
+    assert_same(run(tmp_path), run(None))
+
+
+def test_the_step_is_told_that_a_run_goes_on_from_and_not_that_of_a_damaged_one(tmp_path):
+    with pytest.raises(TrainingError):
+        run(tmp_path, loss=dying(17))
+    told = []
+    (tmp_path / "step-00000008" / "model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged"):
+        run(tmp_path, resumed=told.append)
+    assert told == [7]
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "5", "null", '{"model.safetensors": 5}', "{", "\ud800x", "[" * 100_000]
+)
+def test_checksums_that_say_something_else_mean_damaged(tmp_path, content):
+    with pytest.raises(TrainingError):
+        run(tmp_path, loss=dying(9))
+    path = find_checkpoints(tmp_path)[0] / "checksums.json"
+    path.write_text(content, encoding="utf-8", errors="surrogatepass")
+    with pytest.warns(UserWarning, match="step-00000004 is damaged, that of step 3 is used"):
+        run(tmp_path)
+
+
+def test_what_is_no_checkpoint_is_left_where_it_is(tmp_path):
+    others = ["step-final", "step-1", "step-000000x5", "best", ".step-mine"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-00000099").write_text("a file")
+    run(tmp_path)
+    assert_same(run(tmp_path), run(None))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*others, "step-00000099", "step-00000012", "step-00000013"}
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    def loss(model, batch):
+        with pytest.raises(StorageError, match=f"{os.getpid()} on .*expected one writer"):
+            run(tmp_path)
+        return pair_loss(model, batch)
+
+    run(tmp_path, loss=loss, steps=1)
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_ends_nothing(tmp_path, monkeypatch):
+    remove = checkpointing.remove_folder
+
+    def refuse(path):
+        monkeypatch.setattr(checkpointing, "remove_folder", remove)
+        raise PermissionError(13, "not yours")
+
+    monkeypatch.setattr(checkpointing, "remove_folder", refuse)
+    with pytest.warns(UserWarning, match="step-00000001 is no longer needed and stays: .*not your"):
         again = run(tmp_path)
     assert_same(again, run(None))
 
@@ -327,6 +412,9 @@ def test_the_mean_of_the_last_checkpoints(tmp_path):
         callbacks=[See(), Checkpoints(tmp_path, every=2, keep=3)],
         device="cpu",
     )
+    (tmp_path / "step-final").mkdir()
+    newer = tmp_path / "step-00000008"  # damaged: it does not count
+    newer.mkdir()
     average_checkpoints(model, tmp_path, 3)
     for name, p in model.named_parameters():
         mean = (seen[1][name] + seen[3][name] + seen[5][name]) / 3

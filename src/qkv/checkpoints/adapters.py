@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qkv.checkpoints.adapter_config import (
@@ -33,7 +32,7 @@ from qkv.checkpoints.adapter_tensors import (
 )
 from qkv.checkpoints.reader import open_weights
 from qkv.checkpoints.table import TRANSPOSE, listed
-from qkv.checkpoints.writer import METADATA
+from qkv.checkpoints.writer import METADATA, write_weights
 from qkv.errors import ConfigError, DataError
 from qkv.files import replace_folder, whole_folder
 from qkv.models.lora import LoRAConfig, attach_lora, lora_layers
@@ -189,5 +188,4 @@ def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor
             shutil.copytree(folder, fresh, ignore=replaced, dirs_exist_ok=True)
         (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         stored = {PREFIX + name: one.detach().cpu().contiguous() for name, one in tensors.items()}
-        save_file(stored, fresh / WEIGHTS, METADATA)
-        shutil.copymode(fresh / CONFIG, fresh / WEIGHTS)  # the library's are private (0600)
+        write_weights(stored, fresh / WEIGHTS, METADATA, like=fresh / CONFIG)

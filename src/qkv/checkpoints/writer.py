@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -70,25 +71,40 @@ def write_checkpoint(
         files: what else belongs to it, such as a tokenizer.
 
     Raises:
-        DataError: if the folder holds something that is no checkpoint.
+        DataError: if the folder is a file.
+        StorageError: if it cannot be written.
     """
     folder = Path(folder)
     if folder.is_file():
         raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
     with replace_folder(folder) as fresh:
-        (fresh / CONFIG).write_text(_json(config), encoding="utf-8")
+        (fresh / CONFIG).write_bytes(_json(config))
         for name, content in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
         for name, (metadata, names) in layout.files.items():
-            save_file(_distinct(names, tensors), fresh / name, metadata)
-            shutil.copymode(fresh / CONFIG, fresh / name)  # the library's are private (0600)
+            write_weights(_distinct(names, tensors), fresh / name, metadata, like=fresh / CONFIG)
         if layout.index is not None:
             places = {name: file for file, (_, names) in layout.files.items() for name in names}
             places = dict(sorted(places.items()))  # as transformers does
             index = {"metadata": layout.index, "weight_map": places}
-            (fresh / INDEX).write_text(_json(index), encoding="utf-8")
+            (fresh / INDEX).write_bytes(_json(index))
         _carry_over(folder, fresh)
+
+
+def write_weights(
+    tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None, *, like: Path
+) -> None:
+    """Write a safetensors file with the permissions of another file: the library's are private.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file(tensors, path, None if metadata is None else dict(metadata))
+    except SafetensorError as error:  # as which it reports a full disk
+        raise OSError(str(error)) from error
+    shutil.copymode(like, path)
 
 
 def _carry_over(old: Path, fresh: Path) -> None:
@@ -116,5 +132,7 @@ def _distinct(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, 
     return chosen
 
 
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+def _json(value: Mapping[str, Any]) -> bytes:
+    """JSON with its letters as they are, but half pairs of surrogates, which are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")

@@ -7,7 +7,7 @@ import torch
 
 from qkv.checkpoints.convert import convert
 from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, companions
-from qkv.errors import DataError
+from qkv.errors import DataError, StorageError
 from qkv.tasks.pretrained import Loaded, load, save
 
 BINARY = "model.bin"
@@ -68,11 +68,17 @@ def check_target(folder: str | os.PathLike[str]) -> None:
 
     Raises:
         DataError: the folder holds something that is no checkpoint, or is a file.
+        StorageError: it cannot be looked at: a name that is too long, or another user's.
     """
     folder = Path(folder)
-    if folder.is_file():
+    try:
+        is_file = folder.is_file()
+        foreign = folder.is_dir() and any(folder.iterdir()) and not _is_checkpoint(folder)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error}") from error
+    if is_file:
         raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_checkpoint(folder):
+    if foreign:
         raise DataError(
             f"{folder} holds files, but no checkpoint ({CONFIG} with {WEIGHTS} or {INDEX}), so it "
             "is left as it is; expected a new folder, an empty one, or a checkpoint to replace"

@@ -6,7 +6,6 @@ status says so.
 
 import difflib
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError, DataError, LengthError, VocabularyError
 from qkv.tasks.console import plain_console
+from qkv.tasks.streams import is_interactive, read_input, takes_unicode
 from qkv.zoo.catalog import ZOO
 
 R = TypeVar("R")
@@ -118,11 +118,11 @@ def text_items(
         ]
     if file is not None:
         return _lines(name, read_content(file), str(file), what)
-    if sys.stdin.isatty():
+    if is_interactive():
         raise DataError(
             f"no input: expected {what} as an argument, --file FILE, or lines on standard input"
         )
-    return _lines(name, sys.stdin.buffer.read(), "standard input", what)
+    return _lines(name, read_input(), "standard input", what)
 
 
 def _lines(name: str, content: bytes, where: str, what: str) -> list[Item]:
@@ -216,8 +216,8 @@ def _shown(result: Any, line: Callable[[Any], str], as_json: bool) -> str:
 
 
 def dumps(value: object) -> str:
-    """JSON in one line, letters as they are."""
-    return json.dumps(value, ensure_ascii=False)
+    """JSON in one line: letters as they are, or escaped where the output is not UTF-8."""
+    return json.dumps(value, ensure_ascii=not takes_unicode())
 
 
 def pick_device(name: str) -> torch.device:

@@ -3,7 +3,8 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,13 @@ from torch import nn
 
 from qkv.blocks.stack import Stack
 from qkv.data.batches import Batches
-from qkv.files import write_atomically
+from qkv.files import only_writer, write_atomically
 from qkv.tasks.console import plain_console
 from qkv.tasks.conversion import check_target
 from qkv.tasks.hyperparameters import Training
 from qkv.training.checkpointing import (
     Checkpoints,
     average_checkpoints,
-    find_checkpoints,
     git_revision,
     versions,
 )
@@ -58,16 +58,17 @@ class Place:
         """The folder from which the run goes on."""
         return self.kept / "checkpoints"
 
-    def open(self, steps: int) -> None:
-        """Forget an earlier run if that was asked for; else say where this one goes on."""
-        if self.fresh:
-            shutil.rmtree(self.kept, ignore_errors=True)
-        elif found := find_checkpoints(self.checkpoints):
-            done = int(found[0].name.removeprefix("step-"))
-            self.console.print(
-                f"{self.kept} holds {done:,} of {steps:,} steps already, which are not done again; "
-                "--fresh true begins anew"
-            )
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the place as the only run in it; forget an earlier run if that was asked for.
+
+        Raises:
+            StorageError: another process trains here, or nothing can be written here.
+        """
+        with only_writer(self.kept):
+            if self.fresh:
+                shutil.rmtree(self.kept, ignore_errors=True)
+            yield
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json beside the model: scores, recipe, versions, revision."""
@@ -173,46 +174,60 @@ def run_training(
         Interrupted: someone asked for a stop; the same call goes on.
         TrainingError: what `train` raises.
         ConfigError: the kept run had another recipe.
+        StorageError: another process trains here, or nothing can be written here.
     """
     steps, every = training.n_steps(batches), training.evaluate_every
-    place.open(steps)
     if training.recompute:
         recompute_activations(model)
     averaged = training.average_last > 1
     best = KeepBest(metric, mode="max", patience=training.patience)
-    history = train(
-        model,
-        batches,
-        loss,
-        steps=steps,
-        optimizer=optimizer,
-        schedule=training.make_schedule(steps, _width(model)),
-        clip=training.clip,
-        accumulate=training.accumulate,
-        precision=training.precision,
-        ema=training.ema,
-        compile=training.compile,
-        evaluate=evaluate,
-        evaluate_every=every or training.steps_of_epoch(batches),
-        callbacks=[*callbacks, *([] if averaged else [best]), *_watchers(training, place)],
-        device=device,
-        description=place.output.name,
-        unit=unit,
-    )
+    chosen = [] if averaged else [best]
+    with place.opened():
+        history = train(
+            model,
+            batches,
+            loss,
+            steps=steps,
+            optimizer=optimizer,
+            schedule=training.make_schedule(steps, _width(model)),
+            clip=training.clip,
+            accumulate=training.accumulate,
+            precision=training.precision,
+            ema=training.ema,
+            compile=training.compile,
+            evaluate=evaluate,
+            evaluate_every=every or training.steps_of_epoch(batches),
+            callbacks=[*callbacks, *chosen, *_watchers(training, place, steps)],
+            device=device,
+            description=place.output.name,
+            unit=unit,
+        )
+        if averaged:
+            average_checkpoints(model, place.checkpoints, training.average_last)
     if averaged:
-        average_checkpoints(model, place.checkpoints, training.average_last)
         place.console.print(f"the weights are the mean of the last {training.average_last} saved")
     else:
         place.console.print(f"the weights are those of step {best.step:,}, the best by {metric}")
     return history
 
 
-def _watchers(training: Training, place: Place) -> list[Callback]:
+def _watchers(training: Training, place: Place, steps: int) -> list[Callback]:
     """Who says, draws and saves what happens; saving comes last."""
+
+    def resumed(step: int) -> None:
+        place.console.print(
+            f"{place.kept} holds {step:,} of {steps:,} steps already, which are not done again; "
+            "--fresh true begins anew"
+        )
+
     curves = [TensorBoard(place.kept / "tensorboard")] if training.tensorboard else []
     keep = max(2, training.average_last)
     checkpoints = Checkpoints(
-        place.checkpoints, every=training.save_every, keep=keep, recipe=place.recipe
+        place.checkpoints,
+        every=training.save_every,
+        keep=keep,
+        recipe=place.recipe,
+        resumed=resumed,
     )
     return [Announce(place.console), *curves, checkpoints]
 

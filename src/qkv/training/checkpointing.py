@@ -8,24 +8,25 @@ versions) and checksums.json. Nothing in it is unpickled.
 import hashlib
 import json
 import platform
-import shutil
+import re
 import signal
 import subprocess
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from qkv.errors import ConfigError, Interrupted, TrainingError
-from qkv.files import replace_folder
+from qkv.errors import ConfigError, Interrupted, StorageError, TrainingError
+from qkv.files import clear_unfinished, only_writer, remove_folder, replace_folder
 from qkv.training.packing import pack, unpack
 from qkv.training.run import Callback, Run
 
@@ -35,6 +36,8 @@ WEIGHTS, TENSORS, STATE, CHECKSUMS = (
     "state.json",
     "checksums.json",
 )
+NAME = re.compile(r"step-(\d{8,})")
+DAMAGED = ".damaged"  # after the name of a checkpoint that was set aside
 MISSING = object()
 # Of these the numbers depend; a run goes on only under the same.
 PACKAGES = ("qkv", "torch", "numpy", "accelerate")
@@ -44,13 +47,15 @@ class Checkpoints(Callback):
     """Saves a run every so many steps and at a signal, and goes on from what it finds.
 
     It belongs last among the callbacks that have a state. SIGTERM and Ctrl-C end the run after the
-    step at hand, with a checkpoint; a second one ends it at once.
+    step at hand, with a checkpoint; a second one ends it at once. Between `begin` and `close` no
+    other process trains in the same folder.
 
     Args:
         folder: of the checkpoints.
         every: steps; there is one at the end in any case.
         keep: how many; the last, and those before it.
         recipe: that the run follows, as JSON has it: stored, and compared when it is resumed.
+        resumed: called with the step that the run goes on from, if it goes on.
 
     Raises:
         ConfigError: numbers below 1.
@@ -63,6 +68,7 @@ class Checkpoints(Callback):
         every: int,
         keep: int = 2,
         recipe: Mapping[str, Any] | None = None,
+        resumed: Callable[[int], object] = lambda step: None,
     ):
         if every < 1 or keep < 1:
             raise ConfigError(f"every = {every} and keep = {keep}; expected at least 1 of both")
@@ -71,15 +77,30 @@ class Checkpoints(Callback):
         self.versions, self.git = versions(), git_revision()
         self.signal: int | None = None
         self.saved: int | None = None
+        self.resumed = resumed
         self.handlers: dict[int, Any] = {}
+        self.alone = ExitStack()
 
     def begin(self, run: Run) -> None:
-        """Go on from the last whole checkpoint, if there is one."""
+        """Go on from the last whole checkpoint, if there is one; set damaged ones aside.
+
+        Raises:
+            ConfigError: the last whole one belongs to another run.
+            StorageError: another process trains in this folder, or nothing can be written there.
+        """
+        self.alone.enter_context(only_writer(self.folder))
+        clear_unfinished(self.folder)
+        used, damaged = None, []
         for path in find_checkpoints(self.folder):
-            if (files := _read(path)) is not None:
+            if (files := _read(path)) is None:
+                damaged.append(path)
+            elif used is None:
                 self._resume(run, path, files)
-                break
-            warnings.warn(f"{path} is damaged, the one before it is used", stacklevel=2)
+                used = self.saved = run.step
+        for path in damaged:
+            _set_aside(path, used)
+        if used is not None:
+            self.resumed(used)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.handlers[number] = signal.signal(number, self._asked)
@@ -96,13 +117,17 @@ class Checkpoints(Callback):
             )
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Give the folder and the signals back."""
+        self.alone.close()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers.clear()
 
     def save(self, run: Run) -> None:
         """Write one checkpoint, whole or not at all, then remove those that are too old.
+
+        Of a later step there may be one that is damaged and could not be set aside: it does not
+        count among those that are kept.
 
         Raises:
             TrainingError: it cannot be written; the one before it is left.
@@ -122,14 +147,19 @@ class Checkpoints(Callback):
                 for name, data in files.items():
                     (fresh / name).write_bytes(data)
         except OSError as error:
+            reason = error.__cause__ if isinstance(error, StorageError) else error
             kept = f"that of step {self.saved} is whole" if self.saved else "there is none before"
             raise TrainingError(
-                f"the checkpoint of step {run.step} cannot be written: {error}; {kept} (is the "
-                f"disk full?). With room in {self.folder} the same command goes on"
+                f"the checkpoint of step {run.step} cannot be written: {reason or error}; {kept} "
+                f"(is the disk full?). With room in {self.folder} the same command goes on"
             ) from error
         self.saved = run.step
-        for old in find_checkpoints(self.folder)[self.keep :]:
-            shutil.rmtree(old)
+        own = [one for one in find_checkpoints(self.folder) if step_of(one) <= run.step]
+        for old in own[self.keep :]:
+            try:
+                remove_folder(old)
+            except OSError as error:
+                warnings.warn(f"{old} is no longer needed and stays: {error}", stacklevel=2)
 
     def _resume(self, run: Run, path: Path, files: Mapping[str, bytes]) -> None:
         content = json.loads(files[STATE])
@@ -141,7 +171,6 @@ class Checkpoints(Callback):
                 )
         _load_weights(run.model, load(files[WEIGHTS]), path)
         run.load_state_dict(unpack(load(files[TENSORS]), content["state"]))
-        self.saved = run.step
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
@@ -150,8 +179,14 @@ class Checkpoints(Callback):
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, the last first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+    """The checkpoints of a run, whole or damaged, the last first; other files are passed over."""
+    found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def average_checkpoints(model: nn.Module, folder: Path, n: int) -> None:
@@ -160,14 +195,13 @@ def average_checkpoints(model: nn.Module, folder: Path, n: int) -> None:
     Raises:
         TrainingError: there are fewer whole ones.
     """
-    paths = find_checkpoints(folder)[:n]
-    read = [files for path in paths if (files := _read(path)) is not None]
-    if len(read) < n:
+    read = (files for path in find_checkpoints(folder) if (files := _read(path)) is not None)
+    weights = [load(files[WEIGHTS]) for files in islice(read, n)]
+    if len(weights) < n:
         raise TrainingError(
-            f"{folder} has {len(read)} whole checkpoints, expected {n} to average (keep as many, "
-            "and save often enough)"
+            f"{folder} has {len(weights)} whole checkpoints, expected {n} to average (keep as "
+            "many, and save often enough)"
         )
-    weights = [load(files[WEIGHTS]) for files in read]
     mean = {
         name: torch.stack([one[name].double() for one in weights]).mean(0).to(tensor.dtype)
         if tensor.is_floating_point()
@@ -214,10 +248,26 @@ def _read(path: Path) -> dict[str, bytes] | None:
     try:
         checksums = json.loads((path / CHECKSUMS).read_bytes())
         files = {name: (path / name).read_bytes() for name in (WEIGHTS, TENSORS, STATE)}
-    except (OSError, ValueError, SafetensorError):
+    except (OSError, ValueError, RecursionError):
         return None
-    whole = all(hashlib.sha256(data).hexdigest() == checksums.get(n) for n, data in files.items())
-    return files if whole else None
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return files if checksums == sums else None
+
+
+def _set_aside(path: Path, used: int | None) -> None:
+    """Rename a damaged checkpoint, so that it is not taken for one, and say so."""
+    instead = "there is none before it" if used is None else f"that of step {used} is used"
+    if used is not None and used > step_of(path):
+        instead = f"that of step {used}, which is used, is whole"
+    aside = path.with_name(path.name + DAMAGED)
+    try:
+        if aside.exists():
+            remove_folder(aside)
+        path.rename(aside)
+        where = f"it is {aside.name} now, and may be removed"
+    except OSError as error:
+        where = f"it cannot be renamed: {error}"
+    warnings.warn(f"{path} is damaged, {instead}; {where}", stacklevel=3)
 
 
 def _differences(then: Any, now: Any, name: str = "") -> list[str]:

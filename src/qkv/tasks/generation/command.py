@@ -1,6 +1,5 @@
 """`qkv generate`: a causal language model goes on a text."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from qkv.errors import ConfigError
 from qkv.generation.sampling import Sampling
 from qkv.tasks.generation.generator import MAX_LENGTH, Generation, Generator
 from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, text_items
+from qkv.tasks.streams import is_interactive
 
 DEFAULT = "generator"  # of the zoo
 
@@ -108,7 +108,7 @@ def _prompts(prompts: Sequence[str], file: Path | None, column: str) -> list[Ite
         ConfigError: both arguments and a file, or an argument that looks like a name.
         DataError: the file cannot be read, or there is nothing on standard input.
     """
-    if not prompts and file is None and sys.stdin.isatty():
+    if not prompts and file is None and is_interactive():
         prompts = [""]
     if prompts and file is None:
         check_texts(prompts)
