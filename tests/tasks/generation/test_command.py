@@ -105,7 +105,10 @@ def test_lines_of_standard_input(qkv, model, monkeypatch):
         (["--n", "0"], "n = 0; expected at least 1 text for each prompt"),
         (["--lookup", "--json"], "--lookup was given for 1 prompts with --json"),
         (["--file", "x.txt"], "expected one of the two"),
-        (["generator"], "'generator' was given as a text, but is the name of a model: did you mean"),
+        (
+            ["generator"],
+            "'generator' was given as a text, but is the name of a model: did you mean",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(qkv, model, options, message):
