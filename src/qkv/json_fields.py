@@ -26,8 +26,13 @@ def shown(value: Any, most: int = MOST) -> str:
 
 
 def quoted(text: str, most: int = MOST) -> str:
-    """Quote a text in a message, or a name that may hold anything: what is long is cut."""
+    """Quote a text in a message: what is long is cut."""
     return shown(text if len(text) <= most else text[: most - 4] + " ...", most + 2)
+
+
+def named(text: str) -> str:
+    """Show a name in a message as it is, unless it is long or holds what cannot be printed."""
+    return text if len(text) <= MOST and text.isprintable() else quoted(text)
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,12 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def whole(least: int) -> Kind:
-    """A whole number of at least `least`, which 64 bits can hold."""
+def whole(least: int, most: int = 2**63 - 1) -> Kind:
+    """A whole number from `least` to `most`; without `most`, one that 64 bits can hold."""
+    limit = f" and at most {most:,}" if most < 2**63 - 1 else ""
     return Kind(
-        f"a whole number of at least {least}",
-        lambda one: type(one) is int and least <= one < 2**63,
+        f"a whole number of at least {least}{limit}",
+        lambda one: type(one) is int and least <= one <= most,
     )
 
 
@@ -99,7 +105,7 @@ TEXT = Kind("a string", lambda one: isinstance(one, str))
 FLAG = Kind("true or false", lambda one: isinstance(one, bool))
 NUMBER = Kind("a number", is_number)
 POSITIVE = Kind("a finite number above 0", lambda one: is_number(one) and one > 0)
-COUNT, SIZE = whole(0), whole(1)
+COUNT = whole(0)
 OBJECT = Kind("an object", lambda one: isinstance(one, dict))
 
 

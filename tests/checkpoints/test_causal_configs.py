@@ -222,7 +222,7 @@ def test_rotary_positions_in_old_and_new_words(said, scaling):
         (tiny("llama", rope_scaling={"rope_type": "linear"}), "type 'linear' with {}: .*factor"),
         (
             tiny("llama", rope_scaling={"rope_type": "linear", "factor": "two"}),
-            "type 'linear' with {'factor': 'two'}",
+            "type 'linear': factor = 'two'; expected a finite number above 0",
         ),
         (tiny("llama", partial_rotary_factor=0.5), "partial_rotary_factor = 0.5: not known"),
         (tiny("mistral", sliding_window=1), "window = 1; expected at least 2"),

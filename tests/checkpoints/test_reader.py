@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from tests.checkpoints.folders import put_together, take_apart, write
 
 from qkv.checkpoints.checkpoint import load_checkpoint
-from qkv.checkpoints.reader import open_weights, read_json
+from qkv.checkpoints.reader import open_weights
 from qkv.errors import DataError
+from qkv.json_fields import read_json
 
 NAME = "encoder.layer.2.output.dense.weight"
 
@@ -206,7 +207,7 @@ def test_no_config(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "NaN?", '{"a": 1} 2', "[" * 100_000, "\udcff"])
 def test_a_config_that_is_not_json(folder, text):
     (folder / "config.json").write_text(text, encoding="utf-8", errors="surrogateescape")
-    refused(folder, "config.json is not JSON")
+    refused(folder, r"config\.json(, line 1: not (JSON|UTF-8)| is not JSON .* nested too deeply)")
 
 
 @pytest.mark.parametrize("text", ["[]", "7", '"bert"'])

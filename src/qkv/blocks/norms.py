@@ -1,11 +1,14 @@
 """Normalization of each token's vector: as formulas, and as modules that run torch's kernels."""
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from qkv.errors import ConfigError
 
 
 def layer_norm(
@@ -31,11 +34,15 @@ def rms_norm(
 
 
 class LayerNorm(nn.Module):
-    """`layer_norm` with its parameters, by torch's kernel."""
+    """`layer_norm` with its parameters, by torch's kernel.
+
+    Raises:
+        ConfigError: if eps is no finite number above 0, so that the norm could be NaN.
+    """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5, bias: bool = True):
         super().__init__()
-        self.eps = eps
+        self.eps = _checked(eps)
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
 
@@ -45,16 +52,26 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with its parameter, by torch's kernel."""
+    """`rms_norm` with its parameter, by torch's kernel.
+
+    Raises:
+        ConfigError: if eps is no finite number above 0, so that the norm could be NaN.
+    """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5):
         super().__init__()
-        self.eps = eps
+        self.eps = _checked(eps)
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Normalize each vector."""
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def _checked(eps: float) -> float:
+    if not 0 < eps < math.inf:
+        raise ConfigError(f"eps = {eps} of a norm; expected a finite number above 0, such as 1e-5")
+    return eps
 
 
 def make_norm(kind: Literal["layer", "rms"], d_model: int, *, eps: float, bias: bool) -> nn.Module:

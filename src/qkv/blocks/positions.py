@@ -159,7 +159,8 @@ class Rotary(nn.Module):
     """`rotate` with its constants: rotary positions for queries and keys of self-attention.
 
     Raises:
-        ConfigError: if the head width is odd, as coordinates turn in pairs.
+        ConfigError: if the head width is odd, as coordinates turn in pairs, or the base is no
+            finite number above 0.
     """
 
     def __init__(
@@ -177,6 +178,13 @@ class Rotary(nn.Module):
             )
         if layout not in ("interleaved", "halves"):
             raise ConfigError(f"layout = {layout!r}; expected 'interleaved' or 'halves'")
+        if not 0 < base < math.inf:
+            raise ConfigError(f"base = {base} of rotary positions; expected a finite one above 0")
+        if base == 1 and scaling is not None:
+            raise ConfigError(
+                "base = 1 of rotary positions turns all pairs alike, so no scaling can slow some; "
+                "expected a larger one, such as 10000"
+            )
         self.base, self.scaling = base, scaling
         self.layout: Layout = layout
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qkv.checkpoints.reader import read_json
 from qkv.checkpoints.table import listed
 from qkv.errors import ConfigError, DataError
+from qkv.json_fields import read_json
 from qkv.models.lora import LoRAConfig
 
 REQUIRED = ("peft_type", "r", "lora_alpha", "target_modules")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from qkv.checkpoints.checkpoint import Uninitialized
+from qkv.checkpoints.building import Uninitialized
 from qkv.checkpoints.family import Architecture, Family
 from qkv.checkpoints.registry import FAMILIES, family_of
 from qkv.checkpoints.table import Row

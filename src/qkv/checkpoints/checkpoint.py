@@ -9,15 +9,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from qkv.checkpoints.building import (
+    build,
+    check_fresh,
+    check_size,
+    count_classes,
+    named_architecture,
+)
 from qkv.checkpoints.family import Architecture, Family
-from qkv.checkpoints.reader import CONFIG, Weights, companions, open_weights, read_json
+from qkv.checkpoints.reader import CONFIG, Weights, companions, open_weights
 from qkv.checkpoints.registry import FAMILIES, family_of
-from qkv.checkpoints.table import Row, ignore, listed, load_rows, save_rows
+from qkv.checkpoints.table import Row, listed, load_rows, save_rows
+from qkv.checkpoints.table import ignore as leave_out
 from qkv.checkpoints.writer import Layout, lay_out, write_checkpoint
 from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
+from qkv.json_fields import read_json
 from qkv.models.lora import lora_layers
 
 SHARD_BYTES = 5 * 10**9
@@ -65,6 +73,7 @@ def load_checkpoint(
     new: Iterable[str] | str = (),
     architecture: str | None = None,
     labels: Sequence[str] | None = None,
+    ignore: Iterable[str] | str = (),
 ) -> Checkpoint:
     """Read a folder of the Hugging Face layout; all of it fits, or nothing is returned.
 
@@ -76,6 +85,8 @@ def load_checkpoint(
         architecture: to build another than config.json names, such as
             "BertForSequenceClassification" of a masked LM.
         labels: names of the classes, where they are others than in config.json.
+        ignore: fields of config.json to pass over, as if they were not there; they are not written
+            back.
 
     Raises:
         ConfigError: if config.json, or what is asked for, is not implemented.
@@ -83,20 +94,23 @@ def load_checkpoint(
     """
     path, new = Path(path), (new,) if isinstance(new, str) else tuple(new)
     folder = whole_folder(path.parent if path.is_file() else path)
-    raw = read_json(folder / CONFIG)
-    own = (raw.get("architectures") or [None])[0]
+    raw = _without(read_json(folder / CONFIG), ignore, folder / CONFIG)
     if labels is not None:
         raw |= _label_fields(labels)
+    weights = open_weights(path if path.is_file() else folder)
     try:
         family = family_of(raw.get("model_type"))
+        own = named_architecture(raw)
         shape = family.architecture(architecture or own)
-        model = _build(family, shape, raw, fresh=bool(new))
+        config = family.read_config(raw, shape)
+        check_size(family, config, raw, weights)
+        model = build(shape, config, raw)
         fresh = _parameters_in(model, new)
+        check_fresh(model, fresh, weights)
     except QKVError as error:
         raise type(error)(f"{folder / CONFIG}: {error}") from error
-    weights = open_weights(path if path.is_file() else folder)
     rows = [
-        ignore(one.theirs) if one.ours and fresh.issuperset(one.ours) else one
+        leave_out(one.theirs) if one.ours and fresh.issuperset(one.ours) else one
         for one in shape.rows(model)
     ]
     names = _spell(family, shape, rows, weights, own_head=architecture in (None, own))
@@ -106,7 +120,10 @@ def load_checkpoint(
     def where(name: str) -> str:
         return f"{names.get(name, name)} in {weights.file(names.get(name, name))}"
 
-    _fill(model, load_rows(rows, tensors, shapes, where=where), dtype=dtype, device=device)
+    filled = load_rows(rows, tensors, shapes, where=where)
+    if fresh:  # only now, when all else fits, is memory asked for
+        model = shape.build(config, count_classes(raw))
+    _fill(model, filled, dtype=dtype, device=device)
     if architecture is not None:
         raw["architectures"] = [architecture]
     kept = {one.theirs: tensors[one.theirs] for one in rows if not one.ours and one.theirs in names}
@@ -163,33 +180,11 @@ def save_checkpoint(
     write_checkpoint(folder, config=raw, tensors=tensors, layout=layout, files=files)
 
 
-def _build(
-    family: Family, shape: Architecture, raw: Mapping[str, Any], *, fresh: bool = False
-) -> nn.Module:
-    """Build the model of a config.json, without memory unless some of it starts fresh."""
-    n_classes = len(raw.get("id2label") or ()) or raw.get("num_labels", 2)
-    config = family.read_config(raw, shape)
-    if fresh:
-        return shape.build(config, n_classes)
-    with torch.device("meta"), Uninitialized():
-        return shape.build(config, n_classes)
-
-
-class Uninitialized(TorchFunctionMode):
-    """Leave out initialization: what has no memory needs none.
-
-    On the meta device it would do nothing, but import torch's compiler for that (a second).
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if (
-            func in (Tensor.normal_, Tensor.uniform_)
-            or getattr(func, "__module__", "") == "torch.nn.init"
-        ):
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
+def _without(raw: dict[str, Any], names: Iterable[str] | str, where: Path) -> dict[str, Any]:
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if unknown := [name for name in names if name not in raw]:
+        raise ConfigError(f"ignore = {unknown}: {where} has no such field")
+    return {name: value for name, value in raw.items() if name not in names}
 
 
 def _parameters_in(model: nn.Module, modules: Iterable[str]) -> set[str]:
@@ -303,7 +298,7 @@ def _describe(
 def _says(family: Family, shape: Architecture, raw: Mapping[str, Any], model: nn.Module) -> bool:
     """Tell whether a config.json describes a model: its config, its parameters and its head."""
     try:
-        built = _build(family, shape, raw)
+        built = build(shape, family.read_config(raw, shape), raw)
     except QKVError:
         return False
     shapes = [{name: p.shape for name, p in one.named_parameters()} for one in (built, model)]

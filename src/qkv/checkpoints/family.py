@@ -6,41 +6,15 @@ from typing import Any
 
 from torch import nn
 
+from qkv.checkpoints.harmless import PADDED, TOKENS, is_harmless, kinds_of
 from qkv.checkpoints.table import Row, listed
 from qkv.errors import ConfigError, DataError
+from qkv.json_fields import FLAG, NULL, NUMBER, TEXT, Kind, check_kinds, shown, whole
 
 REQUIRED = object()
 
-# Shares of what is dropped in training: no number of a loaded model depends on them. Where one is
-# no field of a family, training drops nothing for it.
-TRAINING_ONLY = frozenset(
-    [
-        "activation_dropout",
-        "attention_dropout",
-        "classif_dropout",
-        "classifier_dropout",
-        "decoder_layerdrop",
-        "encoder_layerdrop",
-        "layerdrop",
-    ]
-)
-
-# What every config.json may say and no number depends on.
-HARMLESS = TRAINING_ONLY | frozenset(
-    """
-    _attn_implementation _commit_hash _name_or_path architectures attn_implementation
-    bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping
-    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label initializer_range
-    is_encoder_decoder label2id length_penalty max_length min_length model_type
-    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
-    output_attentions output_hidden_states output_past output_scores pad_token_id prefix
-    problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate
-    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class
-    top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
-    """.split()  # noqa: SIM905 - sixty lines of quotes would hide them
-)
+SIZE = whole(1, 2**28)
+OF_TYPE: dict[type, Kind] = {bool: FLAG, int: SIZE, float: NUMBER, str: TEXT}
 
 # Refused in every family, unless they say that nothing is special.
 ONLY: dict[str, Any] = {"pruned_heads": {}}
@@ -57,6 +31,7 @@ class Field:
         values: theirs to ours where the spelling differs; others are refused.
         decode: theirs to ours where that is a computation.
         encode: the way back.
+        kind: what it may be; by its default where None: whole numbers are sizes, of at least 1.
     """
 
     theirs: str
@@ -65,6 +40,13 @@ class Field:
     values: Mapping[Any, Any] | None = None
     decode: Callable[[Any], Any] = lambda value: value
     encode: Callable[[Any], Any] = lambda value: value
+    kind: Kind | None = None
+
+    def expected(self) -> Kind | None:
+        """Return what the field may be; None where only `values` or `decode` know."""
+        if self.kind is not None or self.values is not None:
+            return self.kind
+        return next((kind for type_, kind in OF_TYPE.items() if type(self.default) is type_), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,20 +121,25 @@ class Family:
             ConfigError: on a field or a value that is not implemented.
             DataError: if a field is missing that has no default.
         """
+        self._check_kinds(raw)
         raw = self.normalize(dict(raw))
         only = {**ONLY, **self.only}
         for name, value in only.items():
             if raw.get(name, value) != value:
                 raise ConfigError(
-                    f"{name} = {raw[name]!r} is not implemented for {self.model_type}; "
+                    f"{name} = {shown(raw[name])} is not implemented for {self.model_type}; "
                     f"expected {value!r}"
                 )
-        known = HARMLESS | self.harmless | only.keys() | {one.theirs for one in self.fields}
-        if unknown := sorted(raw.keys() - known):
-            said = [f"{name} = {raw[name]!r}" for name in unknown]
+        known = self.harmless | only.keys() | {one.theirs for one in self.fields}
+        unknown = sorted(
+            name for name in raw.keys() - known if not is_harmless(name, raw[name], self.model_type)
+        )
+        if unknown:
+            said = [f"{name} = {shown(raw[name], 60)}" for name in unknown]
             raise ConfigError(
                 f"{listed(said)}: not known for {self.model_type}, so the numbers could differ "
-                "from those of the model's authors; take it out of config.json if it is harmless"
+                f"from those of the model's authors; load(..., ignore={unknown[:4]}) passes over "
+                "what you know to be harmless"
             )
         ours = {one.ours: self._decode(one, raw) for one in self.fields}
         return self.config(**{**ours, **architecture.changes})
@@ -167,27 +154,31 @@ class Family:
             raw[one.theirs] = one.encode(value)
         return raw
 
+    def _check_kinds(self, raw: Mapping[str, Any]) -> None:
+        """Check what is there before anything computes with it; null is what is left out."""
+        kinds = {one.theirs: kind for one in self.fields if (kind := one.expected()) is not None}
+        check_kinds(raw, {name: kind | NULL for name, kind in kinds.items()})
+        check_kinds(raw, {name: kind for name, kind in kinds_of(raw).items() if name not in kinds})
+        used = {"pad_token_id"} if self.model_type in PADDED else set()
+        used |= {one.theirs for one in self.fields if one.theirs.endswith(TOKENS)}
+        for name in used & raw.keys() if type(rows := raw.get("vocab_size")) is int else ():
+            if type(raw[name]) is int and raw[name] >= rows:
+                raise ConfigError(
+                    f"{name} = {raw[name]}, but vocab_size = {rows}; expected one of its ids: was "
+                    "a token added, but no row of the embedding?"
+                )
+
     def _decode(self, one: Field, raw: Mapping[str, Any]) -> Any:
-        value = raw.get(one.theirs, one.default)
+        value, kind = raw.get(one.theirs, one.default), one.expected()
         if value is REQUIRED:
             raise DataError(f"{one.theirs} is missing; {self.model_type} has no default for it")
         if one.values is None:
-            if isinstance(one.default, int | float | str) and not _alike(value, one.default):
-                raise ConfigError(
-                    f"{one.theirs} = {value!r}; expected {type(one.default).__name__}, such as "
-                    f"{one.default!r}"
-                )
+            if kind is not None and value is not one.default and not kind.fits(value):
+                raise ConfigError(f"{one.theirs} = {shown(value)}; expected {kind.what}")
             return one.decode(float(value) if isinstance(one.default, float) else value)
-        if value not in one.values:
+        if not isinstance(value, str | int) or value not in one.values:
             raise ConfigError(
-                f"{one.theirs} = {value!r} is not implemented for {self.model_type}; expected one "
-                f"of {', '.join(map(repr, one.values))}"
+                f"{one.theirs} = {shown(value)} is not implemented for {self.model_type}; expected "
+                f"one of {', '.join(map(repr, one.values))}"
             )
         return one.values[value]
-
-
-def _alike(value: Any, default: Any) -> bool:
-    """Tell whether a value has the type of a default; a whole number may stand for a float."""
-    if isinstance(default, bool) or isinstance(value, bool):
-        return type(value) is type(default)
-    return isinstance(value, (int, float) if isinstance(default, float) else type(default))

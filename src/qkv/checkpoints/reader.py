@@ -12,11 +12,12 @@ from math import prod
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qkv.checkpoints.table import listed
 from qkv.errors import DataError
+from qkv.json_fields import named, quoted, read_json, shown
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
@@ -50,10 +51,14 @@ class Weights(Mapping[str, Tensor]):
     def __init__(self, shards: tuple[Shard, ...], index: dict[str, Any] | None = None):
         self.shards, self.index = shards, index
         self._shard_of = {name: shard for shard in shards for name in shard.names}
-        self._open = {shard.path: safe_open(shard.path, framework="pt") for shard in shards}
+        self._open = {shard.path: _open(shard.path) for shard in shards}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._open[self._shard_of[name].path].get_tensor(name)
+        path = self._shard_of[name].path
+        try:
+            return self._open[path].get_tensor(name)
+        except (SafetensorError, RuntimeError, OverflowError, TypeError, ValueError) as error:
+            raise DataError(f"{named(name)} in {path} cannot be read: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shard_of)
@@ -64,6 +69,18 @@ class Weights(Mapping[str, Tensor]):
     def file(self, name: str) -> Path:
         """Return the file that holds a tensor, or the first file for a tensor that none holds."""
         return self._shard_of.get(name, self.shards[0]).path
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (
+        SafetensorError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:  # stricter than our JSON
+        raise DataError(f"{path} is no safetensors file: {quoted(str(error))}") from error
 
 
 def open_weights(path: str | os.PathLike[str]) -> Weights:
@@ -91,23 +108,6 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
     raise DataError(f"{path} has no weights: expected {WEIGHTS}, or {INDEX} and its shards")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        DataError: if the file is missing or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} holds a JSON {type(value).__name__}; expected an object")
-    return value
-
-
 def companions(folder: Path) -> list[Path]:
     """Return the files beside config and weights that belong to a checkpoint: tokenizers and such.
 
@@ -130,7 +130,7 @@ def read_shard(path: Path) -> Shard:
     header, n_bytes = _read_header(path)
     metadata = header.pop("__metadata__", None)
     for name, entry in header.items():
-        _check_entry(f"{path}: {name}", entry)
+        _check_entry(f"{path}: {named(name)}", entry)
     done = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         start, end = entry["data_offsets"]
@@ -153,6 +153,8 @@ def read_shard(path: Path) -> Shard:
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """Return the header and the number of bytes that follow it."""
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} cannot be read: it is no regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
@@ -174,16 +176,17 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 def _check_entry(where: str, entry: Any) -> None:
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
+        whole = all(type(n) is int and 0 <= n < 2**63 for n in (*shape, start, end))
         length = prod(shape) * BYTES[dtype]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{where} is described by {entry}; expected a known dtype, a shape and two offsets"
+            f"{where} is described by {shown(entry)}; expected a known dtype, a shape and two "
+            "offsets"
         ) from error
     if not whole or end - start != length:
         raise DataError(
-            f"{where} has dtype {dtype} and shape {shape}, which are {length} bytes, but its "
-            f"offsets are {start} and {end}: the header lies"
+            f"{where} has dtype {dtype} and shape {shown(shape)}, which are {shown(length)} bytes, "
+            f"but its offsets are {shown(start)} and {shown(end)}: the header lies"
         )
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from qkv.errors import DataError
 
 Tensors = Sequence[Tensor]
+COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # not float8: no sums
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def load_rows(
     filled: dict[str, Tensor] = {}
     for name, one in table.items():
         if name in weights and one.value is not None:
-            _check_constant(where(name), weights[name], one.value())
+            _check_constant(where(name), weights[name], one.value)
         elif name in weights and one.ours:
             tensor = weights[name]
             parts = _load(one, tensor, where(name))
@@ -256,8 +257,10 @@ def _load(one: Row, tensor: Tensor, where: str) -> Tensors:
 
 
 def _check_part(where: str, tensor: Tensor, part: Tensor, shape: torch.Size) -> None:
-    if not tensor.is_floating_point():
-        raise DataError(f"{where} has dtype {tensor.dtype}; expected floating point numbers")
+    if tensor.dtype not in COMPUTED:
+        raise DataError(
+            f"{where} has dtype {tensor.dtype}; expected floating point numbers of 16 to 64 bits"
+        )
     if part.shape != shape:
         raise DataError(
             f"{where} has shape {tuple(tensor.shape)}, which gives {tuple(part.shape)}; expected "
@@ -265,14 +268,16 @@ def _check_part(where: str, tensor: Tensor, part: Tensor, shape: torch.Size) -> 
         )
 
 
-def _check_constant(name: str, tensor: Tensor, value: Tensor) -> None:
+def _check_constant(name: str, tensor: Tensor, make: Callable[[], Tensor]) -> None:
+    with torch.device("meta"):  # a size in config.json may be wrong, and memory is asked for below
+        shape = make().shape
     rounding = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
-    if tensor.shape != value.shape or not torch.allclose(
-        tensor.double(), value.double(), rtol=rounding, atol=rounding
+    if tensor.shape != shape or not torch.allclose(
+        tensor.double(), make().double(), rtol=rounding, atol=rounding
     ):
         raise DataError(
             f"{name} has shape {tuple(tensor.shape)} and is not what config.json makes it "
-            f"({tuple(value.shape)}); this model cannot use other values"
+            f"({tuple(shape)}); this model cannot use other values"
         )
 
 

@@ -51,6 +51,8 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         """Check what no part of the model can check alone."""
+        if min(pair(self.patch_size)) < 1:
+            raise ConfigError(f"patch_size = {self.patch_size}; expected at least 1")
         if 0 in self.grid:
             raise ConfigError(
                 f"image_size = {self.image_size} is smaller than patch_size = {self.patch_size}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from qkv.checkpoints.harmless import read_labels
 from qkv.data.labels import Labels
 from qkv.evaluation.classification import ClassificationScores
 from qkv.tasks.pretrained import Loaded
@@ -11,10 +12,9 @@ SHOWN = 20  # classes of a longer list that are named
 
 def labels_of(loaded: Loaded) -> Labels:
     """The classes' names, in the order of the logits."""
-    names = loaded.config.get("id2label")
-    if not names:  # then transformers calls them so
-        return Labels([f"LABEL_{i}" for i in range(loaded.model.n_classes)])
-    return Labels([name for _, name in sorted(names.items(), key=lambda item: int(item[0]))])
+    names = read_labels(loaded.config)
+    # Where there are none, transformers calls them so.
+    return Labels(names or [f"LABEL_{i}" for i in range(loaded.model.n_classes)])
 
 
 def classes_line(labels: Labels, counts: Mapping[int, int]) -> str:

@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 import torch
 
-from qkv.checkpoints.reader import CONFIG, read_json
+from qkv.checkpoints.building import named_architecture
+from qkv.checkpoints.reader import CONFIG
 from qkv.checkpoints.registry import family_of
 from qkv.errors import ConfigError
 from qkv.files import whole_folder
+from qkv.json_fields import read_json
 from qkv.models.causal import CausalLM
 from qkv.models.encoder_decoder import EncoderDecoder
 from qkv.models.heads import QuestionAnswering, SequenceClassifier
@@ -96,7 +98,7 @@ def task_of(model: str) -> str:
     """
     raw: dict[str, Any] = read_json(whole_folder(locate(model)) / CONFIG)
     family = family_of(raw.get("model_type"))
-    kind = family.architecture((raw.get("architectures") or [None])[0]).model
+    kind = family.architecture(named_architecture(raw)).model
     of_images = hasattr(family.config, "n_channels")
     for one, name in MODELS.items():
         if issubclass(kind, one):

@@ -20,13 +20,14 @@ from qkv.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from qkv.checkpoints.hub import HUB_ID, download
-from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, read_json
+from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS
 from qkv.data.image_config import FILE_NAME as IMAGES_FILE
 from qkv.data.image_config import read_image_config, write_image_config
 from qkv.data.images import ImageProcessor
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from qkv.errors import ConfigError, DataError
 from qkv.files import whole_folder
+from qkv.json_fields import read_json
 from qkv.models.lora import merge_lora
 from qkv.zoo.catalog import ZOO
 
@@ -61,6 +62,7 @@ def load(
     architecture: str | None = None,
     labels: Sequence[str] | None = None,
     allow_download: bool = False,
+    ignore: Iterable[str] | str = (),
 ) -> Loaded:
     """Load a published model: a folder, a name of the zoo, or an id of the Hugging Face Hub.
 
@@ -76,6 +78,7 @@ def load(
         labels: names of the classes, where they are others than in config.json.
         allow_download: whether the Hub may be asked for a base that a file names; for `path`, which
             you name yourself, it is asked anyway.
+        ignore: fields of config.json that are not known and refused, but harmless as you know.
 
     Raises:
         ConfigError: if the model, or what is asked for, is not implemented.
@@ -85,7 +88,13 @@ def load(
     if is_adapted(path):
         return _load_adapted(path, dtype=dtype, device=device, allow_download=allow_download)
     checkpoint = load_checkpoint(
-        path, dtype=dtype, device=device, new=new, architecture=architecture, labels=labels
+        path,
+        dtype=dtype,
+        device=device,
+        new=new,
+        architecture=architecture,
+        labels=labels,
+        ignore=ignore,
     )
     folder = path.parent if path.is_file() else whole_folder(path)
     tokenizer = _tokenizer(folder, checkpoint)

@@ -8,6 +8,7 @@ from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import Row, affine, alias, constant, ignore, layers, row, under
 from qkv.checkpoints.tables.activations import ACTIVATIONS
 from qkv.errors import ConfigError
+from qkv.json_fields import COUNT, NULL, list_of
 from qkv.models.bart import Bart, BartConfig
 from qkv.models.heads import QuestionAnswering, SequenceClassifier
 
@@ -196,7 +197,7 @@ FIELDS = [
 ]
 FIELDS_OF_HEADS = [
     Field("classifier_dropout", "head_dropout", 0.0, decode=float),
-    Field("decoder_start_token_id", "start_token", None),
+    Field("decoder_start_token_id", "start_token", None, kind=COUNT | NULL),
     # A list is for decoding, and is written back as one.
     Field(
         "eos_token_id",
@@ -204,6 +205,7 @@ FIELDS_OF_HEADS = [
         None,
         decode=lambda ids: tuple(ids) if isinstance(ids, list) else ids,
         encode=lambda ids: list(ids) if isinstance(ids, tuple) else ids,
+        kind=COUNT | list_of(COUNT) | NULL,
     ),
 ]
 HEADS = (

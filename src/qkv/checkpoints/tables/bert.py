@@ -8,6 +8,7 @@ import torch
 from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import Row, affine, alias, constant, ignore, layers, row, under
 from qkv.checkpoints.tables.activations import ACTIVATIONS
+from qkv.json_fields import COUNT, whole
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.heads import (
     MaskedLM,
@@ -152,8 +153,14 @@ def with_classifier_dropout(raw: dict[str, Any]) -> dict[str, Any]:
 
 def fields(*own: Field, **theirs: str) -> list[Field]:
     """Return the fields of a family: ours by their names there, with BERT's defaults."""
-    defaults = BertConfig()
-    return [*own, *(Field(name, ours, getattr(defaults, ours)) for ours, name in theirs.items())]
+    defaults, kinds = BertConfig(), {"n_segments": COUNT}  # 0: none
+    return [
+        *own,
+        *(
+            Field(name, ours, getattr(defaults, ours), kind=kinds.get(ours))
+            for ours, name in theirs.items()
+        ),
+    ]
 
 
 BERT_FIELDS = {
@@ -272,6 +279,7 @@ def like_roberta(model_type: str, name: str) -> Family:
                 1,
                 decode=lambda pad: pad + 1,
                 encode=lambda first: first - 1,
+                kind=whole(-1, 2**28),  # -1: no id is padding's, and positions start at 0
             ),
             **BERT_FIELDS,
         ),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from qkv.checkpoints.family import Architecture, Family, Field
+from qkv.checkpoints.family import SIZE, Architecture, Family, Field
 from qkv.checkpoints.table import (
     TRANSPOSE,
     Row,
@@ -102,7 +102,7 @@ GPT2 = Family(
         Field("n_positions", "n_positions", 1024),
         Field("n_embd", "d_model", 768),
         Field("n_head", "n_heads", 12),
-        Field("n_inner", "d_ff"),
+        Field("n_inner", "d_ff", kind=SIZE),
         Field("n_layer", "n_layers", 12),
         Field("activation_function", "activation", "gelu_new", ACTIVATIONS),
         Field("layer_norm_epsilon", "norm_eps", 1e-5),

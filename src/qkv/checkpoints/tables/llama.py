@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from qkv.checkpoints.family import Architecture, Family, Field
+from qkv.checkpoints.family import SIZE, Architecture, Family, Field
 from qkv.checkpoints.table import Row, affine, ignore, layers, row, under
 from qkv.checkpoints.tables.activations import GATED
 from qkv.checkpoints.tables.gpt import output_layer, with_head_dropout
 from qkv.checkpoints.tables.rotary import normalize_rotary, read_scaling, write_scaling
 from qkv.errors import ConfigError
-from qkv.json_fields import shown
+from qkv.json_fields import COUNT, FLAG, NULL, OBJECT, TEXT, check_kinds, list_of, shown
 from qkv.models.heads import QuestionAnswering, SequenceClassifier, TokenClassifier
 from qkv.models.llama import Llama, LlamaConfig
 
@@ -69,10 +69,10 @@ def normalize_qwen2(raw: dict[str, Any]) -> dict[str, Any]:
     raw = normalize_rotary(with_head_dropout({**left_out, **raw}))
     if not raw.get("use_sliding_window", False):
         raw["sliding_window"] = None
-    kinds, n_layers = raw.pop("layer_types", None), raw["num_hidden_layers"]
+    kinds, n_layers = _layer_types(raw), raw["num_hidden_layers"]
     if kinds is not None:
-        n_full = kinds.count(FULL) if isinstance(kinds, list) else 0
-        if kinds != [FULL] * n_full + [SLIDING] * (n_layers - n_full):
+        n_full = kinds.count(FULL)
+        if len(kinds) != n_layers or kinds != [FULL] * n_full + [SLIDING] * (n_layers - n_full):
             raise ConfigError(
                 f"layer_types = {shown(kinds)} is not implemented; expected {FULL}, then "
                 f"{SLIDING}, for {n_layers} layers in all"
@@ -88,9 +88,14 @@ def normalize_qwen2(raw: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
+def _layer_types(raw: dict[str, Any]) -> list[str] | None:
+    check_kinds(raw, {"layer_types": list_of(TEXT) | NULL})
+    return raw.pop("layer_types", None)
+
+
 def _check_layer_types(raw: dict[str, Any], *, expected: str, because: str) -> None:
     """Take `layer_types` out, which these families do not read, if it says what is done anyway."""
-    kinds = raw.pop("layer_types", None)
+    kinds = _layer_types(raw)
     if kinds is not None and kinds != [expected] * len(kinds):
         raise ConfigError(
             f"layer_types = {shown(kinds)} is not implemented; expected {expected} alone, as "
@@ -205,11 +210,18 @@ def fields(*own: Field, vocab_size: int, d_ff: int, n_positions: int) -> list[Fi
         Field("hidden_act", "feed_forward", "silu", GATED),
         Field("num_hidden_layers", "n_layers", 32),
         Field("num_attention_heads", "n_heads", 32),
-        Field("num_key_value_heads", "n_kv_heads", None),
+        Field("num_key_value_heads", "n_kv_heads", None, kind=SIZE | NULL),
         Field("max_position_embeddings", "n_positions", n_positions),
         Field("rms_norm_eps", "norm_eps", 1e-6),
         Field("rope_theta", "rotary_base", 10_000.0, decode=float),
-        Field("rope_scaling", "rotary_scaling", None, decode=read_scaling, encode=write_scaling),
+        Field(
+            "rope_scaling",
+            "rotary_scaling",
+            None,
+            decode=read_scaling,
+            encode=write_scaling,
+            kind=OBJECT | NULL,
+        ),
         Field("attention_dropout", "attention_dropout", 0.0, decode=float),
         Field("classifier_dropout", "head_dropout", 0.1, decode=float),
         Field("tie_word_embeddings", "tied_output", False),
@@ -221,7 +233,7 @@ LLAMA = Family(
     model_type="llama",
     config=LlamaConfig,
     fields=fields(
-        Field("head_dim", "d_head", None),
+        Field("head_dim", "d_head", None, kind=SIZE | NULL),
         # One word for all four projections: a model where they differ cannot be written so.
         Field("attention_bias", "qkv_bias", False),
         Field("attention_bias", "output_bias", False),
@@ -240,8 +252,8 @@ MISTRAL = Family(
     model_type="mistral",
     config=LlamaConfig,
     fields=fields(
-        Field("head_dim", "d_head", None),
-        Field("sliding_window", "window", None),
+        Field("head_dim", "d_head", None, kind=SIZE | NULL),
+        Field("sliding_window", "window", None, kind=SIZE | NULL),
         vocab_size=32_000,
         d_ff=14_336,
         n_positions=4096 * 32,
@@ -255,9 +267,15 @@ QWEN2 = Family(
     model_type="qwen2",
     config=LlamaConfig,
     fields=fields(
-        Field("use_sliding_window", "window", None, encode=lambda window: window is not None),
-        Field("sliding_window", "window", None),
-        Field("max_window_layers", "first_window_layer", 28),
+        Field(
+            "use_sliding_window",
+            "window",
+            None,
+            encode=lambda window: window is not None,
+            kind=FLAG | NULL,
+        ),
+        Field("sliding_window", "window", None, kind=SIZE | NULL),
+        Field("max_window_layers", "first_window_layer", 28, kind=COUNT),
         vocab_size=151_936,
         d_ff=22_016,
         n_positions=32_768,

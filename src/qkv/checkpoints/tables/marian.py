@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qkv.blocks.positions import sinusoids
-from qkv.checkpoints.family import Architecture, Family, Field
+from qkv.checkpoints.family import SIZE, Architecture, Family, Field
 from qkv.checkpoints.table import ONE_ROW, Row, alias, constant, row, under
 from qkv.checkpoints.tables.activations import ACTIVATIONS
 from qkv.checkpoints.tables.bart import ONLY, PREFIX, WITHOUT_EFFECT, check_said_twice, stacks
@@ -62,7 +62,7 @@ MARIAN = Family(
     config=MarianConfig,
     fields=[
         Field("vocab_size", "source_vocab_size", 58_101),
-        Field("decoder_vocab_size", "target_vocab_size"),
+        Field("decoder_vocab_size", "target_vocab_size", kind=SIZE),
         Field("max_position_embeddings", "n_positions", 1024),
         Field("d_model", "d_model", 1024),
         Field("encoder_attention_heads", "n_heads", 16),

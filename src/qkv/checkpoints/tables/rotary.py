@@ -6,6 +6,7 @@ from typing import Any
 from qkv.blocks.rotary_scaling import LinearScaling, RotaryScaling, TurnsScaling, YaRNScaling
 from qkv.checkpoints.table import listed
 from qkv.errors import ConfigError
+from qkv.json_fields import FLAG, POSITIVE, Kind, check_kinds, shown, whole
 
 Raw = dict[str, Any]
 
@@ -37,6 +38,9 @@ SCALINGS: Mapping[str, tuple[Callable[..., RotaryScaling], Mapping[str, tuple[st
 }
 
 
+KINDS: Mapping[type, Kind] = {float: POSITIVE, int: whole(1), bool: FLAG}
+
+
 def read_scaling(said: Raw) -> RotaryScaling | None:
     """Turn a normalized `rope_scaling` into ours.
 
@@ -48,10 +52,10 @@ def read_scaling(said: Raw) -> RotaryScaling | None:
     """
     kind, given = said["rope_type"], {**said}
     del given["rope_type"]
-    make, known = SCALINGS.get(kind, (None, {}))
+    make, known = SCALINGS.get(kind, (None, {})) if isinstance(kind, str) else (None, {})
     if make is None and kind != "default":
         raise ConfigError(
-            f"rotary positions of type {kind!r} are not implemented; expected default, "
+            f"rotary positions of type {shown(kind)} are not implemented; expected default, "
             f"{', '.join(SCALINGS)}"
         )
     if unknown := sorted(given.keys() - known.keys()):
@@ -61,10 +65,13 @@ def read_scaling(said: Raw) -> RotaryScaling | None:
         )
     if make is None:
         return None
+    where = f"rotary positions of type {kind!r}"
+    check_kinds(given, {name: KINDS[known[name][1]] for name in given}, where=where)
+    numbers = {known[name][0]: known[name][1](value) for name, value in given.items()}
     try:
-        return make(**{known[name][0]: known[name][1](value) for name, value in given.items()})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"rotary positions of type {kind!r} with {given}: {error}") from error
+        return make(**numbers)
+    except TypeError as error:  # one is missing
+        raise ConfigError(f"{where} with {given}: {error}") from error
 
 
 def write_scaling(scaling: RotaryScaling | None) -> Raw | None:
@@ -85,7 +92,7 @@ def normalize_rotary(raw: Raw) -> Raw:
     newer = raw.pop("rope_parameters", None)
     said = raw.get("rope_scaling") or newer or {}
     if not isinstance(said, dict):
-        raise ConfigError(f"rope_scaling = {said!r}; expected an object with a rope_type")
+        raise ConfigError(f"rope_scaling = {shown(said)}; expected an object with a rope_type")
     older_kind, base = said.get("type", "default"), raw.get("rope_theta", 10_000.0)
     raw["rope_theta"] = said.get("rope_theta", base)
     said = {
@@ -94,7 +101,8 @@ def normalize_rotary(raw: Raw) -> Raw:
         if name not in ("type", "rope_theta") and value is not None
     }
     said.setdefault("rope_type", older_kind)
-    if ORIGINAL_LENGTH in SCALINGS.get(said["rope_type"], (None, {}))[1]:
+    kind = said["rope_type"]
+    if isinstance(kind, str) and ORIGINAL_LENGTH in SCALINGS.get(kind, (None, {}))[1]:
         said.setdefault(ORIGINAL_LENGTH, raw.get("max_position_embeddings"))
     raw["rope_scaling"] = said
     return raw

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qkv.blocks.feed_forward import GATES
-from qkv.checkpoints.family import Architecture, Family, Field
+from qkv.checkpoints.family import SIZE, Architecture, Family, Field
 from qkv.checkpoints.table import Row, alias, ignore, layers, own_or_same, row, under
 from qkv.checkpoints.tables.activations import ACTIVATIONS, GATED
 from qkv.errors import ConfigError
@@ -181,7 +181,7 @@ def fields(*own: Field, vocab_size: int, d_ff: int, n_layers: int, n_heads: int)
         Field("d_kv", "d_head", 64),
         Field("d_ff", "d_ff", d_ff),
         Field("num_layers", "n_encoder_layers", n_layers),
-        Field("num_decoder_layers", "n_decoder_layers"),
+        Field("num_decoder_layers", "n_decoder_layers", kind=SIZE),
         Field("feed_forward_proj", "feed_forward", "relu", FEED_FORWARDS),
         Field("relative_attention_num_buckets", "n_buckets", 32),
         Field("relative_attention_max_distance", "max_distance", 128),

@@ -10,6 +10,7 @@ from qkv.checkpoints.family import Architecture, Family, Field
 from qkv.checkpoints.table import Row, affine, ignore, layers, row, under
 from qkv.checkpoints.tables.activations import ACTIVATIONS
 from qkv.errors import ConfigError
+from qkv.json_fields import shown, whole
 from qkv.models.heads import SequenceClassifier
 from qkv.models.vit import DistilledClassifier, ViT, ViTConfig
 
@@ -75,6 +76,9 @@ def classifier(encoder: ViT, n_classes: int) -> SequenceClassifier:
     return SequenceClassifier(encoder, n_classes, pool=pool)
 
 
+SIDE = whole(1, 2**16)
+
+
 def read_size(size: Any) -> int | tuple[int, int]:
     """Read a size of config.json: a number, or height and width.
 
@@ -82,9 +86,11 @@ def read_size(size: Any) -> int | tuple[int, int]:
         ConfigError: if it is neither.
     """
     match size:
-        case int() | [int(), int()]:
-            return size if isinstance(size, int) else tuple(size)
-    raise ConfigError(f"{size!r} is no size; expected a number, or height and width")
+        case [height, width] if SIDE.fits(height) and SIDE.fits(width):
+            return height, width
+        case _ if SIDE.fits(size):
+            return size
+    raise ConfigError(f"{shown(size)} is no size; expected a number, or height and width")
 
 
 def write_size(size: int | tuple[int, int]) -> int | list[int]:

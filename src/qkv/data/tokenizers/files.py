@@ -1,12 +1,10 @@
 """The files of published vocabularies; what is wrong in one is said with its name and line."""
 
-import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from qkv.errors import DataError
+from qkv.json_fields import quoted, read_json, read_utf8, shown
 
 
 def read_text(path: Path) -> str:
@@ -15,43 +13,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: the file is missing, or not UTF-8.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    try:
-        return content.decode("utf-8").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; one that is not there is empty.
-
-    Raises:
-        DataError: the file holds something else, or one name twice.
-    """
-
-    def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = dict(items)
-        if len(names) < len(items):
-            twice = Counter(name for name, _ in items).most_common(1)[0][0]
-            raise DataError(f"{path} has {twice!r} twice")
-        return names
-
-    if not path.exists():
-        return {}
-    text = read_text(path)
-    try:
-        value = json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {error.lineno}: not JSON, is it cut short? ({error.msg})"
-        ) from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} holds a JSON {type(value).__name__}; expected an object")
-    return value
+    return read_utf8(path).replace("\r\n", "\n")
 
 
 def read_lines(path: Path) -> dict[str, int]:
@@ -66,7 +28,7 @@ def read_lines(path: Path) -> dict[str, int]:
             raise DataError(f"{path}, line {i + 1}: empty; expected a token")
         if token in ids:
             raise DataError(
-                f"{path}, line {i + 1}: {token!r} is on line {ids[token] + 1} too; one token "
+                f"{path}, line {i + 1}: {quoted(token)} is on line {ids[token] + 1} too; one token "
                 "cannot have two ids"
             )
         ids[token] = i
@@ -79,16 +41,16 @@ def read_ids(path: Path) -> dict[str, int]:
     Raises:
         DataError: the ids are not 0, 1, 2, ... with each one once.
     """
-    ids = read_object(path)
+    ids = read_json(path, missing_ok=True, unique=True)
     tokens: dict[int, str] = {}
     for token, i in ids.items():
         if type(i) is not int or not 0 <= i < len(ids):
             raise DataError(
-                f"{path}: {token!r} has id {i!r}; expected 0 to {len(ids) - 1} for {len(ids)} "
-                "tokens: is an id missing, or the file cut short?"
+                f"{path}: {quoted(token)} has id {shown(i)}; expected 0 to {len(ids) - 1} for "
+                f"{len(ids)} tokens: is an id missing, or the file cut short?"
             )
         if i in tokens:
-            raise DataError(f"{path}: {tokens[i]!r} and {token!r} both have id {i}")
+            raise DataError(f"{path}: {quoted(tokens[i])} and {quoted(token)} both have id {i}")
         tokens[i] = token
     return ids
 
@@ -107,14 +69,14 @@ def read_merges(path: Path, ids: Mapping[str, int]) -> list[tuple[str, str]]:
         parts = line.split(" ")
         if len(parts) != 2 or not all(parts):
             raise DataError(
-                f"{path}, line {number}: {line!r} is no merge; expected two pieces and a space "
-                "between them: is the file cut short?"
+                f"{path}, line {number}: {quoted(line)} is no merge; expected two pieces and a "
+                "space between them: is the file cut short?"
             )
         for token in (*parts, "".join(parts)):
             if token not in ids:
                 raise DataError(
-                    f"{path}, line {number}: {token!r} is not in the vocabulary; are the two files "
-                    "of one tokenizer?"
+                    f"{path}, line {number}: {quoted(token)} is not in the vocabulary; are the "
+                    "two files of one tokenizer?"
                 )
         merges.append((parts[0], parts[1]))
     return merges

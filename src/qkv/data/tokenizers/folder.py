@@ -9,11 +9,27 @@ import tokenizers
 
 from qkv.data.tokenizers.builders import Source
 from qkv.data.tokenizers.families import FAMILIES, OF_FILE, OF_MODEL, Family
-from qkv.data.tokenizers.files import read_object, read_text
+from qkv.data.tokenizers.files import read_text
 from qkv.data.tokenizers.training import PAD, START, STOP, UNKNOWN
 from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Vocabulary
 from qkv.data.tokenizers.wrapping import PLAIN, Template
 from qkv.errors import DataError
+from qkv.json_fields import (
+    COUNT,
+    FLAG,
+    NULL,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Kind,
+    check_kinds,
+    list_of,
+    object_of,
+    quoted,
+    read_json,
+    shown,
+    whole,
+)
 
 FILE_NAME = "tokenizer.json"
 VOCABULARIES = frozenset((FILE_NAME, *(file for one in FAMILIES.values() for file in one.files)))
@@ -25,6 +41,34 @@ ROLES = {  # as the settings name them
     "stop": ("sep_token", "eos_token"),
     "unknown": ("unk_token",),
     "mask": ("mask_token",),
+}
+TOKEN = TEXT | Kind(
+    "an object whose content is a string",
+    lambda one: isinstance(one, dict) and isinstance(one.get("content"), str),
+)
+ADDED = Kind(
+    "an object from ids to tokens, each an object whose content is a string",
+    lambda one: (
+        isinstance(one, dict)
+        and all(key.isascii() and key.isdecimal() and len(key) < 10 for key in one)
+        and all(isinstance(token, dict) and TOKEN.fits(token) for token in one.values())
+    ),
+)
+KINDS = {
+    **{name: TOKEN | NULL for names in ROLES.values() for name in names},
+    "add_bos_token": FLAG | NULL,
+    "add_eos_token": FLAG | NULL,
+    "add_prefix_space": FLAG | NULL,
+    "added_tokens_decoder": ADDED | NULL,
+    "additional_special_tokens": list_of(TOKEN) | NULL,
+    "chat_template": TEXT | list_of(OBJECT) | OBJECT | NULL,
+    "do_lower_case": FLAG,
+    "extra_ids": whole(0, 100_000),
+    "model_max_length": NUMBER | NULL,
+    "strip_accents": FLAG | NULL,
+    "tokenize_chinese_chars": FLAG,
+    "tokenizer_class": TEXT | NULL,
+    "trim_offsets": FLAG,
 }
 OURS = {"pad": PAD, "start": START, "stop": STOP, "unknown": UNKNOWN}
 
@@ -63,7 +107,11 @@ def read_folder(folder: Path) -> Parts:
     Raises:
         DataError: a file is missing or broken, or asks for what is not implemented.
     """
-    settings = read_object(folder / SETTINGS[1]) | read_object(folder / SETTINGS[0])
+    settings = {}
+    for file in (folder / SETTINGS[1], folder / SETTINGS[0]):
+        said = read_json(file, missing_ok=True, unique=True)
+        check_kinds(said, KINDS, where=str(file))
+        settings |= said
     name = _class(folder, settings)
     if (folder / FILE_NAME).exists():
         parts = _from_json(folder / FILE_NAME, settings, FAMILIES.get(name))
@@ -71,16 +119,20 @@ def read_folder(folder: Path) -> Parts:
         parts = _from_vocabulary(folder, settings, name)
     else:
         raise DataError(
-            f"{folder} has no {FILE_NAME}, and its tokenizer class is {name!r}; without one, "
+            f"{folder} has no {FILE_NAME}, and its tokenizer class is {shown(name)}; without one, "
             f"expected one of {', '.join(FAMILIES)}"
         )
-    belonging = (path for path in sorted(folder.glob("*")) if path.name in TOKENIZER_FILES)
+    belonging = [path for path in sorted(folder.glob("*")) if path.name in TOKENIZER_FILES]
+    for path in belonging:
+        if not path.is_file():
+            raise DataError(f"{path} cannot be read: it is no file, or a link to none")
     return replace(parts, files={path.name: path.read_bytes() for path in belonging})
 
 
 def _class(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The tokenizer class that the folder names, or else that of its model, or of its files."""
-    config = read_object(folder / "config.json")
+    config = read_json(folder / "config.json", missing_ok=True)
+    check_kinds(config, dict.fromkeys(("model_type", "tokenizer_class"), TEXT | NULL))
     name = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if name is None and config:
         name = OF_MODEL.get(config.get("model_type"))
@@ -95,7 +147,8 @@ def _from_json(file: Path, settings: Mapping[str, Any], family: Family | None) -
         tokenizer = tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # the library raises nothing narrower
         raise DataError(
-            f"{file} is not a tokenizer: expected JSON of the `tokenizers` library ({error})"
+            f"{file} is not a tokenizer: expected JSON of the `tokenizers` library "
+            f"({quoted(str(error))})"
         ) from error
     roles = _roles_in(tokenizer, file, settings, family)
     tokenizer.add_special_tokens(list(roles.values()))
@@ -118,8 +171,8 @@ def _roles_in(
     for role, token in named.items():
         if tokenizer.token_to_id(token) is None:
             raise DataError(
-                f"{file.parent / SETTINGS[0]} names {token!r} as {role} token, which {file.name} "
-                "does not have: are the two files of one tokenizer?"
+                f"{file.parent / SETTINGS[0]} names {quoted(token)} as {role} token, which "
+                f"{file.name} does not have: are the two files of one tokenizer?"
             )
     # "</s>" is ours only where it is special: in some vocabularies it is a piece of web pages.
     added = tokenizer.get_added_tokens_decoder().values()
@@ -141,7 +194,7 @@ def _from_vocabulary(folder: Path, settings: Mapping[str, Any], name: str) -> Pa
     for key, values in family.only.items():
         if key in settings and settings[key] not in values:
             raise DataError(
-                f"{folder / SETTINGS[0]}: {key} = {settings[key]!r} is not implemented for a "
+                f"{folder / SETTINGS[0]}: {key} = {shown(settings[key])} is not implemented for a "
                 f"{name}; expected {' or '.join(map(repr, values))}"
             )
     roles = dict(family.roles) | _named(settings)
@@ -190,11 +243,13 @@ def _added(folder: Path, settings: Mapping[str, Any], roles: Mapping[str, str]) 
     added = {_content(token): int(i) for i, token in listed.items()}
     special = {_content(token) for token in listed.values() if token.get("special")}
     special |= {*roles.values(), *map(_content, settings.get("additional_special_tokens") or ())}
-    added |= read_object(folder / SETTINGS[2])
+    more = read_json(folder / SETTINGS[2], missing_ok=True, unique=True)
+    check_kinds({"its ids": more}, {"its ids": object_of(COUNT)}, where=str(folder / SETTINGS[2]))
+    added |= more
     for token in added.keys() - special:
         raise DataError(
-            f"{folder} adds {token!r} to its vocabulary, a token that is no special one: that "
-            f"needs a {FILE_NAME}"
+            f"{folder} adds {quoted(token)} to its vocabulary, a token that is no special one: "
+            f"that needs a {FILE_NAME}"
         )
     return added
 

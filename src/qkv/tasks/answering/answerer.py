@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from qkv.blocks.positions import LearnedPositions
-from qkv.checkpoints.reader import CONFIG, read_json
+from qkv.checkpoints.reader import CONFIG
 from qkv.checkpoints.registry import family_of
 from qkv.data.questions import Question
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
 from qkv.errors import ConfigError
 from qkv.evaluation.questions import AnswerScores, answer_scores, best_threshold
 from qkv.files import whole_folder
+from qkv.json_fields import read_json
 from qkv.models.heads import QuestionAnswering
 from qkv.tasks.answering.search import Reading, search
 from qkv.tasks.answering.spans import Candidate, Found

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from qkv.blocks.positions import LearnedPositions
-from qkv.checkpoints.reader import CONFIG, open_weights, read_json
+from qkv.checkpoints.reader import CONFIG, open_weights
 from qkv.checkpoints.registry import family_of
 from qkv.data.classification import EncodedTexts, encode_texts, evaluation_batches, in_order
 from qkv.data.labels import Labels, PairExample, TextExample, seconds_of
@@ -20,6 +20,7 @@ from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
 from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores, classification_report
 from qkv.files import whole_folder
+from qkv.json_fields import read_json
 from qkv.models.heads import SequenceClassifier
 from qkv.tasks.classes import labels_of
 from qkv.tasks.console import plain_console

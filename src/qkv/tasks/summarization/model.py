@@ -11,11 +11,12 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from qkv.checkpoints.reader import CONFIG, WEIGHTS, read_json
+from qkv.checkpoints.reader import CONFIG, WEIGHTS
 from qkv.checkpoints.registry import family_of
 from qkv.data.classification import evaluation_batches
 from qkv.errors import ConfigError, DataError
 from qkv.files import write_atomically
+from qkv.json_fields import read_json
 from qkv.models.bert import Bert
 from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfig
 from qkv.tasks.pretrained import Loaded, load, locate_base

@@ -1,0 +1,109 @@
+"""Building the model that a config.json describes, once its sizes are known to make sense."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from qkv.checkpoints.family import Architecture, Family
+from qkv.checkpoints.harmless import KINDS
+from qkv.checkpoints.reader import Weights
+from qkv.checkpoints.table import listed
+from qkv.errors import ConfigError
+from qkv.json_fields import check_kinds, quoted
+
+FEW_LAYERS = 128  # take no time to build, even if the file has none of them
+MOST_CLASSES = 2**20
+MOST_FRESH = 2**30  # numbers: 4 GB in float32, the embedding of a large model
+
+
+class Uninitialized(TorchFunctionMode):
+    """Leave out initialization: what has no memory needs none.
+
+    On the meta device it would do nothing, but import torch's compiler for that (a second).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if (
+            func in (Tensor.normal_, Tensor.uniform_)
+            or getattr(func, "__module__", "") == "torch.nn.init"
+        ):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def named_architecture(raw: Mapping[str, Any]) -> str | None:
+    """Return the first name in the `architectures` of config.json, where it has one.
+
+    Raises:
+        ConfigError: if they are no list of names.
+    """
+    check_kinds(raw, {"architectures": KINDS["architectures"]})
+    return (raw.get("architectures") or [None])[0]
+
+
+def count_classes(raw: Mapping[str, Any]) -> int:
+    """Return how many classes config.json says there are; 2 where it does not, as transformers.
+
+    Raises:
+        ConfigError: if it says neither a number of classes nor their names.
+    """
+    check_kinds(raw, {name: KINDS[name] for name in ("id2label", "num_labels")})
+    n_labels = raw.get("num_labels")
+    return len(raw.get("id2label") or ()) or (2 if n_labels is None else n_labels)
+
+
+def build(shape: Architecture, config: Any, raw: Mapping[str, Any]) -> nn.Module:
+    """Build the model of a config.json without memory.
+
+    Raises:
+        ConfigError: if its sizes make no model.
+    """
+    try:
+        with torch.device("meta"), Uninitialized():
+            return shape.build(config, count_classes(raw))
+    except (RuntimeError, OverflowError) as error:
+        raise ConfigError(
+            f"its sizes make no tensors that a computer can address: {quoted(str(error))}"
+        ) from error
+
+
+def check_size(
+    family: Family, config: Any, raw: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """Check what would take long to build before it is built: numbers of layers and of classes.
+
+    Raises:
+        ConfigError: if there are more layers than tensors of all, or absurdly many classes.
+    """
+    for one in family.fields:
+        n_layers = getattr(config, one.ours)
+        if one.ours.endswith("layers") and n_layers > max(len(weights), FEW_LAYERS):
+            raise ConfigError(
+                f"{one.theirs} = {n_layers}, but the weights are {len(weights)} tensors in all: "
+                "config.json describes another model than the one that is stored"
+            )
+    if (n_classes := count_classes(raw)) > MOST_CLASSES:
+        raise ConfigError(
+            f"num_labels = {n_classes}; expected at most {MOST_CLASSES:,}, of which id2label has "
+            "the names"
+        )
+
+
+def check_fresh(model: nn.Module, fresh: Collection[str], weights: Weights) -> None:
+    """Check that what starts fresh is not absurdly larger than what is there.
+
+    Raises:
+        ConfigError: with the numbers of both.
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    most = max(MOST_FRESH, sum(shard.n_bytes for shard in weights.shards))
+    if (n_new := sum(sizes[name] for name in fresh)) > most:
+        raise ConfigError(
+            f"{listed(sorted(fresh))} would start fresh with {n_new:,} numbers; expected at most "
+            f"{most:,}: a size in config.json is wrong"
+        )
