@@ -2,8 +2,8 @@
 
 An unknown field is passed over in two cases only:
 
-- it is on one of the lists below, begins with "_" or "unsloth_", or names a token that the forward pass of
-  the family does not use;
+- it is on one of the lists below, begins with "_" or "unsloth_", or names a token that the forward
+  pass of the family does not use;
 - it says that something is off (null, false, empty), as it is where the field is left out: by the
   defaults of transformers, or as reviewed below.
 """
