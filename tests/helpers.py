@@ -7,6 +7,7 @@ axis can stand in for another: B 3, source 5, target 7, vocabularies 17 and 19.
 from contextlib import contextmanager
 
 import jaxtyping
+import numpy as np
 import torch
 from torch import nn
 
@@ -45,6 +46,30 @@ def distance(ours, theirs):
 def assert_close(ours, theirs, bound=1e-12):
     assert ours.isfinite().all()
     assert distance(ours, theirs) <= bound
+
+
+def assert_as_exact(ours, theirs, reference, scale=None):
+    """Raise where ours, in float32, is much further than theirs from a reference in float64.
+
+    How far two results in float32 lie apart depends on the processor, the number of threads and
+    the depth of the network, so no constant bounds it. Theirs, computed beside ours on the same
+    machine, says what float32 can know here: the largest error of ours may be 4 times the largest
+    of theirs, plus 8 ulp of the tensor's largest value.
+
+    Args:
+        ours: in float32, or made of float32.
+        theirs: likewise; never a copy of ours.
+        reference: the same numbers in float64.
+        scale: stands for the tensor's largest value where that is 0 but for rounding.
+    """
+    assert ours.shape == theirs.shape == reference.shape
+    assert reference.dtype == torch.float64
+    assert ours.isfinite().all()
+    largest = reference.abs().max().item() if scale is None else scale
+    ulp = np.spacing(np.float32(largest)).item() if largest else 0.0
+    error, their_error = ((x - reference).abs().max().item() for x in (ours, theirs))
+    allowed = 4 * their_error + 8 * ulp
+    assert error <= allowed, f"error {error:.2e}; theirs {their_error:.2e}, ulp {ulp:.2e}"
 
 
 @contextmanager

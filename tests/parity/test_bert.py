@@ -1,18 +1,13 @@
-"""BERT, RoBERTa and DistilBERT against transformers, through files, in float32."""
+"""BERT, RoBERTa and DistilBERT against transformers, through files, in float64 and float32."""
 
 import pytest
 import torch
 import transformers
 from tests.checkpoints.tiny import TINY
 from tests.helpers import right_mask, to_left
-from tests.parity.published import (
-    BOUND,
-    comes_back,
-    gradients_agree,
-    outputs_of,
-    through_a_file,
-)
-from tests.parity.weights import measure, randomize
+from tests.parity.published import comes_back, gradients, outputs_of, through_a_file
+from tests.parity.reference import agree, both_gradients
+from tests.parity.weights import randomize
 
 from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from qkv.checkpoints.registry import FAMILIES
@@ -101,36 +96,41 @@ def their_logits(output, head):
     return (output.logits,)
 
 
+def numbers_of(family, head, padding, config=None, folder=None):
+    """Make what `agree` calls: states, logits, and with a folder the gradients."""
+    ids, mask, segments = texts(family, padding)
+
+    def numbers(ours, theirs, dtype):
+        encoder = getattr(ours, "encoder", ours)
+        reference = run_theirs(theirs, family, ids, mask, segments, padding)
+        with outputs_of([encoder.norm, *encoder.stack.blocks]) as states:
+            said = ours(ids, token_mask=None if padding == "none" else mask, segments=segments)
+        pairs = {
+            f"state {i}": (state[mask], expected[mask])
+            for i, (state, expected) in enumerate(zip(states, reference.hidden_states, strict=True))
+        }
+        said = said if isinstance(said, tuple) else (said,)
+        expected = their_logits(reference, head)
+        outputs = {
+            f"output {i}": (mine[mask], other[mask]) if mine.ndim == 3 else (mine, other)
+            for i, (mine, other) in enumerate(zip(said, expected, strict=True))
+        }
+        if head == "Model" and ours.config.pooler and padding != "left":
+            outputs["pooled"] = ours.pool(said[0]), reference.pooler_output
+        pairs |= outputs
+        if folder:
+            both_gradients(outputs.values())
+            pairs |= gradients(ours, theirs, config, folder)
+        return pairs
+
+    return numbers
+
+
 @pytest.mark.parametrize(("family", "head", "padding"), CASES)
 def test_numbers(family, head, padding, tmp_path):
     _, theirs, checkpoint = make(family, head, tmp_path / "theirs")
-    model = checkpoint.model
-    encoder = getattr(model, "encoder", model)
-    ids, mask, segments = texts(family, padding)
-    reference = run_theirs(theirs, family, ids, mask, segments, padding)
-    with outputs_of([encoder.norm, *encoder.stack.blocks]) as states:
-        ours = model(ids, token_mask=None if padding == "none" else mask, segments=segments)
-    assert len(states) == len(reference.hidden_states)
-    for state, expected in zip(states, reference.hidden_states, strict=True):
-        assert measure(state[mask], expected[mask]) <= BOUND
-    ours = ours if isinstance(ours, tuple) else (ours,)
-    losses = [torch.zeros(()), torch.zeros(())]
-    for mine, expected in zip(ours, their_logits(reference, head), strict=True):
-        if mine.ndim == 3:
-            mine, expected = mine[mask], expected[mask]
-        assert measure(mine, expected) <= BOUND
-        upstream = torch.randn_like(expected)
-        losses[0] = losses[0] + (mine * upstream).sum()
-        losses[1] = losses[1] + (expected * upstream).sum()
-    if head == "Model" and model.config.pooler and padding != "left":
-        pooled = model.pool(ours[0])
-        assert measure(pooled, reference.pooler_output) <= BOUND
-        upstream = torch.randn_like(pooled)
-        losses[0] = losses[0] + (pooled * upstream).sum()
-        losses[1] = losses[1] + (reference.pooler_output * upstream).sum()
-    for loss in losses:
-        loss.backward()
-    gradients_agree(model, theirs, checkpoint.config, tmp_path / "gradients")
+    numbers = numbers_of(family, head, padding, checkpoint.config, tmp_path / "gradients")
+    agree(numbers, checkpoint.model, theirs)
 
 
 @each
@@ -158,14 +158,7 @@ def test_a_model_that_was_never_loaded_is_read_by_transformers(family, head, tmp
         tmp_path, output_loading_info=True
     )
     assert not any(report.values())
-    ids, mask, segments = texts(family, "right")
-    with torch.no_grad():
-        expected = run_theirs(theirs.eval(), family, ids, mask, segments, "right")
-        ours = model(ids, token_mask=mask, segments=segments)
-    ours = ours if isinstance(ours, tuple) else (ours,)
-    for mine, other in zip(ours, their_logits(expected, head), strict=True):
-        mine, other = (mine[mask], other[mask]) if mine.ndim == 3 else (mine, other)
-        assert measure(mine, other) <= BOUND
+    agree(numbers_of(family, head, "right"), model, theirs.eval())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

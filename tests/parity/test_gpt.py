@@ -1,4 +1,4 @@
-"""GPT-2 against transformers, through files, in float32."""
+"""GPT-2 against transformers, through files, in float64 and float32."""
 
 import pytest
 import torch
@@ -11,12 +11,14 @@ from tests.parity.causal import (
     PADDINGS,
     VOCAB,
     compare_decoding,
+    compare_logits,
     compare_numbers,
     run_theirs,
     texts,
 )
-from tests.parity.published import BOUND, comes_back, files_agree, through_a_file
-from tests.parity.weights import measure, randomize
+from tests.parity.published import comes_back, files_agree, through_a_file
+from tests.parity.reference import agree
+from tests.parity.weights import randomize
 
 from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from qkv.checkpoints.reader import open_weights
@@ -96,8 +98,7 @@ def test_a_model_of_ours_is_one_of_theirs(tied, tmp_path):
     assert type(theirs) is transformers.GPT2LMHeadModel
     assert not any(report.values())
     ids, _ = texts("none")
-    with torch.no_grad():
-        assert measure(ours(ids), theirs.eval()(ids).logits) <= BOUND
+    compare_logits(ours, theirs.eval(), ids)
     assert load_checkpoint(tmp_path).model.config == ours.config
 
 
@@ -114,8 +115,7 @@ def test_files_of_old_have_no_prefix_and_have_masks(tmp_path):
     save_file(tensors, tmp_path / "old" / "model.safetensors", {"format": "pt"})
     checkpoint = load_checkpoint(tmp_path / "old")
     ids, _ = texts("none")
-    with torch.no_grad():
-        assert measure(checkpoint.model(ids), theirs(ids).logits) <= BOUND
+    compare_logits(checkpoint.model, theirs, ids)
     save_checkpoint(checkpoint, tmp_path / "back")
     files_agree(tmp_path / "old", tmp_path / "back")
 
@@ -137,5 +137,10 @@ def test_a_classifier_on_a_language_model(tmp_path):
         tmp_path / "ours", output_loading_info=True
     )
     assert not any(report.values())
-    with torch.no_grad():
-        assert measure(ours, theirs.eval()(ids, attention_mask=mask.long()).logits) <= BOUND
+
+    def numbers(ours, theirs, dtype):
+        with torch.no_grad():
+            logits = theirs(ids, attention_mask=mask.long()).logits
+            return {"logits": (ours(ids, token_mask=mask), logits)}
+
+    agree(numbers, checkpoint.model, theirs.eval())

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.helpers import right_mask
-from tests.parity.weights import BOUNDS, compare, copy, measure, pairs
+from tests.parity.reference import agree
+from tests.parity.weights import compare, copy, pairs
 from torch import nn
 
 from qkv.attention.core import attention, explicit_attention
@@ -16,85 +17,84 @@ from qkv.blocks.norms import LayerNorm, RMSNorm
 B, Q, K, D, H = 3, 7, 11, 15, 5
 LENGTHS = [7, 4, 2]
 
-dtypes = pytest.mark.parametrize("dtype", list(BOUNDS), ids=str)
+
+def attention_pairs(ours, theirs):
+    return pairs(ours, theirs, "attention")
 
 
-def leaf(*shape, dtype):
-    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+def modules(**options):
+    theirs = nn.MultiheadAttention(D, H, batch_first=True)
+    ours = MultiHeadAttention(D, H, **options)
+    copy(attention_pairs(ours, theirs), ours)
+    return ours, theirs
 
 
-def modules(dtype, **options):
-    theirs = nn.MultiheadAttention(D, H, batch_first=True, dtype=dtype)
-    ours = MultiHeadAttention(D, H, **options).to(dtype)
-    found = pairs(ours, theirs, "attention")
-    copy(found, ours)
-    return ours, theirs, found
-
-
-@dtypes
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_self_attention(dtype, causal, padded):
-    ours, theirs, found = modules(dtype, causal=causal)
-    x, tokens = leaf(B, Q, D, dtype=dtype), right_mask(LENGTHS, Q) if padded else None
+def test_self_attention(causal, padded):
+    tokens = right_mask(LENGTHS, Q) if padded else None
     # True = may not attend: the opposite of ours.
     future = torch.ones(Q, Q, dtype=torch.bool).triu(1) if causal else None
-    reference, _ = theirs(
-        x,
-        x,
-        x,
-        attn_mask=future,
-        key_padding_mask=~tokens if padded else None,
-        need_weights=False,
-    )
-    compare(ours(x, mask=attention_mask(tokens)), reference, found, [x])
+    masks = {"attn_mask": future, "key_padding_mask": ~tokens if padded else None}
+
+    def run(ours, theirs, x):
+        reference, _ = theirs(x, x, x, **masks, need_weights=False)
+        return ours(x, mask=attention_mask(tokens)), reference
+
+    compare(run, *modules(causal=causal), attention_pairs, [torch.randn(B, Q, D)])
 
 
-@dtypes
 @pytest.mark.parametrize("padded", [False, True])
-def test_cross_attention(dtype, padded):
-    ours, theirs, found = modules(dtype)
-    x, memory = leaf(B, Q, D, dtype=dtype), leaf(B, K, D, dtype=dtype)
+def test_cross_attention(padded):
     tokens = right_mask([K, 5, 2], K) if padded else None
     padding = ~tokens if padded else None
-    reference, _ = theirs(x, memory, memory, key_padding_mask=padding, need_weights=False)
-    compare(ours(x, memory, mask=attention_mask(tokens)), reference, found, [x, memory])
+
+    def run(ours, theirs, x, memory):
+        reference, _ = theirs(x, memory, memory, key_padding_mask=padding, need_weights=False)
+        return ours(x, memory, mask=attention_mask(tokens)), reference
+
+    inputs = [torch.randn(B, Q, D), torch.randn(B, K, D)]
+    compare(run, *modules(), attention_pairs, inputs)
 
 
-@dtypes
-def test_recorded_weights(dtype):
-    ours, theirs, _ = modules(dtype)
-    x, tokens = leaf(B, Q, D, dtype=dtype), right_mask(LENGTHS, Q)
-    _, weights = theirs(x, x, x, key_padding_mask=~tokens, average_attn_weights=False)
-    with record_attention(ours) as record:
-        ours(x, mask=attention_mask(tokens))
-    assert measure(record["attention"], weights) <= BOUNDS[dtype]
+def test_recorded_weights():
+    tokens = right_mask(LENGTHS, Q)
+
+    def numbers(ours, theirs, dtype):
+        x = torch.randn(B, Q, D).to(dtype)
+        _, weights = theirs(x, x, x, key_padding_mask=~tokens, average_attn_weights=False)
+        with record_attention(ours) as record:
+            ours(x, mask=attention_mask(tokens))
+        return {"weights": (record["attention"], weights)}
+
+    agree(numbers, *modules())
 
 
-@dtypes
 @pytest.mark.parametrize("function", [explicit_attention, attention])
 @pytest.mark.parametrize("kind", ["none", "causal", "mask", "bias", "scale", "grouped"])
-def test_scaled_dot_product_attention(dtype, function, kind):
+def test_scaled_dot_product_attention(function, kind):
     n_heads, n_keys = (2 if kind == "grouped" else 6), (Q if kind == "causal" else K)
-    queries = leaf(B, 6, Q, 5, dtype=dtype)
-    keys, values = (leaf(B, n_heads, n_keys, d, dtype=dtype) for d in (5, 13))
-    mask, bias = torch.rand(B, 1, Q, n_keys) < 0.6, leaf(6, Q, n_keys, dtype=dtype)
+    inputs = [torch.randn(B, 6, Q, 5), *(torch.randn(B, n_heads, n_keys, d) for d in (5, 13))]
+    if kind == "bias":
+        inputs.append(torch.randn(6, Q, n_keys))
+    mask = torch.rand(B, 1, Q, n_keys) < 0.6
     mask[..., 0] = True
-    our_options, options = {
-        "none": ({}, {}),
-        "causal": ({"causal": True}, {"is_causal": True}),
-        "mask": ({"mask": mask}, {"attn_mask": mask}),
-        "bias": ({"bias": bias}, {"attn_mask": bias.expand(B, 6, Q, n_keys)}),
-        "scale": ({"scale": 0.7}, {"scale": 0.7}),
-        "grouped": ({}, {"enable_gqa": True}),
-    }[kind]
-    inputs = [queries, keys, values, *([bias] if kind == "bias" else [])]
-    ours = function(queries, keys, values, **our_options)
-    theirs = F.scaled_dot_product_attention(queries, keys, values, **options)
-    compare(ours, theirs, [], inputs)
+
+    def run(_, __, queries, keys, values, bias=None):
+        our_options, options = {
+            "none": ({}, {}),
+            "causal": ({"causal": True}, {"is_causal": True}),
+            "mask": ({"mask": mask}, {"attn_mask": mask}),
+            "bias": ({"bias": bias}, {"attn_mask": bias if bias is None else bias[None]}),
+            "scale": ({"scale": 0.7}, {"scale": 0.7}),
+            "grouped": ({}, {"enable_gqa": True}),
+        }[kind]
+        ours = function(queries, keys, values, **our_options)
+        return ours, F.scaled_dot_product_attention(queries, keys, values, **options)
+
+    compare(run, nn.Identity(), nn.Identity(), lambda *_: [], inputs)
 
 
-@dtypes
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -104,11 +104,16 @@ def test_scaled_dot_product_attention(dtype, function, kind):
     ],
     ids=["layer", "layer without bias", "rms"],
 )
-def test_norms(dtype, ours, theirs):
-    ours, theirs = ours.to(dtype), theirs.to(dtype)
-    found = [([ours.weight], theirs.weight)]
-    if getattr(ours, "bias", None) is not None:
-        found.append(([ours.bias], theirs.bias))
-    copy(found, ours)
-    x = leaf(B, Q, D, dtype=dtype)
-    compare(ours(x), theirs(x), found, [x])
+def test_norms(ours, theirs):
+    def norm_pairs(ours, theirs):
+        names = [name for name, _ in theirs.named_parameters()]
+        return [([ours.get_parameter(name)], theirs.get_parameter(name)) for name in names]
+
+    copy(norm_pairs(ours, theirs), ours)
+    compare(
+        lambda ours, theirs, x: (ours(x), theirs(x)),
+        ours,
+        theirs,
+        norm_pairs,
+        [torch.randn(B, Q, D)],
+    )

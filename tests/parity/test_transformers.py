@@ -1,9 +1,12 @@
-"""Whole models and mechanisms against Hugging Face's transformers, in float32."""
+"""Whole models and mechanisms against Hugging Face's transformers, in float64 and float32."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
 from tests.helpers import right_mask
-from tests.parity.weights import measure, randomize
+from tests.parity.reference import agree, both_gradients, widened
+from tests.parity.weights import randomize
 from transformers import LlamaConfig, MarianConfig, MarianMTModel
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.llama.modeling_llama import (
@@ -15,10 +18,9 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from qkv.attention.core import attention_weights
 from qkv.blocks.norms import RMSNorm
-from qkv.blocks.positions import ALiBi, alibi_slopes, relative_buckets, rotate, sinusoids
+from qkv.blocks.positions import ALiBi, relative_buckets, rotate
 from qkv.models.transformer import Transformer, TransformerConfig
 
-BOUND = 1e-5
 VOCAB, D, H, FF, PAD = 37, 22, 11, 29, 0
 B, S, T = 3, 11, 7
 
@@ -49,20 +51,28 @@ def marian():
     return model
 
 
-def our_layer(ours, theirs):
-    found = {}
+def layers(ours, theirs):
+    """Our modules beside theirs."""
     names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
     sublayers = {"self_attention": "self_attn", "cross_attention": "encoder_attn"}
     for our_name, their_name in sublayers.items():
         if hasattr(theirs, their_name):
-            for mine, reference in names.items():
-                attention = getattr(theirs, their_name)
-                found[getattr(getattr(ours, our_name), mine)] = getattr(attention, reference)
+            mine, other = getattr(ours, our_name), getattr(theirs, their_name)
+            yield from ((getattr(mine, a), getattr(other, b)) for a, b in names.items())
             norm = getattr(theirs, f"{their_name}_layer_norm")
-            found[getattr(ours, f"{our_name}_residual").norm] = norm
-    found[ours.feed_forward.up], found[ours.feed_forward.down] = theirs.fc1, theirs.fc2
-    found[ours.feed_forward_residual.norm] = theirs.final_layer_norm
-    return found
+            yield getattr(ours, f"{our_name}_residual").norm, norm
+    yield ours.feed_forward.up, theirs.fc1
+    yield ours.feed_forward.down, theirs.fc2
+    yield ours.feed_forward_residual.norm, theirs.final_layer_norm
+
+
+def modules(ours, theirs):
+    """All our modules beside theirs."""
+    yield ours.target_embedding, theirs.model.shared
+    for side in ("encoder", "decoder"):
+        blocks = getattr(ours, side).blocks, getattr(theirs.model, side).layers
+        for pair in zip(*blocks, strict=True):
+            yield from layers(*pair)
 
 
 def transformer_like(theirs):
@@ -80,61 +90,55 @@ def transformer_like(theirs):
         sinusoid_layout="halves",
     )
     ours = Transformer(config)
-    found = {ours.target_embedding: theirs.model.shared}
-    for mine, reference in (
-        (ours.encoder, theirs.model.encoder),
-        (ours.decoder, theirs.model.decoder),
-    ):
-        for layers in zip(mine.blocks, reference.layers, strict=True):
-            found |= our_layer(*layers)
-    for mine, reference in found.items():
+    found = list(modules(ours, theirs))
+    for mine, reference in found:
         mine.load_state_dict(reference.state_dict())
-    copied = {id(parameter) for mine in found for parameter in mine.parameters()}
+    copied = {id(parameter) for mine, _ in found for parameter in mine.parameters()}
     assert copied == {id(parameter) for parameter in ours.parameters()}
-    return ours, found
+    return ours
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, BOUND), (torch.float64, 1e-12)])
-def test_marian(dtype, bound):
+def test_marian():
     theirs = marian()
-    ours, found = transformer_like(theirs)
     assert not theirs.final_logits_bias.any()
-    if dtype == torch.float64:  # their table is computed in float32 whatever the model's dtype
-        for stack in (theirs.model.encoder, theirs.model.decoder):
-            table = stack.double().embed_positions.weight.data
-            places = torch.arange(len(table))
-            table.copy_(sinusoids(places, D, layout="halves", dtype=torch.float64))
-    ours, theirs = ours.to(dtype), theirs.to(dtype)
     source, target = (torch.randint(1, VOCAB, (B, n)) for n in (S, T))
     source_mask, target_mask = right_mask([S, 4, 7], S), right_mask([5, T, 2], T)
     source, target = source * source_mask, target * target_mask
-    reference = theirs(
-        input_ids=source,
-        attention_mask=source_mask.long(),
-        decoder_input_ids=target,
-        decoder_attention_mask=target_mask.long(),
-    )
-    memory = ours.encode(source, source_mask)
-    assert measure(memory[source_mask], reference.encoder_last_hidden_state[source_mask]) <= bound
-    logits = ours(source, target, source_mask=source_mask, target_mask=target_mask)[target_mask]
-    assert measure(logits, reference.logits[target_mask]) <= bound
-    upstream = torch.randn_like(logits)
-    (logits * upstream).sum().backward()
-    (reference.logits[target_mask] * upstream).sum().backward()
-    for mine, module in found.items():
-        assert measure(mine.weight.grad, module.weight.grad) <= bound
+
+    def numbers(ours, theirs, dtype):
+        reference = theirs(
+            input_ids=source,
+            attention_mask=source_mask.long(),
+            decoder_input_ids=target,
+            decoder_attention_mask=target_mask.long(),
+        )
+        memory = ours.encode(source, source_mask)[source_mask]
+        logits = ours(source, target, source_mask=source_mask, target_mask=target_mask)
+        pairs = {
+            "memory": (memory, reference.encoder_last_hidden_state[source_mask]),
+            "logits": (logits[target_mask], reference.logits[target_mask]),
+        }
+        both_gradients([pairs["logits"]])
+        for i, (mine, other) in enumerate(modules(ours, theirs)):
+            pairs[f"gradient {i}"] = mine.weight.grad, other.weight.grad
+        return pairs
+
+    agree(numbers, transformer_like(theirs), theirs)
 
 
 def test_marian_step_by_step():
     theirs = marian()
-    ours, _ = transformer_like(theirs)
     source, target = torch.randint(1, VOCAB, (B, S)), torch.randint(1, VOCAB, (B, T))
     mask = right_mask([S, 4, 7], S)
-    with torch.no_grad():
-        reference = theirs(source, mask.long(), decoder_input_ids=target).logits
-        state = ours.start(source, mask)
-        steps = torch.cat([ours.step(tokens, state) for tokens in target.split(1, 1)], 1)
-    assert measure(steps, reference) <= BOUND
+
+    def numbers(ours, theirs, dtype):
+        with torch.no_grad():
+            reference = theirs(source, mask.long(), decoder_input_ids=target).logits
+            state = ours.start(source, mask)
+            steps = torch.cat([ours.step(tokens, state) for tokens in target.split(1, 1)], 1)
+        return {"logits": (steps, reference)}
+
+    agree(numbers, transformer_like(theirs), theirs)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -152,16 +156,21 @@ def test_t5_buckets(bidirectional, n_buckets, max_distance):
 
 @pytest.mark.parametrize("n_heads", [1, 2, 3, 8, 11, 12, 16, 20])
 def test_alibi(n_heads):
-    # Bloom writes slope * key place, which differs from -slope * distance by a number a query.
-    theirs = build_alibi_tensor(torch.ones(1, 5), n_heads, torch.float32).view(n_heads, 5)
-    assert measure(alibi_slopes(n_heads), theirs[:, 1]) <= BOUND
-    queries, keys = torch.randn(2, 1, n_heads, 5, 7)
     places = torch.arange(5)
-    weights = [
-        attention_weights(queries, keys, bias=bias, causal=True)
-        for bias in (ALiBi(n_heads)(places, places), theirs[:, None].expand(-1, 5, -1))
-    ]
-    assert measure(*weights) <= BOUND
+
+    def numbers(_, __, dtype):
+        # Bloom writes slope * key place, which differs from -slope * distance by a number a query.
+        with widened() if dtype == torch.float64 else nullcontext():
+            ours = ALiBi(n_heads)
+            bias = build_alibi_tensor(torch.ones(1, 5), n_heads, dtype).view(n_heads, 5)
+        queries, keys = torch.randn(2, 1, n_heads, 5, 7).to(dtype)
+        weights = [
+            attention_weights(queries, keys, bias=bias, causal=True)
+            for bias in (ours(places, places), bias[:, None].expand(-1, 5, -1))
+        ]
+        return {"slopes": (ours.slopes, bias[:, 1]), "weights": weights}
+
+    agree(numbers, torch.nn.Identity(), torch.nn.Identity())
 
 
 @pytest.mark.parametrize("base", [1e4, 5e5])
@@ -171,17 +180,26 @@ def test_llama_rotary(base):
         num_attention_heads=3,
         rope_parameters={"rope_type": "default", "rope_theta": base},
     )
-    queries, keys = torch.randn(2, 2, 3, 7, 22)
     positions = torch.arange(7) + torch.tensor([[0], [101]])
-    cos, sin = LlamaRotaryEmbedding(config)(queries, positions)
-    theirs = apply_rotary_pos_emb(queries, keys, cos, sin)
-    for x, turned in zip((queries, keys), theirs, strict=True):
-        assert measure(rotate(x, positions, base=base), turned) <= BOUND
+
+    def numbers(_, theirs, dtype):
+        queries, keys = torch.randn(2, 2, 3, 7, 22).to(dtype)
+        theirs = apply_rotary_pos_emb(queries, keys, *theirs(queries, positions))
+        pairs = zip((queries, keys), theirs, strict=True)
+        return {
+            f"{i}": (rotate(x, positions, base=base), turned) for i, (x, turned) in enumerate(pairs)
+        }
+
+    agree(numbers, torch.nn.Identity(), LlamaRotaryEmbedding(config))
 
 
 def test_llama_rms_norm():
     ours, theirs = RMSNorm(23, eps=1e-3), LlamaRMSNorm(23, eps=1e-3)
     theirs.weight.data.normal_()
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(3, 5, 23)
-    assert measure(ours(x), theirs(x)) <= BOUND
+
+    def numbers(ours, theirs, dtype):
+        x = torch.randn(3, 5, 23).to(dtype)
+        return {"output": (ours(x), theirs(x))}
+
+    agree(numbers, ours, theirs)

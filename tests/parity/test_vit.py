@@ -1,16 +1,10 @@
-"""ViT and DeiT against transformers, through files, in float32."""
+"""ViT and DeiT against transformers, through files, in float64 and float32."""
 
 import pytest
 import torch
 import transformers
-from tests.parity.published import (
-    BOUND,
-    comes_back,
-    gradients_agree,
-    outputs_of,
-    through_a_file,
-)
-from tests.parity.weights import measure
+from tests.parity.published import comes_back, gradients, outputs_of, through_a_file
+from tests.parity.reference import BOTH, agree, both_gradients
 
 B, C, D, H, FF, LAYERS, CLASSES = 3, 2, 22, 11, 29, 3, 5
 SQUARE, PATCH = 15, 5  # 3 rows of 3 patches
@@ -49,49 +43,51 @@ def hidden_states(theirs, images, **options):
     return states, output
 
 
-def numbers(family, head, images, folder, interpolate=False, **sizes):
+def compare_numbers(checkpoint, theirs, head, images, folder, interpolate=False, precisions=BOTH):
     """Compare hidden states, logits and gradients."""
-    _, theirs, checkpoint = make(family, head, folder / "theirs", **sizes)
-    model = checkpoint.model
-    encoder = getattr(model, "encoder", model)
     options = {"interpolate_pos_encoding": True} if interpolate else {}
-    expected, reference = hidden_states(theirs, images, **options)
-    with outputs_of([encoder.dropout, *encoder.stack.blocks, encoder.stack]) as states:
-        ours = model(images)
-    for state, other in zip(states, expected, strict=True):
-        assert measure(state, other) <= BOUND
-    pairs = [(ours, reference[0])]
-    if head == "Model":
-        pairs.append((model.pool(ours), reference.pooler_output))
-    if head.endswith("Teacher"):
-        both = model.score_both(states[-1])
-        pairs += zip(both, (reference.cls_logits, reference.distillation_logits), strict=True)
-    losses = [torch.zeros(()), torch.zeros(())]
-    for mine, other in pairs:
-        assert measure(mine, other) <= BOUND
-        upstream = torch.randn_like(other)
-        losses[0] = losses[0] + (mine * upstream).sum()
-        losses[1] = losses[1] + (other * upstream).sum()
-    for loss in losses:
-        loss.backward()
-    gradients_agree(model, theirs, checkpoint.config, folder / "gradients")
+
+    def numbers(ours, theirs, dtype):
+        pixels = images.to(dtype)
+        encoder = getattr(ours, "encoder", ours)
+        expected, reference = hidden_states(theirs, pixels, **options)
+        with outputs_of([encoder.dropout, *encoder.stack.blocks, encoder.stack]) as states:
+            output = ours(pixels)
+        outputs = {"output": (output, reference[0])}
+        if head == "Model":
+            outputs["pooled"] = ours.pool(output), reference.pooler_output
+        if head.endswith("Teacher"):
+            first, second = ours.score_both(states[-1])
+            outputs["class logits"] = first, reference.cls_logits
+            outputs["distillation logits"] = second, reference.distillation_logits
+        both_gradients(outputs.values())
+        pairs = {f"state {i}": pair for i, pair in enumerate(zip(states, expected, strict=True))}
+        return pairs | outputs | gradients(ours, theirs, checkpoint.config, folder)
+
+    agree(numbers, checkpoint.model, theirs, precisions)
+
+
+def compare(family, head, images, folder, interpolate=False, **sizes):
+    """Make a model and compare its numbers."""
+    _, theirs, checkpoint = make(family, head, folder / "theirs", **sizes)
+    compare_numbers(checkpoint, theirs, head, images, folder / "gradients", interpolate)
 
 
 @each
 def test_numbers(family, head, tmp_path):
-    numbers(family, head, torch.randn(B, C, SQUARE, SQUARE), tmp_path)
+    compare(family, head, torch.randn(B, C, SQUARE, SQUARE), tmp_path)
 
 
 @each
 def test_numbers_without_biases_and_of_oblong_patches(family, head, tmp_path):
     sizes = {"image_size": [14, 17], "patch_size": [7, 3], "qkv_bias": False}
-    numbers(family, head, torch.randn(B, C, 14, 17), tmp_path, **sizes)
+    compare(family, head, torch.randn(B, C, 14, 17), tmp_path, **sizes)
 
 
 @pytest.mark.parametrize("size", [(20, 35), (10, 13), (5, 45), (17, 19)])
 @pytest.mark.parametrize(("family", "head"), [MODELS[0], MODELS[-1]])
 def test_numbers_of_images_of_another_size(family, head, size, tmp_path):
-    numbers(family, head, torch.randn(B, C, *size), tmp_path, interpolate=True)
+    compare(family, head, torch.randn(B, C, *size), tmp_path, interpolate=True)
 
 
 @each

@@ -1,8 +1,7 @@
 """Weights from torch.nn's modules into ours, and their gradients in the layout of torch.nn."""
 
 import torch
-
-BOUNDS = {torch.float32: 2e-6, torch.float64: 1e-12}
+from tests.parity.reference import BOTH, agree
 
 
 def pairs(ours, theirs, kind):
@@ -61,27 +60,42 @@ def copy(found, ours):
     assert copied == {id(parameter) for parameter in ours.parameters()}
 
 
-def compare(ours, theirs, found, inputs, real=None):
-    """Compare outputs, and the gradients of inputs and of all parameters, tensor by tensor."""
-    bound = BOUNDS[theirs.dtype]
-    if real is not None:
-        ours, theirs = ours[real], theirs[real]
-    distances = {"output": measure(ours, theirs)}
-    upstream = torch.randn_like(theirs)
-    mine = [part for parts, _ in found for part in parts]
-    ours_grads = torch.autograd.grad((ours * upstream).sum(), [*inputs, *mine])
-    their_grads = torch.autograd.grad(
-        (theirs * upstream).sum(), [*inputs, *(reference for _, reference in found)]
-    )
-    n = len(inputs)
-    for i in range(n):
-        distances[f"input {i}"] = measure(ours_grads[i], their_grads[i])
-    rest = iter(ours_grads[n:])
-    for i, (parts, _) in enumerate(found):
-        joined = torch.cat([next(rest) for _ in parts])
-        distances[f"parameter {i}"] = measure(joined, their_grads[n + i])
-    too_far = {name: d for name, d in distances.items() if not d <= bound}
-    assert too_far == {}
+def compare(run, ours, theirs, pairs, inputs, real=None, precisions=BOTH):
+    """Compare outputs, and the gradients of inputs and of all parameters, by `agree`.
+
+    Args:
+        run: of (ours, theirs, *inputs), the output of each.
+        ours: our module.
+        theirs: the reference.
+        pairs: of (ours, theirs), our parameters beside theirs.
+        inputs: tensors in float32.
+        real: True where an output is compared; everywhere where None.
+        precisions: as in `agree`.
+    """
+
+    def numbers(ours, theirs, dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        mine, reference = run(ours, theirs, *leaves)
+        if real is not None:
+            mine, reference = mine[real], reference[real]
+        found = pairs(ours, theirs)
+        upstream = torch.randn(reference.shape).to(dtype)
+        parts = [part for parts, _ in found for part in parts]
+        gradients = torch.autograd.grad((mine * upstream).sum(), [*leaves, *parts])
+        references = torch.autograd.grad(
+            (reference * upstream).sum(), [*leaves, *(parameter for _, parameter in found)]
+        )
+        n = len(leaves)
+        compared = {"output": (mine, reference)}
+        for i, pair in enumerate(zip(gradients[:n], references[:n], strict=True)):
+            compared[f"gradient of input {i}"] = pair
+        rest = iter(gradients[n:])
+        for i, ((parts, _), expected) in enumerate(zip(found, references[n:], strict=True)):
+            joined = torch.cat([next(rest) for _ in parts])
+            compared[f"gradient of parameter {i}"] = joined, expected
+        return compared
+
+    agree(numbers, ours, theirs, precisions)
 
 
 def measure(ours, theirs):
