@@ -2,6 +2,8 @@
 
 import torch
 import transformers
+from tests.helpers import assert_as_exact
+from tests.parity.reference import in_float64
 from tests.tasks.small import write_base
 
 from qkv.data.windows import make_windows
@@ -9,7 +11,6 @@ from qkv.tasks.answering.answerer import Answerer
 from qkv.tasks.answering.search import Reading
 from qkv.tasks.pretrained import save
 
-BOUND = 1e-5
 CONTEXT = "the film was not dull . a clever  plot and the superb books ! the meal was lovely"
 QUESTION = "was the film dull"
 
@@ -46,7 +47,7 @@ def test_the_folder_loads_and_says_the_same(tmp_path):
     batch.pop("overflow_to_sample_mapping")
     offsets = batch.pop("offset_mapping")
     with torch.inference_mode():
-        expected = theirs.eval()(**batch)
+        expected, exact = theirs.eval()(**batch), in_float64(theirs)(**batch)
     for row, window in enumerate(windows):
         n = len(window.ids)
         assert batch["input_ids"][row, :n].tolist() == window.ids
@@ -56,6 +57,6 @@ def test_the_folder_loads_and_says_the_same(tmp_path):
         ids, segments = torch.tensor([window.ids]), torch.tensor([window.segments])
         with torch.inference_mode():
             start, end = answerer.model(ids, segments=segments)[0].unbind(-1)
-        torch.testing.assert_close(start, expected.start_logits[row, :n], rtol=0, atol=BOUND)
-        torch.testing.assert_close(end, expected.end_logits[row, :n], rtol=0, atol=BOUND)
+        for name, ours in (("start_logits", start), ("end_logits", end)):
+            assert_as_exact(ours, *(output[name][row, :n] for output in (expected, exact)))
     assert expected.start_logits.std() > 1e-2

@@ -6,7 +6,8 @@ import peft
 import pytest
 import torch
 import transformers
-from tests.helpers import unchecked
+from tests.helpers import assert_as_exact, unchecked
+from tests.parity.reference import in_float64
 from tests.tasks.small import sentences, write_base, write_recipe, write_table
 
 from qkv.cli import main
@@ -14,7 +15,6 @@ from qkv.tasks.classification.classifier import TextClassifier
 
 # transformers names its own function so; no call of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-BOUND = 1e-5
 TEXTS = [text for text, _ in sentences(23)] + [
     "the film was fine and the meal was not rude . broken broken broken",  # is cut
     "Unknown wörds WAS the films",
@@ -33,11 +33,16 @@ def train(folder, base, *options):
 
 
 def theirs(model, folder):
-    """What transformers says of the texts, cut to what the tokenizer's files say."""
+    """What transformers says of the texts, cut to what the tokenizer's files say.
+
+    Returns:
+        probabilities in float32 and in float64, and the batch.
+    """
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
     with torch.inference_mode():
-        return model.eval()(**batch).logits.softmax(-1), batch
+        both = [one(**batch).logits.softmax(-1) for one in (model.eval(), in_float64(model))]
+    return *both, batch
 
 
 @pytest.mark.parametrize(
@@ -52,10 +57,10 @@ def test_the_folder_loads_and_says_the_same(tmp_path, model_type, way):
     )
     assert not any(report.values())
     classifier = TextClassifier.load(made)
-    probabilities, batch = theirs(model, made)
+    *expected, batch = theirs(model, made)
     assert batch["input_ids"].shape[1] == 13  # data.max_length
     ours = classifier.probabilities(TEXTS)
-    torch.testing.assert_close(ours, probabilities.double(), rtol=0, atol=BOUND)
+    assert_as_exact(ours, *expected)
     assert ours.std(0).min() > 1e-4  # not all the same
     assert model.config.id2label == {0: "bäd", 1: "very good"}
     assert model.config.label2id == {"bäd": 0, "very good": 1}
@@ -65,11 +70,12 @@ def test_the_folder_loads_and_says_the_same(tmp_path, model_type, way):
 def test_a_pipeline_of_theirs_says_the_same(tmp_path):
     made = train(tmp_path, write_base(tmp_path / "base"))
     pipeline = transformers.pipeline("text-classification", model=str(made), device="cpu")
-    for said, one in zip(
-        pipeline(TEXTS, truncation=True), TextClassifier.load(made)(TEXTS), strict=True
-    ):
-        assert said["label"] == one.label
-        assert said["score"] == pytest.approx(one.probability, abs=BOUND)
+    *_, exact, _ = theirs(pipeline.model, made)
+    said, ours = pipeline(TEXTS, truncation=True), TextClassifier.load(made)(TEXTS)
+    assert [one["label"] for one in said] == [one.label for one in ours]
+    scores = [torch.tensor([one["score"] for one in said])]
+    scores.append(torch.tensor([one.probability for one in ours]))
+    assert_as_exact(scores[1], scores[0], exact.max(-1).values)
 
 
 def test_merged_lora_equals_the_adapter_in_peft(tmp_path):
@@ -78,16 +84,16 @@ def test_merged_lora_equals_the_adapter_in_peft(tmp_path):
     made = train(tmp_path, base, *options)
     ours = TextClassifier.load(made).probabilities(TEXTS)
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(made)
-    torch.testing.assert_close(theirs(merged, made)[0].double(), ours, rtol=0, atol=BOUND)
+    assert_as_exact(ours, *theirs(merged, made)[:2])
     adapter = tmp_path / "made.training" / "adapter"
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert (config["r"], config["base_model_name_or_path"]) == (3, base.as_posix())
     labels = {0: "bäd", 1: "very good"}
     bare = transformers.AutoModelForSequenceClassification.from_pretrained(base, id2label=labels)
     adapted = peft.PeftModel.from_pretrained(bare, adapter)
-    torch.testing.assert_close(theirs(adapted, made)[0].double(), ours, rtol=0, atol=BOUND)
+    assert_as_exact(ours, *theirs(adapted, made)[:2])
     with adapted.disable_adapter():
-        without, _ = theirs(adapted, made)
+        without, *_ = theirs(adapted, made)
     assert (without - ours).abs().max() > 1e-3
 
 
@@ -104,9 +110,9 @@ def test_their_export_is_scored_by_our_commands(tmp_path, capsys):
         model.classifier.weight *= 20
     for one in (tokenizer, model):
         one.save_pretrained(tmp_path / "theirs")
-    expected = model.eval()(**tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    *expected, _ = theirs(model, tmp_path / "theirs")
     assert main(["classify", "-m", str(tmp_path / "theirs"), "--json", *TEXTS]) == 0
     said = [json.loads(line)["probabilities"] for line in capsys.readouterr().out.splitlines()]
     assert [list(one) for one in said] == [list(labels.values())] * len(TEXTS)
     ours = torch.tensor([list(one.values()) for one in said])
-    torch.testing.assert_close(ours, expected.logits.softmax(-1).detach(), rtol=0, atol=BOUND)
+    assert_as_exact(ours, *expected)

@@ -8,8 +8,6 @@ from qkv.data.pretraining import collate_causal
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.training.pretraining import causal_loss
 
-BOUND = 1e-12
-
 
 def test_loss_and_gradients():
     config = GPTConfig(
@@ -30,7 +28,7 @@ def test_loss_and_gradients():
     batch = collate_causal(torch.randint(23, (5, 14)).tolist(), pad=0)
     loss = causal_loss(ours, batch) / batch.n_targets
     expected = theirs(batch.tokens, batch.targets)
-    assert measure(loss, expected) <= BOUND
+    assert measure(loss, expected) <= 1e-12
     loss.backward()
     expected.backward()
     block, other = ours.stack.blocks[0], theirs.blocks[0]
@@ -41,6 +39,6 @@ def test_loss_and_gradients():
         (block.feed_forward.up.weight, other.up.weight),
         (block.self_attention_residual.norm.weight, other.norm_1.weight),
     ):
-        assert measure(mine.grad, reference.grad) <= BOUND
+        assert measure(mine.grad, reference.grad) <= 1e-12
     joined = torch.cat([projection.weight.grad for projection in projections])
-    assert measure(joined, other.attend.weight.grad) <= BOUND
+    assert measure(joined, other.attend.weight.grad) <= 1e-12

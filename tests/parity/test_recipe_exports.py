@@ -3,7 +3,9 @@
 import pytest
 import torch
 import transformers
-from tests.helpers import unchecked
+from tests.helpers import assert_as_exact, unchecked
+from tests.parity.causal import compare_logits
+from tests.parity.reference import in_float64
 from tests.tasks.images.test_recipe import AUGMENTATION, MODEL, SIZE, TRAINING, write_images
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -17,7 +19,6 @@ from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.recipe import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-BOUND = 1e-5
 TEXT = "the cat sat on the mat, and the rat ran. " * 29
 
 
@@ -45,9 +46,10 @@ def test_a_recognizer_loads_and_says_the_same(tmp_path):
     pixels = recognizer.preprocessor(files)
     assert tuple(processor.image_mean) == recognizer.preprocessor.config.mean
     with torch.inference_mode():
-        expected = model.eval()(pixels).logits.softmax(-1).double()
+        expected = model.eval()(pixels).logits.softmax(-1)
+        exact = in_float64(model)(pixels.double()).logits.softmax(-1)
     found = recognizer.probabilities(files)
-    torch.testing.assert_close(found, expected, rtol=0, atol=BOUND)
+    assert_as_exact(found, expected, exact)
     assert found.std(0).min() > 1e-4
 
 
@@ -74,9 +76,7 @@ def test_a_language_model_loads_and_writes_the_same(tmp_path, tokenizer, vocab_s
     for prompt in ("the cat", "", "ran."):
         assert theirs(prompt)["input_ids"] == generator.encode(prompt)
     ids = torch.tensor([generator.encode("the cat sat")])
-    with torch.inference_mode():
-        logits, expected = generator.model(ids), model.eval()(ids).logits
-    assert ((logits - expected).abs().max() / expected.abs().max()).item() <= BOUND
+    compare_logits(generator.model, model.eval(), ids)
     found = generator("the cat sat", max_length=17, sampling=Sampling(temperature=0.0))
     out = model.generate(ids, max_new_tokens=17, do_sample=False)[0, ids.shape[1] :]
     assert generator.tokenizer.tokens(out.tolist()) == found.tokens
