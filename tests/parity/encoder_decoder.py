@@ -165,7 +165,7 @@ def compare_logits(ours, theirs, batch, padded=True):
     def numbers(ours, theirs, dtype):
         with torch.no_grad():
             logits = ours(source, target, **masks)[target_mask]
-            return {"logits": (logits, run_theirs(theirs, *batch).logits[target_mask])}
+            return {"output": (logits, run_theirs(theirs, *batch)[0][target_mask])}
 
     agree(numbers, ours, theirs)
 

@@ -46,16 +46,18 @@ def in_float64(theirs):
     """
     twin = copy.deepcopy(theirs).double()
     core = twin.get_base_model() if hasattr(twin, "get_base_model") else twin
-    if hasattr(core, "config"):
+    kept = core.state_dict()
+    computed = {n for n, b in core.named_buffers() if n not in kept and b.is_floating_point()}
+    tables = {n for n, p in core.named_parameters() if n.endswith("embed_positions.weight")}
+    if computed | tables:
         with torch.random.fork_rng(), widened():
             fresh = type(core)(core.config).double()
-        kept = core.state_dict()
-        for name, buffer in fresh.named_buffers():
-            if name not in kept:
-                core.get_buffer(name).copy_(buffer)
-        for name, parameter in fresh.named_parameters():
-            if not parameter.requires_grad:
-                core.get_parameter(name).data.copy_(parameter)
+        for name in computed:
+            core.get_buffer(name).copy_(fresh.get_buffer(name))
+        for name in tables:
+            table = fresh.get_parameter(name)
+            if not table.requires_grad:  # Marian's, where BART's are learned
+                core.get_parameter(name).data.copy_(table)
     for name in ("forward", "generate"):
         if hasattr(twin, name):
             setattr(twin, name, always_widened(getattr(twin, name)))

@@ -4,8 +4,9 @@ import pytest
 import torch
 import transformers
 from tests.checkpoints.tiny import TINY
+from tests.helpers import assert_as_exact
 from tests.parity.published import through_a_file
-from tests.parity.weights import measure
+from tests.parity.reference import agree
 from transformers.activations import ACT2FN
 
 from qkv.blocks.feed_forward import ACTIVATIONS as OURS
@@ -14,8 +15,6 @@ from qkv.checkpoints.tables.activations import ACTIVATIONS, GATED
 from qkv.errors import ConfigError
 
 FIELDS = ("hidden_act", "activation", "activation_function", "feed_forward_proj")
-# Norms, angles, buckets or sinusoids of theirs are computed in float32 whatever the model's dtype.
-ROUNDED = ("llama", "mistral", "qwen2", "t5", "mt5", "marian")
 PUBLISHED = [name for name in TINY if not name.startswith("qkv_")]
 
 
@@ -38,7 +37,7 @@ def test_exactly_the_names_of_functions_that_are_ours():
 @pytest.mark.parametrize("name", list(ACTIVATIONS))
 def test_in_float32_the_names_of_one_function_cannot_be_told_apart(name):
     x = torch.linspace(-9, 9, 20_011)
-    assert measure(OURS[ACTIVATIONS[name]](x), act(name, x)) <= 1e-6
+    assert_as_exact(OURS[ACTIVATIONS[name]](x), act(name, x), act(name, x.double()))
 
 
 def field(family):
@@ -50,23 +49,25 @@ def make(model_type, name, head, folder):
     tokens = {"pad_token_id": 1, "bos_token_id": None, "eos_token_id": None}
     said = {**TINY[model_type], **tokens, "decoder_start_token_id": 1, field(family).theirs: name}
     theirs = getattr(transformers, head)(transformers.AutoConfig.for_model(model_type, **said))
-    return theirs.double(), through_a_file(theirs, folder)
+    return theirs, through_a_file(theirs, folder)
 
 
 def compare(theirs, model):
     config = theirs.config
-    with torch.no_grad():
-        if hasattr(config, "num_channels"):
-            size = config.image_size
-            size = size if isinstance(size, list | tuple) else (size, size)
-            pixels = torch.randn(3, config.num_channels, *size, dtype=torch.float64)
-            ours, expected = model(pixels), theirs(pixel_values=pixels)[0]
-        else:
-            ids = torch.randint(2, 37, (3, 7))
-            given = {"decoder_input_ids": ids[:, :5]} if config.is_encoder_decoder else {}
-            ours = model(ids, *given.values())
+    ids = torch.randint(2, 37, (3, 7))
+    given = {"decoder_input_ids": ids[:, :5]} if config.is_encoder_decoder else {}
+
+    def numbers(ours, theirs, dtype):
+        with torch.no_grad():
+            if hasattr(config, "num_channels"):
+                size = config.image_size
+                size = size if isinstance(size, list | tuple) else (size, size)
+                pixels = torch.randn(3, config.num_channels, *size).to(dtype)
+                return {"output": (ours(pixels), theirs(pixel_values=pixels)[0])}
             expected = theirs(ids, attention_mask=torch.ones_like(ids), **given)[0]
-    assert measure(ours, expected) <= (1e-5 if config.model_type in ROUNDED else 1e-12)
+            return {"output": (ours(ids, *given.values()), expected)}
+
+    agree(numbers, model, theirs)
 
 
 @pytest.mark.parametrize("name", ["gelu_python", "gelu_new", "relu", "swish"])

@@ -3,9 +3,19 @@
 import pytest
 import torch
 import transformers
-from tests.parity.causal import LAYERS, PAD, VOCAB, compare_decoding, compare_numbers, texts
+from tests.helpers import assert_as_exact
+from tests.parity.causal import (
+    LAYERS,
+    PAD,
+    VOCAB,
+    compare_decoding,
+    compare_logits,
+    compare_numbers,
+    texts,
+)
 from tests.parity.published import comes_back, through_a_file
-from tests.parity.weights import measure, randomize
+from tests.parity.reference import in_float64
+from tests.parity.weights import randomize
 
 from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from qkv.models.gpt import GPT, GPTConfig, ScaledAttention
@@ -62,8 +72,10 @@ def test_scores_in_another_order_differ_by_rounding_alone(tmp_path):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager")
     assert theirs.transformer.h[0].attn.reorder_and_upcast_attn
     ids, _ = texts("none")
+    plain = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)  # theirs refuses float64
     with torch.no_grad():
-        assert measure(checkpoint.model(ids), theirs.eval()(ids).logits) <= 1e-5
+        exact = in_float64(plain.eval())(ids).logits
+        assert_as_exact(checkpoint.model(ids), theirs.eval()(ids).logits, exact)
 
 
 def test_a_model_of_ours_is_one_of_theirs(tmp_path):
@@ -75,6 +87,5 @@ def test_a_model_of_ours_is_one_of_theirs(tmp_path):
     save_checkpoint(Checkpoint(ours), tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     ids, _ = texts("none")
-    with torch.no_grad():
-        assert measure(ours(ids), theirs.eval()(ids).logits) <= 1e-5
+    compare_logits(ours, theirs.eval(), ids)
     assert load_checkpoint(tmp_path).model.config == ours.config

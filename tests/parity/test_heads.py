@@ -1,7 +1,4 @@
-"""Heads for tokens, answers, classes and choices against transformers, through files.
-
-In float64 where theirs computes in it; their RMS norms and rotary angles are of float32.
-"""
+"""Heads for tokens, answers, classes and choices against transformers, through files."""
 
 import json
 
@@ -10,8 +7,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tests.helpers import randomized, right_mask, to_left
-from tests.parity.published import comes_back, gradient_distances, through_a_file
-from tests.parity.weights import measure
+from tests.parity.causal import compare_logits
+from tests.parity.published import comes_back, gradients, through_a_file
+from tests.parity.reference import agree, both_gradients
 
 from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from qkv.checkpoints.registry import FAMILIES
@@ -64,22 +62,20 @@ T5 = {
     "relative_attention_num_buckets": 12,
     "relative_attention_max_distance": 7,
 }
-EXACT = 1e-12
-ROUNDED = 1e-5  # what theirs computes in float32
 CASES = {
-    "GPT2ForTokenClassification": (GPT, EXACT),
-    "GPT2ForQuestionAnswering": (GPT, EXACT),
+    "GPT2ForTokenClassification": GPT,
+    "GPT2ForQuestionAnswering": GPT,
     **{
-        f"{family}For{head}": (LLAMA, ROUNDED)
+        f"{family}For{head}": LLAMA
         for family in ("Llama", "Mistral", "Qwen2")
         for head in ("TokenClassification", "QuestionAnswering")
     },
-    "BartForSequenceClassification": (BART, EXACT),
-    "BartForQuestionAnswering": (BART, EXACT),
-    "T5EncoderModel": (T5, ROUNDED),
-    "BertForMultipleChoice": (BERT, EXACT),
-    "RobertaForMultipleChoice": (BERT, EXACT),
-    "DistilBertForMultipleChoice": (DISTILBERT, EXACT),
+    "BartForSequenceClassification": BART,
+    "BartForQuestionAnswering": BART,
+    "T5EncoderModel": T5,
+    "BertForMultipleChoice": BERT,
+    "RobertaForMultipleChoice": BERT,
+    "DistilBertForMultipleChoice": DISTILBERT,
 }
 each = pytest.mark.parametrize("name", CASES)
 CHOICES = [name for name in CASES if name.endswith("MultipleChoice")]
@@ -87,10 +83,10 @@ CHOICES = [name for name in CASES if name.endswith("MultipleChoice")]
 
 def make(name, folder, **changes):
     theirs_class = getattr(transformers, name)
-    config = theirs_class.config_class(**{**CASES[name][0], **changes})
+    config = theirs_class.config_class(**{**CASES[name], **changes})
     if name.endswith("QuestionAnswering"):
         config.num_labels = 2
-    theirs = theirs_class(config).double()
+    theirs = theirs_class(config)
     return theirs, through_a_file(theirs, folder)
 
 
@@ -132,14 +128,21 @@ def test_numbers(name, padding, tmp_path):
     if padding == "left" and (name.startswith("Bart") or name in CHOICES):
         padding = "right"  # their positions and poolers count padding
     theirs, checkpoint = make(name, tmp_path / "theirs")
-    bound = CASES[name][1]
-    ours, expected = both(name, checkpoint.model, theirs, padding)
-    assert measure(ours, expected) <= bound
-    upstream = torch.randn_like(expected)
-    (ours * upstream).sum().backward()
-    (expected * upstream).sum().backward()
-    far = gradient_distances(checkpoint.model, theirs, checkpoint.config, tmp_path / "gradients")
-    assert {one: distance for one, distance in far.items() if not distance <= bound} == {}
+
+    def numbers(ours, theirs, dtype):
+        pairs = {"output": both(name, ours, theirs, padding)}
+        both_gradients(pairs.values())
+        return pairs | gradients(ours, theirs, checkpoint.config, tmp_path / "gradients")
+
+    agree(numbers, checkpoint.model, theirs)
+
+
+@torch.no_grad()
+def compare_outputs(name, ours, theirs, padding):
+    def numbers(ours, theirs, dtype):
+        return {"output": both(name, ours, theirs, padding)}
+
+    agree(numbers, ours, theirs)
 
 
 @each
@@ -156,13 +159,12 @@ def test_a_model_that_was_never_loaded_is_read_by_transformers(name, tmp_path):
     family = FAMILIES[model_type]
     shape = family.architecture(name)
     n_classes = 2 if name.endswith("QuestionAnswering") else CLASSES
-    config = family.read_config({k: v for k, v in CASES[name][0].items() if v is not None}, shape)
-    ours = randomized(shape.build(config, n_classes), std=0.2)
+    config = family.read_config({k: v for k, v in CASES[name].items() if v is not None}, shape)
+    ours = randomized(shape.build(config, n_classes), torch.float32, std=0.2)
     save_checkpoint(Checkpoint(ours, {"model_type": model_type, "pad_token_id": PAD}), tmp_path)
     theirs, report = getattr(transformers, name).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
-    with torch.no_grad():
-        assert measure(*both(name, ours, theirs.double().eval(), "right")) <= CASES[name][1]
+    compare_outputs(name, ours, theirs.eval(), "right")
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2"])
@@ -175,8 +177,7 @@ def test_answers_of_llama_stand_on_either_name_of_the_body(family, tmp_path):
     renamed = {n.replace("transformer.", "model."): x for n, x in weights.items()}
     save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
     checkpoint = load_checkpoint(tmp_path)
-    with torch.no_grad():
-        assert measure(*both(name, checkpoint.model, theirs, "none")) <= ROUNDED
+    compare_outputs(name, checkpoint.model, theirs, "none")
     save_checkpoint(checkpoint, tmp_path / "again")
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == renamed.keys()
 
@@ -184,7 +185,7 @@ def test_answers_of_llama_stand_on_either_name_of_the_body(family, tmp_path):
 @pytest.mark.parametrize("start", ["LlamaForCausalLM", "LlamaModel", "LlamaForQuestionAnswering"])
 @pytest.mark.parametrize("end", ["LlamaForTokenClassification", "LlamaForQuestionAnswering"])
 def test_a_head_goes_on_the_body_of_another(start, end, tmp_path):
-    CASES.setdefault(start, (LLAMA, ROUNDED))
+    CASES.setdefault(start, LLAMA)
     _, checkpoint = make(start, tmp_path / "theirs")
     other = load_checkpoint(tmp_path / "theirs", architecture=end, new=["classifier"])
     body = getattr(checkpoint.model, "encoder", checkpoint.model)
@@ -201,7 +202,7 @@ def test_a_head_goes_on_the_body_of_another(start, end, tmp_path):
 
 def test_the_encoder_of_a_whole_t5(tmp_path):
     """The decoder stays in the file, and nothing reads it."""
-    theirs = transformers.T5Model(transformers.T5Config(**T5)).double()
+    theirs = transformers.T5Model(transformers.T5Config(**T5))
     whole = through_a_file(theirs, tmp_path / "t5").model
     ids, mask, _ = texts("T5EncoderModel", "right")
     encoder = load_checkpoint(tmp_path / "t5", architecture="T5EncoderModel")
@@ -221,8 +222,7 @@ def test_the_last_end_token_is_classified(tmp_path):
     theirs, checkpoint = make(name, tmp_path)
     ids = torch.randint(4, VOCAB, (B, L))
     ids[:, 4] = ids[:, 5] = ids[:, 9] = END
-    with torch.no_grad():
-        assert measure(checkpoint.model(ids), theirs(ids).logits) <= EXACT
+    compare_logits(checkpoint.model, theirs, ids)
 
 
 @pytest.mark.parametrize(

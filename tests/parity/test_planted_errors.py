@@ -13,6 +13,8 @@ from tests.parity import (
     test_gpt,
     test_llama,
     test_marian,
+    test_mbart,
+    test_mt5,
     test_t5,
     test_torch_stacks,
     test_vit,
@@ -24,7 +26,7 @@ from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.norms import LayerNorm, RMSNorm
 from qkv.blocks.stack import Stack
 
-BART = test_bart.HEADS[0]
+WRITES = test_bart.HEADS[0]
 OTHER = {"gelu": "gelu_tanh", "gelu_tanh": "gelu", "geglu_tanh": "geglu", "geglu": "geglu_tanh"}
 
 
@@ -118,7 +120,7 @@ def llama_family(variant):
 
 
 def t5_family(version):
-    return encoder_decoder_family(lambda folder: test_t5.make(version, test_t5.HEADS[0], folder))
+    return encoder_decoder_family(lambda folder: test_t5.make(version, WRITES, folder))
 
 
 NO_GELU = (wrong_epsilon, wrong_scale)
@@ -133,13 +135,15 @@ FAMILIES = {
     "llama": (llama_family("llama"), NO_GELU),
     "mistral": (llama_family("mistral, windows"), NO_GELU),
     "qwen2": (llama_family("qwen2"), NO_GELU),
-    "bart": (encoder_decoder_family(lambda folder: test_bart.make(BART, folder)), ALL),
+    "bart": (encoder_decoder_family(lambda folder: test_bart.make(WRITES, folder)), ALL),
+    "mbart": (encoder_decoder_family(lambda folder: test_mbart.make(WRITES, folder)), ALL),
     "marian": (
         encoder_decoder_family(lambda folder: test_marian.make("one table", "MTModel", folder)),
         NO_GELU,
     ),
     "t5": (t5_family("1.0"), NO_GELU),
     "t5 1.1": (t5_family("1.1"), ALL),
+    "mt5": (encoder_decoder_family(lambda folder: test_mt5.make(WRITES, folder)), ALL),
     "vit": (vit_family("ViT"), ALL),
     "deit": (vit_family("DeiT"), ALL),
 }
