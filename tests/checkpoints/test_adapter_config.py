@@ -11,8 +11,10 @@ from qkv.models.lora import lora_layers
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"use_dora": True}, "use_dora = True is not implemented"),
-        ({"bias": "all"}, "bias = 'all' is not implemented; expected 'none'"),
+        ({"bias": "boft_only"}, "bias = 'boft_only' is not implemented; expected 'none' or 'all'"),
+        ({"use_qalora": True}, "use_qalora = True is not implemented"),
+        ({"lora_bias": True}, "lora_bias = True is not implemented"),
+        ({"layers_to_transform": 1, "layers_pattern": "("}, r"'\(' is no regular expression"),
         ({"peft_type": "ADALORA"}, "peft_type = 'ADALORA' is not implemented; expected 'LORA'"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4' is not"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication = .* is not implemented"),
@@ -39,6 +41,9 @@ def test_what_is_not_implemented_is_named(fields, message, tmp_path):
         ({"r": True}, "r = True; expected int"),
         ({"lora_alpha": [1]}, r"lora_alpha = \[1\]; expected int or float"),
         ({"use_rslora": 1}, "use_rslora = 1; expected bool"),
+        ({"use_dora": "yes"}, "use_dora = 'yes'; expected bool"),
+        ({"layers_to_transform": ["1"]}, r"= \['1'\]; expected list or int or null of int"),
+        ({"layers_pattern": 3}, "layers_pattern = 3; expected list or str or null of str"),
         ({"target_modules": ["query", 3]}, "expected list or str of str"),
         ({"rank_pattern": {"query": 2.5}}, "expected dict or null of int"),
         ({"modules_to_save": "classifier"}, "modules_to_save = 'classifier'; expected list or nu"),
@@ -53,8 +58,11 @@ def test_a_config_that_is_none(fields, message, tmp_path):
 def test_what_is_off_or_harmless_is_read(tmp_path):
     save_adapter(adapted(), tmp_path)
     off = {"use_dora": False, "loftq_config": {}, "layers_pattern": None, "of_a_year_to_come": []}
+    off |= {"layers_to_transform": [], "eva_config": None, "bias": "none", "lora_bias": False}
     harmless = {"megatron_core": "x", "qalora_group_size": 16, "task_type": "SEQ_CLS"}
-    rewrite(tmp_path, **off, **harmless, peft_version="0.99", fan_in_fan_out=True)
+    # Of ways to start that were not taken, or that changed nothing beside A and B.
+    harmless |= {"eva_config": {"rho": 2.0}, "corda_config": {"x": 1}, "init_lora_weights": "eva"}
+    rewrite(tmp_path, **{**off, **harmless}, peft_version="0.99", fan_in_fan_out=True)
     load_adapter(base(), tmp_path)
 
 

@@ -11,6 +11,8 @@ from torch import nn
 from qkv.attention.heads import disable_heads
 from qkv.attention.linear import Linear
 from qkv.attention.variants.latent import LatentAttention
+from qkv.blocks.dropout import dropout as drop
+from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.positions import Rotary
 from qkv.errors import ConfigError
 from qkv.models.bert import Bert, BertConfig
@@ -18,6 +20,7 @@ from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.heads import SequenceClassifier
 from qkv.models.lora import (
     LoRAConfig,
+    LoRAEmbedding,
     LoRALinear,
     add_lora,
     attach_lora,
@@ -332,3 +335,93 @@ def test_it_says_what_it_is():
     assert repr(LoRALinear(Linear(11, 13), config())).startswith(
         "LoRALinear(\n  rank=3, alpha=7, dropout=0\n"
     )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_dora_has_rows_of_the_length_that_it_learned(bias):
+    layer = LoRALinear(Linear(11, 13, bias=bias).double(), config(dora=True))
+    assert_close(layer.magnitude, layer.base.weight.norm(dim=1))
+    nn.init.normal_(layer.B)
+    nn.init.uniform_(layer.magnitude, 1, 3)
+    assert_close(layer.weight.norm(dim=1), layer.magnitude)
+    direction = layer.base.weight + layer.scale * layer.B @ layer.A
+    assert_close(
+        layer.weight, layer.magnitude[:, None] * direction / direction.norm(dim=1)[:, None]
+    )
+    x = torch.randn(5, 11).double()
+    expected = nn.functional.linear(x, layer.weight, layer.bias)
+    assert_close(layer(x), expected)
+    assert_close(layer.merge()(x), expected)
+    assert "dora" in repr(layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("training", [True, False])
+def test_dora_before_training_changes_nothing(dtype, training):
+    model, ids = classifier(dtype).train(training), tokens()
+    before = model(ids)
+    add_lora(model, config("encoder.stack", dora=True))
+    assert torch.equal(model(ids), before)
+    merge_lora(model)
+    assert torch.equal(model(ids), before)
+
+
+def test_no_gradient_goes_through_the_length_of_dora():
+    layer = LoRALinear(Linear(11, 13).double(), config(dora=True))
+    nn.init.normal_(layer.B)
+    x, upstream = torch.randn(5, 11).double(), torch.randn(5, 13).double()
+    (layer(x) * upstream).sum().backward()
+    length = (layer.base.weight + layer.scale * layer.B @ layer.A).detach().norm(dim=1)
+    B = layer.B.detach().requires_grad_()
+    constant = (layer.magnitude / length)[:, None] * (layer.base.weight + layer.scale * B @ layer.A)
+    (nn.functional.linear(x, constant, layer.bias) * upstream).sum().backward()
+    assert_close(layer.B.grad, B.grad)
+
+
+def test_dropout_of_dora_is_of_all_that_it_stretches():
+    """As in PEFT: the weight as it was reads all, and what is stretched the same as A does."""
+    layer = LoRALinear(Linear(11, 13).double(), config(dora=True, dropout=0.5)).train()
+    nn.init.normal_(layer.B)
+    nn.init.uniform_(layer.magnitude, 1, 3)
+    x = torch.randn(5, 11).double()
+    torch.manual_seed(0)
+    found = layer(x)
+    torch.manual_seed(0)
+    dropped = drop(x, 0.5)
+    assert 0 < (dropped == 0).sum() < x.numel()
+    assert_close(found, layer.base(x) + dropped @ (layer.adapted() - layer.base.weight).T)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_an_embedding_with_an_update(dora, scale):
+    base = TokenEmbedding(17, 11, scale=scale).double()
+    before, ids = base.weight.detach().clone(), torch.randint(17, (3, 5))
+    layer = LoRAEmbedding(base, config(dora=dora))
+    assert torch.equal(layer(ids), base(ids))
+    nn.init.normal_(layer.A)
+    table = before + layer.scale * (layer.B @ layer.A).T
+    if dora:
+        nn.init.uniform_(layer.magnitude, 1, 3)
+        table = table * layer.magnitude / table.norm(dim=0)
+    assert_close(layer.weight, table)
+    assert_close(layer(ids), table[ids] * scale)
+    assert torch.equal(base.weight, before)
+    assert not base.weight.requires_grad
+    merged = layer.merge()
+    assert_close(merged(ids), table[ids] * scale)
+
+
+def test_a_tied_layer_is_adapted_by_name_and_never_merged():
+    model = gpt(tied_output=True).model
+    ids, before = tokens() % 19, {n: p.clone() for n, p in model.named_parameters()}
+    with pytest.raises(ConfigError, match=r"head shares its parameters with embedding\.weight"):
+        attach_lora(model, {"head": config()})
+    attach_lora(model, {"head": config(), "embedding": config()}, tied=True)
+    assert set(lora_layers(model)) == {"head", "embedding"}
+    nn.init.normal_(model.head.B)
+    expected = model(ids)
+    with pytest.raises(ConfigError, match=r"update of embedding cannot be merged: .*head\.base"):
+        merge_lora(model)
+    assert torch.equal(model(ids), expected)
+    assert torch.equal(model.embedding.base.weight, before["embedding.weight"])

@@ -320,11 +320,8 @@ def test_a_language_model_goes_on_decoding_with_their_adapter(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"use_dora": True}, "use_dora = True is not implemented"),
-        ({"bias": "lora_only"}, "bias = 'lora_only' is not implemented; expected 'none'"),
         ({"lora_bias": True}, "lora_bias = True is not implemented"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not implemented"),
-        ({"layers_to_transform": [1]}, r"layers_to_transform = \[1\] is not implemented"),
         ({"trainable_token_indices": [3, 5]}, r"trainable_token_indices = \[3, 5\] is not"),
         ({"target_parameters": ["x.weight"]}, r"target_parameters = \['x\.weight'\] is not"),
     ],

@@ -19,24 +19,33 @@ TYPES: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "lora_alpha": (NUMBER, ()),
     "lora_dropout": (NUMBER, ()),
     "use_rslora": ((bool,), ()),
+    "use_dora": ((bool,), ()),
     "rank_pattern": ((dict, NONE), (int,)),
     "alpha_pattern": ((dict, NONE), NUMBER),
     "target_modules": ((list, str), (str,)),
     "exclude_modules": ((list, str, NONE), (str,)),
     "modules_to_save": ((list, NONE), (str,)),
+    "layers_to_transform": ((list, int, NONE), (int,)),
+    "layers_pattern": ((list, str, NONE), (str,)),
     "auto_mapping": ((dict, NONE), (str,)),
 }
-# Fields of which these values are implemented. How A and B started matters where the weights beside
-# them were changed for it, as PiSSA, OLoRA and LoftQ do.
+# Fields of which these values are implemented. How A and B started matters only where the weights
+# beside them were changed for it, as PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ do.
 ONLY: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
-    "bias": ("none",),
-    "init_lora_weights": (True, False, "gaussian", "orthogonal"),
+    "bias": ("none", "all", "lora_only"),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", "mica"),
 }
-# No number depends on these; whether a weight is stored as (in, out) is known without the file.
+WAY_OUT = {
+    "init_lora_weights": " (others change the base model's weights as well: PEFT's save_pretrained "
+    "writes a plain LoRA if it is given path_initial_model_for_weight_conversion)"
+}
+# No number depends on these; whether a weight is stored as (in, out) is known without the file, and
+# the rest says how an init that is named above was computed.
 HARMLESS = frozenset(
     (
         *("base_model_name_or_path", "fan_in_fan_out", "inference_mode", "megatron_core"),
+        *("corda_config", "eva_config", "loftq_config", "lora_ga_config"),
         *("peft_version", "qalora_group_size", "revision", "task_type"),
     )
 )
@@ -51,7 +60,11 @@ class AdapterConfig:
         alpha: where no pattern says another.
         dropout: before A.
         rank_stabilized: whether alpha is divided by sqrt(r) and not by r.
+        dora: whether the length of each row is stored as well.
+        bias: which biases are stored: "none", "all", or "lora_only" for those of the layers.
         target_modules: ends of the names of the layers, or a regular expression for whole names.
+        layers: the numbers of those that have A and B, where not all have; for ends of names.
+        layers_pattern: what stands before that number, such as "layers"; anything where empty.
         exclude_modules: of those, which are none.
         modules_to_save: ends of the names of modules that are stored whole.
         rank_pattern: ranks by regular expressions for ends of names.
@@ -66,7 +79,11 @@ class AdapterConfig:
     alpha: float
     dropout: float = 0.0
     rank_stabilized: bool = False
+    dora: bool = False
+    bias: str = "none"
     target_modules: tuple[str, ...] | str
+    layers: tuple[int, ...] = ()
+    layers_pattern: tuple[str, ...] = ()
     exclude_modules: tuple[str, ...] | str = ()
     modules_to_save: tuple[str, ...] = ()
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
@@ -76,11 +93,18 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         """Check what would fail later, at a name."""
         single = [one for one in (self.target_modules, self.exclude_modules) if type(one) is str]
-        for pattern in (*single, *self.modules_to_save, *self.rank_pattern, *self.alpha_pattern):
+        patterns = (*self.modules_to_save, *self.rank_pattern, *self.alpha_pattern)
+        for pattern in (*single, *patterns, *self.layers_pattern):
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(f"{pattern!r} is no regular expression: {error}") from error
+        if isinstance(self.target_modules, str) and self.layers:
+            raise ConfigError(
+                f"layers_to_transform = {list(self.layers)} beside target_modules = "
+                f"{self.target_modules!r}; expected a list of names, as a regular expression says "
+                "the layers itself"
+            )
         for rank in (self.rank, *self.rank_pattern.values()):
             for alpha in (self.alpha, *self.alpha_pattern.values()):
                 LoRAConfig(rank=rank, alpha=alpha, dropout=self.dropout)
@@ -92,19 +116,33 @@ class AdapterConfig:
             alpha=_by_pattern(self.alpha_pattern, module, self.alpha),
             dropout=self.dropout,
             rank_stabilized=self.rank_stabilized,
+            dora=self.dora,
         )
 
     def targets(self, module: str) -> bool:
         """Tell whether a layer has A and B."""
         return (
             _named(self.target_modules, module)
+            and self._in_layers(module)
             and not _named(self.exclude_modules, module)
             and not any(re.match(rf"(^|.*\.){one}($|\..*)", module) for one in self.modules_to_save)
         )
 
+    def _in_layers(self, module: str) -> bool:
+        """Tell whether a layer has one of the numbers that are named; a whole name needs none."""
+        if not self.layers or isinstance(self.target_modules, str) or module in self.target_modules:
+            return True
+        # As in PEFT: the first number of the name counts, and of several patterns the first match.
+        patterns = [rf"(?:^|.*?\.){one}\.(\d+)\." for one in self.layers_pattern]
+        found = (re.match(one, module) for one in patterns or [r".*?\.[^.]*\.(\d+)\."])
+        number = next((int(match[1]) for match in found if match), None)
+        return number in self.layers
+
     def saves(self, parameter: str) -> bool:
         """Tell whether a parameter is stored, as one of a module that is stored whole."""
-        return saves(self.modules_to_save, parameter)
+        module, _, part = parameter.rpartition(".")
+        biases = {"none": False, "all": True, "lora_only": self.targets(module)}
+        return saves(self.modules_to_save, parameter) or (part == "bias" and biases[self.bias])
 
 
 def saves(modules: tuple[str, ...], parameter: str) -> bool:
@@ -133,6 +171,10 @@ def read_adapter_config(path: Path) -> AdapterConfig:
             alpha=float(raw["lora_alpha"]),
             dropout=float(raw.get("lora_dropout", 0.0)),
             rank_stabilized=raw.get("use_rslora", False),
+            dora=raw.get("use_dora", False),
+            bias=raw.get("bias", "none"),
+            layers=_numbers(raw.get("layers_to_transform")),
+            layers_pattern=_several(raw.get("layers_pattern")),
             target_modules=_either(raw["target_modules"]),
             exclude_modules=_either(raw.get("exclude_modules")),
             modules_to_save=tuple(raw.get("modules_to_save") or ()),
@@ -148,7 +190,7 @@ def write_adapter_config(config: AdapterConfig, **said: Any) -> dict[str, Any]:
     """Turn a config into the fields of the file; `said` are those on which no number depends."""
     fields = {
         "alpha_pattern": {name: _short(alpha) for name, alpha in config.alpha_pattern.items()},
-        "bias": "none",
+        "bias": config.bias,
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": _short(config.alpha),
@@ -159,7 +201,7 @@ def write_adapter_config(config: AdapterConfig, **said: Any) -> dict[str, Any]:
         "rank_pattern": dict(config.rank_pattern),
         "target_modules": list(config.target_modules),
         "task_type": None,
-        "use_dora": False,
+        "use_dora": config.dora,
         "use_rslora": config.rank_stabilized,
     }
     return dict(sorted({**fields, **said}.items()))
@@ -170,6 +212,7 @@ def _check(what: str, name: str, value: Any) -> None:
     if name in ONLY and value not in ONLY[name]:
         raise ConfigError(
             f"{what} is not implemented; expected {' or '.join(map(repr, ONLY[name]))}"
+            f"{WAY_OUT.get(name, '')}"
         )
     if name in TYPES:
         kinds, inside = TYPES[name]
@@ -201,6 +244,14 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
 
 def _either(value: list[str] | str | None) -> tuple[str, ...] | str:
     return value if isinstance(value, str) else tuple(value or ())
+
+
+def _several(value: list[str] | str | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) and value else tuple(value or ())
+
+
+def _numbers(value: list[int] | int | None) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value or ())
 
 
 def _short(number: float) -> float | int:

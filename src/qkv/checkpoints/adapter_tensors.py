@@ -8,21 +8,42 @@ gets their A and its own rows of their B. The way back is exact:
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from qkv.checkpoints.adapter_config import AdapterConfig, saves
+from qkv.checkpoints.adapter_config import AdapterConfig
 from qkv.checkpoints.adapter_names import Published, plain_parameters
 from qkv.checkpoints.table import TRANSPOSE, Row, listed, load_rows
 from qkv.errors import ConfigError, DataError
-from qkv.models.lora import LoRAConfig, LoRALinear
+from qkv.models.lora import LoRAConfig, LoRALayer, lora_layers
+from qkv.models.lora_layers import row_lengths
 
-A, B = ".lora_A.weight", ".lora_B.weight"
+# The ends of names: A, B and DoRA's lengths, of a linear layer and of an embedding.
+LINEAR = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
+EMBEDDING = (".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
+ENDS = tuple(dict.fromkeys(LINEAR + EMBEDDING))
 Rows = Mapping[str, Row]
 Where = Callable[[str], str]  # how an error calls a tensor
-Update = tuple[LoRAConfig, Tensor, Tensor]  # rank and scale, A, B
+Layers = Mapping[str, Sequence[str]]  # of theirs: what they are here
+
+
+class Update(NamedTuple):
+    """What the files say of one layer.
+
+    Args:
+        lora: rank and scale.
+        A: reads the input.
+        B: gives the update.
+        magnitude: lengths of rows, of DoRA.
+    """
+
+    lora: LoRAConfig
+    A: Tensor
+    B: Tensor
+    magnitude: Tensor | None = None
 
 
 def choose(
@@ -43,6 +64,33 @@ def choose(
     return kind.rows
 
 
+def adaptable(model: nn.Module, rows: Rows) -> dict[str, list[str]]:
+    """Find which layers of ours each layer of theirs is; those that cannot have LoRA are left out.
+
+    A tied output layer is a layer of its own, whose weight is an alias. Where several embeddings of
+    theirs are one here, an update of one of them has no place.
+    """
+    layers = {
+        name: getattr(module, "base", module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.Linear | nn.Embedding | LoRALayer) and not name.endswith(".base")
+    }
+    parameters = plain_parameters(model)
+    joined = {row.ours for name, row in rows.items() if row.optional and _is_embedding(name)}
+    found = {}
+    for name, row in rows.items():
+        ours = [one.removesuffix(".weight") for one in row.ours if one.endswith(".weight")]
+        if row.optional:
+            weight = parameters[row.ours[0]]
+            ours = [one for one, layer in layers.items() if layer.weight is weight]
+        if row.optional or row.ours in joined:
+            ours = [one for one in ours if isinstance(layers.get(one), nn.Linear)]
+        fits = not (row.optional and _is_embedding(name)) and name.endswith(".weight")
+        if ours and fits and all(one in layers for one in ours):
+            found[name.removesuffix(".weight")] = ours
+    return found
+
+
 def read_updates(
     model: nn.Module,
     rows: Rows,
@@ -55,33 +103,39 @@ def read_updates(
     Raises:
         DataError: if a tensor is missing, not announced by the config, or of another shape.
     """
-    pairs = dict.fromkeys(
-        _filled(name).removesuffix(".weight") for name in tensors if _filled(name) != name
-    )
-    layers = {name.removesuffix(".weight"): _layers(model, row) for name, row in rows.items()}
+    named = [name for name in tensors if _filled(name) != name]
+    pairs = dict.fromkeys(_filled(name).removesuffix(".weight") for name in named)
+    layers = adaptable(model, rows)
     for name in pairs:
-        if not layers[name]:
+        if name not in layers:
             raise DataError(
-                f"{where(name + A)}: {name} is no linear layer of its own in this model (an output "
-                "layer that is tied?), so it cannot have LoRA"
+                f"{where(_first(name, named))}: {name} is no linear layer or embedding of its own "
+                "in this model (an output layer or an embedding that is tied?), so it cannot have "
+                "LoRA"
             )
         if not config.targets(name):
             raise DataError(
-                f"{where(name + A)}: adapter_config.json does not name {name} in target_modules"
+                f"{where(_first(name, named))}: adapter_config.json does not name {name} in "
+                "target_modules"
             )
-    targets = {name for name, found in layers.items() if found and config.targets(name)}
-    expected = [name + end for name in layers if name in targets for end in (A, B)]
+    ends = {
+        name: _ends(model.get_submodule(layers[name][0]))[: 3 if config.dora else 2]
+        for name in layers
+        if config.targets(name)
+    }
+    expected = [name + end for name, all_ in ends.items() for end in all_]
     if missing := [where(name) for name in expected if name not in tensors]:
         raise DataError(f"{listed(missing)} is missing: target_modules names its layer")
+    if strange := sorted(set(named) - set(expected)):
+        raise DataError(
+            f"{listed([where(name) for name in strange])}: lengths of rows, which DoRA has, or a "
+            "tensor of another kind of layer; adapter_config.json does not announce it (use_dora)"
+        )
     updates: dict[str, Update] = {}
     for name in pairs:
-        down, up, lora = tensors[name + A], tensors[name + B], config.lora(name)
-        row, widths = rows[f"{name}.weight"], [one.out_features for one in layers[name]]
-        _check_shape(where(name + A), down, (lora.rank, layers[name][0].in_features), lora)
-        _check_shape(where(name + B), up, (sum(widths), lora.rank), lora)
-        parts = row.load(up.T if TRANSPOSE in row.verbs else up)
-        for ours, part in zip(row.ours, parts, strict=True):
-            updates[ours.removesuffix(".weight")] = lora, down, part
+        update = Update(config.lora(name), *(tensors[name + end] for end in ends[name]))
+        _check_shapes(model, layers[name], update, [where(name + end) for end in ends[name]])
+        updates |= _part(rows[f"{name}.weight"], layers[name], update)
     return updates
 
 
@@ -98,90 +152,127 @@ def read_whole(
         DataError: if a tensor is missing, of another shape, or no parameter of its own.
     """
     whole = {name: tensor for name, tensor in tensors.items() if _filled(name) == name}
-    if tied := [where(name) for name in whole if rows[name].optional]:
+    own = {ours for name in whole if not rows[name].optional for ours in rows[name].ours}
+    if tied := [where(n) for n in whole if rows[n].optional and not own.issuperset(rows[n].ours)]:
         raise DataError(
             f"{listed(tied)}: this model has no parameter of its own for it; it is tied"
         )
-    if missing := [where(name) for name in rows if config.saves(name) and name not in whole]:
-        raise DataError(f"{listed(missing)} is missing: modules_to_save names its module")
+    aliases = {name for name, row in rows.items() if row.optional and name.endswith(".bias")}
+    expected = [name for name in rows if config.saves(name) and name not in aliases]
+    if missing := [where(name) for name in expected if name not in whole]:
+        raise DataError(
+            f"{listed(missing)} is missing: modules_to_save names its module, or bias = "
+            f"{config.bias!r} names it"
+        )
     parameters, wanted = plain_parameters(model), [rows[name] for name in whole]
     shapes = {ours: parameters[ours].shape for row in wanted for ours in row.ours}
     return load_rows(wanted, whole, shapes, where=where)
 
 
-def join_updates(model: nn.Module, rows: Rows) -> dict[str, Update]:
-    """Return rank and scale, A and B for each layer of theirs that has LoRA in our model.
+def check_unchanged(
+    model: nn.Module, rows: Rows, tensors: Mapping[str, Tensor], where: Where
+) -> None:
+    """Check the weights beside A and B, where the files have them: they are those of the base.
 
     Raises:
-        ConfigError: if what is one layer there has several scales here.
-    """
-    return {
-        name.removesuffix(".weight"): _join(row, _layers(model, row))
-        for name, row in rows.items()
-        if _has_lora(model, row)
-    }
-
-
-def join_whole(model: nn.Module, rows: Rows) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Return the modules of theirs that train whole, and the tensors that PEFT wants for them.
-
-    Raises:
-        ConfigError: if what trains is no whole module of theirs, or has LoRA inside.
+        DataError: if they are others.
     """
     parameters = plain_parameters(model)
-    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    own = {name: row for name, row in rows.items() if not row.optional}
-    taken = {name for name, row in own.items() if trained.issuperset(row.ours)}
-    modules = {name: _whole_module(name, own, taken) for name in taken}
-    said = {ours for name, module in modules.items() if module for ours in own[name].ours}
-    tied = {ours for row in rows.values() if row.optional for ours in row.ours}
-    stored = tuple(sorted(set(filter(None, modules.values()))))
-    tensors = {name: row for name, row in own.items() if saves(stored, name)}
-    inside = {ours for row in tensors.values() if _has_lora(model, row) for ours in row.ours}
-    if blame := sorted((trained - said) | (trained & tied) | inside):
+    for name, tensor in tensors.items():
+        weight = rows[name].save([parameters[ours].detach() for ours in rows[name].ours])
+        narrow = min(weight.dtype, tensor.dtype, key=lambda kind: torch.finfo(kind).bits)
+        if weight.shape != tensor.shape or not torch.equal(weight.to(narrow), tensor.to(narrow)):
+            raise DataError(
+                f"{where(name)}, of shape {tuple(tensor.shape)}, is not that of this model, of "
+                f"shape {tuple(weight.shape)}; expected the base model that the adapter was "
+                "trained on, with the same vocabulary"
+            )
+
+
+def join_updates(model: nn.Module, rows: Rows) -> tuple[dict[str, LoRAConfig], dict[str, Tensor]]:
+    """Return rank and scale of each layer of theirs that has LoRA in our model, and its tensors.
+
+    Raises:
+        ConfigError: if what is one layer there has several scales here, or none has such an update.
+    """
+    present, layers = lora_layers(model), adaptable(model, rows)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if lost := sorted(present.keys() - {one for ours in layers.values() for one in ours}):
         raise ConfigError(
-            f"{listed(blame)}: PEFT's files hold, besides A and B, whole modules of transformers "
-            "that train, none tied to another and none with LoRA inside; expected this to be "
-            "frozen, or its whole module to train"
+            f"{listed(lost)}: PEFT's files have no place for this update, as several layers of "
+            "transformers are this one here"
         )
-    return stored, {
-        name: row.save([parameters[ours] for ours in row.ours]) for name, row in tensors.items()
-    }
+    loras, tensors = {}, {}
+    for name, ours in layers.items():
+        if not present.keys() & set(ours):
+            continue
+        loras[name], *factors = _join(rows[f"{name}.weight"], [modules[one] for one in ours])
+        ends = _ends(modules[ours[0]])
+        tensors |= {
+            name + end: one for end, one in zip(ends, factors, strict=True) if one is not None
+        }
+    return loras, tensors
+
+
+def _ends(layer: nn.Module) -> tuple[str, ...]:
+    """Return how PEFT's names for A, B and the lengths of a layer end."""
+    return LINEAR if isinstance(getattr(layer, "base", layer), nn.Linear) else EMBEDDING
 
 
 def _filled(name: str) -> str:
     """Return the parameter that a tensor is for: of A and B, the weight that they stand beside."""
-    for end in (A, B):
+    for end in ENDS:
         if name.endswith(end):
             return f"{name.removesuffix(end)}.weight"
     return name
 
 
-def _layers(model: nn.Module, row: Row) -> list[nn.Linear | LoRALinear]:
-    """Return the linear layers of a weight; none where it is of something else."""
-    if not all(name.endswith(".weight") for name in row.ours):
-        return []
-    modules = [model.get_submodule(name.removesuffix(".weight")) for name in row.ours]
-    layers = [one for one in modules if isinstance(one, nn.Linear | LoRALinear)]
-    return layers if len(layers) == len(modules) else []
+def _first(layer: str, names: Sequence[str]) -> str:
+    return next(name for name in names if _filled(name) == f"{layer}.weight")
 
 
-def _has_lora(model: nn.Module, row: Row) -> bool:
-    return any(isinstance(one, LoRALinear) for one in _layers(model, row))
+def _is_embedding(name: str) -> bool:
+    return name.endswith("embed_tokens.weight")
 
 
-def _check_shape(where: str, factor: Tensor, shape: tuple[int, int], lora: LoRAConfig) -> None:
-    if factor.shape != shape or not factor.is_floating_point():
-        raise DataError(
-            f"{where} has shape {tuple(factor.shape)} and dtype {factor.dtype}; expected floating "
-            f"point numbers of shape {shape}: adapter_config.json says rank {lora.rank}, and the "
-            "rest is the width of the layer (is this the base model of the adapter?)"
-        )
+def _part(row: Row, ours: Sequence[str], update: Update) -> dict[str, Update]:
+    """Give each layer of ours its rows of B."""
+    columns = [update.B] if update.magnitude is None else [update.B, update.magnitude[:, None]]
+    turned = [x.T if TRANSPOSE in row.verbs else x for x in columns]
+    parts = [row.load(x) for x in turned]
+    return {
+        name: Update(update.lora, update.A, up, *(part[:, 0] for part in lengths))
+        for name, up, *lengths in zip(ours, *parts, strict=True)
+    }
 
 
-def _join(row: Row, parts: Sequence[nn.Linear | LoRALinear]) -> Update:
+def _check_shapes(
+    model: nn.Module, ours: Sequence[str], update: Update, where: Sequence[str]
+) -> None:
+    layers, rank = [model.get_submodule(name) for name in ours], update.lora.rank
+    widths = [_widths(layer) for layer in layers]
+    d_in, d_out = widths[0][0], sum(out for _, out in widths)
+    shapes = ((rank, d_in), (d_out, rank), (d_out,))
+    for name, tensor, shape in zip(where, update[1:], shapes, strict=False):
+        if tensor.shape != shape or not tensor.is_floating_point():
+            raise DataError(
+                f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; expected "
+                f"floating point numbers of shape {shape}: adapter_config.json says rank {rank}, "
+                "and the rest is the width of the layer (is this the base model of the adapter?)"
+            )
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    """Return the widths of what A reads and B gives."""
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features, layer.out_features
+
+
+def _join(row: Row, parts: Sequence[nn.Module]) -> Update:
     """Join what is one layer of theirs; a part without LoRA gets rows of zeros."""
-    present = [one for one in parts if isinstance(one, LoRALinear)]
+    present = [one for one in parts if isinstance(one, LoRALayer)]
     first = present[0]
     if any(one.scale != first.scale for one in present):
         raise ConfigError(
@@ -190,29 +281,32 @@ def _join(row: Row, parts: Sequence[nn.Linear | LoRALinear]) -> Update:
         )
     down = first.A.detach()
     ups = [
-        (one.B if isinstance(one, LoRALinear) else down.new_empty(one.out_features, 0)).detach()
+        (one.B if isinstance(one, LoRALayer) else down.new_empty(_widths(one)[1], 0)).detach()
         for one in parts
     ]
     if len(present) < len(parts) or any(not torch.equal(one.A, down) for one in present):
         down = torch.cat([one.A.detach() for one in present])
         ups = torch.block_diag(*ups).split([len(up) for up in ups])
-    up = row.save(ups)
     times = len(down) / first.rank
-    alpha = first.alpha * (math.sqrt(times) if first.rank_stabilized else times)
     lora = LoRAConfig(
         rank=len(down),
-        alpha=alpha,
+        alpha=first.alpha * (math.sqrt(times) if first.rank_stabilized else times),
         dropout=first.dropout,
         rank_stabilized=first.rank_stabilized,
+        dora=first.dora,
     )
-    return lora, down, up.T if TRANSPOSE in row.verbs else up
+    return Update(lora, down, _saved(row, ups), _lengths(row, parts) if first.dora else None)
 
 
-def _whole_module(name: str, own: Rows, taken: Collection[str]) -> str:
-    """Return the largest module around a parameter of which all are taken; "" if there is none."""
-    parts = name.split(".")
-    for i in range(1, len(parts)):
-        module = ".".join(parts[:i])
-        if all(one in taken for one in own if one.startswith(f"{module}.")):
-            return module
-    return ""
+def _lengths(row: Row, parts: Sequence[nn.Module]) -> Tensor:
+    """Join the lengths of rows; those without LoRA have the lengths that they are stored with."""
+    lengths = [
+        one.magnitude.detach() if isinstance(one, LoRALayer) else row_lengths(one.weight)
+        for one in parts
+    ]
+    return _saved(row, [one[:, None] for one in lengths])[:, 0]
+
+
+def _saved(row: Row, ups: Sequence[Tensor]) -> Tensor:
+    up = row.save(ups)
+    return up.T if TRANSPOSE in row.verbs else up

@@ -20,13 +20,12 @@ from qkv.checkpoints.adapter_config import (
     read_adapter_config,
     write_adapter_config,
 )
+from qkv.checkpoints.adapter_modules import join_whole
 from qkv.checkpoints.adapter_names import Published, plain_parameters, published
 from qkv.checkpoints.adapter_tensors import (
-    A,
-    B,
+    check_unchanged,
     choose,
     join_updates,
-    join_whole,
     read_updates,
     read_whole,
 )
@@ -39,6 +38,7 @@ from qkv.models.lora import LoRAConfig, attach_lora, lora_layers
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+BASE = "base_layer"  # what PEFT calls the layer beside A and B
 
 
 def load_adapter(
@@ -66,20 +66,24 @@ def load_adapter(
             f"this {type(model).__name__} has LoRA already; expected the base model of the adapter"
         )
     folder = whole_folder(folder)
-    config, tensors = read_adapter_config(folder / CONFIG), _read_tensors(folder)
+    config = read_adapter_config(folder / CONFIG)
+    tensors, unchanged = _sort(_read_tensors(folder), config)
 
     def where(name: str) -> str:
         return f"{PREFIX}{name} in {folder / WEIGHTS}"
 
-    rows = choose(published(model, model_type), list(tensors), config, where)
+    rows = choose(published(model, model_type), [*tensors, *unchanged], config, where)
+    check_unchanged(model, rows, unchanged, where)
     updates = read_updates(model, rows, tensors, config, where)
     whole = read_whole(model, rows, tensors, config, where)
-    attach_lora(model, {name: lora for name, (lora, _, _) in updates.items()}, whole)
+    attach_lora(model, {name: one.lora for name, one in updates.items()}, whole, tied=True)
     layers, parameters = lora_layers(model), plain_parameters(model)
     with torch.no_grad():
-        for name, (_, down, up) in updates.items():
-            layers[name].A.copy_(down)
-            layers[name].B.copy_(up)
+        for name, update in updates.items():
+            layers[name].A.copy_(update.A)
+            layers[name].B.copy_(update.B)
+            if update.magnitude is not None:
+                layers[name].magnitude.copy_(update.magnitude)
         for name, tensor in whole.items():
             parameters[name].copy_(tensor)
     return list(layers)
@@ -112,22 +116,23 @@ def save_adapter(
             f"{listed(frozen)}: A is frozen, so nothing tells which modules were trained with it; "
             "expected a model as add_lora or load_adapter leaves it"
         )
-    kinds = {(one.dropout, one.rank_stabilized) for one in layers.values()}
+    kinds = {(one.dropout, one.rank_stabilized, one.dora) for one in layers.values()}
     if len(kinds) > 1:
         raise ConfigError(
-            f"layers with LoRA differ in (dropout, rank_stabilized): {sorted(kinds)}; PEFT's files "
-            "have one of each"
+            f"layers with LoRA differ in (dropout, rank_stabilized, dora): {sorted(kinds)}; PEFT's "
+            "files have one of each"
         )
     kind = _class_of(model, model_type)
-    updates = join_updates(model, kind.rows)
-    modules, tensors = join_whole(model, kind.rows)
-    for name, (_, down, up) in updates.items():
-        tensors |= {name + A: down, name + B: up}
-    config = _describe({name: lora for name, (lora, _, _) in updates.items()}, modules)
+    loras, tensors = join_updates(model, kind.rows)
+    modules, bias, whole = join_whole(model, kind.rows, loras.keys())
+    for name, tensor in whole.items():
+        module, _, part = name.rpartition(".")
+        tensors[f"{module}.{BASE}.{part}" if module in loras else name] = tensor
+    config = _describe(loras, modules, bias)
     said = {
         "auto_mapping": {"base_model_class": kind.name, "parent_library": kind.module},
         "base_model_name_or_path": base_model,
-        "fan_in_fan_out": any(TRANSPOSE in kind.rows[f"{name}.weight"].verbs for name in updates),
+        "fan_in_fan_out": any(TRANSPOSE in kind.rows[f"{name}.weight"].verbs for name in loras),
     }
     _write(Path(folder), write_adapter_config(config, **said), tensors)
 
@@ -146,6 +151,26 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
 
 
+def _sort(
+    tensors: Mapping[str, Tensor], config: AdapterConfig
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Name what stands beside A and B as the base model does, apart from what nobody trained.
+
+    Returns:
+        What the adapter is, and the base model's own tensors, which PEFT writes for embeddings and
+        output layers.
+    """
+    own, unchanged = {}, {}
+    for name, tensor in tensors.items():
+        module, _, part = name.rpartition(".")
+        plain = f"{module.removesuffix(f'.{BASE}')}.{part}"
+        if config.bias == "all" and module.endswith((".original_module", ".modules_to_save")):
+            continue  # among all biases are those that a module had before, and once more its own
+        trained = plain == name or (part == "bias" and config.bias != "none")
+        (own if trained else unchanged)[plain] = tensor
+    return own, unchanged
+
+
 def _class_of(model: nn.Module, model_type: str | None) -> Published:
     """Return the one class of transformers that a model is, as far as names go."""
     kind, *others = published(model, model_type)
@@ -158,7 +183,9 @@ def _class_of(model: nn.Module, model_type: str | None) -> Published:
     return kind
 
 
-def _describe(loras: Mapping[str, LoRAConfig], modules: tuple[str, ...]) -> AdapterConfig:
+def _describe(
+    loras: Mapping[str, LoRAConfig], modules: tuple[str, ...], bias: str
+) -> AdapterConfig:
     """Say what most layers have as rank and alpha, and what others have by their names."""
     ranks = {name: lora.rank for name, lora in loras.items()}
     alphas = {name: lora.alpha for name, lora in loras.items()}
@@ -169,6 +196,8 @@ def _describe(loras: Mapping[str, LoRAConfig], modules: tuple[str, ...]) -> Adap
         alpha=alpha,
         dropout=first.dropout,
         rank_stabilized=first.rank_stabilized,
+        dora=first.dora,
+        bias=bias,
         target_modules=tuple(loras),
         modules_to_save=modules,
         rank_pattern={name: one for name, one in ranks.items() if one != rank},

@@ -1,122 +1,13 @@
-r"""LoRA: a small update beside a frozen linear layer (Hu et al. 2021, arXiv 2106.09685).
+"""Putting LoRA on a model, taking it off again, and finding it (Hu et al. 2021)."""
 
-x ---- W0 ----- + -- h      W0 (D_out x D_in) stays as it is
- \-- A --- B --/            A (r x D_in) and B (D_out x r) are trained
-"""
-
-import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from qkv.attention.linear import linear
-from qkv.blocks.dropout import dropout as drop
 from qkv.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRAConfig:
-    """Which layers get an update, of which rank, and what trains besides.
-
-    Args:
-        pattern: a regular expression, searched in the names of linear layers; the default is what
-            the paper adapts (section 4.2), in every attention of the model.
-        rank: r.
-        alpha: the update is scaled by alpha / r, so that another r needs no other learning rate.
-        dropout: share of the update's input that is dropped in training.
-        rank_stabilized: scale by alpha / sqrt(r) (Kalajdzievski 2023, arXiv 2312.03732).
-        train: modules that train whole, such as "classifier"; their layers get no update.
-
-    Raises:
-        ConfigError: if a number is out of its range, or the pattern is no regular expression.
-    """
-
-    pattern: str = r"attention\.(query|value)$"
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    rank_stabilized: bool = False
-    train: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.rank < 1:
-            raise ConfigError(f"rank = {self.rank} of LoRA; expected at least 1")
-        if not (self.alpha > 0 and math.isfinite(self.alpha)):
-            raise ConfigError(f"alpha = {self.alpha} of LoRA; expected a number above 0")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout = {self.dropout} of LoRA; expected 0 <= dropout < 1")
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            raise ConfigError(
-                f"pattern = {self.pattern!r} is no regular expression ({error}); expected one "
-                "such as 'query|value', searched in names: no stars are needed around it"
-            ) from error
-
-
-class LoRALinear(nn.Module):
-    """h = W0 x + b + (alpha / r) B A x, of which A and B are trained (Hu et al. 2021, eq. 3).
-
-    A starts as in the paper's code, uniform within 1 / sqrt(D_in), and B at 0: before training the
-    layer puts out what it did, to the bit.
-
-    Args:
-        base: the layer with W0 and b, which are frozen here.
-        config: rank, alpha and dropout; its pattern was searched already.
-    """
-
-    def __init__(self, base: nn.Linear, config: LoRAConfig):
-        super().__init__()
-        self.rank, self.alpha, self.dropout = config.rank, config.alpha, config.dropout
-        self.rank_stabilized = config.rank_stabilized
-        self.scale = self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
-        self.base = base.requires_grad_(False)
-        self.A = nn.Parameter(base.weight.new_empty(self.rank, base.in_features))
-        self.B = nn.Parameter(base.weight.new_zeros(base.out_features, self.rank))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.train(base.training)
-
-    def forward(self, x: Float[Tensor, "... D_in"]) -> Float[Tensor, "... D_out"]:
-        """Project by W0, and by the update through its r numbers a place."""
-        h = self.base(x)
-        if self.training and self.dropout:
-            x = drop(x, self.dropout)
-        return h + linear(linear(x, self.A) * self.scale, self.B)
-
-    @property
-    def weight(self) -> Float[Tensor, "D_out D_in"]:
-        """W0 + (alpha / r) B A, for code that reads the matrix of a layer and does not call it.
-
-        Raises:
-            ConfigError: in training with dropout, which no matrix does.
-        """
-        if self.training and self.dropout:
-            raise ConfigError(
-                f"a matrix was asked for whose update has dropout = {self.dropout}: only calling "
-                "the layer can drop; expected dropout = 0 for this layer"
-            )
-        return self.base.weight + (self.scale * self.B) @ self.A
-
-    @property
-    def bias(self) -> Float[Tensor, " D_out"] | None:
-        """The bias of the layer, which no update changes."""
-        return self.base.bias
-
-    @torch.no_grad()
-    def merge(self) -> nn.Linear:
-        """Add the update to W0, in float32 at least, and return the layer without it."""
-        weight, wide = self.base.weight, torch.promote_types(self.A.dtype, torch.float32)
-        weight.copy_(weight.to(wide) + (self.scale * self.B.to(wide)) @ self.A.to(wide))
-        return self.base
-
-    def extra_repr(self) -> str:
-        """Say what no parameter shows."""
-        return f"rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout:g}"
+from qkv.models.lora_layers import LoRAConfig, LoRAEmbedding, LoRALayer, LoRALinear
 
 
 def add_lora(model: nn.Module, config: LoRAConfig) -> list[str]:
@@ -132,7 +23,7 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> list[str]:
     Raises:
         ConfigError: if the pattern finds no linear layer, or for what `attach_lora` refuses.
     """
-    layers = _linear_layers(model)
+    layers = _layers(model, nn.Linear)
     whole = _parameters_of(model, config.train)
     names = [
         name
@@ -150,25 +41,35 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> list[str]:
 
 
 def attach_lora(
-    model: nn.Module, configs: Mapping[str, LoRAConfig], train: Iterable[str] = ()
+    model: nn.Module,
+    configs: Mapping[str, LoRAConfig],
+    train: Iterable[str] = (),
+    *,
+    tied: bool = False,
 ) -> None:
-    """Put LoRA beside linear layers that are named one by one, and freeze the rest.
+    """Put LoRA beside linear layers and embeddings that are named one by one; freeze the rest.
 
     Args:
         model: changed in place.
         configs: by the names of layers; their patterns and what they say of training is not read.
         train: names of modules or parameters that stay trainable; other LoRA of the model does too.
+        tied: whether layers may share their weight with others, which keep it without the update;
+            such an update can never be merged.
 
     Raises:
-        ConfigError: if a name is no linear layer, has LoRA or shares its parameters, or if what is
+        ConfigError: if a name is no such layer, has LoRA or shares its parameters, or if what is
             to train does not exist or is shared. The model is unchanged then.
     """
     trained = _parameters_of(model, train)
-    _check_free(model, configs)
-    layers = _linear_layers(model)
+    _check_free(model, configs, tied=tied)
+    layers = _layers(model, nn.Linear | nn.Embedding)
     for name, config in configs.items():
-        _replace(model, name, LoRALinear(layers[name], config))
-    trained |= {id(p) for layer in lora_layers(model).values() for p in (layer.A, layer.B)}
+        base = layers[name]
+        linear = isinstance(base, nn.Linear)
+        layer = LoRALinear(base, config) if linear else LoRAEmbedding(base, config)
+        _replace(model, name, layer)
+    for layer in lora_layers(model).values():
+        trained |= {id(p) for p in layer.parameters(recurse=False)}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
 
@@ -178,35 +79,48 @@ def merge_lora(model: nn.Module) -> list[str]:
 
     Returns:
         The names of the layers; none where the model has no LoRA.
+
+    Raises:
+        ConfigError: if another layer has the same weight, which the update is not for. The model
+            is unchanged then.
     """
-    layers = lora_layers(model)
+    layers, names_of = lora_layers(model), _names_of_parameters(model)
+    for name, layer in layers.items():
+        if others := sorted(names_of[id(layer.base.weight)] - {f"{name}.base.weight"}):
+            raise ConfigError(
+                f"the update of {name} cannot be merged: its weight is that of "
+                f"{', '.join(others)} too (a tied output layer?), which the update is not for; "
+                "expected the model to be used unmerged, as load_adapter leaves it"
+            )
     for name, layer in layers.items():
         _replace(model, name, layer.merge())
     return list(layers)
 
 
-def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
     """Return the layers with LoRA by their names."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALayer)}
 
 
-def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return the linear layers by their names, without those below LoRA; one shared has two."""
+def _layers(model: nn.Module, kind: Any) -> dict[str, Any]:
+    """Return the layers of a kind by their names, without those below LoRA; one shared has two."""
     inside = {f"{name}.base" for name in lora_layers(model)}
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, nn.Linear) and name and name not in inside
+        if isinstance(module, kind) and name and name not in inside
     }
 
 
-def _check_free(model: nn.Module, names: Iterable[str]) -> None:
-    """Check that these are linear layers without LoRA, which share nothing."""
-    layers, names_of = _linear_layers(model), _names_of_parameters(model)
+def _check_free(model: nn.Module, names: Iterable[str], *, tied: bool) -> None:
+    """Check that these are linear layers or embeddings without LoRA, which share nothing."""
+    layers, names_of = _layers(model, nn.Linear | nn.Embedding), _names_of_parameters(model)
     for name in names:
         if name not in layers:
             has = "has LoRA already" if name in lora_layers(model) else "is no linear layer"
             raise ConfigError(f"{name} {has}; expected a linear layer without LoRA")
+        if tied:
+            continue
         every = {other for p in layers[name].parameters() for other in names_of[id(p)]}
         if shared := sorted(every - {f"{name}.weight", f"{name}.bias"}):
             raise ConfigError(

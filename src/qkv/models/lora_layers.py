@@ -1,0 +1,215 @@
+r"""Layers with LoRA: a small update beside a frozen weight (Hu et al. 2021, arXiv 2106.09685).
+
+x ---- W0 ----- + -- h      W0 (D_out x D_in) stays as it is
+ \-- A --- B --/            A (r x D_in) and B (D_out x r) are trained
+
+DoRA (Liu et al. 2024, arXiv 2402.09353) trains the length of each row of the sum, too:
+W = m (W0 + s B A) / ||W0 + s B A||, where s = alpha / r.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qkv.attention.linear import linear
+from qkv.blocks.dropout import dropout as drop
+from qkv.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Which layers get an update, of which rank, and what trains besides.
+
+    Args:
+        pattern: a regular expression, searched in the names of linear layers; the default is what
+            the paper adapts (section 4.2), in every attention of the model.
+        rank: r.
+        alpha: the update is scaled by alpha / r, so that another r needs no other learning rate.
+        dropout: share of the update's input that is dropped in training.
+        rank_stabilized: scale by alpha / sqrt(r) (Kalajdzievski 2023, arXiv 2312.03732).
+        dora: train the length of each row of the weight as well (Liu et al. 2024).
+        train: modules that train whole, such as "classifier"; their layers get no update.
+
+    Raises:
+        ConfigError: if a number is out of its range, or the pattern is no regular expression.
+    """
+
+    pattern: str = r"attention\.(query|value)$"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    rank_stabilized: bool = False
+    dora: bool = False
+    train: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.rank < 1:
+            raise ConfigError(f"rank = {self.rank} of LoRA; expected at least 1")
+        if not (self.alpha > 0 and math.isfinite(self.alpha)):
+            raise ConfigError(f"alpha = {self.alpha} of LoRA; expected a number above 0")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout = {self.dropout} of LoRA; expected 0 <= dropout < 1")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"pattern = {self.pattern!r} is no regular expression ({error}); expected one "
+                "such as 'query|value', searched in names: no stars are needed around it"
+            ) from error
+
+
+class LoRALayer(nn.Module):
+    """What a linear layer and an embedding with LoRA share: a frozen weight, A, B and lengths.
+
+    Args:
+        base: the layer with W0, which is frozen here.
+        d_in: numbers that A reads.
+        d_out: numbers that B gives.
+        config: rank, alpha and dropout; its pattern was searched already.
+    """
+
+    base: Any  # a linear layer or an embedding, as the subclass says
+    magnitude: nn.Parameter | None  # m of DoRA
+
+    def __init__(self, base: nn.Linear | nn.Embedding, d_in: int, d_out: int, config: LoRAConfig):
+        super().__init__()
+        self.rank, self.alpha, self.dropout = config.rank, config.alpha, config.dropout
+        self.rank_stabilized, self.dora = config.rank_stabilized, config.dora
+        self.scale = self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+        self.base = base.requires_grad_(False)
+        self.A = nn.Parameter(base.weight.new_empty(self.rank, d_in))
+        self.B = nn.Parameter(base.weight.new_zeros(d_out, self.rank))
+        lengths = nn.Parameter(row_lengths(self.frozen)) if config.dora else None
+        self.register_parameter("magnitude", lengths)
+        self.train(base.training)
+
+    @property
+    def frozen(self) -> Float[Tensor, "D_out D_in"]:
+        """W0."""
+        return self.base.weight
+
+    def adapted(self, dtype: torch.dtype | None = None) -> Float[Tensor, "D_out D_in"]:
+        """Compute the weight that stands for W0 and its update; in the layer's dtype where None."""
+        weight, B, A = (x.to(dtype or x.dtype) for x in (self.frozen, self.B, self.A))
+        weight = weight + (self.scale * B) @ A
+        if self.magnitude is None:
+            return weight
+        # As precise as the lengths that are stored, so that what nobody trained stays as it is.
+        lengths = row_lengths(weight).to(self.magnitude.dtype)
+        return (self.magnitude / lengths)[:, None].to(weight.dtype) * weight
+
+    def stretch(self) -> Float[Tensor, " D_out"]:
+        """Compute by how much DoRA lengthens each row of W0 + s B A."""
+        assert self.magnitude is not None
+        return self.magnitude / row_lengths(self.frozen + (self.scale * self.B) @ self.A)
+
+    @torch.no_grad()
+    def merge(self) -> nn.Linear | nn.Embedding:
+        """Add the update to W0, in float32 at least, and return the layer without it."""
+        self.frozen.copy_(self.adapted(torch.promote_types(self.A.dtype, torch.float32)))
+        return self.base
+
+    def extra_repr(self) -> str:
+        """Say what no parameter shows."""
+        kind = ", dora" if self.dora else ""
+        return f"rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout:g}{kind}"
+
+
+class LoRALinear(LoRALayer):
+    """h = W0 x + b + (alpha / r) B A x, of which A and B are trained (Hu et al. 2021, eq. 3).
+
+    A starts as in the paper's code, uniform within 1 / sqrt(D_in), and B at 0: before training the
+    layer puts out what it did, to the bit.
+
+    Args:
+        base: the layer with W0 and b, which are frozen here.
+        config: rank, alpha and dropout; its pattern was searched already.
+    """
+
+    base: nn.Linear
+
+    def __init__(self, base: nn.Linear, config: LoRAConfig):
+        super().__init__(base, base.in_features, base.out_features, config)
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def forward(self, x: Float[Tensor, "... D_in"]) -> Float[Tensor, "... D_out"]:
+        """Project by W0, and by the update through its r numbers a place."""
+        h = self.base(x)
+        drops = self.training and self.dropout > 0
+        if drops:
+            x = drop(x, self.dropout)
+        update = linear(linear(x, self.A) * self.scale, self.B)
+        if self.magnitude is None:
+            return h + update
+        frozen = h if self.bias is None else h - self.bias
+        if drops:  # of what DoRA lengthens, the frozen part reads what the update does
+            frozen = linear(x, self.base.weight)
+        stretch = self.stretch()
+        return h + (stretch - 1) * frozen + stretch * update
+
+    @property
+    def weight(self) -> Float[Tensor, "D_out D_in"]:
+        """W0 + (alpha / r) B A, for code that reads the matrix of a layer and does not call it.
+
+        Raises:
+            ConfigError: in training with dropout, which no matrix does.
+        """
+        if self.training and self.dropout:
+            raise ConfigError(
+                f"a matrix was asked for whose update has dropout = {self.dropout}: only calling "
+                "the layer can drop; expected dropout = 0 for this layer"
+            )
+        return self.adapted()
+
+    @property
+    def bias(self) -> Float[Tensor, " D_out"] | None:
+        """The bias of the layer, which no update changes."""
+        return self.base.bias
+
+
+class LoRAEmbedding(LoRALayer):
+    """A table of vectors with an update: its transpose is W0, and x is a token's unit vector.
+
+    Nothing is dropped. A starts at 0 and B with numbers of variance 1, as in PEFT: looking up a
+    column of A then costs nothing, and the layer puts out what it did.
+
+    Args:
+        base: the table, which is frozen here.
+        config: rank and alpha.
+    """
+
+    base: nn.Embedding
+
+    def __init__(self, base: nn.Embedding, config: LoRAConfig):
+        super().__init__(base, base.num_embeddings, base.embedding_dim, config)
+        nn.init.zeros_(self.A)
+        nn.init.normal_(self.B)
+
+    def forward(self, tokens: Int[Tensor, "*any"]) -> Float[Tensor, "*any D_out"]:
+        """Look each token up, in the table and in its update."""
+        frozen = self.base(tokens)
+        scale = self.scale * getattr(self.base, "scale", 1)  # some tables multiply their vectors
+        update = linear(F.embedding(tokens, self.A.T) * scale, self.B)
+        return frozen + update if self.magnitude is None else self.stretch() * (frozen + update)
+
+    @property
+    def frozen(self) -> Float[Tensor, "D_out D_in"]:
+        """W0: the table has a row a token, W0 a column."""
+        return self.base.weight.T
+
+    @property
+    def weight(self) -> Float[Tensor, "D_in D_out"]:
+        """The table with its update."""
+        return self.adapted().T
+
+
+def row_lengths(weight: Float[Tensor, "D_out D_in"]) -> Float[Tensor, " D_out"]:
+    """Compute the length of each row, as a constant: no gradient goes through (DoRA, eq. 11)."""
+    return torch.linalg.vector_norm(weight.detach(), dim=1)
