@@ -157,6 +157,11 @@ class Tokenizer:
         return self._role("pad")
 
     @property
+    def filler(self) -> int:
+        """The id that fills short rows where a mask hides them: any, where there is none to pad."""
+        return self._parts.roles.get("pad", 0)
+
+    @property
     def start(self) -> int:
         """The id that begins a sequence: of decoding, or of an encoder's input (BERT's [CLS])."""
         return self._role("start")

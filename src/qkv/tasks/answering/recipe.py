@@ -13,7 +13,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.evaluation.questions import AnswerScores
 from qkv.tasks.answering.answerer import READING, Answerer
 from qkv.tasks.answering.data import QuestionParts, Questions
-from qkv.tasks.answering.search import Reading
+from qkv.tasks.answering.search import Reading, tells_texts_apart
 from qkv.tasks.finetuning import FineTuning, check_base, fine_tune, keep_adapter
 from qkv.tasks.pretrained import save
 from qkv.tasks.recipe import Place, Training, begin, count, finish
@@ -149,8 +149,8 @@ def _fit(
     batches = span_batches(
         windows,
         spans,
-        pad=answerer.tokenizer.pad,
-        segments=answerer.model.config.n_segments > 1,
+        pad=answerer.tokenizer.filler,
+        segments=tells_texts_apart(answerer.model),
         batch_size=training.batch_size,
         max_tokens=training.max_tokens,
         seed=training.seed,

@@ -99,15 +99,19 @@ def search(
     return found
 
 
+def tells_texts_apart(model: nn.Module) -> bool:
+    """Whether a model has vectors for question and passage, such as BERT's segments."""
+    return getattr(model.config, "n_segments", 1) > 1
+
+
 def _spans(
     model: nn.Module, tokenizer: Tokenizer, reading: Reading, windows: Sequence[Window], n: int
 ) -> Spans:
     """The best spans of each window; windows of like length share a batch."""
-    tells_apart = getattr(model.config, "n_segments", 1) > 1
-    segments = [window.segments for window in windows] if tells_apart else None
+    segments = [window.segments for window in windows] if tells_texts_apart(model) else None
     batches = evaluation_batches(
         [window.ids for window in windows],
-        pad=tokenizer.pad,
+        pad=tokenizer.filler,
         max_tokens=max(4_000, reading.max_length),
         segments=segments,
     )

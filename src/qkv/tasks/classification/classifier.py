@@ -215,7 +215,7 @@ class TextClassifier:
         encoded = self.encode(texts, seconds)
         batches = evaluation_batches(
             encoded.ids,
-            pad=self.tokenizer.pad,
+            pad=self.tokenizer.filler,
             max_tokens=max(max_tokens, self.max_length),
             segments=encoded.segments,
         )

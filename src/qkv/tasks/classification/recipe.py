@@ -125,7 +125,7 @@ def _batches(
     return classification_batches(
         texts.ids,
         [parts.labels.number(one.label) for one in parts.train],
-        pad=classifier.tokenizer.pad,
+        pad=classifier.tokenizer.filler,
         segments=texts.segments,
         batch_size=training.batch_size,
         max_tokens=training.max_tokens,
