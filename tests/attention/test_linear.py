@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.helpers import assert_as_exact
 
 from qkv.attention import linear as module
 from qkv.attention.linear import Linear, linear
@@ -21,24 +22,30 @@ def test_by_convolution_it_is_the_same(shape, with_bias):
     weight = torch.randn(13, 11, requires_grad=True)
     bias = torch.randn(13, requires_grad=True) if with_bias else None
     inputs = [x, weight, *([bias] if bias is not None else [])]
-    ours, theirs = linear(x, weight, bias), F.linear(x, weight, bias)
-    torch.testing.assert_close(ours, theirs)
-    gradient = torch.randn_like(theirs)
-    expected = torch.autograd.grad(theirs, inputs, gradient)
-    for a, b in zip(torch.autograd.grad(ours, inputs, gradient), expected, strict=True):
-        torch.testing.assert_close(a, b)
+    wide = [one.detach().double().requires_grad_() for one in inputs]
+    outputs = linear(x, weight, bias), F.linear(x, weight, bias), F.linear(*wide)
+    assert_as_exact(*outputs)
+    upstream = torch.randn_like(outputs[0])
+    gradients = [
+        torch.autograd.grad(output, leaves, upstream.to(output))
+        for output, leaves in zip(outputs, (inputs, inputs, wide), strict=True)
+    ]
+    for ours, theirs, exact in zip(*gradients, strict=True):
+        assert_as_exact(ours, theirs, exact)
 
 
 @pytest.mark.usefixtures("always_large")
 def test_it_can_be_differentiated_twice():
     x = torch.randn(5, 3, requires_grad=True)
     weight = torch.randn(7, 3, requires_grad=True)
-    for function in (linear, F.linear):
+
+    def second(function, x, weight):
         (slope,) = torch.autograd.grad(function(x, weight).pow(3).sum(), x, create_graph=True)
-        (second,) = torch.autograd.grad(slope.sum(), weight)
-        if function is linear:
-            ours = second
-    torch.testing.assert_close(ours, second)
+        return torch.autograd.grad(slope.sum(), weight)[0]
+
+    wide = (one.detach().double().requires_grad_() for one in (x, weight))
+    exact = second(F.linear, *wide)
+    assert_as_exact(second(linear, x, weight), second(F.linear, x, weight), exact)
 
 
 def test_a_large_product_goes_by_convolution_and_a_small_one_does_not():
@@ -57,7 +64,8 @@ def test_under_autocast_torch_decides():
 @pytest.mark.usefixtures("always_large")
 def test_what_is_not_contiguous_is_read_right():
     x, weight = torch.randn(11, 5).T, torch.randn(11, 13).T
-    torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
+    exact = F.linear(x.double(), weight.double())
+    assert_as_exact(linear(x, weight), F.linear(x, weight), exact)
 
 
 def test_a_frozen_layer_keeps_no_input_for_a_gradient_that_nobody_asks_for():

@@ -56,6 +56,12 @@ def write_classifier(folder, labels, base, max_length=13):
     return folder
 
 
+def load_in_float64(monkeypatch, module):
+    """Let a task load its models in float64: two runs then print the same digits everywhere."""
+    load = module.load
+    monkeypatch.setattr(module, "load", lambda *a, **o: load(*a, **{**o, "dtype": torch.float64}))
+
+
 def sentences(n):
     """(text, label), different texts of different lengths, the classes in turn."""
     words = itertools.product(THINGS, range(4), ["the", "a", "the the"])

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.helpers import assert_close, unchecked
+from tests.helpers import assert_as_exact, assert_close, unchecked
 from tests.training.toy import ToyBatch, ToySeq2Seq, toy_batch
 from torch import nn
 
@@ -44,15 +44,22 @@ def test_accumulated_batches_of_different_lengths_make_the_step_of_the_whole(siz
     whole = [toy_batch(batch=8, source=11, target=13) for _ in range(5)]
     pieces = [list(parts(batch, sizes)) for batch in whole]
     assert len({piece.n_targets for piece in pieces[0]}) > 1
-    ours, theirs = toy(dtype), toy(dtype)
+    ours, theirs, exact = toy(dtype), toy(dtype), toy(torch.float64)
     settings = {"steps": 5, "learning_rate": 0.01, "device": "cpu"}
     many = itertools.chain.from_iterable(pieces)
     mine = train(ours, many, pair_loss, accumulate=len(sizes), **settings)
-    other = train(theirs, whole, pair_loss, **settings)
-    bound = 1e-6 if dtype == torch.float32 else 1e-12
-    for name, p in ours.named_parameters():
-        assert_close(p.detach(), theirs.get_parameter(name).detach(), bound)
-    assert mine.losses == pytest.approx(other.losses, rel=1e-6)
+    other, reference = (train(one, whole, pair_loss, **settings) for one in (theirs, exact))
+    pairs = [
+        (p.detach(), theirs.get_parameter(name).detach(), exact.get_parameter(name).detach())
+        for name, p in ours.named_parameters()
+    ]
+    losses = [torch.tensor(run.losses).double() for run in (mine, other, reference)]
+    assert_as_exact(*losses)  # which are kept in float32
+    for many_, whole_, exact_ in pairs:
+        if dtype == torch.float64:
+            assert_close(many_, whole_)
+        else:
+            assert_as_exact(many_, whole_, exact_)
     assert mine.targets == other.targets
 
 
@@ -127,14 +134,14 @@ def test_the_average_is_evaluated_and_left_in_the_model():
 
     class See(Callback):
         def after_step(self, run):
-            weights.append(run.model.head.weight.detach().double())
+            weights.append(run.model.head.weight.detach().clone())
 
     def evaluate(model):
-        evaluated.append(model.head.weight.detach().double())
+        evaluated.append(model.head.weight.detach().clone())
         return {}
 
-    model = toy()
-    average = model.head.weight.detach().double()
+    model = toy(torch.float64)
+    average = model.head.weight.detach().clone()
     train(
         model,
         itertools.repeat(batch),
@@ -150,8 +157,8 @@ def test_the_average_is_evaluated_and_left_in_the_model():
     for step, weight in enumerate(weights, start=1):
         decay = min(0.3, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * weight
-        assert_close(evaluated[step - 1], average, 1e-6)
-    assert_close(model.head.weight.detach().double(), average, 1e-6)
+        assert_close(evaluated[step - 1], average)
+    assert_close(model.head.weight.detach(), average)
     assert not torch.equal(weights[-1], average)
 
 
@@ -208,11 +215,11 @@ def test_a_compiled_loss_learns_the_same():
     torch.manual_seed(1)
     batch = toy_batch(batch=3)
     settings = {"steps": 3, "learning_rate": 0.05, "device": "cpu"}
-    ours, theirs = toy(), toy()
+    ours, theirs = toy(torch.float64), toy(torch.float64)
     with unchecked():
         mine = train(ours, itertools.repeat(batch), pair_loss, compile=True, **settings)
     other = train(theirs, itertools.repeat(batch), pair_loss, **settings)
-    assert mine.losses == pytest.approx(other.losses, rel=1e-5)
+    assert mine.losses == pytest.approx(other.losses, rel=1e-12)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
 
 

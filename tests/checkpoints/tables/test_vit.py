@@ -59,13 +59,13 @@ MODELS = {
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_model_of_ours_comes_back(kind, tmp_path):
-    model = randomized(MODELS[kind](), torch.float32)
+    model = randomized(MODELS[kind]())
     save_checkpoint(Checkpoint(model), tmp_path / "model")
     again = load_checkpoint(tmp_path / "model")
     assert again.config["model_type"] == ("deit" if kind == "distilled" else "vit")
     assert again.model.config == model.config
-    images = torch.randn(3, 2, 34, 15)
-    assert_close(again.model(images), model(images), 1e-6)
+    images = torch.randn(3, 2, 34, 15, dtype=torch.float64)
+    assert_close(again.model(images), model(images))
 
 
 def test_a_head_that_the_file_would_not_say_is_refused(tmp_path):
@@ -84,4 +84,4 @@ def test_what_a_model_does_not_read_is_kept(tmp_path):
     save_checkpoint(loaded, tmp_path / "classifier")
     names = set(open_weights(tmp_path / "classifier"))
     assert {"vit.pooler.dense.weight", "classifier.weight"} <= names
-    torch.testing.assert_close(loaded.model.encoder.positions, base.positions)
+    assert torch.equal(loaded.model.encoder.positions, base.positions)

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
-from tests.tasks.small import write_base, write_table
+from tests.tasks.small import load_in_float64, write_base, write_table
 
 from qkv.cli import main
+from qkv.tasks.answering import answerer
 from qkv.tasks.answering.answerer import Answerer
 from qkv.tasks.answering.search import Reading
 from qkv.tasks.pretrained import save
@@ -21,10 +22,15 @@ ASKED = ["was the film dull", "the book"]
 def model(tmp_path_factory):
     base = write_base(tmp_path_factory.mktemp("base") / "bert")
     torch.manual_seed(1)
-    answerer = Answerer.fresh(base, Reading(max_length=17, stride=4, max_answer=5))
+    made = Answerer.fresh(base, Reading(max_length=17, stride=4, max_answer=5))
     folder = tmp_path_factory.mktemp("made") / "model"
-    save(answerer.loaded, folder)
+    save(made.loaded, folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def float64(monkeypatch):
+    load_in_float64(monkeypatch, answerer)
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ def keyed(line):
     one = json.loads(line)
     assert CONTEXT[one["start"] : one["end"]] == one["answer"]
     assert len(one["n_best"]) == 3
-    return one["question"], one["start"], one["end"], pytest.approx(one["confidence"], rel=1e-4)
+    return one["question"], one["start"], one["end"], pytest.approx(one["confidence"], rel=1e-9)
 
 
 def test_a_broken_row_stops_no_other(qkv, model, tmp_path):

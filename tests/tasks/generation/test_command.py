@@ -7,11 +7,13 @@ import sys
 import pytest
 import torch
 from tests.helpers import randomized
+from tests.tasks.small import load_in_float64
 
 from qkv.cli import main
 from qkv.data.tokenizers import Tokenizer
 from qkv.generation.sampling import Sampling
 from qkv.models.llama import Llama, LlamaConfig
+from qkv.tasks.generation import generator
 from qkv.tasks.generation.generator import Generator
 from qkv.tasks.generation.recipe import begin_with_stop
 from qkv.tasks.pretrained import Loaded, save
@@ -29,6 +31,11 @@ def model(tmp_path_factory):
     llama = randomized(Llama(config), torch.float32)
     save(Loaded(llama, tokenizer), folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def float64(monkeypatch):
+    load_in_float64(monkeypatch, generator)
 
 
 @pytest.fixture
@@ -54,7 +61,7 @@ def test_one_prompt_is_streamed_as_the_generator_says(qkv, model):
     assert qkv("generate", "-m", model, "to be", *options) == f"to be{expected.text}\n"
     said = json.loads(qkv("generate", "-m", model, "to be", *options, "--json"))
     assert said["text"] == expected.text
-    assert said["logprobs"] == pytest.approx(expected.logprobs, abs=1e-6)
+    assert said["logprobs"] == pytest.approx(expected.logprobs, abs=1e-9)
     assert list(said) == ["prompt", "text", "tokens", "logprobs", "ended", "seed"]
     two = qkv("generate", "-m", model, "to be", *options, "--n", "2").split("\n---\n")
     assert two[0] == f"to be{expected.text}\n"

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from tests.tasks.images.test_recognizer import NAMES, recognizer
+from tests.tasks.small import load_in_float64
 
 from qkv.cli import main
+from qkv.tasks.images import recognizer as recognizers
 from qkv.tasks.images.command import image_items
 from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.pretrained import Loaded, save
@@ -24,6 +26,11 @@ def model(tmp_path_factory):
     config |= {"id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}}
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def float64(monkeypatch):
+    load_in_float64(monkeypatch, recognizers)
 
 
 @pytest.fixture
@@ -72,7 +79,7 @@ def test_folders_files_and_top(qkv, model, photos):
     status, out, _ = qkv("recognize", "--model", model, files[1], files[0], "--json")
     said = [json.loads(line) for line in out.splitlines()]
     assert [one["image"] for one in said] == [files[1], files[0]]
-    assert said[0]["probabilities"] == pytest.approx(expected[1].probabilities, abs=1e-6)
+    assert said[0]["probabilities"] == pytest.approx(expected[1].probabilities, abs=1e-9)
     status, out, _ = qkv("recognize", "-m", model, files[1], "--json", "--top", "2")
     assert list(json.loads(out)["probabilities"]) == [label for label, _ in best]
 

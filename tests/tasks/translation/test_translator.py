@@ -65,7 +65,7 @@ def test_outputs_come_in_the_order_of_the_inputs_whatever_the_batches(trained, b
 
 def test_greedy_is_a_beam_of_one_with_its_scores(translator: Translator):
     one = Beam(size=1, length_penalty=0.7, length_rule="power")
-    source, model = translator.source, translator.model.eval()
+    source, model = translator.source, translator.model.double().eval()
     how = {"start": source.start, "stop": source.stop, "max_length": 7}
     for text in TEXTS:
         said = replace(translator, beam=one)(text)
@@ -73,7 +73,7 @@ def test_greedy_is_a_beam_of_one_with_its_scores(translator: Translator):
         assert said == source.decode(greedy(model, ids, **how)[0].tolist())
         [[answer]] = beam_search(model, ids, **how, beam=one)
         assert said == source.decode(answer.tokens)
-        assert said.score == pytest.approx(answer.score, rel=1e-4)
+        assert said.score == pytest.approx(answer.score, rel=1e-9)
 
 
 def test_a_translation_is_its_text_and_knows_more(trained: Translator):
@@ -120,12 +120,13 @@ def test_an_alignment_has_a_row_for_each_output_token(trained: Translator):
 
 def test_what_is_too_long_is_split_at_sentences_or_cut_and_said(translator: Translator):
     translator = replace(translator, limit=9)
+    translator.model.double()
     whole = translator("abc. abc.")
     assert whole.note in ("", "cut off after 7 tokens (max_length), before its end")
     said = translator("abc. abc. cabba. b. cb.")
     parts = [translator(part) for part in ("abc. abc.", "cabba. b.", "cb.")]
     assert said == " ".join(parts)
-    assert said.score == pytest.approx(sum(part.score for part in parts), rel=1e-4)
+    assert said.score == pytest.approx(sum(part.score for part in parts), rel=1e-9)
     assert said.note.startswith("23 tokens, the model reads 9 at once: split into 3 parts")
     said = translator("b. aaaaabbbbbccc.")
     assert said == " ".join(translator(part) for part in ("b.", "aaaaabbbb"))
@@ -156,9 +157,11 @@ def test_saved_and_loaded_it_is_the_same(translator: Translator, beam, tmp_path)
     loaded = Translator.load(tmp_path / "new" / "folder")
     for name, tensor in translator.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    translator.model.double()
+    loaded.model.double()
     assert loaded(TEXTS) == translator(TEXTS)
     scores = [one.score for one in translator(TEXTS)]
-    assert [one.score for one in loaded(TEXTS)] == pytest.approx(scores, rel=1e-5)
+    assert [one.score for one in loaded(TEXTS)] == pytest.approx(scores, rel=1e-9)
     assert (loaded.max_length, loaded.beam.size) == (7, beam.size)
     assert loaded.beam.early_stopping == beam.early_stopping
     assert loaded.start == (translator.target.start,)
