@@ -42,6 +42,7 @@ BART = {
     "eos_token_id": END,
     "decoder_start_token_id": START,
 }
+MBART = {name: value for name, value in BART.items() if name != "decoder_start_token_id"}
 BERT = {
     **ROWS,
     "hidden_size": 22,
@@ -72,10 +73,15 @@ CASES = {
     },
     "BartForSequenceClassification": BART,
     "BartForQuestionAnswering": BART,
+    "MBartForSequenceClassification": MBART,
+    "MBartForQuestionAnswering": MBART,
     "T5EncoderModel": T5,
+    "MT5EncoderModel": T5,
     "BertForMultipleChoice": BERT,
     "RobertaForMultipleChoice": BERT,
     "DistilBertForMultipleChoice": DISTILBERT,
+    "XLMRobertaForMultipleChoice": BERT,
+    "CamembertForMultipleChoice": BERT,
 }
 each = pytest.mark.parametrize("name", CASES)
 CHOICES = [name for name in CASES if name.endswith("MultipleChoice")]
@@ -97,6 +103,9 @@ def texts(name, padding):
     mask = right_mask(lengths, L)
     ids = torch.randint(4, VOCAB, (n, L))
     ids[torch.arange(n), torch.tensor(lengths) - 1] = END
+    if name.startswith("MBart"):  # whose texts end with a language, which differs
+        ids[torch.arange(n), torch.tensor(lengths) - 2] = END
+        ids[torch.arange(n), torch.tensor(lengths) - 1] = torch.arange(n) + 4
     segments = (torch.arange(L) > 3).expand(n, L).long()
     if padding == "left":
         (ids, _), (segments, _) = to_left(ids, mask), to_left(segments, mask)
@@ -111,7 +120,7 @@ def both(name, ours, theirs, padding):
     options, given = {"token_mask": mask}, {"attention_mask": mask.long()}
     if name.startswith("Bert"):
         options["segments"] = given["token_type_ids"] = segments
-    if padding == "left" and not name.startswith(("Bart", "T5")):
+    if padding == "left" and not name.startswith(("Bart", "MBart", "T5", "MT5")):
         given["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
     found, output = ours(ids, **options), theirs(ids, **given)
     if "start_logits" in output:
@@ -125,7 +134,7 @@ def both(name, ours, theirs, padding):
 @each
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
 def test_numbers(name, padding, tmp_path):
-    if padding == "left" and (name.startswith("Bart") or name in CHOICES):
+    if padding == "left" and (name.startswith(("Bart", "MBart")) or name in CHOICES):
         padding = "right"  # their positions and poolers count padding
     theirs, checkpoint = make(name, tmp_path / "theirs")
 

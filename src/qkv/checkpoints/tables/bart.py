@@ -1,5 +1,6 @@
 """BART and mBART, and what their files share with those of Marian."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -141,8 +142,11 @@ def reader(config: BartConfig) -> Bart:
     """Build the model below a head, where the decoder reads what the encoder does.
 
     Raises:
-        ConfigError: if config.json does not say what comes first there.
+        ConfigError: if config.json does not say what comes first there; mBART's decoder begins with
+            the last token of the text, its language.
     """
+    if config.norm_first:
+        return Bart(dataclasses.replace(config, start_token=None)).without_head()
     if type(config.start_token) is not int:
         raise ConfigError(
             f"decoder_start_token_id = {config.start_token!r}; expected the id of the decoder's "
@@ -153,7 +157,12 @@ def reader(config: BartConfig) -> Bart:
 
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:
     """Say what is null where it is meant, and not where it is left out."""
-    raw = {"decoder_start_token_id": 2, "eos_token_id": 2, **check_said_twice(raw)}
+    return {"decoder_start_token_id": 2, **normalize_mbart(raw)}
+
+
+def normalize_mbart(raw: dict[str, Any]) -> dict[str, Any]:
+    """Say with which token texts end, and what a head drops, where that is left out."""
+    raw = {"eos_token_id": 2, **check_said_twice(raw)}
     raw["classifier_dropout"] = raw.get("classifier_dropout") or 0.0
     return raw
 
@@ -176,6 +185,24 @@ def architectures(name: str, **changes: Any) -> tuple[Architecture, ...]:
             changes=changes,
             base=True,
         ),
+        Architecture(
+            name=f"{name}ForSequenceClassification",
+            model=SequenceClassifier,
+            build=classifier,
+            rows=lambda model: [
+                *body(model, "encoder."),
+                *affine("classification_head.dense", "classifier.dense"),
+                *affine("classification_head.out_proj", "classifier.output"),
+            ],
+            changes=changes,
+        ),
+        Architecture(
+            name=f"{name}ForQuestionAnswering",
+            model=QuestionAnswering,
+            build=lambda config, n: QuestionAnswering(reader(config)),
+            rows=lambda model: [*body(model, "encoder."), *affine("qa_outputs", "classifier")],
+            changes=changes,
+        ),
     )
 
 
@@ -194,10 +221,7 @@ FIELDS = [
     Field("attention_dropout", "attention_dropout", 0.0, decode=float),
     Field("activation_dropout", "activation_dropout", 0.0, decode=float),
     Field("scale_embedding", "scaled_embedding", False),
-]
-FIELDS_OF_HEADS = [
     Field("classifier_dropout", "head_dropout", 0.0, decode=float),
-    Field("decoder_start_token_id", "start_token", None, kind=COUNT | NULL),
     # A list is for decoding, and is written back as one.
     Field(
         "eos_token_id",
@@ -208,27 +232,7 @@ FIELDS_OF_HEADS = [
         kind=COUNT | list_of(COUNT) | NULL,
     ),
 ]
-HEADS = (
-    Architecture(
-        name="BartForSequenceClassification",
-        model=SequenceClassifier,
-        build=classifier,
-        rows=lambda model: [
-            *body(model, "encoder."),
-            *affine("classification_head.dense", "classifier.dense"),
-            *affine("classification_head.out_proj", "classifier.output"),
-        ],
-    ),
-    Architecture(
-        name="BartForQuestionAnswering",
-        model=QuestionAnswering,
-        build=lambda config, n: QuestionAnswering(reader(config)),
-        rows=lambda model: [
-            *body(model, "encoder."),
-            *affine("qa_outputs", "classifier"),
-        ],
-    ),
-)
+START = Field("decoder_start_token_id", "start_token", None, kind=COUNT | NULL)
 BOTH = {
     "normalize_embedding": True,
     "static_position_embeddings": False,
@@ -238,12 +242,12 @@ BOTH = {
 BART = Family(
     model_type="bart",
     config=BartConfig,
-    fields=[*FIELDS, *FIELDS_OF_HEADS],
+    fields=[*FIELDS, START],
     only={**ONLY, **BOTH},
     harmless=WITHOUT_EFFECT,
     prefix=PREFIX,
     normalize=normalize,
-    architectures=(*architectures("Bart"), *HEADS),
+    architectures=architectures("Bart"),
 )
 
 MBART = Family(
@@ -253,7 +257,7 @@ MBART = Family(
     only={**ONLY, **BOTH, "normalize_before": True, "add_final_layer_norm": True},
     harmless=WITHOUT_EFFECT,
     prefix=PREFIX,
-    normalize=check_said_twice,
+    normalize=normalize_mbart,
     architectures=architectures("MBart", norm_first=True),
 )
 
