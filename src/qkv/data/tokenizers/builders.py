@@ -1,6 +1,6 @@
 """Vocabularies built from the files of published folders, a function a kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,18 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from qkv.data.tokenizers.files import read_ids, read_lines, read_merges
-from qkv.data.tokenizers.pieces import MarianVocabulary, SentencePieceVocabulary, read_model
+from qkv.data.tokenizers.languages import LANGUAGES, MORE_LANGUAGES
+from qkv.data.tokenizers.pieces import (
+    MarianVocabulary,
+    MovedVocabulary,
+    SentencePieceVocabulary,
+    read_model,
+)
 from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Vocabulary
 from qkv.errors import DataError
+
+FAIRSEQ_FILE = "sentencepiece.bpe.model"
+BEFORE = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +132,42 @@ def _sentencepiece(source: Source, file: str, *, sentinels: int) -> Vocabulary:
     after = _after(source, vocabulary.id, len(vocabulary))
     vocabulary = SentencePieceVocabulary(model, own | after)
     _check_roles(vocabulary.id, source, file)
+    return vocabulary
+
+
+def build_xlm_roberta(source: Source) -> Vocabulary:
+    """XLM-R: sentencepiece.bpe.model, whose first three pieces have four other ids."""
+    return _fairseq(source, BEFORE, start=3)
+
+
+def build_camembert(source: Source) -> Vocabulary:
+    """CamemBERT: five tokens, of which three are never used, before the model's "<s>"."""
+    return _fairseq(
+        source, ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"), start=1
+    )
+
+
+def build_mbart(source: Source) -> Vocabulary:
+    """mBART: XLM-R's, and the codes of 25 languages before the mask."""
+    return _fairseq(source, BEFORE, start=3, after=LANGUAGES)
+
+
+def build_mbart50(source: Source) -> Vocabulary:
+    """mBART-50: XLM-R's, and the codes of 52 languages before the mask."""
+    return _fairseq(source, BEFORE, start=3, after=LANGUAGES + MORE_LANGUAGES)
+
+
+def _fairseq(
+    source: Source, first: Sequence[str], *, start: int, after: Sequence[str] = ()
+) -> Vocabulary:
+    model = read_model(source.folder / FAIRSEQ_FILE)
+    end = len(first) + len(model) - start
+    own = {token: end + i for i, token in enumerate((*after, source.roles["mask"]))}
+    options: dict[str, Any] = {"first": first, "unknown": 3, "start": start}
+    vocabulary = MovedVocabulary(model, **options, added=own)
+    added = _after(source, vocabulary.id, len(vocabulary))
+    vocabulary = MovedVocabulary(model, **options, added=own | added)
+    _check_roles(vocabulary.id, source, FAIRSEQ_FILE)
     return vocabulary
 
 

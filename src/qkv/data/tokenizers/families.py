@@ -1,18 +1,23 @@
 """Tokenizer classes of published folders: files, special tokens, and what stands around a text."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qkv.data.tokenizers.builders import (
+    FAIRSEQ_FILE,
     Source,
+    build_camembert,
     build_clip,
     build_gpt2,
     build_llama,
     build_marian,
+    build_mbart,
+    build_mbart50,
     build_roberta,
     build_t5,
     build_wordpiece,
+    build_xlm_roberta,
 )
 from qkv.data.tokenizers.vocabulary import Vocabulary
 
@@ -28,6 +33,9 @@ class Family:
         single: what stands around one sequence, as `Template.parse` reads it.
         pair: what stands around two.
         flagged: `add_bos_token` and `add_eos_token` of the folder say what stands around.
+        language: of its texts, where the folder names none; `single` and `pair` have its token as
+            "language".
+        target_start: the role of what decoding begins with, or "language".
         only: settings of which only these values are implemented; absent is one of them.
     """
 
@@ -37,6 +45,8 @@ class Family:
     single: str
     pair: str
     flagged: bool = False
+    language: str | None = None
+    target_start: str = "start"
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
@@ -61,7 +71,23 @@ _ROBERTA = Family(
     single="start A stop",
     pair="start A stop stop B stop",
 )
+_XLM_ROBERTA = Family(
+    files=(FAIRSEQ_FILE,),
+    build=build_xlm_roberta,
+    roles=_ROBERTA.roles,
+    single=_ROBERTA.single,
+    pair=_ROBERTA.pair,
+    only={"sp_model_kwargs": (None, {})},
+)
 _END = "<|endoftext|>"
+_T5 = Family(
+    files=("spiece.model",),
+    build=build_t5,
+    roles={"pad": "<pad>", "start": "<pad>", "stop": "</s>", "unknown": "<unk>"},
+    single="A stop",
+    pair="A stop B stop",
+    only={"sp_model_kwargs": (None, {})},
+)
 FAMILIES = {
     "BertTokenizer": _BERT,
     "DistilBertTokenizer": _BERT,
@@ -82,14 +108,8 @@ FAMILIES = {
         single="start A stop",
         pair="start A stop stop B stop",
     ),
-    "T5Tokenizer": Family(
-        files=("spiece.model",),
-        build=build_t5,
-        roles={"pad": "<pad>", "start": "<pad>", "stop": "</s>", "unknown": "<unk>"},
-        single="A stop",
-        pair="A stop B stop",
-        only={"sp_model_kwargs": (None, {})},
-    ),
+    "T5Tokenizer": _T5,
+    "MT5Tokenizer": _T5,
     "LlamaTokenizer": Family(
         files=("tokenizer.model",),
         build=build_llama,
@@ -98,6 +118,24 @@ FAMILIES = {
         pair="start A start:1 B:1",
         flagged=True,
         only={"sp_model_kwargs": (None, {}), "add_prefix_space": (None, True)},
+    ),
+    "XLMRobertaTokenizer": _XLM_ROBERTA,
+    "CamembertTokenizer": replace(_XLM_ROBERTA, build=build_camembert),
+    "MBartTokenizer": replace(
+        _XLM_ROBERTA,
+        build=build_mbart,
+        single="A stop language",
+        pair="A B stop language",
+        language="en_XX",
+        target_start="language",
+    ),
+    "MBart50Tokenizer": replace(
+        _XLM_ROBERTA,
+        build=build_mbart50,
+        single="language A stop",
+        pair="language A B stop",
+        language="en_XX",
+        target_start="stop",
     ),
     "MarianTokenizer": Family(
         files=("source.spm", "target.spm", "vocab.json"),
@@ -117,6 +155,10 @@ OF_MODEL = {
     "gpt2": "GPT2Tokenizer",
     "clip": "CLIPTokenizer",
     "t5": "T5Tokenizer",
+    "mt5": "T5Tokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+    "mbart": "MBartTokenizer",
     "llama": "LlamaTokenizer",
     "mistral": "LlamaTokenizer",
     "marian": "MarianTokenizer",

@@ -13,7 +13,7 @@ from qkv.data.tokenizers.files import read_text
 from qkv.data.tokenizers.training import PAD, START, STOP, UNKNOWN
 from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Vocabulary
 from qkv.data.tokenizers.wrapping import PLAIN, Template
-from qkv.errors import DataError
+from qkv.errors import DataError, VocabularyError
 from qkv.json_fields import (
     COUNT,
     FLAG,
@@ -65,12 +65,29 @@ KINDS = {
     "do_lower_case": FLAG,
     "extra_ids": whole(0, 100_000),
     "model_max_length": NUMBER | NULL,
+    "src_lang": TEXT | NULL,
     "strip_accents": FLAG | NULL,
+    "tgt_lang": TEXT | NULL,
     "tokenize_chinese_chars": FLAG,
     "tokenizer_class": TEXT | NULL,
     "trim_offsets": FLAG,
 }
 OURS = {"pad": PAD, "start": START, "stop": STOP, "unknown": UNKNOWN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Languages:
+    """What texts are marked with.
+
+    Args:
+        family: says where the mark stands.
+        source: code of the language that is read, such as "en_XX".
+        target: code of the language that is written.
+    """
+
+    family: Family
+    source: str
+    target: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +100,7 @@ class Parts:
         template: what stands around one sequence and two.
         files: by name, to be written back.
         target: the vocabulary of what is translated into, where it is another.
+        languages: of a tokenizer that marks each text with its own.
     """
 
     vocabulary: Vocabulary
@@ -90,6 +108,7 @@ class Parts:
     template: Template
     files: Mapping[str, bytes]
     target: Vocabulary | None = None
+    languages: Languages | None = None
 
 
 def read_file(file: Path) -> Parts:
@@ -122,11 +141,48 @@ def read_folder(folder: Path) -> Parts:
             f"{folder} has no {FILE_NAME}, and its tokenizer class is {shown(name)}; without one, "
             f"expected one of {', '.join(FAMILIES)}"
         )
+    family = FAMILIES.get(name)
+    if family is not None and family.language is not None:
+        source = settings.get("src_lang") or family.language
+        target = settings.get("tgt_lang") or source
+        parts = mark(parts, Languages(family=family, source=source, target=target))
     belonging = [path for path in sorted(folder.glob("*")) if path.name in TOKENIZER_FILES]
     for path in belonging:
         if not path.is_file():
             raise DataError(f"{path} cannot be read: it is no file, or a link to none")
     return replace(parts, files={path.name: path.read_bytes() for path in belonging})
+
+
+def mark(parts: Parts, languages: Languages) -> Parts:
+    """Mark texts as those of a language.
+
+    Raises:
+        VocabularyError: the vocabulary has no such language.
+    """
+    for code in (languages.source, languages.target):
+        if parts.vocabulary.id(code) is None:
+            raise VocabularyError(
+                f"the vocabulary has no language {code!r}; expected a code such as "
+                f"{languages.family.language!r}"
+            )
+    single, pair = languages.family.single, languages.family.pair
+    template = Template.parse(single, pair, _ids(parts, languages))
+    return replace(parts, template=template, languages=languages)
+
+
+def of_target(parts: Parts) -> Parts:
+    """What is translated into: Marian has another vocabulary for it, mBART another mark."""
+    if parts.target is not None:
+        return replace(parts, vocabulary=parts.target)
+    if parts.languages is None:
+        return parts
+    languages = replace(parts.languages, source=parts.languages.target)
+    start = _ids(parts, languages)[languages.family.target_start]
+    return mark(replace(parts, roles={**parts.roles, "start": start}), languages)
+
+
+def _ids(parts: Parts, languages: Languages) -> dict[str, int]:
+    return {**parts.roles, "language": parts.vocabulary.id(languages.source)}
 
 
 def _class(folder: Path, settings: Mapping[str, Any]) -> str | None:
@@ -202,10 +258,15 @@ def _from_vocabulary(folder: Path, settings: Mapping[str, Any], name: str) -> Pa
     vocabulary = family.build(Source(folder=folder, settings=settings, roles=roles, added=added))
     vocabulary, target = vocabulary if isinstance(vocabulary, tuple) else (vocabulary, None)
     ids = {role: vocabulary.id(token) for role, token in roles.items()}
+    template = PLAIN  # until the languages are known
+    if family.language is None:
+        template = _flagged(family, settings, ids) or Template.parse(
+            family.single, family.pair, ids
+        )
     return Parts(
         vocabulary=vocabulary,
         roles=ids,
-        template=_flagged(family, settings, ids) or Template.parse(family.single, family.pair, ids),
+        template=template,
         files={},
         target=target,
     )

@@ -1,6 +1,6 @@
-"""Text to ids and back: what the SentencePiece library runs, alone (T5, Llama 2) or for Marian."""
+"""Text to ids and back: what SentencePiece runs, alone (T5, Llama 2), for fairseq or for Marian."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -25,8 +25,7 @@ class SentencePieceVocabulary:
     ) -> None:
         self._model, self._added = model, dict(added)
         self._names = {i: token for token, i in added.items()}
-        own = (i for i in range(len(self._model)) if self._is_special(i))
-        self.special = frozenset((*own, *self._names))
+        self.special = frozenset((*self._special(), *self._names))
 
     def __len__(self) -> int:
         return len(self._model) + len(self._added)
@@ -56,8 +55,64 @@ class SentencePieceVocabulary:
     def label(self, i: int) -> str:
         return self.token(i)
 
-    def _is_special(self, i: int) -> bool:
-        return self._model.is_control(i) or self._model.is_unknown(i)
+    def _special(self) -> Iterator[int]:
+        model = self._model
+        return (i for i in range(len(model)) if model.is_control(i) or model.is_unknown(i))
+
+
+class MovedVocabulary(SentencePieceVocabulary):
+    """The pieces of a SentencePiece model under the ids that fairseq gave them.
+
+    Args:
+        model: as `read_model` gives it.
+        first: the tokens of the ids from 0 on, whatever the model calls its own.
+        unknown: the id of what the model does not know.
+        start: the first piece of the model that keeps its name; it comes after `first`.
+        added: special tokens after the pieces, and their ids.
+    """
+
+    def __init__(
+        self,
+        model: sentencepiece.SentencePieceProcessor,
+        *,
+        first: Sequence[str],
+        unknown: int,
+        start: int,
+        added: Mapping[str, int],
+    ) -> None:
+        self._moved, self._start, self._unknown = len(first) - start, start, unknown
+        super().__init__(model, {token: i for i, token in enumerate(first)} | added)
+
+    def __len__(self) -> int:
+        return super().__len__() - self._start
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ours(i) for i in super().encode(text)]
+
+    def spans(self, text: str) -> tuple[list[int], list[Span]]:
+        ids, spans = super().spans(text)
+        return [self._ours(i) for i in ids], spans
+
+    def decode(self, ids: list[int]) -> str:
+        return super().decode([i - self._moved for i in ids])
+
+    def id(self, token: str) -> int | None:
+        if token in self._added:
+            return self._added[token]
+        i = self._model.piece_to_id(token)
+        return i + self._moved if i >= self._start and not self._model.is_unknown(i) else None
+
+    def token(self, i: int) -> str | None:
+        if i in self._names or not self._start <= i - self._moved < len(self._model):
+            return self._names.get(i)
+        return self._model.id_to_piece(i - self._moved)
+
+    def _ours(self, i: int) -> int:
+        return self._unknown if self._model.is_unknown(i) else i + self._moved
+
+    def _special(self) -> Iterator[int]:
+        pieces = range(self._start, len(self._model))
+        return (i + self._moved for i in pieces if self._model.is_control(i))
 
 
 class MarianVocabulary:

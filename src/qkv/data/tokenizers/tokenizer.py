@@ -17,6 +17,8 @@ from qkv.data.tokenizers.folder import (
     SETTINGS,
     VOCABULARIES,
     Parts,
+    mark,
+    of_target,
     read_file,
     read_folder,
 )
@@ -137,9 +139,27 @@ class Tokenizer:
 
     @property
     def target(self) -> "Tokenizer":
-        """The tokenizer of what is translated into: Marian's differs from that of the source."""
-        target = self._parts.target
-        return self if target is None else type(self)(replace(self._parts, vocabulary=target))
+        """The tokenizer of what is translated into: that of Marian and mBART is another."""
+        parts = of_target(self._parts)
+        return self if parts is self._parts else type(self)(parts)
+
+    def with_languages(self, source: str, target: str) -> "Tokenizer":
+        """The same tokenizer for texts of other languages, of which mBART marks each text's.
+
+        Args:
+            source: code of the language that is read, such as "en_XX".
+            target: code of the language that is written: that of `target`.
+
+        Raises:
+            VocabularyError: it marks no languages, or not these.
+        """
+        if self._parts.languages is None:
+            raise VocabularyError(
+                f"languages {source!r} and {target!r} were given to a tokenizer that marks none; "
+                "the classes MBartTokenizer and MBart50Tokenizer do"
+            )
+        languages = replace(self._parts.languages, source=source, target=target)
+        return type(self)(mark(self._parts, languages))
 
     @property
     def vocab_size(self) -> int:
@@ -212,7 +232,8 @@ class Tokenizer:
         """Put the family's special tokens around one encoded text, or around and between two.
 
         BERT: [CLS] a [SEP] b [SEP], b and what follows in segment 1; RoBERTa: <s> a </s></s> b
-        </s>; T5: a </s> b </s>; Llama: <s> a; GPT-2 and tokenizers that were trained here: a.
+        </s>; T5: a </s> b </s>; mBART: a </s> en_XX; Llama: <s> a; GPT-2 and tokenizers that were
+        trained here: a.
         """
         return self._parts.template.wrap(first, second)
 
