@@ -24,12 +24,14 @@ from qkv.checkpoints.family import Family
 from qkv.checkpoints.overview import base_model, list_fields, list_refused
 from qkv.checkpoints.registry import FAMILIES
 from qkv.explorer.tables import markdown_table, show_table
+from qkv.models.heads import Headed, MultipleChoice
+from qkv.models.t5 import T5Encoder
 
 sys.path.append(str(Path(__file__).parent.parent))  # where the parity tests have the comparisons
 from tests.checkpoints.tiny import TINY
 from tests.helpers import right_mask
 from tests.parity.encoder_decoder import states_of
-from tests.parity.published import gradient_distances, through_a_file
+from tests.parity.published import gradients, through_a_file
 from tests.parity.weights import measure
 
 PATH = RESULTS / "parity.json"
@@ -37,7 +39,7 @@ DOCUMENT = DOCS / "families.md"
 KINDS = ("hidden states", "logits", "gradients")
 PADDINGS = ("none", "right")
 SEEDS = (0, 1, 2)
-PAD, CLASSES = 1, 5
+PAD, END, CLASSES, CHOICES = 1, 2, 5, 3
 LENGTHS, TARGET_LENGTHS = [13, 5, 8], [5, 7, 2]
 # Wider than for the laws of tables: in heads of two numbers gradients are little but rounding.
 SIZES = {
@@ -73,12 +75,16 @@ def make(family: Family, architecture: str, folder: Path) -> tuple[Any, Checkpoi
     n_labels = 2 if architecture.endswith("QuestionAnswering") else CLASSES
     tokens = {"pad_token_id": PAD, "bos_token_id": None, "eos_token_id": None}
     tokens["decoder_start_token_id"] = PAD
+    if reads_twice(family, architecture):
+        # Not the id of padding, of whose vector their embedding computes no gradient.
+        tokens |= {"eos_token_id": END, "decoder_start_token_id": END}
     said = {**TINY[family.model_type], **tokens, "num_labels": n_labels}
     said |= {name: size for name, size in SIZES.items() if name in said}
     config = transformers.AutoConfig.for_model(family.model_type, **said)
     theirs = getattr(transformers, architecture)(config)
-    if not getattr(config, "scale_decoder_outputs", True) and hasattr(theirs, "lm_head"):
-        # T5 1.1: transformers ties the output layer when it makes a model, not when it loads one.
+    scaled = getattr(config, "scale_decoder_outputs", family.model_type != "mt5")
+    if not scaled and hasattr(theirs, "lm_head"):
+        # T5 1.1 and mT5: transformers ties the output layer when it makes a model, not when it loads one.
         theirs.lm_head.weight = nn.Parameter(torch.empty_like(theirs.lm_head.weight))
     through_a_file(theirs, folder)
     for name, parameter in theirs.named_parameters():
@@ -88,13 +94,23 @@ def make(family: Family, architecture: str, folder: Path) -> tuple[Any, Checkpoi
     return theirs, load_checkpoint(folder)
 
 
+def reads_twice(family: Family, architecture: str) -> bool:
+    """Whether both stacks of an encoder-decoder read the one text that a head is for."""
+    model = family.architecture(architecture).model
+    return issubclass(model, Headed) and hasattr(family.config, "n_decoder_layers")
+
+
 def draw(vocab_size: int, lengths: list[int], padding: str) -> tuple[Tensor, Tensor]:
     """Draw texts and their mask; no real token has the id of padding."""
     mask = right_mask([max(lengths)] * len(lengths) if padding == "none" else lengths, max(lengths))
-    return torch.where(mask, torch.randint(2, vocab_size, mask.shape), PAD), mask
+    ids = torch.randint(END + 1, vocab_size, mask.shape)
+    ids[torch.arange(len(mask)), mask.sum(1) - 1] = END
+    return torch.where(mask, ids, PAD), mask
 
 
-def draw_inputs(config: Any, padding: str) -> tuple[list[Tensor], Inputs, Inputs, Masks]:
+def draw_inputs(
+    config: Any, padding: str, model: nn.Module
+) -> tuple[list[Tensor], Inputs, Inputs, Masks]:
     """What ours reads, by place and by name, what theirs reads, and which tokens are real."""
     if hasattr(config, "num_channels"):
         size = config.image_size
@@ -104,7 +120,9 @@ def draw_inputs(config: Any, padding: str) -> tuple[list[Tensor], Inputs, Inputs
     ids, mask = draw(config.vocab_size, LENGTHS, padding)
     texts, masks, theirs = [ids], [mask], {"input_ids": ids, "attention_mask": mask.long()}
     ours = {"token_mask": mask}
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and isinstance(model, Headed):
+        masks = [mask, mask]
+    elif config.is_encoder_decoder and not isinstance(model, T5Encoder):
         vocab_size = getattr(config, "decoder_vocab_size", None) or config.vocab_size
         target, target_mask = draw(vocab_size, TARGET_LENGTHS, padding)
         texts, masks = [ids, target], [mask, target_mask]
@@ -119,7 +137,12 @@ def draw_inputs(config: Any, padding: str) -> tuple[list[Tensor], Inputs, Inputs
 
 def run(model: nn.Module, theirs: Any, padding: str) -> tuple[Pairs, Pairs]:
     """Let both read the same: hidden states, and what the models return, of real tokens."""
-    inputs, options, given, masks = draw_inputs(theirs.config, padding)
+    inputs, options, given, masks = draw_inputs(theirs.config, padding, model)
+    if isinstance(model, MultipleChoice):  # each text beside its neighbors
+        pick = (torch.arange(3)[:, None] + torch.arange(CHOICES)) % 3
+        inputs = [one[pick] for one in inputs]
+        options, given = ({k: x[pick] for k, x in each.items()} for each in (options, given))
+        masks = [None if mask is None else mask[pick].flatten(0, 1) for mask in masks]
     stacks = [module for module in model.modules() if isinstance(module, Stack)]
     with ExitStack() as hooks:
         states = [hooks.enter_context(states_of(stack)) for stack in stacks]
@@ -173,14 +196,19 @@ def compare(family: Family, architecture: str, padding: str, seed: int) -> dict[
             buffer.requires_grad_(False)
             if buffer.grad is not None:
                 buffer.copy_(buffer.grad)
-        gradients = gradient_distances(
-            checkpoint.model, theirs, checkpoint.config, Path(folder, "gradients")
-        )
+        pairs = gradients(checkpoint.model, theirs, checkpoint.config, Path(folder, "gradients"))
     return {
         "hidden states": max(measure(a, b) for a, b in hidden),
         "logits": max(measure(a, b) for a, b in logits),
-        "gradients": max(gradients.values()),
+        "gradients": max(distance(*pair) for pair in pairs.values()),
     }
+
+
+def distance(ours: Tensor, theirs: Tensor, scale: float | None = None) -> float:
+    """Measure max|a - b| / max|b|, or over a scale; 0 for what no loss reads."""
+    if not theirs.any() and not ours.any():
+        return 0.0
+    return measure(ours, theirs) if scale is None else ((ours - theirs).abs().max() / scale).item()
 
 
 def measure_all(families: dict[str, Family]) -> list[dict[str, Any]]:
