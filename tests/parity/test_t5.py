@@ -113,6 +113,23 @@ def test_a_config_as_it_was_published(variant, tmp_path):
     assert json.loads((tmp_path / "again" / "config.json").read_text()) == config
 
 
+def test_a_file_without_an_output_layer_has_the_embedding_in_its_place(tmp_path):
+    """Unscaled, as version 1.1 says, and never at random: transformers ties what a file lacks."""
+    make("1.1", HEADS[0], tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text()) | NEW
+    del config["scale_decoder_outputs"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
+    checkpoint = load_checkpoint(tmp_path)
+    source, source_mask, target, target_mask = batch = texts("right")
+    with torch.no_grad():
+        ours = checkpoint.model(source, target, source_mask=source_mask)[target_mask]
+        assert measure(ours, run_theirs(theirs, *batch).logits[target_mask]) <= BOUND
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", ["relu", "gelu_tanh", "geglu_tanh", "swiglu"])
 def test_a_model_of_ours_is_one_of_theirs(tied, kind, tmp_path):

@@ -27,6 +27,7 @@ from torch import Tensor
 from qkv.errors import DataError
 
 Tensors = Sequence[Tensor]
+BODY = ("stack", "decoder", "embedding", "source_embedding", "target_embedding")
 COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # not float8: no sums
 
 
@@ -188,10 +189,8 @@ def load_rows(
             filled[one.ours[0]] = filled[one.same].clone()
     if missing := [ours for ours in shapes if ours not in filled]:
         theirs = [where(_names_of(ours, table)[0]) for ours in missing]
-        modules = list(dict.fromkeys(ours.rpartition(".")[0] for ours in missing))
         raise DataError(
-            f"{listed(theirs)} is missing (for {listed(missing)}); what is still to be trained is "
-            f"asked for by name: new={modules[:4]}"
+            f"{listed(theirs)} is missing (for {listed(missing)}); {_advice(missing, shapes)}"
         )
     return filled
 
@@ -235,6 +234,28 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     """Join names for a message, the first few of many."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def _advice(missing: Sequence[str], shapes: Mapping[str, torch.Size]) -> str:
+    """Say what probably happened to parameters that are missing, and what to do."""
+    modules = list(dict.fromkeys(ours.rpartition(".")[0] for ours in missing))
+    if {one.rpartition(".")[2] for one in modules} == {"pooler"}:
+        return (
+            f"the model was saved without its pooler. new={modules} starts one at random, on which "
+            "no token's hidden state depends"
+        )
+    tied = [name for name, shape in shapes.items() if name.endswith("embedding.weight")]
+    if missing == ["head.weight"] and any(shapes[one] == shapes["head.weight"] for one in tied):
+        return (
+            "a language model without an output layer has one that is tied to its embedding: does "
+            "config.json lack tie_word_embeddings = true?"
+        )
+    if any(one.split(".")[0] in BODY or ".blocks." in one for one in missing):
+        return (
+            "is config.json that of these weights (such as its number of layers), and is the file "
+            "whole?"
+        )
+    return f"what is still to be trained is asked for by name: new={modules[:4]}"
 
 
 def _renamed(one: Row, old: str, new: str) -> Row:

@@ -164,7 +164,6 @@ def fields(*own: Field, **theirs: str) -> list[Field]:
 
 
 BERT_FIELDS = {
-    "vocab_size": "vocab_size",
     "n_positions": "max_position_embeddings",
     "n_segments": "type_vocab_size",
     "d_model": "hidden_size",
@@ -189,7 +188,11 @@ distilbert = describe(distilbert_rows, "distilbert.", n_segments=0, pooler=False
 BERT = Family(
     model_type="bert",
     config=BertConfig,
-    fields=fields(Field("hidden_act", "activation", "gelu", ACTIVATIONS), **BERT_FIELDS),
+    fields=fields(
+        Field("hidden_act", "activation", "gelu", ACTIVATIONS),
+        vocab_size="vocab_size",
+        **BERT_FIELDS,
+    ),
     only=BERT_ONLY,
     normalize=with_classifier_dropout,
     prefix="bert.",
@@ -265,12 +268,13 @@ def roberta_architectures(name: str) -> tuple[Architecture, ...]:
     )
 
 
-def like_roberta(model_type: str, name: str) -> Family:
+def like_roberta(model_type: str, name: str, *, vocab_size: int = 30_522) -> Family:
     """Describe RoBERTa, or a family that differs from it in its data and its tokenizer."""
     return Family(
         model_type=model_type,
         config=BertConfig,
         fields=fields(
+            Field("vocab_size", "vocab_size", vocab_size),
             Field("hidden_act", "activation", "gelu", ACTIVATIONS),
             # Its positions are numbered from the one after the padding's.
             Field(
@@ -290,7 +294,7 @@ def like_roberta(model_type: str, name: str) -> Family:
     )
 
 
-ROBERTA = like_roberta("roberta", "Roberta")
+ROBERTA = like_roberta("roberta", "Roberta", vocab_size=50_265)
 # Conneau et al. 2020: a hundred languages; Martin et al. 2020: French.
 XLM_ROBERTA = like_roberta("xlm-roberta", "XLMRoberta")
 CAMEMBERT = like_roberta("camembert", "Camembert")
@@ -301,12 +305,12 @@ DISTILBERT = Family(
     fields=fields(
         Field("activation", "activation", "gelu", ACTIVATIONS),
         Field("seq_classif_dropout", "head_dropout", 0.2),
+        Field("n_layers", "n_layers", 6),
         vocab_size="vocab_size",
         n_positions="max_position_embeddings",
         d_model="dim",
         n_heads="n_heads",
         d_ff="hidden_dim",
-        n_layers="n_layers",
         dropout="dropout",
         attention_dropout="attention_dropout",
     ),

@@ -131,11 +131,15 @@ def with_head(model: T5) -> list[Row]:
     """Return all rows."""
     if model.config.tied_output:
         return [*body(model), alias("lm_head.weight", "embedding.weight")]
-    return [*body(model), row("lm_head.weight", "head.weight")]
+    return with_own_head(model)
 
 
 def with_own_head(model: T5) -> list[Row]:
-    """Return all rows of mT5, whose config.json does not tell whether its output layer is tied."""
+    """Return all rows; a file without an output layer has the embedding in its place, unscaled.
+
+    As in transformers, where `tie_word_embeddings` says whether hidden states are scaled, and the
+    file whether the output layer is tied. mT5 never scales.
+    """
     return [*body(model), own_or_same("lm_head.weight", "head.weight", "embedding.weight")]
 
 
