@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 
+from qkv.data.text import check_size
 from qkv.errors import DataError
 
 
@@ -16,7 +17,7 @@ def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
     Folders and links are passed over, and so are hidden files, such as the "._name" of macOS.
 
     Raises:
-        DataError: the file is missing, no tar, cut short, or has no files.
+        DataError: the file is missing, no tar, cut short, or has no files, or one is too large.
     """
     n_files = 0
     try:
@@ -24,6 +25,7 @@ def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
             for member in archive:
                 if not member.isfile() or member.name.rsplit("/", 1)[-1].startswith("."):
                     continue
+                check_size(f"{member.name} in {path}", member.size)
                 content = archive.extractfile(member).read()
                 n_files += 1
                 yield member.name.removeprefix("./"), content

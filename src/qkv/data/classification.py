@@ -44,18 +44,33 @@ class EncodedTexts:
 
     Args:
         ids: one list a text, or a pair of texts.
-        n_cut: how many texts were too long.
-        longest: tokens of the longest before it was cut.
+        lengths: tokens of each before it was cut.
         max_length: what they were cut to.
         segments: one list a pair, 0 for the first text and 1 for the second where the family tells
             them apart; None for single texts.
     """
 
     ids: list[list[int]]
-    n_cut: int
-    longest: int
+    lengths: list[int]
     max_length: int
     segments: list[list[int]] | None = None
+
+    @property
+    def n_cut(self) -> int:
+        """How many texts were too long."""
+        return sum(length > self.max_length for length in self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest before it was cut."""
+        return max(self.lengths, default=0)
+
+    def note(self, row: int) -> str:
+        """What was left out of a text, if anything was."""
+        length = self.lengths[row]
+        if length <= self.max_length:
+            return ""
+        return f"{length:,} tokens, of which the model read the first {self.max_length:,}"
 
     def __str__(self) -> str:
         """What to say of the lengths."""
@@ -107,8 +122,7 @@ def encode_texts(
     lengths = [sum(map(len, row)) + around for row in rows]
     return EncodedTexts(
         ids=[one.ids for one in wrapped],
-        n_cut=sum(length > max_length for length in lengths),
-        longest=max(lengths, default=around),
+        lengths=lengths,
         max_length=max_length,
         segments=None if seconds is None else [one.segments for one in wrapped],
     )

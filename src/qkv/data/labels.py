@@ -118,6 +118,7 @@ def read_examples(
     second: str | int | None = None,
     layout: TableLayout = DEFAULT,
     known: Labels | None = None,
+    broken: list[str] | None = None,
 ) -> list[TextExample] | list[PairExample]:
     """Read texts, or pairs of texts, and their labels from a table; see `read_table`.
 
@@ -128,12 +129,13 @@ def read_examples(
         second: the column of the second texts, where the classes are of pairs.
         layout: what the file's name does not say.
         known: the classes of training, if the table is to evaluate by.
+        broken: takes the problems of broken rows, which are left out then, not raised.
 
     Raises:
         DataError: the table cannot be read, or has a label that is not among the known.
     """
     columns = {"text": text, "label": label} | ({} if second is None else {"second": second})
-    rows = read_table(path, columns, layout)
+    rows = read_table(path, columns, layout, broken=broken)
     for row in rows if known is not None else ():
         known.number(row.fields["label"], f"{path}, line {row.line}")
     if second is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qkv.errors import DataError
+from qkv.json_fields import quoted, shown
 
 NO_TEXT = re.compile("[\ud800-\udfff]")  # half of a pair, or a byte that could not be decoded
 
@@ -44,8 +45,8 @@ def find_columns(
         if present.count(name) != 1:
             number = present.count(name)
             raise DataError(
-                f"{where} has {f'{number} columns' if number else 'no column'} {name!r}; its "
-                f"columns are {', '.join(map(repr, present))} ({hint}is the name right?)"
+                f"{where} has {f'{number} columns' if number else 'no column'} {shown(name)}; its "
+                f"columns are {_some(present)} ({hint}is the name right?)"
             )
     return found
 
@@ -87,14 +88,22 @@ def _problem(where: str, values: Mapping[str, Any]) -> DataError | None:
     for role, value in values.items():
         if value is None or (isinstance(value, str) and not value.strip()):
             return DataError(
-                f"{where} {role} is empty ({value!r}), expected a text; leave such rows out (or is "
-                "this a test part whose labels are hidden?)"
+                f"{where} {role} is empty ({shown(value)}), expected a text; leave such rows out "
+                "(or is this a test part whose labels are hidden?)"
             )
         if not isinstance(value, str | int):
             return DataError(
-                f"{where} {role} is a {type(value).__name__}, {value!r}; expected a text or a "
+                f"{where} {role} is a {type(value).__name__}, {shown(value)}; expected a text or a "
                 "whole number"
             )
         if isinstance(value, str) and NO_TEXT.search(value):
-            return DataError(f"{where} {role} is no text: {value!r} (another encoding than said?)")
+            return DataError(
+                f"{where} {role} is no text: {quoted(value)} (another encoding than said?)"
+            )
     return None
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message, of a table that may have thousands."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(quoted(name, 40) for name in names[:most]) + more

@@ -66,6 +66,7 @@ def read_table(
     layout: TableLayout = DEFAULT,
     *,
     tolerant: bool = False,
+    broken: list[str] | None = None,
 ) -> list[Row]:
     """Read the columns that are asked for, none of them empty anywhere.
 
@@ -78,6 +79,7 @@ def read_table(
             without header.
         layout: what the file's name does not say.
         tolerant: whether a broken row is kept, with its problem, and not raised.
+        broken: takes the problems of broken rows, which are left out then, and not raised.
 
     Raises:
         DataError: the file is missing, empty, broken or in another encoding; a column is missing; a
@@ -85,6 +87,12 @@ def read_table(
         ConfigError: the layout asks for what such a file has not.
         MissingDependencyError: parquet and the Hub need packages that may not be installed.
     """
+    if broken is not None:
+        rows = read_table(path, columns, layout, tolerant=True)
+        broken += [row.problem for row in rows if row.problem]
+        if len(broken) == len(rows):
+            raise DataError(f"{path} has no row that is whole; of the first: {broken[0]}")
+        return [row for row in rows if not row.problem]
     hub, known = HUB_NAME.fullmatch(str(path)), layout.kind or KINDS.get(_suffix(path))
     if hub and known is None and not Path(path).exists():
         return read_hub(hub["name"], columns, config=hub["config"], split=hub["split"] or "train")
@@ -161,14 +169,17 @@ def _separator(text: str, kind: str) -> str:
 
 
 def _read_json_lines(path: Path, text: str, columns: Columns) -> Numbered:
-    for line, content in enumerate(text.rstrip().split("\n"), start=1):
-        yield line, _json_fields(f"{path}, line {line},", content, columns)
+    for line, content in enumerate(text.split("\n"), start=1):
+        if content.strip():
+            yield line, _json_fields(f"{path}, line {line},", content, columns)
 
 
 def _json_fields(where: str, content: str, columns: Columns) -> Mapping[str, Any] | DataError:
     """The fields of a line, or what is wrong with it."""
     try:
         row = json.loads(content)
+    except RecursionError:
+        return DataError(f"{where} is nested too deeply; expected an object of texts")
     except ValueError as error:
         return DataError(f"{where} is no JSON: {error} (one object over several lines?)")
     if not isinstance(row, dict):

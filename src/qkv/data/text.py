@@ -1,5 +1,6 @@
 """Text corpora on disk: line-aligned files, tab-separated files, named sets in a data folder."""
 
+import codecs
 import gzip
 import os
 import zlib
@@ -8,6 +9,16 @@ from pathlib import Path
 
 from qkv.errors import DataError
 
+# UTF-32 first: in one order its mark begins with that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+WIDE = ("utf-16", "utf-32")
+SAMPLE = 1_000  # bytes that are looked at for the zeros of wide encodings
+LARGEST = 2**30  # bytes of a file that is unpacked in memory: small archives can hold huge ones
 _MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 
 
@@ -15,16 +26,35 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file, decompressed if its name ends in .gz.
 
     Raises:
-        DataError: the file is missing or broken.
+        DataError: the file is missing or broken, or larger than `LARGEST` or the memory.
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        if path.suffix != ".gz":
+            return path.read_bytes()
+        with gzip.open(path) as file:
+            content = file.read(LARGEST + 1)
+        check_size(path, len(content))
+        return content
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit the memory; expected a smaller file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file: {error} (was it cut short?)") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error} (is the path right?)") from error
+
+
+def check_size(path: str | os.PathLike[str], n_bytes: int) -> None:
+    """Refuse what would fill the memory once it is unpacked.
+
+    Raises:
+        DataError: it is larger than `LARGEST`.
+    """
+    if n_bytes > LARGEST:
+        raise DataError(
+            f"{path} has more than {LARGEST:,} bytes when it is unpacked, which is not done in "
+            "memory; expected a smaller file (is it what it should be? then unpack it before)"
+        )
 
 
 def decode(
@@ -36,11 +66,20 @@ def decode(
 ) -> str:
     """Bytes as text, without a byte-order mark; `path` is what the error calls them.
 
-    Tolerant, what is no text becomes half pairs of surrogates (PEP 383), which no text has.
+    What begins with the mark of UTF-16 or UTF-32 is read so, where the encoding is UTF-8. Tolerant,
+    what is no text becomes half pairs of surrogates (PEP 383), which no text has.
 
     Raises:
         DataError: they are in another encoding.
     """
+    if codecs.lookup(encoding).name == "utf-8":
+        encoding = next((name for mark, name in MARKS if content.startswith(mark)), encoding)
+        begin = content[:SAMPLE]
+        if encoding not in WIDE and 3 * begin.count(0) > len(begin):
+            raise DataError(
+                f"{path} is not {encoding}: {begin.count(0)} of its first {len(begin)} bytes are 0 "
+                "(UTF-16 without a byte-order mark? save it as UTF-8)"
+            )
     try:
         return content.decode(encoding, "surrogateescape" if tolerant else "strict").removeprefix(
             "\ufeff"

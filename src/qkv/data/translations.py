@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from qkv.data.parts import check_part, parts_of
-from qkv.data.text import decode, find_data, multi30k, read_parallel
+from qkv.data.text import check_size, decode, find_data, multi30k, read_parallel
 from qkv.errors import DataError
 
 Pairs = list[tuple[str, str]]
@@ -77,6 +77,7 @@ def tatoeba(data_dir: str | os.PathLike[str] | None = None) -> dict[str, Pairs]:
     path = find_data("tatoeba_deu_eng", data_dir) / "deu-eng.zip"
     try:
         with zipfile.ZipFile(path) as archive:
+            check_size(path, archive.getinfo("deu.txt").file_size)
             content = archive.read("deu.txt")
     except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read deu.txt in {path}: {error} (was it cut short?)") from error

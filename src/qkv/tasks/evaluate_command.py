@@ -1,11 +1,11 @@
 """`qkv evaluate`: a model of any task on data whose answers are known."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores
 from qkv.evaluation.perplexity import LanguageModelScores
 from qkv.evaluation.questions import AnswerScores
@@ -23,6 +23,7 @@ from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.inputs import dumps, pick_device
 from qkv.tasks.kinds import Name, task_of
 from qkv.tasks.kinds import task as make
+from qkv.tasks.streams import complain
 from qkv.tasks.summarization.data import COLUMNS as OF_SUMMARIES
 from qkv.tasks.summarization.data import read_summaries
 from qkv.tasks.summarization.summarizer import Summarizer
@@ -42,12 +43,14 @@ class Asked:
         split: of a named set.
         columns: as the user calls them; what is not said has the task's own names.
         data_dir: folder of the named sets.
+        broken: takes the problems of rows that are left out.
     """
 
     data: str
     split: str
     columns: Mapping[str, str]
     data_dir: Path | None
+    broken: list[str] = field(default_factory=list)
 
 
 def evaluate(
@@ -64,6 +67,8 @@ def evaluate(
     allow_download: bool = False,
 ) -> None:
     """Score a model on data whose answers are known.
+
+    Broken rows of a table are left out of the scores, and reported after them.
 
     Args:
         model: a folder that qkv train made, a name of the zoo or an id of the Hugging Face Hub.
@@ -84,9 +89,15 @@ def evaluate(
     scores, tables = measure(model, asked, task, device=device, allow_download=allow_download)
     if json:
         print(dumps(asdict(scores)))
-        return
-    for title, rows in tables.items():
+    for title, rows in tables.items() if not json else ():
         show_table(title, rows)
+    for problem in asked.broken:
+        complain(problem)
+    if asked.broken:
+        raise DataError(
+            f"{len(asked.broken):,} rows of {data} are broken and have no part in the scores, see "
+            "above"
+        )
 
 
 def measure(
@@ -106,7 +117,12 @@ def measure(
 
 def _classify(model: TextClassifier, asked: Asked) -> tuple[ClassificationScores, Tables]:
     examples = read_texts(
-        asked.data, asked.split, known=model.labels, data_dir=asked.data_dir, **asked.columns
+        asked.data,
+        asked.split,
+        known=model.labels,
+        data_dir=asked.data_dir,
+        broken=asked.broken,
+        **asked.columns,
     )
     scores = model.evaluate(examples, progress=True)
     return scores, tables_of_classes(scores)
@@ -119,14 +135,17 @@ def _recognize(model: Recognizer, asked: Asked) -> tuple[ClassificationScores, T
 
 
 def _translate(model: Translator, asked: Asked) -> tuple[Any, Tables]:
-    pairs = read_translations(asked.data, asked.split, data_dir=asked.data_dir, **asked.columns)
+    options = {"data_dir": asked.data_dir, "broken": asked.broken}
+    pairs = read_translations(asked.data, asked.split, **options, **asked.columns)
     scores = model.evaluate(pairs, progress=True)
     return scores, tables_of_translations(scores)
 
 
 def _summarize(model: Summarizer, asked: Asked) -> tuple[SummaryScores, Tables]:
     columns = {**OF_SUMMARIES, **asked.columns}
-    examples = read_summaries(asked.data, asked.split, columns=columns, data_dir=asked.data_dir)
+    examples = read_summaries(
+        asked.data, asked.split, columns=columns, data_dir=asked.data_dir, broken=asked.broken
+    )
     scores = model.evaluate(examples, progress=True)
     tables = {}
     for part in filter(None, (scores, scores.by_first)):
@@ -138,7 +157,9 @@ def _summarize(model: Summarizer, asked: Asked) -> tuple[SummaryScores, Tables]:
 
 def _answer(model: Answerer, asked: Asked) -> tuple[AnswerScores, Tables]:
     columns = {**COLUMNS, **asked.columns}
-    questions = read_questions(asked.data, asked.split, columns=columns, data_dir=asked.data_dir)
+    questions = read_questions(
+        asked.data, asked.split, columns=columns, data_dir=asked.data_dir, broken=asked.broken
+    )
     scores = model.evaluate(questions, progress=True)
     rows = [
         _row("F1", scores.f1, scores.f1_interval),
@@ -155,6 +176,7 @@ def _generate(model: Generator, asked: Asked) -> tuple[LanguageModelScores, Tabl
         asked.split,
         column=asked.columns.get("text", "text"),
         data_dir=asked.data_dir,
+        broken=asked.broken,
     )
     scores = model.evaluate(texts, progress=True)
     rows = [

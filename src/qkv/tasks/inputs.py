@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeVar
 
 import torch
@@ -17,8 +18,8 @@ from qkv.data.rows import NO_TEXT
 from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError, DataError, LengthError, VocabularyError
-from qkv.tasks.console import plain_console
-from qkv.tasks.streams import is_interactive, read_input, takes_unicode
+from qkv.json_fields import quoted
+from qkv.tasks.streams import complain, is_interactive, read_input, takes_unicode
 from qkv.zoo.catalog import ZOO
 
 R = TypeVar("R")
@@ -143,7 +144,7 @@ def _item(name: str, text: str, where: str) -> Item:
     if not text.strip():
         problem = f"{where}: empty; expected a text"
     elif NO_TEXT.search(text):
-        problem = f"{where}: not UTF-8: {text!r} (another encoding, such as Latin-1?)"
+        problem = f"{where}: not UTF-8: {quoted(text)} (another encoding, such as Latin-1?)"
     return Item(where=where, fields={} if problem else {name: text}, problem=problem)
 
 
@@ -183,8 +184,14 @@ def answer_all(
         raise DataError(problems[0])
     if problems:
         for problem in problems:
-            plain_console(stderr=True).print(f"qkv: {problem}")
+            complain(problem)
         raise DataError(f"{len(problems):,} of {len(items):,} inputs have no answer, see above")
+
+
+def remark(text: str, note: str) -> None:
+    """Say where the errors go what a reader should know of a text, if there is anything."""
+    if note:
+        complain(f"{shorten(text[:200], 40, placeholder=' ...')!r}: {note}")
 
 
 def _answers(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -81,7 +82,7 @@ def as_rows(lines):
     """What JSON lines say: texts, and a row of probabilities each."""
     said = [json.loads(line) for line in lines.split("\n")[:-1]]
     for one in said:
-        assert list(one) == ["text", "label", "probability", "probabilities"]
+        assert list(one) == ["text", "label", "probability", "probabilities", "note"]
         assert list(one["probabilities"]) == LABELS
         assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-12)
         assert one["probability"] == max(one["probabilities"].values())
@@ -263,3 +264,46 @@ def test_a_model_of_images_is_no_classifier_of_texts(error, tmp_path):
     assert "is a SequenceClassifier with no tokenizer" in error(
         "classify", "-m", tmp_path, "a film"
     )
+
+
+def test_a_text_that_is_cut_is_said_beside_and_in_json(model, capsys):
+    long = "the film was lovely " * 30_000
+    status = main(["classify", "-m", model, long, "a soup", "--max_length", "7"])
+    captured = capsys.readouterr()
+    assert status == 0
+    assert captured.out.count("\n") == 2
+    assert captured.err == (
+        "qkv: 'the film was lovely the film was ...': 120,002 tokens, of which the model read the "
+        "first 7\n"
+    )
+    main(["classify", "-m", model, long, "a soup", "--max_length", "7", "--json"])
+    captured = capsys.readouterr()
+    notes = [json.loads(line)["note"] for line in captured.out.splitlines()]
+    assert notes == ["120,002 tokens, of which the model read the first 7", ""]
+
+
+def test_broken_rows_have_no_part_in_the_scores(qkv, model, tmp_path, capsys):
+    rows = sentences(32)
+    whole = json.loads(
+        qkv("evaluate", model, "--data", write_table(tmp_path / "a.csv", rows), "--json")
+    )
+    lines = (tmp_path / "a.csv").read_text().splitlines(keepends=True)
+    lines[5:5] = ['"he said "no" to me",good\n']
+    lines[20:20] = ["a,b,c\n"]
+    (tmp_path / "a.csv").write_text("".join([*lines, '"not closed,good\n']))
+    status = main(["evaluate", model, "--data", str(tmp_path / "a.csv"), "--json"])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert json.loads(captured.out) == whole
+    said = captured.err.splitlines()
+    for line, one in zip((6, 21, len(lines) + 1), said[:3], strict=True):
+        assert re.search(rf"line {line}\b", one)
+    assert said[3].startswith("qkv: error: 3 rows of ")
+    assert said[3].endswith(" are broken and have no part in the scores, see above")
+    objects = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    nested = "\n".join([*objects[:7], "[" * 50_000, *objects[7:]])
+    (tmp_path / "a.jsonl").write_text(nested)
+    assert main(["evaluate", model, "--data", str(tmp_path / "a.jsonl"), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == whole
+    assert "a.jsonl, line 8, is nested too deeply" in captured.err

@@ -120,3 +120,14 @@ def test_lines_of_standard_input(qkv, model, monkeypatch):
 )
 def test_what_cannot_be_is_refused(qkv, model, options, message):
     assert message in qkv("generate", "-m", model, "to be", *options, status=2)
+
+
+def test_of_a_prompt_that_is_too_long_the_part_that_is_read_is_said_beside(model, capsys):
+    long = "to be or not to be, " * 20
+    for inputs in ([long], [long, "to be"]):
+        assert main(["generate", "-m", model, *inputs, "--max_length", "3"]) == 0
+        said = capsys.readouterr().err
+        message = "tokens, of which the model read the last 9\n"
+        assert said.startswith("qkv: 'to be or not to be, to be or not to ...': 4")
+        assert said.endswith(message)
+        assert said.count("\n") == 1

@@ -177,6 +177,12 @@ def test_the_command_answers_arguments_files_and_lines(
     summarize(TEXTS[0], model=str(folder), json=True, beam=1)
     one = json.loads(capsys.readouterr().out)
     assert list(one) == ["text", "summary", "score", "cut"]
+    summarize("the film was fine and the meal was not rude", model=str(folder))
+    said = capsys.readouterr()
+    message = (
+        "'the film was fine and the meal was ...': too long; the model read its beginning alone"
+    )
+    assert said.err == f"qkv: {message}\n"
     with pytest.raises(DataError, match="1 of 2 inputs have no answer"):
         summarize(" ", TEXTS[0], model=str(folder))
     said = capsys.readouterr()

@@ -104,6 +104,7 @@ def read_questions(
     *,
     columns: dict[str, str] = COLUMNS,
     data_dir: Path | None = None,
+    broken: list[str] | None = None,
 ) -> list[Question]:
     """Read a file, a data set of the Hub, or a part of a named set.
 
@@ -115,6 +116,7 @@ def read_questions(
         split: of a named set, where `data` does not say which.
         columns: names of the table's columns for question, context and answer.
         data_dir: folder of the named sets.
+        broken: takes the problems of broken rows of a table, which are left out then, not raised.
 
     Raises:
         DataError: the questions cannot be read.
@@ -124,7 +126,7 @@ def read_questions(
     if Path(data.removesuffix(".gz")).suffix == ".json":
         return read_squad(data)
     questions = []
-    for row in read_table(data, columns):
+    for row in read_table(data, columns, broken=broken):
         context, answer = row.fields["context"], row.fields["answer"]
         start = context.find(answer)
         questions.append(

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import torch
@@ -31,6 +31,7 @@ from qkv.tasks.translation.translator import evaluating
 SETTINGS, LENGTH = "tokenizer_config.json", "model_max_length"
 PAIRS = "text_pairs"  # and we, whether it is of pairs
 MAX_LENGTH = 512  # where neither the tokenizer's files nor the model set a limit
+MAX_TOKENS = 4_000  # positions of a batch, padding included
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class Prediction:
         label: the likeliest class.
         probability: of it.
         probabilities: of all classes, by their names.
+        note: what the reader should know: that a part of the text was not read.
     """
 
     text: str
     label: str
     probability: float
     probabilities: dict[str, float]
+    note: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ class TextClassifier:
         texts: Sequence[str],
         seconds: Sequence[str] | None = None,
         *,
-        max_tokens: int = 4_000,
+        max_tokens: int = MAX_TOKENS,
         progress: bool = False,
     ) -> Float64[Tensor, "texts classes"]:
         """Probabilities of the classes; texts of like length share a batch.
@@ -212,7 +215,11 @@ class TextClassifier:
             DataError: there are no texts, or one is empty, or pairs are given where the model
                 reads single texts, or the other way round.
         """
-        encoded = self.encode(texts, seconds)
+        return self._classify(self.encode(texts, seconds), max_tokens, progress)
+
+    def _classify(
+        self, encoded: EncodedTexts, max_tokens: int, progress: bool
+    ) -> Float64[Tensor, "texts classes"]:
         batches = evaluation_batches(
             encoded.ids,
             pad=self.tokenizer.filler,
@@ -253,16 +260,18 @@ class TextClassifier:
         if isinstance(texts, str):
             return self([texts], None if seconds is None else [seconds], progress=progress)[0]
         names = self.labels.names
-        rows = self.probabilities(texts, seconds, progress=progress).tolist()
+        encoded = self.encode(texts, seconds)
+        rows = self._classify(encoded, MAX_TOKENS, progress).tolist()
+        notes = [encoded.note(row) for row in range(len(rows))]
         found = [
             (text, names[row.index(max(row))], max(row), dict(zip(names, row, strict=True)))
             for text, row in zip(texts, rows, strict=True)
         ]
         if seconds is None:
-            return [Prediction(*said) for said in found]
+            return [Prediction(*said, note=note) for said, note in zip(found, notes, strict=True)]
         return [
-            PairPrediction(*said, second=second)
-            for said, second in zip(found, seconds, strict=True)
+            PairPrediction(*said, second=second, note=note)
+            for said, second, note in zip(found, seconds, notes, strict=True)
         ]
 
     def evaluate(

@@ -7,7 +7,7 @@ from pathlib import Path
 from qkv.errors import ConfigError
 from qkv.evaluation.classification import ClassificationScores
 from qkv.tasks.classification.classifier import PairPrediction, Prediction, TextClassifier
-from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, text_items
+from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, remark, text_items
 
 DEFAULT = "sentiment"  # of the zoo
 
@@ -117,7 +117,8 @@ def tables_of(scores: ClassificationScores, unit: str = "texts") -> dict[str, li
 
 
 def _as_line(prediction: Prediction) -> str:
-    """Tab-separated; a text keeps to its line."""
+    """Tab-separated; a text keeps to its line. That it was cut is said where the errors go."""
+    remark(prediction.text, prediction.note)
     said = [f"{prediction.label}\t{prediction.probability:.4f}", prediction.text]
     if isinstance(prediction, PairPrediction):
         said.append(prediction.second)

@@ -114,6 +114,7 @@ def read_texts(
     second: str | None = None,
     data_dir: Path | None = None,
     known: Labels | None = None,
+    broken: list[str] | None = None,
 ) -> list[Example]:
     """Read a table, a data set of the Hub, or a part of a named set.
 
@@ -125,12 +126,14 @@ def read_texts(
         second: the column of the second texts, where the classes are of pairs.
         data_dir: folder of the named sets.
         known: the classes of training, if the texts are to evaluate by.
+        broken: takes the problems of broken rows of a table, which are left out then, not raised.
 
     Raises:
         DataError: the texts cannot be read, or one has a label that is not among the known.
     """
     if not NAMED.has(source):
-        return read_examples(source, text=text, label=label, second=second, known=known)
+        columns = {"text": text, "label": label, "second": second}
+        return read_examples(source, **columns, known=known, broken=broken)
     examples = classification_set(*NAMED.split(source, part), data_dir)
     if known is not None:
         for row, example in enumerate(examples, start=1):

@@ -6,7 +6,7 @@ from pathlib import Path
 from qkv.errors import ConfigError
 from qkv.generation.sampling import Sampling
 from qkv.tasks.generation.generator import MAX_LENGTH, Generation, Generator
-from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, text_items
+from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, remark, text_items
 from qkv.tasks.streams import is_interactive
 
 DEFAULT = "generator"  # of the zoo
@@ -81,16 +81,31 @@ def generate(
     limits = {"max_length": max_length, "sampling": sampling, "stop_strings": stop or []}
     if len(items) == 1 and not items[0].problem and not json:
         prompt = items[0].fields["text"]
+        _note_length(generator, prompt)
         for i in range(n):
             print("\n---\n" * (i > 0), end="")
             show(prompt, generator.stream(prompt, seed=seed + i, lookup=lookup, **limits))
         return
+
+    for item in items:
+        _note_length(generator, item.fields.get("text", ""))
 
     def answer(asked: list[dict[str, str]]) -> list[Generation]:
         seeds = [int(one["seed"]) for one in asked]
         return generator([one["text"] for one in asked], seed=seeds, progress=True, **limits)
 
     answer_all(_repeated(items, n, seed), answer, line=_as_line, as_json=json)
+
+
+def _note_length(generator: Generator, prompt: str) -> None:
+    """Say that a prompt is too long to be read as a whole, if it is."""
+    if len(prompt.encode()) >= generator.context:  # a token has a byte at least
+        length = len(generator.encode(prompt))
+        if length > generator.context:
+            remark(
+                prompt,
+                f"{length:,} tokens, of which the model read the last {generator.context // 2:,}",
+            )
 
 
 def show(prompt: str, pieces: Iterator[str]) -> None:

@@ -94,7 +94,12 @@ class Corpus:
 
 
 def read_corpus(
-    source: str, part: str, *, column: str = "text", data_dir: Path | None = None
+    source: str,
+    part: str,
+    *,
+    column: str = "text",
+    data_dir: Path | None = None,
+    broken: list[str] | None = None,
 ) -> list[str]:
     """Read the texts of a file, or of a part of a named set; empty ones are left out.
 
@@ -103,6 +108,7 @@ def read_corpus(
         part: of a named set, where the source does not say which.
         column: of a table.
         data_dir: folder of the named sets.
+        broken: takes the problems of broken rows of a table, which are left out then, not raised.
 
     Raises:
         DataError: the texts cannot be read, or there are none.
@@ -112,7 +118,8 @@ def read_corpus(
     elif Path(source).suffix == ".txt":
         texts = [decode(read_content(Path(source)), source)]
     elif Path(source).suffix:
-        texts = [row.fields["text"] for row in read_table(Path(source), {"text": column})]
+        rows = read_table(Path(source), {"text": column}, broken=broken)
+        texts = [row.fields["text"] for row in rows]
     else:
         raise DataError(
             f"{source!r} is no file (.txt, or a table) and no named set ({', '.join(NAMED.parts)})"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qkv.tasks.inputs import answer_all, pick_device, text_items
+from qkv.tasks.inputs import answer_all, pick_device, remark, text_items
 from qkv.tasks.summarization.summarizer import Summarizer, Summary
 
 DEFAULT = "summarizer"  # of the zoo
@@ -45,5 +45,7 @@ def summarize(
 
 
 def as_line(summary: Summary) -> str:
-    """The summary alone, in one line."""
+    """The summary alone, in one line. That its text was cut is said where the errors go."""
+    if summary.cut:
+        remark(summary.text, "too long; the model read its beginning alone")
     return " ".join(summary.summary.split())

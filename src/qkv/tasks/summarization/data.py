@@ -100,6 +100,7 @@ def read_summaries(
     *,
     columns: dict[str, str] = COLUMNS,
     data_dir: Path | None = None,
+    broken: list[str] | None = None,
 ) -> list[Summarized]:
     """Read a table, a data set of the Hub, or a part of a named set.
 
@@ -108,13 +109,14 @@ def read_summaries(
         split: of a named set, where `data` does not say which.
         columns: names of the table's columns for text and summary.
         data_dir: folder of the named sets.
+        broken: takes the problems of broken rows of a table, which are left out then, not raised.
 
     Raises:
         DataError: the texts cannot be read.
     """
     if NAMED.has(data):
         return summary_set(*NAMED.split(data, split), data_dir)
-    rows = read_table(data, columns)
+    rows = read_table(data, columns, broken=broken)
     return [Summarized(row.fields["text"], (row.fields["summary"],)) for row in rows]
 
 

@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
-from textwrap import shorten
 
 from qkv.evaluation.translation import CorpusScore, TranslationScores
-from qkv.tasks.console import plain_console
-from qkv.tasks.inputs import answer_all, pick_device, text_items
+from qkv.tasks.inputs import answer_all, pick_device, remark, text_items
 from qkv.tasks.translation.results import Translation
 from qkv.tasks.translation.translator import Translator
 
@@ -62,9 +60,7 @@ def translate(
 
 def _as_line(translation: Translation) -> str:
     """The translation in its line; what else there is to know goes where the errors go."""
-    if translation.note:
-        begins = shorten(translation.text, 40, placeholder=" ...")
-        plain_console(stderr=True).print(f"qkv: {begins!r}: {translation.note}")
+    remark(translation.text, translation.note)
     return " ".join(translation.split())
 
 

@@ -107,7 +107,13 @@ class Translations:
 
 
 def read_translations(
-    data: str, split: str, *, source: str = "en", target: str = "de", data_dir: Path | None = None
+    data: str,
+    split: str,
+    *,
+    source: str = "en",
+    target: str = "de",
+    data_dir: Path | None = None,
+    broken: list[str] | None = None,
 ) -> list[TextPair]:
     """Read a table, two aligned files, a data set of the Hub, or a part of a named set.
 
@@ -117,6 +123,7 @@ def read_translations(
         source: the language, or the column, of the sentences.
         target: the language, or the column, of their translations.
         data_dir: folder of the named sets.
+        broken: takes the problems of broken rows of a table, which are left out then, not raised.
 
     Raises:
         DataError: the sentences cannot be read, or one of them is empty.
@@ -126,7 +133,7 @@ def read_translations(
         return translation_set(name, part, (source, target), data_dir)
     if "," in data and not Path(data).exists():
         return _aligned(data)
-    rows = read_table(data, {"source": source, "target": target})
+    rows = read_table(data, {"source": source, "target": target}, broken=broken)
     return [(row.fields["source"], row.fields["target"]) for row in rows]
 
 
