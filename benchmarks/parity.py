@@ -84,7 +84,8 @@ def make(family: Family, architecture: str, folder: Path) -> tuple[Any, Checkpoi
     theirs = getattr(transformers, architecture)(config)
     scaled = getattr(config, "scale_decoder_outputs", family.model_type != "mt5")
     if not scaled and hasattr(theirs, "lm_head"):
-        # T5 1.1 and mT5: transformers ties the output layer when it makes a model, not when it loads one.
+        # T5 1.1 and mT5: transformers ties the output layer when it makes a model, and not when
+        # it loads one.
         theirs.lm_head.weight = nn.Parameter(torch.empty_like(theirs.lm_head.weight))
     through_a_file(theirs, folder)
     for name, parameter in theirs.named_parameters():

@@ -124,10 +124,7 @@ def test_a_file_without_an_output_layer_has_the_embedding_in_its_place(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
     checkpoint = load_checkpoint(tmp_path)
-    source, source_mask, target, target_mask = batch = texts("right")
-    with torch.no_grad():
-        ours = checkpoint.model(source, target, source_mask=source_mask)[target_mask]
-        assert measure(ours, run_theirs(theirs, *batch).logits[target_mask]) <= BOUND
+    compare_logits(checkpoint.model, theirs.eval(), texts("right"))
 
 
 @pytest.mark.parametrize("tied", [True, False])
