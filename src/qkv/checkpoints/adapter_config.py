@@ -1,33 +1,47 @@
 """adapter_config.json of PEFT's LoRA: what is read, what is refused, what is written."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qkv.checkpoints.patterns import compile_pattern
 from qkv.checkpoints.table import listed
 from qkv.errors import ConfigError, DataError
-from qkv.json_fields import read_json
+from qkv.json_fields import (
+    FLAG,
+    NULL,
+    NUMBER,
+    POSITIVE,
+    TEXT,
+    Kind,
+    check_kinds,
+    list_of,
+    named,
+    object_of,
+    read_json,
+    shown,
+    whole,
+)
 from qkv.models.lora import LoRAConfig
 
 REQUIRED = ("peft_type", "r", "lora_alpha", "target_modules")
-NUMBER, NONE = (int, float), type(None)
-# What a field may be, and what a list or an object may hold.
-TYPES: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
-    "r": ((int,), ()),
-    "lora_alpha": (NUMBER, ()),
-    "lora_dropout": (NUMBER, ()),
-    "use_rslora": ((bool,), ()),
-    "use_dora": ((bool,), ()),
-    "rank_pattern": ((dict, NONE), (int,)),
-    "alpha_pattern": ((dict, NONE), NUMBER),
-    "target_modules": ((list, str), (str,)),
-    "exclude_modules": ((list, str, NONE), (str,)),
-    "modules_to_save": ((list, NONE), (str,)),
-    "layers_to_transform": ((list, int, NONE), (int,)),
-    "layers_pattern": ((list, str, NONE), (str,)),
-    "auto_mapping": ((dict, NONE), (str,)),
+RANK, LAYER, NAMES = whole(1, 2**20), whole(0, 2**20), list_of(TEXT)
+KINDS: dict[str, Kind] = {
+    "r": RANK,
+    "lora_alpha": POSITIVE,
+    "lora_dropout": NUMBER,
+    "use_rslora": FLAG,
+    "use_dora": FLAG,
+    "rank_pattern": object_of(RANK) | NULL,
+    "alpha_pattern": object_of(POSITIVE) | NULL,
+    "target_modules": NAMES | TEXT,
+    "exclude_modules": NAMES | TEXT | NULL,
+    "modules_to_save": NAMES | NULL,
+    "layers_to_transform": list_of(LAYER) | LAYER | NULL,
+    "layers_pattern": NAMES | TEXT | NULL,
+    "auto_mapping": object_of(TEXT | NULL) | NULL,
+    "base_model_name_or_path": TEXT | NULL,
 }
 # Fields of which these values are implemented. How A and B started matters only where the weights
 # beside them were changed for it, as PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ do.
@@ -95,10 +109,7 @@ class AdapterConfig:
         single = [one for one in (self.target_modules, self.exclude_modules) if type(one) is str]
         patterns = (*self.modules_to_save, *self.rank_pattern, *self.alpha_pattern)
         for pattern in (*single, *patterns, *self.layers_pattern):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ConfigError(f"{pattern!r} is no regular expression: {error}") from error
+            compile_pattern(pattern)
         if isinstance(self.target_modules, str) and self.layers:
             raise ConfigError(
                 f"layers_to_transform = {list(self.layers)} beside target_modules = "
@@ -125,7 +136,7 @@ class AdapterConfig:
             _named(self.target_modules, module)
             and self._in_layers(module)
             and not _named(self.exclude_modules, module)
-            and not any(re.match(rf"(^|.*\.){one}($|\..*)", module) for one in self.modules_to_save)
+            and not any(_matches(rf"(^|.*\.){one}($|\..*)", module) for one in self.modules_to_save)
         )
 
     def _in_layers(self, module: str) -> bool:
@@ -133,10 +144,16 @@ class AdapterConfig:
         if not self.layers or isinstance(self.target_modules, str) or module in self.target_modules:
             return True
         # As in PEFT: the first number of the name counts, and of several patterns the first match.
-        patterns = [rf"(?:^|.*?\.){one}\.(\d+)\." for one in self.layers_pattern]
-        found = (re.match(one, module) for one in patterns or [r".*?\.[^.]*\.(\d+)\."])
-        number = next((int(match[1]) for match in found if match), None)
-        return number in self.layers
+        patterns = [rf"(?:^|.*?\.){one}\.\d+\." for one in self.layers_pattern]
+        parts = module.split(".")
+        places = [i for i in range(len(parts) - 1) if parts[i].isdecimal()]
+        found = (
+            int(parts[i])
+            for pattern in patterns or [r".*?\.[^.]*\.\d+\."]
+            for i in places
+            if _matches(pattern, ".".join(parts[: i + 1]) + ".")
+        )
+        return next(found, None) in self.layers
 
     def saves(self, parameter: str) -> bool:
         """Tell whether a parameter is stored, as one of a module that is stored whole."""
@@ -156,14 +173,20 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     """Read adapter_config.json.
 
     Raises:
-        DataError: if it cannot be read, a field is missing or has another type.
-        ConfigError: naming a field that is switched on and not implemented.
+        DataError: if it cannot be read, or a field is missing.
+        ConfigError: naming a field that has another type, or is switched on and not implemented.
     """
     raw = read_json(path)
+    if raw.get("peft_type", "LORA") not in ("LORA", None):
+        raise ConfigError(
+            f"{path}: this adapter is not LoRA but {shown(raw['peft_type'])} (its peft_type), "
+            "which is not implemented"
+        )
     if missing := [name for name in REQUIRED if raw.get(name) is None]:
         raise DataError(f"{path} lacks {listed(missing)}; is it an adapter_config.json of PEFT?")
+    check_kinds(raw, KINDS, where=str(path))
     for name, value in raw.items():
-        _check(f"{path}: {name} = {value!r}", name, value)
+        _check(f"{path}: {named(name)} = {shown(value)}", name, value)
     mapping = raw.get("auto_mapping") or {}
     try:
         return AdapterConfig(
@@ -214,15 +237,7 @@ def _check(what: str, name: str, value: Any) -> None:
             f"{what} is not implemented; expected {' or '.join(map(repr, ONLY[name]))}"
             f"{WAY_OUT.get(name, '')}"
         )
-    if name in TYPES:
-        kinds, inside = TYPES[name]
-        held = value.values() if isinstance(value, dict) else value
-        held = held if isinstance(value, (dict, list)) else ()
-        if type(value) not in kinds or not all(type(one) in inside for one in held):
-            wanted = " or ".join("null" if kind is NONE else kind.__name__ for kind in kinds)
-            of = f" of {inside[0].__name__}" if inside else ""
-            raise DataError(f"{what}; expected {wanted}{of}")
-    elif name not in ONLY and name not in HARMLESS and value:
+    if name not in KINDS and name not in ONLY and name not in HARMLESS and value:
         raise ConfigError(
             f"{what} is not implemented, and the numbers would differ from those of PEFT; "
             "expected it to be off"
@@ -231,15 +246,19 @@ def _check(what: str, name: str, value: Any) -> None:
 
 def _named(spec: tuple[str, ...] | str, module: str) -> bool:
     if isinstance(spec, str):
-        return re.fullmatch(spec, module) is not None
+        return _matches(spec, module)
     return any(module == one or module.endswith(f".{one}") for one in spec)
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if _matches(rf"(.*\.)?({pattern})$", module):
             return value
     return default
+
+
+def _matches(pattern: str, module: str) -> bool:
+    return compile_pattern(pattern).fullmatch(module)
 
 
 def _either(value: list[str] | str | None) -> tuple[str, ...] | str:
