@@ -9,7 +9,7 @@ import pytest
 from qkv.checkpoints.patterns import Pattern, compile_pattern
 from qkv.errors import ConfigError
 
-ATOMS = tuple("ab.^$1]") + (r"\.", "[ab]", "[^a]", r"\d", r"\w", r"\b", r"\B", r"\s")
+ATOMS = (*"ab.^$1]", r"\.", "[ab]", "[^a]", r"\d", r"\w", r"\b", r"\B", r"\s")
 KINDS = ("atom", "atom", "seq", "or", "group", "repeat", "ahead")
 COUNTS = ("*", "+", "?", "*?", "+?", "??", "{2}", "{1,2}", "{,1}", "{2,}", "{0,3}?")
 
