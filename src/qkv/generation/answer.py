@@ -29,6 +29,11 @@ class Answer:
     score: float
     ended: bool
 
+    @property
+    def text(self) -> list[int]:
+        """The tokens without the `stop` that ended them."""
+        return self.tokens[:-1] if self.ended else self.tokens
+
     @classmethod
     def of(cls, tokens: Iterable[Token], stops: Sequence[int]) -> "Answer":
         """Collect an answer's tokens."""

@@ -148,14 +148,27 @@ def repetition_penalty(penalty: float) -> Processor:
     Raises:
         ConfigError: if it is not above 0.
     """
-    if not 0 < penalty < math.inf:
-        raise ConfigError(f"repetition_penalty is {penalty}, expected above 0; 1 changes nothing")
+    check_penalty("repetition_penalty", penalty)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
-        penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
-        return torch.where(_marked(tokens, logits), penalized, logits)
+        return torch.where(marked(tokens, logits), penalized(logits, penalty), logits)
 
     return processor
+
+
+def check_penalty(name: str, penalty: float) -> None:
+    """Refuse a factor that is not above 0.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not 0 < penalty < math.inf:
+        raise ConfigError(f"{name} is {penalty}, expected above 0; 1 changes nothing")
+
+
+def penalized(logits: Float[Tensor, "rows V"], penalty: float) -> Float[Tensor, "rows V"]:
+    """Divide positive logits by `penalty`, and multiply others: above 1 that makes all smaller."""
+    return torch.where(logits > 0, logits / penalty, logits * penalty)
 
 
 def no_repeat_ngram(n: int) -> Processor:
@@ -171,15 +184,26 @@ def no_repeat_ngram(n: int) -> Processor:
         if tokens.shape[1] < n:
             return logits
         ngrams = tokens.unfold(1, n, 1)  # (rows, t - n + 1, n)
-        begun = tokens[:, None, tokens.shape[1] - n + 1 :]
-        completes = (ngrams[..., :-1] == begun).all(-1)
-        repeated = ngrams[..., -1].masked_fill(~completes, -1)
-        return logits.masked_fill(_marked(repeated, logits), FORBIDDEN)
+        return logits.masked_fill(completing(ngrams, tokens, logits), FORBIDDEN)
 
     return processor
 
 
-def _marked(tokens: Int[Tensor, "rows t"], like: Float[Tensor, "rows V"]) -> Bool[Tensor, "rows V"]:
+def completing(
+    ngrams: Int[Tensor, "*rows ngrams n"],
+    tokens: Int[Tensor, "rows t"],
+    like: Float[Tensor, "rows V"],
+) -> Bool[Tensor, "rows V"]:
+    """True where a token would complete one of the n-grams: of each row, or of all."""
+    before = ngrams.shape[-1] - 1  # tokens
+    begun = tokens[:, None, max(0, tokens.shape[1] - before) :]
+    if begun.shape[2] < before:
+        return torch.zeros_like(like, dtype=torch.bool)
+    completes = (ngrams[..., :-1] == begun).all(-1)  # (rows, ngrams)
+    return marked(ngrams[..., -1].expand_as(completes).masked_fill(~completes, -1), like)
+
+
+def marked(tokens: Int[Tensor, "rows t"], like: Float[Tensor, "rows V"]) -> Bool[Tensor, "rows V"]:
     """True where a row has that token; -1 is none."""
     size = like.shape[1]
     marked = torch.zeros(len(tokens), size + 1, dtype=torch.bool, device=like.device)

@@ -41,13 +41,18 @@ class Sampling:
         """Check the values."""
         self.processors()
 
-    def processors(self) -> list[Processor]:
-        """What is forbidden comes first, then the temperature, then what it leaves is truncated."""
-        found = []
+    def processors(self, constraints: Sequence[Processor] = ()) -> list[Processor]:
+        """What is forbidden comes first, then the temperature, then what it leaves is truncated.
+
+        Args:
+            constraints: more that is forbidden or forced.
+        """
+        found = list[Processor]()
         if self.repetition_penalty != 1:
             found.append(repetition_penalty(self.repetition_penalty))
         if self.no_repeat_ngram is not None:
             found.append(no_repeat_ngram(self.no_repeat_ngram))
+        found.extend(constraints)
         if self.temperature != 1:
             found.append(temperature(self.temperature))
         if self.top_k is not None:

@@ -14,6 +14,7 @@ from qkv.generation.sampling import Sampling
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.llama import Llama, LlamaConfig
+from qkv.tasks.decoding import Limits
 from qkv.tasks.generation.foretelling import foretell
 from qkv.tasks.generation.generator import Generator
 from qkv.tasks.generation.recipe import begin_with_stop
@@ -60,7 +61,7 @@ def test_beyond_a_context_it_goes_on_from_its_last_half():
     model, greedy = generator(context=13), Sampling(temperature=0.0)
     ids = model.encode("to be or not to")
     assert 3 < len(ids) < 13
-    found = list(Writer(model.model, 13, model.stops, 23, greedy).tokens(ids, 0))
+    found = list(Writer(model.model, 13, model.stops, greedy).tokens(ids, Limits(0, 23, False), 0))
     if found[-1].id in model.stops:  # the seed of the weights says otherwise
         raise AssertionError("it ended early")
     text = list(ids)

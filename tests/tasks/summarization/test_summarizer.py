@@ -157,7 +157,7 @@ def test_a_published_bart_summarizes(tmp_path):
     said["task_specific_params"]["summarization"]["max_source"] = 11
     (folder / "config.json").write_text(json.dumps(config | ids | said))
     summarizer = Summarizer.load(folder)
-    assert (summarizer.writing.beam, summarizer.writing.max_length) == (2, 5)
+    assert (summarizer.writing.beam, summarizer.writing.max_length) == (2, 4)
     assert len(summarizer.tokenizer.encode(summarizer(TEXTS[0]).summary)) <= 5
 
 

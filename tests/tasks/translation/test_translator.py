@@ -18,6 +18,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.generation.beam import beam_search
 from qkv.generation.greedy import greedy
 from qkv.generation.ranking import Beam
+from qkv.tasks.decoding import Decoding
 from qkv.tasks.pretrained import load
 from qkv.tasks.translation.translator import Translator, evaluating
 from qkv.training.loop import train
@@ -134,7 +135,7 @@ def test_what_is_too_long_is_split_at_sentences_or_cut_and_said(translator: Tran
 
 
 def test_what_has_no_end_is_cut_and_said(translator: Translator):
-    translator = replace(translator, forbidden=(translator.target.stop,))
+    translator = replace(translator, decoding=Decoding(suppressed=(translator.target.stop,)))
     assert translator("abc").note == "cut off after 7 tokens (max_length), before its end"
 
 
@@ -164,7 +165,7 @@ def test_saved_and_loaded_it_is_the_same(translator: Translator, beam, tmp_path)
     assert [one.score for one in loaded(TEXTS)] == pytest.approx(scores, rel=1e-9)
     assert (loaded.max_length, loaded.beam.size) == (7, beam.size)
     assert loaded.beam.early_stopping == beam.early_stopping
-    assert loaded.start == (translator.target.start,)
+    assert loaded.decoding.start == translator.target.start
     assert loaded.source.start == translator.source.start  # in a Marian's folder, too
     assert not loaded.model.training
     again = Translator.of(load(tmp_path / "new" / "folder"), beam=BEAM, max_length=3)
@@ -191,13 +192,14 @@ def test_a_folder_says_what_is_forced_and_forbidden(tmp_path):
     said = {"forced_bos_token_id": letter, "bad_words_ids": [[5], [6, 7]], "num_beams": 2}
     (tmp_path / "generation_config.json").write_text(json.dumps(said))
     loaded = Translator.load(tmp_path)
-    assert (loaded.start, loaded.forbidden, loaded.beam.size) == ((1, letter), (5,), 2)
+    assert (loaded.decoding.start, loaded.beam.size, loaded.max_length) == (1, 2, 256)
+    assert loaded.decoding.bad_words == ((5,), (6, 7))
     forbidden = loaded.target.tokens([5])[0]
     with torch.no_grad():
         loaded.model.head.bias[5] = 1e9
         assert set(loaded("abc")) != set()
         assert forbidden not in loaded("abc")
-        assert set(replace(loaded, forbidden=())("abc")) == {forbidden}
+        assert set(replace(loaded, decoding=Decoding())("abc")) == {forbidden}
     alignment = loaded.align("abc")
     assert alignment.output[0] == "a"
     weights = alignment.weights["decoder.blocks.0.cross_attention"]

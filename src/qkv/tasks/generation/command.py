@@ -1,15 +1,18 @@
 """`qkv generate`: a causal language model goes on a text."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qkv.errors import ConfigError
 from qkv.generation.sampling import Sampling
-from qkv.tasks.generation.generator import MAX_LENGTH, Generation, Generator
+from qkv.tasks.generation.generator import Generation, Generator
 from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, remark, text_items
 from qkv.tasks.streams import is_interactive
 
 DEFAULT = "generator"  # of the zoo
+TEMPERATURE = 0.8  # where neither the caller nor the model's files say it
 
 
 def generate(
@@ -17,12 +20,12 @@ def generate(
     model: str = DEFAULT,
     file: Path | None = None,
     column: str = "text",
-    max_length: int = MAX_LENGTH,
-    temperature: float = 0.8,
+    max_length: int | None = None,
+    temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float | None = None,
     no_repeat_ngram: int | None = None,
     seed: int = 0,
     n: int = 1,
@@ -36,7 +39,8 @@ def generate(
 
     One prompt's text appears as it is written, behind the prompt. Several prompts have a line each.
     An empty prompt, '', is what a text begins with in training. Texts of more tokens than the model
-    read at once in training go on from the last half of what it can read.
+    read at once in training go on from the last half of what it can read. What is not given is as
+    the model's generation_config.json says.
 
     Args:
         prompts: each an argument.
@@ -45,8 +49,9 @@ def generate(
         file: (or -f) a .csv, .tsv, .jsonl or .parquet table of prompts, or a .txt file of one a
             line.
         column: of the table.
-        max_length: tokens that are written at most.
-        temperature: below 1 the probable becomes more probable; 0 is greedy decoding.
+        max_length: tokens that are written at most; 200 where nothing says it.
+        temperature: below 1 the probable becomes more probable; 0 is greedy decoding; 0.8 where
+            nothing says it.
         top_k: draw from so many most probable tokens.
         top_p: draw from the fewest most probable tokens that have this probability together.
         min_p: draw from tokens that are at least this share as probable as the most probable.
@@ -61,14 +66,16 @@ def generate(
         device: auto (an accelerator if there is one), cpu, cuda or mps.
         allow_download: ask the Hub for a base that a file of the model names.
     """
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram=no_repeat_ngram,
-    )
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram": no_repeat_ngram,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    Sampling(**given)  # wrong values are refused before a model is loaded
     if n < 1:
         raise ConfigError(f"n = {n}; expected at least 1 text for each prompt")
     items = _prompts(prompts, file, column)
@@ -78,7 +85,11 @@ def generate(
             "prompt, whose text is shown as it is written"
         )
     generator = Generator.load(model, device=pick_device(device), allow_download=allow_download)
-    limits = {"max_length": max_length, "sampling": sampling, "stop_strings": stop or []}
+    limits = {
+        "max_length": max_length,
+        "sampling": chosen_sampling(generator, given),
+        "stop_strings": stop,
+    }
     if len(items) == 1 and not items[0].problem and not json:
         prompt = items[0].fields["text"]
         _note_length(generator, prompt)
@@ -106,6 +117,16 @@ def _note_length(generator: Generator, prompt: str) -> None:
                 prompt,
                 f"{length:,} tokens, of which the model read the last {generator.context // 2:,}",
             )
+
+
+def chosen_sampling(generator: Generator, given: dict[str, Any]) -> Sampling | None:
+    """How tokens are drawn by these options, and for the rest as the model's files say; or None."""
+    rules, usual = generator.decoding, generator.sampling
+    if not given and (rules.draws is not None or rules.beam.size > 1):
+        return None
+    if rules.draws is None:
+        usual = replace(usual, temperature=TEMPERATURE)
+    return replace(usual, **given)
 
 
 def show(prompt: str, pieces: Iterator[str]) -> None:

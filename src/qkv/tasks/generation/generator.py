@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import overload
 
 import torch
@@ -18,12 +19,13 @@ from qkv.generation.stepping import check_max_length
 from qkv.generation.streaming import check_stop_strings, cut_text, says, text_pieces
 from qkv.models.causal import CausalLM
 from qkv.tasks.console import plain_console
+from qkv.tasks.decoding import Decoding, Limits
 from qkv.tasks.generation.foretelling import foretell
 from qkv.tasks.generation.writing import Writer, until
+from qkv.tasks.generation_config import read_decoding
 from qkv.tasks.pretrained import Loaded, load
 from qkv.tasks.translation.translator import evaluating
 
-USUAL = Sampling()
 MAX_LENGTH = 200  # tokens
 ROWS = 32  # answers that are written at once
 
@@ -74,6 +76,7 @@ class Generator:
                 "given; expected a causal language model, of the families of GPT-2 or Llama, with "
                 "its tokenizer (qkv train recipes/tinyshakespeare.yaml makes one)"
             )
+        _ = self.decoding  # read once, so that what cannot be applied is refused here
 
     @classmethod
     def load(
@@ -124,10 +127,23 @@ class Generator:
     @property
     def stops(self) -> list[int]:
         """The ids that end a text; -1, which is none, where the model has no such token."""
-        said = self.loaded.config.get("eos_token_id")
-        said = said if isinstance(said, list) else [said]
-        found = dict.fromkeys([i for i in (*said, self._role("stop")) if i is not None])
-        return list(found) or [-1]
+        stop = self._role("stop")
+        return list(self.decoding.stops) or [-1 if stop is None else stop]
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """The rules that the model's files say."""
+        return read_decoding(self.loaded)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn where the caller does not say it.
+
+        As generation_config.json says, greedily where it says do_sample = false; where it does not
+        say whether to draw, from the model's own distribution.
+        """
+        rules = self.decoding
+        return rules.searched() if rules.draws is None else rules.sampling
 
     def encode(self, prompt: str) -> list[int]:
         """The tokens that the model reads before it writes.
@@ -136,7 +152,8 @@ class Generator:
             DataError: the prompt is empty, and the model has no token to start from.
         """
         ids = self.tokenizer.wrap(self.tokenizer.encode(prompt)).ids
-        while len(ids) > 1 and ids[-1] in self.stops:
+        ends = {*self.stops, self._role("stop")}
+        while len(ids) > 1 and ids[-1] in ends:
             ids = ids[:-1]
         if ids:
             return ids
@@ -154,10 +171,10 @@ class Generator:
         self,
         prompts: str,
         *,
-        max_length: int = ...,
-        sampling: Sampling = ...,
+        max_length: int | None = ...,
+        sampling: Sampling | None = ...,
         seed: int = ...,
-        stop_strings: Sequence[str] = ...,
+        stop_strings: Sequence[str] | None = ...,
         progress: bool = ...,
     ) -> Generation: ...
     @overload
@@ -165,30 +182,32 @@ class Generator:
         self,
         prompts: Sequence[str],
         *,
-        max_length: int = ...,
-        sampling: Sampling = ...,
+        max_length: int | None = ...,
+        sampling: Sampling | None = ...,
         seed: int | Sequence[int] = ...,
-        stop_strings: Sequence[str] = ...,
+        stop_strings: Sequence[str] | None = ...,
         progress: bool = ...,
     ) -> list[Generation]: ...
     def __call__(
         self,
         prompts: str | Sequence[str],
         *,
-        max_length: int = MAX_LENGTH,
-        sampling: Sampling = USUAL,
+        max_length: int | None = None,
+        sampling: Sampling | None = None,
         seed: int | Sequence[int] = 0,
-        stop_strings: Sequence[str] = (),
+        stop_strings: Sequence[str] | None = None,
         progress: bool = False,
     ) -> Generation | list[Generation]:
         """Go on a prompt, or each of a list; repeat one, with other seeds, for several answers.
 
         Args:
             prompts: may be empty texts.
-            max_length: tokens that are written at most.
-            sampling: how tokens are drawn.
+            max_length: tokens that are written at most; as the model's files say if not given,
+                else 200.
+            sampling: how tokens are drawn; see `sampling`.
             seed: of the numbers, of all prompts or one each; an answer depends on nothing else.
-            stop_strings: that end a text, and are no part of it.
+            stop_strings: that end a text, and are no part of it; as the model's files say if not
+                given.
             progress: show a bar, where the errors go.
 
         Raises:
@@ -202,8 +221,7 @@ class Generator:
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(prompts):
             raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts; expected one each")
-        check_max_length(max_length)
-        check_stop_strings(stop_strings)
+        sampling, stop_strings = self._chosen(max_length, sampling, stop_strings)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         found: dict[int, Generation] = {}
         console = plain_console(stderr=True)
@@ -222,20 +240,22 @@ class Generator:
         self,
         prompt: str,
         *,
-        max_length: int = MAX_LENGTH,
-        sampling: Sampling = USUAL,
+        max_length: int | None = None,
+        sampling: Sampling | None = None,
         seed: int = 0,
-        stop_strings: Sequence[str] = (),
+        stop_strings: Sequence[str] | None = None,
         lookup: bool = False,
     ) -> Iterator[str]:
         """Yield the text of an answer in pieces, as it is written; together that of a call.
 
         Args:
             prompt: may be empty.
-            max_length: tokens that are written at most.
-            sampling: how tokens are drawn.
+            max_length: tokens that are written at most; as the model's files say if not given,
+                else 200.
+            sampling: how tokens are drawn; see `sampling`.
             seed: of the numbers.
-            stop_strings: that end the text, and are no part of it.
+            stop_strings: that end the text, and are no part of it; as the model's files say if not
+                given.
             lookup: let the text so far propose what comes next (see `PromptLookup`): texts of the
                 same probabilities, but other ones for a seed.
 
@@ -243,10 +263,10 @@ class Generator:
             ConfigError: no place for a token, or an empty stop string.
             DataError: an empty prompt, and a model that has no token to start from.
         """
-        check_max_length(max_length)
-        check_stop_strings(stop_strings)
-        writer = self._writer(max_length, sampling)
-        tokens = writer.tokens(self.encode(prompt), seed, lookup=lookup)
+        sampling, stop_strings = self._chosen(max_length, sampling, stop_strings)
+        read = self.encode(prompt)
+        limits = self._limits(read, max_length)
+        tokens = self._writer(sampling).tokens(read, limits, seed, lookup=lookup)
         ids = (token.id for token in tokens)
         return text_pieces(ids, self._decoder(prompt), stop_strings=stop_strings)
 
@@ -284,23 +304,48 @@ class Generator:
     def _answers(
         self,
         prompts: Sequence[str],
-        max_length: int,
+        max_length: int | None,
         sampling: Sampling,
         seeds: Sequence[int],
         stop_strings: Sequence[str],
     ) -> list[list[Token]]:
         """The tokens of each answer: of all at once, where prompts and answers fit the context."""
         ids = [self.encode(prompt) for prompt in prompts]
-        writer = self._writer(max_length, sampling)
+        limits = [self._limits(row, max_length) for row in ids]
+        alike = len(set(limits)) == 1 and not self.decoding.reads_source
+        writer = self._writer(sampling)
         with evaluating(self.model):
-            if not stop_strings and max(map(len, ids)) + max_length <= self.context:
-                return writer.answers(ids, seeds)
+            fits = max(map(len, ids)) + limits[0].most <= self.context
+            if alike and fits and not stop_strings:
+                return writer.answers(ids, limits[0], seeds)
             ends = [says(self._decoder(prompt), stop_strings) for prompt in prompts]
-            one_by_one = zip(ids, seeds, ends, strict=True)
-            return [until(writer.tokens(row, seed), end) for row, seed, end in one_by_one]
+            rows = zip(ids, limits, seeds, ends, strict=True)
+            return [until(writer.tokens(row, limit, seed), end) for row, limit, seed, end in rows]
 
-    def _writer(self, max_length: int, sampling: Sampling) -> Writer:
-        return Writer(self.model, self.context, self.stops, max_length, sampling)
+    def _chosen(
+        self,
+        max_length: int | None,
+        sampling: Sampling | None,
+        stop_strings: Sequence[str] | None,
+    ) -> tuple[Sampling, Sequence[str]]:
+        """What holds of these, where some are not given."""
+        if max_length is not None:
+            check_max_length(max_length)
+        found = self.decoding.stop_strings if stop_strings is None else stop_strings
+        check_stop_strings(found)
+        beams = self.decoding.beam.size
+        if sampling is None and beams > 1:
+            raise ConfigError(
+                f"the model's files say num_beams = {beams}, but texts are drawn or written "
+                "greedily; expected 1, or a sampling (--temperature 0 is greedy)"
+            )
+        return sampling or self.sampling, found
+
+    def _limits(self, read: Sequence[int], max_length: int | None) -> Limits:
+        return self.decoding.limits(len(read), usual=MAX_LENGTH, most=max_length)
+
+    def _writer(self, sampling: Sampling) -> Writer:
+        return Writer(self.model, self.context, self.stops, sampling, self.decoding)
 
     def _decoder(self, prompt: str) -> Callable[[list[int]], str]:
         """Decode an answer behind its prompt: by itself its first space might be lost."""

@@ -3,26 +3,25 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import overload
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Int
-from rich.progress import track
 from torch import Tensor, nn
 
-from qkv.data.classification import encode_texts, evaluation_batches
+from qkv.data.classification import encode_texts
 from qkv.data.summaries import Summarized
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError
 from qkv.evaluation.summarization import SummaryScores, summary_scores
 from qkv.files import whole_folder
-from qkv.generation.beam import beam_search
 from qkv.generation.processors import FORBIDDEN, Processor
 from qkv.generation.ranking import Beam
 from qkv.models.bart import Bart
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.t5 import T5
-from qkv.tasks.console import plain_console
+from qkv.tasks.decoding import Decoding
+from qkv.tasks.generation_config import read_decoding
 from qkv.tasks.pretrained import Loaded, load, locate
 from qkv.tasks.summarization.model import (
     BASE,
@@ -32,10 +31,12 @@ from qkv.tasks.summarization.model import (
     join_decoder,
     new_decoder,
 )
+from qkv.tasks.translation.search import PLAIN, Search, check_search
 from qkv.tasks.translation.translator import evaluating
 
 # Where config.json may say what a task needs, and no other field does.
 PARAMETERS, TASK = "task_specific_params", "summarization"
+ROWS = 64  # beginnings that are followed at once
 KINDS = (PointerGenerator, Bart, T5)
 
 
@@ -94,10 +95,12 @@ class Summarizer:
     Args:
         loaded: model and tokenizer.
         writing: of summaries.
+        decoding: other rules, of a published model.
     """
 
     loaded: Loaded
     writing: Writing = WRITING
+    decoding: Decoding = PLAIN
 
     def __post_init__(self) -> None:
         """Check what no text has to be read for."""
@@ -127,7 +130,7 @@ class Summarizer:
             allow_download: whether the Hub may be asked for a base that a file of it names.
 
         Raises:
-            ConfigError: the model is of another kind.
+            ConfigError: the model is of another kind, or its files say what is not implemented.
             DataError: there is no such model.
         """
         folder = whole_folder(locate(model))
@@ -150,13 +153,12 @@ class Summarizer:
                 "makes one), BART or T5"
             )
         said = dict((loaded.config.get(PARAMETERS) or {}).get(TASK) or {})
-        said.setdefault("beam", said.get("num_beams", WRITING.beam))  # as BART and T5 call it
+        known = {one.name: said.pop(one.name) for one in fields(Writing) if one.name in said}
+        decoding = PLAIN
         if not isinstance(loaded.model, PointerGenerator):
-            said.setdefault("max_source", 512)
-            said.setdefault("max_length", 128)
-        known = {one.name for one in fields(Writing)}
-        writing = Writing(**{name: value for name, value in said.items() if name in known})
-        return cls(loaded, writing if beam is None else replace(writing, beam=beam))
+            known, decoding = _published(loaded, known, said, name, chosen=beam is not None)
+        writing = Writing(**known)
+        return cls(loaded, writing if beam is None else replace(writing, beam=beam), decoding)
 
     @classmethod
     def fresh(
@@ -233,34 +235,33 @@ class Summarizer:
 
     def _summaries(self, texts: list[str], progress: bool) -> list[Summary]:
         sources = self.encode(texts)
-        most = max(4_000 // self.writing.beam, self.writing.max_source)
-        batches = evaluation_batches(sources, pad=self.tokenizer.pad, max_tokens=most)
-        console = plain_console(stderr=True)
-        off = not (progress and console.is_terminal)
-        device = next(self.model.parameters()).device
-        begun, stop = self._ends()
-        beam = Beam(size=self.writing.beam, length_penalty=self.writing.length_penalty)
-        found: dict[int, Summary] = {}
         with evaluating(self.model):
-            for batch in track(
-                batches, "summarizing", console=console, transient=True, disable=off
-            ):
-                moved = batch.to(device)
-                answers = beam_search(
-                    self.model,
-                    moved.tokens,
-                    token_mask=moved.token_mask,
-                    start=[begun] * len(batch.rows),
-                    stop=stop,
-                    max_length=self.writing.max_length,
-                    beam=beam,
-                    processors=[_only(self.tokenizer, stop)],
-                )
-                for row, (best, *_) in zip(batch.rows, answers, strict=True):
-                    said = self.tokenizer.decode(best.tokens).strip()
-                    cut = self._is_cut(texts[row], sources[row])
-                    found[row] = Summary(texts[row], said, best.score, cut)
-        return [found[row] for row in range(len(texts))]
+            answers = self._search(self.model, sources, rows=ROWS, progress=progress)
+        return [
+            Summary(
+                text,
+                self.tokenizer.decode(best.text).strip(),
+                best.score,
+                self._is_cut(text, ids),
+            )
+            for text, ids, (best, *_) in zip(texts, sources, answers, strict=True)
+        ]
+
+    @property
+    def _search(self) -> Search:
+        said, beam = self.decoding, Beam(size=self.writing.beam)
+        stops = said.stops or (self.tokenizer.stop,)
+        if not isinstance(self.model, PointerGenerator):
+            beam = replace(said.beam, size=self.writing.beam)
+        return Search(
+            pad=self.tokenizer.pad,
+            start=self.tokenizer.start if said.start is None else said.start,
+            stops=stops,
+            max_length=self.writing.max_length,
+            beam=replace(beam, length_penalty=self.writing.length_penalty),
+            decoding=said,
+            first=(_only(self.tokenizer, stops),),
+        )
 
     def _is_cut(self, text: str, ids: Sequence[int]) -> bool:
         """Whether more of a text was left out than stands around it."""
@@ -269,24 +270,41 @@ class Summarizer:
         whole = self.tokenizer.wrap(self.tokenizer.encode(self.writing.prefix + text))
         return len(whole.ids) > len(ids)
 
-    def _ends(self) -> tuple[list[int], int]:
-        """The ids that a summary begins with and ends with."""
-        if isinstance(self.model, PointerGenerator):
-            return [self.tokenizer.start], self.tokenizer.stop
-        config = self.loaded.config
-        first, stop = config.get("decoder_start_token_id"), config.get("eos_token_id")
-        if first is None or not isinstance(stop, int):
-            raise ConfigError(
-                f"config.json has decoder_start_token_id = {first} and eos_token_id = {stop}; "
-                "expected an id each, to know what a summary begins and ends with"
-            )
-        forced = config.get("forced_bos_token_id")
-        return [first] if forced is None else [first, forced], stop
+
+def _published(
+    loaded: Loaded, own: dict[str, Any], more: dict[str, Any], name: str, *, chosen: bool
+) -> tuple[dict[str, Any], Decoding]:
+    """How a BART or T5 writes, as its files say it.
+
+    Args:
+        loaded: the model.
+        own: fields of `Writing` that config.json has for summaries.
+        more: fields of generation_config.json that it has there.
+        name: to call the model in errors.
+        chosen: whether the caller says how wide to search.
+    """
+    theirs = {field: own[field] for field in ("max_length", "length_penalty") if field in own}
+    decoding = read_decoding(loaded, more | theirs)
+    if decoding.start is None or not decoding.stops:
+        raise ConfigError(
+            f"{name}: its files have decoder_start_token_id = {decoding.start} and eos_token_id = "
+            f"{list(decoding.stops)}; expected an id each, to know what a summary begins and ends "
+            "with"
+        )
+    check_search(decoding, chosen=chosen, name=name)
+    writing = {
+        "max_source": own.get("max_source", 512),
+        "max_length": decoding.limits(1, usual=128).most,
+        "beam": decoding.beam.size,
+        "length_penalty": decoding.beam.length_penalty,
+        "prefix": own.get("prefix", ""),
+    }
+    return writing, decoding
 
 
-def _only(tokenizer: Tokenizer, stop: int) -> Processor:
+def _only(tokenizer: Tokenizer, stops: Sequence[int]) -> Processor:
     """Forbid what stands for no text, but the end: special tokens, ids beyond the vocabulary."""
-    special = sorted(tokenizer.special_ids - {stop})
+    special = sorted(tokenizer.special_ids - set(stops))
 
     def forbid(
         tokens: Int[Tensor, "rows t"], logits: Float[Tensor, "rows V"]

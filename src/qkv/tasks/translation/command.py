@@ -36,20 +36,23 @@ def translate(
             line.
         column: of the table.
         json: one JSON object a text, with score, candidates and note.
-        beam: beginnings that are followed side by side, 1 to write greedily; as the model's
-            config.json says if not given.
+        beam: beginnings that are followed side by side, 1 to write greedily; as the model's files
+            say if not given.
         n_best: how many candidates --json shows, at most as many as the beam has.
-        max_length: tokens of a translation, of which the rest is cut off; as the model's
-            config.json says if not given.
+        max_length: tokens of a translation, of which the rest is cut off; as the model's files say
+            if not given.
         device: auto (an accelerator if there is one), cpu, cuda or mps.
         allow_download: ask the Hub for a base that a file of the model names.
     """
     items = text_items(texts, file, {"text": column})
     translator = Translator.load(
-        model, max_length=max_length, device=pick_device(device), allow_download=allow_download
+        model,
+        beam=beam,
+        max_length=max_length,
+        device=pick_device(device),
+        allow_download=allow_download,
     )
-    size = translator.beam.size if beam is None else beam
-    translator = replace(translator, beam=replace(translator.beam, size=size, n_best=n_best))
+    translator = replace(translator, beam=replace(translator.beam, n_best=n_best))
     answer_all(
         items,
         lambda asked: translator([one["text"] for one in asked], progress=True),

@@ -15,7 +15,7 @@ from qkv.tasks.pretrained import Loaded
 
 # The end of a sentence, where a text that is too long is split.
 BETWEEN_SENTENCES = re.compile(r"(?<=[.!?…。！？])\s*(?<=[\s。！？])")
-SETTINGS, GENERATION = "tokenizer_config.json", "generation_config.json"
+SETTINGS = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -72,27 +72,8 @@ def fit_source(text: str, tokenizer: Tokenizer, limit: int | None) -> Source:
     return Source(pieces, len(ids), cut)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a folder says that its model is to be used.
-
-    Args:
-        start: what the decoder reads first.
-        forbidden: ids that it never writes.
-        limit: tokens of an input, special ones included.
-        max_length: tokens of a translation.
-        beam: how to search.
-    """
-
-    start: tuple[int, ...]
-    forbidden: tuple[int, ...]
-    limit: int | None
-    max_length: int
-    beam: Beam
-
-
-def read_settings(loaded: Loaded, name: str) -> Settings:
-    """Read config.json, generation_config.json and tokenizer_config.json, as transformers does.
+def read_limit(loaded: Loaded, name: str) -> int | None:
+    """The most tokens of an input, special ones included; None where there is no limit.
 
     Args:
         loaded: model and tokenizer.
@@ -101,23 +82,7 @@ def read_settings(loaded: Loaded, name: str) -> Settings:
     Raises:
         ConfigError: the model does not turn one text into another.
     """
-    tokenizer = _check(loaded, name)
-    files = loaded.origin.files if loaded.origin else {}
-    said = loaded.config | json.loads(files.get(GENERATION, b"{}"))
-    first, forced = said.get("decoder_start_token_id"), said.get("forced_bos_token_id")
-    first = tokenizer.target.start if first is None else first
-    return Settings(
-        start=(first,) if forced is None else (first, forced),
-        forbidden=tuple(ids[0] for ids in said.get("bad_words_ids") or () if len(ids) == 1),
-        limit=_limit(loaded, tokenizer),
-        max_length=said.get("max_length") or 256,
-        beam=Beam(
-            size=said.get("num_beams") or 1,
-            length_penalty=float(said.get("length_penalty", 1.0)),
-            length_rule="power",
-            early_stopping=said.get("early_stopping") is True,  # their False is a rule of its own
-        ),
-    )
+    return _limit(loaded, _check(loaded, name))
 
 
 def _check(loaded: Loaded, name: str) -> Tokenizer:
@@ -143,7 +108,7 @@ def _limit(loaded: Loaded, tokenizer: Tokenizer) -> int | None:
 
 
 def describe(tokenizer: Tokenizer, beam: Beam, max_length: int) -> dict[str, Any]:
-    """What config.json should say, that `read_settings` finds all this again.
+    """What config.json should say, that `read_decoding` finds all this again.
 
     Raises:
         ConfigError: a beam that config.json cannot say.
@@ -161,7 +126,7 @@ def describe(tokenizer: Tokenizer, beam: Beam, max_length: int) -> dict[str, Any
         "eos_token_id": tokenizer.stop,
         "decoder_start_token_id": tokenizer.start,
         "forced_eos_token_id": None,
-        "max_length": max_length,
+        "max_length": max_length + 1,  # it counts what the decoder begins with
         "num_beams": beam.size,
         "length_penalty": beam.length_penalty,
         "early_stopping": beam.early_stopping,

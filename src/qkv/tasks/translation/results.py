@@ -70,7 +70,7 @@ def put_together(
         note: what was done to the text before.
     """
     candidates = [
-        Candidate(" ".join(decode(one.tokens) for one in kth), sum(one.score for one in kth))
+        Candidate(" ".join(decode(one.text) for one in kth), sum(one.score for one in kth))
         for kth in zip(*parts, strict=False)
     ]
     endless = [len(part[0].tokens) for part in parts if not part[0].ended]

@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import overload
 
 import torch
@@ -18,11 +19,15 @@ from qkv.evaluation.exact_match import exact_match
 from qkv.evaluation.translation import TranslationScores, translation_scores
 from qkv.generation.ranking import Beam
 from qkv.generation.stepping import check_max_length
+from qkv.tasks.decoding import Decoding
+from qkv.tasks.generation_config import read_decoding
 from qkv.tasks.pretrained import Loaded, load, save
 from qkv.tasks.translation.data import TextPair
-from qkv.tasks.translation.inputs import describe, fit_source, read_settings
+from qkv.tasks.translation.inputs import describe, fit_source, read_limit
 from qkv.tasks.translation.results import Alignment, Translation, put_together
-from qkv.tasks.translation.search import GREEDY, Search
+from qkv.tasks.translation.search import GREEDY, PLAIN, Search, check_search
+
+USUAL_LENGTH = 256  # tokens of a translation, where the model's files say nothing
 
 
 @contextmanager
@@ -48,8 +53,8 @@ class Translator:
         limit: tokens of an input; a longer one is split at its sentences, and a longer sentence
             cut. None where there is no limit.
         beam: how to search; greedily by default.
-        start: what the decoder reads first; the tokenizer's start if empty.
-        forbidden: ids that are never written.
+        decoding: the model's other rules; what its decoder begins and ends with is by default the
+            tokenizer's start and stop.
         loaded: what model and tokenizers came from.
 
     Raises:
@@ -63,8 +68,7 @@ class Translator:
     _: dataclasses.KW_ONLY
     limit: int | None = None
     beam: Beam = GREEDY
-    start: tuple[int, ...] = ()
-    forbidden: tuple[int, ...] = ()
+    decoding: Decoding = PLAIN
     loaded: Loaded | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +80,7 @@ class Translator:
         cls,
         path: str | os.PathLike[str],
         *,
-        beam: Beam | None = None,
+        beam: Beam | int | None = None,
         max_length: int | None = None,
         device: torch.device | str | None = None,
         allow_download: bool = False,
@@ -85,14 +89,14 @@ class Translator:
 
         Args:
             path: a folder, a name of the zoo or an id of the Hub.
-            beam: how to search; as the folder's config.json says if not given, greedily if it says
-                nothing.
-            max_length: most tokens of a translation; as config.json says if not given, else 256.
+            beam: how to search, or how wide; as generation_config.json or config.json says if not
+                given, greedily if they say nothing.
+            max_length: most tokens of a translation; as those files say if not given, else 256.
             device: of the model.
             allow_download: whether the Hub may be asked for a base that a file of it names.
 
         Raises:
-            ConfigError: the model is of another kind.
+            ConfigError: the model is of another kind, or its files say what is not implemented.
             DataError: there is no such model.
         """
         loaded = load(path, dtype=torch.float32, device=device, allow_download=allow_download)
@@ -103,22 +107,24 @@ class Translator:
         cls,
         loaded: Loaded,
         *,
-        beam: Beam | None = None,
+        beam: Beam | int | None = None,
         max_length: int | None = None,
         name: str = "this",
     ) -> "Translator":
         """Make a translator of what `qkv.load` returned; `name` is what errors call it."""
-        said = read_settings(loaded, name)
+        limit, decoding = read_limit(loaded, name), read_decoding(loaded)
         assert loaded.tokenizer is not None
+        check_search(decoding, chosen=beam is not None, name=name)
+        if beam is None or isinstance(beam, int):
+            beam = replace(decoding.beam, size=decoding.beam.size if beam is None else beam)
         return cls(
             loaded.model,
             loaded.tokenizer,
             loaded.tokenizer.target,
-            said.max_length if max_length is None else max_length,
-            limit=said.limit,
-            beam=beam or said.beam,
-            start=said.start,
-            forbidden=said.forbidden,
+            decoding.limits(1, usual=USUAL_LENGTH, most=max_length).most,
+            limit=limit,
+            beam=beam,
+            decoding=decoding,
             loaded=loaded,
         )
 
@@ -232,10 +238,9 @@ class Translator:
         search = self._search
         with evaluating(self.model):
             [[best, *_]] = search(self.model, [source], rows=1)
-        # What was forced stands before what was written.
-        output = [*search.start[1:], *best.tokens, *([] if best.ended else [self.target.stop])]
+        output = [*best.tokens, *([] if best.ended else [search.stops[0]])]
         source_ids = torch.tensor([source], device=device)
-        target_ids = torch.tensor([[search.start[0], *output[:-1]]], device=device)
+        target_ids = torch.tensor([[search.start, *output[:-1]]], device=device)
         with (
             evaluating(self.model),
             torch.inference_mode(),
@@ -248,9 +253,9 @@ class Translator:
     def _search(self) -> Search:
         return Search(
             pad=self.source.pad,
-            start=self.start or (self.target.start,),
-            stop=self.target.stop,
+            start=self.target.start if self.decoding.start is None else self.decoding.start,
+            stops=self.decoding.stops or (self.target.stop,),
             max_length=self.max_length,
             beam=self.beam,
-            forbidden=self.forbidden,
+            decoding=self.decoding,
         )
