@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import pytest
@@ -131,3 +132,22 @@ def test_of_a_prompt_that_is_too_long_the_part_that_is_read_is_said_beside(model
         assert said.startswith("qkv: 'to be or not to be, to be or not to ...': 4")
         assert said.endswith(message)
         assert said.count("\n") == 1
+
+
+def test_what_is_not_given_is_as_the_files_say(qkv, model, tmp_path):
+    usual = json.loads(qkv("generate", "-m", model, "to be", "--json", "--seed", "3"))
+    options = ("--json", "--seed", "3", "--temperature", "0.8", "--max_length", "200")
+    assert json.loads(qkv("generate", "-m", model, "to be", *options)) == usual
+    folder = shutil.copytree(model, tmp_path / "ruled")
+    said = {"do_sample": True, "temperature": 0.5, "top_k": 3, "max_new_tokens": 6}
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    ruled = json.loads(qkv("generate", "-m", folder, "to be", "--json", "--seed", "3"))
+    options = ("--json", "--seed", "3", "--temperature", "0.5", "--top_k", "3", "--max_length", "6")
+    assert json.loads(qkv("generate", "-m", model, "to be", *options)) == ruled
+    one = json.loads(
+        qkv("generate", "-m", folder, "to be", "--json", "--seed", "3", "--temperature", "0")
+    )
+    options = ("--json", "--seed", "3", "--temperature", "0", "--max_length", "6")
+    assert json.loads(qkv("generate", "-m", model, "to be", *options)) == one
+    (folder / "generation_config.json").write_text('{"num_beams": 2}')
+    assert "num_beams = 2" in qkv("generate", "-m", folder, "to be", status=2)

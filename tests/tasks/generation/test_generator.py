@@ -9,7 +9,7 @@ import torch
 from tests.helpers import randomized
 
 from qkv.data.tokenizers import Tokenizer
-from qkv.errors import ConfigError, DataError
+from qkv.errors import ConfigError, DataError, LengthError
 from qkv.generation.sampling import Sampling
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.gpt import GPT, GPTConfig
@@ -188,3 +188,61 @@ def test_another_kind_of_model_is_refused():
     headless = dataclasses.replace(loaded, model=loaded.model.without_head())
     with pytest.raises(ConfigError, match=r"a Llama with a tokenizer was given"):
         Generator(headless)
+
+
+def ids_of(model, prompt, most):
+    """What is written greedily."""
+    writer = Writer(
+        model.model, model.context, model.stops, model.decoding.greedy(), model.decoding
+    )
+    read = model.encode(prompt)
+    limits = model.decoding.limits(len(read), usual=most)
+    return [token.id for token in writer.tokens(read, limits, 0)]
+
+
+def test_it_ends_at_each_end_that_its_files_say():
+    model = generator("gpt", no_repeat_ngram_size=1)
+    stop, ids = model.tokenizer.stop, ids_of(model, "to be", 9)
+    ends = generator("gpt", no_repeat_ngram_size=1, eos_token_id=[stop, ids[4]])
+    assert ids_of(ends, "to be", 9) == ids[:5]
+    found = ends("to be", max_length=9, sampling=ends.decoding.greedy())
+    assert (len(found.tokens), found.ended) == (5, True)
+
+
+def test_what_is_not_given_is_as_the_files_say():
+    said = {"do_sample": True, "top_k": 1, "max_new_tokens": 9, "stop_strings": ["never there"]}
+    model, greedy = generator(**said), Sampling(temperature=0.0)
+    expected = generator()("to be", max_length=9, sampling=greedy)
+    assert model.sampling == Sampling(top_k=1)
+    for one in (model("to be"), model("to be", seed=7)):
+        assert (one.tokens, one.text) == (expected.tokens, expected.text)
+    assert "".join(model.stream("to be")) == expected.text
+    assert len(model("to be", max_length=4).tokens) == 4
+    assert generator(do_sample=False)("to be", max_length=9).tokens == expected.tokens
+    assert generator(repetition_penalty=1.5).sampling == Sampling(repetition_penalty=1.5)
+    assert generator(top_k=1, temperature=0.1).sampling == Sampling()  # nothing says to draw
+
+
+def test_lengths_of_the_files_count_the_prompt_and_hold_across_contexts():
+    for context in (11, 61):
+        model = generator(context=context, max_length=23, min_length=23)
+        read = [len(model.encode(prompt)) for prompt in PROMPTS]
+        assert len(set(read)) == 3
+        together = model(PROMPTS, seed=3)
+        assert [len(one.tokens) for one in together] == [23 - n for n in read]
+        assert [model(prompt, seed=3).tokens for prompt in PROMPTS] == [
+            one.tokens for one in together
+        ]
+    said = {"max_new_tokens": 17, "min_new_tokens": 17, "forced_eos_token_id": 5}
+    ids = ids_of(generator(context=11, **said), "to be", 99)
+    assert (len(ids), ids.index(5)) == (17, 16)
+    with pytest.raises(LengthError, match="begins with 9 tokens, but the model's files say"):
+        generator(max_length=8)(PROMPTS)
+
+
+def test_beams_are_refused_where_the_caller_says_nothing_else():
+    model = generator(num_beams=4)
+    for write in (model, lambda prompt: list(model.stream(prompt))):
+        with pytest.raises(ConfigError, match="num_beams = 4, but texts are drawn or written"):
+            write("to be")
+    assert model("to be", max_length=3, sampling=Sampling()).tokens

@@ -161,6 +161,31 @@ def test_a_published_bart_summarizes(tmp_path):
     assert len(summarizer.tokenizer.encode(summarizer(TEXTS[0]).summary)) <= 5
 
 
+def test_a_published_bart_follows_its_own_rules(tmp_path):
+    folder = write_base(tmp_path / "bart", "bart", files=FILES)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"task_specific_params": {"summarization": {"max_source": 11, "min_length": 8}}}
+    (folder / "config.json").write_text(json.dumps(config | own))
+    said = {"decoder_start_token_id": 3, "eos_token_id": [3], "num_beams": 3, "max_length": 9}
+    rules = {"no_repeat_ngram_size": 1, "length_penalty": 2.0, "early_stopping": True}
+    (folder / "generation_config.json").write_text(json.dumps(said | rules))
+    summarizer = Summarizer.load(folder)
+    writing = summarizer.writing
+    assert (writing.max_length, writing.beam, writing.length_penalty) == (8, 3, 2.0)
+    for ids in summarizer.encode(TEXTS):
+        [[best]] = summarizer._search(summarizer.model, [ids], rows=9)
+        assert 7 <= len(best.text) <= 8
+        assert len(set(best.text)) == len(best.text)
+    assert Summarizer.load(folder, beam=1).writing.beam == 1
+    (folder / "generation_config.json").write_text(json.dumps(said | {"do_sample": True}))
+    with pytest.raises(ConfigError, match="do_sample = true, but here nothing is drawn"):
+        Summarizer.load(folder)
+    Summarizer.load(folder, beam=2)
+    (folder / "generation_config.json").write_text(json.dumps(said | {"eos_token_id": []}))
+    with pytest.raises(ConfigError, match=r"eos_token_id = \[\]; expected an id each"):
+        Summarizer.load(folder)
+
+
 def test_the_command_answers_arguments_files_and_lines(
     summarizer, folder, tmp_path, capsys, monkeypatch
 ):
