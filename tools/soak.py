@@ -61,8 +61,23 @@ def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
         time.sleep(0.01)
 
 
+def kill(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Kill the process after some seconds; returns False where it had ended before."""
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    finish(process)
+    return False
+
+
 def soak(folder: Path, kills: int, seed: int) -> dict[str, float]:
     """Kill so many times; raise SystemExit where the weights are not those of the whole run.
+
+    A run that ends before it is killed is compared and begun anew, so that each kill meets a run,
+    and every second one a run with a checkpoint, however busy the machine is.
 
     Returns:
         how many runs were compared, how many kills met a run with a checkpoint, seconds of a run.
@@ -71,32 +86,26 @@ def soak(folder: Path, kills: int, seed: int) -> dict[str, float]:
     finish(start(folder / "whole"))
     duration = time.perf_counter() - before
     expected = (folder / "whole" / "made" / WEIGHTS).read_bytes()
-    draw, killed, compared, resumed = random.Random(seed), 0, 0, 0
+    run, draw, compared, resumed = folder / "killed", random.Random(seed), 0, 0
 
-    def compare(run: Path) -> int:
+    def compare(killed: int) -> int:
         if (run / "made" / WEIGHTS).read_bytes() != expected:
             raise SystemExit(f"after {killed} kills the weights in {run} differ from {folder}")
         shutil.rmtree(run)
         return 1
 
-    run = folder / "killed"
-    for i in track(range(kills), description="kills", transient=True):
-        process = start(run)
-        try:
-            # Every second kill waits for a checkpoint first, however busy the machine is.
-            if i % 2:
+    for killed in track(range(kills), description="kills", transient=True):
+        while True:
+            process, seconds = start(run), draw.uniform(0, duration)
+            if killed % 2:
                 wait_for_checkpoint(process, run)
-            process.communicate(timeout=draw.uniform(0, duration / 3 if i % 2 else duration))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            killed += 1
-            resumed += bool(checkpoints(run))
-            continue
-        finish(process)
-        compared += compare(run)
+                seconds = draw.uniform(0, duration / 9)
+            if kill(process, seconds):
+                break
+            compared += compare(killed)
+        resumed += bool(checkpoints(run))
     finish(start(run))
-    compared += compare(run)
+    compared += compare(kills)
     return {"compared": compared, "resumed": resumed, "seconds of a run": duration}
 
 
