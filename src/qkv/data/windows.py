@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from qkv.data.batches import POOL, Batches, Movable, group_by_tokens, pad_sequences
+from qkv.data.graphemes import widen
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.tokenizers.vocabulary import Span
 from qkv.errors import ConfigError, DataError, LengthError
@@ -33,7 +34,9 @@ class Window(NamedTuple):
         ids: what a model reads, special tokens included.
         segments: 0 for the question, 1 for the passage, in families that tell them apart.
         first: the place among the ids of the piece's first token.
-        spans: characters of the passage, [from, to), that each token of the piece stands for.
+        spans: characters of the passage, [from, to), that each token of the piece stands for; none
+            begins or ends within what a reader sees as one character (an accent, a joined emoji),
+            so that no answer does.
     """
 
     row: int
@@ -88,7 +91,7 @@ def make_windows(
         raise DataError(
             f"{len(questions)} questions and {len(contexts)} passages; expected one passage each"
         )
-    read = {text: tokenizer.encode_with_offsets(text) for text in dict.fromkeys(contexts)}
+    read = {text: _read(tokenizer, text) for text in dict.fromkeys(contexts)}
     windows = list[Window]()
     for row, question in enumerate(tokenizer.encode_batch(questions)):
         ids, spans = read[contexts[row]]
@@ -110,6 +113,13 @@ def make_windows(
             piece = spans[begin : begin + room]
             windows.append(Window(row, wrapped.ids, wrapped.segments, first, piece))
     return windows
+
+
+def _read(tokenizer: Tokenizer, context: str) -> tuple[list[int], list[Span]]:
+    ids, spans = tokenizer.encode_with_offsets(context)
+    return ids, [
+        widen(context, start, end) if start < end else (start, end) for start, end in spans
+    ]
 
 
 def _beginnings(n: int, room: int, stride: int) -> Iterable[int]:

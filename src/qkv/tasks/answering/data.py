@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from qkv.data.graphemes import find
 from qkv.data.parts import hold_out
 from qkv.data.question_sets import SETS, question_set
 from qkv.data.questions import Answer, Question, read_squad
@@ -128,7 +129,7 @@ def read_questions(
     questions = []
     for row in read_table(data, columns, broken=broken):
         context, answer = row.fields["context"], row.fields["answer"]
-        start = context.find(answer)
+        start = find(context, answer)
         questions.append(
             Question(
                 id=str(row.line),

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from qkv.data.graphemes import widen
 from qkv.data.windows import Window
 
 
@@ -114,6 +115,7 @@ def merge_windows(
             text = context[start:end]
             # A token may count the space before it in.
             start, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
+            start, end = widen(context, start, end)
             if start < end:  # the same span of an overlap counts once
                 scores[start, end] = max(score, scores.get((start, end), -math.inf))
     held = list(rows)
