@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from qkv.attention.core import Mask, attention
+from qkv.attention.core import Mask, attention, lengths_are_open
 from qkv.attention.masks import key_positions, whole_mask
 
 # Positions of queries (*B, Q) and of keys (*B, K) -> (*B, H, Q, K).
@@ -51,9 +51,10 @@ def biased_attention(
     queries_at, keys_at = key_positions(mask, queries, keys)
     mask = None if mask is None else whole_mask(mask, queries, keys)
     n_queries, n_keys = queries.shape[2], keys.shape[2]
+    chunk = n_queries if lengths_are_open() or n_queries <= CHUNK else CHUNK
 
     def attend(start: int) -> Float[Tensor, "B H chunk Dv"]:
-        end = min(start + CHUNK, n_queries)
+        end = start + chunk if start + chunk <= n_queries else n_queries
         n_met = n_keys - n_queries + end if causal else n_keys
         return attention(
             queries[:, :, start:end],
@@ -65,9 +66,9 @@ def biased_attention(
             dropout=dropout,
         )
 
-    if n_queries <= CHUNK:
+    if chunk is n_queries:
         return attend(0)
-    starts = range(0, n_queries, CHUNK)
+    starts = range(0, n_queries, chunk)
     if not torch.is_grad_enabled():
         return torch.cat([attend(start) for start in starts], 2)
     return torch.cat([checkpoint(attend, start, use_reentrant=False) for start in starts], 2)

@@ -39,6 +39,11 @@ def at_least_float32(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def lengths_are_open() -> bool:
+    """Return whether a graph for other lengths is being made: then no loop may count tokens."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 def attention_weights(
     queries: Float[Tensor, "B H Q D"],
     keys: Float[Tensor, "B G K D"],
@@ -112,8 +117,11 @@ def attention(
     check_shapes(queries, keys, values, mask, bias)
     n_queries, n_keys = queries.shape[2], keys.shape[2]
     # The kernel's causality counts from the first key: it is ours only where the ends agree.
-    plain_causal = causal and mask is None and bias is None and n_queries == n_keys
-    if not plain_causal:
+    # A branch: compilers and tracers would hand the kernel a symbol for the comparison itself.
+    if causal and mask is None and bias is None and n_queries == n_keys:
+        plain_causal = True
+    else:
+        plain_causal = False
         mask = combine_masks(
             mask, causal=causal, n_queries=n_queries, n_keys=n_keys, device=queries.device
         )
@@ -132,7 +140,7 @@ def attention(
         dropout_p=dropout,
         is_causal=plain_causal,
         scale=scale,
-        enable_gqa=keys.shape[1] != queries.shape[1],
+        enable_gqa=bool(keys.shape[1] != queries.shape[1]),
     )
     return heads if d_value == width else heads[..., :d_value]
 

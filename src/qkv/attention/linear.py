@@ -22,8 +22,15 @@ def linear(
     bias: Float[Tensor, " D_out"] | None = None,
 ) -> Float[Tensor, "... D_out"]:
     """X W^T + b, as `torch.nn.functional.linear`."""
+    if torch.compiler.is_compiling():  # it treats F.linear itself; a size would be a condition
+        return F.linear(x, weight, bias)
     large = x.numel() * len(weight) >= CONVOLUTION_PAYS
-    if not large or x.dtype != torch.float32 or x.device.type != "cpu" or _is_special():
+    if (
+        not large
+        or x.dtype != torch.float32
+        or x.device.type != "cpu"
+        or torch.is_autocast_enabled("cpu")
+    ):
         return F.linear(x, weight, bias)
     rows = _LinearByConvolution.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return rows.view(*x.shape[:-1], len(weight))
@@ -59,8 +66,3 @@ class _LinearByConvolution(torch.autograd.Function):
             gradient.T @ x if for_weight else None,
             gradient.sum(0) if for_bias else None,
         )
-
-
-def _is_special() -> bool:
-    """Autocast and the compiler know `F.linear`, and treat it themselves."""
-    return torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()

@@ -97,8 +97,9 @@ def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
 
 def broadcasts(x: Tensor, shape: tuple[int, ...]) -> bool:
     """Return whether a tensor broadcasts to `shape` without widening it."""
+    # Two comparisons: `in` tells a compiler's symbol from a number, also where they are equal.
     return x.ndim <= len(shape) and all(
-        size in (1, wanted)
+        size == 1 or size == wanted
         for size, wanted in zip(reversed(x.shape), reversed(shape), strict=False)
     )
 

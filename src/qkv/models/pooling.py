@@ -15,7 +15,7 @@ def first_token(
     if token_mask is None:
         return hidden[:, 0]
     first = token_mask.long().argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), first]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), first]
 
 
 def last_token(
@@ -25,7 +25,7 @@ def last_token(
     if token_mask is None:
         return hidden[:, -1]
     last = hidden.shape[1] - 1 - token_mask.long().flip(1).argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
 def mean_token(

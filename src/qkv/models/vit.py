@@ -185,7 +185,7 @@ class ViT(nn.Module):
         """Encode each patch in its image, after the class token and the distillation token."""
         patches = self.patches(images)
         tokens = [
-            token.expand(len(images), -1, -1)
+            token.expand(images.shape[0], -1, -1)
             for token in (self.class_token, self.distillation_token)
             if token is not None
         ]

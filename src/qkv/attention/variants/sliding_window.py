@@ -7,7 +7,7 @@ Child et al. 2019 and Mistral 7B. Standard attention where the window is as long
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from qkv.attention.core import attention_weights
+from qkv.attention.core import attention, attention_weights, lengths_are_open
 from qkv.attention.masks import key_positions, sliding_window_mask, whole_mask
 from qkv.attention.multi_head import Rotation
 from qkv.attention.variants.chunks import attention_by_chunks
@@ -65,12 +65,19 @@ class SlidingWindowAttention(SelfAttention):
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """Compute all weights, most of them 0, for a recorder."""
+        return attention_weights(queries, keys, mask=self.allowed(queries, keys, mask))
+
+    def allowed(
+        self, queries: Tensor, keys: Tensor, mask: Tensor | None
+    ) -> Bool[Tensor, "b h Q K"]:
+        """Return which query may attend to which key, by the mask and by the pattern."""
         pattern = self.pattern(*key_positions(mask, queries, keys)).unsqueeze(-3)
-        allowed = whole_mask(mask, queries, keys) & pattern
-        return attention_weights(queries, keys, mask=allowed, causal=self.causal)
+        return whole_mask(mask, queries, keys) & pattern
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values chunk by chunk."""
+        if lengths_are_open():
+            return attention(queries, keys, values, mask=self.allowed(queries, keys, mask))
         return attention_by_chunks(
             queries,
             keys,

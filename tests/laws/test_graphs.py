@@ -1,0 +1,33 @@
+"""Every family is one graph: compiled without a break, exported and traced for other lengths."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.checkpoints.tiny import TINY
+
+# A loop over the words of a text, each step of which reads the last, has no graph for any length.
+FAMILIES = [name for name in TINY if name != "qkv_rnn"]
+
+
+@pytest.fixture(scope="module")
+def failures():
+    script = Path(__file__).with_name("graphs.py")
+    done = subprocess.run(
+        [sys.executable, str(script), *FAMILIES],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("how", ["compiled", "exported", "traced"])
+def test_a_graph_computes_what_the_model_does_for_any_batch_and_length(how, name, failures):
+    assert failures.get(f"{how}-{name}") is None
