@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 import torch
-from tests.helpers import assert_as_exact
+from tests.helpers import assert_as_exact, assert_close
 from tests.tasks.small import write_base, write_classifier
 
 from qkv.checkpoints.adapters import save_adapter
 from qkv.data.labels import Labels
-from qkv.errors import DataError
-from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
+from qkv.errors import ConfigError, DataError
+from qkv.models.lora import LoRAConfig, add_lora, attach_lora, lora_layers, merge_lora
 from qkv.tasks.classification.classifier import TextClassifier
 from qkv.tasks.pretrained import load, save
 
@@ -84,3 +84,62 @@ def test_weights_beside_an_adapter_are_the_model(adapted):
     shutil.copy(folder / "adapter_model.safetensors", folder.with_name("whole"))
     found = TextClassifier.load(folder.with_name("whole")).probabilities(TEXTS)
     assert torch.equal(found, whole.probabilities(TEXTS))  # and not updated twice
+
+
+def update_of(whole, folder, base, **options):
+    """An adapter for a model in a folder, and what the model says with it."""
+    model = load(whole).model
+    add_lora(model, LoRAConfig(rank=3, **options))
+    with torch.no_grad():
+        for layer in lora_layers(model).values():
+            layer.B.normal_()
+    kind = json.loads((whole / "config.json").read_text())["model_type"]
+    save_adapter(model, folder, model_type=kind, base_model=str(base))
+    merge_lora(model)
+    return model(torch.tensor([[3, 7, 11, 5]]))
+
+
+def said(folder):
+    return load(folder).model(torch.tensor([[3, 7, 11, 5]]))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_head_that_the_base_has_stays(beside, tmp_path):
+    """A head drawn at random would answer with any class, without a word."""
+    whole = write_classifier(tmp_path / "whole", Labels(LABELS), write_base(tmp_path / "base"))
+    expected = update_of(whole, tmp_path / "adapted", whole)
+    if beside:  # PEFT itself writes no config.json
+        shutil.copy(whole / "config.json", tmp_path / "adapted")
+    assert_close(said(tmp_path / "adapted"), expected, 1e-5)
+    assert load(tmp_path / "adapted").config["id2label"] == dict(zip("012", LABELS, strict=True))
+
+
+def test_a_head_that_nobody_has_is_missed(tmp_path):
+    base = write_base(tmp_path / "base")
+    whole = write_classifier(tmp_path / "whole", Labels(LABELS), base)
+    update_of(whole, tmp_path / "adapted", base)
+    shutil.copy(whole / "config.json", tmp_path / "adapted")
+    message = "neither the base .* nor the adapter .* holds the head of BertForSequenceClassificat"
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "adapted")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("dora", [True, False])
+def test_a_language_model_has_no_head_for_classes(beside, dora, tmp_path):
+    base = write_base(tmp_path / "base", "llama", "LlamaForCausalLM")
+    expected = update_of(base, tmp_path / "adapted", base, dora=dora)
+    if beside:
+        shutil.copy(base / "config.json", tmp_path / "adapted")
+    assert_close(said(tmp_path / "adapted"), expected, 1e-5)
+
+
+def test_a_tied_update_cannot_be_merged_and_says_how_to_go_on(tmp_path):
+    base = write_base(tmp_path / "base", "gpt2", "GPT2LMHeadModel")
+    model = load(base).model
+    attach_lora(model, {"embedding": LoRAConfig()}, tied=True)
+    save_adapter(model, tmp_path / "adapted", model_type="gpt2", base_model=str(base))
+    with pytest.raises(
+        ConfigError, match="expected the model to be used unmerged, as load_adapter"
+    ):
+        load(tmp_path / "adapted")

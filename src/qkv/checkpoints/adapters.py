@@ -164,7 +164,7 @@ def _sort(
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         plain = f"{module.removesuffix(f'.{BASE}')}.{part}"
-        if config.bias == "all" and module.endswith((".original_module", ".modules_to_save")):
+        if config.bias == "all" and {"original_module", "modules_to_save"} & {*name.split(".")}:
             continue  # among all biases are those that a module had before, and once more its own
         trained = plain == name or (part == "bias" and config.bias != "none")
         (own if trained else unchanged)[plain] = tensor

@@ -12,6 +12,7 @@ from torch import nn
 
 from qkv.checkpoints.adapters import CONFIG as ADAPTER
 from qkv.checkpoints.adapters import load_adapter
+from qkv.checkpoints.building import count_classes, named_architecture
 from qkv.checkpoints.checkpoint import (
     SHARD_BYTES,
     Checkpoint,
@@ -19,15 +20,18 @@ from qkv.checkpoints.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from qkv.checkpoints.harmless import kinds_of, read_labels
 from qkv.checkpoints.hub import HUB_ID, download
 from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS
+from qkv.checkpoints.registry import family_of
 from qkv.data.image_config import FILE_NAME as IMAGES_FILE
 from qkv.data.image_config import read_image_config, write_image_config
 from qkv.data.images import ImageProcessor
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from qkv.errors import ConfigError, DataError
 from qkv.files import whole_folder
-from qkv.json_fields import read_json
+from qkv.json_fields import NULL, TEXT, check_kinds, read_json
+from qkv.models.heads import Headed, MaskedLM, PreTraining
 from qkv.models.lora import merge_lora
 from qkv.zoo.catalog import ZOO
 
@@ -66,8 +70,8 @@ def load(
 ) -> Loaded:
     """Load a published model: a folder, a name of the zoo, or an id of the Hugging Face Hub.
 
-    A folder may hold an adapter of PEFT alone, with the config.json of the model that it makes of
-    its base; it is merged into the base, which is loaded too.
+    A folder may hold an adapter of PEFT alone; it is merged into its base, which is loaded too. A
+    config.json beside it says which model it makes of its base, such as one with another head.
 
     Args:
         path: such as "models/bert", "all-MiniLM-L6-v2" or "google-bert/bert-base-uncased".
@@ -121,28 +125,48 @@ def _load_adapted(
     device: torch.device | str | None,
     allow_download: bool,
 ) -> Loaded:
-    """Load the base that adapter_config.json names, with the head of config.json, and update it."""
-    config, adapter = read_json(folder / CONFIG), read_json(folder / ADAPTER)
-    base, architectures = adapter.get("base_model_name_or_path"), config.get("architectures")
-    if not base or not architectures:
+    """Load the base that adapter_config.json names, with the head of config.json, and update it.
+
+    PEFT writes no config.json: without one it is the base's own model that is updated.
+    """
+    adapter = read_json(folder / ADAPTER)
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    check_kinds(adapter, {"base_model_name_or_path": TEXT | NULL}, where=str(folder / ADAPTER))
+    check_kinds(config, kinds_of(config), where=str(folder / CONFIG))
+    base, architecture = adapter.get("base_model_name_or_path"), named_architecture(config)
+    if not base or not (architecture or not config):
         raise DataError(
             f"{folder} holds an adapter alone, and lacks base_model_name_or_path in {ADAPTER} or "
             f"architectures in {CONFIG}; expected both, to know what it updates"
         )
-    names = config.get("id2label") or {}
+    place = locate_base(base, folder / ADAPTER, allow_download=allow_download)
+    fresh = bool(config) and _lacks_head(read_json(whole_folder(place) / CONFIG), config)
     loaded = load(
-        locate_base(base, folder / ADAPTER, allow_download=allow_download),
+        place,
         dtype=dtype,
         device=device,
-        new=("classifier",),  # its weights come with the adapter
-        architecture=architectures[0],
-        labels=[names[number] for number in sorted(names, key=int)] or None,
+        new=("classifier",) if fresh else (),  # its weights come with the adapter
+        architecture=architecture,
+        labels=read_labels(config),
         allow_download=allow_download,
     )
     load_adapter(loaded.model, folder, model_type=config.get("model_type"))
+    head = [p for name, p in loaded.model.named_parameters() if name.startswith("classifier.")]
+    if fresh and not all(p.requires_grad for p in head):
+        raise DataError(
+            f"neither the base {place} nor the adapter {folder} holds the head of {architecture}; "
+            f"expected modules_to_save in {ADAPTER} to name it"
+        )
     merge_lora(loaded.model)
     loaded.model.requires_grad_(True).eval()
-    return replace(loaded, config=config)
+    return replace(loaded, config=config or loaded.config)
+
+
+def _lacks_head(base: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a config.json has a head for classes or answers that its base has not."""
+    kind = family_of(config.get("model_type")).architecture(named_architecture(config)).model
+    said = [(named_architecture(one), count_classes(one)) for one in (base, config)]
+    return issubclass(kind, Headed) and kind not in (MaskedLM, PreTraining) and said[0] != said[1]
 
 
 def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = SHARD_BYTES) -> None:
