@@ -28,7 +28,7 @@ TINY = {
         "num_attention_heads": 11,
         "intermediate_size": 29,
         "num_hidden_layers": 3,
-        "pad_token_id": 3,
+        "pad_token_id": 1,
     },
     "camembert": {
         "vocab_size": 37,

@@ -51,7 +51,9 @@ def test_numbers_without_scale_and_of_other_activations(activation, tmp_path):
     compare_numbers(checkpoint, theirs, "right", tmp_path / "gradients")
 
 
-@pytest.mark.parametrize(("family", "head", "scaled"), [("Bart", HEADS[0], True)])
+@pytest.mark.parametrize(
+    ("family", "head", "scaled"), [("Bart", HEADS[0], True), ("Marian", "MTModel", False)]
+)
 def test_the_other_scale_of_embeddings(family, head, scaled, tmp_path):
     options = {"scale_embedding": scaled, "activation_function": "swish"}
     theirs, checkpoint = make(head, tmp_path / "theirs", family, **options)
