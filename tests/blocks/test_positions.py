@@ -92,15 +92,27 @@ def test_rotary_is_rotate_with_its_constants():
 def test_scaling_changes_frequencies_and_magnitude():
     x = numbers(1, 0, 0, 1)[None, None, None]
 
-    def scaling(frequencies, base):
+    def scaling(frequencies, base, positions):
         assert_close(frequencies, numbers(1, 0.1))
-        assert base == 100.0
+        assert (base, positions.tolist()) == (100.0, [2])
         return frequencies * numbers(0.5, 3), 7.0
 
     c, s, c2, s2 = math.cos(1), math.sin(1), math.cos(0.6), math.sin(0.6)
     expected = 7 * numbers(c, -s2, s, c2)[None, None, None]
     assert_close(rotate(x, torch.tensor([2]), base=100.0, scaling=scaling), expected)
     assert_close(Rotary(4, base=100.0, scaling=scaling)(x, torch.tensor([2])), expected)
+
+
+def test_the_first_coordinates_turn_and_the_rest_stay():
+    x, positions = torch.randn(3, 2, 5, 10, dtype=torch.float64), torch.arange(5)
+    turned = Rotary(10, base=100.0, width=4)(x, positions)
+    assert_close(turned[..., :4], rotate(x[..., :4], positions, base=100.0))
+    assert torch.equal(turned[..., 4:], x[..., 4:])
+    whole = Rotary(10, base=100.0, width=10)(x, positions)
+    assert torch.equal(whole, Rotary(10, base=100.0)(x, positions))
+    for width, message in ((3, "width = 3 is odd"), (0, "expected 2 to d_head"), (12, "= 10")):
+        with pytest.raises(ConfigError, match=message):
+            Rotary(10, width=width)
 
 
 def test_alibi_slopes_by_hand():

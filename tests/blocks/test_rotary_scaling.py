@@ -5,7 +5,13 @@ import math
 import torch
 from tests.helpers import assert_close
 
-from qkv.blocks.rotary_scaling import LinearScaling, TurnsScaling, YaRNScaling
+from qkv.blocks.rotary_scaling import (
+    DynamicScaling,
+    LinearScaling,
+    LongRopeScaling,
+    TurnsScaling,
+    YaRNScaling,
+)
 
 
 def frequencies(base=100.0, pairs=5):
@@ -68,3 +74,47 @@ def test_yarn_where_all_pairs_turn_often_slows_none():
     new, _ = scaled(scaling)
     assert_close(new, frequencies())
     assert YaRNScaling(factor=0.5, original_length=7)(frequencies(), 100.0)[1] == 1
+
+
+def test_yarn_by_the_ratio_of_two_magnitudes():
+    def magnitude(**options):
+        return YaRNScaling(factor=math.e, original_length=7, **options)(frequencies(), 100.0)[1]
+
+    assert magnitude() == 1.1
+    assert magnitude(mscale=2.0, mscale_all_dim=1.0) == 1.2 / 1.1
+    assert magnitude(mscale=2.0) == 1.1  # one alone says nothing
+    assert magnitude(mscale=2.0, mscale_all_dim=1.0, magnitude=3.0) == 3
+
+
+def test_dynamic_scaling_raises_the_base_by_the_length():
+    scaling = DynamicScaling(factor=3.0, original_length=10)
+    assert torch.equal(scaling(frequencies(), 100.0, torch.arange(10))[0].flatten(), frequencies())
+    new, magnitude = scaling(frequencies(), 100.0, torch.arange(20))
+    # 3 * 20 / 10 - 2 = 4: of pairs 0 to 4 the last turns 4 times as slowly, the first as before.
+    assert_close(new.flatten(), frequencies() * 4 ** (-torch.arange(5).double() / 4))
+    assert magnitude == 1
+
+
+def test_long_texts_have_divisors_of_their_own():
+    scaling = LongRopeScaling(
+        short=(1.0, 1.0, 2.0, 2.0, 2.0),
+        long=(1.0, 3.0, 5.0, 7.0, 9.0),
+        original_length=10,
+        factor=10.0,
+    )
+    both, magnitude = scaling(frequencies(), 100.0, torch.arange(10) + torch.tensor([[0], [1]]))
+    assert both.shape == (2, 1, 5)
+    assert_close(both[0, 0], frequencies() / torch.tensor(scaling.short))
+    assert_close(both[1, 0], frequencies() / torch.tensor(scaling.long))
+    assert magnitude == math.sqrt(2)
+    short = LongRopeScaling(short=(1.0,), long=(2.0,), original_length=10, factor=1.0)
+    assert short(frequencies(pairs=1), 100.0)[1] == 1
+
+
+def test_when_the_keys_of_a_cache_were_turned_otherwise():
+    past = torch.tensor([0, 5, 9, 10, 11, 11])
+    total = torch.tensor([11, 10, 11, 11, 12, 11])
+    dynamic = DynamicScaling(factor=3.0, original_length=10)
+    assert dynamic.turns_otherwise(past, total).tolist() == [False, False, True, True, True, False]
+    long = LongRopeScaling(short=(1.0,), long=(2.0,), original_length=10, factor=2.0)
+    assert long.turns_otherwise(past, total).tolist() == [False, False, True, True, False, False]

@@ -3,7 +3,13 @@
 import pytest
 from tests.checkpoints.tiny import TINY
 
-from qkv.blocks.rotary_scaling import LinearScaling, TurnsScaling, YaRNScaling
+from qkv.blocks.rotary_scaling import (
+    DynamicScaling,
+    LinearScaling,
+    LongRopeScaling,
+    TurnsScaling,
+    YaRNScaling,
+)
 from qkv.checkpoints.registry import FAMILIES
 from qkv.errors import ConfigError
 from qkv.models.gpt import GPTConfig
@@ -195,6 +201,39 @@ SAID = {"factor": 4, "original_max_position_embeddings": 32}
             YaRNScaling(factor=4.0, original_length=128),
         ),
         ({"rope_scaling": {"rope_type": "default"}}, None),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            DynamicScaling(factor=2.0, original_length=2048),
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", **SAID, "mscale": 1, "mscale_all_dim": 0.7}},
+            YaRNScaling(factor=4.0, original_length=32, mscale=1.0, mscale_all_dim=0.7),
+        ),
+        (
+            {
+                "rope_scaling": {"type": "yarn", "factor": None, "mscale": 0, "beta_fast": 0},
+                "original_max_position_embeddings": 32,
+                "max_position_embeddings": 128,
+            },
+            YaRNScaling(factor=4.0, original_length=32),
+        ),
+        (
+            {
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1, 1, 1.5, 1, 1],
+                    "long_factor": [1, 2, 3, 4, 5],
+                },
+                "original_max_position_embeddings": 4096,
+                "max_position_embeddings": 131_072,
+            },
+            LongRopeScaling(
+                short=(1.0, 1.0, 1.5, 1.0, 1.0),
+                long=(1.0, 2.0, 3.0, 4.0, 5.0),
+                original_length=4096,
+                factor=32.0,
+            ),
+        ),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, None),
     ],
 )
@@ -208,25 +247,45 @@ def test_rotary_positions_in_old_and_new_words(said, scaling):
     ("raw", "message"),
     [
         (tiny("llama", hidden_act="relu"), "hidden_act = 'relu' is not implemented for llama"),
-        (tiny("llama", rope_scaling={"type": "dynamic", "factor": 2.0}), "'dynamic' are not impl"),
-        (tiny("llama", rope_scaling={"rope_type": "longrope"}), "'longrope' are not implemented"),
+        (
+            tiny("llama", rope_scaling={"rope_type": "longrope"}),
+            "type 'longrope' with .*: .*'short'",
+        ),
+        (
+            tiny(
+                "llama",
+                rope_scaling={
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 5,
+                    "long_factor": [2.0] * 4,
+                },
+            ),
+            "4 divisors of rotary frequencies; expected 5, one for each pair .* a head of 10",
+        ),
+        (
+            tiny(
+                "llama",
+                rope_scaling={"rope_type": "longrope", "short_factor": 1, "long_factor": [2.0]},
+            ),
+            "short_factor = 1; expected a list, each a finite number above 0",
+        ),
         (tiny("llama", rope_scaling="linear"), "rope_scaling = 'linear'; expected an object"),
         (
             tiny("llama", rope_scaling={"rope_type": "default", "mrope_section": [2, 3]}),
             "mrope_section of rotary positions of type 'default': not .* expected nothing",
         ),
         (
-            tiny("llama", rope_scaling={"rope_type": "yarn", **SAID, "mscale": 0.7}),
-            "mscale of rotary positions of type 'yarn'",
+            tiny("llama", rope_scaling={"rope_type": "llama3", **SAID, "mscale": 0.7}),
+            "mscale of rotary positions of type 'llama3'",
         ),
+        (tiny("llama", partial_rotary_factor=0.0), "rotary_share = 0.0; expected a share above 0"),
+        (tiny("llama", partial_rotary_factor=1.5), "rotary_share = 1.5; expected a share above 0"),
         (tiny("llama", rope_scaling={"rope_type": "linear"}), "type 'linear' with {}: .*factor"),
         (
             tiny("llama", rope_scaling={"rope_type": "linear", "factor": "two"}),
             "type 'linear': factor = 'two'; expected a finite number above 0",
         ),
-        (tiny("llama", partial_rotary_factor=0.5), "partial_rotary_factor = 0.5: not known"),
         (tiny("mistral", sliding_window=1), "window = 1; expected at least 2"),
-        (tiny("mistral", attention_dropout=0.1), "attention_dropout = 0.1 with window = 5"),
         (
             tiny("qwen2", layer_types=["sliding_attention", "full_attention", "full_attention"]),
             "layer_types = .* expected full_attention, then",
@@ -267,3 +326,15 @@ def test_what_is_left_out_is_as_transformers_has_it():
     assert read({"model_type": "mistral", "sliding_window": None}).window is None
     assert read({"model_type": "llama"}).n_kv_heads == 32
     assert read({"model_type": "gpt2", "n_embd": 24}).d_ff == 96
+
+
+def test_how_many_coordinates_turn():
+    assert llama().rotary_share == 1
+    assert llama(partial_rotary_factor=0.4).rotary_share == 0.4
+    inside = {"rope_type": "default", "partial_rotary_factor": 0.6}
+    assert llama(rope_parameters=inside).rotary_share == 0.6
+    assert llama(rope_parameters=inside, partial_rotary_factor=0.4).rotary_share == 0.6
+
+
+def test_windows_do_not_refuse_to_drop_weights():
+    assert read(tiny("mistral", attention_dropout=0.1)).attention_dropout == 0.1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.helpers import S, T, bart, gpt, llama, problem, rnn, t5, transformer
 
 from qkv.attention.core import attention
+from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.blocks.dropout import Dropout, dropout
 
 
@@ -70,6 +71,19 @@ def test_attention_dropout_drops_weights_and_the_gradient_uses_the_same_ones():
     torch.testing.assert_close(gradient, dropped.detach().mT @ upstream)
 
 
+def test_windows_drop_weights_too():
+    # Longer than a chunk of queries; values of unit vectors show the weights.
+    model = SlidingWindowAttention(5, 1, window=7, bias=False, causal=True, dropout=0.4).double()
+    queries, keys = (torch.randn(1, 1, 211, 5, dtype=torch.float64) for _ in range(2))
+    values = torch.eye(211, dtype=torch.float64)[None, None]
+    weights = model.eval().attend(queries, keys, values, None)
+    dropped = model.train().attend(queries, keys, values, None)
+    inside = weights != 0
+    share = (dropped[inside] == 0).double().mean().item()
+    assert abs(share - 0.4) < 5 * math.sqrt(0.24 / inside.sum().item())
+    torch.testing.assert_close(dropped, torch.where(dropped == 0, 0, weights / 0.6))
+
+
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_no_dropout_in_eval(p):
     x = torch.randn(3, 5)
@@ -87,6 +101,8 @@ def test_no_dropout_in_eval(p):
         lambda p: gpt(attention_dropout=p),
         lambda p: gpt(embedding_dropout=p),
         lambda p: llama(attention_dropout=p),
+        lambda p: llama(attention_dropout=p, window=3),
+        lambda p: gpt(attention_dropout=p, divided_by_layer=True),
         lambda p: bart(dropout=p),
         lambda p: bart(attention_dropout=p),
         lambda p: bart(activation_dropout=p),
@@ -100,6 +116,8 @@ def test_no_dropout_in_eval(p):
         "gpt's attention",
         "gpt's embedding",
         "llama's attention",
+        "llama's windows",
+        "gpt's attention, divided by layer",
         "bart",
         "bart's attention",
         "bart's feed-forward",

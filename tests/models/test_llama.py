@@ -124,7 +124,7 @@ def test_scaling_reaches_every_layer(window):
     ("options", "message"),
     [
         ({"window": 1}, "window = 1; expected at least 2"),
-        ({"window": 3, "attention_dropout": 0.1}, r"attention_dropout = 0.1 with window = 3: .* 0"),
+        ({"rotary_share": 0.1}, "width = 0 of rotary positions; expected 2 to d_head = 4"),
         ({"n_kv_heads": 4}, "n_heads = 6 is not divisible by n_kv_heads = 4"),
         ({"d_head": 5}, "d_head = 5 is odd"),
     ],

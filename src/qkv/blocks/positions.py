@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from qkv.errors import ConfigError, LengthError
 
 Layout = Literal["interleaved", "halves"]
-# One frequency a pair (D/2,), their base -> other frequencies, and a factor of what is turned.
-Scaling = Callable[[Tensor, float], tuple[Tensor, float]]
+# One frequency a pair (D/2,), their base, positions (*batch, L) -> other frequencies, (D/2,) or
+# (*batch, 1, D/2), and a factor of what is turned.
+Scaling = Callable[[Tensor, float, Tensor], tuple[Tensor, float]]
 
 
 def sinusoids(
@@ -143,7 +144,7 @@ def rotate(
     pairs = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=working)
     frequencies, magnitude = base ** (-pairs / x.shape[-1]), 1.0
     if scaling is not None:
-        frequencies, magnitude = scaling(frequencies, base)
+        frequencies, magnitude = scaling(frequencies, base, positions)
     angles = positions.to(working)[..., None] * frequencies  # (*batch, L, D/2)
     if angles.ndim == 3:
         angles = angles.unsqueeze(1)  # (B, 1, L, D/2), the same for every head
@@ -158,9 +159,17 @@ def rotate(
 class Rotary(nn.Module):
     """`rotate` with its constants: rotary positions for queries and keys of self-attention.
 
+    Args:
+        d_head: D.
+        base: as in `rotate`.
+        layout: as in `rotate`.
+        scaling: as in `rotate`.
+        width: how many coordinates turn, the first ones; all where None (Black et al. 2022,
+            section 2.1.1: a quarter).
+
     Raises:
-        ConfigError: if the head width is odd, as coordinates turn in pairs, or the base is no
-            finite number above 0.
+        ConfigError: if the width is odd, as coordinates turn in pairs, or not between 2 and D; or
+            the base is no finite number above 0.
     """
 
     def __init__(
@@ -170,11 +179,18 @@ class Rotary(nn.Module):
         base: float = 10_000.0,
         layout: Layout = "halves",
         scaling: Scaling | None = None,
+        width: int | None = None,
     ):
         super().__init__()
-        if d_head % 2:
+        self.width = d_head if width is None else width
+        if self.width % 2:
+            name = "d_head" if width is None else "width"
             raise ConfigError(
-                f"d_head = {d_head} is odd; rotary positions turn pairs of coordinates"
+                f"{name} = {self.width} is odd; rotary positions turn pairs of coordinates"
+            )
+        if not 2 <= self.width <= d_head:
+            raise ConfigError(
+                f"width = {width} of rotary positions; expected 2 to d_head = {d_head}"
             )
         if layout not in ("interleaved", "halves"):
             raise ConfigError(f"layout = {layout!r}; expected 'interleaved' or 'halves'")
@@ -192,7 +208,16 @@ class Rotary(nn.Module):
         self, x: Float[Tensor, "B H L D"], positions: Int[Tensor, "*batch L"]
     ) -> Float[Tensor, "B H L D"]:
         """Turn by the positions."""
-        return rotate(x, positions, base=self.base, layout=self.layout, scaling=self.scaling)
+        turned = rotate(
+            x[..., : self.width],
+            positions,
+            base=self.base,
+            layout=self.layout,
+            scaling=self.scaling,
+        )
+        if self.width == x.shape[-1]:
+            return turned
+        return torch.cat((turned, x[..., self.width :]), -1)
 
 
 def relative_buckets(

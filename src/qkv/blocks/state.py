@@ -35,6 +35,13 @@ class DecodingState:
         """Positions stepped so far, those read before decoding began not counted."""
         return self._taken - self._read
 
+    @property
+    def n_real(self) -> Int[Tensor, "*batch"]:
+        """Real tokens so far, of each row where they differ; those of a prompt are counted."""
+        if self._token_mask is None:
+            return torch.tensor(self._taken)
+        return self._token_mask.sum(1)
+
     def begin(self) -> None:
         """Begin to decode: what was taken in so far is a prompt, which no rewind forgets."""
         self._read = self._taken

@@ -5,14 +5,18 @@ One class: they differ in what their configs say.
 
 from dataclasses import dataclass
 
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig, FeedForwardKind
 from qkv.blocks.positions import Rotary
-from qkv.blocks.rotary_scaling import RotaryScaling
+from qkv.blocks.rotary_scaling import ByLength, LongRopeScaling, RotaryScaling
 from qkv.blocks.stack import Stack
-from qkv.errors import ConfigError
+from qkv.blocks.state import DecodingState
+from qkv.errors import ConfigError, LengthError
 from qkv.models.causal import CausalLM
 
 
@@ -21,7 +25,8 @@ class LlamaConfig:
     """A pre-norm decoder with RMS norm, SwiGLU, rotary positions and grouped heads.
 
     Raises:
-        ConfigError: if a window has no place for another token, or is asked to drop weights.
+        ConfigError: if a window has no place for another token, or rotary positions have not one
+            divisor a pair.
     """
 
     vocab_size: int
@@ -36,6 +41,7 @@ class LlamaConfig:
     norm_eps: float = 1e-5
     rotary_base: float = 10_000.0
     rotary_scaling: RotaryScaling | None = None
+    rotary_share: float = 1.0  # of each head's coordinates that turn, the first ones
     qkv_bias: bool = False  # Qwen2: True
     output_bias: bool = False  # of the attention's output projection
     feed_forward_bias: bool = False
@@ -46,17 +52,28 @@ class LlamaConfig:
     tied_output: bool = False  # the output layer's weight is the embedding
 
     def __post_init__(self) -> None:
-        """Give each query head its own key head unless told, and check what windows cannot do."""
+        """Give each query head its own key head unless told, and check windows and angles."""
         object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
+        self._check_scaling()
         if self.window is not None and self.window < 2:
             raise ConfigError(
                 f"window = {self.window}; expected at least 2, a token's own place and another"
             )
-        if self.window is not None and self.attention_dropout:
+
+    def _check_scaling(self) -> None:
+        if not 0 < self.rotary_share <= 1:
             raise ConfigError(
-                f"attention_dropout = {self.attention_dropout} with window = {self.window}: "
-                "attention over windows drops no weights; set attention_dropout = 0"
+                f"rotary_share = {self.rotary_share}; expected a share above 0, at most 1"
             )
+        if isinstance(self.rotary_scaling, LongRopeScaling):
+            d_head = self.d_head or self.d_model // self.n_heads
+            n_pairs = int(d_head * self.rotary_share) // 2
+            for divisors in (self.rotary_scaling.short, self.rotary_scaling.long):
+                if len(divisors) != n_pairs:
+                    raise ConfigError(
+                        f"{len(divisors)} divisors of rotary frequencies; expected {n_pairs}, one "
+                        f"for each pair of coordinates that turn in a head of {d_head}"
+                    )
 
     def block(self) -> BlockConfig:
         """Return the configuration of every block."""
@@ -75,7 +92,12 @@ class LlamaConfig:
     def attention(self, layer: int) -> MultiHeadAttention:
         """Build the attention of one layer."""
         d_head = self.d_head or self.d_model // self.n_heads
-        rotary = Rotary(d_head, base=self.rotary_base, scaling=self.rotary_scaling)
+        rotary = Rotary(
+            d_head,
+            base=self.rotary_base,
+            scaling=self.rotary_scaling,
+            width=None if self.rotary_share == 1 else int(d_head * self.rotary_share),
+        )
         if self.window is None or layer < self.first_window_layer:
             return MultiHeadAttention(
                 self.d_model,
@@ -97,12 +119,18 @@ class LlamaConfig:
             bias=self.output_bias,
             qkv_bias=self.qkv_bias,
             causal=True,
+            dropout=self.attention_dropout,
             rotary=rotary,
         )
 
 
 class Llama(CausalLM):
-    """Tokens into a causal stack that turns queries and keys by their positions."""
+    """Tokens into a causal stack that turns queries and keys by their positions.
+
+    Raises:
+        LengthError: in `step`, where rotary positions are scaled by the length of the text and
+            those of earlier tokens would be others now.
+    """
 
     def __init__(self, config: LlamaConfig):
         block = config.block()
@@ -113,3 +141,32 @@ class Llama(CausalLM):
         )
         super().__init__(config.vocab_size, config.d_model, stack, tied_output=config.tied_output)
         self.config = config
+
+    def _advance(
+        self,
+        tokens: Int[Tensor, "B n"],
+        state: DecodingState,
+        token_mask: Bool[Tensor, "B n"] | None,
+    ) -> Float[Tensor, "B n D"]:
+        if isinstance(self.config.rotary_scaling, ByLength):
+            self._check_angles(tokens, state, token_mask, self.config.rotary_scaling)
+        return super()._advance(tokens, state, token_mask)
+
+    def _check_angles(
+        self,
+        tokens: Int[Tensor, "B n"],
+        state: DecodingState,
+        token_mask: Bool[Tensor, "B n"] | None,
+        scaling: ByLength,
+    ) -> None:
+        """Refuse to go on where the keys in the cache were turned by angles that hold no more."""
+        past = state.n_real.expand(len(tokens))
+        new = tokens.shape[1] if token_mask is None else token_mask.sum(1).to(past)
+        wrong = scaling.turns_otherwise(past, past + new)
+        if wrong.any():
+            raise LengthError(
+                f"{int((past + new)[wrong].max())} tokens, of which the cache holds "
+                f"{int(past[wrong].max())}: beyond {scaling.original_length} this model turns all "
+                "keys of a text by other angles, and those in the cache were turned already; read "
+                "the whole text in one call, or stop at this length"
+            )

@@ -28,6 +28,7 @@ def attention_by_chunks(
     causal: bool,
     mask: Mask | None = None,
     n_first: int = 0,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q Dv"]:
     """Attend as `attention` does under the mask `pattern`, one chunk of queries at a time.
 
@@ -44,6 +45,7 @@ def attention_by_chunks(
         causal: whether the pattern shows no later key.
         mask: True = may attend, broadcastable to (B, H, Q, K).
         n_first: keys at the start that every chunk meets.
+        dropout: share of the weights that are dropped, for training.
 
     Raises:
         ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).
@@ -70,7 +72,7 @@ def attention_by_chunks(
         if mask is not None:
             allowed = allowed & _take(mask[:, :, rows], at, 3)
         k, v = _take(keys, at, 2), _take(values, at, 2)
-        heads.append(attention(queries[:, :, rows], k, v, mask=allowed))
+        heads.append(attention(queries[:, :, rows], k, v, mask=allowed, dropout=dropout))
     return torch.cat(heads, 2)
 
 

@@ -25,6 +25,7 @@ class SlidingWindowAttention(SelfAttention):
         n_kv_heads: key and value heads; n_heads where None.
         d_head, bias, qkv_bias: as in multi-head attention.
         causal: whether the side of later keys is hidden.
+        dropout: share of the weights dropped in training.
         rotary: turns queries and keys by their positions.
 
     Raises: ConfigError, if the window is not positive.
@@ -41,6 +42,7 @@ class SlidingWindowAttention(SelfAttention):
         bias: bool = True,
         qkv_bias: bool | None = None,
         causal: bool = False,
+        dropout: float = 0.0,
         rotary: Rotation | None = None,
     ):
         if window < 1:
@@ -53,6 +55,7 @@ class SlidingWindowAttention(SelfAttention):
             bias=bias,
             qkv_bias=qkv_bias,
             causal=causal,
+            dropout=dropout,
             rotary=rotary,
         )
         self.window, self.reach, self.n_first = window, window, 0
@@ -87,4 +90,5 @@ class SlidingWindowAttention(SelfAttention):
             causal=self.causal,
             mask=mask,
             n_first=self.n_first,
+            dropout=self.dropout if self.training else 0.0,
         )

@@ -214,6 +214,7 @@ def fields(*own: Field, vocab_size: int, d_ff: int, n_positions: int) -> list[Fi
         Field("max_position_embeddings", "n_positions", n_positions),
         Field("rms_norm_eps", "norm_eps", 1e-6),
         Field("rope_theta", "rotary_base", 10_000.0, decode=float),
+        Field("partial_rotary_factor", "rotary_share", 1.0),
         Field(
             "rope_scaling",
             "rotary_scaling",

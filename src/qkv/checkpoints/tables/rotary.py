@@ -3,17 +3,32 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qkv.blocks.rotary_scaling import LinearScaling, RotaryScaling, TurnsScaling, YaRNScaling
+from qkv.blocks.rotary_scaling import (
+    DynamicScaling,
+    LinearScaling,
+    LongRopeScaling,
+    RotaryScaling,
+    TurnsScaling,
+    YaRNScaling,
+)
 from qkv.checkpoints.table import listed
 from qkv.errors import ConfigError
-from qkv.json_fields import FLAG, POSITIVE, Kind, check_kinds, shown, whole
+from qkv.json_fields import FLAG, POSITIVE, Kind, check_kinds, list_of, shown, whole
 
 Raw = dict[str, Any]
+Read = Callable[..., Any]
 
 ORIGINAL_LENGTH = "original_max_position_embeddings"
 
+
+def _numbers(values: list[int | float]) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
 # What each kind of scaling says beside its name: our name for it, and how it is read.
-SCALINGS: Mapping[str, tuple[Callable[..., RotaryScaling], Mapping[str, tuple[str, type]]]] = {
+SCALINGS: Mapping[
+    str, tuple[Callable[..., RotaryScaling], Mapping[str, tuple[str, Callable[..., Any]]]]
+] = {
     "linear": (LinearScaling, {"factor": ("factor", float)}),
     "llama3": (
         TurnsScaling,
@@ -33,19 +48,39 @@ SCALINGS: Mapping[str, tuple[Callable[..., RotaryScaling], Mapping[str, tuple[st
             "beta_fast": ("many_turns", float),
             "truncate": ("whole_pairs", bool),
             "attention_factor": ("magnitude", float),
+            "mscale": ("mscale", float),
+            "mscale_all_dim": ("mscale_all_dim", float),
+        },
+    ),
+    "dynamic": (
+        DynamicScaling,
+        {"factor": ("factor", float), ORIGINAL_LENGTH: ("original_length", int)},
+    ),
+    "longrope": (
+        LongRopeScaling,
+        {
+            "short_factor": ("short", _numbers),
+            "long_factor": ("long", _numbers),
+            ORIGINAL_LENGTH: ("original_length", int),
+            "factor": ("factor", float),
+            "attention_factor": ("magnitude", float),
         },
     ),
 }
+# Zero means in transformers that they are not given.
+UNSET_BY_ZERO = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
 
-KINDS: Mapping[type, Kind] = {float: POSITIVE, int: whole(1), bool: FLAG}
+KINDS: Mapping[Read, Kind] = {
+    float: POSITIVE,
+    int: whole(1),
+    bool: FLAG,
+    _numbers: list_of(POSITIVE),
+}
 
 
 def read_scaling(said: Raw) -> RotaryScaling | None:
     """Turn a normalized `rope_scaling` into ours.
-
-    Kinds whose angles change with the length of the input (dynamic, longrope) are not implemented:
-    the keys of earlier steps, which a cache holds, would have been turned by other angles.
 
     Raises:
         ConfigError: on a kind, a name or a number that is not implemented.
@@ -79,12 +114,15 @@ def write_scaling(scaling: RotaryScaling | None) -> Raw | None:
     for kind, (make, known) in SCALINGS.items():
         if make is type(scaling):
             said = {theirs: getattr(scaling, ours) for theirs, (ours, _) in known.items()}
+            if kind == "dynamic":
+                del said[ORIGINAL_LENGTH]  # max_position_embeddings
+            said = {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
             return {"rope_type": kind} | {k: v for k, v in said.items() if v is not None}
     return None
 
 
 def normalize_rotary(raw: Raw) -> Raw:
-    """Say rotary positions in one way: old files have two fields for them, new ones one.
+    """Say rotary positions in one way: old files have several fields for them, new ones one.
 
     Raises:
         ConfigError: if they are no object.
@@ -95,14 +133,34 @@ def normalize_rotary(raw: Raw) -> Raw:
         raise ConfigError(f"rope_scaling = {shown(said)}; expected an object with a rope_type")
     older_kind, base = said.get("type", "default"), raw.get("rope_theta", 10_000.0)
     raw["rope_theta"] = said.get("rope_theta", base)
+    if said.get("partial_rotary_factor") is not None:
+        raw["partial_rotary_factor"] = said["partial_rotary_factor"]
     said = {
         name: value
         for name, value in said.items()
-        if name not in ("type", "rope_theta") and value is not None
+        if name not in ("type", "rope_theta", "partial_rotary_factor")
+        and value is not None
+        and not (name in UNSET_BY_ZERO and value == 0)
     }
     said.setdefault("rope_type", older_kind)
-    kind = said["rope_type"]
-    if isinstance(kind, str) and ORIGINAL_LENGTH in SCALINGS.get(kind, (None, {}))[1]:
-        said.setdefault(ORIGINAL_LENGTH, raw.get("max_position_embeddings"))
+    _say_lengths(raw, said)
     raw["rope_scaling"] = said
     return raw
+
+
+def _say_lengths(raw: Raw, said: Raw) -> None:
+    """Say for which length a model was trained, and by how much longer its texts may be."""
+    original, longest = raw.pop(ORIGINAL_LENGTH, None), raw.get("max_position_embeddings")
+    kind = said["rope_type"]
+    if not isinstance(kind, str) or ORIGINAL_LENGTH not in SCALINGS.get(kind, (None, {}))[1]:
+        return
+    if kind == "dynamic":
+        said[ORIGINAL_LENGTH] = longest
+    elif original is not None:
+        said[ORIGINAL_LENGTH] = original
+    else:
+        said.setdefault(ORIGINAL_LENGTH, longest)
+    original = said[ORIGINAL_LENGTH]
+    lengths = whole(1)
+    if kind in ("yarn", "longrope") and lengths.fits(original) and lengths.fits(longest):
+        said.setdefault("factor", longest / original)
