@@ -104,6 +104,28 @@ def broadcasts(x: Tensor, shape: tuple[int, ...]) -> bool:
     )
 
 
+def check_tokens(tokens: Tensor, n_rows: int | None = None) -> None:
+    """Refuse what is no batch of token ids, or has another number of rows than what it belongs to.
+
+    Args:
+        tokens: ids, (batch, length).
+        n_rows: of the source or of the decoding state; None where there is none.
+
+    Raises:
+        ShapeError: with what was given, what was expected, and the likely cause.
+    """
+    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ShapeError(
+            f"tokens have dtype {tokens.dtype} and shape {tuple(tokens.shape)}; expected integer "
+            "ids of shape (batch, length) (one text is a batch of one row: tokens[None])"
+        )
+    if n_rows is not None and tokens.shape[0] != n_rows:
+        raise ShapeError(
+            f"tokens have {tokens.shape[0]} rows, but the source or state that they belong to has "
+            f"{n_rows}; expected one row for each (are these two parts of one batch?)"
+        )
+
+
 def check_token_mask(token_mask: Tensor, tokens: Int[Tensor, "batch length"]) -> None:
     """Refuse a token_mask that is not boolean or not of the tokens' shape.
 
@@ -129,7 +151,12 @@ def positions_from_mask(token_mask: Bool[Tensor, "batch length"]) -> Int[Tensor,
 def token_positions(
     tokens: Int[Tensor, "batch length"], token_mask: Bool[Tensor, "batch length"] | None
 ) -> Int[Tensor, "*batch length"]:
-    """Return the position of each token: (length,) where all are real, else (batch, length)."""
+    """Return the position of each token: (length,) where all are real, else (batch, length).
+
+    Raises:
+        ShapeError: if the tokens are no ids of shape (batch, length), or the mask is not theirs.
+    """
+    check_tokens(tokens)
     if token_mask is None:
         return torch.arange(tokens.shape[1], device=tokens.device)
     check_token_mask(token_mask, tokens)

@@ -3,6 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from qkv.attention.masks import check_tokens
 from qkv.errors import VocabularyError
 
 
@@ -12,6 +13,7 @@ class TokenEmbedding(nn.Embedding):
     The scale is sqrt(d_model) in Vaswani et al. 2017, section 3.4.
 
     Raises:
+        ShapeError: in `forward`, if the input is not ids of shape (batch, length).
         VocabularyError: in `forward` on a CPU, if an id is outside the table. (An accelerator
             stops with its own error, later and without the id.)
     """
@@ -24,6 +26,7 @@ class TokenEmbedding(nn.Embedding):
 
     def forward(self, input: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length D"]:
         """Look each token up."""
+        check_tokens(input)
         try:
             vectors = super().forward(input)
         except IndexError:

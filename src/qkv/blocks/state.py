@@ -4,7 +4,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qkv.attention.masks import attention_mask, check_token_mask, positions_from_mask
+from qkv.attention.masks import (
+    attention_mask,
+    check_token_mask,
+    check_tokens,
+    positions_from_mask,
+)
 from qkv.blocks.block import LayerCache
 from qkv.errors import LengthError
 
@@ -25,6 +30,7 @@ class DecodingState:
         memory_mask: Bool[Tensor, "batch keys"] | None = None,
     ):
         self._taken = self._read = 0
+        self._n_rows = None if memory is None else memory.shape[0]
         self.memory = memory
         self.caches = [LayerCache() for _ in range(n_layers)]
         self.memory_mask = attention_mask(memory_mask)
@@ -54,7 +60,12 @@ class DecodingState:
         Args:
             tokens: the new tokens.
             token_mask: True = real; None where all are. Left padding shifts no position.
+
+        Raises:
+            ShapeError: if the tokens are not ids of shape (batch, n), or not the rows of before.
         """
+        check_tokens(tokens, self._n_rows)
+        self._n_rows = tokens.shape[0]
         past, self._taken = self._taken, self._taken + tokens.shape[1]
         if token_mask is None and self._token_mask is None:
             return None, torch.arange(past, self._taken, device=tokens.device)
@@ -70,6 +81,7 @@ class DecodingState:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
         for cache in self.caches:
             cache.reorder(rows)
+        self._n_rows = rows.shape[0]
         if self.memory is not None:
             self.memory = self.memory[rows]
         if self.memory_mask is not None:

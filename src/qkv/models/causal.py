@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qkv.attention.linear import Linear
-from qkv.attention.masks import attention_mask, token_positions
+from qkv.attention.masks import attention_mask, check_tokens, token_positions
 from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
@@ -99,6 +99,7 @@ class CausalLM(nn.Module):
             source: ids; n may be 0.
             token_mask: True = a real token; padding may stand on either side.
         """
+        check_tokens(source)
         state = DecodingState(len(self.stack.blocks))
         if source.shape[1]:
             self._advance(source, state, token_mask)

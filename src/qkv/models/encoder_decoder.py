@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qkv.attention.masks import attention_mask, token_positions
+from qkv.attention.masks import attention_mask, check_tokens, token_positions
 from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
 
@@ -40,6 +40,7 @@ class EncoderDecoder(nn.Module):
             target_mask: likewise; not needed for right padding, which no earlier token can see.
 
         Raises:
+            ShapeError: if source or target are not ids of shape (batch, length), or not one batch.
             VocabularyError: on an id outside the vocabulary.
         """
         return self.head(
@@ -56,6 +57,7 @@ class EncoderDecoder(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Compute what the output layer reads: `forward` is `head(hidden(...))`."""
         memory = self.encode(source, source_mask)
+        check_tokens(target, memory.shape[0])
         return self.decoder(
             self.embed_target(target, token_positions(target, target_mask)),
             memory,

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from qkv.attention.core import attention_weights
 from qkv.attention.linear import Linear
-from qkv.attention.masks import attention_mask, token_positions
+from qkv.attention.masks import attention_mask, check_tokens, token_positions
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.positions import SinusoidalPositions
@@ -181,6 +181,7 @@ class PointerGenerator(nn.Module):
     ) -> Decoded:
         """Run the decoder on what the encoder gave; the arguments are those of `forward`."""
         memory, mask = self.memory(features), attention_mask(source_mask)
+        check_tokens(target, features.shape[0])
         x = self.embed(target, token_positions(target, target_mask))
         hidden = self.decoder(x, memory, mask=attention_mask(target_mask), memory_mask=mask)
         return self.point(hidden, x, memory, mask)

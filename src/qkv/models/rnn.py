@@ -15,7 +15,7 @@ from qkv.attention.additive import AdditiveAttention
 from qkv.attention.cache import MemoryCache
 from qkv.attention.linear import Linear
 from qkv.attention.local import LocalAttention
-from qkv.attention.masks import attention_mask, check_token_mask
+from qkv.attention.masks import attention_mask, check_token_mask, check_tokens
 from qkv.attention.multiplicative import (
     ConcatAttention,
     DotAttention,
@@ -267,6 +267,7 @@ class RNNSeq2Seq(nn.Module):
             target_mask: likewise; padding leaves the state as it was.
 
         Raises:
+            ShapeError: if source or target are not ids of shape (batch, length), or not one batch.
             VocabularyError: on an id outside the vocabulary.
             LengthError: on a source row without a real token.
         """
@@ -317,6 +318,7 @@ class RNNSeq2Seq(nn.Module):
         state: RNNState,
         token_mask: Bool[Tensor, "B n"] | None,
     ) -> Float[Tensor, "B n H"]:
+        check_tokens(tokens, state.memory.shape[0])
         if token_mask is not None:
             check_token_mask(token_mask, tokens)
         x = self.dropout(self.target_embedding(tokens))
