@@ -23,6 +23,7 @@ from qkv.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qkv.checkpoints.family import Family
 from qkv.checkpoints.overview import base_model, list_fields, list_refused
 from qkv.checkpoints.registry import FAMILIES
+from qkv.checkpoints.tables.rotary import SCALINGS
 from qkv.explorer.tables import markdown_table, show_table
 from qkv.models.heads import Headed, MultipleChoice
 from qkv.models.t5 import T5Encoder
@@ -51,7 +52,7 @@ SIZES = {
 }
 # What code refuses, where no list of values says so: by the field that it stands in.
 NOTES = {
-    "rope_scaling": "`rope_scaling`, of type: default, linear, llama3, yarn",
+    "rope_scaling": f"`rope_scaling`, of type: default, {', '.join(SCALINGS)}",
     "max_window_layers": "`layer_types`: layers without a window, then those with",
 }
 

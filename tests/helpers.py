@@ -259,6 +259,7 @@ MODELS = {
     ),
     "marian": marian,
     "bart": bart,
+    "mbart": lambda: bart(norm_first=True, scaled_embedding=True),
     "t5": t5,
     **PROMPTED,
     "bahdanau-gru": lambda: rnn(),
