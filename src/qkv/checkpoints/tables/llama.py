@@ -1,6 +1,6 @@
 """Llama, Mistral and Qwen2: one model, whose configs say its differences in different words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qkv.checkpoints.family import SIZE, Architecture, Family, Field
@@ -136,6 +136,25 @@ def body(config: LlamaConfig, ours: str = "", theirs: str = PREFIX) -> list[Row]
     return under(rows, theirs=theirs, ours=ours)
 
 
+def headed(
+    name: str,
+    model: type[Any],
+    build: Callable[[Any, int], Any],
+    *rows: Row,
+    prefix: str = PREFIX,
+    changes: Mapping[str, Any],
+) -> Architecture:
+    """Return an architecture with a head on the hidden states."""
+    return Architecture(
+        name=name,
+        model=model,
+        build=lambda config, n: build(Llama(config).without_head(), n),
+        rows=lambda model: [*body(model.config, "encoder.", prefix), *rows],
+        changes=changes,
+        prefix=prefix,
+    )
+
+
 def architectures(
     name: str, *, of_answers: str = PREFIX, **changes: Any
 ) -> tuple[Architecture, ...]:
@@ -146,23 +165,6 @@ def architectures(
         of_answers: the prefix of the base model below the head for answers.
         changes: to our config, what no field says.
     """
-
-    def head(
-        end: str,
-        model: type[Any],
-        build: Callable[[Any, int], Any],
-        *rows: Row,
-        prefix: str = PREFIX,
-    ) -> Architecture:
-        return Architecture(
-            name=f"{name}For{end}",
-            model=model,
-            build=lambda config, n: build(Llama(config).without_head(), n),
-            rows=lambda model: [*body(model.config, "encoder.", prefix), *rows],
-            changes=changes,
-            prefix=prefix,
-        )
-
     return (
         Architecture(
             name=f"{name}ForCausalLM",
@@ -179,24 +181,34 @@ def architectures(
             changes=changes,
             base=True,
         ),
-        head(
-            "SequenceClassification",
+        *heads(name, of_answers, changes),
+    )
+
+
+def heads(name: str, of_answers: str, changes: Mapping[str, Any]) -> tuple[Architecture, ...]:
+    """Return the architectures with a head; see `architectures`."""
+    return (
+        headed(
+            f"{name}ForSequenceClassification",
             SequenceClassifier,
             lambda e, n: SequenceClassifier(e, n, pool="last", bias=False),
             row("score.weight", "classifier.output.weight"),
+            changes=changes,
         ),
-        head(
-            "TokenClassification",
+        headed(
+            f"{name}ForTokenClassification",
             TokenClassifier,
             lambda e, n: TokenClassifier(e, n, dropout=e.config.head_dropout),
             *affine("score", "classifier"),
+            changes=changes,
         ),
-        head(
-            "QuestionAnswering",
+        headed(
+            f"{name}ForQuestionAnswering",
             QuestionAnswering,
             lambda e, n: QuestionAnswering(e),
             *affine("qa_outputs", "classifier"),
             prefix=of_answers,
+            changes=changes,
         ),
     )
 
