@@ -1,14 +1,17 @@
 """Streams that are closed, full, or lack letters: what was worked out is printed or reported."""
 
+import ast
 import io
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+import qkv
 import qkv.cli as cli
 from qkv.tasks.inputs import answer_all, text_items
 
@@ -127,3 +130,63 @@ def test_a_full_disk_is_reported_once_and_not_at_the_end_of_python():
     said = shell(">/dev/full", "info")
     assert said.returncode == 1
     assert said.stderr == b"qkv: error: [Errno 28] No space left on device\n"
+
+
+def test_an_argument_that_the_locale_could_not_read_is_the_text_that_was_typed(capsys):
+    typed = TEXT.encode().decode("ascii", "surrogateescape")
+    assert cli.main(["say", typed]) == 0
+    assert capsys.readouterr().out == TEXT + "\n"
+
+
+def test_a_name_that_the_system_cannot_hold_is_one_line(monkeypatch, capsys):
+    def fail() -> None:
+        """Fail."""
+        "out/Ä".encode("ascii")
+
+    monkeypatch.setitem(cli.COMMANDS, "fail", fail)
+    assert cli.main(["fail"]) == 2
+    message = "qkv: error: 'out/Ä' cannot be written in ascii, the encoding of this system's names"
+    assert capsys.readouterr().err.startswith(message)
+
+
+RECIPE = """
+import sys
+from qkv.tasks.arguments import OneLineParser
+parser = OneLineParser()
+parser.add_argument("--label")
+parser.add_argument("--config", action="config")
+print(ascii(parser.parse_args(["--config", sys.argv[1]]).label))
+"""
+
+
+def test_a_recipe_is_utf_8_whatever_the_locale(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("label: Ärger ł\n", encoding="utf-8")
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    said = subprocess.run(
+        [sys.executable, "-c", RECIPE, tmp_path / "recipe.yaml"],
+        capture_output=True,
+        env={**os.environ, **ascii_locale},
+        text=True,
+    )
+    assert said.stdout == "'\\xc4rger \\u0142'\n", said.stderr
+
+
+def test_every_text_file_is_read_and_written_in_an_encoding_that_is_named():
+    unnamed = []
+    for path in Path(qkv.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            of_path = isinstance(node.func, ast.Attribute)
+            named = any(word.arg == "encoding" for word in node.keywords)
+            if name in ("read_text", "write_text") and of_path and not named:
+                unnamed.append(f"{path}:{node.lineno}")
+            modes = [one.value for one in node.args if isinstance(one, ast.Constant)]
+            is_mode = [one for one in modes if isinstance(one, str) and set(one) <= set("rwxabt+")]
+            text = not any("b" in one for one in is_mode)
+            if name == "open" and not of_path and text and not named:
+                unnamed.append(f"{path}:{node.lineno}")
+            if name == "open" and of_path and is_mode and text and not named:
+                unnamed.append(f"{path}:{node.lineno}")
+    assert unnamed == []

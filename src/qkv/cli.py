@@ -20,6 +20,7 @@ from qkv.checkpoints.overview import (
 )
 from qkv.checkpoints.registry import FAMILIES, family_of
 from qkv.errors import ConfigError, Interrupted, QKVError, TrainingError
+from qkv.json_fields import quoted
 from qkv.tasks import arguments as command_line
 from qkv.tasks.answering.command import answer
 from qkv.tasks.answering.recipe import train_answerer
@@ -256,6 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         complain(f"error: {error}")
         return 1
+    except UnicodeEncodeError as error:  # in an ASCII locale, of a path
+        complain(
+            f"error: {quoted(error.object)} cannot be written in {error.encoding}, the encoding of "
+            "this system's names; expected another name, or another locale, such as C.UTF-8"
+        )
+        return 2
     except QKVError as error:
         complain(f"error: {error}")
         return 1 if isinstance(error, TrainingError) else 2

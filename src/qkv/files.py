@@ -292,6 +292,8 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return  # a link has no bytes of its own, and a pipe would wait for a writer
     if path.is_dir() and os.name != "posix":
         return  # only POSIX opens folders
     descriptor = os.open(path, os.O_RDONLY)

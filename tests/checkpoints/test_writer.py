@@ -189,3 +189,23 @@ def test_shared_memory_is_written_twice(tmp_path):
     writer.write_checkpoint(tmp_path / "x", config={}, tensors=tensors, layout=layout, files={})
     read = open_weights(tmp_path / "x")
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and links of POSIX")
+def test_links_and_pipes_of_the_folder_stay_and_nothing_waits_for_them(tmp_path):
+    _, fresh = old_and_new(tmp_path / "bert")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("not ours")
+    links = {"dangling": "nowhere", "file": "../elsewhere/file", "inside": "runs", "loop": "loop"}
+    for name, target in {**links, "folder": "../elsewhere"}.items():
+        (tmp_path / "bert" / name).symlink_to(target)
+    os.mkfifo(tmp_path / "bert" / "pipe")
+    save_checkpoint(fresh, tmp_path / "bert")
+    for name, target in {**links, "folder": "../elsewhere"}.items():
+        assert os.readlink(tmp_path / "bert" / name) == target
+    assert (tmp_path / "bert" / "pipe").is_fifo()
+    assert os.listdir(tmp_path / "elsewhere") == ["file"]
+    assert same(load_checkpoint(tmp_path / "bert").model, fresh.model)
+    (tmp_path / "link").symlink_to(tmp_path / "bert")
+    save_checkpoint(fresh, tmp_path / "link")  # where it points to
+    assert (tmp_path / "link").is_symlink()

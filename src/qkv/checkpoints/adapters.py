@@ -214,7 +214,7 @@ def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor
 
     with replace_folder(folder) as fresh:
         if folder.is_dir():
-            shutil.copytree(folder, fresh, ignore=replaced, dirs_exist_ok=True)
+            shutil.copytree(folder, fresh, ignore=replaced, symlinks=True, dirs_exist_ok=True)
         (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         stored = {PREFIX + name: one.detach().cpu().contiguous() for name, one in tensors.items()}
         write_weights(stored, fresh / WEIGHTS, METADATA, like=fresh / CONFIG)

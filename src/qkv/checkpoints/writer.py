@@ -111,9 +111,12 @@ def _carry_over(old: Path, fresh: Path) -> None:
     replaced = {*companions(old), *old.glob("*.safetensors"), old / CONFIG, old / INDEX}
     for path in old.rglob("*"):
         target = fresh / path.relative_to(old)
-        if path.is_dir() or path in replaced or target.exists():
+        if path in replaced or target.exists() or (path.is_dir() and not path.is_symlink()):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():  # to a file, a folder or nothing
+            target.symlink_to(os.readlink(path))
+            continue
         try:
             os.link(path, target)  # a second name of the same bytes: large logs cost nothing
         except OSError:

@@ -4,6 +4,7 @@ What it takes by position only has no name there either; a bool is a flag; `*tex
 arguments without a name.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 import docstring_parser
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from qkv.errors import ConfigError, DataError
 
@@ -37,6 +38,18 @@ class OneLineParser(ArgumentParser):
             file=sys.stderr,
         )
         self.exit(2)
+
+    def parse_path(
+        self,
+        path: str | os.PathLike[str],
+        ext_vars: dict[str, Any] | None = None,
+        env: bool | None = None,
+        defaults: bool = True,
+        **kwargs: Any,
+    ) -> Namespace:
+        """Read a recipe as UTF-8; the library reads files in the encoding of the locale."""
+        content = Path(path).read_text(encoding="utf-8")
+        return self.parse_string(content, path, ext_vars, env, defaults, **kwargs)
 
 
 def add_command(parser: ArgumentParser, function: Command) -> None:

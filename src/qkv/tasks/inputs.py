@@ -19,7 +19,7 @@ from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError, DataError, LengthError, VocabularyError
 from qkv.json_fields import quoted
-from qkv.tasks.streams import complain, is_interactive, read_input, takes_unicode
+from qkv.tasks.streams import as_text, complain, is_interactive, read_input, takes_unicode
 from qkv.zoo.catalog import ZOO
 
 R = TypeVar("R")
@@ -111,7 +111,9 @@ def text_items(
     name = next(iter(columns))
     check_texts(texts)
     if texts:
-        return [_item(name, text, f"argument {i}") for i, text in enumerate(texts, start=1)]
+        return [
+            _item(name, as_text(text), f"argument {i}") for i, text in enumerate(texts, start=1)
+        ]
     if file is not None and file.suffix != ".txt":
         return [
             Item(where=f"{file}, line {row.line}", fields=row.fields, problem=row.problem)

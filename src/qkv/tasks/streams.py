@@ -63,6 +63,18 @@ def takes_unicode() -> bool:
     return codecs.lookup(encoding).name == "utf-8"
 
 
+def as_text(argument: str) -> str:
+    """An argument that is a text, as it was typed.
+
+    Where the locale lacks letters, Python keeps their bytes as half pairs of surrogates (PEP 383):
+    right for names of files, but no text.
+    """
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return argument
+
+
 def is_interactive() -> bool:
     """Whether a person would have to type the input."""
     return sys.stdin is not None and sys.stdin.isatty()

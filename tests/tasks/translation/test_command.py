@@ -2,14 +2,17 @@
 
 import io
 import json
+import signal
 
 import pytest
 from tests.helpers import unchecked
 from tests.tasks.translators import TEXTS, make_translator
 
+from qkv.cli import main
 from qkv.errors import ConfigError, DataError
 from qkv.evaluation.translation import translation_scores
 from qkv.generation.ranking import Beam
+from qkv.models.encoder_decoder import EncoderDecoder
 from qkv.tasks.translation.command import tables_of, translate
 from qkv.tasks.translation.translator import Translator
 
@@ -103,3 +106,19 @@ def test_scores_have_a_table_with_signatures():
     assert [row["score"] for row in rows] == ["BLEU", "BLEU, lower-cased", "chrF2"]
     assert [row["value"] for row in rows] == ["100.00"] * 3
     assert all("version:" in row["signature"] for row in rows)
+
+
+def test_an_interrupt_in_the_middle_of_a_text_ends_it_without_a_word(folder, capsys, monkeypatch):
+    calls, step = [], EncoderDecoder.step
+
+    def interrupted(self, tokens, state):
+        calls.append(tokens)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, tokens, state)
+
+    monkeypatch.setattr(EncoderDecoder, "step", interrupted)
+    with unchecked():
+        assert main(["translate", "--model", folder, *TEXTS]) == 130
+    assert len(calls) == 2
+    assert capsys.readouterr() == ("", "")

@@ -9,6 +9,7 @@ from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError
 from qkv.tasks.answering.answerer import Answerer, FoundAnswer
 from qkv.tasks.inputs import Item, answer_all, check_texts, exists, pick_device, text_items
+from qkv.tasks.streams import as_text
 
 DEFAULT = "answerer"  # of the zoo
 WHAT = "a question"
@@ -126,6 +127,7 @@ def _passage(context: str) -> str:
         context = decode(read_content(path), context)
     else:
         check_texts([context])
+        context = as_text(context)
     if not context.strip():
         raise ConfigError("--context is empty; expected a passage, or a file with one")
     return context

@@ -8,6 +8,7 @@ from qkv.errors import ConfigError
 from qkv.evaluation.classification import ClassificationScores
 from qkv.tasks.classification.classifier import PairPrediction, Prediction, TextClassifier
 from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, remark, text_items
+from qkv.tasks.streams import as_text
 
 DEFAULT = "sentiment"  # of the zoo
 
@@ -72,7 +73,7 @@ def asked_items(
     check_texts([second])
     items = text_items(texts, file, {"text": column})
     return [
-        item if item.problem else replace(item, fields={**item.fields, "second": second})
+        item if item.problem else replace(item, fields={**item.fields, "second": as_text(second)})
         for item in items
     ]
 

@@ -9,7 +9,7 @@ from qkv.errors import ConfigError
 from qkv.generation.sampling import Sampling
 from qkv.tasks.generation.generator import Generation, Generator
 from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, remark, text_items
-from qkv.tasks.streams import is_interactive
+from qkv.tasks.streams import as_text, is_interactive
 
 DEFAULT = "generator"  # of the zoo
 TEMPERATURE = 0.8  # where neither the caller nor the model's files say it
@@ -149,7 +149,7 @@ def _prompts(prompts: Sequence[str], file: Path | None, column: str) -> list[Ite
     if prompts and file is None:
         check_texts(prompts)
         return [
-            Item(where=f"argument {i}", fields={"text": prompt})
+            Item(where=f"argument {i}", fields={"text": as_text(prompt)})
             for i, prompt in enumerate(prompts, start=1)
         ]
     return text_items(prompts, file, {"text": column}, what="a prompt")
