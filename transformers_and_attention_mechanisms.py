@@ -36,7 +36,7 @@ except ImportError:
 
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
     from qkv.errors import ConfigError
-    from qkv.explorer.script import read_options, run_sections
+    from qkv.tutorial.script import read_options, run_sections
 
     try:
         if chosen_sections := read_options():
@@ -152,12 +152,6 @@ from qkv.evaluation.intervals import bootstrap_interval
 from qkv.evaluation.questions import answer_scores, normalize_answer
 from qkv.evaluation.summarization import summary_scores
 from qkv.evaluation.translation import translation_scores
-from qkv.explorer.architecture import draw_transformer
-from qkv.explorer.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
-from qkv.explorer.measure import flops, interleave, medians, peak_memory
-from qkv.explorer.shapes import record_shapes
-from qkv.explorer.source import location, show_source
-from qkv.explorer.tables import show_table
 from qkv.generation.beam import beam_search
 from qkv.generation.greedy import greedy
 from qkv.generation.ranking import Beam
@@ -194,6 +188,12 @@ from qkv.training.losses import linear_cross_entropy, pair_loss
 from qkv.training.optim import adamw, cosine, linear, noam
 from qkv.training.pretraining import causal_loss, masked_loss
 from qkv.training.report import describe_training, training_memory
+from qkv.tutorial.architecture import draw_transformer
+from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
+from qkv.tutorial.measure import flops, interleave, medians, peak_memory
+from qkv.tutorial.shapes import record_shapes
+from qkv.tutorial.source import location, show_source
+from qkv.tutorial.tables import show_table
 from qkv.zoo.catalog import list_zoo
 
 FAST = os.environ.get("QKV_FAST") == "1"

@@ -4,6 +4,7 @@ import argparse
 import json
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,15 @@ def machine(*packages: str) -> dict[str, Any]:
         "system": f"{platform.system()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in ("torch", *packages)},
         "command": "python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]]),
+    }
+
+
+def ratios(seconds: Mapping[str, list[float]], ours: str) -> dict[str, float]:
+    """Return the median over rounds of (rival's seconds / ours): above 1 we are faster."""
+    return {
+        name: statistics.median(b / a for a, b in zip(seconds[ours], times, strict=True))
+        for name, times in seconds.items()
+        if name != ours
     }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from _common import DOCS, IMAGES, RESULTS, load, provenance, publish
 from _variants import BASELINE, COPY, MECHANISMS, REACH
 
-from qkv.explorer.figures import draw_curves, new_figure, save_figure
-from qkv.explorer.tables import markdown_table, show_table
+from qkv.tutorial.figures import draw_curves, new_figure, save_figure
+from qkv.tutorial.tables import markdown_table, show_table
 
 DOCUMENT = DOCS / "variants.md"
 QUALITY, COSTS = RESULTS / "variants.json", RESULTS / "attention.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _common import IMAGES, RESULTS, arguments, load, machine, provenance, publish, save
+from _common import IMAGES, RESULTS, arguments, load, machine, provenance, publish, ratios, save
 from torch import Tensor
 
 from qkv.attention.biased import biased_attention
@@ -35,9 +35,9 @@ from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.attention.variants.softcap import SoftcapAttention
 from qkv.attention.variants.streaming import StreamingAttention
 from qkv.blocks.positions import ALiBi, Rotary
-from qkv.explorer.figures import draw_curves, new_figure, save_figure
-from qkv.explorer.measure import interleave, medians, peak_memory, ratios
-from qkv.explorer.tables import markdown_table, show_table
+from qkv.tutorial.figures import draw_curves, new_figure, save_figure
+from qkv.tutorial.measure import interleave, medians, peak_memory
+from qkv.tutorial.tables import markdown_table, show_table
 
 LENGTHS, QUICK_LENGTHS = (1024, 2048, 4096, 8192), (256, 512, 1024)
 D_MODEL, N_HEADS, D_HEAD = 256, 4, 64

@@ -14,7 +14,7 @@ from typing import Any
 
 from _common import DOCS, RESULTS, campaign, provenance, publish, train
 
-from qkv.explorer.tables import markdown_table, show_table
+from qkv.tutorial.tables import markdown_table, show_table
 
 PATH = RESULTS / "finetuning.json"
 DOCUMENT = DOCS / "results.md"

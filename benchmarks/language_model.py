@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from _common import IMAGES, RESULTS, arguments, load, machine, provenance, publish, save
+from _common import IMAGES, RESULTS, arguments, load, machine, provenance, publish, ratios, save
 from _language_models import Rival, make_rivals
 from _nanogpt import nanogpt_from
 from rich.progress import track
@@ -26,11 +26,11 @@ from qkv.attention.linear import linear
 from qkv.data.pretraining import TokenBatch, collate_causal
 from qkv.data.text import find_data, read_lines
 from qkv.errors import DataError
-from qkv.explorer.figures import new_figure, save_figure
-from qkv.explorer.measure import interleave, medians, ratios
-from qkv.explorer.tables import markdown_table, show_table
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.training.pretraining import causal_loss
+from qkv.tutorial.figures import new_figure, save_figure
+from qkv.tutorial.measure import interleave, medians
+from qkv.tutorial.tables import markdown_table, show_table
 
 LAYERS, HEADS, WIDTH, CONTEXT, ROWS, VOCAB = 4, 4, 128, 64, 12, 65
 TOKENS = ROWS * CONTEXT

@@ -5,11 +5,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from _common import RESULTS, arguments, load, machine, provenance, publish, save
+from _common import RESULTS, arguments, load, machine, provenance, publish, ratios, save
 
 from qkv.attention.linear import linear
-from qkv.explorer.measure import interleave, medians, ratios
-from qkv.explorer.tables import markdown_table, show_table
+from qkv.tutorial.measure import interleave, medians
+from qkv.tutorial.tables import markdown_table, show_table
 
 SIZES = [(2208, 256, 256), (2208, 256, 1024), (2208, 1024, 256), (4096, 512, 2048), (64, 256, 256)]
 ROUNDS = 15

@@ -12,11 +12,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from _common import RESULTS, arguments, load, machine, provenance, publish, save
+from _common import RESULTS, arguments, load, machine, provenance, publish, ratios, save
 from torch import nn
 
-from qkv.explorer.measure import interleave, medians, ratios
-from qkv.explorer.tables import markdown_table, show_table
+from qkv.tutorial.measure import interleave, medians
+from qkv.tutorial.tables import markdown_table, show_table
 from qkv.zoo.catalog import ZOO
 
 MODEL = "all-MiniLM-L6-v2"

@@ -24,9 +24,9 @@ from qkv.checkpoints.family import Family
 from qkv.checkpoints.overview import base_model, list_fields, list_refused
 from qkv.checkpoints.registry import FAMILIES
 from qkv.checkpoints.tables.rotary import SCALINGS
-from qkv.explorer.tables import markdown_table, show_table
 from qkv.models.heads import Headed, MultipleChoice
 from qkv.models.t5 import T5Encoder
+from qkv.tutorial.tables import markdown_table, show_table
 
 sys.path.append(str(Path(__file__).parent.parent))  # where the parity tests have the comparisons
 from tests.checkpoints.tiny import TINY

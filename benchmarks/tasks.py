@@ -23,7 +23,7 @@ from _scores import (
     percent,
 )
 
-from qkv.explorer.tables import markdown_table, show_table
+from qkv.tutorial.tables import markdown_table, show_table
 
 PATH = RESULTS / "tasks.json"
 DOCUMENT = DOCS / "results.md"

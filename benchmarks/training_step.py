@@ -10,17 +10,17 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _common import IMAGES, RESULTS, arguments, load, machine, provenance, publish, save
+from _common import IMAGES, RESULTS, arguments, load, machine, provenance, publish, ratios, save
 from torch import Tensor, nn
 from transformers import MarianConfig, MarianMTModel
 
 from qkv.blocks.positions import sinusoids
 from qkv.data.batches import PairBatch, collate_pairs
-from qkv.explorer.figures import new_figure, save_figure
-from qkv.explorer.measure import interleave, medians, ratios
-from qkv.explorer.tables import markdown_table, show_table
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.training.losses import pair_loss
+from qkv.tutorial.figures import new_figure, save_figure
+from qkv.tutorial.measure import interleave, medians
+from qkv.tutorial.tables import markdown_table, show_table
 
 D_MODEL, N_HEADS, D_FF, N_LAYERS, VOCAB = 256, 4, 1024, 3, 8000
 DROPOUT, SMOOTHING, PAD = 0.1, 0.1, 0

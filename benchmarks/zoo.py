@@ -29,9 +29,9 @@ from _scores import (
 from qkv.data.dates import LOCALES, date_pairs
 from qkv.errors import DataError, MissingDependencyError
 from qkv.evaluation.intervals import bootstrap_interval
-from qkv.explorer.tables import markdown_table, show_table
 from qkv.tasks.evaluate_command import Asked, measure
 from qkv.tasks.translation.translator import Translator
+from qkv.tutorial.tables import markdown_table, show_table
 
 DOCUMENT, FILE = DOCS / "results.md", RESULTS / "zoo.json"
 N_DATES = 5_000

@@ -19,8 +19,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from qkv.explorer.source import location, source_of
 from qkv.files import write_atomically
+from qkv.tutorial.source import location, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "transformers_and_attention_mechanisms.py"

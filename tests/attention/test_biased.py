@@ -12,7 +12,7 @@ from qkv.attention.masks import attention_mask, causal_mask, key_positions
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.positions import ALiBi, RelativeBias
 from qkv.errors import ShapeError
-from qkv.explorer.measure import flops, peak_memory
+from qkv.tutorial.measure import flops, peak_memory
 
 BATCH, H, G, K, D, DV = 2, 6, 3, 23, 7, 5
 

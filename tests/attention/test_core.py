@@ -13,7 +13,7 @@ from qkv.attention.core import (
     mask_scores,
     masked_softmax,
 )
-from qkv.explorer.measure import peak_memory
+from qkv.tutorial.measure import peak_memory
 
 
 def tensor(*numbers):

@@ -5,7 +5,7 @@ import nbformat
 import pytest
 
 from qkv.errors import DataError
-from qkv.explorer.source import source_of
+from qkv.tutorial.source import source_of
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "build_notebook.py"
 
@@ -21,7 +21,7 @@ raise SystemExit("for whole scripts alone")
 import os
 
 from qkv.errors import DataError
-from qkv.explorer.source import show_source
+from qkv.tutorial.source import show_source
 
 # %%
 show_source(DataError)

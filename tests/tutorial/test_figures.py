@@ -4,7 +4,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from qkv.explorer.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
+from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
 
 
 @pytest.fixture(autouse=True)

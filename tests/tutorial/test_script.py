@@ -4,7 +4,7 @@ import traceback
 import pytest
 
 from qkv.errors import ConfigError
-from qkv.explorer.script import read_cells, read_options, run_sections
+from qkv.tutorial.script import read_cells, read_options, run_sections
 
 SCRIPT = """\
 # %% [markdown]

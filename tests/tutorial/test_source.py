@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from qkv.errors import ConfigError, DataError
-from qkv.explorer import source as module
-from qkv.explorer.source import location, show_source, source_of
+from qkv.tutorial import source as module
+from qkv.tutorial.source import location, show_source, source_of
 
 
 def test_source_is_what_the_file_says():
@@ -36,7 +36,7 @@ def test_a_wrapped_function_shows_itself_not_its_wrapper():
 
 def test_location_is_the_path_in_the_repository():
     assert location(DataError) == "src/qkv/errors.py"
-    assert location(show_source) == "src/qkv/explorer/source.py"
+    assert location(show_source) == "src/qkv/tutorial/source.py"
     assert location(torch.nn.Linear) == "torch/nn/modules/linear.py"
 
 

@@ -56,15 +56,6 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def ratios(seconds: Mapping[str, list[float]], ours: str) -> dict[str, float]:
-    """Return the median over rounds of (rival's seconds / ours): above 1 we are faster."""
-    return {
-        name: statistics.median(b / a for a, b in zip(seconds[ours], times, strict=True))
-        for name, times in seconds.items()
-        if name != ours
-    }
-
-
 def peak_memory(run: Callable[[], object]) -> int:
     """Return the most bytes of CPU tensors alive at once that `run` allocates.
 

@@ -3,8 +3,8 @@ import torch
 
 from qkv.attention.core import attention, explicit_attention
 from qkv.attention.linear import CONVOLUTION_PAYS, linear
-from qkv.explorer import measure
-from qkv.explorer.measure import flops, interleave, medians, peak_memory, ratios
+from qkv.tutorial import measure
+from qkv.tutorial.measure import flops, interleave, medians, peak_memory
 
 MB = 2**20
 
@@ -45,10 +45,9 @@ def test_a_bar_is_shown_only_when_asked_for(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_medians_and_ratios_of_rounds():
+def test_medians_are_over_rounds():
     seconds = {"ours": [1.0, 2.0, 4.0], "rival": [3.0, 8.0, 4.0]}
     assert medians(seconds) == {"ours": 2.0, "rival": 4.0}
-    assert ratios(seconds, "ours") == {"rival": 3.0}  # of the rounds, not of the medians
 
 
 def test_peak_counts_what_is_alive_at_once():

@@ -1,6 +1,6 @@
 """Tables, as a terminal and as Markdown."""
 
-from qkv.explorer.tables import markdown_table, show_table
+from qkv.tutorial.tables import markdown_table, show_table
 
 ROWS = [{"name": "dot", "exact match": 0.5}, {"name": "general", "exact match": 1}]
 

@@ -4,7 +4,7 @@ from tests.helpers import TARGET_VOCAB, B, S, T, problem, transformer
 from torch import nn
 
 from qkv.attention.multi_head import MultiHeadAttention
-from qkv.explorer.shapes import record_shapes
+from qkv.tutorial.shapes import record_shapes
 
 
 def hooks(model):

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from qkv.errors import ConfigError
-from qkv.explorer.architecture import HEIGHT, draw_transformer
-from qkv.explorer.figures import new_figure
-from qkv.explorer.shapes import record_shapes
 from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.tutorial.architecture import HEIGHT, draw_transformer
+from qkv.tutorial.figures import new_figure
+from qkv.tutorial.shapes import record_shapes
 
 BATCH, SOURCE, TARGET, WIDTH, WORDS = 2, 5, 3, 22, 13
 

@@ -1,1 +1,0 @@
-"""What makes attention visible: shipped source, figures, records."""

@@ -1,0 +1,1 @@
+"""The tools of the tutorial: shown source, sections, tables, figures, timers."""
