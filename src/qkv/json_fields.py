@@ -4,11 +4,12 @@ import json
 import math
 import os
 import reprlib
+import types
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from qkv.errors import ConfigError, DataError
 
@@ -107,6 +108,29 @@ NUMBER = Kind("a number", is_number)
 POSITIVE = Kind("a finite number above 0", lambda one: is_number(one) and one > 0)
 COUNT = whole(0)
 OBJECT = Kind("an object", lambda one: isinstance(one, dict))
+
+
+def kind_of(annotation: Any, kinds: Mapping[Any, Kind]) -> Kind:
+    """Return the kind of the values of a type: a simple one, a literal, or one of several.
+
+    Args:
+        annotation: the type.
+        kinds: of the simple types.
+    """
+    if get_origin(annotation) in (Union, types.UnionType):
+        first, *others = (kind_of(one, kinds) for one in get_args(annotation))
+        for other in others:
+            first = first | other
+        return first
+    if get_origin(annotation) is Literal:
+        return either(*get_args(annotation))
+    return NULL if annotation is type(None) else kinds[annotation]
+
+
+def kinds_of_fields(config: type) -> dict[str, Kind]:
+    """Return the kinds of a dataclass's fields, of which whole numbers are sizes."""
+    simple = {bool: FLAG, int: whole(1, 2**28), float: NUMBER, str: TEXT}
+    return {name: kind_of(one, simple) for name, one in get_type_hints(config).items()}
 
 
 def check_kinds(raw: Mapping[str, Any], kinds: Kinds, *, where: str = "") -> None:

@@ -99,3 +99,11 @@ def test_the_files_of_a_checkpoint(tmp_path):
     assert names[:2] == ["config.json", "model.safetensors.index.json"]
     assert names[-1] == "tokenizer.json"
     assert set(names) == {path.name for path in tmp_path.iterdir()} - {"picture.png"}
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.gguf", "model.safetensors", "x.pt"])
+def test_a_format_that_is_not_written_makes_no_folder(name, tmp_path):
+    write(tmp_path / "source")
+    with pytest.raises(DataError, match=r"has the name of a file.*Hugging Face layout.* not impl"):
+        convert_model(tmp_path / "source", tmp_path / name)
+    assert not (tmp_path / name).exists()

@@ -281,7 +281,10 @@ def _describe(
                 continue
             raw = {**config, "architectures": [shape.name]}
             if given is None or not _says(family, shape, raw, model):
-                raw |= family.write_config(model.config)
+                try:
+                    raw |= family.write_config(model.config)
+                except ConfigError:
+                    continue
                 if hasattr(model, "n_classes"):
                     raw |= _label_fields([f"LABEL_{i}" for i in range(model.n_classes)])
             if _says(family, shape, raw, model):

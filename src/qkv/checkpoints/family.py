@@ -110,7 +110,7 @@ class Family:
             if one.name == name:
                 return one
         raise ConfigError(
-            f"architecture {name!r} of {self.model_type} is not implemented; expected one of "
+            f"architecture {shown(name)} of {self.model_type} is not implemented; expected one of "
             f"{', '.join(one.name for one in self.architectures)}"
         )
 
@@ -145,12 +145,22 @@ class Family:
         return self.config(**{**ours, **architecture.changes})
 
     def write_config(self, config: Any) -> dict[str, Any]:
-        """Turn our config into the fields of config.json."""
+        """Turn our config into the fields of config.json.
+
+        Raises:
+            ConfigError: on a value that has no name there.
+        """
         raw = {"model_type": self.model_type, **self.only}
         for one in self.fields:
             value = getattr(config, one.ours)
             if one.values is not None:
-                value = next(theirs for theirs, ours in one.values.items() if ours == value)
+                names = [theirs for theirs, ours in one.values.items() if ours == value]
+                if not names:
+                    raise ConfigError(
+                        f"{one.ours} = {shown(value)} has no name in config.json of "
+                        f"{self.model_type}"
+                    )
+                value = names[0]
             raw[one.theirs] = one.encode(value)
         return raw
 
@@ -158,6 +168,9 @@ class Family:
         """Check what is there before anything computes with it; null is what is left out."""
         kinds = {one.theirs: kind for one in self.fields if (kind := one.expected()) is not None}
         check_kinds(raw, {name: kind | NULL for name, kind in kinds.items()})
+        for one in self.fields:
+            if one.values is not None and one.theirs in raw:
+                self._check_name(one, raw[one.theirs])
         check_kinds(raw, {name: kind for name, kind in kinds_of(raw).items() if name not in kinds})
         used = {"pad_token_id"} if self.model_type in PADDED else set()
         used |= {one.theirs for one in self.fields if one.theirs.endswith(TOKENS)}
@@ -176,9 +189,13 @@ class Family:
             if kind is not None and value is not one.default and not kind.fits(value):
                 raise ConfigError(f"{one.theirs} = {shown(value)}; expected {kind.what}")
             return one.decode(float(value) if isinstance(one.default, float) else value)
-        if not isinstance(value, str | int) or value not in one.values:
+        self._check_name(one, value)
+        return one.values[value]
+
+    def _check_name(self, one: Field, value: Any) -> None:
+        """Check that a value has a name of ours: any value, also what no name can be."""
+        if not isinstance(value, str | int) or value not in (one.values or ()):
             raise ConfigError(
                 f"{one.theirs} = {shown(value)} is not implemented for {self.model_type}; expected "
-                f"one of {', '.join(map(repr, one.values))}"
+                f"one of {', '.join(map(repr, one.values or ()))}"
             )
-        return one.values[value]

@@ -147,7 +147,7 @@ KINDS: dict[str, Kind] = {
 
 
 def kinds_of(raw: Iterable[str]) -> dict[str, Kind]:
-    """Return the kinds of those harmless fields that are there."""
+    """Return the kinds of the harmless fields, and of the token ids that are there."""
     names_of_tokens = [name for name in raw if name.endswith(TOKENS)]
     return KINDS | dict.fromkeys(names_of_tokens, TOKEN_IDS)
 

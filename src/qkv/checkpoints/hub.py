@@ -6,7 +6,7 @@ from pathlib import Path
 from qkv.checkpoints.reader import COMPANIONS
 from qkv.errors import DataError, MissingDependencyError
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"(?=.{3,96}$)[\w.-]+/[\w.-]+")  # as the Hub limits them
 
 
 def download(name: str) -> Path:

@@ -5,6 +5,7 @@ from typing import Any
 from qkv.checkpoints.family import Family
 from qkv.checkpoints.tables import bart, bert, gpt, llama, marian, own, t5, vit
 from qkv.errors import ConfigError
+from qkv.json_fields import shown
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -21,6 +22,7 @@ def family_of(model_type: Any) -> Family:
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
-            f"model_type = {model_type!r} is not implemented; expected one of {', '.join(FAMILIES)}"
+            f"model_type = {shown(model_type)} is not implemented; expected one of "
+            f"{', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]

@@ -6,7 +6,9 @@ from typing import Any
 
 from qkv.data.images import FILTERS, ImageConfig
 from qkv.errors import ConfigError
+from qkv.json_fields import is_number, shown, whole
 
+SIDE = whole(1, 2**16)  # of an image, in pixels
 FILE_NAME = "preprocessor_config.json"
 PROCESSOR = re.compile(r"(\w+?)(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 
@@ -48,10 +50,12 @@ def read_image_config(raw: Mapping[str, Any], *, model_type: str | None = None) 
     defaults = DEFAULTS[_kind(given, model_type)]
     for name, value in ONLY.items():
         if given.get(name, value) != value:
-            raise ConfigError(f"{name} = {given[name]!r} is not implemented; expected {value!r}")
+            raise ConfigError(
+                f"{name} = {shown(given[name])} is not implemented; expected {value!r}"
+            )
     if unknown := sorted(given.keys() - defaults.keys() - ONLY.keys() - HARMLESS):
         raise ConfigError(
-            f"{', '.join(f'{name} = {given[name]!r}' for name in unknown)}: not known, so the "
+            f"{', '.join(f'{name} = {shown(given[name])}' for name in unknown)}: not known, so the "
             f"pixels could differ from those of training; take it out of {FILE_NAME} if it is "
             "harmless"
         )
@@ -102,28 +106,30 @@ def _kind(given: Mapping[str, Any], model_type: str | None) -> str:
 
 def _read_flag(fields: Mapping[str, Any], name: str) -> bool:
     if not isinstance(fields[name], bool):
-        raise ConfigError(f"{name} = {fields[name]!r}; expected true or false")
+        raise ConfigError(f"{name} = {shown(fields[name])}; expected true or false")
     return fields[name]
 
 
 def _read_resizing(size: Any) -> tuple[int, int] | int:
     match size:
-        case {"shortest_edge": int(edge), **rest} if not rest:
+        case {"shortest_edge": edge, **rest} if not rest and SIDE.fits(edge):
             return edge
     return _read_size("size", size)
 
 
 def _read_size(name: str, size: Any) -> tuple[int, int]:
     match size:
-        case int(edge):
-            return edge, edge
-        case [int(height), int(width)]:
+        case _ if SIDE.fits(size):
+            return size, size
+        case [height, width] if SIDE.fits(height) and SIDE.fits(width):
             return height, width
-        case {"height": int(height), "width": int(width), **rest} if not rest:
+        case {"height": height, "width": width, **rest} if (
+            not rest and SIDE.fits(height) and SIDE.fits(width)
+        ):
             return height, width
     raise ConfigError(
-        f"{name} = {size!r} is not implemented; expected a number, or height and width (to resize "
-        "the shorter edge: shortest_edge alone)"
+        f"{name} = {shown(size)} is not implemented; expected a number, or height and width (to "
+        "resize the shorter edge: shortest_edge alone)"
     )
 
 
@@ -139,18 +145,20 @@ def _write_size(size: tuple[int, int] | int | None) -> dict[str, int] | None:
 def _read_filter(number: Any) -> Any:
     if number not in range(len(FILTERS)):
         known = ", ".join(f"{i} ({name})" for i, name in enumerate(FILTERS))
-        raise ConfigError(f"resample = {number!r} is unknown; expected one of {known}")
+        raise ConfigError(f"resample = {shown(number)} is unknown; expected one of {known}")
     return FILTERS[number]
 
 
 def _read_number(fields: Mapping[str, Any], name: str) -> float:
-    if not isinstance(fields[name], int | float):
-        raise ConfigError(f"{name} = {fields[name]!r}; expected a number")
+    if not is_number(fields[name]):
+        raise ConfigError(f"{name} = {shown(fields[name])}; expected a number")
     return fields[name]
 
 
 def _read_numbers(fields: Mapping[str, Any], name: str) -> tuple[float, ...]:
     numbers = fields[name]
-    if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
-        raise ConfigError(f"{name} = {numbers!r} is not implemented; expected a number a channel")
+    if not isinstance(numbers, list) or not all(map(is_number, numbers)):
+        raise ConfigError(
+            f"{name} = {shown(numbers)} is not implemented; expected a number a channel"
+        )
     return tuple(map(float, numbers))

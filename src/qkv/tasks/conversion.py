@@ -11,6 +11,13 @@ from qkv.errors import DataError, StorageError
 from qkv.tasks.pretrained import Loaded, load, save
 
 BINARY = "model.bin"
+# Ends of the names of files that someone may hope for.
+FORMATS = frozenset(
+    """
+    .bin .ckpt .gguf .ggml .h5 .mlmodel .msgpack .onnx .ot .pb .pkl .pt .pth .pte .safetensors
+    .tflite .zip
+    """.split()  # noqa: SIM905
+)
 
 
 def read_model(
@@ -71,6 +78,12 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         StorageError: it cannot be looked at: a name that is too long, or another user's.
     """
     folder = Path(folder)
+    if folder.suffix in FORMATS and not folder.is_dir():
+        raise DataError(
+            f"{folder} has the name of a file, but a model is written as a folder of the Hugging "
+            f"Face layout ({CONFIG}, {WEIGHTS}, tokenizer), which other programs read; "
+            f"{folder.suffix} is not implemented"
+        )
     try:
         is_file = folder.is_file()
         foreign = folder.is_dir() and any(folder.iterdir()) and not _is_checkpoint(folder)

@@ -28,9 +28,9 @@ from qkv.data.image_config import FILE_NAME as IMAGES_FILE
 from qkv.data.image_config import read_image_config, write_image_config
 from qkv.data.images import ImageProcessor
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
-from qkv.errors import ConfigError, DataError
+from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
-from qkv.json_fields import NULL, TEXT, check_kinds, read_json
+from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.heads import Headed, MaskedLM, PreTraining
 from qkv.models.lora import merge_lora
 from qkv.zoo.catalog import ZOO
@@ -140,6 +140,11 @@ def _load_adapted(
             f"architectures in {CONFIG}; expected both, to know what it updates"
         )
     place = locate_base(base, folder / ADAPTER, allow_download=allow_download)
+    if is_adapted(place):
+        raise DataError(
+            f"{folder / ADAPTER} names the base {quoted(base)}, which holds an adapter alone (this "
+            "one?); expected a model with weights of its own"
+        )
     fresh = bool(config) and _lacks_head(read_json(whole_folder(place) / CONFIG), config)
     loaded = load(
         place,
@@ -150,6 +155,8 @@ def _load_adapted(
         labels=read_labels(config),
         allow_download=allow_download,
     )
+    if config:
+        _check_adapted(config, loaded, folder)
     load_adapter(loaded.model, folder, model_type=config.get("model_type"))
     head = [p for name, p in loaded.model.named_parameters() if name.startswith("classifier.")]
     if fresh and not all(p.requires_grad for p in head):
@@ -167,6 +174,26 @@ def _lacks_head(base: dict[str, Any], config: dict[str, Any]) -> bool:
     kind = family_of(config.get("model_type")).architecture(named_architecture(config)).model
     said = [(named_architecture(one), count_classes(one)) for one in (base, config)]
     return issubclass(kind, Headed) and kind not in (MaskedLM, PreTraining) and said[0] != said[1]
+
+
+def _check_adapted(config: dict[str, Any], loaded: Loaded, folder: Path) -> None:
+    """Check that the config.json beside an adapter describes the model that its base became.
+
+    Raises:
+        ConfigError: if it is another one.
+    """
+    try:
+        family = family_of(config.get("model_type"))
+        said = family.read_config(config, family.architecture(named_architecture(config)))
+    except QKVError as error:
+        raise type(error)(f"{folder / CONFIG}: {error}") from error
+    if said != loaded.model.config:
+        own = vars(loaded.model.config)
+        differ = [name for name, value in vars(said).items() if value != own.get(name)]
+        raise ConfigError(
+            f"{folder / CONFIG} contradicts the base of the adapter in {', '.join(differ)}; "
+            "expected the config.json of the base, with another head"
+        )
 
 
 def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = SHARD_BYTES) -> None:
@@ -206,7 +233,8 @@ def locate(path: str | os.PathLike[str]) -> Path:
     if HUB_ID.fullmatch(name):
         return download(name)
     raise DataError(
-        f"{name!r} is no folder, no name of the zoo ({', '.join(ZOO)}) and no Hub id (owner/name)"
+        f"{quoted(name)} is no folder, no name of the zoo ({', '.join(ZOO)}) and no Hub id "
+        "(owner/name)"
     )
 
 
@@ -227,7 +255,7 @@ def locate_base(name: str, file: Path, *, allow_download: bool) -> Path:
         return locate(name)
     if found is None:
         raise DataError(
-            f"{file} names the base {name!r}, which is no folder here and no name of the zoo "
+            f"{file} names the base {quoted(name)}, which is no folder here and no name of the zoo "
             f"({', '.join(ZOO)}); the Hugging Face Hub is asked for it only with --allow-download "
             "(allow_download=True)"
         )
@@ -235,8 +263,11 @@ def locate_base(name: str, file: Path, *, allow_download: bool) -> Path:
 
 
 def _locate_here(name: str) -> Path | None:
-    if whole_folder(name).exists():
-        return Path(name)
+    try:
+        if whole_folder(name).exists():
+            return Path(name)
+    except (OSError, ValueError):  # too long, or with characters that no file's name can have
+        return None
     return ZOO[name].locate() if name in ZOO else None
 
 

@@ -1,34 +1,18 @@
 """Models of our own that no published table covers: every name is ours."""
 
 import dataclasses
-import types
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from torch import nn
 
 from qkv.checkpoints.family import OF_TYPE, REQUIRED, Architecture, Family, Field
 from qkv.checkpoints.table import row
-from qkv.json_fields import COUNT, NULL, Kind, either
+from qkv.json_fields import COUNT, kind_of
 from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
 
 FROM_0 = ("first_position", "window")  # whole numbers that may be 0
-
-
-def kind_of(name: str, annotation: Any) -> Kind:
-    """Return what a field of one of our configs may be in config.json, by its type."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [kind_of(name, one) for one in get_args(annotation)]
-        first, *others = kinds
-        for other in others:
-            first = first | other
-        return first
-    if get_origin(annotation) is Literal:
-        return either(*get_args(annotation))
-    if annotation is type(None):
-        return NULL
-    return COUNT if name in FROM_0 else OF_TYPE[annotation]
 
 
 def own(model_type: str, model: type[nn.Module], config: Any) -> Family:
@@ -42,7 +26,9 @@ def own(model_type: str, model: type[nn.Module], config: Any) -> Family:
                 one.name,
                 one.name,
                 REQUIRED if one.default is dataclasses.MISSING else one.default,
-                kind=kind_of(one.name, annotations[one.name]),
+                kind=kind_of(
+                    annotations[one.name], OF_TYPE | ({int: COUNT} if one.name in FROM_0 else {})
+                ),
             )
             for one in dataclasses.fields(config)
         ],

@@ -18,6 +18,7 @@ from qkv.data.tokenizers.pieces import (
 )
 from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Vocabulary
 from qkv.errors import DataError
+from qkv.json_fields import quoted
 
 FAIRSEQ_FILE = "sentencepiece.bpe.model"
 BEFORE = ("<s>", "<pad>", "</s>", "<unk>")
@@ -189,7 +190,7 @@ def _check_roles(find: Callable[[str], int | None], source: Source, file: str) -
     for role, token in source.roles.items():
         if find(token) is None:
             raise DataError(
-                f"{source.folder / file} has no {token!r}, the {role} token: is the file cut "
+                f"{source.folder / file} has no {quoted(token)}, the {role} token: is the file cut "
                 "short, or of another class of tokenizers?"
             )
 
@@ -204,7 +205,7 @@ def _after(source: Source, find: Callable[[str], int | None], size: int) -> dict
             after[token] = i
         if i != expected:
             raise DataError(
-                f"{source.folder} gives the added token {token!r} id {i}, expected {expected}: is "
-                "the vocabulary cut short?"
+                f"{source.folder} gives the added token {quoted(token)} id {i}, expected "
+                f"{expected}: is the vocabulary cut short?"
             )
     return after

@@ -18,7 +18,7 @@ from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
 from qkv.errors import ConfigError
 from qkv.evaluation.questions import AnswerScores, answer_scores, best_threshold
 from qkv.files import whole_folder
-from qkv.json_fields import read_json
+from qkv.json_fields import check_kinds, kinds_of_fields, read_json
 from qkv.models.heads import QuestionAnswering
 from qkv.tasks.answering.search import Reading, search
 from qkv.tasks.answering.spans import Candidate, Found
@@ -121,6 +121,7 @@ class Answerer:
             )
         said = (loaded.config.get(PARAMETERS) or {}).get(TASK) or {}
         known = {name: said[name] for name in READING.__dataclass_fields__ if name in said}
+        check_kinds(known, kinds_of_fields(Reading), where=f"{PARAMETERS} of {name}")
         if "max_length" not in known:
             known["max_length"] = int(min(READING.max_length, _longest(loaded.model)))
         return cls(loaded, Reading(**known), n_best)

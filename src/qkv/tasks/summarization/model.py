@@ -1,7 +1,7 @@
 """A small decoder on a pretrained encoder that stays as it is: made, kept apart, put together."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
-from qkv.checkpoints.reader import CONFIG, WEIGHTS
+from qkv.checkpoints.building import build, check_size
+from qkv.checkpoints.reader import CONFIG, WEIGHTS, open_weights
 from qkv.checkpoints.registry import family_of
+from qkv.checkpoints.table import listed
 from qkv.data.classification import evaluation_batches
 from qkv.errors import ConfigError, DataError
 from qkv.files import write_atomically
-from qkv.json_fields import read_json
+from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.bert import Bert
 from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfig
 from qkv.tasks.pretrained import Loaded, load, locate_base
@@ -105,6 +107,7 @@ def join_decoder(
         DataError: it names none, or one that it does not fit.
     """
     config: dict[str, Any] = read_json(folder / CONFIG)
+    check_kinds(config, {BASE: TEXT | NULL}, where=str(folder / CONFIG))
     if not config.get(BASE):
         raise DataError(
             f"{folder} holds a decoder alone, and {CONFIG} lacks {BASE}; expected it, to know the "
@@ -112,15 +115,35 @@ def join_decoder(
         )
     encoder = locate_base(config[BASE], folder / CONFIG, allow_download=allow_download)
     base = _encoder(encoder, device=device, allow_download=allow_download)
-    family = family_of(config.get("model_type"))
-    model = PointerGenerator(family.read_config(config, family.architectures[0]))
-    own = {name: tensor.float() for name, tensor in load_file(folder / DECODER_FILE).items()}
+    family, files = family_of(config.get("model_type")), open_weights(folder / DECODER_FILE)
+    if family.model_type != MODEL_TYPE:
+        raise ConfigError(
+            f"{folder / CONFIG}: model_type = {family.model_type!r} beside {DECODER_FILE}; "
+            f"expected {MODEL_TYPE!r}"
+        )
+    own_config = family.read_config(config, family.architectures[0])
     pretrained = {f"encoder.{name}": tensor for name, tensor in _weights(base).items()}
-    try:
-        model.load_state_dict({**pretrained, **own})
-    except RuntimeError as error:
-        raise DataError(f"{folder} does not fit its encoder {config[BASE]}: {error}") from error
+    weights = {**pretrained, **{name: tensor.float() for name, tensor in files.items()}}
+    check_size(family, own_config, config, weights)
+    built = build(family.architectures[0], own_config, config)
+    wrong = _differing(built, weights)
+    if wrong:
+        raise DataError(
+            f"{folder} does not fit its encoder {quoted(config[BASE])}, or its own {CONFIG}: "
+            f"{listed(wrong)}"
+        )
+    model = PointerGenerator(own_config)
+    model.load_state_dict(weights)
     return Loaded(model.to(device).eval(), base.tokenizer, config=config)
+
+
+def _differing(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Name the parameters that are missing, unknown or of another shape."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    return sorted(
+        name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)
+    )
 
 
 def frozen_features(
