@@ -11,7 +11,18 @@ An unknown field is passed over in two cases only:
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qkv.json_fields import COUNT, FLAG, NULL, OBJECT, TEXT, Kind, either, list_of, object_of
+from qkv.json_fields import (
+    COUNT,
+    FLAG,
+    NULL,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Kind,
+    either,
+    list_of,
+    object_of,
+)
 
 HARMLESS = frozenset(
     """
@@ -113,7 +124,7 @@ PADDED = frozenset(
     """.split()  # noqa: SIM905
 )
 
-_NAME = TEXT | COUNT | FLAG
+_NAME = TEXT | FLAG | NUMBER
 LABELS = Kind(
     "an object from the numbers of classes to their names",
     lambda one: (

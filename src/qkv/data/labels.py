@@ -70,6 +70,11 @@ class Labels:
     def __init__(self, names: Sequence[str]):
         self.names = tuple(names)
         self._numbers = {name: number for number, name in enumerate(self.names)}
+        # Where classes have no names transformers calls them so, and data has their numbers.
+        if self.names == tuple(f"LABEL_{number}" for number in range(len(self.names))):
+            self._also = {str(number): number for number in range(len(self.names))}
+        else:
+            self._also = dict[str, int]()
         if len(self._numbers) < 2:
             raise DataError(
                 f"{len(self._numbers)} classes: {_some(self._numbers)}; expected two or more (is "
@@ -99,15 +104,18 @@ class Labels:
     def number(self, label: str, where: str = "") -> int:
         """The number of a class by its name; `where` it was met is for the error.
 
+        Of LABEL_0, LABEL_1 and so on, which are no names, the number will do.
+
         Raises:
             DataError: training had no such class.
         """
-        if label not in self._numbers:
+        number = self._numbers.get(label, self._also.get(label))
+        if number is None:
             raise DataError(
                 f"{where and where + ': '}the label {label!r} was never seen in training; known "
                 f"are {_some(self.names)} (another spelling, or other data?)"
             )
-        return self._numbers[label]
+        return number
 
 
 def read_examples(

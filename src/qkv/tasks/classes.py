@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from qkv.checkpoints.harmless import read_labels
 from qkv.data.labels import Labels
+from qkv.errors import ConfigError
 from qkv.evaluation.classification import ClassificationScores
 from qkv.tasks.pretrained import Loaded
 
@@ -15,6 +16,20 @@ def labels_of(loaded: Loaded) -> Labels:
     names = read_labels(loaded.config)
     # Where there are none, transformers calls them so.
     return Labels(names or [f"LABEL_{i}" for i in range(loaded.model.n_classes)])
+
+
+def check_classes(loaded: Loaded) -> None:
+    """Refuse a head that gives one number.
+
+    Raises:
+        ConfigError: saying what such a model is.
+    """
+    if loaded.model.n_classes == 1:
+        raise ConfigError(
+            f"its {type(loaded.model).__name__} has one output, which is a score (of how well two "
+            "texts fit, as cross-encoders give one, or of a regression); expected two classes or "
+            "more"
+        )
 
 
 def classes_line(labels: Labels, counts: Mapping[int, int]) -> str:

@@ -22,7 +22,7 @@ from qkv.evaluation.classification import ClassificationScores, classification_r
 from qkv.files import whole_folder
 from qkv.json_fields import read_json
 from qkv.models.heads import SequenceClassifier
-from qkv.tasks.classes import labels_of
+from qkv.tasks.classes import check_classes, labels_of
 from qkv.tasks.console import plain_console
 from qkv.tasks.pretrained import Loaded, load, locate
 from qkv.tasks.translation.translator import evaluating
@@ -121,6 +121,10 @@ class TextClassifier:
                 f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that was "
                 "trained to classify texts (qkv train recipes/classify.yaml makes one)"
             )
+        try:
+            check_classes(loaded)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
         kind = loaded.config.get("problem_type") or "single_label_classification"
         if kind != "single_label_classification":
             raise ConfigError(

@@ -18,7 +18,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores, classification_report
 from qkv.models.heads import SequenceClassifier
 from qkv.models.vit import DistilledClassifier
-from qkv.tasks.classes import labels_of
+from qkv.tasks.classes import check_classes, labels_of
 from qkv.tasks.console import plain_console
 from qkv.tasks.pretrained import Loaded, load
 from qkv.tasks.translation.translator import evaluating
@@ -70,6 +70,7 @@ class Recognizer:
                 "expected a model that was trained to classify images (qkv train "
                 "recipes/digits.yaml makes one)"
             )
+        check_classes(loaded)
 
     @classmethod
     def load(
