@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from tests.parity.published import through_a_file
+from tests.parity.reference import in_float64
 from tests.parity.test_decoding import FAMILIES, PAD, START, VOCAB
 
 from qkv.generation.answer import Token
@@ -30,14 +31,15 @@ every_family = pytest.mark.parametrize("family", list(FAMILIES))
 
 @cache
 def built(family):
-    """Their model, its files as ours read them, and its inputs."""
+    """Their model, its files as ours read them, and its inputs; both in float64."""
     torch.manual_seed(0)
     theirs = FAMILIES[family]()
     with TemporaryDirectory() as folder:
         through_a_file(theirs, Path(folder, "theirs"))
         ours = load(Path(folder, "theirs"))
+    ours.model.double()
     torch.manual_seed(1)
-    return theirs, ours, [torch.randint(4, VOCAB, (n,)).tolist() for n in LENGTHS]
+    return in_float64(theirs), ours, [torch.randint(4, VOCAB, (n,)).tolist() for n in LENGTHS]
 
 
 def saying(loaded: Loaded, said) -> Loaded:
@@ -231,7 +233,7 @@ def test_drawing_has_their_distribution(family, case, tmp_path):
         logits = read(loaded.model, begun, loaded.model.start(source, None))
         limits = decoding.limits(begun.shape[1], usual=3)
         found = process(decoding.processors(limits, begun=begun.shape[1]), begun, logits)
-    torch.testing.assert_close(found, output.scores[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, output.scores[0], rtol=1e-11, atol=1e-11)
 
 
 def test_every_field_of_theirs_is_applied_refused_or_harmless():

@@ -74,9 +74,7 @@ def test_one_output_is_no_class(tmp_path, capsys):
     base = write_base(tmp_path / "base")
     loaded = load(base, architecture=architecture, new="classifier", labels=["LABEL_0"])
     save(loaded, tmp_path / "made")
-    with pytest.raises(
-        ConfigError, match="SequenceClassifier has one output, which"
-    ):
+    with pytest.raises(ConfigError, match="SequenceClassifier has one output, which"):
         TextClassifier.load(tmp_path / "made")
     data = write_data(tmp_path, "csv", NUMBERS)
     assert main(["evaluate", str(tmp_path / "made"), "--data", data]) == 2
