@@ -9,6 +9,7 @@ Shapes: B batch, H query heads, G key heads, Q queries, K keys, D head width.
 """
 
 from collections.abc import Callable
+from typing import TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +24,19 @@ from qkv.attention.record import Recorder
 from qkv.errors import ConfigError
 
 Rotation = Callable[[Tensor, Tensor], Tensor]  # (B, H, L, D), positions -> (B, H, L, D)
+
+
+class AttentionOptions(TypedDict, total=False):
+    """The options of `MultiHeadAttention`, documented there: a variant passes them on (PEP 692)."""
+
+    n_kv_heads: int | None
+    d_head: int | None
+    bias: bool
+    qkv_bias: bool | None
+    causal: bool
+    dropout: float
+    rotary: Rotation | None
+    position_bias: PositionBias | None
 
 
 class MultiHeadAttention(nn.Module):
@@ -129,17 +143,22 @@ class MultiHeadAttention(nn.Module):
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """Compute the weights (B, H, Q, K) that a recorder sees."""
-        bias = None
-        if self.position_bias is not None:
-            bias = self.position_bias(*key_positions(mask, queries, keys))
+        bias = self.score_bias(queries, keys, mask)
         return attention_weights(queries, keys, mask=mask, bias=bias, causal=self.causal)
+
+    def score_bias(
+        self, queries: Tensor, keys: Tensor, mask: Tensor | None
+    ) -> Float[Tensor, "*B H Q K"] | None:
+        """Compute what `position_bias` adds to the scores."""
+        if self.position_bias is None:
+            return None
+        return self.position_bias(*key_positions(mask, queries, keys))
 
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     ) -> Float[Tensor, "B H Q D"]:
         """Mix the values by the same weights, which the fused kernel never stores."""
-        dropout = self.dropout if self.training else 0.0
-        options = {"mask": mask, "causal": self.causal, "dropout": dropout}
+        options = {"mask": mask, "causal": self.causal, "dropout": self.active_dropout}
         if self.position_bias is None:
             return attention(queries, keys, values, **options)
         return biased_attention(queries, keys, values, self.position_bias, **options)
@@ -149,6 +168,11 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "B Q D_model"]:
         """Concatenate the heads and project; a mechanism may gate them by x, what asked."""
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, H, Q, D) -> (B, Q, H * D)
+
+    @property
+    def active_dropout(self) -> float:
+        """The share of the weights to drop now: none in evaluation mode."""
+        return self.dropout if self.training else 0.0
 
     def _split(self, x: Float[Tensor, "B L H_times_D"]) -> Float[Tensor, "B H L D"]:
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.multi_head import AttentionOptions, MultiHeadAttention
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig, FeedForwardKind
@@ -98,22 +98,7 @@ class LlamaConfig:
             scaling=self.rotary_scaling,
             width=None if self.rotary_share == 1 else int(d_head * self.rotary_share),
         )
-        if self.window is None or layer < self.first_window_layer:
-            return MultiHeadAttention(
-                self.d_model,
-                self.n_heads,
-                n_kv_heads=self.n_kv_heads,
-                d_head=self.d_head,
-                bias=self.output_bias,
-                qkv_bias=self.qkv_bias,
-                causal=True,
-                dropout=self.attention_dropout,
-                rotary=rotary,
-            )
-        return SlidingWindowAttention(
-            self.d_model,
-            self.n_heads,
-            window=self.window - 1,  # without the query's own
+        options = AttentionOptions(
             n_kv_heads=self.n_kv_heads,
             d_head=self.d_head,
             bias=self.output_bias,
@@ -122,6 +107,10 @@ class LlamaConfig:
             dropout=self.attention_dropout,
             rotary=rotary,
         )
+        if self.window is None or layer < self.first_window_layer:
+            return MultiHeadAttention(self.d_model, self.n_heads, **options)
+        window = self.window - 1  # without the query's own
+        return SlidingWindowAttention(self.d_model, self.n_heads, window=window, **options)
 
 
 class Llama(CausalLM):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qkv.attention.biased import PositionBias
 from qkv.attention.core import Mask, attention
 from qkv.attention.masks import key_positions, real_keys, whole_mask
 
@@ -28,6 +29,7 @@ def attention_by_chunks(
     causal: bool,
     mask: Mask | None = None,
     n_first: int = 0,
+    position_bias: PositionBias | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q Dv"]:
     """Attend as `attention` does under the mask `pattern`, one chunk of queries at a time.
@@ -45,6 +47,7 @@ def attention_by_chunks(
         causal: whether the pattern shows no later key.
         mask: True = may attend, broadcastable to (B, H, Q, K).
         n_first: keys at the start that every chunk meets.
+        position_bias: computes what is added to the scores from the positions of queries and keys.
         dropout: share of the weights that are dropped, for training.
 
     Raises:
@@ -72,7 +75,8 @@ def attention_by_chunks(
         if mask is not None:
             allowed = allowed & _take(mask[:, :, rows], at, 3)
         k, v = _take(keys, at, 2), _take(values, at, 2)
-        heads.append(attention(queries[:, :, rows], k, v, mask=allowed, dropout=dropout))
+        bias = None if position_bias is None else position_bias(asking_at, at)
+        heads.append(attention(queries[:, :, rows], k, v, mask=allowed, bias=bias, dropout=dropout))
     return torch.cat(heads, 2)
 
 

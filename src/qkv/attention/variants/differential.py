@@ -4,14 +4,14 @@ Ye et al. 2024, "Differential transformer".
 """
 
 import math
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qkv.attention.core import attention, attention_weights
-from qkv.attention.multi_head import MultiHeadAttention, Rotation
+from qkv.attention.multi_head import AttentionOptions, MultiHeadAttention
 
 
 def initial_lambda(layer: int) -> float:
@@ -31,9 +31,8 @@ class DifferentialAttention(MultiHeadAttention):
             values of width 2d: half as many as a Transformer of this size has.
         lambda_init: where lambda starts, and the scale 1 - lambda_init of the norm;
             `initial_lambda(layer)` in the paper.
-        causal: whether queries see only keys up to their own place.
-        rotary: turns queries and keys, of width d, by their positions.
         norm_eps: of the heads' RMS norm.
+        options: of `MultiHeadAttention`; d_head is d, and n_kv_heads counts pairs of keys, too.
     """
 
     def __init__(
@@ -42,11 +41,12 @@ class DifferentialAttention(MultiHeadAttention):
         n_heads: int,
         *,
         lambda_init: float = 0.8,
-        causal: bool = False,
-        rotary: Rotation | None = None,
         norm_eps: float = 1e-5,
+        **options: Unpack[AttentionOptions],
     ):
-        super().__init__(d_model, 2 * n_heads, causal=causal, rotary=rotary)
+        n_kv_heads = options.get("n_kv_heads")
+        options["n_kv_heads"] = None if n_kv_heads is None else 2 * n_kv_heads
+        super().__init__(d_model, 2 * n_heads, **options)
         self.n_heads, self.lambda_init, self.norm_eps = n_heads, lambda_init, norm_eps
         # Rows q1, k1, q2, k2, shared by the heads.
         self.lambda_vectors = nn.Parameter(torch.randn(4, self.d_head) * 0.1)
@@ -59,18 +59,14 @@ class DifferentialAttention(MultiHeadAttention):
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """Subtract the second of each pair of maps (B, 2H, Q, K) from the first."""
-        first, second = (
-            attention_weights(queries[:, i::2], keys[:, i::2], mask=mask, causal=self.causal)
-            for i in (0, 1)
-        )
+        plain = super().weights
+        first, second = (plain(queries[:, i::2], keys[:, i::2], mask) for i in (0, 1))
         return first - self.mixing() * second
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values, and norm each head (eq. 3)."""
         values = torch.cat((values[:, 0::2], values[:, 1::2]), -1)  # (B, 2H, K, d) -> (B, H, K, 2d)
-        first, second = (
-            attention(queries[:, i::2], keys[:, i::2], values, mask=mask, causal=self.causal)
-            for i in (0, 1)
-        )
+        plain = super().attend
+        first, second = (plain(queries[:, i::2], keys[:, i::2], values, mask) for i in (0, 1))
         heads = first - self.mixing() * second
         return F.rms_norm(heads, self.norm.shape, self.norm, self.norm_eps) * (1 - self.lambda_init)

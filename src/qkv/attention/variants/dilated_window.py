@@ -4,11 +4,15 @@ Beltagy, Peters and Cohan 2020, "Longformer: the long-document transformer", sec
 """
 
 from functools import partial
+from typing import Unpack
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from qkv.attention.biased import PositionBias
+from qkv.attention.core import lengths_are_open
 from qkv.attention.masks import sliding_window_mask
+from qkv.attention.multi_head import AttentionOptions
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.errors import ConfigError
@@ -35,18 +39,24 @@ class DilatedWindowAttention(SlidingWindowAttention):
         n_heads: heads.
         window: keys seen on either side of a query's own.
         dilation: positions from one of them to the next.
-        causal: whether the side of later keys is hidden.
+        options: of `SlidingWindowAttention`.
 
     Raises:
         ConfigError: if the window or the dilation is not positive.
     """
 
     def __init__(
-        self, d_model: int, n_heads: int, *, window: int, dilation: int, causal: bool = False
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        window: int,
+        dilation: int,
+        **options: Unpack[AttentionOptions],
     ):
         if dilation < 1:
             raise ConfigError(f"a dilation of {dilation}; expected at least 1, a plain window")
-        super().__init__(d_model, n_heads, window=window, causal=causal)
+        super().__init__(d_model, n_heads, window=window, **options)
         self.dilation, self.reach = dilation, window * dilation
 
     def pattern(
@@ -59,7 +69,7 @@ class DilatedWindowAttention(SlidingWindowAttention):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values of each `dilation`-th position: among those, the window is a plain one."""
-        if mask is not None:  # each row has positions of its own
+        if mask is not None or lengths_are_open():  # each row has positions of its own
             return super().attend(queries, keys, values, mask)
         n_queries, past = queries.shape[2], keys.shape[2] - queries.shape[2]
         window = partial(sliding_window_mask, window=self.window, causal=self.causal)
@@ -75,5 +85,16 @@ class DilatedWindowAttention(SlidingWindowAttention):
                     window,
                     reach=self.window,
                     causal=self.causal,
+                    position_bias=self._bias_from(first),
+                    dropout=self.active_dropout,
                 )
         return heads
+
+    def _bias_from(self, first: int) -> PositionBias | None:
+        """Return the bias among the positions first, first + dilation, ..., counted from 0."""
+        bias = self.position_bias
+        if bias is None:
+            return None
+        return lambda queries, keys: bias(
+            queries * self.dilation + first, keys * self.dilation + first
+        )

@@ -5,6 +5,7 @@ Shapes: B batch, H query heads, G key heads, Q queries, K keys, D head width.
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from qkv.attention.core import at_least_float32, masked_softmax
 from qkv.attention.masks import check_mask, combine_masks
@@ -32,6 +33,8 @@ class ExplicitAttention(MultiHeadAttention):
             check_mask(mask, (*queries.shape[:3], n_keys))
         keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], 1)
         scores = self.scores(at_least_float32(queries), at_least_float32(keys), mask)
+        bias = self.score_bias(queries, keys, mask)
+        scores = scores if bias is None else scores + bias
         mask = combine_masks(
             mask, causal=self.causal, n_queries=n_queries, n_keys=n_keys, device=scores.device
         )
@@ -39,6 +42,16 @@ class ExplicitAttention(MultiHeadAttention):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values by the weights."""
-        weights = self.weights(queries, keys, mask)
-        values = values.repeat_interleave(queries.shape[1] // values.shape[1], 1)
-        return (weights @ values.to(weights.dtype)).to(values.dtype)
+        weights = self.dropped_weights(queries, keys, mask)
+        return self.mix(weights, values).to(values.dtype)
+
+    def dropped_weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute the weights, and drop some of them in training."""
+        return F.dropout(self.weights(queries, keys, mask), self.active_dropout)
+
+    def mix(
+        self, weights: Float[Tensor, "B H Q K"], values: Float[Tensor, "B G K D"]
+    ) -> Float[Tensor, "B H Q D"]:
+        """Sum the values by the weights, in the dtype of the weights."""
+        values = values.repeat_interleave(weights.shape[1] // values.shape[1], 1)
+        return weights @ values.to(weights.dtype)

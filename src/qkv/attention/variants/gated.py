@@ -4,11 +4,13 @@ Qiu et al. 2025, "Gated attention for large language models: non-linearity, spar
 attention-sink-free".
 """
 
+from typing import Unpack
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qkv.attention.multi_head import MultiHeadAttention, Rotation
+from qkv.attention.multi_head import AttentionOptions, MultiHeadAttention
 
 
 class GatedAttention(MultiHeadAttention):
@@ -19,21 +21,11 @@ class GatedAttention(MultiHeadAttention):
     Args:
         d_model: width of input and output.
         n_heads: query heads.
-        n_kv_heads: key and value heads; n_heads where None.
-        causal: whether queries see only keys up to their own place.
-        rotary: turns queries and keys by their positions.
+        options: of `MultiHeadAttention`.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        *,
-        n_kv_heads: int | None = None,
-        causal: bool = False,
-        rotary: Rotation | None = None,
-    ):
-        super().__init__(d_model, n_heads, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary)
+    def __init__(self, d_model: int, n_heads: int, **options: Unpack[AttentionOptions]):
+        super().__init__(d_model, n_heads, **options)
         self.gate = nn.Linear(d_model, n_heads * self.d_head)
 
     def join(

@@ -3,6 +3,8 @@
 Beltagy, Peters and Cohan 2020, "Longformer: the long-document transformer", section 3.1.
 """
 
+from typing import Unpack
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -14,7 +16,7 @@ from qkv.attention.masks import (
     sliding_window_mask,
     whole_mask,
 )
-from qkv.attention.multi_head import Rotation
+from qkv.attention.multi_head import AttentionOptions
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.errors import ConfigError
 
@@ -47,8 +49,7 @@ class GlobalTokensAttention(SlidingWindowAttention):
         n_heads: heads.
         n_global: how many places at the start are global; without any, `SlidingWindowAttention`.
         window: keys seen on either side of a query's own.
-        causal: whether later keys are hidden, from global tokens too.
-        rotary: turns queries and keys by their positions.
+        options: of `SlidingWindowAttention`; where causal, global tokens see no later key either.
 
     Raises:
         ConfigError: if the window is not positive or n_global negative.
@@ -61,12 +62,11 @@ class GlobalTokensAttention(SlidingWindowAttention):
         *,
         n_global: int,
         window: int,
-        causal: bool = False,
-        rotary: Rotation | None = None,
+        **options: Unpack[AttentionOptions],
     ):
         if n_global < 0:
             raise ConfigError(f"n_global = {n_global}; expected a number of places, 0 or more")
-        super().__init__(d_model, n_heads, window=window, causal=causal, rotary=rotary)
+        super().__init__(d_model, n_heads, window=window, **options)
         self.n_first = n_global
 
     def pattern(
@@ -84,12 +84,23 @@ class GlobalTokensAttention(SlidingWindowAttention):
             return heads
         n_queries, n_keys = queries.shape[2], keys.shape[2]
         real = real_keys(mask, (*queries.shape[:3], n_keys), keys.device)
-        at = positions_from_mask(real)[:, n_keys - n_queries :]
+        keys_at = positions_from_mask(real)
+        at = keys_at[:, n_keys - n_queries :]
         is_global = real[:, n_keys - n_queries :] & (at < self.n_first)  # (B, Q)
         rows = (~is_global).long().argsort(dim=1, stable=True)[:, : self.n_first]
+        bias = None
+        if self.position_bias is not None:
+            bias = self.position_bias(at.take_along_dim(rows, 1), keys_at)
         is_global = is_global.take_along_dim(rows, 1)[:, None, :, None]
         rows = rows[:, None, :, None]  # (B, 1, n, 1): the global queries, and some that are not
         allowed = whole_mask(mask, queries, keys).take_along_dim(rows, 2)
-        whole = attention(queries.take_along_dim(rows, 2), keys, values, mask=allowed)
+        whole = attention(
+            queries.take_along_dim(rows, 2),
+            keys,
+            values,
+            mask=allowed,
+            bias=bias,
+            dropout=self.active_dropout,
+        )
         chosen = torch.where(is_global, whole, heads.take_along_dim(rows, 2))
         return heads.scatter(2, rows.expand_as(chosen), chosen)

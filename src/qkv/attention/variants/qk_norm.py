@@ -4,13 +4,15 @@ Henry et al. 2020, "Query-key normalization for transformers"; here with RMS nor
 weight for each coordinate, as in Gemma 3 and Qwen 3.
 """
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.attention.cache import KeysValues
-from qkv.attention.multi_head import MultiHeadAttention, Rotation
+from qkv.attention.multi_head import AttentionOptions, MultiHeadAttention
 
 
 class QKNormAttention(MultiHeadAttention):
@@ -22,10 +24,8 @@ class QKNormAttention(MultiHeadAttention):
     Args:
         d_model: width of input and output.
         n_heads: query heads.
-        n_kv_heads: key and value heads; n_heads where None.
-        causal: whether queries see only keys up to their own place.
-        rotary: turns queries and keys by their positions.
         norm_eps: added to the mean square.
+        options: of `MultiHeadAttention`.
     """
 
     def __init__(
@@ -33,12 +33,10 @@ class QKNormAttention(MultiHeadAttention):
         d_model: int,
         n_heads: int,
         *,
-        n_kv_heads: int | None = None,
-        causal: bool = False,
-        rotary: Rotation | None = None,
         norm_eps: float = 1e-6,
+        **options: Unpack[AttentionOptions],
     ):
-        super().__init__(d_model, n_heads, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary)
+        super().__init__(d_model, n_heads, **options)
         self.norm_eps = norm_eps
         self.query_norm = nn.Parameter(torch.ones(self.d_head))
         self.key_norm = nn.Parameter(torch.ones(self.d_head))

@@ -4,11 +4,14 @@ Shaw, Uszkoreit and Vaswani 2018, "Self-attention with relative position represe
 Shapes: B batch, H heads, Q queries, K keys, D head width, R = 2 max_distance + 1 distances.
 """
 
+from typing import Unpack
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.attention.masks import key_positions
+from qkv.attention.multi_head import AttentionOptions
 from qkv.attention.scores import dot_scores
 from qkv.attention.variants.explicit import ExplicitAttention
 from qkv.attention.variants.self_attention import SelfAttention
@@ -32,11 +35,13 @@ class RelativeAttention(SelfAttention, ExplicitAttention):
         d_model: width of input and output.
         n_heads: heads.
         max_distance: k, beyond which all distances are one.
-        causal: whether queries see only keys up to their own place.
+        options: of `MultiHeadAttention`.
     """
 
-    def __init__(self, d_model: int, n_heads: int, *, max_distance: int, causal: bool = False):
-        super().__init__(d_model, n_heads, causal=causal)
+    def __init__(
+        self, d_model: int, n_heads: int, *, max_distance: int, **options: Unpack[AttentionOptions]
+    ):
+        super().__init__(d_model, n_heads, **options)
         self.max_distance = max_distance
         self.key_distances = nn.Parameter(torch.randn(2 * max_distance + 1, self.d_head) * 0.02)
         self.value_distances = nn.Parameter(torch.randn(2 * max_distance + 1, self.d_head) * 0.02)
@@ -51,11 +56,11 @@ class RelativeAttention(SelfAttention, ExplicitAttention):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix v + a^V."""
-        weights = self.weights(queries, keys, mask)  # (B, H, Q, K)
+        weights = self.dropped_weights(queries, keys, mask)  # (B, H, Q, K)
         by_distance = weights.new_zeros(*weights.shape[:3], len(self.value_distances))
         by_distance = by_distance.scatter_add(-1, self._distances(queries, keys, mask), weights)
-        mixed = weights @ values.to(weights.dtype)
-        return (mixed + by_distance @ self.value_distances.to(weights.dtype)).to(values.dtype)
+        by_distance = by_distance @ self.value_distances.to(weights.dtype)
+        return (self.mix(weights, values) + by_distance).to(values.dtype)
 
     def _distances(
         self, queries: Tensor, keys: Tensor, mask: Tensor | None

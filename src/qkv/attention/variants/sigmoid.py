@@ -26,16 +26,7 @@ def sigmoid_weights(
 
 
 class SigmoidAttention(ExplicitAttention):
-    """sigmoid(Q K^T / sqrt(d) - log n) V: `sigmoid_weights` instead of a softmax.
-
-    Args:
-        d_model: width of input and output.
-        n_heads: heads.
-        causal: whether queries see only keys up to their own place.
-    """
-
-    def __init__(self, d_model: int, n_heads: int, *, causal: bool = False):
-        super().__init__(d_model, n_heads, causal=causal)
+    """sigmoid(Q K^T / sqrt(d) - log n) V: `sigmoid_weights` instead of a softmax."""
 
     def normalize(self, scores: Float[Tensor, "B H Q K"], mask: Tensor | None) -> Tensor:
         """Weigh each key by itself."""

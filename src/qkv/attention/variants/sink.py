@@ -4,12 +4,14 @@ OpenAI 2025, "gpt-oss-120b & gpt-oss-20b model card" ("a learned bias in the den
 softmax"). What models make of their first tokens otherwise: Xiao et al. 2023, see `streaming`.
 """
 
+from typing import Unpack
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from qkv.attention.core import mask_scores
-from qkv.attention.multi_head import Rotation
+from qkv.attention.multi_head import AttentionOptions
 from qkv.attention.variants.explicit import ExplicitAttention
 
 
@@ -35,21 +37,11 @@ class SinkAttention(ExplicitAttention):
     Args:
         d_model: width of input and output.
         n_heads: query heads.
-        n_kv_heads: key and value heads; n_heads where None.
-        causal: whether queries see only keys up to their own place.
-        rotary: turns queries and keys by their positions.
+        options: of `MultiHeadAttention`.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        *,
-        n_kv_heads: int | None = None,
-        causal: bool = False,
-        rotary: Rotation | None = None,
-    ):
-        super().__init__(d_model, n_heads, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary)
+    def __init__(self, d_model: int, n_heads: int, **options: Unpack[AttentionOptions]):
+        super().__init__(d_model, n_heads, **options)
         self.sinks = nn.Parameter(torch.zeros(n_heads))
 
     def normalize(self, scores: Float[Tensor, "B H Q K"], mask: Tensor | None) -> Tensor:

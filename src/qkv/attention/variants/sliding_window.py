@@ -4,12 +4,14 @@ Beltagy, Peters and Cohan 2020, "Longformer: the long-document transformer", sec
 Child et al. 2019 and Mistral 7B. Standard attention where the window is as long as the text.
 """
 
+from typing import Unpack
+
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.attention.core import attention, attention_weights, lengths_are_open
 from qkv.attention.masks import key_positions, sliding_window_mask, whole_mask
-from qkv.attention.multi_head import Rotation
+from qkv.attention.multi_head import AttentionOptions
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.self_attention import SelfAttention
 from qkv.errors import ConfigError
@@ -22,42 +24,18 @@ class SlidingWindowAttention(SelfAttention):
         d_model: width of input and output.
         n_heads: query heads.
         window: keys on either side of a query's own (Longformer's w / 2; Mistral's W - 1, causal).
-        n_kv_heads: key and value heads; n_heads where None.
-        d_head, bias, qkv_bias: as in multi-head attention.
-        causal: whether the side of later keys is hidden.
-        dropout: share of the weights dropped in training.
-        rotary: turns queries and keys by their positions.
+        options: of `MultiHeadAttention`; where causal, the side of later keys is hidden.
 
-    Raises: ConfigError, if the window is not positive.
+    Raises:
+        ConfigError: if the window is not positive.
     """
 
     def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        *,
-        window: int,
-        n_kv_heads: int | None = None,
-        d_head: int | None = None,
-        bias: bool = True,
-        qkv_bias: bool | None = None,
-        causal: bool = False,
-        dropout: float = 0.0,
-        rotary: Rotation | None = None,
+        self, d_model: int, n_heads: int, *, window: int, **options: Unpack[AttentionOptions]
     ):
         if window < 1:
             raise ConfigError(f"a window of {window} places; expected at least 1 on either side")
-        super().__init__(
-            d_model,
-            n_heads,
-            n_kv_heads=n_kv_heads,
-            d_head=d_head,
-            bias=bias,
-            qkv_bias=qkv_bias,
-            causal=causal,
-            dropout=dropout,
-            rotary=rotary,
-        )
+        super().__init__(d_model, n_heads, **options)
         self.window, self.reach, self.n_first = window, window, 0
 
     def pattern(
@@ -68,7 +46,8 @@ class SlidingWindowAttention(SelfAttention):
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """Compute all weights, most of them 0, for a recorder."""
-        return attention_weights(queries, keys, mask=self.allowed(queries, keys, mask))
+        allowed, bias = self.allowed(queries, keys, mask), self.score_bias(queries, keys, mask)
+        return attention_weights(queries, keys, mask=allowed, bias=bias)
 
     def allowed(
         self, queries: Tensor, keys: Tensor, mask: Tensor | None
@@ -80,7 +59,14 @@ class SlidingWindowAttention(SelfAttention):
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values chunk by chunk."""
         if lengths_are_open():
-            return attention(queries, keys, values, mask=self.allowed(queries, keys, mask))
+            return attention(
+                queries,
+                keys,
+                values,
+                mask=self.allowed(queries, keys, mask),
+                bias=self.score_bias(queries, keys, mask),
+                dropout=self.active_dropout,
+            )
         return attention_by_chunks(
             queries,
             keys,
@@ -90,5 +76,6 @@ class SlidingWindowAttention(SelfAttention):
             causal=self.causal,
             mask=mask,
             n_first=self.n_first,
-            dropout=self.dropout if self.training else 0.0,
+            position_bias=self.position_bias,
+            dropout=self.active_dropout,
         )

@@ -3,11 +3,13 @@
 Gemma Team 2024, "Gemma 2: Improving open language models at a practical size", section 2.
 """
 
+from typing import Unpack
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qkv.attention.multi_head import Rotation
+from qkv.attention.multi_head import AttentionOptions
 from qkv.attention.scores import scaled_dot_scores
 from qkv.attention.variants.explicit import ExplicitAttention
 from qkv.errors import ConfigError
@@ -25,27 +27,18 @@ class SoftcapAttention(ExplicitAttention):
         d_model: width of input and output.
         n_heads: query heads.
         cap: bound of the scores; 50 in Gemma 2.
-        n_kv_heads: key and value heads; n_heads where None.
-        causal: whether queries see only keys up to their own place.
-        rotary: turns queries and keys by their positions.
+        options: of `MultiHeadAttention`; a position bias is added to the capped scores.
 
     Raises:
         ConfigError: if the cap is not positive, or the sizes do not divide each other.
     """
 
     def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        *,
-        cap: float = 50.0,
-        n_kv_heads: int | None = None,
-        causal: bool = False,
-        rotary: Rotation | None = None,
+        self, d_model: int, n_heads: int, *, cap: float = 50.0, **options: Unpack[AttentionOptions]
     ):
         if cap <= 0:
             raise ConfigError(f"a cap of {cap}; expected a positive bound of the scores")
-        super().__init__(d_model, n_heads, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary)
+        super().__init__(d_model, n_heads, **options)
         self.cap = cap
 
     def scores(

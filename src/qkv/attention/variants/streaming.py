@@ -3,13 +3,16 @@
 Xiao et al. 2023, "Efficient streaming language models with attention sinks", section 3.2.
 """
 
+from typing import Unpack
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.attention.cache import KeyValueCache, MemoryCache
-from qkv.attention.multi_head import Rotation
+from qkv.attention.multi_head import AttentionOptions
 from qkv.attention.variants.global_tokens import GlobalTokensAttention
 from qkv.attention.variants.streaming_cache import StreamingCache
+from qkv.errors import ConfigError
 
 
 class StreamingAttention(GlobalTokensAttention):
@@ -23,7 +26,10 @@ class StreamingAttention(GlobalTokensAttention):
         n_heads: heads.
         n_sinks: tokens at the start that all others see.
         window: keys seen before a query's own.
-        rotary: turns queries and keys by their positions.
+        options: of `MultiHeadAttention`; always causal.
+
+    Raises:
+        ConfigError: if the window is not positive, n_sinks is negative, or causal is False.
     """
 
     def __init__(
@@ -33,11 +39,14 @@ class StreamingAttention(GlobalTokensAttention):
         *,
         window: int,
         n_sinks: int = 4,
-        rotary: Rotation | None = None,
+        **options: Unpack[AttentionOptions],
     ):
-        super().__init__(
-            d_model, n_heads, n_global=n_sinks, window=window, causal=True, rotary=rotary
-        )
+        if not options.setdefault("causal", True):
+            raise ConfigError(
+                "causal = False; a stream has no later tokens to attend to: expected True, or "
+                "GlobalTokensAttention for a text that is read as a whole"
+            )
+        super().__init__(d_model, n_heads, n_global=n_sinks, window=window, **options)
 
     def forward(
         self,
