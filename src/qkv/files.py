@@ -195,7 +195,7 @@ def _owner(file: Path) -> Owner | None:
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         return Owner(int(content["pid"]), str(content["host"]), content["began"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -12,7 +12,11 @@ from tests.data.test_tables import COLUMNS, table
 
 from qkv.data import text as data_text
 from qkv.data.archives import read_members
+from qkv.data.babi import read_babi
 from qkv.data.delimited import read_delimited
+from qkv.data.labels import Labels
+from qkv.data.questions import read_squad
+from qkv.data.summaries import read_dialogsum
 from qkv.data.tables import TableLayout, read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import DataError
@@ -125,6 +129,40 @@ def test_of_a_thousand_lines_of_json_of_which_three_are_broken_997_come_out(tmp_
         lines[i] = BROKEN_JSON[kind] + "\n"
     kept = [row for i, row in enumerate(good) if i not in at]
     check(tmp_path, lines, kept, 3, "a.jsonl")
+
+
+LONG = "long " * 20_000
+READERS = {
+    "a label": lambda path: Labels(["a", "b"]).number(LONG, "x"),
+    "a header": lambda path: read_table(path("a.csv", f"{LONG},b\n1,2\n"), COLUMNS),
+    "many names": lambda path: read_table(path("a.csv", "x," * 9_000 + "\n" + ",\n"), COLUMNS),
+    "a column": lambda path: read_table(path("a.csv", "a,b\n1,2\n"), {"text": LONG}),
+    "an id of SQuAD": lambda path: read_squad(path("a.json", squad(id=[LONG]))),
+    "an answer of SQuAD": lambda path: read_squad(
+        path("a.json", squad(answers=[{"text": LONG, "answer_start": 3}]))
+    ),
+    "nested SQuAD": lambda path: read_squad(path("a.json", "[" * 100_000)),
+    "a question of SQuAD": lambda path: read_squad(path("a.json", squad(question=[LONG]))),
+    "a dialogue": lambda path: read_dialogsum(path("a.jsonl", json.dumps({LONG: 1}))),
+    "a nested dialogue": lambda path: read_dialogsum(path("a.jsonl", "[" * 100_000)),
+    "bAbI": lambda path: read_babi(path("a.txt", LONG)),
+}
+
+
+def squad(**fields):
+    question = {"id": "1", "question": "who?", "answers": []} | fields
+    return json.dumps({"data": [{"paragraphs": [{"context": "a man", "qas": [question]}]}]})
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_message_repeats_little_of_what_is_bad(tmp_path, name):
+    def path(file, content):
+        (tmp_path / file).write_text(content)
+        return tmp_path / file
+
+    with pytest.raises(DataError) as caught:
+        READERS[name](path)
+    assert len(str(caught.value)) < 1_500
 
 
 def test_a_blank_line_of_json_lines_is_no_row(tmp_path):

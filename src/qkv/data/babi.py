@@ -9,6 +9,7 @@ import re
 from qkv.data.questions import Answer, Question
 from qkv.data.text import read_lines
 from qkv.errors import DataError
+from qkv.json_fields import quoted
 
 LINE = re.compile(r"(?P<number>\d+) (?P<text>[^\t]*)(\t(?P<answer>[^\t]+)\t(?P<support>\d+))?")
 
@@ -26,8 +27,9 @@ def read_babi(path: str | os.PathLike[str]) -> list[Question]:
         found = LINE.fullmatch(text)
         if not found:
             raise DataError(
-                f"{path}, line {line}, is {text!r}; expected '1 A sentence.', or a question, its "
-                "answer and one number of a sentence with tabs between (is it another task's?)"
+                f"{path}, line {line}, is {quoted(text)}; expected '1 A sentence.', or a "
+                "question, its answer and one number of a sentence with tabs between (is it "
+                "another task's?)"
             )
         if found["number"] == "1":
             story, told, context = story + 1, {}, ""
@@ -40,8 +42,8 @@ def read_babi(path: str | os.PathLike[str]) -> list[Question]:
         word = re.search(rf"\b{re.escape(found['answer'])}\b", sentence)
         if word is None:
             raise DataError(
-                f"{path}, line {line}: the answer {found['answer']!r} does not stand in sentence "
-                f"{found['support']} of the story, {sentence!r}"
+                f"{path}, line {line}: the answer {quoted(found['answer'])} does not stand "
+                f"in sentence {found['support']} of the story, {quoted(sentence)}"
             )
         questions.append(
             Question(

@@ -12,6 +12,7 @@ from torch import Tensor
 from qkv.data.batches import POOL, Batches, Movable, group_by_tokens, pad_sequences
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError, LengthError
+from qkv.json_fields import quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], what: str) -> list[list[
     encoded = tokenizer.encode_batch(texts)
     for row, ids in enumerate(encoded, start=1):
         if not ids:
-            raise DataError(f"{what} {row} has no tokens: {texts[row - 1]!r} (is it empty?)")
+            raise DataError(f"{what} {row} has no tokens: {quoted(texts[row - 1])} (is it empty?)")
     return encoded
 
 

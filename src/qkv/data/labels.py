@@ -8,6 +8,7 @@ import numpy as np
 
 from qkv.data.tables import DEFAULT, TableLayout, read_table
 from qkv.errors import ConfigError, DataError
+from qkv.json_fields import quoted
 
 
 class TextExample(NamedTuple):
@@ -112,8 +113,8 @@ class Labels:
         number = self._numbers.get(label, self._also.get(label))
         if number is None:
             raise DataError(
-                f"{where and where + ': '}the label {label!r} was never seen in training; known "
-                f"are {_some(self.names)} (another spelling, or other data?)"
+                f"{where and where + ': '}the label {quoted(label)} was never seen in training; "
+                f"known are {_some(self.names)} (another spelling, or other data?)"
             )
         return number
 
@@ -197,6 +198,6 @@ def split_off(
 
 def _some(names: Iterable[str], most: int = 10) -> str:
     """Names for a message."""
-    names = [repr(name) for name in names]
+    names = [quoted(name, 40) for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -10,6 +10,7 @@ from itertools import groupby
 from qkv.data.questions import Answer, Question
 from qkv.data.text import read_tsv
 from qkv.errors import DataError
+from qkv.json_fields import shown
 
 # Of the Penn Treebank's tokens: what a token stands for, and which sides have no space.
 WRITTEN = {
@@ -54,7 +55,9 @@ def read_qamr(path: str | os.PathLike[str], sentences: str | os.PathLike[str]) -
         )
         where = f"{path}, line {line}"
         if key not in contexts:
-            raise DataError(f"{where}: no sentence {key!r} in {sentences} (is it another version?)")
+            raise DataError(
+                f"{where}: no sentence {shown(key)} in {sentences} (is it another version?)"
+            )
         if not question.strip():
             raise DataError(f"{where}: the question is empty")
         context, spans = contexts[key]
@@ -92,8 +95,8 @@ def _read_answer(given: str, context: str, spans: Sequence[tuple[int, int]], whe
         words = sorted({int(word) for word in given.split(" ")})
     except ValueError as error:
         raise DataError(
-            f"{where}: the answer {given!r} is no list of numbers of words, such as '3 4 5' (is "
-            "this the filtered version?)"
+            f"{where}: the answer {shown(given)} is no list of numbers of words, such as '3 4 5' "
+            "(is this the filtered version?)"
         ) from error
     if not 0 <= words[0] <= words[-1] < len(spans):
         raise DataError(

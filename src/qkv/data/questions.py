@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from qkv.data.text import decode, read_content
 from qkv.errors import DataError
+from qkv.json_fields import quoted, shown
 
 
 class Answer(NamedTuple):
@@ -58,7 +59,7 @@ def read_squad(path: str | os.PathLike[str]) -> list[Question]:
     text = decode(read_content(path), path)
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is no JSON: {error} (was it cut short, or is it JSON lines, which are read as "
             "a table?)"
@@ -72,7 +73,7 @@ def read_squad(path: str | os.PathLike[str]) -> list[Question]:
                 question = _read_question(path, row, of_question, context, source)
                 if question.id in seen:
                     raise DataError(
-                        f"{path}, {of_question}: the id {question.id!r} stands there twice; "
+                        f"{path}, {of_question}: the id {quoted(question.id)} stands there twice; "
                         "expected one for each question (was a file appended to itself?)"
                     )
                 seen.add(question.id)
@@ -97,7 +98,7 @@ def _read_question(
         )
     identity = row.get("id")
     if not isinstance(identity, str | int):
-        raise DataError(f"{path}, {where}: the id is {identity!r}; expected a text")
+        raise DataError(f"{path}, {where}: the id is {shown(identity)}; expected a text")
     return Question(
         id=str(identity),
         question=_text(path, row, "question", where),
@@ -118,9 +119,9 @@ def check_answer(answer: Answer, context: str, where: str) -> None:
     if found != text:
         hint = f"; it stands at {context.find(text)}" if text in context else ""
         raise DataError(
-            f"{where}: the answer {text!r} should begin at character {start} of the passage, where "
-            f"{found!r} stands{hint} (are the offsets counted in bytes, or was the passage changed "
-            "afterwards?)"
+            f"{where}: the answer {quoted(text)} should begin at character {start} of the passage, "
+            f"where {quoted(found)} stands{hint} (are the offsets counted in bytes, or was the "
+            "passage changed afterwards?)"
         )
 
 
@@ -159,5 +160,5 @@ def _offset(path: str | os.PathLike[str], row: dict[str, Any], where: str) -> in
 
 def _kind(value: Any) -> str:
     if isinstance(value, str):
-        return repr(value)
+        return quoted(value)
     return "missing" if value is None else f"a {type(value).__name__}"

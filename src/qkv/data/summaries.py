@@ -12,6 +12,7 @@ from qkv.data.parts import USUAL_SHARES, check_part, parts_of
 from qkv.data.tables import TableLayout, read_table
 from qkv.data.text import decode, find_data, read_lines
 from qkv.errors import DataError
+from qkv.json_fields import shown
 
 SETS = {
     "aeslc": ("train", "validation", "test"),
@@ -101,15 +102,15 @@ def read_dialogsum(path: str | os.PathLike[str]) -> list[Summarized]:
     for line, content in enumerate(read_lines(path), start=1):
         try:
             row = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {line}, is no JSON: {error}") from error
         fields = row if isinstance(row, dict) else {}
         summaries = [fields[key] for key in sorted(fields) if re.fullmatch(r"summary\d*", key)]
         texts = [fields.get("dialogue"), *summaries]
         if not summaries or not all(isinstance(text, str) and text.strip() for text in texts):
             raise DataError(
-                f"{path}, line {line}, has the fields {sorted(fields)}; expected a dialogue, and a "
-                "summary or several (summary1, summary2), none of them empty"
+                f"{path}, line {line}, has the fields {shown(sorted(fields))}; expected a "
+                "dialogue, and a summary or several (summary1, summary2), none of them empty"
             )
         examples.append(Summarized(texts[0].strip(), tuple(text.strip() for text in summaries)))
     return examples

@@ -22,6 +22,7 @@ from qkv.data.graphemes import widen
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.tokenizers.vocabulary import Span
 from qkv.errors import ConfigError, DataError, LengthError
+from qkv.json_fields import quoted
 
 NO_ANSWER = (0, 0)  # the place of [CLS], where a window without the answer points
 
@@ -100,7 +101,7 @@ def make_windows(
             ("passage", ids, contexts[row]),
         ):
             if not tokens:
-                raise DataError(f"{what} {row + 1} has no tokens: {text!r} (is it empty?)")
+                raise DataError(f"{what} {row + 1} has no tokens: {quoted(text)} (is it empty?)")
         room = max_length - len(tokenizer.wrap(question, []).ids)
         if room < 1:
             raise LengthError(

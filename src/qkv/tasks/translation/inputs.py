@@ -11,6 +11,7 @@ from qkv.blocks.positions import LearnedPositions
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
 from qkv.generation.ranking import Beam
+from qkv.json_fields import quoted
 from qkv.tasks.pretrained import Loaded
 
 # The end of a sentence, where a text that is too long is split.
@@ -53,7 +54,7 @@ def fit_source(text: str, tokenizer: Tokenizer, limit: int | None) -> Source:
         DataError: the text is empty.
     """
     if not text.strip():
-        raise DataError(f"the text {text!r} is empty; expected one to translate")
+        raise DataError(f"the text {quoted(text)} is empty; expected one to translate")
     ids = tokenizer.wrap(tokenizer.encode(text)).ids
     if limit is None or len(ids) <= limit:
         return Source([ids], len(ids))
