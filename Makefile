@@ -1,7 +1,12 @@
 PYTHON ?= python3
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt
+# One process a core and one thread a process; tests of one file, which share fixtures, stay together.
+PYTEST = -m pytest -n auto --dist loadscope
+CORE = tests/attention tests/blocks tests/models
+LAWS = tests/laws
+EXTRAS = '.[dev]'
 
-.PHONY: help tutorial test check notebook bench soak results-quick
+.PHONY: help tutorial quick test check nightly oldest newest notebook bench soak results-quick
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -10,17 +15,42 @@ help: ## show this list
 tutorial: .venv/tutorial.stamp ## run the tutorial, e.g. make tutorial ARGS="--fast --section 1"
 	.venv/bin/python transformers_and_attention_mechanisms.py $(ARGS)
 
-test: .venv/dev.stamp ## run the tests, e.g. make test ARGS="tests/attention -k mask"
-	.venv/bin/python -m pytest $(ARGS)
+quick: .venv/dev.stamp ## style, and types and tests of attention, blocks and models, in a minute
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/basedpyright src/qkv/attention src/qkv/blocks src/qkv/models
+	.venv/bin/python $(PYTEST) --quiet $(CORE) $(ARGS)
 
-check: .venv/dev.stamp ## all that CI asks: style, types, layers, tests with coverage, notebook
+test: .venv/dev.stamp ## run the tests, e.g. make test ARGS="tests/attention -k mask"
+	.venv/bin/python $(PYTEST) $(ARGS)
+
+check: .venv/dev.stamp ## all that CI checks: style, types, layers, notebook, tests with coverage
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/basedpyright
 	.venv/bin/lint-imports
 	.venv/bin/python tools/build_notebook.py --check
-	.venv/bin/coverage run -m pytest
+	.venv/bin/coverage erase
+	.venv/bin/coverage run $(PYTEST) $(CORE) $(LAWS)
+	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
+	.venv/bin/python $(PYTEST) tests $(addprefix --ignore ,$(CORE) $(LAWS))
+
+nightly: .venv/dev.stamp ## all tests, with types checked at run time and new random examples
+	QKV_NIGHTLY=1 .venv/bin/python $(PYTEST) $(ARGS)
+
+oldest: ## the core's tests and the fast tutorial on the lowest versions of pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tools/lowest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable $(EXTRAS)
+	.venv-oldest/bin/python $(PYTEST) --quiet $(CORE)
+	.venv-oldest/bin/python transformers_and_attention_mechanisms.py --fast
+
+newest: ## the core's tests and the fast tutorial on the newest versions there are
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable $(EXTRAS)
+	.venv-newest/bin/python $(PYTEST) --quiet $(CORE)
+	.venv-newest/bin/python transformers_and_attention_mechanisms.py --fast
 
 notebook: .venv/dev.stamp ## build the notebook from the script and execute it
 	.venv/bin/python tools/build_notebook.py $(ARGS)

@@ -4,11 +4,9 @@ All sizes are different primes (or the smallest products of them that a model al
 axis can stand in for another: B 3, source 5, target 7, vocabularies 17 and 19.
 """
 
-from contextlib import contextmanager
-
-import jaxtyping
 import numpy as np
 import torch
+from tests.checking import unchecked as unchecked  # for the tests that use both
 from torch import nn
 
 from qkv.attention.masks import attention_mask, token_positions
@@ -70,17 +68,6 @@ def assert_as_exact(ours, theirs, reference, scale=None):
     error, their_error = ((x - reference).abs().max().item() for x in (ours, theirs))
     allowed = 4 * their_error + 8 * ulp
     assert error <= allowed, f"error {error:.2e}; theirs {their_error:.2e}, ulp {ulp:.2e}"
-
-
-@contextmanager
-def unchecked():
-    """Run without the shape checks of jaxtyping, as users do: our own errors come to the light."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def randomized(model, dtype=torch.float64, seed=0, std=0.4):

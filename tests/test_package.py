@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from jaxtyping import TypeCheckError
+from tests.checking import type_checks
 
 import qkv
 from qkv.attention.core import mask_scores
@@ -54,8 +55,8 @@ def test_an_unknown_name_says_what_there_is():
         _ = qkv.Transfromer
 
 
-def test_the_tests_check_shapes_at_run_time():
-    with pytest.raises(TypeCheckError):
+def test_the_tests_can_check_shapes_at_run_time():
+    with type_checks(True), pytest.raises(TypeCheckError):
         mask_scores("no tensor", None)
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import jaxtyping
 import pytest
 import torch
+from tests.checking import type_checks
 from tests.helpers import assert_as_exact
 from tests.training.toy import ToySeq2Seq, toy_batch
 from torch.nn import functional as F
@@ -141,7 +142,7 @@ def test_targets_outside_the_vocabulary_are_refused(bad, run):
 
 def test_shapes_are_checked_at_run_time():
     hidden, weight, bias, targets = problem()
-    with pytest.raises(jaxtyping.TypeCheckError):
+    with type_checks(True), pytest.raises(jaxtyping.TypeCheckError):
         linear_cross_entropy(hidden, weight, bias, targets[1:])
 
 
