@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sys
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from qkv.files import write_atomically
+from qkv.tutorial.figures import with_palette
 from qkv.tutorial.source import location, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,12 +116,14 @@ def execute(notebook: nbformat.NotebookNode, timeout: float) -> None:
 
 
 def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An output without this machine's paths and without overwritten progress lines."""
+    """An output without this machine's paths and overwritten progress lines, its image small."""
     if output.output_type == "stream":
         output.text = without_paths(re.sub(r"[^\n]*\r(?!\n)", "", output.text))
     for kind, text in output.get("data", {}).items():
         if kind.startswith("text/"):
             output.data[kind] = without_paths(text)
+        elif kind == "image/png":
+            output.data[kind] = b64encode(with_palette(b64decode(text))).decode()
     return output
 
 

@@ -1,8 +1,11 @@
 import importlib.util
+import io
+from base64 import b64decode
 from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from qkv.errors import DataError
 from qkv.tutorial.source import source_of
@@ -109,6 +112,14 @@ def test_executed_outputs_hold_no_path_of_this_machine(tool, script, monkeypatch
     cells = read(script).cells
     assert cells[3].outputs[0].text == ". 1\nstep 2\n"
     assert all("execution" not in cell.metadata for cell in cells)
+
+
+def test_images_are_kept_with_a_palette(tool, script):
+    script.write_text(SCRIPT + "\n# %%\nfrom PIL import Image\n\nImage.new('RGB', (3, 5), 'red')\n")
+    tool.main([str(script)])
+    data = b64decode(read(script).cells[-1].outputs[0].data["image/png"])
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.mode, image.size) == ("P", (3, 5))
 
 
 def test_output_elsewhere_leaves_the_notebook(tool, script, tmp_path):

@@ -1,10 +1,20 @@
 """Figures: what is drawn, read back from the axes."""
 
+import io
+
 import matplotlib as mpl
 import numpy as np
 import pytest
+from PIL import Image
 
-from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
+from qkv.tutorial.figures import (
+    draw_curves,
+    draw_weights,
+    new_figure,
+    save_figure,
+    smooth,
+    with_palette,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +59,46 @@ def test_a_saved_figure_is_a_picture_and_is_closed(tmp_path):
     save_figure(figure, tmp_path / "new" / "figure.png")
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert not mpl.pyplot.fignum_exists(figure.number)
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(np.array(pixels, dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels(png):
+    with Image.open(io.BytesIO(png)) as image:
+        return image.mode, np.asarray(image.convert("RGBA"))
+
+
+def test_a_saved_figure_has_a_palette(tmp_path):
+    figure, axes = new_figure(size=(2.0, 1.0))
+    draw_curves(axes[0, 0], {"one": ([1, 2], [3, 4])}, x="step", y="loss", title="falls")
+    save_figure(figure, tmp_path / "figure.png")
+    assert pixels((tmp_path / "figure.png").read_bytes())[0] == "P"
+
+
+def test_a_palette_keeps_the_size_and_each_of_256_colors():
+    colors = np.random.default_rng(0).integers(256, size=(256, 3))
+    drawn = colors[np.random.default_rng(1).integers(256, size=(23, 41))]
+    mode, kept = pixels(with_palette(png(drawn)))
+    assert mode == "P"
+    np.testing.assert_array_equal(kept[..., :3], drawn)
+
+
+def test_more_colors_than_256_move_little():
+    x = np.linspace(0, 255, 512)
+    drawn = np.stack(np.broadcast_arrays(x, x[:, None], 128), -1).astype(np.uint8)
+    _, kept = pixels(with_palette(png(drawn)))
+    assert np.abs(kept[..., :3].astype(int) - drawn).max() <= 16
+
+
+def test_what_is_transparent_becomes_white():
+    _, kept = pixels(with_palette(png([[[0, 0, 0, 0], [7, 5, 3, 255]]])))
+    np.testing.assert_array_equal(kept, [[[255, 255, 255, 255], [7, 5, 3, 255]]])
+
+
+def test_a_palette_is_made_only_once():
+    small = with_palette(png([[[7, 5, 3], [11, 13, 17]]]))
+    assert with_palette(small) == small

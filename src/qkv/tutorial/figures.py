@@ -1,5 +1,6 @@
 """Figures of attention and of training, by matplotlib; each title says what to see."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,14 +75,37 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG, making its folder; a notebook also shows it."""
+    """Write a figure as a PNG of 256 colors, making its folder; a notebook also shows it."""
     import matplotlib.pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    path.write_bytes(with_palette(png.getvalue()))
     # A notebook's backend shows and closes what is open at the end of the cell.
     if "inline" not in plt.get_backend():
         plt.close(figure)
+
+
+def with_palette(png: bytes) -> bytes:
+    """Return a PNG on white with at most 256 colors: about a third of the bytes of a figure.
+
+    One that has a palette is returned as it is, so that this may be applied twice.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        if image.mode == "P":
+            return png
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+    small = io.BytesIO()
+    # The colors that the image has most; dots of two colors for one between them would not shrink.
+    palette = opaque.convert("RGB").quantize(
+        256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+    )
+    palette.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def _visible(token: str) -> str:
