@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from tests.helpers import assert_close, randomized
 
 from qkv.blocks.norms import LayerNorm, RMSNorm, layer_norm, make_norm, rms_norm
+from qkv.errors import ConfigError
 
 
 def vector(*numbers):
@@ -41,3 +44,10 @@ def test_norms_by_name():
     layer = make_norm("layer", 7, eps=0.1, bias=False)
     assert isinstance(layer, LayerNorm)
     assert (layer.eps, layer.bias) == (0.1, None)
+
+
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
+@pytest.mark.parametrize("eps", [0.0, -1e-5, math.nan, math.inf])
+def test_an_eps_that_could_make_nan_is_refused(norm, eps):
+    with pytest.raises(ConfigError, match=f"eps = {eps} of a norm; expected a finite number above"):
+        norm(3, eps=eps)

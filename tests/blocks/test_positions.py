@@ -197,3 +197,9 @@ def test_options_that_make_no_sense_are_refused():
         RelativeBias(3, n_buckets=2, bidirectional=True)
     with pytest.raises(ConfigError, match="fewer than max_distance = 8"):
         RelativeBias(3, n_buckets=32, max_distance=8, bidirectional=True)
+
+
+@pytest.mark.parametrize("base", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_base_that_turns_nothing_is_refused(base):
+    with pytest.raises(ConfigError, match=f"base = {base} of rotary positions; expected a finite"):
+        Rotary(6, base=base)

@@ -225,3 +225,17 @@ def test_other_encoders_answer_too(tmp_path, model_type):
     base = write_base(tmp_path / "base", model_type)
     found = Answerer.fresh(base, READING)(QUESTIONS[0], CONTEXT)
     assert found.answer in CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"max_length": "x"}, "max_length = 'x'; expected a whole number of at least 1"),
+        ({"stride": 0}, "stride = 0; expected a whole number of at least 1"),
+        ({"threshold": []}, r"threshold = \[\]; expected a number or null"),
+    ],
+)
+def test_how_passages_are_read_is_checked(answerer, said, message):
+    config = {**answerer.loaded.config, "task_specific_params": {"question-answering": said}}
+    with pytest.raises(ConfigError, match=f"task_specific_params of this: {message}"):
+        Answerer.of(replace(answerer.loaded, config=config))

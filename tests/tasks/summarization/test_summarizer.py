@@ -154,6 +154,10 @@ def test_a_published_bart_summarizes(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | ids | said))
     with pytest.raises(ConfigError, match="max_source = 512, but this Bart has learned positions"):
         Summarizer.load(folder)
+    said["task_specific_params"]["summarization"]["max_source"] = "11"
+    (folder / "config.json").write_text(json.dumps(config | ids | said))
+    with pytest.raises(ConfigError, match="max_source = '11'; expected a whole number of at least"):
+        Summarizer.load(folder)
     said["task_specific_params"]["summarization"]["max_source"] = 11
     (folder / "config.json").write_text(json.dumps(config | ids | said))
     summarizer = Summarizer.load(folder)

@@ -17,6 +17,7 @@ from qkv.evaluation.summarization import SummaryScores, summary_scores
 from qkv.files import whole_folder
 from qkv.generation.processors import FORBIDDEN, Processor
 from qkv.generation.ranking import Beam
+from qkv.json_fields import check_kinds, kinds_of_fields
 from qkv.models.bart import Bart
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.t5 import T5
@@ -154,6 +155,7 @@ class Summarizer:
             )
         said = dict((loaded.config.get(PARAMETERS) or {}).get(TASK) or {})
         known = {one.name: said.pop(one.name) for one in fields(Writing) if one.name in said}
+        check_kinds(known, kinds_of_fields(Writing), where=f"{PARAMETERS} of {name}")
         decoding = PLAIN
         if not isinstance(loaded.model, PointerGenerator):
             known, decoding = _published(loaded, known, said, name, chosen=beam is not None)
