@@ -1,5 +1,6 @@
 PYTHON ?= python3
-PIP_INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt
+BIN = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PIP_INSTALL = .venv/$(BIN)/python -m pip install --quiet --constraint constraints.txt
 # One process a core and one thread a process; tests of one file, which share fixtures, stay together.
 PYTEST = -m pytest -n auto --dist loadscope
 CORE = tests/attention tests/blocks tests/models
@@ -13,62 +14,62 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 tutorial: .venv/tutorial.stamp ## run the tutorial, e.g. make tutorial ARGS="--fast --section 1"
-	.venv/bin/python transformers_and_attention_mechanisms.py $(ARGS)
+	.venv/$(BIN)/python transformers_and_attention_mechanisms.py $(ARGS)
 
 quick: .venv/dev.stamp ## style, and types and tests of attention, blocks and models, in a minute
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/basedpyright src/qkv/attention src/qkv/blocks src/qkv/models
-	.venv/bin/python $(PYTEST) --quiet $(CORE) $(ARGS)
+	.venv/$(BIN)/ruff check
+	.venv/$(BIN)/ruff format --check
+	.venv/$(BIN)/basedpyright src/qkv/attention src/qkv/blocks src/qkv/models
+	.venv/$(BIN)/python $(PYTEST) --quiet $(CORE) $(ARGS)
 
 test: .venv/dev.stamp ## run the tests, e.g. make test ARGS="tests/attention -k mask"
-	.venv/bin/python $(PYTEST) $(ARGS)
+	.venv/$(BIN)/python $(PYTEST) $(ARGS)
 
 check: .venv/dev.stamp ## all that CI checks: style, types, layers, notebook, tests with coverage
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/basedpyright
-	.venv/bin/lint-imports
-	.venv/bin/python tools/build_notebook.py --check
-	.venv/bin/coverage erase
-	.venv/bin/coverage run $(PYTEST) $(CORE) $(LAWS)
-	.venv/bin/coverage combine --quiet
-	.venv/bin/coverage report
-	.venv/bin/python $(PYTEST) tests $(addprefix --ignore ,$(CORE) $(LAWS))
+	.venv/$(BIN)/ruff check
+	.venv/$(BIN)/ruff format --check
+	.venv/$(BIN)/basedpyright
+	.venv/$(BIN)/lint-imports
+	.venv/$(BIN)/python tools/build_notebook.py --check
+	.venv/$(BIN)/coverage erase
+	.venv/$(BIN)/coverage run $(PYTEST) $(CORE) $(LAWS)
+	.venv/$(BIN)/coverage combine --quiet
+	.venv/$(BIN)/coverage report
+	.venv/$(BIN)/python $(PYTEST) tests $(addprefix --ignore ,$(CORE) $(LAWS))
 
 nightly: .venv/dev.stamp ## all tests, with types checked at run time and new random examples
-	QKV_NIGHTLY=1 .venv/bin/python $(PYTEST) $(ARGS)
+	QKV_NIGHTLY=1 .venv/$(BIN)/python $(PYTEST) $(ARGS)
 
 oldest: ## the core's tests and the fast tutorial on the lowest versions of pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tools/lowest.py > .venv-oldest/constraints.txt
-	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable $(EXTRAS)
-	.venv-oldest/bin/python $(PYTEST) --quiet $(CORE)
-	.venv-oldest/bin/python transformers_and_attention_mechanisms.py --fast
+	.venv-oldest/$(BIN)/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable $(EXTRAS)
+	.venv-oldest/$(BIN)/python $(PYTEST) --quiet $(CORE)
+	.venv-oldest/$(BIN)/python transformers_and_attention_mechanisms.py --fast
 
 newest: ## the core's tests and the fast tutorial on the newest versions there are
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable $(EXTRAS)
-	.venv-newest/bin/python $(PYTEST) --quiet $(CORE)
-	.venv-newest/bin/python transformers_and_attention_mechanisms.py --fast
+	.venv-newest/$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable $(EXTRAS)
+	.venv-newest/$(BIN)/python $(PYTEST) --quiet $(CORE)
+	.venv-newest/$(BIN)/python transformers_and_attention_mechanisms.py --fast
 
 notebook: .venv/dev.stamp ## build the notebook from the script and execute it
-	.venv/bin/python tools/build_notebook.py $(ARGS)
+	.venv/$(BIN)/python tools/build_notebook.py $(ARGS)
 
 soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights to the bit
-	.venv/bin/python tools/soak.py $(ARGS)
+	.venv/$(BIN)/python tools/soak.py $(ARGS)
 
 results-quick: .venv/dev.stamp ## score the models that ship again, about 6 minutes (QKV_DATA: the folder of the data)
-	.venv/bin/python benchmarks/zoo.py $(ARGS)
+	.venv/$(BIN)/python benchmarks/zoo.py $(ARGS)
 
 bench: .venv/dev.stamp ## run every benchmark
 	@for file in benchmarks/[!_]*.py; do \
-		echo "== $$file"; .venv/bin/python "$$file" $(ARGS) || exit 1; \
+		echo "== $$file"; .venv/$(BIN)/python "$$file" $(ARGS) || exit 1; \
 	done
 
 .venv/tutorial.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("qkv needs Python 3.11 or newer; %s is Python %s. Name a newer one: make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
-	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	@test -x .venv/$(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing qkv and what the tutorial needs into .venv (once, some minutes)"
 	@$(PIP_INSTALL) --editable '.[train,tutorial,zoo]'
 	@touch $@

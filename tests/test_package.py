@@ -70,3 +70,18 @@ def test_the_lock_names_all_direct_dependencies_and_nothing_local():
     locked = {normal(pin.partition("==")[0]) for pin in pins}
     named = {normal(re.match(r"[\w.-]+", one)[0]) for one in wanted}
     assert named - {"qkv"} <= locked
+
+
+def test_the_citation_and_the_workflow_agree_with_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {project['version']}\n" in citation
+    assert f"\nlicense: {project['license']}\n" in citation
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    lowest = project["requires-python"].removeprefix(">=")
+    assert f'python: ["{lowest}",' in workflow
+    assert f'python-version: "{lowest}"' in workflow
+
+
+def test_the_package_says_that_it_has_types():
+    assert (Path(qkv.__file__).parent / "py.typed").exists()

@@ -41,7 +41,8 @@ def at_least_float32(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
 
 def lengths_are_open() -> bool:
     """Return whether a graph for other lengths is being made: then no loop may count tokens."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return tracing or torch.compiler.is_exporting()
 
 
 def attention_weights(
