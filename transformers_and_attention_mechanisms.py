@@ -3095,12 +3095,12 @@ save_figure(figure, FIGURES / "6_rollout.png")
 #
 # ```
 # qkv translate "Where is the station?"
-# qkv summarize --file functions.csv --column code --json
+# qkv summarize --file functions.csv --columns.text code --output summaries.jsonl
 # qkv answer "Who built it?" --context "Monks built it in the twelfth century."
 # qkv classify "I would buy it again."
 # qkv generate "def mean(values):" --temperature 0.7
 # qkv recognize digit.png
-# qkv train recipes/multi30k.yaml
+# qkv train multi30k
 # qkv evaluate sentiment --data reviews
 # ```
 #
@@ -3410,7 +3410,7 @@ show_table("Three wrong dates of each", wrong)
 # ### 7.9 What to try now
 #
 # - Your own date: `transformer(["4 July 1976"])`. What happens with a form it has never seen?
-# - All 48 locales, to 99.5 % and more: `qkv train recipes/dates.yaml`.
+# - All 48 locales, to 99.5 % and more: `qkv train dates`.
 # - Change one thing in the config above, such as `norm_first=True` or `n_heads=1`, and run the
 #   section again: `python transformers_and_attention_mechanisms.py --section 7`.
 
@@ -4703,7 +4703,7 @@ if PROMISED:
 #
 # ```sh
 # python transformers_and_attention_mechanisms.py --section 9 --data my.csv
-# qkv train recipes/classify.yaml --data.train my.csv --output out/mine
+# qkv train classify --data.train my.csv --output out/mine
 # qkv classify -m out/mine "The soup was cold, the waiter was not."
 # ```
 #
@@ -4728,4 +4728,4 @@ for prediction, now in zip(again, tuned[chosen].classifier(asked), strict=True):
 
 # %% tags=["script"]
 print(f"\nThe figures are in {FIGURES}/. Next: open transformers_and_attention_mechanisms.ipynb,")
-print("change a line and run it again; or train on your texts: qkv train recipes/classify.yaml")
+print("change a line and run it again; or train on your texts: qkv train classify")

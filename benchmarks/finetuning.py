@@ -35,7 +35,7 @@ class Row:
         for seed in self.seeds:
             words = re.findall(r"\w+", self.name)
             output = OUTPUT / "finetuning" / "-".join([*words, str(seed)])
-            command = ["train", f"recipes/{self.recipe}.yaml", *shlex.split(self.options)]
+            command = ["train", self.recipe, *shlex.split(self.options)]
             yield output, [*command, "--training.seed", str(seed), "--output", output.as_posix()]
 
 

@@ -62,7 +62,7 @@ class Row:
     def command(self) -> tuple[Path, list[str]]:
         """Where the run goes, and what follows `qkv`."""
         output = OUTPUT / self.name
-        command = ["train", f"recipes/{self.recipe}.yaml", *shlex.split(self.options)]
+        command = ["train", self.recipe, *shlex.split(self.options)]
         return output, [*command, "--output", output.as_posix()]
 
 
@@ -142,7 +142,7 @@ def publish_rows(result: dict[str, Any]) -> None:
         of = "" if row["trained parameters"] == row["parameters"] else f" of {row['parameters']:,}"
         runs.append(
             {
-                "recipe": f"[{name}](../recipes/{row['recipe']}.yaml)",
+                "recipe": f"[{name}](../src/qkv/recipes/{row['recipe']}.yaml)",
                 "command": f"`{row['command']}`".replace("|", "\\|"),
                 "seed": str(row["seed"]),
                 "trained parameters": f"{row['trained parameters']:,}{of}",

@@ -13,7 +13,8 @@ import pytest
 
 import qkv
 import qkv.cli as cli
-from qkv.tasks.inputs import answer_all, text_items
+from qkv.tasks.inputs import text_items
+from qkv.tasks.outputs import answer_all
 
 TEXT = "Ładny film – é, 😀"
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -41,7 +42,7 @@ def say(*texts: str, json: bool = False) -> None:
 
 @pytest.fixture(autouse=True)
 def command(monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "say", say)
+    monkeypatch.setitem(cli.COMMANDS, "say", (f"{__name__}:say", "Say texts."))
 
 
 class Full(io.RawIOBase):
@@ -138,12 +139,13 @@ def test_an_argument_that_the_locale_could_not_read_is_the_text_that_was_typed(c
     assert capsys.readouterr().out == TEXT + "\n"
 
 
-def test_a_name_that_the_system_cannot_hold_is_one_line(monkeypatch, capsys):
-    def fail() -> None:
-        """Fail."""
-        "out/Ä".encode("ascii")
+def fail() -> None:
+    """Fail."""
+    "out/Ä".encode("ascii")
 
-    monkeypatch.setitem(cli.COMMANDS, "fail", fail)
+
+def test_a_name_that_the_system_cannot_hold_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "fail", (f"{__name__}:fail", "Fail."))
     assert cli.main(["fail"]) == 2
     message = "qkv: error: 'out/Ä' cannot be written in ascii, the encoding of this system's names"
     assert capsys.readouterr().err.startswith(message)
@@ -151,16 +153,14 @@ def test_a_name_that_the_system_cannot_hold_is_one_line(monkeypatch, capsys):
 
 RECIPE = """
 import sys
-from qkv.tasks.arguments import OneLineParser
-parser = OneLineParser()
-parser.add_argument("--label")
-parser.add_argument("--config", action="config")
-print(ascii(parser.parse_args(["--config", sys.argv[1]]).label))
+from pathlib import Path
+from qkv.tasks.recipes import read_recipe
+print(ascii(read_recipe(Path(sys.argv[1]))[2]["label"]))
 """
 
 
 def test_a_recipe_is_utf_8_whatever_the_locale(tmp_path):
-    (tmp_path / "recipe.yaml").write_text("label: Ärger ł\n", encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text("task: classify\nlabel: Ärger ł\n", encoding="utf-8")
     ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     said = subprocess.run(
         [sys.executable, "-c", RECIPE, tmp_path / "recipe.yaml"],

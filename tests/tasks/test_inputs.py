@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from qkv.errors import ConfigError, DataError, LengthError
-from qkv.tasks.inputs import Item, answer_all, pick_device, text_items
+from qkv.tasks.inputs import Item, pick_device, text_items
+from qkv.tasks.outputs import answer_all
 
 TEXT = {"text": "text"}
 

@@ -20,9 +20,11 @@ from qkv.tasks.generation.data import read_corpus
 from qkv.tasks.generation.generator import Generator
 from qkv.tasks.images.data import read_images
 from qkv.tasks.images.recognizer import Recognizer
-from qkv.tasks.inputs import dumps, pick_device
+from qkv.tasks.inputs import pick_device
 from qkv.tasks.kinds import Name, task_of
 from qkv.tasks.kinds import task as make
+from qkv.tasks.options import AllowDownload, Columns, Device, Json
+from qkv.tasks.outputs import dumps
 from qkv.tasks.streams import complain
 from qkv.tasks.summarization.data import COLUMNS as OF_SUMMARIES
 from qkv.tasks.summarization.data import read_summaries
@@ -60,13 +62,13 @@ def evaluate(
     data: str,
     split: str = "test",
     task: Name | None = None,
-    columns: dict[str, str] | None = None,
+    columns: Columns = None,
     data_dir: Path | None = None,
-    json: bool = False,
-    device: str = "auto",
-    allow_download: bool = False,
+    json: Json = False,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
 ) -> None:
-    """Score a model on data whose answers are known.
+    """Score a model on data with known answers.
 
     Broken rows of a table are left out of the scores, and reported after them.
 
@@ -81,9 +83,6 @@ def evaluate(
             context and answer; for summaries text and summary; for translations source and target,
             which are the languages of a named set.
         data_dir: folder of the named sets; the variable QKV_DATA if not given.
-        json: all scores as one JSON object.
-        device: auto (an accelerator if there is one), cpu, cuda or mps.
-        allow_download: ask the Hub for a base that a file of the model names.
     """
     asked = Asked(data, split, columns or {}, data_dir)
     scores, tables = measure(model, asked, task, device=device, allow_download=allow_download)

@@ -5,30 +5,25 @@ status says so.
 """
 
 import difflib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, TypeVar
 
 import torch
 
 from qkv.data.rows import NO_TEXT
 from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
-from qkv.errors import ConfigError, DataError, LengthError, VocabularyError
+from qkv.errors import ConfigError, DataError
 from qkv.json_fields import quoted
-from qkv.tasks.streams import as_text, complain, is_interactive, read_input, takes_unicode
+from qkv.tasks.streams import as_text, is_interactive, read_input
 from qkv.zoo.catalog import ZOO
 
-R = TypeVar("R")
 # Of files that one may have meant where a text is expected.
 SUFFIXES = (
     *(".bin", ".csv", ".gguf", ".gz", ".jpeg", ".jpg", ".json", ".jsonl", ".parquet"),
     *(".pdf", ".png", ".safetensors", ".tsv", ".txt", ".yaml", ".yml"),
 )
-AT_ONCE = 4_096  # inputs that are answered before the first of them is printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,85 +143,6 @@ def _item(name: str, text: str, where: str) -> Item:
     elif NO_TEXT.search(text):
         problem = f"{where}: not UTF-8: {quoted(text)} (another encoding, such as Latin-1?)"
     return Item(where=where, fields={} if problem else {name: text}, problem=problem)
-
-
-def answer_all(
-    items: Sequence[Item],
-    answer: Callable[[list[dict[str, str]]], Iterable[R]],
-    *,
-    line: Callable[[R], str],
-    as_json: bool,
-) -> None:
-    """Print one line an item, in their order, as soon as some thousands are answered.
-
-    A broken item's line is empty, or an object with its error; what is wrong is said beside, too.
-
-    Args:
-        items: that are asked.
-        answer: makes a result, a dataclass, of the fields of each item that it is given.
-        line: shows a result.
-        as_json: print the whole result, as an object of JSON.
-
-    Raises:
-        DataError: some items are broken: nothing is left to print but this.
-    """
-    problems: list[str] = []
-    some = len(items) > 1 and any(not item.problem for item in items)
-    for first in range(0, len(items), AT_ONCE):
-        chunk = items[first : first + AT_ONCE]
-        good = [item for item in chunk if not item.problem]
-        answers = iter(list(_answers(good, answer)))
-        for item in chunk:
-            result = DataError(item.problem) if item.problem else next(answers)
-            if isinstance(result, Exception):
-                problems.append(_placed(item, result))
-            if some or not isinstance(result, Exception):
-                print(_shown(result, line, as_json))
-    if len(items) == 1 and problems:
-        raise DataError(problems[0])
-    if problems:
-        for problem in problems:
-            complain(problem)
-        raise DataError(f"{len(problems):,} of {len(items):,} inputs have no answer, see above")
-
-
-def remark(text: str, note: str) -> None:
-    """Say where the errors go what a reader should know of a text, if there is anything."""
-    if note:
-        complain(f"{shorten(text[:200], 40, placeholder=' ...')!r}: {note}")
-
-
-def _answers(
-    items: Sequence[Item], answer: Callable[[list[dict[str, str]]], Iterable[R]]
-) -> Iterator[R | Exception]:
-    """The results of items; the one that breaks the others is found by halving."""
-    if not items:
-        return
-    try:
-        yield from list(answer([item.fields for item in items]))
-    except (DataError, LengthError, VocabularyError) as error:
-        if len(items) == 1:
-            yield error
-            return
-        half = len(items) // 2
-        yield from _answers(items[:half], answer)
-        yield from _answers(items[half:], answer)
-
-
-def _placed(item: Item, problem: Exception) -> str:
-    text = str(problem)
-    return text if text.startswith(item.where) else f"{item.where}: {text}"
-
-
-def _shown(result: Any, line: Callable[[Any], str], as_json: bool) -> str:
-    if isinstance(result, Exception):
-        return dumps({"error": str(result)}) if as_json else ""
-    return dumps(asdict(result)) if as_json else line(result)
-
-
-def dumps(value: object) -> str:
-    """JSON in one line: letters as they are, or escaped where the output is not UTF-8."""
-    return json.dumps(value, ensure_ascii=not takes_unicode())
 
 
 def pick_device(name: str) -> torch.device:

@@ -217,7 +217,7 @@ def _watchers(training: Training, place: Place, steps: int) -> list[Callback]:
     def resumed(step: int) -> None:
         place.console.print(
             f"{place.kept} holds {step:,} of {steps:,} steps already, which are not done again; "
-            "--fresh true begins anew"
+            "--fresh begins anew"
         )
 
     curves = [TensorBoard(place.kept / "tensorboard")] if training.tensorboard else []

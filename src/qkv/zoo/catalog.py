@@ -1,10 +1,11 @@
 """What can be loaded by a name without a network."""
 
+import difflib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from qkv.errors import MissingDependencyError
+from qkv.errors import DataError, MissingDependencyError
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,23 @@ ZOO = {
     ),
     "dates": _ours("dates", "dates as people write them, in 48 locales, to ISO 8601"),
 }
+
+
+def read_card(name: str) -> str:
+    """Return the model card of a shipped model.
+
+    Raises:
+        DataError: there is no such model; near names are proposed.
+        MissingDependencyError: its package is not installed.
+    """
+    if name not in ZOO:
+        near = difflib.get_close_matches(name, ZOO, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(ZOO)}"
+        raise DataError(f"{name!r} is not a shipped model; {meant}")
+    card = ZOO[name].locate() / "README.md"
+    if not card.is_file():
+        return f"{name}: {ZOO[name].about}"
+    return card.read_text(encoding="utf-8").rstrip()
 
 
 def list_zoo() -> list[dict[str, str]]:

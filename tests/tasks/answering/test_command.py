@@ -73,7 +73,7 @@ def test_a_passage_may_be_a_file_and_questions_lines(qkv, model, tmp_path, monke
 def test_tables_and_squad_say_the_same(qkv, model, tmp_path):
     expected = qkv("answer", "-m", model, "--context", CONTEXT, "--json", *ASKED).out.splitlines()
     table = write_table(tmp_path / "my.csv", [(q, CONTEXT) for q in ASKED], ("q", "passage"))
-    names = ["--question_column", "q", "--context_column", "passage"]
+    names = ["--columns.question", "q", "--columns.context", "passage"]
     out = qkv("answer", "-m", model, "--file", table, *names, "--json").out.splitlines()
     assert [keyed(line) for line in out] == [keyed(line) for line in expected]
     qas = [{"id": f"id {i}", "question": q, "answers": []} for i, q in enumerate(ASKED)]

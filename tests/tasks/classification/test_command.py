@@ -127,7 +127,7 @@ def test_options_stand_where_they_like(qkv, model):
 
 
 def test_a_text_may_begin_with_a_hyphen(qkv, model):
-    assert qkv("classify", "-m", model, "- a film").endswith("\t- a film\n")
+    assert qkv("classify", "-m", model, "--", "- a film").endswith("\t- a film\n")
     assert qkv("classify", "-m", model, "--", "-40", "--json").endswith("\t--json\n")
 
 
@@ -141,7 +141,7 @@ def test_files_and_standard_input_say_the_same(qkv, model, tmp_path, standard_in
     standard_input(lines.encode())
     for arguments in (
         ["--file", tmp_path / "texts.txt"],
-        ["--file", table, "--column", "t"],
+        ["--file", table, "--columns.text", "t"],
         ["--file", tmp_path / "t.jsonl"],
         [],
     ):
@@ -193,7 +193,7 @@ def test_what_cannot_be_classified(error, model, base, tmp_path):
         ([base, "a film"], "is a Bert with a tokenizer; expected a model that was trained to"),
         ([tmp_path / "nothing", "a film"], "nothing' is no folder, no name of the zoo"),
         ([model, "a film", "--jsonn"], "--jsonn"),
-        ([model, "a film", "--max_length", "many"], '"max_length"'),
+        ([model, "a film", "--max_length", "many"], "--max_length"),
     ):
         assert message in error("classify", "--model", *arguments)
 

@@ -463,7 +463,16 @@ def test_pairs_of_texts_from_the_first_table_to_the_last_answer(fit, tmp_path, c
     assert [(one[0], one[2], one[3]) for one in lines] == [
         (one.label, one.text, one.second) for one in said
     ]
-    asked = ["classify", "-m", str(folder), "--file", str(table), "--second", "next", "--json"]
+    asked = [
+        "classify",
+        "-m",
+        str(folder),
+        "--file",
+        str(table),
+        "--columns.second",
+        "next",
+        "--json",
+    ]
     assert main(asked) == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["text"], one["second"]) for one in shown] == [(a, c) for a, _, c in rows]

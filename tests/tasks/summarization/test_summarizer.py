@@ -197,7 +197,7 @@ def test_the_command_answers_arguments_files_and_lines(
     summarize(*TEXTS, model=str(folder))
     assert capsys.readouterr().out == expected
     table = write_table(tmp_path / "my.csv", [(text,) for text in TEXTS], ("mail",))
-    summarize(model=str(folder), file=table, column="mail")
+    summarize(model=str(folder), file=table, columns={"text": "mail"})
     assert capsys.readouterr().out == expected
     content = io.BytesIO("\n".join(TEXTS).encode())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content, encoding="ascii"))

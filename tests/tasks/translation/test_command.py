@@ -48,7 +48,7 @@ def test_from_a_file_and_from_standard_input(run, tmp_path, monkeypatch):
     table.write_text("said\nabc\ncabba\n", encoding="utf-8")
     lines.write_text("abc\ncabba\n", encoding="utf-8")
     expected = run("abc", "cabba")
-    assert run(file=table, column="said") == run(file=lines) == expected
+    assert run(file=table, columns={"text": "said"}) == run(file=lines) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
     assert run() == expected
     with pytest.raises(DataError, match=r"my\.csv has no column 'text'"):

@@ -13,7 +13,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.generation.ranking import Beam
 from qkv.tasks.hyperparameters import Training
 from qkv.tasks.translation.data import Translations
-from qkv.tasks.translation.recipe import train_translator
+from qkv.tasks.translation.recipe import Sizes, train_translator
 from qkv.tasks.translation.translator import Translator
 
 WORDS = {"red": "rot", "blue": "blau", "two": "zwei", "houses": "Häuser", "Dogs": "Hunde"}
@@ -47,7 +47,7 @@ def fit(table):
             train_translator(
                 output=output,
                 data=Translations(**{"max_length": 17, "validation_share": 0.2} | data),
-                model=MODEL | (model or {}),
+                model=Sizes(**MODEL | (model or {})),
                 training=Training(**TRAINING | training),
                 beam=beam or Beam(size=2, length_penalty=1.0, length_rule="power"),
                 device="cpu",
@@ -116,8 +116,6 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(fit, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"model": {"norm_first": True}}, ConfigError, "no field norm_first; expected some of d_m"),
-        ({"model": {"width": 3}}, ConfigError, "model has no field width"),
         ({"max_tokens": None, "batch_size": 7}, ConfigError, "sentences are batched by tokens"),
         ({"beam": Beam(length_penalty=0.6)}, ConfigError, "length_rule = 'gnmt'"),
         ({"data": {"max_length": 2}}, DataError, "max_length = 2 tokens leaves no pair to learn"),

@@ -117,7 +117,7 @@ class Answerer:
             raise ConfigError(
                 f"{name} is a {type(loaded.model).__name__} with "
                 f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that was "
-                "trained to find answers in a passage (qkv train recipes/qamr.yaml makes one)"
+                "trained to find answers in a passage (qkv train qamr makes one)"
             )
         said = (loaded.config.get(PARAMETERS) or {}).get(TASK) or {}
         known = {name: said[name] for name in READING.__dataclass_fields__ if name in said}

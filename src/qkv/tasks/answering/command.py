@@ -8,7 +8,18 @@ from qkv.data.questions import read_squad
 from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError
 from qkv.tasks.answering.answerer import Answerer, FoundAnswer
-from qkv.tasks.inputs import Item, answer_all, check_texts, exists, pick_device, text_items
+from qkv.tasks.inputs import Item, check_texts, exists, pick_device, text_items
+from qkv.tasks.options import (
+    AllowDownload,
+    Columns,
+    Device,
+    File,
+    Json,
+    Model,
+    Output,
+    name_columns,
+)
+from qkv.tasks.outputs import answer_all
 from qkv.tasks.streams import as_text
 
 DEFAULT = "answerer"  # of the zoo
@@ -25,34 +36,23 @@ class IdentifiedAnswer(FoundAnswer):
 def answer(
     *questions: str,
     context: str | None = None,
-    model: str = DEFAULT,
-    file: Path | None = None,
-    question_column: str = "question",
-    context_column: str = "context",
+    model: Model = DEFAULT,
+    file: File = None,
+    columns: Columns = None,
+    output: Output = None,
     n_best: int = 3,
-    json: bool = False,
-    device: str = "auto",
-    allow_download: bool = False,
+    json: Json = False,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
 ) -> None:
     """Answer questions with words of a passage: qkv answer --context PASSAGE QUESTION.
 
     Args:
         questions: each an argument; without any they are the lines of standard input.
         context: the passage, or a file with it.
-        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
-            Hub.
-        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of questions and their passages, a
-            .json file as SQuAD has it, or, with --context, a .txt file of one question a line.
-        question_column: of the table.
-        context_column: of the table.
         n_best: how many spans to show with --json.
-        json: one JSON object a question, with the place of the answer, its probability, the score
-            of there being none, and the likeliest spans.
-        device: auto (an accelerator if there is one), cpu, cuda or mps.
-        allow_download: ask the Hub for a base that a file of the model names.
     """
-    columns = {"question": question_column, "context": context_column}
-    items = question_items(questions, context, file, columns)
+    items = question_items(questions, context, file, name_columns(columns, "question", "context"))
     answerer = Answerer.load(
         model, n_best=n_best, device=pick_device(device), allow_download=allow_download
     )
@@ -66,7 +66,7 @@ def answer(
         for said, one in zip(found, fields, strict=True):
             yield IdentifiedAnswer(**vars(said), id=one["id"]) if "id" in one else said
 
-    answer_all(items, asked, line=as_line, as_json=json)
+    answer_all(items, asked, line=as_line, as_json=json, output=output)
 
 
 def question_items(
@@ -77,7 +77,6 @@ def question_items(
     Args:
         questions: arguments.
         context: their passage, or a file with it.
-        file: of questions, and passages where no `context` is given.
         columns: of a table.
 
     Raises:

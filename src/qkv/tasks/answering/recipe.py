@@ -1,4 +1,4 @@
-"""`qkv train recipes/qamr.yaml`: fine-tune a pretrained encoder to find answers in passages."""
+"""`qkv train qamr`: fine-tune a pretrained encoder to find answers in passages."""
 
 import itertools
 from collections.abc import Sequence

@@ -119,7 +119,7 @@ class TextClassifier:
             raise ConfigError(
                 f"{name} is a {type(loaded.model).__name__} with "
                 f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that was "
-                "trained to classify texts (qkv train recipes/classify.yaml makes one)"
+                "trained to classify texts (qkv train classify makes one)"
             )
         try:
             check_classes(loaded)

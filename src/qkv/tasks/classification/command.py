@@ -7,39 +7,43 @@ from pathlib import Path
 from qkv.errors import ConfigError
 from qkv.evaluation.classification import ClassificationScores
 from qkv.tasks.classification.classifier import PairPrediction, Prediction, TextClassifier
-from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, remark, text_items
-from qkv.tasks.streams import as_text
+from qkv.tasks.inputs import Item, check_texts, pick_device, text_items
+from qkv.tasks.options import (
+    AllowDownload,
+    Columns,
+    Device,
+    File,
+    Json,
+    Model,
+    Output,
+    name_columns,
+)
+from qkv.tasks.outputs import answer_all, remark
 
 DEFAULT = "sentiment"  # of the zoo
 
 
 def classify(
     *texts: str,
-    model: str = DEFAULT,
-    file: Path | None = None,
-    column: str = "text",
+    model: Model = DEFAULT,
+    file: File = None,
+    columns: Columns = None,
+    output: Output = None,
     second: str | None = None,
-    json: bool = False,
+    json: Json = False,
     max_length: int | None = None,
-    device: str = "auto",
-    allow_download: bool = False,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
 ) -> None:
-    """Say the class of texts: arguments, a file, or the lines of standard input.
+    """Classify texts from arguments, a file, or standard input.
 
     Args:
         texts: each an argument.
-        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
-            Hub.
-        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a
-            line.
-        column: of the table.
-        second: what each text is paired with, for a model of pairs; of a table, the column of it.
-        json: one JSON object a text, with the probabilities of all classes.
+        second: the text that each is paired with, for a model of pairs; where a table has both,
+            name the column with --columns.second.
         max_length: tokens of a text, of which the rest is cut off; as in training if not given.
-        device: auto (an accelerator if there is one), cpu, cuda or mps.
-        allow_download: ask the Hub for a base that a file of the model names.
     """
-    items = asked_items(texts, file, column, second)
+    items = pair_items(texts, file, columns or {}, second)
     classifier = TextClassifier.load(
         model, max_length=max_length, device=pick_device(device), allow_download=allow_download
     )
@@ -47,33 +51,40 @@ def classify(
         items,
         lambda asked: classifier(
             [one["text"] for one in asked],
-            None if second is None else [one["second"] for one in asked],
+            [one["second"] for one in asked] if "second" in asked[0] else None,
             progress=True,
         ),
         line=_as_line,
         as_json=json,
+        output=output,
     )
 
 
-def asked_items(
-    texts: Sequence[str], file: Path | None, column: str, second: str | None
+def pair_items(
+    texts: Sequence[str], file: Path | None, columns: dict[str, str], second: str | None
 ) -> list[Item]:
-    """The texts, each with its second one if there is any.
+    """Return the texts, each with its second one if there is any.
 
     Raises:
-        ConfigError: both arguments and a file, or a second text that is empty or looks like a name.
+        ConfigError: both arguments and a file, a column without a table, or a second text that is
+            empty, looks like a name, or is given twice.
         DataError: there is no text, or the file cannot be read.
     """
+    if "second" in columns:
+        if second is not None or file is None or file.suffix == ".txt":
+            raise ConfigError(
+                f"columns.second = {columns['second']!r} names a column of a table; expected "
+                "--file TABLE, and no --second beside it"
+            )
+        return text_items(texts, file, name_columns(columns, "text", "second"))
+    items = text_items(texts, file, name_columns(columns, "text"))
     if second is None:
-        return text_items(texts, file, {"text": column})
+        return items
     if not second.strip():
-        raise ConfigError("--second is empty; expected a text, or the name of a table's column")
-    if file is not None and file.suffix != ".txt":
-        return text_items(texts, file, {"text": column, "second": second})
+        raise ConfigError("--second is empty; expected a text")
     check_texts([second])
-    items = text_items(texts, file, {"text": column})
     return [
-        item if item.problem else replace(item, fields={**item.fields, "second": as_text(second)})
+        item if item.problem else replace(item, fields={**item.fields, "second": second})
         for item in items
     ]
 

@@ -1,4 +1,4 @@
-"""`qkv train recipes/classify.yaml`: fine-tune a pretrained encoder on texts with classes."""
+"""`qkv train classify`: fine-tune a pretrained encoder on texts with classes."""
 
 import itertools
 from collections import Counter

@@ -1,6 +1,6 @@
 """`qkv generate`: a causal language model goes on a text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,18 @@ from typing import Any
 from qkv.errors import ConfigError
 from qkv.generation.sampling import Sampling
 from qkv.tasks.generation.generator import Generation, Generator
-from qkv.tasks.inputs import Item, answer_all, check_texts, pick_device, remark, text_items
+from qkv.tasks.inputs import Item, check_texts, pick_device, text_items
+from qkv.tasks.options import (
+    AllowDownload,
+    Columns,
+    Device,
+    File,
+    Json,
+    Model,
+    Output,
+    name_columns,
+)
+from qkv.tasks.outputs import answer_all, remark
 from qkv.tasks.streams import as_text, is_interactive
 
 DEFAULT = "generator"  # of the zoo
@@ -17,9 +28,10 @@ TEMPERATURE = 0.8  # where neither the caller nor the model's files say it
 
 def generate(
     *prompts: str,
-    model: str = DEFAULT,
-    file: Path | None = None,
-    column: str = "text",
+    model: Model = DEFAULT,
+    file: File = None,
+    columns: Columns = None,
+    output: Output = None,
     max_length: int | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -31,11 +43,11 @@ def generate(
     n: int = 1,
     stop: list[str] | None = None,
     lookup: bool = False,
-    json: bool = False,
-    device: str = "auto",
-    allow_download: bool = False,
+    json: Json = False,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
 ) -> None:
-    """Go on texts: arguments, a file, or the lines of standard input.
+    """Continue prompts from arguments, a file, or standard input.
 
     One prompt's text appears as it is written, behind the prompt. Several prompts have a line each.
     An empty prompt, '', is what a text begins with in training. Texts of more tokens than the model
@@ -44,11 +56,6 @@ def generate(
 
     Args:
         prompts: each an argument.
-        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
-            Hub.
-        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of prompts, or a .txt file of one a
-            line.
-        column: of the table.
         max_length: tokens that are written at most; 200 where nothing says it.
         temperature: below 1 the probable becomes more probable; 0 is greedy decoding; 0.8 where
             nothing says it.
@@ -59,12 +66,9 @@ def generate(
         no_repeat_ngram: no so many tokens stand in the same order twice.
         seed: of what is drawn; of the second text of a prompt it is the next number, and so on.
         n: texts for each prompt.
-        stop: strings that end a text and are no part of it, such as --stop '["###"]'.
+        stop: a string that ends a text and is not part of it; may be given several times.
         lookup: propose tokens that followed in the text before, which may be faster; for one
             prompt.
-        json: one JSON object a text, with the log-probability of each token.
-        device: auto (an accelerator if there is one), cpu, cuda or mps.
-        allow_download: ask the Hub for a base that a file of the model names.
     """
     options: dict[str, Any] = {
         "temperature": temperature,
@@ -78,7 +82,7 @@ def generate(
     Sampling(**given)  # wrong values are refused before a model is loaded
     if n < 1:
         raise ConfigError(f"n = {n}; expected at least 1 text for each prompt")
-    items = _prompts(prompts, file, column)
+    items = _prompts(prompts, file, name_columns(columns, "text"))
     if lookup and (json or len(items) > 1):
         raise ConfigError(
             f"--lookup was given for {len(items)} prompts{' with --json' * json}; expected one "
@@ -90,7 +94,7 @@ def generate(
         "sampling": chosen_sampling(generator, given),
         "stop_strings": stop,
     }
-    if len(items) == 1 and not items[0].problem and not json:
+    if len(items) == 1 and not items[0].problem and not json and output is None:
         prompt = items[0].fields["text"]
         _note_length(generator, prompt)
         for i in range(n):
@@ -105,7 +109,7 @@ def generate(
         seeds = [int(one["seed"]) for one in asked]
         return generator([one["text"] for one in asked], seed=seeds, progress=True, **limits)
 
-    answer_all(_repeated(items, n, seed), answer, line=_as_line, as_json=json)
+    answer_all(_repeated(items, n, seed), answer, line=_as_line, as_json=json, output=output)
 
 
 def _note_length(generator: Generator, prompt: str) -> None:
@@ -137,7 +141,7 @@ def show(prompt: str, pieces: Iterator[str]) -> None:
     print()
 
 
-def _prompts(prompts: Sequence[str], file: Path | None, column: str) -> list[Item]:
+def _prompts(prompts: Sequence[str], file: Path | None, columns: Mapping[str, str]) -> list[Item]:
     """As for other commands, but an argument may be empty; on a terminal no prompt is an empty one.
 
     Raises:
@@ -152,7 +156,7 @@ def _prompts(prompts: Sequence[str], file: Path | None, column: str) -> list[Ite
             Item(where=f"argument {i}", fields={"text": as_text(prompt)})
             for i, prompt in enumerate(prompts, start=1)
         ]
-    return text_items(prompts, file, {"text": column}, what="a prompt")
+    return text_items(prompts, file, columns, what="a prompt")
 
 
 def _repeated(items: Sequence[Item], n: int, seed: int) -> list[Item]:

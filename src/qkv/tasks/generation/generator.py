@@ -74,7 +74,7 @@ class Generator:
             raise ConfigError(
                 f"a {type(model).__name__} with {'no' if tokenizer is None else 'a'} tokenizer was "
                 "given; expected a causal language model, of the families of GPT-2 or Llama, with "
-                "its tokenizer (qkv train recipes/tinyshakespeare.yaml makes one)"
+                "its tokenizer (qkv train tinyshakespeare makes one)"
             )
         _ = self.decoding  # read once, so that what cannot be applied is refused here
 

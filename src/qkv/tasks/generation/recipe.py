@@ -1,4 +1,4 @@
-"""`qkv train recipes/tinyshakespeare.yaml`: a language model with the modern block."""
+"""`qkv train tinyshakespeare`: a language model with the modern block."""
 
 import itertools
 import tempfile

@@ -8,7 +8,9 @@ from qkv.checkpoints.reader import CONFIG
 from qkv.data.image_sets import SUFFIXES
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.images.recognizer import Recognition, Recognizer
-from qkv.tasks.inputs import Item, answer_all, exists, pick_device
+from qkv.tasks.inputs import Item, exists, pick_device
+from qkv.tasks.options import AllowDownload, Device, Json, Model, Output
+from qkv.tasks.outputs import answer_all
 from qkv.zoo.catalog import ZOO
 
 DEFAULT = "recognizer"  # of the zoo
@@ -16,13 +18,14 @@ DEFAULT = "recognizer"  # of the zoo
 
 def recognize(
     *images: str,
-    model: str = DEFAULT,
+    model: Model = DEFAULT,
     top: int | None = None,
-    json: bool = False,
-    device: str = "auto",
-    allow_download: bool = False,
+    output: Output = None,
+    json: Json = False,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
 ) -> None:
-    """Say what images show: files, and folders of them.
+    """Classify images from files and folders.
 
     An image may have any size and any channels: it is resized as in training, and what is
     transparent becomes white.
@@ -30,12 +33,7 @@ def recognize(
     Args:
         images: files and folders. Of a folder, and the folders in it, all files are taken whose
             names end as those of images, in the order of their names.
-        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
-            Hub.
         top: how many classes to name, the likeliest first; one, and with --json all, if not given.
-        json: one JSON object an image, with the probabilities of the classes.
-        device: auto (an accelerator if there is one), cpu, cuda or mps.
-        allow_download: ask the Hub for a base that a file of the model names.
     """
     if top is not None and top < 1:
         raise ConfigError(f"top = {top}; expected at least 1 class")
@@ -46,7 +44,7 @@ def recognize(
         found = recognizer([one["image"] for one in asked], progress=True)
         return [_best(one, top) for one in found] if json else found
 
-    answer_all(items, answer, line=lambda one: _as_line(one, top or 1), as_json=json)
+    answer_all(items, answer, line=lambda one: _as_line(one, top or 1), as_json=json, output=output)
 
 
 def image_items(paths: Sequence[str]) -> list[Item]:

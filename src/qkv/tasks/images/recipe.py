@@ -1,4 +1,4 @@
-"""`qkv train recipes/digits.yaml`: a Vision Transformer, from random weights, on images."""
+"""`qkv train digits`: a Vision Transformer, from random weights, on images."""
 
 import itertools
 from collections import Counter

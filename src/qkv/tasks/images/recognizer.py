@@ -68,7 +68,7 @@ class Recognizer:
                 f"a {type(loaded.model).__name__} with "
                 f"{'no' if loaded.preprocessor is None else 'a'} preprocessor of images was given; "
                 "expected a model that was trained to classify images (qkv train "
-                "recipes/digits.yaml makes one)"
+                "digits makes one)"
             )
         check_classes(loaded)
 

@@ -1,4 +1,4 @@
-"""`qkv train recipes/summarize_docstrings.yaml`: train a decoder that summarizes."""
+"""`qkv train summarize_docstrings`: train a decoder that summarizes."""
 
 import itertools
 import time

@@ -150,7 +150,7 @@ class Summarizer:
             raise ConfigError(
                 f"{name} is a {type(loaded.model).__name__} with "
                 f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that "
-                "writes summaries: a PointerGenerator (qkv train recipes/summarize_docstrings.yaml "
+                "writes summaries: a PointerGenerator (qkv train summarize_docstrings "
                 "makes one), BART or T5"
             )
         said = dict((loaded.config.get(PARAMETERS) or {}).get(TASK) or {})

@@ -1,10 +1,20 @@
 """`qkv translate`: a trained translator on texts and files."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from qkv.evaluation.translation import CorpusScore, TranslationScores
-from qkv.tasks.inputs import answer_all, pick_device, remark, text_items
+from qkv.tasks.inputs import pick_device, text_items
+from qkv.tasks.options import (
+    AllowDownload,
+    Columns,
+    Device,
+    File,
+    Json,
+    Model,
+    Output,
+    name_columns,
+)
+from qkv.tasks.outputs import answer_all, remark
 from qkv.tasks.translation.results import Translation
 from qkv.tasks.translation.translator import Translator
 
@@ -13,38 +23,31 @@ DEFAULT = "translator-en-de"  # of the zoo
 
 def translate(
     *texts: str,
-    model: str = DEFAULT,
-    file: Path | None = None,
-    column: str = "text",
-    json: bool = False,
+    model: Model = DEFAULT,
+    file: File = None,
+    columns: Columns = None,
+    output: Output = None,
+    json: Json = False,
     beam: int | None = None,
     n_best: int = 1,
     max_length: int | None = None,
-    device: str = "auto",
-    allow_download: bool = False,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
 ) -> None:
-    """Translate texts: arguments, a file, or the lines of standard input.
+    """Translate texts from arguments, a file, or standard input.
 
     A text that is too long for the model is split at the ends of its sentences, a sentence that is
     too long cut; a note says so.
 
     Args:
         texts: each an argument.
-        model: (or -m) a folder that qkv train made, a name of the zoo or an id of the Hugging Face
-            Hub (Marian, BART, T5).
-        file: (or -f) a .csv, .tsv, .jsonl or .parquet table of texts, or a .txt file of one text a
-            line.
-        column: of the table.
-        json: one JSON object a text, with score, candidates and note.
         beam: beginnings that are followed side by side, 1 to write greedily; as the model's files
             say if not given.
         n_best: how many candidates --json shows, at most as many as the beam has.
         max_length: tokens of a translation, of which the rest is cut off; as the model's files say
             if not given.
-        device: auto (an accelerator if there is one), cpu, cuda or mps.
-        allow_download: ask the Hub for a base that a file of the model names.
     """
-    items = text_items(texts, file, {"text": column})
+    items = text_items(texts, file, name_columns(columns, "text"))
     translator = Translator.load(
         model,
         beam=beam,
@@ -58,6 +61,7 @@ def translate(
         lambda asked: translator([one["text"] for one in asked], progress=True),
         line=_as_line,
         as_json=json,
+        output=output,
     )
 
 

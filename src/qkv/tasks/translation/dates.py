@@ -1,20 +1,21 @@
-"""`qkv train recipes/dates.yaml`: a Transformer that turns dates into ISO 8601."""
+"""`qkv train dates`: a Transformer that turns dates into ISO 8601."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from qkv.blocks.config import FeedForwardKind
 from qkv.data.dates import LOCALES, date_pairs
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.tasks.recipe import Training, begin, count, run_training, timed
 from qkv.tasks.translation.data import TextPair
+from qkv.tasks.translation.recipe import Sizes
 from qkv.tasks.translation.translator import Translator
 from qkv.training.losses import pair_loss
 from qkv.training.optim import adamw
@@ -45,11 +46,28 @@ class Dates:
         return [(pair.text, pair.iso) for pair in islice(endless, n_pairs)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DateSizes(Sizes):
+    """Sizes, and where the norms stand.
+
+    Args:
+        norm: layer norm or RMS norm.
+        norm_first: whether a sublayer's input is normalized, instead of its sum with the stream.
+    """
+
+    feed_forward: FeedForwardKind = "relu"
+    norm: Literal["layer", "rms"] = "layer"
+    norm_first: bool = False
+
+
+SIZES = DateSizes()
+
+
 def train_dates(
     *,
     output: Path,
     data: Dates = Dates(),
-    model: dict[str, Any] | None = None,
+    model: DateSizes = SIZES,
     training: Training = TRAINING,
     device: str = "auto",
     fresh: bool = False,
@@ -60,7 +78,7 @@ def train_dates(
         output: the folder, made or replaced; OUTPUT.training keeps the run, so that the same
             command goes on where it was stopped.
         data: what to learn from.
-        model: fields of `TransformerConfig`; the size of the vocabulary comes from the data.
+        model: the sizes of the Transformer.
         training: how long and how fast.
         device: "auto", "cpu", "cuda" or "mps".
         fresh: begin anew, whatever an earlier run left.
@@ -74,7 +92,7 @@ def train_dates(
     place = begin(output, recipe, seed=training.seed, fresh=fresh)
     pairs, validation = data.draw("train"), data.draw("validation")
     tokenizer = Tokenizer.train_characters(text for pair in pairs for text in pair)
-    config = make_config(model or {}, tokenizer)
+    config = make_config(model, tokenizer)
     translator = Translator(Transformer(config), tokenizer, tokenizer, max_length=32)
     parameters = count(translator.model)
     place.console.print(f"{len(pairs):,} pairs, {parameters:,} parameters -> {output}")
@@ -112,17 +130,7 @@ def train_dates(
     place.console.print(f"exact match on the test split: {score:.2%}; see {output}")
 
 
-def make_config(model: Mapping[str, Any], tokenizer: Tokenizer) -> TransformerConfig:
-    """Build the model's configuration from a recipe's fields.
-
-    Raises:
-        ConfigError: on a field that there is not.
-    """
-    sizes = dict.fromkeys(("source_vocab_size", "target_vocab_size"), tokenizer.vocab_size)
-    known = {field.name for field in fields(TransformerConfig)} - set(sizes)
-    if unknown := sorted(set(model) - known):
-        raise ConfigError(
-            f"model has no field {', '.join(unknown)}; expected some of {', '.join(sorted(known))} "
-            "(the size of the vocabulary comes from the data)"
-        )
-    return TransformerConfig(**sizes, **model)
+def make_config(model: DateSizes, tokenizer: Tokenizer) -> TransformerConfig:
+    """Build the model's configuration: both vocabularies are the tokenizer's."""
+    size = tokenizer.vocab_size
+    return TransformerConfig(source_vocab_size=size, target_vocab_size=size, **asdict(model))

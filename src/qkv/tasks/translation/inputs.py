@@ -94,7 +94,7 @@ def _check(loaded: Loaded, name: str) -> Tokenizer:
             f"{name} is a {type(model).__name__} with "
             f"{'no' if loaded.tokenizer is None else 'a'} tokenizer; expected a model that turns "
             "one text into another, with encoder, decoder and output layer (qkv train "
-            "recipes/tatoeba.yaml makes one)"
+            "tatoeba makes one)"
         )
     return loaded.tokenizer
 

@@ -1,13 +1,14 @@
-"""`qkv train recipes/multi30k.yaml`: a translator from scratch, with one vocabulary."""
+"""`qkv train multi30k`: a translator from scratch, with one vocabulary."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from qkv.blocks.config import FeedForwardKind
 from qkv.data.batches import Batches, PairBatch
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
@@ -24,24 +25,41 @@ from qkv.training.optim import adamw
 
 TRANSLATIONS = Translations()
 TRAINING = Training(steps=10_000, max_tokens=4_000, smoothing=0.1, evaluate_every=1_000)
-# What the files of a Marian can say, so that transformers reads the model, too.
-FIELDS = {
-    "d_model",
-    "n_heads",
-    "d_ff",
-    "n_encoder_layers",
-    "n_decoder_layers",
-    "feed_forward",
-    "dropout",
-    "attention_dropout",
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The sizes of a Transformer that learns from scratch; its vocabulary comes from the data.
+
+    Args:
+        d_model: width of the stream.
+        n_heads: heads of each attention.
+        d_ff: width inside the feed-forward networks.
+        n_encoder_layers: blocks of the encoder.
+        n_decoder_layers: blocks of the decoder.
+        feed_forward: the activation, or the gated kind.
+        dropout: share of what each sublayer adds that is dropped.
+        attention_dropout: share of the attention weights that is dropped.
+    """
+
+    d_model: int = 512
+    n_heads: int = 8
+    d_ff: int = 2048
+    n_encoder_layers: int = 6
+    n_decoder_layers: int = 6
+    feed_forward: FeedForwardKind = "silu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+
+
+SIZES = Sizes()
 
 
 def train_translator(
     *,
     output: Path,
     data: Translations = TRANSLATIONS,
-    model: dict[str, Any] | None = None,
+    model: Sizes = SIZES,
     training: Training = TRAINING,
     beam: Beam = BEAM,
     device: str = "auto",
@@ -53,7 +71,7 @@ def train_translator(
         output: the folder, made or replaced; OUTPUT.training keeps the run, so that the same
             command goes on where it was stopped.
         data: sentences and their translations.
-        model: fields of `MarianConfig`; the size of the vocabulary comes from the data.
+        model: the sizes of the Transformer.
         training: how long and how fast.
         beam: how the finished model searches; validation during the training is greedy.
         device: "auto", "cpu", "cuda" or "mps".
@@ -68,7 +86,7 @@ def train_translator(
     recipe = {"data": data, "model": model, "training": training, "beam": beam}
     recipe["checksum of the sentences"] = parts.checksum
     place = begin(output, recipe, seed=training.seed, fresh=fresh)
-    translator, train = _prepare(data, model or {}, parts)
+    translator, train = _prepare(data, model, parts)
     translator = replace(translator, beam=beam)
     describe(translator.target, beam, data.max_length)  # refuses before the training, not after
     parameters = count(translator.model)
@@ -98,15 +116,19 @@ def train_translator(
 
 
 def _prepare(
-    data: Translations, model: dict[str, Any], parts: PairParts
+    data: Translations, model: Sizes, parts: PairParts
 ) -> tuple[Translator, Sequence[TextPair]]:
     """A tokenizer of the training sentences, a new model, and the pairs that are not too long."""
-    config = {"n_positions": data.max_length, **_checked(model)}
     tokenizer = Tokenizer.train_bpe(
         (text for pair in parts.train for text in pair), data.vocab_size, lowercase=data.lowercase
     )
     size = tokenizer.vocab_size
-    config = MarianConfig(source_vocab_size=size, target_vocab_size=size, **config)
+    config = MarianConfig(
+        source_vocab_size=size,
+        target_vocab_size=size,
+        n_positions=data.max_length,
+        **asdict(model),
+    )
     lengths = [
         [len(ids) for ids in tokenizer.encode_batch(side)]
         for side in zip(*parts.train, strict=True)
@@ -125,16 +147,6 @@ def _prepare(
         Marian(config), tokenizer, tokenizer, data.max_length, limit=data.max_length
     )
     return translator, kept
-
-
-def _checked(model: dict[str, Any]) -> dict[str, Any]:
-    if unknown := sorted(set(model) - FIELDS):
-        raise ConfigError(
-            f"model has no field {', '.join(unknown)}; expected some of "
-            f"{', '.join(one.name for one in fields(MarianConfig) if one.name in FIELDS)} (the "
-            "size of the vocabulary comes from the data)"
-        )
-    return model
 
 
 def _fit(

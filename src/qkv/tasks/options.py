@@ -1,0 +1,70 @@
+"""Options that several commands share, each described once."""
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+from cyclopts import App, ArgumentCollection, Parameter
+
+from qkv.errors import ConfigError
+
+Model = Annotated[
+    str,
+    Parameter(
+        alias="-m",
+        help="a folder that qkv train made, a shipped model, or an id of the Hugging Face Hub",
+    ),
+]
+File = Annotated[
+    Path | None,
+    Parameter(
+        alias="-f",
+        help="a table (.csv, .tsv, .jsonl, .parquet), or a .txt file with one input per line",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    Parameter(
+        alias="-o",
+        help="write the results to this file instead of printing them: .csv, .jsonl or .txt",
+    ),
+]
+Columns = Annotated[
+    dict[str, str] | None,
+    Parameter(help="the table's column for each role, such as --columns.text review"),
+]
+Json = Annotated[bool, Parameter(help="print one JSON object per input", show_default=False)]
+Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, cuda or mps")]
+AllowDownload = Annotated[
+    bool,
+    Parameter(
+        help="look on the Hub for a base model that the model's files name", show_default=False
+    ),
+]
+
+
+def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse 2.5 where a whole number is expected; the parser would round it.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    for argument in arguments:
+        kinds = {argument.hint, *get_args(argument.hint)}
+        for token in argument.tokens if int in kinds and not kinds & {float, str} else ():
+            if "." in token.value:
+                raise ConfigError(f"{argument.name} = {token.value}; expected a whole number")
+
+
+def name_columns(columns: dict[str, str] | None, *roles: str) -> dict[str, str]:
+    """Map each role to its column: the one that was named, else the role's own name.
+
+    Raises:
+        ConfigError: a role that the command does not have.
+    """
+    columns = columns or {}
+    if unknown := sorted(set(columns) - set(roles)):
+        raise ConfigError(
+            f"columns.{unknown[0]} = {columns[unknown[0]]!r}: this command reads no such column; "
+            f"expected some of {', '.join(roles)}"
+        )
+    return {role: columns.get(role, role) for role in roles}

@@ -1,0 +1,129 @@
+"""`qkv info`, `models`, `inspect` and `convert`: what is there, and what a model consists of."""
+
+import importlib.metadata
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from qkv.checkpoints.overview import (
+    FORMATS,
+    list_architectures,
+    list_families,
+    list_fields,
+    list_refused,
+)
+from qkv.checkpoints.registry import FAMILIES, family_of
+from qkv.errors import ConfigError
+from qkv.tasks.console import show_table
+from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
+from qkv.tasks.inspection import describe_model, inspect_model, size
+from qkv.tasks.options import AllowDownload
+from qkv.zoo.catalog import list_zoo, read_card
+
+
+def info() -> None:
+    """Show the versions, the devices and the extras of this installation."""
+    facts = {
+        "qkv": importlib.metadata.version("qkv"),
+        "Python": f"{platform.python_version()} on {platform.platform(terse=True)}",
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
+        "devices": ", ".join(_devices()),
+    }
+    for extra, missing in _extras().items():
+        facts[f"extra {extra}"] = f"without {', '.join(missing)}" if missing else "installed"
+    show_table("installed", [{"what": what, "value": value} for what, value in facts.items()])
+
+
+def models(name: str | None = None, /, *, family: str | None = None) -> None:
+    """List shipped models, families and file formats, or show one model's card.
+
+    Args:
+        name: a shipped model, such as sentiment: shows its card.
+        family: a model_type, such as bert: shows what is implemented and what is refused.
+    """
+    if name is not None and family is not None:
+        raise ConfigError(f"both a model, {name}, and --family {family}; expected one of them")
+    if name is not None:
+        print(read_card(name))
+    elif family is not None:
+        found = family_of(family)
+        show_table("architectures of config.json", list_architectures(found))
+        show_table("fields of config.json", list_fields(found))
+        show_table("refused unless", list_refused(found))
+    else:
+        show_table("shipped models (qkv models NAME shows a card)", list_zoo())
+        show_table("families", list_families(FAMILIES.values()))
+        show_table("formats that qkv convert reads as well", FORMATS)
+
+
+def inspect(model: str, /, *, allow_download: AllowDownload = False) -> None:
+    """Show a model's blocks, attention, parameters by part, and memory by dtype.
+
+    Args:
+        model: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
+            llama2.c (.bin) or CTranslate2 (model.bin).
+    """
+    for title, rows in inspect_model(read_model(model, allow_download=allow_download)).items():
+        show_table(title, rows)
+
+
+def convert(
+    source: str,
+    folder: Path,
+    /,
+    *,
+    dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None,
+    allow_download: AllowDownload = False,
+) -> None:
+    """Write a model in the Hugging Face layout: config.json, model.safetensors, tokenizer.
+
+    Args:
+        source: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
+            llama2.c (.bin) or CTranslate2 (model.bin).
+        folder: new, empty, or a checkpoint to replace; anything else is left as it is.
+        dtype: of the weights; that of the source unless given.
+    """
+    loaded = convert_model(
+        source,
+        folder,
+        dtype=getattr(torch, dtype) if dtype else None,
+        allow_download=allow_download,
+    )
+    show_table("read", describe_model(loaded))
+    files = checkpoint_files(folder)
+    show_table(
+        "written", [{"file": str(file), "size": size(file.stat().st_size)} for file in files]
+    )
+
+
+def _devices() -> Iterator[str]:
+    yield "cpu"
+    for index in range(torch.cuda.device_count()):
+        yield f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+    if torch.backends.mps.is_available():
+        yield "mps"
+
+
+def _extras() -> dict[str, list[str]]:
+    """Map each extra of the package to those of its requirements that are not installed."""
+    missing: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires("qkv") or []:
+        match = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
+        if match:
+            package, extra = match.groups()
+            missing.setdefault(extra, [])
+            if not _installed(package):
+                missing[extra].append(package)
+    return missing
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
