@@ -165,6 +165,19 @@ def test_a_message_repeats_little_of_what_is_bad(tmp_path, name):
     assert len(str(caught.value)) < 1_500
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_blank_lines_of_a_table_are_no_rows(tmp_path, suffix):
+    separator = "," if suffix == ".csv" else "\t"
+    lines = ["", "text,label", "", "a,b", "\r", "", "c,d", ""]
+    table = tmp_path / f"t{suffix}"
+    table.write_text("\n".join(lines).replace(",", separator), encoding="utf-8", newline="")
+    rows = list(read_table(table, {"text": "text", "label": "label"}))
+    assert [(row.line, row.fields) for row in rows] == [
+        (4, {"text": "a", "label": "b"}),
+        (7, {"text": "c", "label": "d"}),
+    ]
+
+
 def test_a_blank_line_of_json_lines_is_no_row(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('\n{"text": "a", "label": 1}\n \t\r\n\n{"text": "b", "label": 2}\n\n')

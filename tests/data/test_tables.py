@@ -128,7 +128,6 @@ BROKEN = {
         r"line 4, has 1 fields, expected 2 as in line 1 \(a ',' too many",
     ),
     "too many": ("a.tsv", "text\tlabel\na\tb\tc\n", r"line 2, has 3 fields, expected 2"),
-    "a blank line": ("a.csv", "text,label\na,b\n\nc,d\n", r"line 3, has 0 fields, expected 2"),
     "no text": ("a.csv", "text,label\na,b\n  ,b\n", r"line 3: the text is empty \('  '\)"),
     "no label": ("a.csv", "text,label\na,\n", r"line 2: the label is empty \(''\).*hidden"),
     "an open quote": (

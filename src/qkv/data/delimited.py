@@ -18,8 +18,8 @@ def read_delimited(
 ) -> tuple[list[str], list[Checked]]:
     r"""The columns' names and the rows: as many fields in each, or the error in its place.
 
-    As everywhere, only \n and \r\n end a line. Blank lines at the end are no rows. A row whose
-    quotes do not match takes no others with it.
+    As everywhere, only \n and \r\n end a line. Blank lines are passed over, as pandas does. A row
+    whose quotes do not match takes no others with it.
 
     Args:
         path: what errors call the table.
@@ -32,9 +32,7 @@ def read_delimited(
         DataError: no row, or no header.
     """
     split = _split_quoted if quoting else _split_plain
-    records = list(split(path, text, separator))
-    while not records[-1][1]:
-        records.pop()
+    records = [record for record in split(path, text, separator) if record[1] != []]
     whole = ((line, fields) for line, fields in records if not isinstance(fields, DataError))
     first_line, first = next(whole, (0, []))
     if not first or (header and records[0][0] != first_line):
@@ -50,7 +48,7 @@ def read_delimited(
             line,
             DataError(
                 f"{path}, line {line}, has {len(fields)} fields, {where} (a {separator!r} too many "
-                "inside a text, or a blank line?)"
+                "inside a text?)"
             ),
         )
         for line, fields in rows
