@@ -4,7 +4,9 @@ Types and shapes are checked at run time in the tests of the parts that all othe
 in all tests where ``QKV_NIGHTLY=1``: elsewhere the checks would take a third of the time.
 """
 
+import getpass
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,14 @@ NIGHTLY = os.environ.get("QKV_NIGHTLY") == "1"
 # the number, as does every worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+# torch keeps what it compiles, and would run code for AVX-512 where the environment says AVX2: it
+# crashes. So each has a folder of its own.
+capability = torch.backends.cpu.get_cpu_capability().replace(" ", "-")
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    str(Path(tempfile.gettempdir(), f"qkv-compiled-{getpass.getuser()}-{capability}")),
+)
 
 # One machine's pause is not a bug, and a failure must come back on the next run: but at night, new
 # examples are tried, and a failure prints the line that repeats it.
