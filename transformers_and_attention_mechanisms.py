@@ -166,6 +166,7 @@ from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.pooling import mean_token
 from qkv.models.rnn import RNNConfig, RNNDecoder, RNNSeq2Seq
+from qkv.models.seq2seq import Seq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.models.vit import ViT, ViTConfig
 from qkv.tasks.classification.classifier import TextClassifier
@@ -3122,7 +3123,7 @@ save_figure(figure, FIGURES / "6_rollout.png")
 # are run, which every encoder-decoder shares.
 
 # %%
-show_source(Transformer, EncoderDecoder)
+show_source(Transformer, EncoderDecoder, Seq2Seq)
 
 # %% [markdown]
 # ### 7.2 One batch, step by step

@@ -1,6 +1,6 @@
-"""Encoder-decoders: what every family of them shares.
+"""Encoder-decoders of two stacks: what every family of them shares.
 
-Shapes: B batch, S source tokens, T target tokens, D d_model, V target vocabulary.
+Shapes: B batch, S source tokens, T target tokens, n new tokens, D d_model.
 """
 
 import torch
@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from qkv.attention.masks import attention_mask, check_tokens, token_positions
 from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
+from qkv.models.seq2seq import Seq2Seq
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Seq2Seq[DecodingState]):
     """An encoder reads the source; a decoder that attends to it predicts each next target token.
 
     A family builds both stacks and the output layer, and says how tokens enter the stacks.
@@ -21,31 +22,6 @@ class EncoderDecoder(nn.Module):
 
     encoder: Stack
     decoder: Stack
-    head: nn.Module
-
-    def forward(
-        self,
-        source: Int[Tensor, "B S"],
-        target: Int[Tensor, "B T"],
-        *,
-        source_mask: Bool[Tensor, "B S"] | None = None,
-        target_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T V"]:
-        """Predict each next target token.
-
-        Args:
-            source: token ids.
-            target: token ids, shifted right: they begin with the start token.
-            source_mask: True = a real token; None where all are.
-            target_mask: likewise; not needed for right padding, which no earlier token can see.
-
-        Raises:
-            ShapeError: if source or target are not ids of shape (batch, length), or not one batch.
-            VocabularyError: on an id outside the vocabulary.
-        """
-        return self.head(
-            self.hidden(source, target, source_mask=source_mask, target_mask=target_mask)
-        )
 
     def hidden(
         self,
@@ -55,7 +31,7 @@ class EncoderDecoder(nn.Module):
         source_mask: Bool[Tensor, "B S"] | None = None,
         target_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Compute what the output layer reads: `forward` is `head(hidden(...))`."""
+        """Run encoder and decoder: what the output layer reads."""
         memory = self.encode(source, source_mask)
         check_tokens(target, memory.shape[0])
         return self.decoder(
@@ -79,28 +55,21 @@ class EncoderDecoder(nn.Module):
         n_layers = len(self.decoder.blocks)
         return DecodingState(n_layers, self.encode(source, token_mask), token_mask)
 
-    def step(
+    def advance(
         self,
         tokens: Int[Tensor, "B n"],
         state: DecodingState,
-        token_mask: Bool[Tensor, "B n"] | None = None,
-    ) -> Float[Tensor, "B n V"]:
-        """Predict the token after each of the n new ones; the state remembers them.
-
-        Args:
-            tokens: what follows the tokens of earlier steps; first the start token.
-            state: of `start`; changed in place.
-            token_mask: True = a real token, for prefixes padded on the left; None where all are.
-        """
+        token_mask: Bool[Tensor, "B n"] | None,
+    ) -> Float[Tensor, "B n D"]:
+        """Run the decoder on the new tokens, after those that the state remembers."""
         mask, positions = state.advance(tokens, token_mask)
-        hidden = self.decoder(
+        return self.decoder(
             self.embed_target(tokens, positions),
             state.memory,
             mask=mask,
             memory_mask=state.memory_mask,
             caches=state.caches,
         )
-        return self.head(hidden)
 
     def embed_source(
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]

@@ -26,6 +26,7 @@ from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.initialization import initialize
+from qkv.models.seq2seq import Seq2Seq
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ class PointerState(DecodingState):
         self.source = self.source[rows]
 
 
-class PointerGenerator(nn.Module):
+class PointerGenerator(Seq2Seq[PointerState]):
     """P(w) = p_gen P_vocab(w) + (1 - p_gen) sum over the places i of w of a_i (eq. 9).
 
     The decoder reads and writes through the encoder's embedding, between which and its own width
@@ -149,14 +150,7 @@ class PointerGenerator(nn.Module):
         source_mask: Bool[Tensor, "B S"] | None = None,
         target_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Compute the logarithm of the probability of each next target token.
-
-        Args:
-            source: token ids.
-            target: token ids, shifted right: they begin with the start token.
-            source_mask: True = a real token; None where all are.
-            target_mask: likewise; not needed for right padding.
-        """
+        """Compute the logarithm of the probability of each next target token."""
         decoded = self.decode(
             self.encode(source, source_mask),
             target,
@@ -266,13 +260,7 @@ class PointerGenerator(nn.Module):
         state: PointerState,
         token_mask: Bool[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B n V"]:
-        """Compute the logarithm of the probability of what follows each of the n new tokens.
-
-        Args:
-            tokens: what follows the tokens of earlier steps; first the start token.
-            state: of `start`; changed in place.
-            token_mask: True = a real token, for prefixes padded on the left; None where all are.
-        """
+        """Compute the logarithm of the probability of what follows each of the n new tokens."""
         mask, positions = state.advance(tokens, token_mask)
         assert state.memory is not None
         x = self.embed(tokens, positions)

@@ -26,6 +26,7 @@ from qkv.attention.single_head import SingleHeadAttention
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.embedding import TokenEmbedding
 from qkv.errors import ConfigError, LengthError
+from qkv.models.seq2seq import Seq2Seq
 
 Score = Literal["additive", "dot", "general", "concat", "location"]
 Hidden = tuple[Tensor, ...]  # (h,) of a GRU, (h, c) of an LSTM; each (B, H)
@@ -236,7 +237,7 @@ class RNNDecoder(nn.Module):
         return self.cell(x, hidden)
 
 
-class RNNSeq2Seq(nn.Module):
+class RNNSeq2Seq(Seq2Seq[RNNState]):
     """Encoder, bridge, decoder, output layer; decodes by the same protocol as the Transformer."""
 
     def __init__(self, config: RNNConfig):
@@ -250,31 +251,6 @@ class RNNSeq2Seq(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.head = Linear(config.d_hidden, config.target_vocab_size)
 
-    def forward(
-        self,
-        source: Int[Tensor, "B S"],
-        target: Int[Tensor, "B T"],
-        *,
-        source_mask: Bool[Tensor, "B S"] | None = None,
-        target_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T V"]:
-        """Predict each next target token.
-
-        Args:
-            source: token ids.
-            target: token ids, shifted right: they begin with the start token.
-            source_mask: True = a real token; None where all are.
-            target_mask: likewise; padding leaves the state as it was.
-
-        Raises:
-            ShapeError: if source or target are not ids of shape (batch, length), or not one batch.
-            VocabularyError: on an id outside the vocabulary.
-            LengthError: on a source row without a real token.
-        """
-        return self.head(
-            self.hidden(source, target, source_mask=source_mask, target_mask=target_mask)
-        )
-
     def hidden(
         self,
         source: Int[Tensor, "B S"],
@@ -283,8 +259,8 @@ class RNNSeq2Seq(nn.Module):
         source_mask: Bool[Tensor, "B S"] | None = None,
         target_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T H"]:
-        """Compute what the output layer reads: `forward` is `head(hidden(...))`."""
-        return self._decode(target, self.start(source, source_mask), target_mask)
+        """Encode, and take in all of the target; padding leaves the state as it was."""
+        return self.advance(target, self.start(source, source_mask), target_mask)
 
     def start(
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
@@ -297,27 +273,10 @@ class RNNSeq2Seq(nn.Module):
         hidden = (torch.tanh(self.bridge(last[0])), *last[1:])
         return RNNState(memory, token_mask, hidden)
 
-    def step(
-        self,
-        tokens: Int[Tensor, "B n"],
-        state: RNNState,
-        token_mask: Bool[Tensor, "B n"] | None = None,
-    ) -> Float[Tensor, "B n V"]:
-        """Predict the token after each of the n new ones; the state remembers them.
-
-        Args:
-            tokens: what follows the tokens of earlier steps; first the start token.
-            state: of `start`; changed in place.
-            token_mask: True = a real token, for prefixes padded on the left; None where all are.
-        """
-        return self.head(self._decode(tokens, state, token_mask))
-
-    def _decode(
-        self,
-        tokens: Int[Tensor, "B n"],
-        state: RNNState,
-        token_mask: Bool[Tensor, "B n"] | None,
+    def advance(
+        self, tokens: Int[Tensor, "B n"], state: RNNState, token_mask: Bool[Tensor, "B n"] | None
     ) -> Float[Tensor, "B n H"]:
+        """Take in the new tokens one after another."""
         check_tokens(tokens, state.memory.shape[0])
         if token_mask is not None:
             check_token_mask(token_mask, tokens)

@@ -206,8 +206,7 @@ def architectures(name: str, **changes: Any) -> tuple[Architecture, ...]:
     )
 
 
-FIELDS = [
-    Field("vocab_size", "vocab_size", 50_265),
+SHARED_FIELDS = [  # with Marian
     Field("max_position_embeddings", "n_positions", 1024),
     Field("d_model", "d_model", 1024),
     Field("encoder_attention_heads", "n_heads", 16),
@@ -216,9 +215,13 @@ FIELDS = [
     Field("decoder_ffn_dim", "d_ff", 4096),
     Field("encoder_layers", "n_encoder_layers", 12),
     Field("decoder_layers", "n_decoder_layers", 12),
-    Field("activation_function", "activation", "gelu", ACTIVATIONS),
     Field("dropout", "dropout", 0.1, decode=float),
     Field("attention_dropout", "attention_dropout", 0.0, decode=float),
+]
+FIELDS = [
+    *SHARED_FIELDS,
+    Field("vocab_size", "vocab_size", 50_265),
+    Field("activation_function", "activation", "gelu", ACTIVATIONS),
     Field("activation_dropout", "activation_dropout", 0.0, decode=float),
     Field("scale_embedding", "scaled_embedding", False),
     Field("classifier_dropout", "head_dropout", 0.0, decode=float),

@@ -9,7 +9,14 @@ from qkv.blocks.positions import sinusoids
 from qkv.checkpoints.family import SIZE, Architecture, Family, Field
 from qkv.checkpoints.table import ONE_ROW, Row, alias, constant, row, under
 from qkv.checkpoints.tables.activations import ACTIVATIONS
-from qkv.checkpoints.tables.bart import ONLY, PREFIX, WITHOUT_EFFECT, check_said_twice, stacks
+from qkv.checkpoints.tables.bart import (
+    ONLY,
+    PREFIX,
+    SHARED_FIELDS,
+    WITHOUT_EFFECT,
+    check_said_twice,
+    stacks,
+)
 from qkv.models.marian import Marian, MarianConfig
 
 
@@ -61,19 +68,10 @@ MARIAN = Family(
     model_type="marian",
     config=MarianConfig,
     fields=[
+        *SHARED_FIELDS,
         Field("vocab_size", "source_vocab_size", 58_101),
         Field("decoder_vocab_size", "target_vocab_size", kind=SIZE),
-        Field("max_position_embeddings", "n_positions", 1024),
-        Field("d_model", "d_model", 1024),
-        Field("encoder_attention_heads", "n_heads", 16),
-        Field("decoder_attention_heads", "n_heads", 16),
-        Field("encoder_ffn_dim", "d_ff", 4096),
-        Field("decoder_ffn_dim", "d_ff", 4096),
-        Field("encoder_layers", "n_encoder_layers", 12),
-        Field("decoder_layers", "n_decoder_layers", 12),
         Field("activation_function", "feed_forward", "gelu", ACTIVATIONS),
-        Field("dropout", "dropout", 0.1, decode=float),
-        Field("attention_dropout", "attention_dropout", 0.0, decode=float),
         Field("share_encoder_decoder_embeddings", "shared_embeddings", True),
         Field("tie_word_embeddings", "tied_output", True),
         Field("scale_embedding", "scaled_embeddings", False),
