@@ -19,9 +19,6 @@ SIZES = {
     ("emotion", "train"): "joy 5362 sadness 4666 anger 2159 fear 1937 love 1304 surprise 572",
     ("emotion", "validation"): "joy 704 sadness 550 anger 275 fear 212 love 178 surprise 81",
     ("emotion", "test"): "joy 695 sadness 581 anger 275 fear 224 love 159 surprise 66",
-    ("cola", "train"): "acceptable 6023 unacceptable 2528",
-    ("cola", "validation"): "acceptable 365 unacceptable 162",
-    ("cola", "out_of_domain"): "acceptable 354 unacceptable 162",
     ("qamr_sentences", "train"): "answers 8685 does not answer 8685",
     ("qamr_sentences", "validation"): "answers 769 does not answer 769",
     ("qamr_sentences", "test"): "answers 9385 does not answer 9385",
@@ -37,12 +34,10 @@ def test_the_real_sets_have_their_published_sizes(shared_data, name, split):
 
 
 def test_what_the_columns_and_labels_mean(shared_data):
-    first = {
-        "sst2": ("one long string of cliches", "negative"),
-        "cola": ("The sailors rode the breeze clear of the rocks.", "acceptable"),
-    }
-    for name, example in first.items():
-        assert classification_set(name, "validation", shared_data)[0] == example
+    assert classification_set("sst2", "validation", shared_data)[0] == (
+        "one long string of cliches",
+        "negative",
+    )
     assert classification_set("trec", "train", shared_data)[0] == (
         "How did serfdom develop in and then leave Russia ?",
         "DESC",
@@ -62,10 +57,9 @@ def test_trec_is_latin_1(tmp_path):
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("imdb", "train", "no data set 'imdb': expected reviews, sst2, cola, emotion, trec"),
+        ("imdb", "train", "no data set 'imdb': expected reviews, sst2, emotion, trec"),
         ("sst2", "test", "no part 'test' of sst2: expected train, validation"),
         ("trec", "validation", "no part 'validation' of trec: expected train, test"),
-        ("cola", "test", "no part 'test' of cola: expected train, validation, out_of_domain"),
         ("emotion", "train", "no data set 'emotion': looked for the folder"),
     ],
 )

@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from qkv.data.babi import read_babi
 from qkv.data.qamr import join_tokens, read_qamr
 from qkv.data.question_sets import SETS, question_set
 from qkv.data.questions import Answer
@@ -20,9 +19,6 @@ SIZES = {
     ("qamr", "train"): 17_370,
     ("qamr", "validation"): 1_538,
     ("qamr", "test"): 18_770,
-    ("jaquad", "validation"): 3_939,
-    ("babi", "train"): 10_000,
-    ("babi", "test"): 1_000,
 }
 
 
@@ -114,40 +110,6 @@ def test_qamr_that_does_not_fit_is_named_by_line(tmp_path, changes, message):
         read_qamr(*write_qamr(tmp_path, row(), row(**changes)))
 
 
-def test_a_story_is_told_up_to_the_question(tmp_path):
-    path = tmp_path / "qa1.txt"
-    path.write_text(
-        "1 Mary moved to the bathroom.\n2 John went to the hall.\n3 Where is Mary? \tbathroom\t1\n"
-        "4 Mary went to the hall.\n5 Where is Mary? \thall\t4\n"
-        "1 Ann is in the hall.\n2 Where is Ann?\thall\t1\n"
-    )
-    first, second, third = read_babi(path)
-    assert first.context == "Mary moved to the bathroom. John went to the hall."
-    assert (first.question, first.answers) == ("Where is Mary?", (Answer("bathroom", 18),))
-    # The hall where Mary went, and not the one where John did.
-    assert second.context == first.context + " Mary went to the hall."
-    assert second.answers == (Answer("hall", 68),)
-    assert (third.context, third.answers) == ("Ann is in the hall.", (Answer("hall", 14),))
-    assert [q.source for q in (first, second, third)] == ["1", "1", "2"]
-    assert len({q.id for q in (first, second, third)}) == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("Mary moved.", r"qa1\.txt, line 2, is 'Mary moved\.'; expected '1 A sentence"),
-        ("2 Where?\thall\t1 2", r"line 2, is .*is it another task's"),
-        ("2 Where?\tkitchen\t1", r"line 2: the answer 'kitchen' does not stand in sentence 1 of"),
-        ("2 Where?\thal\t1", r"the answer 'hal' does not stand"),
-        ("2 Where?\thall\t9", r"the answer 'hall' does not stand in sentence 9 of the story, ''"),
-    ],
-)
-def test_a_broken_story_is_named_by_line(tmp_path, text, message):
-    (tmp_path / "qa1.txt").write_text(f"1 Ann is in the hall.\n{text}\n")
-    with pytest.raises(DataError, match=message):
-        read_babi(tmp_path / "qa1.txt")
-
-
 def test_what_is_not_there_is_answered_with_what_is(tmp_path):
     with pytest.raises(DataError, match="no data set 'squad': expected squadshifts, xquad, qamr"):
         question_set("squad", "train")
@@ -155,6 +117,3 @@ def test_what_is_not_there_is_answered_with_what_is(tmp_path):
         question_set("xquad", "fr")
     with pytest.raises(DataError, match="no data set 'qamr': looked for the folder"):
         question_set("qamr", "test", tmp_path)
-    (tmp_path / "jaquad" / "dev").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"no \.json in .*jaquad.dev: expected the files of jaquad"):
-        question_set("jaquad", "validation", tmp_path)

@@ -1,6 +1,5 @@
 """Named sets of translations: sizes, languages, parts that share no sentence, broken files."""
 
-import gzip
 import zipfile
 
 import pytest
@@ -74,26 +73,10 @@ def test_the_real_tatoeba(shared_data):
 TATOEBA = {"train": 166_369, "validation": 1_674, "test": 1_770}
 
 
-@pytest.mark.parametrize(
-    ("name", "split", "size"),
-    [
-        ("multi30k", "test", 1_000),
-        ("small_parallel_enja", "train", 50_000),
-        ("small_parallel_enja", "validation", 500),
-        ("small_parallel_enja", "test", 500),
-    ],
-)
-def test_the_real_sets_have_their_published_sizes(shared_data, name, split, size):
-    pairs = translation_set(name, split, data_dir=shared_data)
-    assert len(pairs) == size
+def test_the_real_set_has_its_published_size(shared_data):
+    pairs = translation_set("multi30k", "test", data_dir=shared_data)
+    assert len(pairs) == 1_000
     assert all(source.strip() and target.strip() for source, target in pairs)
-
-
-def test_the_first_pair_is_that_of_the_files(shared_data):
-    assert translation_set("small_parallel_enja", "train", data_dir=shared_data)[0] == (
-        "i can 't tell who will arrive first .",
-        "誰 が 一番 に 着 く か 私 に は 分か り ま せ ん 。",
-    )
 
 
 def test_languages_may_be_turned_round(tmp_path):
@@ -106,13 +89,6 @@ def test_languages_may_be_turned_round(tmp_path):
         for pair in translation_set("tatoeba", split, ("de", "en"), tmp_path)
     ]
     assert sorted(turned) == [("Geh.", "Go."), ("Hallo!", "Hi.")]
-    (tmp_path / "small_parallel_enja").mkdir()
-    for language, text in {"en": "hi", "ja": "やあ"}.items():
-        path = tmp_path / "small_parallel_enja" / f"dev.{language}.gz"
-        path.write_bytes(gzip.compress(text.encode()))
-    assert translation_set("small_parallel_enja", "validation", ("ja", "en"), tmp_path) == [
-        ("やあ", "hi")
-    ]
 
 
 @pytest.mark.parametrize("name", SETS)

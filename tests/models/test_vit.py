@@ -15,7 +15,6 @@ from qkv.models.vit import (
     embed_patches,
     initialize_by_width,
     resize_positions,
-    unfold_patches,
 )
 
 B, C, D, CLASSES = 3, 2, 22, 5
@@ -44,17 +43,22 @@ def test_shapes(options, before):
     assert vit(**options)(images()).shape == (B, before + N, D)
 
 
+def unfold_patches(x):
+    """x_p of Dosovitskiy et al., section 3.1: patches row by row, each a vector."""
+    return F.unfold(x, PATCH, stride=PATCH).mT
+
+
 @pytest.mark.parametrize("size", [(34, 15), (36, 16), (50, 17)])
 def test_patches_by_convolution_and_by_unfolding_are_equal(size):
     x, weight, bias = images(*size), torch.randn(D, C, *PATCH).double(), torch.randn(D).double()
-    unfolded = unfold_patches(x, PATCH)
+    unfolded = unfold_patches(x)
     assert unfolded.shape == (B, N, C * 17 * 3)
     assert_close(embed_patches(x, weight, bias), F.linear(unfolded, weight.flatten(1), bias))
 
 
 def test_patches_are_read_row_by_row():
     x = images()
-    unfolded = unfold_patches(x, PATCH).unflatten(2, (C, *PATCH))
+    unfolded = unfold_patches(x).unflatten(2, (C, *PATCH))
     for row, column in ((0, 0), (0, 3), (1, 2)):
         patch = x[:, :, 17 * row : 17 * (row + 1), 3 * column : 3 * (column + 1)]
         assert torch.equal(unfolded[:, 5 * row + column], patch)
@@ -62,7 +66,7 @@ def test_patches_are_read_row_by_row():
 
 def test_it_is_tokens_patches_positions_stack():
     model, x = vit(distillation_token=True), images()
-    patches = F.linear(unfold_patches(x, PATCH), model.patches.weight.flatten(1))
+    patches = F.linear(unfold_patches(x), model.patches.weight.flatten(1))
     tokens = torch.cat((model.class_token, model.distillation_token), 1).expand(B, -1, -1)
     embedded = torch.cat((tokens, patches + model.patches.bias), 1) + model.positions
     assert_close(model(x), model.stack(embedded))

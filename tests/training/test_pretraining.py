@@ -10,21 +10,12 @@ from tests.helpers import randomized, unchecked
 from torch.nn import functional as F
 
 from qkv.data.masking import Masking, masked_batches
-from qkv.data.next_sentence import next_sentence_batches, pretraining_batches
 from qkv.data.pretraining import causal_batches
-from qkv.data.spans import SpanCorruption, span_batches
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.gpt import GPT, GPTConfig
-from qkv.models.heads import MaskedLM, NextSentence, PreTraining
-from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.training.classification import classification_loss
+from qkv.models.heads import MaskedLM
 from qkv.training.loop import train
-from qkv.training.losses import pair_loss
-from qkv.training.pretraining import (
-    causal_loss,
-    masked_loss,
-    pretraining_loss,
-)
+from qkv.training.pretraining import causal_loss, masked_loss
 
 PAD, START, SEPARATOR, MASK, TOPICS = 0, 1, 2, 3, 7
 WORDS = 2 * TOPICS
@@ -32,7 +23,6 @@ VOCAB = 4 + WORDS + 5  # special tokens, words, sentinels
 MASKING = Masking(
     mask=MASK, vocab_size=VOCAB, special=(PAD, START, SEPARATOR, *range(4 + WORDS, VOCAB))
 )
-LAYOUT = {"max_tokens": 400, "pad": PAD, "start": START, "separator": SEPARATOR}
 
 
 def sentence(topic, length):
@@ -45,16 +35,6 @@ def texts():
     return [sentence(*rng.integers((0, 5), (TOPICS, 12)).tolist()) for _ in range(97)]
 
 
-def documents():
-    """All sentences of a document have one topic."""
-    rng = np.random.default_rng(0)
-    return [
-        [sentence(topic, length) for length in rng.integers(2, 7, 5).tolist()]
-        for topic in range(TOPICS)
-        for _ in range(11)
-    ]
-
-
 def bert(head, **options):
     sizes = {"d_model": 32, "n_heads": 4, "d_ff": 64, "n_layers": 2, "n_positions": 40}
     rates = {"dropout": 0.0, "attention_dropout": 0.0}
@@ -65,12 +45,6 @@ def gpt():
     sizes = {"d_model": 32, "n_heads": 4, "d_ff": 64, "n_layers": 2, "n_positions": 40}
     rates = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
     return GPT(GPTConfig(vocab_size=VOCAB, **sizes, **rates))
-
-
-def transformer():
-    sizes = {"source_vocab_size": VOCAB, "target_vocab_size": VOCAB, "d_model": 32, "n_heads": 4}
-    layers = {"d_ff": 64, "n_encoder_layers": 2, "n_decoder_layers": 2, "dropout": 0.0}
-    return Transformer(TransformerConfig(**sizes, **layers, shared_embeddings=True))
 
 
 def framed(corpus):
@@ -92,51 +66,17 @@ OBJECTIVES = {
             texts(), length=24, batch_size=16, stop=SEPARATOR, epochs=epochs
         ),
     ),
-    "next sentence": (
-        lambda: bert(NextSentence),
-        classification_loss,
-        lambda epochs: next_sentence_batches(documents(), epochs=epochs, **LAYOUT),
-    ),
-    "both of BERT": (
-        lambda: bert(PreTraining),
-        pretraining_loss,
-        lambda epochs: pretraining_batches(documents(), MASKING, epochs=epochs, **LAYOUT),
-    ),
-    "spans": (
-        transformer,
-        pair_loss,
-        lambda epochs: span_batches(
-            texts(),
-            SpanCorruption(sentinels=range(VOCAB - 1, 3 + WORDS, -1)),
-            max_tokens=400,
-            pad=PAD,
-            start=PAD,
-            stop=SEPARATOR,
-            epochs=epochs,
-        ),
-    ),
 }
 each = pytest.mark.parametrize("objective", list(OBJECTIVES))
 
 
 def reference(model, batch, objective):
     """The loss from all logits."""
-    if objective == "spans":
-        logits = model(batch.source, batch.target_input, source_mask=batch.source_mask)
-        mask = batch.target_mask
-        return F.cross_entropy(logits[mask], batch.target[mask], reduction="sum")
     if objective == "causal":
         logits = model(batch.tokens).flatten(0, 1)[batch.places]
         return F.cross_entropy(logits, batch.targets, reduction="sum")
     logits = model(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
-    if objective == "next sentence":
-        return F.cross_entropy(logits, batch.classes, reduction="sum")
-    tokens, pairs = logits if isinstance(logits, tuple) else (logits, None)
-    tokens = tokens.flatten(0, 1)[batch.places]
-    total = F.cross_entropy(tokens, batch.targets, reduction="sum")
-    if pairs is None:
-        return total
-    return total + len(batch.targets) * F.cross_entropy(pairs, batch.classes)
+    return F.cross_entropy(logits.flatten(0, 1)[batch.places], batch.targets, reduction="sum")
 
 
 @each
@@ -159,17 +99,12 @@ def test_the_loss_is_that_of_the_full_logits(objective):
 def test_padding_changes_nothing(objective):
     make, loss, batches = OBJECTIVES[objective]
     model = randomized(make())
-    batch = max(batches([0]), key=lambda one: int((~padding_mask(one)).sum()))
-    mask = padding_mask(batch)
+    batch = max(batches([0]), key=lambda one: int((~one.token_mask).sum()))
+    mask = batch.token_mask
     assert not mask.all()
-    name = "source" if objective == "spans" else "tokens"
-    other = replace(batch, **{name: torch.where(mask, getattr(batch, name), 7)})
-    assert not torch.equal(getattr(other, name), getattr(batch, name))
+    other = replace(batch, tokens=torch.where(mask, batch.tokens, 7))
+    assert not torch.equal(other.tokens, batch.tokens)
     torch.testing.assert_close(loss(model, other), loss(model, batch), rtol=1e-12, atol=1e-12)
-
-
-def padding_mask(batch):
-    return batch.source_mask if hasattr(batch, "source_mask") else batch.token_mask
 
 
 @each

@@ -8,7 +8,6 @@ from qkv.errors import DataError
 
 SETS = {
     "tinyshakespeare": ("train", "validation"),
-    "wikitext2": ("validation", "test"),
     "names": ("train", "validation", "test"),
 }
 
@@ -17,9 +16,8 @@ def text_set(name: str, split: str, data_dir: str | os.PathLike[str] | None = No
     """The texts of one part of a named set; see `find_data`.
 
     "tinyshakespeare", one text: the first 90 % of its characters to train, the rest to validate, as
-    nanoGPT splits it. "wikitext2", one text of words with spaces between and rare ones as <unk>
-    (Merity et al. 2016); its training part is not in the data folder. "names", 29,494 first names,
-    each once, in lower case; their parts are ours, 80 %, 10 % and 10 %.
+    nanoGPT splits it. "names", 29,494 first names, each once, in lower case; their parts are ours,
+    80 %, 10 % and 10 %.
 
     Raises:
         DataError: an unknown name or part, or files that are not found or broken.
@@ -30,8 +28,6 @@ def text_set(name: str, split: str, data_dir: str | os.PathLike[str] | None = No
         names = list(dict.fromkeys(read_lines(folder / "names.txt.gz")))
         parts = parts_of(names, USUAL_SHARES)
         return [first for first, part in zip(names, parts, strict=True) if part == split]
-    if name == "wikitext2":
-        return [_read(folder / f"{'valid' if split == 'validation' else split}.txt.gz")]
     text = _read(folder / "input.txt.gz")
     end = int(0.9 * len(text))
     return [text[:end] if split == "train" else text[end:]]

@@ -70,17 +70,6 @@ _TABLES = {
         label=1,
         names=("negative", "positive"),
     ),
-    "cola": _Tables(
-        files={
-            "train": "in_domain_train.tsv.gz",
-            "validation": "in_domain_dev.tsv.gz",
-            "out_of_domain": "out_of_domain_dev.tsv.gz",
-        },
-        layout=TableLayout(header=False),
-        text=3,
-        label=1,
-        names=("unacceptable", "acceptable"),
-    ),
     "emotion": _Tables(
         files={"train": "train.txt.gz", "validation": "val.txt.gz", "test": "test.txt.gz"},
         layout=TableLayout(kind="csv", separator=";", quoting=False),
@@ -114,8 +103,7 @@ def classification_set(
     "reviews" comes with the package. The others are looked for in the data folder; see `find_data`:
     "sst2", whole sentences of films' reviews (Socher et al. 2013), without a test part; "trec",
     questions by the six kinds of their answers (Li and Roth 2002), without a validation part;
-    "emotion", of messages (Saravia et al. 2018); "cola", whether a sentence is grammatical
-    (Warstadt et al. 2019), with a part "out_of_domain" in place of the hidden test part;
+    "emotion", of messages (Saravia et al. 2018);
     "qamr_sentences", whether a sentence answers a question, see `answerable_pairs`.
 
     Raises:

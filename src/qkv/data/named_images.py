@@ -6,18 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from qkv.data.idx import read_idx
-from qkv.data.image_sets import ImageSet, read_image_archive, read_image_folder
+from qkv.data.image_sets import ImageSet
 from qkv.data.images import from_array
 from qkv.data.labels import Labels
 from qkv.data.parts import check_part
-from qkv.data.text import find_data
 from qkv.errors import DataError, MissingDependencyError
 
 SETS = {
     "digits": ("train", "validation", "test", "train+validation"),
     "fashion_mnist": ("train", "validation", "test", "train+validation"),
-    "cifar10": ("train", "validation", "test"),
-    "hymenoptera": ("train", "validation"),
 }
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of its package dataset-fashion-mnist
 FASHION = (
@@ -42,20 +39,13 @@ def image_set(name: str, split: str, data_dir: str | os.PathLike[str] | None = N
     order, as one half's writers wrote little of the other: 718 to train, 180 to validate, 899 to
     test. "fashion_mnist", 28 x 28 (Xiao et al. 2017): of the 60,000 to train the last 5,000
     validate; see `fashion_mnist` for where it is looked for. Of both "train+validation" is all but
-    the test part, to learn from once everything is chosen. "cifar10", 32 x 32, a part of it,
-    through JPEG (Krizhevsky 2009): 18,000, 2,000, 5,000. "hymenoptera", photographs of ants and
-    bees of all sizes.
+    the test part, to learn from once everything is chosen.
 
     Raises:
         DataError: an unknown name or part, or files that are not found or broken.
         MissingDependencyError: Pillow is not installed, or scikit-learn for its digits.
     """
     check_part(name, split, SETS)
-    if name == "hymenoptera":
-        folder = find_data("hymenoptera_160", data_dir)
-        return read_image_folder(folder / ("val" if split == "validation" else split))
-    if name == "cifar10":
-        return _cifar10(split, find_data("cifar10_jpeg", data_dir))
     pixels, classes, names = digits(split) if name == "digits" else fashion_mnist(split, data_dir)
     if split in ("train", "validation"):
         end = len(pixels) - N_VALIDATION[name]
@@ -125,17 +115,3 @@ def fashion_mnist(
 def _packed_or_not(folder: Path, name: str) -> Path:
     packed = folder / f"{name}.gz"
     return packed if packed.exists() else folder / name
-
-
-def _cifar10(split: str, folder: Path) -> ImageSet:
-    if split == "test":
-        return read_image_archive(folder / "test_5k.tar.gz")
-    images = read_image_archive(folder / "train_20k.tar.gz")
-    # The last tenth of each class, which come one after the other.
-    seen, rows = [0] * len(images.labels), list[int]()
-    counts = [images.classes.count(number) for number in range(len(images.labels))]
-    for row, number in enumerate(images.classes):
-        seen[number] += 1
-        if (seen[number] > 0.9 * counts[number]) == (split == "validation"):
-            rows.append(row)
-    return images.select(rows)

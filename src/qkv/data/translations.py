@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from qkv.data.parts import check_part, parts_of
-from qkv.data.text import check_size, decode, find_data, multi30k, read_parallel
+from qkv.data.text import check_size, decode, find_data, multi30k
 from qkv.errors import DataError
 
 Pairs = list[tuple[str, str]]
@@ -16,12 +16,10 @@ Pairs = list[tuple[str, str]]
 SETS = {
     "multi30k": ("train", "validation", "test"),
     "tatoeba": ("train", "validation", "test"),
-    "small_parallel_enja": ("train", "validation", "test"),
 }
 LANGUAGES = {
     "multi30k": ("en", "de", "cs"),
     "tatoeba": ("en", "de"),
-    "small_parallel_enja": ("en", "ja"),
 }
 TATOEBA_SHARES = {"train": 0.98, "validation": 0.01, "test": 0.01}
 SHORT_FORMS = {"n't": " not", "'m": " am", "'re": " are", "'ll": " will", "'ve": " have"}
@@ -36,8 +34,7 @@ def translation_set(
     """One part of a named set, pairs of a sentence and its translation; see `find_data`.
 
     "multi30k" captions of images (Elliott et al. 2016); "tatoeba" sentences of learners (CC BY 2.0,
-    tatoeba.org by way of manythings.org), see `tatoeba` for its parts; "small_parallel_enja" short
-    sentences of the Tanaka corpus, tokenized, the English in lower case.
+    tatoeba.org by way of manythings.org), see `tatoeba` for its parts.
 
     Args:
         name: of the set.
@@ -56,12 +53,8 @@ def translation_set(
         )
     if name == "multi30k":
         return multi30k(split, (source, target), data_dir)
-    if name == "tatoeba":
-        pairs = tatoeba(data_dir)[split]
-        return pairs if source == "en" else [(german, english) for english, german in pairs]
-    folder = find_data(name, data_dir)
-    prefix = "dev" if split == "validation" else split
-    return read_parallel(folder / f"{prefix}.{source}.gz", folder / f"{prefix}.{target}.gz")
+    pairs = tatoeba(data_dir)[split]
+    return pairs if source == "en" else [(german, english) for english, german in pairs]
 
 
 def tatoeba(data_dir: str | os.PathLike[str] | None = None) -> dict[str, Pairs]:

@@ -91,16 +91,6 @@ def grid(image_size: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
-def unfold_patches(
-    images: Float[Tensor, "B C H W"], patch_size: tuple[int, int]
-) -> Float[Tensor, "B N P"]:
-    """Cut images into patches, row by row, each a vector: x_p of Dosovitskiy et al., section 3.1.
-
-    A linear layer with the weight `weight.flatten(1)` makes of them what `embed_patches` makes.
-    """
-    return F.unfold(images, patch_size, stride=patch_size).mT
-
-
 def embed_patches(
     images: Float[Tensor, "B C H W"],
     weight: Float[Tensor, "D C height width"],

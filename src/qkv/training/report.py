@@ -188,12 +188,7 @@ def activation_memory(model: nn.Module, *, rows: int, length: int) -> int | None
             inside = trains * sum(_kept(module, length) for module in block.modules())
             if recomputed:
                 again = max(again, inside)
-                inside = (
-                    trains
-                    * next(
-                        m for m in block.modules() if isinstance(m, Residual)
-                    ).norm.weight.numel()
-                )
+                inside = trains * _stream(block)
             kept += inside
     return rows * length * (kept + again) * next(blocks[0][0].parameters()).element_size()
 

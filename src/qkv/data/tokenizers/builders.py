@@ -78,32 +78,6 @@ def _byte_level_bpe(source: Source, *, trim_offsets: bool) -> Vocabulary:
     return _library(tokenizer, ids, source, "vocab.json")
 
 
-def build_clip(source: Source) -> Vocabulary:
-    """CLIP: byte-level BPE of lower case, where "</w>" ends a word."""
-    ids = read_ids(source.folder / "vocab.json")
-    merges = read_merges(source.folder / "merges.txt", ids)
-    unknown = source.roles["unknown"]
-    tokenizer = tokenizers.Tokenizer(
-        models.BPE(ids, merges, unk_token=unknown, end_of_word_suffix="</w>")
-    )
-    one_space = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), one_space, normalizers.Lowercase()]
-    )
-    words = tokenizers.Regex(
-        r"<\|startoftext\|>|<\|endoftext\|>|"  # of a text too, where they become no special tokens
-        r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(words, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    return _library(tokenizer, ids, source, "vocab.json")
-
-
 def _library(
     tokenizer: tokenizers.Tokenizer, ids: Mapping[str, int], source: Source, file: str
 ) -> Vocabulary:

@@ -49,7 +49,6 @@ class LibraryVocabulary:
             if token.special
         }
         _close(tokenizer, special)
-        _end_words(tokenizer)
         self.special = frozenset(special.values())
 
     def __reduce__(self) -> tuple:
@@ -109,13 +108,3 @@ def _close(tokenizer: tokenizers.Tokenizer, special: Mapping[str, int]) -> None:
         cut = pre_tokenizers.Split(tokenizers.Regex(first_letters), behavior="isolated")
         before = tokenizer.pre_tokenizer
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([before, cut] if before else [cut])
-
-
-def _end_words(tokenizer: tokenizers.Tokenizer) -> None:
-    """Decode the mark that ends a word, CLIP's "</w>", to a space; its files leave it standing."""
-    mark = getattr(tokenizer.model, "end_of_word_suffix", None)
-    if mark and isinstance(tokenizer.decoder, decoders.ByteLevel):
-        last = decoders.Replace(tokenizers.Regex(f"{re.escape(mark)}$"), "")
-        tokenizer.decoder = decoders.Sequence(
-            [tokenizer.decoder, last, decoders.Replace(mark, " ")]
-        )

@@ -41,7 +41,7 @@ class Translations:
 
     Args:
         train: a .csv, .tsv, .jsonl or .parquet file; two files of one sentence a line, as
-            "my.en,my.de"; a named set (multi30k, tatoeba, small_parallel_enja) or a part of it, as
+            "my.en,my.de"; a named set (multi30k, tatoeba) or a part of it, as
             multi30k:train; or a data set of the Hub.
         validation: likewise; a named set's own part, else split off from the training sentences.
         test: likewise; a named set's own part, else there is none.
