@@ -28,7 +28,7 @@ from _scores import (
 
 from qkv.data.dates import LOCALES, date_pairs
 from qkv.errors import DataError, MissingDependencyError
-from qkv.evaluation.intervals import bootstrap_interval
+from qkv.evaluation.intervals import proportion_interval
 from qkv.tasks.evaluate_command import Asked, measure
 from qkv.tasks.translation.translator import Translator
 from qkv.tutorial.tables import markdown_table, show_table
@@ -48,8 +48,9 @@ def of_dates() -> list[Score]:
     drawn = islice(date_pairs(LOCALES, split="test", seed=1), N_DATES)
     pairs = [(pair.text, pair.iso) for pair in drawn]
     said = Translator.load("dates")([text for text, _ in pairs])
-    right = [float(one == iso) for one, (_, iso) in zip(said, pairs, strict=True)]
-    return [percent("exact match, %", sum(right) / len(right), bootstrap_interval(right))]
+    right = sum(one == iso for one, (_, iso) in zip(said, pairs, strict=True))
+    interval = proportion_interval(right, len(pairs))
+    return [percent("exact match, %", right / len(pairs), interval)]
 
 
 MEASURES: dict[str, tuple[str, Callable[[], list[Score]]]] = {

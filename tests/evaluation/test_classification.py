@@ -117,19 +117,6 @@ def test_the_interval_holds_the_accuracy_and_narrows_with_the_texts():
     assert np.ptp(four.accuracy_interval) == pytest.approx((high - low) / 2, rel=0.1)
 
 
-def test_many_texts_do_not_take_all_memory(monkeypatch):
-    drawn = []
-
-    def interval(scores, *, samples):
-        drawn.append(len(scores) * samples)
-        return 0.0, 1.0
-
-    monkeypatch.setattr("qkv.evaluation.classification.bootstrap_interval", interval)
-    for n in (11, 50_000, 500_000):
-        classification_report([0] * n, sure([0] * n), LABELS)
-    assert drawn == [11 * 10_000, 50_000 * 400, 500_000 * 200]
-
-
 def test_bins_by_hand():
     confidence = [0.05, 0.25, 0.5, 0.5, 0.51, 0.75, 1.0]
     right = [False, True, True, False, True, True, True]

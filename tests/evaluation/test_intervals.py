@@ -1,13 +1,47 @@
-"""The interval of a mean, by drawing its scores again."""
+"""The interval of a share, and of a mean by drawing its scores again."""
 
+import sys
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from qkv.errors import ConfigError, DataError
+from qkv.errors import ConfigError, DataError, MissingDependencyError
 from qkv.evaluation import intervals
-from qkv.evaluation.intervals import bootstrap_interval
+from qkv.evaluation.intervals import bootstrap_interval, proportion_interval
+
+
+@pytest.mark.parametrize("n", [1, 20, 997])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_a_share_has_the_interval_of_wilson(n, share):
+    k, z = round(share * n), 1.959963984540054
+    p = k / n
+    center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    expected = (center - half, center + half)
+    assert proportion_interval(k, n) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_all_of_a_few_are_not_all_of_all():
+    assert proportion_interval(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert proportion_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (-1, 5), (6, 5)])
+def test_impossible_counts_are_refused(counts):
+    k, n = counts
+    with pytest.raises(DataError, match=f"{k} of {n} items; expected at least one item, and 0"):
+        proportion_interval(k, n)
+
+
+def test_a_single_score_has_no_spread():
+    assert bootstrap_interval([0.3]) == (0.3, 0.3)
+
+
+def test_without_scipy_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingDependencyError, match=r'by SciPy: pip install "qkv\[train\]"'):
+        proportion_interval(1, 2)
 
 
 def test_scores_that_are_all_equal_leave_no_doubt():
@@ -19,8 +53,6 @@ def test_many_scores_give_the_interval_of_the_normal_distribution():
     error = scores.std() / np.sqrt(len(scores))
     expected = scores.mean() - 1.96 * error, scores.mean() + 1.96 * error
     assert bootstrap_interval(scores.tolist()) == pytest.approx(expected, abs=0.1 * error)
-    low, high = bootstrap_interval(scores.tolist(), level=0.5)
-    assert high - low == pytest.approx(2 * 0.6745 * error, rel=0.05)
 
 
 def test_it_holds_the_true_mean_about_as_often_as_it_says():
@@ -61,9 +93,9 @@ def test_equal_weights_change_nothing_and_others_give_the_weighted_mean():
     scores = np.random.default_rng(4).exponential(3.0, size=97)
     plain = bootstrap_interval(scores, samples=500)
     assert bootstrap_interval(scores, [7.0] * 97, samples=500) == pytest.approx(plain, rel=1e-12)
-    # A weight that outdoes all others leaves its score alone, in the draws that have it.
-    heavy = bootstrap_interval([1.0] * 40 + [5.0], [1e-9] * 40 + [1e9], level=0.2)
-    assert heavy == pytest.approx((5.0, 5.0))
+    # A weight that outdoes all others leaves its score alone, in the draws that have it (63 %).
+    low, high = bootstrap_interval([1.0] * 40 + [5.0], [1e-9] * 40 + [1e9])
+    assert (low, high) == pytest.approx((1.0, 5.0))
     counts = np.random.default_rng(5).integers(1, 50, size=997)
     values = np.random.default_rng(6).normal(2.0, 1.0, size=997)
     low, high = bootstrap_interval(values, counts)
@@ -73,11 +105,9 @@ def test_equal_weights_change_nothing_and_others_give_the_weighted_mean():
     assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.1 * error)
 
 
-def test_nothing_to_average_and_an_impossible_level_are_refused():
+def test_nothing_to_average_and_no_samples_are_refused():
     with pytest.raises(DataError, match="no scores, no interval: expected at least one"):
         bootstrap_interval([])
-    with pytest.raises(ConfigError, match=r"level = 1.5; expected a share between 0 and 1"):
-        bootstrap_interval([1.0], level=1.5)
     with pytest.raises(ConfigError, match=r"samples = 0; expected at least 1"):
         bootstrap_interval([1.0], samples=0)
 

@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 
 from qkv.errors import ConfigError, DataError, MissingDependencyError
-from qkv.evaluation.intervals import bootstrap_interval
+from qkv.evaluation.intervals import proportion_interval
 
 Numbers = Sequence[int] | np.ndarray
-
-# Numbers that the draws of an interval hold at once: about 300 MB with their places.
-MAX_DRAWN = 20_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,7 @@ class ClassificationScores:
     Args:
         count: how many texts.
         accuracy: share of the texts that were given their class.
-        accuracy_interval: of the accuracy, by the bootstrap, 95 %.
+        accuracy_interval: of the accuracy, Wilson's, 95 %.
         macro_f1: mean over the classes that any text has or was given.
         matthews: correlation of what is and what was said, -1 to 1; 0 for guessing, whatever the
             classes' shares, and where all texts were given one class (Matthews 1975; for more than
@@ -97,7 +94,7 @@ def classification_report(
     Raises:
         DataError: nothing to score, numbers that do not fit together, or rows that are no
             probabilities.
-        MissingDependencyError: scikit-learn is not installed.
+        MissingDependencyError: scikit-learn or SciPy is not installed.
     """
     probabilities = _check(truth, np.asarray(probabilities, dtype=np.float64), labels)
     said, metrics = probabilities.argmax(1), _metrics()
@@ -106,11 +103,10 @@ def classification_report(
     bins = reliability(probabilities.max(1), right, n_bins=n_bins)
     # scikit-learn warns where all is one class, and its answer is 0 too.
     varied = len({*truth, *said.tolist()}) > 1
-    samples = min(10_000, max(200, MAX_DRAWN // len(right)))
     return ClassificationScores(
         count=len(right),
         accuracy=float(metrics.accuracy_score(truth, said)),
-        accuracy_interval=bootstrap_interval(right.astype(float).tolist(), samples=samples),
+        accuracy_interval=proportion_interval(int(right.sum()), len(right)),
         macro_f1=float(np.mean([c.f1 for c in classes if c.f1 is not None])),
         matthews=float(metrics.matthews_corrcoef(truth, said)) if varied else 0.0,
         classes=classes,

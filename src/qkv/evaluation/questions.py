@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qkv.errors import DataError
-from qkv.evaluation.intervals import bootstrap_interval
+from qkv.evaluation.intervals import bootstrap_interval, proportion_interval
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -23,7 +23,7 @@ class AnswerScores:
     Args:
         count: how many questions.
         exact_match: share of the answers that equal a reference, once both are normalized.
-        exact_match_interval: by the bootstrap, 95 %.
+        exact_match_interval: Wilson's, 95 %.
         f1: mean over the questions of the F1 of words, with the best reference.
         f1_interval: by the bootstrap, 95 %.
         n_answerable: how many questions have an answer.
@@ -93,7 +93,7 @@ def answer_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -
     return AnswerScores(
         count=len(answers),
         exact_match=float(exact.mean()),
-        exact_match_interval=bootstrap_interval(exact),
+        exact_match_interval=proportion_interval(int(exact.sum()), len(exact)),
         f1=float(f1.mean()),
         f1_interval=bootstrap_interval(f1),
         n_answerable=int(answerable.sum()),
