@@ -37,10 +37,20 @@ def loss(model, batch):
     return model.weight.sum()
 
 
-def run(callback, scores, *, steps=None, model=None, others=(), metric="accuracy", **options):
+def run(
+    callback,
+    scores,
+    *,
+    steps=None,
+    model=None,
+    others=(),
+    metric="accuracy",
+    losses=None,
+    **options,
+):
     """One evaluation a step; `scores` are what they say."""
     model = model or Counter()
-    given = iter(scores)
+    given, of_loss = iter(scores), iter(losses or itertools.repeat(0.5))
     history = train(
         model,
         itertools.repeat(BATCH),
@@ -48,7 +58,7 @@ def run(callback, scores, *, steps=None, model=None, others=(), metric="accuracy
         steps=steps or len(scores),
         optimizer=torch.optim.SGD([model.weight], lr=1.0),
         clip=math.inf,
-        evaluate=lambda model: {metric: next(given), "loss": 0.5},
+        evaluate=lambda model: {metric: next(given), "loss": next(of_loss)},
         evaluate_every=1,
         callbacks=[callback, *others],
         device="cpu",
@@ -89,6 +99,21 @@ def test_patience(patience, n_steps, best):
     assert model.at == (best, best)
 
 
+def test_of_equal_scores_the_lower_loss_is_kept():
+    losses = [0.9, 0.5, 0.4, 0.4, 0.6, 0.1]
+    keep = KeepBest("accuracy", mode="max")
+    model, _ = run(keep, [0.1, 0.5, 0.5, 0.5, 0.5, 0.4], losses=losses)
+    assert model.at == (3, 3)
+    assert (keep.step, keep.score, keep.loss) == (3, 0.5, 0.4)
+
+
+def test_a_lower_loss_alone_does_not_keep_the_run_going():
+    losses = [0.5, 0.4, 0.3, 0.2, 0.1]
+    model, history = run(KeepBest("accuracy", mode="max", patience=2), [1.0] * 5, losses=losses)
+    assert history.steps[-1] == 3
+    assert model.at == (3, 3)
+
+
 class Stopped(Callback):
     def end(self, run):
         self.reason = run.stop
@@ -98,7 +123,7 @@ def test_the_run_says_why_it_stopped():
     stopped = Stopped()
     keep = KeepBest("accuracy", mode="max", patience=2)
     run(keep, [0.1, 0.25, 0.2, 0.1, 0.3], others=[stopped])
-    assert stopped.reason == "accuracy was 0.25 after step 2 and no better in 2 evaluations since"
+    assert stopped.reason == "accuracy was 0.25 at best, and no better in the last 2 evaluations"
     run(keep, [0.3, 0.2, 0.1], others=[stopped])  # it was over in any case
     assert stopped.reason is None
 

@@ -88,9 +88,9 @@ class TensorBoard(Callback):
         self.written = len(history.losses)
 
     def evaluated(self, run: Run, scores: dict[str, float]) -> None:
-        """Write the scores."""
+        """Write the scores, beside the curves of training: a loss is in both."""
         for name, score in scores.items():
-            self.writer.add_scalar(name, score, run.step)
+            self.writer.add_scalar(f"validation/{name}", score, run.step)
 
     def close(self) -> None:
         """Finish the file."""

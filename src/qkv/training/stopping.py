@@ -1,5 +1,6 @@
 """Early stopping, and the best weights of a run."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ class KeepBest(Callback):
 
     With `patience` this is early stopping (Prechelt 1998): training on until nothing has become
     better for a while, and then going back, are one thing. The weights are kept in main memory,
-    those that the optimizer holds: no other changes.
+    those that the optimizer holds: no other changes. Of equally good weights, those with the lower
+    "loss" are kept, if `evaluate` returns one; that does not count against the patience.
 
     Args:
         metric: one of the scores that `evaluate` returns.
@@ -37,9 +39,10 @@ class KeepBest(Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self.score: float | None = None  # the best, of step `self.step`
+        self.score: float | None = None  # the best
+        self.loss = math.inf  # lowest of the evaluations with this score, of step `self.step`
         self.step = 0
-        self.waited = 0  # evaluations since
+        self.waited = 0  # evaluations since a better score
         self.weights: dict[str, Tensor] = {}
 
     def begin(self, run: Run) -> None:
@@ -50,17 +53,18 @@ class KeepBest(Callback):
     def evaluated(self, run: Run, scores: dict[str, float]) -> None:
         """Keep the weights if they are the best so far; else lose patience."""
         score = self._read(run, scores)
-        if self.score is None or (score > self.score if self.mode == "max" else score < self.score):
-            self.score, self.step, self.waited = score, run.step, 0
+        better = self.score is None or (score - self.score) * (1 if self.mode == "max" else -1) > 0
+        loss = float(scores.get("loss", math.inf))
+        if better or (score == self.score and loss < self.loss):
+            self.score, self.loss, self.step = score, loss, run.step
             self.weights = {
                 name: tensor.detach().to("cpu", copy=True) for name, tensor in _changing(run)
             }
-            return
-        self.waited += 1
+        self.waited = 0 if better else self.waited + 1
         if self.waited == self.patience and run.step < run.steps:
             run.stop = (
-                f"{self.metric} was {self.score:.4g} after step {self.step} and no better in "
-                f"{self.patience} evaluations since"
+                f"{self.metric} was {self.score:.4g} at best, and no better in the last "
+                f"{self.patience} evaluations"
             )
 
     @torch.no_grad()
@@ -77,7 +81,7 @@ class KeepBest(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best weights and score, and how long ago they were found."""
-        names = ("score", "step", "waited", "weights")
+        names = ("score", "loss", "step", "waited", "weights")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

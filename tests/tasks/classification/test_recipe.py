@@ -210,7 +210,9 @@ def test_the_best_weights_by_the_validation_texts_are_kept(fit, tmp_path, monkey
     fit(tmp_path / "best", evaluate_every=1, patience=3)
     out = capsys.readouterr().out
     assert "step 2 of 8, validation: accuracy 0.8000\n" in out
-    assert "stopped early, after step 5: accuracy was 0.8 after step 2 and no better in 3 " in out
+    assert (
+        "stopped early, after step 5: accuracy was 0.8 at best, and no better in the last 3 " in out
+    )
     assert "the weights are those of step 2, the best by accuracy\n" in out
     monkeypatch.undo()
     fit(tmp_path / "two", epochs=None, steps=2)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -69,6 +70,16 @@ def test_it_learns_and_writes_what_it_did(fit, tmp_path, tokenizer, vocab_size):
     generator.model.double()
     losses = again, scores["loss"], generator.evaluate(rest).loss
     assert_as_exact(*torch.tensor(losses, dtype=torch.float64))
+
+
+def test_the_same_weights_have_one_score(fit, tmp_path, capsys):
+    """What chose the best weights is what the finished model is reported with."""
+    made = fit(tmp_path / "made", steps=9, evaluate_every=3)
+    told = capsys.readouterr().out
+    step = re.search(r"the weights are those of step (\d+), the best by log-probability", told)[1]
+    score = re.search(rf"step {step} of 9, validation: log-probability (-[\d.]+)", told)[1]
+    after = json.loads((made / "results.json").read_text())["validation"]["loss"]
+    assert score == f"{-after:.4f}"
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(fit, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 from safetensors.torch import load_file
@@ -60,17 +61,27 @@ def fit(table):
 def test_a_recipe_makes_a_folder_that_translates(fit, table, tmp_path, capsys):
     output = fit(tmp_path / "made")
     told = capsys.readouterr().out
-    assert "48 pairs to learn from (0 longer than 17 tokens left out), 12 to validate" in told
+    assert "48 pairs to learn from (0 longer than 17 tokens left out), 7 to validate" in told
     assert told.count("validation: BLEU") == 3
     assert json.loads((output / "results.json").read_text())["test"] is None
     made = results(output)
-    assert made["validation"]["count"] == 12
+    assert made["validation"]["count"] == 7
     assert "case:lc" in made["validation"]["bleu_lowercase"]["signature"]
     assert made["recipe"]["beam"]["size"] == 2
     translator = Translator.load(output)
     assert (translator.limit, translator.max_length, translator.beam.size) == (17, 17, 2)
     assert made["validation"]["chrf"]["score"] > 25  # it has learned
     assert translator("two red Dogs").startswith("zwei")
+
+
+def test_the_same_weights_have_one_score(fit, tmp_path, capsys):
+    """What chose the best weights is what the finished model is reported with."""
+    made = results(fit(tmp_path / "made", evaluate_every=20))
+    told = capsys.readouterr().out
+    step = re.search(r"the weights are those of step (\d+), the best by chrF", told)[1]
+    scores = re.search(rf"step {step} of 60, validation: BLEU ([\d.]+), .* chrF ([\d.]+)", told)
+    after = made["validation"]["bleu"]["score"], made["validation"]["chrf"]["score"]
+    assert scores.groups() == tuple(f"{score:.4f}" for score in after)
 
 
 def test_lower_case_is_read_and_written(fit, tmp_path):

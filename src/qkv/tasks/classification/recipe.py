@@ -136,7 +136,7 @@ def _batches(
 
 def _evaluate(classifier: TextClassifier, parts: TextParts, _: nn.Module) -> dict[str, float]:
     scores = classifier.evaluate(parts.validation)
-    return {"accuracy": scores.accuracy, "macro F1": scores.macro_f1}
+    return {"accuracy": scores.accuracy, "macro F1": scores.macro_f1, "loss": scores.loss}
 
 
 def _say_texts(parts: TextParts, texts: EncodedTexts, place: Place) -> None:

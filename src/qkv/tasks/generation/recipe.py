@@ -194,8 +194,7 @@ def _fit(
 
 
 def _scores(generator: Generator, parts: CorpusParts) -> dict[str, float]:
-    """What is chosen by: windows beside each other cost half of those of the scores at the end."""
-    scores = generator.evaluate(parts.validation, stride=generator.context)
+    scores = generator.evaluate(parts.validation)
     return {"log-probability": -scores.loss, "perplexity": scores.perplexity}
 
 

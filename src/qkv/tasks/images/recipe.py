@@ -180,7 +180,7 @@ def _fit(
 
 def _scores(recognizer: Recognizer, parts: ImageParts) -> dict[str, float]:
     scores = recognizer.evaluate(parts.validation)
-    return {"accuracy": scores.accuracy, "macro F1": scores.macro_f1}
+    return {"accuracy": scores.accuracy, "macro F1": scores.macro_f1, "loss": scores.loss}
 
 
 def _say(recognizer: Recognizer, parts: ImageParts, steps: int, place: Place) -> None:

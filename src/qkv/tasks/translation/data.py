@@ -48,8 +48,8 @@ class Translations:
         source: the language to translate from; in a table, the name of its column.
         target: the language to translate into, likewise.
         validation_share: of the different sources, that is split off.
-        validation_limit: translate so many of the validation sentences, evenly chosen, each time;
-            all if null.
+        validation_limit: score on at most this many of the validation sentences, evenly chosen,
+            during the training and after it; on all if null.
         lowercase: read everything in lower case, and write so.
         vocab_size: pieces of words, for both languages together.
         max_length: tokens of a sentence and of its translation: longer ones are not learned from,

@@ -18,7 +18,7 @@ from qkv.models.marian import Marian, MarianConfig
 from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training
 from qkv.tasks.translation.data import PairParts, TextPair, Translations, evenly
 from qkv.tasks.translation.inputs import describe
-from qkv.tasks.translation.search import BEAM, GREEDY
+from qkv.tasks.translation.search import BEAM
 from qkv.tasks.translation.translator import Translator
 from qkv.training.losses import pair_loss
 from qkv.training.optim import adamw
@@ -73,7 +73,7 @@ def train_translator(
         data: sentences and their translations.
         model: the sizes of the Transformer.
         training: how long and how fast.
-        beam: how the finished model searches; validation during the training is greedy.
+        beam: how the model searches, in each evaluation on the validation data, too.
         device: "auto", "cpu", "cuda" or "mps".
         fresh: begin anew, whatever an earlier run left.
     """
@@ -83,6 +83,7 @@ def train_translator(
             "expected training.max_tokens"
         )
     parts = data.parts()
+    validation = evenly(parts.validation, data.validation_limit)
     recipe = {"data": data, "model": model, "training": training, "beam": beam}
     recipe["checksum of the sentences"] = parts.checksum
     place = begin(output, recipe, seed=training.seed, fresh=fresh)
@@ -92,12 +93,10 @@ def train_translator(
     parameters = count(translator.model)
     place.console.print(
         f"{len(train):,} pairs to learn from ({len(parts.train) - len(train):,} longer than "
-        f"{data.max_length} tokens left out), {len(parts.validation):,} to validate, "
+        f"{data.max_length} tokens left out), {len(validation):,} to validate, "
         f"{len(parts.test):,} to test; {parameters:,} parameters -> {place.output}"
     )
-    history = _fit(
-        translator, train, evenly(parts.validation, data.validation_limit), training, place, device
-    )
+    history = _fit(translator, train, validation, training, place, device)
     sizes = {
         "pairs to learn from": len(train),
         "parameters": parameters,
@@ -106,7 +105,7 @@ def train_translator(
     finish(
         place,
         translator.evaluate,
-        parts.validation,
+        validation,
         parts.test,
         save=translator.save,
         about=sizes,
@@ -163,7 +162,7 @@ def _fit(
     place.console.print(f"{training.steps_of_epoch(batches):,} steps an epoch")
 
     def evaluate(_: nn.Module) -> dict[str, float]:
-        scores = replace(translator, beam=GREEDY).evaluate(validation, samples=2)
+        scores = translator.evaluate(validation, samples=2)
         # What writes in lower case gets little by the first.
         named = {"BLEU": scores.bleu, "lower-cased": scores.bleu_lowercase, "chrF": scores.chrf}
         return {name: one.score for name, one in named.items()}
