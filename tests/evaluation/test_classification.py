@@ -51,6 +51,14 @@ def test_the_scores_by_hand():
     assert scores.matthews == pytest.approx((11 * 7 - 45) / (121 - 45))
 
 
+def test_the_loss_by_hand():
+    probabilities = [[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.0, 1.0, 0.0]]
+    scores = classification_report([1, 2, 1], probabilities, LABELS)
+    assert scores.loss == pytest.approx(-(np.log(0.25) + np.log(0.7) + np.log(1.0)) / 3)
+    impossible = classification_report([0], [[0.0, 1.0, 0.0]], LABELS)
+    assert impossible.loss == pytest.approx(708.4, abs=0.1)  # and not infinite, which JSON has not
+
+
 def test_the_correlation_of_two_classes_by_hand():
     # 4 true positives, 3 true negatives, 2 false positives, 1 false negative.
     truth, said = [1] * 5 + [0] * 5, [1, 1, 1, 1, 0, 0, 0, 0, 1, 1]

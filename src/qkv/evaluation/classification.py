@@ -59,6 +59,8 @@ class ClassificationScores:
         count: how many texts.
         accuracy: share of the texts that were given their class.
         accuracy_interval: of the accuracy, Wilson's, 95 %.
+        loss: mean of -ln of the probability of the text's class, in nats; where that is 0, as for
+            the least number of 64 bits.
         macro_f1: mean over the classes that any text has or was given.
         matthews: correlation of what is and what was said, -1 to 1; 0 for guessing, whatever the
             classes' shares, and where all texts were given one class (Matthews 1975; for more than
@@ -72,6 +74,7 @@ class ClassificationScores:
     count: int
     accuracy: float
     accuracy_interval: tuple[float, float]
+    loss: float
     macro_f1: float
     matthews: float
     classes: tuple[ClassScores, ...]
@@ -107,6 +110,7 @@ def classification_report(
         count=len(right),
         accuracy=float(metrics.accuracy_score(truth, said)),
         accuracy_interval=proportion_interval(int(right.sum()), len(right)),
+        loss=_loss(probabilities, np.asarray(truth)),
         macro_f1=float(np.mean([c.f1 for c in classes if c.f1 is not None])),
         matthews=float(metrics.matthews_corrcoef(truth, said)) if varied else 0.0,
         classes=classes,
@@ -117,6 +121,11 @@ def classification_report(
         calibration_error=calibration_error(bins),
         reliability=bins,
     )
+
+
+def _loss(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    of_truth = probabilities[np.arange(len(truth)), truth]
+    return float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean())
 
 
 def _each_class(truth: Numbers, said: np.ndarray, labels: Sequence[str]) -> tuple[ClassScores, ...]:

@@ -90,10 +90,11 @@ def answer_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -
     """
     exact, f1 = _each(answers, references)
     answerable = np.array([bool(of_question) for of_question in references])
+    low, high = proportion_interval(int(np.count_nonzero(exact)), len(exact))
     return AnswerScores(
         count=len(answers),
         exact_match=float(exact.mean()),
-        exact_match_interval=proportion_interval(int(exact.sum()), len(exact)),
+        exact_match_interval=(100 * low, 100 * high),
         f1=float(f1.mean()),
         f1_interval=bootstrap_interval(f1),
         n_answerable=int(answerable.sum()),
