@@ -1,8 +1,13 @@
 """Checks of types and shapes at run time. Imports no part of qkv, so that all of it is checked."""
 
+import os
 from contextlib import contextmanager
 
 import jaxtyping
+
+# All tests are at their full width: types are checked in all, models that share code are not left
+# out, and random examples are new.
+NIGHTLY = os.environ.get("QKV_NIGHTLY") == "1"
 
 
 @contextmanager

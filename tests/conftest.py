@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from tests.checking import type_checks
+from tests.checking import NIGHTLY, type_checks
 
 CHECKED = {"attention", "blocks", "models", "laws"}
-NIGHTLY = os.environ.get("QKV_NIGHTLY") == "1"
 
 # Tensors of a few numbers: two threads only wait for each other. Commands that tests start inherit
 # the number, as does every worker.

@@ -49,10 +49,14 @@ def test_it_can_be_differentiated_twice():
 
 
 def test_a_large_product_goes_by_convolution_and_a_small_one_does_not():
+    def name(node):  # older versions of torch refuse node.name() where Python defines it
+        return type(node).__name__
+
     layer = Linear(256, 1024)
-    assert "Convolution" in layer(torch.randn(4, 64, 256)).grad_fn.next_functions[0][0].name()
-    assert "Addmm" in layer(torch.randn(2, 256)).grad_fn.name()
-    assert "Addmm" in layer.double()(torch.randn(64, 256).double()).grad_fn.name()
+    large = layer(torch.randn(4, 64, 256)).grad_fn.next_functions[0][0]  # below a view
+    assert "Convolution" in name(large)
+    assert "Addmm" in name(layer(torch.randn(2, 256)).grad_fn)
+    assert "Addmm" in name(layer.double()(torch.randn(64, 256).double()).grad_fn)
 
 
 @pytest.mark.usefixtures("always_large")

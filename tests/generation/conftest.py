@@ -1,5 +1,5 @@
 import pytest
-from tests.helpers import unchecked
+from tests.checking import unchecked
 
 
 @pytest.fixture
