@@ -1,6 +1,10 @@
 """Tables, as a terminal and as Markdown."""
 
-from qkv.tutorial.tables import markdown_table, show_table
+import ipykernel.zmqshell  # noqa: F401 - an imported kernel is none that runs
+import IPython
+import pytest
+
+from qkv.tutorial.tables import in_notebook, markdown_table, show_table
 
 ROWS = [{"name": "dot", "exact match": 0.5}, {"name": "general", "exact match": 1}]
 
@@ -19,3 +23,10 @@ def test_a_terminal_gets_the_same_cells(capsys):
     printed = capsys.readouterr().out
     for text in ("What was measured", "exact match", "general", "0.5"):
         assert text in printed
+
+
+@pytest.mark.parametrize(("shell", "shown"), [(None, False), ("terminal", False), ("kernel", True)])
+def test_a_notebook_is_a_shell_with_a_kernel(monkeypatch, shell, shown):
+    running = shell and type("Shell", (), {shell: object()})()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: running)
+    assert in_notebook() is shown

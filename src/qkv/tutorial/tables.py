@@ -8,8 +8,9 @@ from rich.table import Table
 
 
 def in_notebook() -> bool:
-    """Say whether a Jupyter kernel runs this, and so can show Markdown and figures."""
-    return "ipykernel" in sys.modules
+    """Return whether a Jupyter kernel runs this, and so can show Markdown and figures."""
+    ipython = sys.modules.get("IPython")  # a kernel has imported it; many a library has, too
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
