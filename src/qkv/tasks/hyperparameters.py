@@ -1,4 +1,4 @@
-"""How long and how fast to learn: what every recipe may say under `training`."""
+"""Training settings: the `training` section of every recipe."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,32 +22,32 @@ COUNTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How long and how fast to learn.
+    """Training settings.
 
     Args:
-        steps: updates of the weights; either these or the epochs are given.
-        epochs: times that each example is seen.
-        batch_size: texts of a batch; either these or the tokens are given.
-        max_tokens: positions of a batch, padding included.
-        accumulate: batches that make one update.
-        learning_rate: the highest; of "noam" a factor.
-        schedule: how the rate falls after the warm-up; "noam" is that of the 2017 Transformer.
-        warmup: steps until the rate is reached, or the share of all steps if below 1.
-        weight_decay: of the matrices.
-        betas: of AdamW.
-        clip: largest norm of the gradient.
-        smoothing: of the labels.
-        precision: of the activations; 16 bits pay on accelerators only.
-        ema: decay of a moving average of the weights, which is evaluated and kept.
-        average_last: how many of the last checkpoints to average at the end, in place of choosing
-            the best weights.
-        evaluate_every: steps between two looks at the validation data; an epoch if not given.
-        patience: evaluations without a better one after which to stop; never if not given.
-        save_every: steps between two checkpoints.
-        recompute: activations of a block are computed again when needed: slower, less memory.
-        compile: let torch compile the computation.
-        tensorboard: write curves.
-        seed: of the weights, the dropout and the order of the data.
+        steps: number of optimizer steps; give either these or the epochs.
+        epochs: passes over the training examples.
+        batch_size: examples per batch; give either these or max_tokens.
+        max_tokens: tokens per batch, padding included.
+        accumulate: batches per optimizer step.
+        learning_rate: peak learning rate; a factor for "noam".
+        schedule: how the rate decays after the warm-up; "noam" is that of Vaswani et al. 2017.
+        warmup: warm-up steps, or a fraction of all steps if below 1.
+        weight_decay: applied to matrices only.
+        betas: AdamW's coefficients.
+        clip: maximum gradient norm.
+        smoothing: label smoothing.
+        precision: of the activations; 16 bits pay off on accelerators only.
+        ema: decay of an exponential moving average of the weights, which is evaluated and kept.
+        average_last: number of last checkpoints to average at the end, instead of keeping the best
+            weights.
+        evaluate_every: steps between evaluations on the validation split; default one epoch.
+        patience: stop after this many evaluations without improvement; default never.
+        save_every: steps between checkpoints.
+        recompute: recompute activations in the backward pass: slower, less memory.
+        compile: use torch.compile.
+        tensorboard: write TensorBoard logs.
+        seed: random seed for weights, dropout and data order.
 
     Raises:
         ConfigError: a number out of its range, or two that contradict each other.

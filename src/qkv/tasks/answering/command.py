@@ -48,9 +48,9 @@ def answer(
     """Answer questions with words of a passage: qkv answer --context PASSAGE QUESTION.
 
     Args:
-        questions: each an argument; without any they are the lines of standard input.
-        context: the passage, or a file with it.
-        n_best: how many spans to show with --json.
+        questions: one per argument; read from standard input, one per line, if there are none.
+        context: the passage, or a file that contains it.
+        n_best: number of spans that --json shows.
     """
     items = question_items(questions, context, file, name_columns(columns, "question", "context"))
     answerer = Answerer.load(

@@ -38,9 +38,9 @@ def classify(
     """Classify texts from arguments, a file, or standard input.
 
     Args:
-        texts: each an argument.
-        second: the text that each is paired with, for a model of pairs; where a table has both,
-            name the column with --columns.second.
+        texts: the texts to classify, one per argument.
+        second: the text that each is paired with, for models of text pairs; if both are columns of
+            a table, use --columns.second.
         max_length: tokens of a text, of which the rest is cut off; as in training if not given.
     """
     items = pair_items(texts, file, columns or {}, second)

@@ -1,4 +1,4 @@
-"""`qkv generate`: a causal language model goes on a text."""
+"""`qkv generate`: continue prompts with a causal language model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -49,26 +49,26 @@ def generate(
 ) -> None:
     """Continue prompts from arguments, a file, or standard input.
 
-    One prompt's text appears as it is written, behind the prompt. Several prompts have a line each.
-    An empty prompt, '', is what a text begins with in training. Texts of more tokens than the model
-    read at once in training go on from the last half of what it can read. What is not given is as
-    the model's generation_config.json says.
+    The continuation of a single prompt is printed as it is generated; several prompts get one line
+    each. An empty prompt, '', starts a text from scratch. When the text outgrows the model's
+    context, generation continues from its last half. Settings that are not given come from the
+    model's generation_config.json.
 
     Args:
-        prompts: each an argument.
-        max_length: tokens that are written at most; 200 where nothing says it.
-        temperature: below 1 the probable becomes more probable; 0 is greedy decoding; 0.8 where
-            nothing says it.
-        top_k: draw from so many most probable tokens.
-        top_p: draw from the fewest most probable tokens that have this probability together.
-        min_p: draw from tokens that are at least this share as probable as the most probable.
-        repetition_penalty: above 1, what stands there already becomes less probable.
-        no_repeat_ngram: no so many tokens stand in the same order twice.
-        seed: of what is drawn; of the second text of a prompt it is the next number, and so on.
-        n: texts for each prompt.
+        prompts: the texts to continue, one per argument.
+        max_length: maximum number of new tokens; 200 if the model's files do not say.
+        temperature: values below 1 sharpen the distribution; 0 is greedy decoding; 0.8 if the
+            model's files do not say.
+        top_k: sample from the k most probable tokens.
+        top_p: sample from the smallest set of most probable tokens with this total probability.
+        min_p: sample from tokens at least this fraction as probable as the most probable one.
+        repetition_penalty: values above 1 make tokens that already occur less probable.
+        no_repeat_ngram: forbid repeating any n-gram of this length.
+        seed: random seed; the second text for a prompt uses the next number, and so on.
+        n: number of texts per prompt.
         stop: a string that ends a text and is not part of it; may be given several times.
-        lookup: propose tokens that followed in the text before, which may be faster; for one
-            prompt.
+        lookup: speculative decoding with drafts copied from the text so far, which may be faster;
+            for a single prompt.
     """
     options: dict[str, Any] = {
         "temperature": temperature,

@@ -31,9 +31,9 @@ def recognize(
     transparent becomes white.
 
     Args:
-        images: files and folders. Of a folder, and the folders in it, all files are taken whose
-            names end as those of images, in the order of their names.
-        top: how many classes to name, the likeliest first; one, and with --json all, if not given.
+        images: files, or folders whose image files are read recursively, in the order of their
+            names.
+        top: number of classes to print, most probable first; default 1, or all with --json.
     """
     if top is not None and top < 1:
         raise ConfigError(f"top = {top}; expected at least 1 class")

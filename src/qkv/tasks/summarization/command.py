@@ -31,8 +31,8 @@ def summarize(
     """Summarize texts from arguments, a file, or standard input.
 
     Args:
-        texts: each an argument.
-        beam: how many beginnings go on side by side; 1 is greedy; as in training if not given.
+        texts: the texts to summarize, one per argument.
+        beam: beam size; 1 is greedy decoding. Default: as in training.
     """
     items = text_items(texts, file, name_columns(columns, "text"))
     summarizer = Summarizer.load(

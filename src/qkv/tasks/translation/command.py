@@ -36,14 +36,13 @@ def translate(
 ) -> None:
     """Translate texts from arguments, a file, or standard input.
 
-    A text that is too long for the model is split at the ends of its sentences, a sentence that is
-    too long cut; a note says so.
+    A text that is too long for the model is split into sentences, and a sentence that is too long
+    is truncated; a note on standard error says so.
 
     Args:
-        texts: each an argument.
-        beam: beginnings that are followed side by side, 1 to write greedily; as the model's files
-            say if not given.
-        n_best: how many candidates --json shows, at most as many as the beam has.
+        texts: the texts to translate, one per argument.
+        beam: beam size; 1 is greedy decoding. Default: as the model's files say.
+        n_best: number of candidates that --json shows, at most the beam size.
         max_length: tokens of a translation, of which the rest is cut off; as the model's files say
             if not given.
     """
