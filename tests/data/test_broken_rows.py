@@ -12,7 +12,6 @@ from tests.data.test_tables import COLUMNS, table
 
 from qkv.data import text as data_text
 from qkv.data.archives import read_members
-from qkv.data.babi import read_babi
 from qkv.data.delimited import read_delimited
 from qkv.data.labels import Labels
 from qkv.data.questions import read_squad
@@ -145,7 +144,6 @@ READERS = {
     "a question of SQuAD": lambda path: read_squad(path("a.json", squad(question=[LONG]))),
     "a dialogue": lambda path: read_dialogsum(path("a.jsonl", json.dumps({LONG: 1}))),
     "a nested dialogue": lambda path: read_dialogsum(path("a.jsonl", "[" * 100_000)),
-    "bAbI": lambda path: read_babi(path("a.txt", LONG)),
 }
 
 

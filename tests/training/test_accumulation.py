@@ -187,7 +187,7 @@ def test_curves_for_tensorboard(tmp_path):
     losses = events.Scalars("loss")
     assert [event.step for event in losses] == [1, 2, 3, 4, 5]
     assert [event.value for event in losses] == pytest.approx(history.losses)
-    assert [event.step for event in events.Scalars("accuracy")] == [2, 4, 5]
+    assert [event.step for event in events.Scalars("validation/accuracy")] == [2, 4, 5]
     assert len(events.Scalars("learning rate")) == len(events.Scalars("targets a second")) == 5
 
 

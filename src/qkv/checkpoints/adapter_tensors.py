@@ -253,7 +253,8 @@ def _check_shapes(
     widths = [_widths(layer) for layer in layers]
     d_in, d_out = widths[0][0], sum(out for _, out in widths)
     shapes = ((rank, d_in), (d_out, rank), (d_out,))
-    for name, tensor, shape in zip(where, update[1:], shapes, strict=False):
+    tensors = [tensor for tensor in update[1:] if tensor is not None]
+    for name, tensor, shape in zip(where, tensors, shapes, strict=False):
         if tensor.shape != shape or not tensor.is_floating_point():
             raise DataError(
                 f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; expected "
@@ -301,7 +302,9 @@ def _join(row: Row, parts: Sequence[nn.Module]) -> Update:
 def _lengths(row: Row, parts: Sequence[nn.Module]) -> Tensor:
     """Join the lengths of rows; those without LoRA have the lengths that they are stored with."""
     lengths = [
-        one.magnitude.detach() if isinstance(one, LoRALayer) else row_lengths(one.weight)
+        one.magnitude.detach()
+        if isinstance(one, LoRALayer) and one.magnitude is not None
+        else row_lengths(one.get_parameter("weight"))
         for one in parts
     ]
     return _saved(row, [one[:, None] for one in lengths])[:, 0]

@@ -80,10 +80,11 @@ def load_adapter(
     layers, parameters = lora_layers(model), plain_parameters(model)
     with torch.no_grad():
         for name, update in updates.items():
-            layers[name].A.copy_(update.A)
-            layers[name].B.copy_(update.B)
-            if update.magnitude is not None:
-                layers[name].magnitude.copy_(update.magnitude)
+            layer = layers[name]
+            layer.A.copy_(update.A)
+            layer.B.copy_(update.B)
+            if update.magnitude is not None and layer.magnitude is not None:
+                layer.magnitude.copy_(update.magnitude)
         for name, tensor in whole.items():
             parameters[name].copy_(tensor)
     return list(layers)
@@ -189,7 +190,8 @@ def _describe(
     """Say what most layers have as rank and alpha, and what others have by their names."""
     ranks = {name: lora.rank for name, lora in loras.items()}
     alphas = {name: lora.alpha for name, lora in loras.items()}
-    rank, alpha = (Counter(all_.values()).most_common(1)[0][0] for all_ in (ranks, alphas))
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
     first = next(iter(loras.values()))
     return AdapterConfig(
         rank=rank,

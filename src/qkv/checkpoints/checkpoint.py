@@ -285,8 +285,9 @@ def _describe(
                     raw |= family.write_config(model.config)
                 except ConfigError:
                     continue
-                if hasattr(model, "n_classes"):
-                    raw |= _label_fields([f"LABEL_{i}" for i in range(model.n_classes)])
+                n_classes = getattr(model, "n_classes", None)
+                if n_classes is not None:
+                    raw |= _label_fields([f"LABEL_{i}" for i in range(n_classes)])
             if _says(family, shape, raw, model):
                 kind = next(model.parameters()).dtype
                 said = {key: str(kind).removeprefix("torch.") for key in ("dtype", "torch_dtype")}
@@ -305,7 +306,7 @@ def _says(family: Family, shape: Architecture, raw: Mapping[str, Any], model: nn
     except QKVError:
         return False
     shapes = [{name: p.shape for name, p in one.named_parameters()} for one in (built, model)]
-    return (
+    return bool(
         built.config == model.config
         and shapes[0] == shapes[1]
         and built.extra_repr() == model.extra_repr()

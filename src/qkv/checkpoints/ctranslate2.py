@@ -38,7 +38,10 @@ def read_ctranslate2(path: str | os.PathLike[str]) -> Transformer:
         )
     sizes = {ours: tensors[name].shape[0] for ours, name in sized_by.items()}
     config = TransformerConfig(
-        **sizes,
+        source_vocab_size=sizes["source_vocab_size"],
+        target_vocab_size=sizes["target_vocab_size"],
+        d_model=sizes["d_model"],
+        d_ff=sizes["d_ff"],
         n_heads=HEADS[kind],
         n_encoder_layers=_n_layers("encoder", tensors),
         n_decoder_layers=_n_layers("decoder", tensors),

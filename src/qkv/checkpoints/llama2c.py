@@ -69,7 +69,7 @@ def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """Name the tensors in the file's order; `{}` is the layer, their first axis."""
     n, d_model, d_ff = config.n_layers, config.d_model, config.d_ff
     d_head = d_model // config.n_heads
-    d_kv = d_head * config.n_kv_heads
+    d_kv = d_head * (config.n_kv_heads or config.n_heads)
     shapes = {
         "embedding": (config.vocab_size, d_model),
         "{}.attention_norm": (n, d_model),
@@ -92,7 +92,8 @@ def _rows(config: LlamaConfig) -> list[Row]:
     # Their rotary pairs are neighbours, ours are halves, as in the files of transformers.
     pairs = config.d_model // config.n_heads // 2
     queries, keys = (
-        permute(0, 2, 1, rows=(heads, pairs, 2)) for heads in (config.n_heads, config.n_kv_heads)
+        permute(0, 2, 1, rows=(heads, pairs, 2))
+        for heads in (config.n_heads, config.n_kv_heads or config.n_heads)
     )
     block = "stack.blocks.{}."
     rows = [

@@ -23,10 +23,12 @@ def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                if not member.isfile() or member.name.rsplit("/", 1)[-1].startswith("."):
+                hidden = member.name.rsplit("/", 1)[-1].startswith(".")
+                file = archive.extractfile(member) if member.isfile() and not hidden else None
+                if file is None:
                     continue
                 check_size(f"{member.name} in {path}", member.size)
-                content = archive.extractfile(member).read()
+                content = file.read()
                 n_files += 1
                 yield member.name.removeprefix("./"), content
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -43,9 +43,12 @@ class Batches(Generic[Batch]):
         *,
         seed: int,
     ):
-        self._epochs, self._plan, self._make, self._seed = iter(epochs), plan, make, seed
+        # What a group is, is known to `plan` and `make` alone.
+        self._plan: Callable[[int], Sequence[Any]] = plan
+        self._make: Callable[[Any, np.random.Generator], Batch] = make
+        self._epochs, self._seed = iter(epochs), seed
         self._finished, self._place = -1, 0  # before the first epoch
-        self._groups: Sequence[Group] = ()
+        self._groups: Sequence[Any] = ()
         self._epoch = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -99,6 +102,7 @@ class Batches(Generic[Batch]):
         self._finished += 1
 
 
+@dataclass(frozen=True)
 class Movable:
     """A dataclass of tensors."""
 

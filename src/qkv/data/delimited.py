@@ -35,8 +35,9 @@ def read_delimited(
     records = [record for record in split(path, text, separator) if record[1] != []]
     whole = ((line, fields) for line, fields in records if not isinstance(fields, DataError))
     first_line, first = next(whole, (0, []))
-    if not first or (header and records[0][0] != first_line):
-        raise records[0][1]
+    problem = records[0][1]
+    if isinstance(problem, DataError) and (header or not first):
+        raise problem
     rows = records[1:] if header else records
     if not rows:
         raise DataError(f"{path} has a header and nothing else: expected a row or more")

@@ -81,8 +81,9 @@ def _picker(
     names = {role: getattr((features or {}).get(at), "names", None) for role, at in found.items()}
 
     def value(role: str, given: Any) -> Any:
-        if names[role] is None or given is None:
+        classes = names[role]
+        if classes is None or given is None:
             return given
-        return names[role][given] if given >= 0 else None  # -1 stands for a hidden label
+        return classes[given] if given >= 0 else None  # -1 stands for a hidden label
 
     return lambda row: {role: value(role, row[column]) for role, column in found.items()}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -97,8 +97,8 @@ class ImageProcessor:
         config, pillow = self.config, _pillow()
         name = "an image"
         if not isinstance(image, pillow.Image.Image):
-            name, image = str(image), read_image(image)
-        image = convert(image, config.mode, name=name)
+            name, image = str(image), read_image(cast(str, image))  # refuses what is no path
+        image = convert(cast("PIL.Image.Image", image), config.mode, name=name)
         if config.size is not None:
             height, width = _new_size(config.size, image.height, image.width)
             image = image.resize((width, height), pillow.Image.Resampling[config.resample.upper()])

@@ -145,8 +145,9 @@ def read_examples(
     """
     columns = {"text": text, "label": label} | ({} if second is None else {"second": second})
     rows = read_table(path, columns, layout, broken=broken)
-    for row in rows if known is not None else ():
-        known.number(row.fields["label"], f"{path}, line {row.line}")
+    if known is not None:
+        for row in rows:
+            known.number(row.fields["label"], f"{path}, line {row.line}")
     if second is None:
         return [TextExample(**row.fields) for row in rows]
     return [PairExample(**row.fields) for row in rows]

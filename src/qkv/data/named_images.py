@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -69,11 +70,12 @@ def digits(split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """
     try:
         from sklearn.datasets import load_digits
+        from sklearn.utils import Bunch
     except ImportError as error:
         raise MissingDependencyError(
             'the digits come with scikit-learn: pip install "qkv[train]"'
         ) from error
-    given = load_digits()
+    given = cast(Bunch, load_digits())
     pixels = np.round(given.images * (255 / 16)).astype(np.uint8)
     half = slice(len(pixels) // 2, None) if split == "test" else slice(len(pixels) // 2)
     return pixels[half], given.target[half], tuple("0123456789")

@@ -159,8 +159,9 @@ def _read_fields(
     found = find_columns(path, columns, names, hint)
     places = {role: names.index(name) for role, name in found.items()}
     for line, fields in rows:
-        broken = isinstance(fields, DataError)
-        yield line, fields if broken else {role: fields[i] for role, i in places.items()}
+        if not isinstance(fields, DataError):
+            fields = {role: fields[i] for role, i in places.items()}
+        yield line, fields
 
 
 def _separator(text: str, kind: str) -> str:

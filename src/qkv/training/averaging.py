@@ -34,8 +34,10 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Take in the weights after an update, the step counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, parameters = list(self.weights.values()), list(self.parameters.values())
-        torch._foreach_lerp_(averages, parameters, 1 - decay)
+        averages = list(self.weights.values())
+        parameters: list[Tensor] = [*self.parameters.values()]
+        # One kernel for all on an accelerator; torch's own optimizers use it, under no other name.
+        torch._foreach_lerp_(averages, parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Put an average back."""

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,15 @@ from qkv.training.optim import Schedule, adamw, constant
 from qkv.training.progress import Bar
 from qkv.training.run import Callback, Run
 
-Loss = Callable[[nn.Module, Any], Tensor]
+Model = TypeVar("Model", bound=nn.Module)
+Loss = Callable[[Model, Any], Tensor]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def train(
-    model: nn.Module,
+    model: Model,
     batches: Iterable[Any],
-    loss: Loss,
+    loss: Loss[Model],
     *,
     steps: int,
     learning_rate: float = 1e-3,
@@ -129,10 +130,10 @@ def check_interval(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 50
 
 
-class _Objective(nn.Module):
+class _Objective(nn.Module, Generic[Model]):
     """The loss as a module: what wraps a model for many devices acts on calls of a module only."""
 
-    def __init__(self, model: nn.Module, loss: Loss, device: torch.device, precision: Precision):
+    def __init__(self, model: Model, loss: Loss[Model], device: torch.device, precision: Precision):
         super().__init__()
         self.model = model
         self.loss = loss

@@ -1,14 +1,16 @@
 """Losses: cross-entropy fused with the output projection, the logits of a batch never in memory."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from qkv.attention.linear import Linear
 from qkv.errors import VocabularyError
+from qkv.models.seq2seq import Seq2Seq
 
 # Legend of the shapes: N rows (target tokens), C rows of one chunk, V vocabulary, d width.
 
@@ -29,7 +31,9 @@ class PairBatch(Protocol):
     n_targets: int  # real target tokens, counted on the host
 
 
-def pair_loss(model: nn.Module, batch: PairBatch, *, smoothing: float = 0.0) -> Float[Tensor, ""]:
+def pair_loss(
+    model: Seq2Seq[Any], batch: PairBatch, *, smoothing: float = 0.0
+) -> Float[Tensor, ""]:
     """Sum of the cross-entropies over the real target tokens of a batch.
 
     Padding is dropped before the projection, so it costs nothing there. The rows to keep come from
@@ -37,11 +41,11 @@ def pair_loss(model: nn.Module, batch: PairBatch, *, smoothing: float = 0.0) -> 
     """
     hidden = model.hidden(batch.source, batch.target_input, source_mask=batch.source_mask)
     real = batch.target_mask.flatten().int().argsort(descending=True, stable=True)
-    real = real[: batch.n_targets]
+    real, head = real[: batch.n_targets], cast(Linear, model.head)
     return linear_cross_entropy(
         hidden.flatten(0, 1)[real],
-        model.head.weight,
-        model.head.bias,
+        head.weight,
+        head.bias,
         batch.target.flatten()[real],
         smoothing=smoothing,
     )
@@ -128,9 +132,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss):
+    # The type of the decorator makes `ctx` positional.
+    def backward(ctx: Any, *grad_outputs: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
         scaled = (
-            gradient * grad_loss if needed else None
+            gradient * grad_outputs[0] if needed else None
             for gradient, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
         )
         return *scaled, None, None, None

@@ -3,11 +3,14 @@
 Scores of the vocabulary are computed only where a token is asked for.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from qkv.attention.linear import Linear
+from qkv.models.causal import CausalLM
+from qkv.models.heads import MaskedLM
 from qkv.training.losses import linear_cross_entropy
 
 # Legend of the shapes: N places at which a token is asked for, d width.
@@ -24,7 +27,7 @@ class TokenBatch(Protocol):
     targets: Int[Tensor, " targets"]
 
 
-def masked_loss(model: nn.Module, batch: TokenBatch) -> Float[Tensor, ""]:
+def masked_loss(model: MaskedLM, batch: TokenBatch) -> Float[Tensor, ""]:
     """Sum of the cross-entropies of the hidden tokens.
 
     Devlin et al. 2019, section 3.1, task 1. The model is a `MaskedLM`, or has its `head`.
@@ -37,11 +40,11 @@ def masked_loss(model: nn.Module, batch: TokenBatch) -> Float[Tensor, ""]:
     )
 
 
-def causal_loss(model: nn.Module, batch: TokenBatch) -> Float[Tensor, ""]:
+def causal_loss(model: CausalLM, batch: TokenBatch) -> Float[Tensor, ""]:
     """Sum of the cross-entropies of the next tokens (Radford et al. 2018, eq. 1).
 
     The padding stands on the right, where no real token sees it: no mask is needed.
     """
     hidden = model.hidden(batch.tokens).flatten(0, 1).index_select(0, batch.places)  # (N, d)
-    head = model.head
+    head = cast(Linear, model.head)
     return linear_cross_entropy(hidden, head.weight, head.bias, batch.targets)

@@ -5,6 +5,7 @@ Shapes: a batch has R rows of L tokens, padding included.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 from torch import nn
@@ -209,19 +210,21 @@ def _kept(module: nn.Module, length: int) -> int:
                 return d_model + d_ff * (1 + 2 * dropped)
             return d_model + d_ff * ((2 if module.gate is None else 4) + dropped)
         case Residual():
-            d_model = module.norm.weight.numel()
+            d_model = module.norm.get_parameter("weight").numel()
             return d_model * (1 + isinstance(module.norm, RMSNorm) + (module.dropout.p > 0))
     return 0
 
 
 def _stream(block: nn.Module) -> int:
     """d_model: what goes from block to block, of each token."""
-    return next(m.norm.weight.numel() for m in block.modules() if isinstance(m, Residual))
+    return next(
+        m.norm.get_parameter("weight").numel() for m in block.modules() if isinstance(m, Residual)
+    )
 
 
 def _width(layer: nn.Module) -> tuple[int, int]:
     """The widths of a linear layer's input and output, LoRA or not."""
-    layer = layer.base if isinstance(layer, LoRALinear) else layer
+    layer = cast(nn.Linear, layer.base if isinstance(layer, LoRALinear) else layer)
     return layer.in_features, layer.out_features
 
 

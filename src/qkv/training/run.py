@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -144,7 +144,7 @@ class Run:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of the random number generators of Python, NumPy and torch."""
-    kind, keys, *rest = np.random.get_state(legacy=True)
+    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     states = {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),

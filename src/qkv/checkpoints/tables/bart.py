@@ -146,13 +146,15 @@ def reader(config: BartConfig) -> Bart:
             the last token of the text, its language.
     """
     if config.norm_first:
-        return Bart(dataclasses.replace(config, start_token=None)).without_head()
-    if type(config.start_token) is not int:
+        config = dataclasses.replace(config, start_token=None)
+    elif type(config.start_token) is not int:
         raise ConfigError(
             f"decoder_start_token_id = {config.start_token!r}; expected the id of the decoder's "
             "first token"
         )
-    return Bart(config).without_head()
+    model = Bart(config)
+    model.without_head()
+    return model
 
 
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:

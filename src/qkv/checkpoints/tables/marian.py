@@ -1,6 +1,6 @@
 """Marian."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def normalize(raw: dict[str, Any]) -> dict[str, Any]:
 
 def body(model: Marian) -> list[Row]:
     """Return the rows of all but the head."""
-    config = model.config
+    config = cast(MarianConfig, model.config)
 
     def positions() -> Tensor:
         places = torch.arange(config.n_positions)

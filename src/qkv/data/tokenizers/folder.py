@@ -1,6 +1,6 @@
 """Published folders: what their files say about text, special tokens and what stands around."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,9 @@ def read_folder(folder: Path) -> Parts:
         check_kinds(said, KINDS, where=str(file))
         settings |= said
     name = _class(folder, settings)
+    family = FAMILIES.get(name or "")
     if (folder / FILE_NAME).exists():
-        parts = _from_json(folder / FILE_NAME, settings, FAMILIES.get(name))
+        parts = _from_json(folder / FILE_NAME, settings, family)
     elif name in FAMILIES:
         parts = _from_vocabulary(folder, settings, name)
     else:
@@ -141,7 +142,6 @@ def read_folder(folder: Path) -> Parts:
             f"{folder} has no {FILE_NAME}, and its tokenizer class is {shown(name)}; without one, "
             f"expected one of {', '.join(FAMILIES)}"
         )
-    family = FAMILIES.get(name)
     if family is not None and family.language is not None:
         source = settings.get("src_lang") or family.language
         target = settings.get("tgt_lang") or source
@@ -153,20 +153,20 @@ def read_folder(folder: Path) -> Parts:
     return replace(parts, files={path.name: path.read_bytes() for path in belonging})
 
 
+def known_ids(roles: Mapping[str, str], id_of: Callable[[str], int | None]) -> dict[str, int]:
+    """Return the id of each role's token; of the tokens that the vocabulary has."""
+    return {role: i for role, token in roles.items() if (i := id_of(token)) is not None}
+
+
 def mark(parts: Parts, languages: Languages) -> Parts:
     """Mark texts as those of a language.
 
     Raises:
         VocabularyError: the vocabulary has no such language.
     """
-    for code in (languages.source, languages.target):
-        if parts.vocabulary.id(code) is None:
-            raise VocabularyError(
-                f"the vocabulary has no language {code!r}; expected a code such as "
-                f"{languages.family.language!r}"
-            )
     single, pair = languages.family.single, languages.family.pair
     template = Template.parse(single, pair, _ids(parts, languages))
+    _language_id(parts, languages, languages.target)
     return replace(parts, template=template, languages=languages)
 
 
@@ -182,7 +182,17 @@ def of_target(parts: Parts) -> Parts:
 
 
 def _ids(parts: Parts, languages: Languages) -> dict[str, int]:
-    return {**parts.roles, "language": parts.vocabulary.id(languages.source)}
+    return {**parts.roles, "language": _language_id(parts, languages, languages.source)}
+
+
+def _language_id(parts: Parts, languages: Languages, code: str) -> int:
+    found = parts.vocabulary.id(code)
+    if found is None:
+        raise VocabularyError(
+            f"the vocabulary has no language {code!r}; expected a code such as "
+            f"{languages.family.language!r}"
+        )
+    return found
 
 
 def _class(folder: Path, settings: Mapping[str, Any]) -> str | None:
@@ -191,7 +201,7 @@ def _class(folder: Path, settings: Mapping[str, Any]) -> str | None:
     check_kinds(config, dict.fromkeys(("model_type", "tokenizer_class"), TEXT | NULL))
     name = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if name is None and config:
-        name = OF_MODEL.get(config.get("model_type"))
+        name = OF_MODEL.get(config.get("model_type") or "")
     elif name is None:
         name = next((name for file, name in OF_FILE.items() if (folder / file).exists()), None)
     return name and name.removesuffix("Fast")
@@ -208,7 +218,7 @@ def _from_json(file: Path, settings: Mapping[str, Any], family: Family | None) -
         ) from error
     roles = _roles_in(tokenizer, file, settings, family)
     tokenizer.add_special_tokens(list(roles.values()))
-    ids = {role: tokenizer.token_to_id(token) for role, token in roles.items()}
+    ids = known_ids(roles, tokenizer.token_to_id)
     processor = tokenizer.post_processor
     template = PLAIN if processor is None else Template.of_post_processor(processor)
     return Parts(
@@ -257,7 +267,7 @@ def _from_vocabulary(folder: Path, settings: Mapping[str, Any], name: str) -> Pa
     added = _added(folder, settings, roles)
     vocabulary = family.build(Source(folder=folder, settings=settings, roles=roles, added=added))
     vocabulary, target = vocabulary if isinstance(vocabulary, tuple) else (vocabulary, None)
-    ids = {role: vocabulary.id(token) for role, token in roles.items()}
+    ids = known_ids(roles, vocabulary.id)
     template = PLAIN  # until the languages are known
     if family.language is None:
         template = _flagged(family, settings, ids) or Template.parse(

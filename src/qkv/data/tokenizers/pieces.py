@@ -53,7 +53,7 @@ class SentencePieceVocabulary:
         return self._names.get(i)
 
     def label(self, i: int) -> str:
-        return self.token(i)
+        return self.token(i) or ""
 
     def _special(self) -> Iterator[int]:
         model = self._model
@@ -81,7 +81,7 @@ class MovedVocabulary(SentencePieceVocabulary):
         added: Mapping[str, int],
     ) -> None:
         self._moved, self._start, self._unknown = len(first) - start, start, unknown
-        super().__init__(model, {token: i for i, token in enumerate(first)} | added)
+        super().__init__(model, {**{token: i for i, token in enumerate(first)}, **added})
 
     def __len__(self) -> int:
         return super().__len__() - self._start

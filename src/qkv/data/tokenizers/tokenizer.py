@@ -17,6 +17,7 @@ from qkv.data.tokenizers.folder import (
     SETTINGS,
     VOCABULARIES,
     Parts,
+    known_ids,
     mark,
     of_target,
     read_file,
@@ -266,7 +267,7 @@ class Tokenizer:
         return cls(
             Parts(
                 vocabulary=LibraryVocabulary(tokenizer),
-                roles={role: tokenizer.token_to_id(token) for role, token in OURS.items()},
+                roles=known_ids(OURS, tokenizer.token_to_id),
                 template=PLAIN,
                 files={
                     FILE_NAME: tokenizer.to_str(pretty=True).encode(),

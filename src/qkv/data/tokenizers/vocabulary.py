@@ -79,7 +79,7 @@ class LibraryVocabulary:
         return self._tokenizer.id_to_token(i) if i >= 0 else None
 
     def label(self, i: int) -> str:
-        token = self._tokenizer.id_to_token(i)
+        token = self._tokenizer.id_to_token(i) or ""
         if not isinstance(self._tokenizer.decoder, decoders.ByteLevel):
             return token
         # Byte-level tokens spell bytes as letters ("Ġ" is a space); a part of a character has no

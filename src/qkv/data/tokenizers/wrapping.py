@@ -50,8 +50,8 @@ class Template:
         probe = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
         probe.post_processor = processor
 
-        def slots(*texts: str) -> list[Slot]:
-            encoding = probe.encode(*texts)
+        def slots(text: str, pair: str | None = None) -> list[Slot]:
+            encoding = probe.encode(text, pair)
             parts = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
             return [
                 (i if sequence is None else "AB"[sequence], segment)
@@ -64,8 +64,11 @@ class Template:
         """Put one sequence, or two, where they belong."""
         wrapped = Wrapped([], [], [])
         for what, segment in self.single if second is None else self.pair:
-            sequence = "AB".index(what) if isinstance(what, str) else None
-            ids = [what] if sequence is None else (first, second)[sequence]
+            if isinstance(what, str):
+                sequence = "AB".index(what)
+                ids = (first, second or ())[sequence]
+            else:
+                sequence, ids = None, [what]
             wrapped.ids.extend(ids)
             wrapped.segments.extend([segment] * len(ids))
             wrapped.sequence.extend([sequence] * len(ids))
