@@ -109,3 +109,8 @@ def test_the_real_model_by_its_name():
     loaded = load("all-MiniLM-L6-v2")
     assert loaded.model.config.d_model == 384
     assert loaded.tokenizer.vocab_size == loaded.model.config.vocab_size == 30_522
+
+
+def test_a_misspelt_model_is_proposed():
+    with pytest.raises(DataError, match=r"\(owner/name\); did you mean sentiment\?$"):
+        load("sentimnt")

@@ -1,5 +1,6 @@
 """Published models with all that belongs to them: the model, its tokenizer, its config."""
 
+import difflib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -232,9 +233,11 @@ def locate(path: str | os.PathLike[str]) -> Path:
         return found
     if HUB_ID.fullmatch(name):
         return download(name)
+    near = difflib.get_close_matches(name, ZOO, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
     raise DataError(
         f"{quoted(name)} is no folder, no name of the zoo ({', '.join(ZOO)}) and no Hub id "
-        "(owner/name)"
+        f"(owner/name){meant}"
     )
 
 
