@@ -6,7 +6,7 @@ status says so.
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,11 +34,13 @@ class Item:
         where: it stands, such as "mine.csv, line 7".
         fields: by our names, such as "text"; none where there is a problem.
         problem: why it cannot be answered, and where it stands.
+        files: that it was read from, which no output may replace.
     """
 
     where: str
     fields: dict[str, str]
     problem: str = ""
+    files: tuple[Path, ...] = ()
 
 
 def check_texts(texts: Sequence[str]) -> None:
@@ -111,11 +113,17 @@ def text_items(
         ]
     if file is not None and file.suffix != ".txt":
         return [
-            Item(where=f"{file}, line {row.line}", fields=row.fields, problem=row.problem)
+            Item(
+                where=f"{file}, line {row.line}",
+                fields=row.fields,
+                problem=row.problem,
+                files=(file,),
+            )
             for row in read_table(file, columns, tolerant=True)
         ]
     if file is not None:
-        return _lines(name, read_content(file), str(file), what)
+        lines = _lines(name, read_content(file), str(file), what)
+        return [replace(item, files=(file,)) for item in lines]
     if is_interactive():
         raise DataError(
             f"no input: expected {what} as an argument, --file FILE, or lines on standard input"

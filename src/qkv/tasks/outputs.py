@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from qkv.errors import ConfigError, DataError, LengthError, VocabularyError
 from qkv.files import write_atomically
-from qkv.tasks.inputs import Item
+from qkv.tasks.inputs import Item, exists
 from qkv.tasks.streams import complain, takes_unicode
 
 R = TypeVar("R")
@@ -68,7 +68,27 @@ class Results:
             lines = ["" if isinstance(x, Exception) else self._line(x) for x in self._results]
             text = "".join(f"{line}\n" for line in lines)
         write_atomically(self._output, text)
-        complain(f"{len(self._results):,} results written to {self._output}")
+        failed = sum(isinstance(result, Exception) for result in self._results)
+        counted = _counted(len(self._results) - failed, "result")
+        if failed:
+            counted += f" and {_counted(failed, 'error')}"
+        complain(f"{counted} written to {self._output}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _check_output(output: Path | None, items: Sequence[Item]) -> None:
+    """Refuse to replace a file that holds the inputs, before anything is answered."""
+    if output is None or not exists(output):
+        return
+    for file in dict.fromkeys(file for item in items for file in item.files):
+        if output.samefile(file):
+            raise ConfigError(
+                f"--output {output} is the file that the inputs come from, and would replace it; "
+                "expected another file"
+            )
 
 
 def _fields(result: Any) -> dict[str, Any]:
@@ -114,10 +134,11 @@ def answer_all(
         output: write the results to this file instead.
 
     Raises:
-        ConfigError: the output is of no known kind.
+        ConfigError: the output is of no known kind, or one of the files that were read.
         DataError: some items have no result; the others were printed or written.
     """
     results = Results(line, as_json=as_json, output=output)
+    _check_output(output, items)
     problems: list[str] = []
     some = len(items) > 1 and any(not item.problem for item in items)
     for first in range(0, len(items), AT_ONCE):

@@ -108,7 +108,10 @@ def test_what_cannot_be_answered(qkv, model, tmp_path):
     for arguments, message in (
         ([model, "who"], "questions without a passage; expected --context TEXT or --context FILE"),
         ([model, "--context", " ", "who"], "--context is empty"),
-        ([model, "--context", "nofile.txt", "who"], "'nofile.txt' was given as a text, but looks"),
+        (
+            [model, "--context", "nofile.txt", "who"],
+            "--context nofile.txt looks like the name of a file, which",
+        ),
         ([model, "--context", tmp_path, "who"], "is a folder: did you mean"),
         ([model, "--context", CONTEXT, "nofile.txt"], "'nofile.txt' was given as a text, but"),
         ([model, "--file", table], "has no column 'context'"),
@@ -118,3 +121,11 @@ def test_what_cannot_be_answered(qkv, model, tmp_path):
     ):
         said = qkv("answer", "--model", *arguments, status=2)
         assert (said.out, message in said.err) == ("", True), said.err
+
+
+def test_no_output_replaces_the_passage(qkv, model, tmp_path):
+    passage = tmp_path / "passage.txt"
+    passage.write_text(CONTEXT)
+    arguments = ("-m", model, "--context", passage, "--output", passage, ASKED[0])
+    assert "is the file that the inputs come from" in qkv("answer", *arguments, status=2).err
+    assert passage.read_text() == CONTEXT

@@ -307,3 +307,24 @@ def test_broken_rows_have_no_part_in_the_scores(qkv, model, tmp_path, capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out) == whole
     assert "a.jsonl, line 8, is nested too deeply" in captured.err
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.jsonl", "mine.txt"])
+def test_no_output_replaces_the_inputs(error, model, tmp_path, name):
+    file = tmp_path / name
+    file.write_text('{"text": "a soup"}\n' if name == "mine.jsonl" else "text\na soup\n")
+    before = file.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for output in (file, tmp_path / "link" / name):
+        said = error("classify", "-m", model, "-f", file, "--output", output)
+        assert said.startswith(f"--output {output} is the file that the inputs come from")
+        assert file.read_bytes() == before
+
+
+def test_what_was_written_is_counted(model, tmp_path, capsys):
+    made, table = tmp_path / "out.csv", tmp_path / "mine.csv"
+    assert main(["classify", "-m", model, "a soup", "--output", str(made)]) == 0
+    assert capsys.readouterr().err == f"qkv: 1 result written to {made}\n"
+    table.write_text("text,label\na soup,bad\n,bad\na film,good\n")
+    assert main(["classify", "-m", model, "-f", str(table), "--output", str(made)]) == 2
+    assert f"qkv: 2 results and 1 error written to {made}\n" in capsys.readouterr().err

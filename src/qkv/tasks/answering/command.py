@@ -1,14 +1,14 @@
 """`qkv answer`: questions on a passage, answered with its words."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qkv.data.questions import read_squad
 from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError
 from qkv.tasks.answering.answerer import Answerer, FoundAnswer
-from qkv.tasks.inputs import Item, check_texts, exists, pick_device, text_items
+from qkv.tasks.inputs import SUFFIXES, Item, check_texts, exists, pick_device, text_items
 from qkv.tasks.options import (
     AllowDownload,
     Columns,
@@ -96,15 +96,17 @@ def question_items(
             Item(
                 where=f"{file}, {one.id}",
                 fields={"id": one.id, "question": one.question, "context": one.context},
+                files=(file,),
             )
             for one in read_squad(file)
         ]
     if context is None:
         raise ConfigError("questions without a passage; expected --context TEXT or --context FILE")
     passage = _passage(context)
+    read = (Path(context),) if exists(Path(context)) else ()
     items = text_items(questions, file, {"question": columns["question"]}, what=WHAT)
     return [
-        item if item.problem else Item(where=item.where, fields={**item.fields, "context": passage})
+        replace(item, fields={**item.fields, "context": passage}, files=(*item.files, *read))
         for item in items
     ]
 
@@ -124,6 +126,11 @@ def _passage(context: str) -> str:
     path = Path(context)
     if exists(path) and path.is_file():
         context = decode(read_content(path), context)
+    elif len(context.split()) == 1 and path.suffix.lower() in SUFFIXES and not exists(path):
+        raise ConfigError(
+            f"--context {context} looks like the name of a file, which is not there; expected a "
+            "passage, or a file with one"
+        )
     else:
         check_texts([context])
         context = as_text(context)
