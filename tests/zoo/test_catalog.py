@@ -1,7 +1,7 @@
 import pytest
 
-from qkv.errors import MissingDependencyError
-from qkv.zoo.catalog import ZOO, Entry
+from qkv.errors import DataError, MissingDependencyError
+from qkv.zoo.catalog import ZOO, Entry, read_card
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -37,3 +37,11 @@ def test_a_package_that_is_not_installed():
         MissingDependencyError, match=r"qkv_no_such is not installed.*pip install it"
     ):
         entry.locate()
+
+
+def test_a_card_is_text_and_a_name_that_is_near_is_proposed():
+    assert read_card("sentiment").startswith("# sentiment\n")
+    assert read_card("all-MiniLM-L6-v2").splitlines()[0] == "# all-MiniLM-L6-v2"
+    for typed, meant in (("MiniLM", "all-MiniLM-L6-v2"), ("sentimnt", "sentiment")):
+        with pytest.raises(DataError, match=f"is not a shipped model; did you mean {meant}"):
+            read_card(typed)

@@ -84,13 +84,17 @@ def read_card(name: str) -> str:
         MissingDependencyError: its package is not installed.
     """
     if name not in ZOO:
-        near = difflib.get_close_matches(name, ZOO, n=1)
+        near = [one for one in ZOO if name.lower() in one.lower()]
+        near = near or difflib.get_close_matches(name, ZOO, n=1)
         meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(ZOO)}"
         raise DataError(f"{name!r} is not a shipped model; {meant}")
     card = ZOO[name].locate() / "README.md"
     if not card.is_file():
         return f"{name}: {ZOO[name].about}"
-    return card.read_text(encoding="utf-8").rstrip()
+    text = card.read_text(encoding="utf-8")
+    if text.startswith("---\n"):  # fields for the Hub stand before the text
+        text = text.split("\n---\n", 1)[-1]
+    return text.strip()
 
 
 def list_zoo() -> list[dict[str, str]]:
