@@ -48,7 +48,7 @@ def compare(graph, name, module, masked):
 
 
 def compiled(name, module):
-    # At night as users do: a graph for one shape, then for any. By day the latter, in half the time.
+    # At night as users do: a graph for one shape, then for any. By day only that: half the time.
     dynamic = None if NIGHTLY else True
     for masked in (False, True):
         graph = torch.compile(module, fullgraph=True, backend="eager", dynamic=dynamic)
