@@ -11,7 +11,7 @@ from tests.parity.encoder_decoder import compare_logits
 
 from qkv.tasks.hyperparameters import Training
 from qkv.tasks.translation.data import Translations
-from qkv.tasks.translation.recipe import train_translator
+from qkv.tasks.translation.recipe import Sizes, train_translator
 from qkv.tasks.translation.search import BEAM
 from qkv.tasks.translation.translator import Translator
 
@@ -31,14 +31,14 @@ def folder(tmp_path_factory):
             data=Translations(
                 train=str(folder / "my.csv"), lowercase=True, vocab_size=280, max_length=31
             ),
-            model={
-                "d_model": 34,
-                "n_heads": 2,
-                "d_ff": 41,
-                "n_encoder_layers": 3,
-                "n_decoder_layers": 2,
-                "feed_forward": "relu",
-            },
+            model=Sizes(
+                d_model=34,
+                n_heads=2,
+                d_ff=41,
+                n_encoder_layers=3,
+                n_decoder_layers=2,
+                feed_forward="relu",
+            ),
             training=Training(steps=40, max_tokens=300, learning_rate=5e-3, evaluate_every=40),
             device="cpu",
         )
