@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -330,3 +331,20 @@ def test_a_reader_that_has_enough_ends_it_quietly():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "title"),
+    [
+        (["info"], "installed"),
+        (["models"], "families"),
+        (["models", "--family", "gpt2"], "refused unless"),
+        (["inspect", "{}"], "parameters"),
+        (["convert", "{}", "{}-copy"], "written"),
+    ],
+)
+def test_commands_that_print_tables_print_json(arguments, title, tmp_path, capsys):
+    write(tmp_path / "model", "gpt2")
+    arguments = [argument.format(tmp_path / "model") for argument in arguments]
+    assert cli.main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[title]

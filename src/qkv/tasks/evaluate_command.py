@@ -23,7 +23,7 @@ from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.inputs import pick_device
 from qkv.tasks.kinds import Name, task_of
 from qkv.tasks.kinds import task as make
-from qkv.tasks.options import AllowDownload, Columns, Device, Json
+from qkv.tasks.options import AllowDownload, Columns, Device, JsonTables
 from qkv.tasks.outputs import dumps
 from qkv.tasks.streams import complain
 from qkv.tasks.summarization.data import COLUMNS as OF_SUMMARIES
@@ -64,7 +64,7 @@ def evaluate(
     task: Name | None = None,
     columns: Columns = None,
     data_dir: Path | None = None,
-    json: Json = False,
+    json: JsonTables = False,
     device: Device = "auto",
     allow_download: AllowDownload = False,
 ) -> None:

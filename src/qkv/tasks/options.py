@@ -33,6 +33,9 @@ Columns = Annotated[
     Parameter(help="the table's column for each role, such as --columns.text review"),
 ]
 Json = Annotated[bool, Parameter(help="print one JSON object per input", show_default=False)]
+JsonTables = Annotated[
+    bool, Parameter(name="--json", help="print one JSON object", show_default=False)
+]
 Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, cuda or mps")]
 AllowDownload = Annotated[
     bool,

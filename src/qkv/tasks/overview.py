@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +21,12 @@ from qkv.errors import ConfigError
 from qkv.tasks.console import show_table
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
 from qkv.tasks.inspection import describe_model, inspect_model, size
-from qkv.tasks.options import AllowDownload
+from qkv.tasks.options import AllowDownload, JsonTables
+from qkv.tasks.outputs import dumps
 from qkv.zoo.catalog import list_zoo, read_card
 
 
-def info() -> None:
+def info(*, json: JsonTables = False) -> None:
     """Show the versions, the devices and the extras of this installation."""
     facts = {
         "qkv": importlib.metadata.version("qkv"),
@@ -35,10 +36,13 @@ def info() -> None:
     }
     for extra, missing in _extras().items():
         facts[f"extra {extra}"] = f"without {', '.join(missing)}" if missing else "installed"
-    show_table("installed", [{"what": what, "value": value} for what, value in facts.items()])
+    rows = [{"what": what, "value": value} for what, value in facts.items()]
+    show_tables({"installed": rows}, json)
 
 
-def models(name: str | None = None, /, *, family: str | None = None) -> None:
+def models(
+    name: str | None = None, /, *, family: str | None = None, json: JsonTables = False
+) -> None:
     """List shipped models, families and file formats, or show one model's card.
 
     Args:
@@ -51,24 +55,31 @@ def models(name: str | None = None, /, *, family: str | None = None) -> None:
         print(read_card(name))
     elif family is not None:
         found = family_of(family)
-        show_table("architectures of config.json", list_architectures(found))
-        show_table("fields of config.json", list_fields(found))
-        show_table("refused unless", list_refused(found))
+        tables = {
+            "architectures of config.json": list_architectures(found),
+            "fields of config.json": list_fields(found),
+            "refused unless": list_refused(found),
+        }
+        show_tables(tables, json)
     else:
-        show_table("shipped models (qkv models NAME shows a card)", list_zoo())
-        show_table("families", list_families(FAMILIES.values()))
-        show_table("formats that qkv convert reads as well", FORMATS)
+        tables = {
+            "shipped models (qkv models NAME shows a card)": list_zoo(),
+            "families": list_families(FAMILIES.values()),
+            "formats that qkv convert reads as well": FORMATS,
+        }
+        show_tables(tables, json)
 
 
-def inspect(model: str, /, *, allow_download: AllowDownload = False) -> None:
+def inspect(
+    model: str, /, *, json: JsonTables = False, allow_download: AllowDownload = False
+) -> None:
     """Show a model's blocks, attention, parameters by part, and memory by dtype.
 
     Args:
         model: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
             llama2.c (.bin) or CTranslate2 (model.bin).
     """
-    for title, rows in inspect_model(read_model(model, allow_download=allow_download)).items():
-        show_table(title, rows)
+    show_tables(inspect_model(read_model(model, allow_download=allow_download)), json)
 
 
 def convert(
@@ -77,6 +88,7 @@ def convert(
     /,
     *,
     dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None,
+    json: JsonTables = False,
     allow_download: AllowDownload = False,
 ) -> None:
     """Write a model in the Hugging Face layout: config.json, model.safetensors, tokenizer.
@@ -93,11 +105,18 @@ def convert(
         dtype=getattr(torch, dtype) if dtype else None,
         allow_download=allow_download,
     )
-    show_table("read", describe_model(loaded))
     files = checkpoint_files(folder)
-    show_table(
-        "written", [{"file": str(file), "size": size(file.stat().st_size)} for file in files]
-    )
+    written = [{"file": str(file), "size": size(file.stat().st_size)} for file in files]
+    show_tables({"read": describe_model(loaded), "written": written}, json)
+
+
+def show_tables(tables: Mapping[str, Sequence[Mapping[str, str]]], json: bool) -> None:
+    """Print tables under their titles, or all of them as one JSON object."""
+    if json:
+        print(dumps(tables))
+        return
+    for title, rows in tables.items():
+        show_table(title, rows)
 
 
 def _devices() -> Iterator[str]:
