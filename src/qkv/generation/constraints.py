@@ -1,7 +1,7 @@
-"""Processors that forbid tokens, or leave no others: the rules that published models come with.
+"""Processors that forbid or force tokens: the constraints that published models come with.
 
-Places are counted in what is written, from 0; `begun` is the number of columns that stand before
-it in `tokens`: what decoding began with.
+A `place` is an index into the new tokens, from 0; `begun` is the number of columns of `tokens`
+before them, which decoding started from.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from qkv.generation.processors import (
 
 
 def forbid(ids: Iterable[int]) -> Processor:
-    """Never write these tokens."""
+    """Forbid these tokens everywhere."""
     ids = tuple(ids)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def forbid(ids: Iterable[int]) -> Processor:
 
 
 def forbid_at(ids: Iterable[int], *, place: int, begun: int) -> Processor:
-    """Do not write these tokens at one place."""
+    """Forbid these tokens at one place."""
     forbidding = forbid(ids)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def forbid_at(ids: Iterable[int], *, place: int, begun: int) -> Processor:
 
 
 def minimum_length(n: int, stops: Iterable[int], *, begun: int) -> Processor:
-    """Do not end an answer before `n` tokens are written."""
+    """Forbid the stop tokens before `n` tokens were generated."""
     forbidding = forbid(stops)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def minimum_length(n: int, stops: Iterable[int], *, begun: int) -> Processor:
 
 
 def force_at(ids: Iterable[int], *, place: int, begun: int) -> Processor:
-    """Write one of these tokens at a place; they are equally probable there, and certain."""
+    """Force one of these tokens, equally likely, at a place; all others are forbidden."""
     ids = tuple(ids)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ Start = int | Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, " batch"]
 Stop = int | Sequence[int]
 Ends = Callable[[list[int]], bool]  # is an answer with these tokens at its end?
 
-# Finished rows leave when they are one in so many: leaving copies the memory of those that stay.
+# Compact the batch once a quarter of its rows has finished: it copies the caches of the others.
 LEAVING = 4
 # A long beginning is read in pieces: only the logits of one piece are held at a time.
 PIECE = 256

@@ -1,4 +1,4 @@
-"""How a model is decoded by the rules in its own files, for every task that writes."""
+"""Decoding settings from a model's own files, for every task that generates text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ ONE = Beam(size=1, length_penalty=1.0, length_rule="power")
 
 
 class Limits(NamedTuple):
-    """What holds for an answer that begins with some tokens.
+    """Length limits of one output.
 
     Args:
-        least: tokens before which it does not end.
-        most: tokens that are written at most.
-        forced: whether its first token is forced.
+        least: minimum number of new tokens.
+        most: maximum number of new tokens.
+        forced: whether the first new token is forced.
     """
 
     least: int
@@ -30,30 +30,31 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """The rules of a model; see `read_decoding`, which finds them in its files.
+    """A model's decoding settings; `read_decoding` reads them from its files.
 
-    Lengths are those of transformers: `max_length` and `min_length` count what decoding begins
-    with, `max_new_tokens` and `min_new_tokens` do not, and go before them.
+    Lengths are those of transformers: `max_length` and `min_length` include the tokens that
+    decoding starts from; `max_new_tokens` and `min_new_tokens` do not, and take precedence. None
+    means that the files do not set the field.
 
     Args:
-        start: what a decoder reads first; None where nothing says it.
-        stops: ids that end an answer; none where nothing says it.
-        draws: whether tokens are drawn; None where nothing says it.
-        sampling: how they are drawn; greedily where `draws` is not true.
+        start: id of the decoder's first input token.
+        stops: ids that end the output.
+        draws: whether to sample.
+        sampling: how to sample; greedy unless `draws` is true.
         beam: how to search.
-        max_length: None where nothing says it.
-        max_new_tokens: None where nothing says it.
-        min_length: 0 is no rule.
-        min_new_tokens: None where nothing says it.
-        forced_first: the token after a single one; that of a target language, for example.
-        forced_last: one of them is the last token where `max_length` is reached.
-        bad_words: sequences that are never written.
-        suppressed: ids that are never written.
-        suppressed_first: ids that are not written first, after the one that is forced.
-        source_ngram: no so many tokens of the source in the same order; 0 is no rule.
-        source_penalty: above 1, what the source says becomes more probable.
-        renormalized: whether what the rules leave has probabilities that sum to 1.
-        stop_strings: that end a text and are no part of it.
+        max_length: maximum total length, in tokens.
+        max_new_tokens: maximum number of new tokens.
+        min_length: minimum total length, in tokens.
+        min_new_tokens: minimum number of new tokens.
+        forced_first: first new token after a single start token, such as a target language.
+        forced_last: ids of which one ends an output that reaches `max_length`.
+        bad_words: token sequences that are never generated.
+        suppressed: ids that are never generated.
+        suppressed_first: ids that are not generated first (after a forced first token).
+        source_ngram: forbid copying n-grams of this length from the source; 0 allows all.
+        source_penalty: values above 1 make the tokens of the source more probable.
+        renormalized: whether to renormalize log-probabilities after all rules were applied.
+        stop_strings: strings that end the output and are not part of it.
     """
 
     start: int | None = None
@@ -77,19 +78,19 @@ class Decoding:
 
     @property
     def reads_source(self) -> bool:
-        """Whether a rule is about the source, so that each source is decoded by itself."""
+        """Whether a rule depends on the source; each source is then decoded on its own."""
         return self.source_ngram > 0 or self.source_penalty != 1
 
     def limits(self, read: int, *, usual: int, most: int | None = None) -> Limits:
-        """What holds after `read` tokens.
+        """Return the length limits of an output that starts from `read` tokens.
 
         Args:
-            read: that decoding begins with.
-            usual: most tokens that are written where no file says it.
-            most: tokens that are written, instead of what a file says.
+            read: number of tokens that decoding starts from.
+            usual: maximum number of new tokens if the files set none.
+            most: maximum number of new tokens, overriding the files.
 
         Raises:
-            LengthError: what decoding begins with is as long as the whole may be.
+            LengthError: the start already reaches `max_length`.
         """
         if most is None and self.max_new_tokens is not None:
             most = self.max_new_tokens

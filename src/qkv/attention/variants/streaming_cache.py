@@ -30,6 +30,9 @@ class StreamingCache(KeyValueCache):
         Args:
             mask: True = may attend, of all tokens so far and the new ones.
             shape: (batch, heads, new tokens, all tokens), to which the mask broadcasts.
+
+        Raises:
+            ShapeError: if the mask is not boolean or does not broadcast to `shape`.
         """
         columns = self._all_columns(shape[0], shape[2], mask.device)
         self._real = real_keys(mask, shape).take_along_dim(columns, 1)

@@ -49,7 +49,7 @@ class Texts:
         second: the column of the second texts, where the classes are of pairs.
         validation_share: that is split off, the same of each class.
         max_length: tokens of a text, of which the rest is cut off.
-        limit: learn from so many texts only.
+        limit: maximum number of training texts.
         seed: of the split and of the limit's choice.
         data_dir: folder of the named sets; the variable QKV_DATA if not given.
 
