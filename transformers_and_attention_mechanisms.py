@@ -139,10 +139,10 @@ from qkv.data.classification import (
 from qkv.data.coreference import COREFERENCE_PAIRS, Coreference, coreference_pair
 from qkv.data.dates import FORMS, TUTORIAL_LOCALES, DatePair, date_pairs, write_date
 from qkv.data.images import ImageConfig
-from qkv.data.labels import Labels, TextExample, read_examples, split_off
+from qkv.data.labels import Labels, TextExample, hold_out_stratified, read_examples
 from qkv.data.masking import Masking, masked_batches
 from qkv.data.named import classification_set, parts_of, reviews
-from qkv.data.pretraining import TokenBatch, causal_batches, collate_asked, collate_causal
+from qkv.data.pretraining import TokenBatch, causal_batches, collate_causal, collate_targets
 from qkv.data.text import find_data
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.windows import make_windows
@@ -186,7 +186,7 @@ from qkv.training.finetune import (
 from qkv.training.history import History
 from qkv.training.loop import train
 from qkv.training.losses import linear_cross_entropy, pair_loss
-from qkv.training.optim import adamw, cosine, linear, noam
+from qkv.training.optim import adamw, cosine_decay, linear_decay, noam
 from qkv.training.pretraining import causal_loss, masked_loss
 from qkv.training.report import describe_training, training_memory
 from qkv.tutorial.architecture import draw_transformer
@@ -399,7 +399,7 @@ def learn(name: str, config: RNNConfig) -> dict:
         pair_loss,
         steps=steps,
         learning_rate=5e-3,
-        schedule=cosine(warmup=30, steps=steps),
+        schedule=cosine_decay(warmup=30, steps=steps),
         description=f"{name:20}",
     )
     outputs = translator([text for text, _ in test_pairs])
@@ -504,7 +504,7 @@ for name in ("none", "additive (Bahdanau)"):
         pair_loss,
         steps=steps_of(200),
         learning_rate=5e-3,
-        schedule=cosine(warmup=30, steps=steps_of(200)),
+        schedule=cosine_decay(warmup=30, steps=steps_of(200)),
         description=f"copy, {name}",
     )
     hits = [output == text for output, text in zip(copier(unseen), unseen, strict=True)]
@@ -1251,7 +1251,7 @@ learned = train(
     pair_loss,
     steps=lessons,
     learning_rate=5e-3,
-    schedule=cosine(warmup=lessons // 8, steps=lessons),
+    schedule=cosine_decay(warmup=lessons // 8, steps=lessons),
     description="small Transformer",
 )
 all_heads = rewriter.exact_match(test_pairs)
@@ -1844,7 +1844,7 @@ positioned, seconds_with = {}, {}
 for kind in KINDS:
     torch.manual_seed(0)
     positioned[kind] = model_with(kind)
-    schedule = cosine(warmup=steps_of(260) // 8, steps=steps_of(260))
+    schedule = cosine_decay(warmup=steps_of(260) // 8, steps=steps_of(260))
     seconds_with[kind] = train_on_dates(
         positioned[kind], kind, steps=steps_of(260), learning_rate=8e-3, schedule=schedule
     ).seconds
@@ -2190,7 +2190,7 @@ def try_wiring(
     """Train four blocks from this seed: the losses, and the loss on unseen dates."""
     torch.manual_seed(seed)
     model = deep_model(4, **settings)
-    schedule = cosine(warmup=warmup, steps=WARMUP_STEPS)
+    schedule = cosine_decay(warmup=warmup, steps=WARMUP_STEPS)
     history = train_on_dates(
         model, name, steps=WARMUP_STEPS, seed=seed, learning_rate=rate, schedule=schedule
     )
@@ -2652,7 +2652,7 @@ show_source(beam_search)
 # %%
 HARD = "The old man told us a story that nobody believed."
 reader, writer = to_german.source, to_german.target
-hard_ids = torch.tensor([reader.wrap(reader.encode(HARD)).ids])
+hard_ids = torch.tensor([reader.add_special_tokens(reader.encode(HARD)).ids])
 rules = {"start": writer.start, "stop": writer.stop, "max_length": 40}
 ways_to_write = {
     "greedy": sample(
@@ -3040,7 +3040,7 @@ history = train(
     partial(image_loss, smoothing=0.1),
     steps=steps,
     optimizer=adamw(recognizer.model, learning_rate=2e-3, weight_decay=0.05),
-    schedule=cosine(warmup=steps // 20, steps=steps),
+    schedule=cosine_decay(warmup=steps // 20, steps=steps),
     description="ViT",
     unit="images",
 )
@@ -3230,7 +3230,7 @@ assert not torch.equal(at_once[:, -1], after[:, -1])
 # Here the length of the run is known in advance, and the rate falls along a cosine to zero.
 
 # %%
-show_source(pair_loss, noam, cosine)
+show_source(pair_loss, noam, cosine_decay)
 
 # %% [markdown]
 # The loop is the one of section 1; only the model is new.
@@ -3245,7 +3245,7 @@ history = train(
     pair_loss,
     steps=steps,
     learning_rate=2e-3,
-    schedule=cosine(warmup=steps // 8, steps=steps),
+    schedule=cosine_decay(warmup=steps // 8, steps=steps),
     evaluate=lambda model: {"exact match": transformer.exact_match(test_pairs[:200])},
     evaluate_every=steps // 8,
     description="Transformer",
@@ -3596,7 +3596,7 @@ bert_history = train(
     masked_loss,
     steps=steps,
     learning_rate=5e-3,
-    schedule=cosine(warmup=steps // 10, steps=steps),
+    schedule=cosine_decay(warmup=steps // 10, steps=steps),
     description="BERT on names",
 )
 print(
@@ -3673,7 +3673,7 @@ gpt_history = train(
     causal_loss,
     steps=steps,
     learning_rate=5e-3,
-    schedule=cosine(warmup=steps // 10, steps=steps),
+    schedule=cosine_decay(warmup=steps // 10, steps=steps),
     description="GPT on names",
 )
 
@@ -3691,8 +3691,8 @@ hidden_one = [([*ids[:i], HIDDEN, *ids[i + 1 :]], [i], [ids[i]]) for ids, i in a
 begun = [([name_tokenizer.stop, *ids[:i]], [i], [ids[i]]) for ids, i in asked]
 pad = name_tokenizer.pad
 answers = {
-    "BERT, from both sides": is_right(bert, collate_asked(hidden_one, pad=pad)),
-    "GPT, from the left": is_right(gpt, collate_asked(begun, pad=pad)),
+    "BERT, from both sides": is_right(bert, collate_targets(hidden_one, pad=pad)),
+    "GPT, from the left": is_right(gpt, collate_targets(begun, pad=pad)),
 }
 
 # %%
@@ -3820,7 +3820,7 @@ speaker_history = train(
     causal_loss,
     steps=steps,
     learning_rate=3e-3,
-    schedule=cosine(warmup=steps // 10, steps=steps),
+    schedule=cosine_decay(warmup=steps // 10, steps=steps),
     description="GPT on text",
 )
 print(
@@ -3892,7 +3892,7 @@ except MissingDependencyError as error:
 SENTENCE = "The animal didn't cross the street because it was too tired."
 if minilm is not None:
     tokenizer_of, encoder = minilm.tokenizer, minilm.model
-    inputs = tokenizer_of.wrap(tokenizer_of.encode(SENTENCE))
+    inputs = tokenizer_of.add_special_tokens(tokenizer_of.encode(SENTENCE))
     with torch.inference_mode():
         last_hidden_state = encoder(torch.tensor([inputs.ids]))
     print(tokenizer_of.tokens(inputs.ids))
@@ -3940,7 +3940,7 @@ if minilm is not None:
     vectors = []
     with torch.inference_mode():
         for text in SAYINGS:
-            ids = tokenizer_of.wrap(tokenizer_of.encode(text)).ids
+            ids = tokenizer_of.add_special_tokens(tokenizer_of.encode(text)).ids
             vectors.append(F.normalize(mean_token(encoder(torch.tensor([ids]))), dim=-1))
     cosines = torch.cat(vectors) @ torch.cat(vectors).T
     show_table(
@@ -4008,7 +4008,7 @@ ANIMAL = coreference_pair(
 
 def look(sentence: Coreference) -> tuple[list[str], torch.Tensor]:
     """The tokens of a sentence, and the weights (layer, head, query, key) over it."""
-    ids = tokenizer_of.wrap(tokenizer_of.encode(sentence.text)).ids
+    ids = tokenizer_of.add_special_tokens(tokenizer_of.encode(sentence.text)).ids
     with torch.inference_mode(), record_attention(encoder) as weights:
         encoder(torch.tensor([ids]))
     return tokenizer_of.tokens(ids), torch.cat([weights[layer] for layer in weights])
@@ -4213,9 +4213,9 @@ def read_parts(source: str) -> dict[str, list[TextExample]]:
     if test is None:  # SST-2: what is published as validation is the test here
         validation, test = None, validation
     if test is None:
-        train_part, test = split_off(train_part, 0.2, seed=SEED)
+        train_part, test = hold_out_stratified(train_part, 0.2, seed=SEED)
     if validation is None:
-        train_part, validation = split_off(train_part, 0.15, seed=SEED)
+        train_part, validation = hold_out_stratified(train_part, 0.15, seed=SEED)
     return {"train": train_part, "validation": validation, "test": test}
 
 
@@ -4470,7 +4470,7 @@ def fine_tune(way: Way, examples: list[TextExample], name: str, *, curve: bool =
         classification_loss,
         steps=steps,
         optimizer=optimizer,
-        schedule=linear(steps // 10, steps),
+        schedule=linear_decay(steps // 10, steps),
         evaluate=accuracy if curve else None,
         evaluate_every=batches.n_batches,
         callbacks=[GradualUnfreezing(max(1, steps // 8))] if way.gradual else [],

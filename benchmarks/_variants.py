@@ -43,7 +43,7 @@ from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.tasks.translation.translator import Translator
 from qkv.training.loop import History, train
 from qkv.training.losses import linear_cross_entropy, pair_loss
-from qkv.training.optim import cosine
+from qkv.training.optim import cosine_decay
 
 # ---------------------------------------------------------------------------------- mechanisms
 
@@ -199,7 +199,7 @@ def learn_dates(name: str, seed: int, steps: int) -> dict[str, Any]:
         pair_loss,
         steps=steps,
         learning_rate=DATES["learning rate"],
-        schedule=cosine(steps // 8, steps),
+        schedule=cosine_decay(steps // 8, steps),
         device="cpu",
         description=f"dates, {name}",
     )
@@ -320,7 +320,7 @@ def learn_copy(name: str, seed: int, steps: int) -> dict[str, Any]:
         copy_loss,
         steps=steps,
         learning_rate=COPY["learning rate"],
-        schedule=cosine(steps // 10, steps),
+        schedule=cosine_decay(steps // 10, steps),
         evaluate=validate_copy,
         evaluate_every=max(1, steps // 18),
         device="cpu",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qkv.attention.biased import biased_attention
 from qkv.attention.core import attention, explicit_attention
-from qkv.attention.masks import places, sliding_window_mask
+from qkv.attention.masks import key_positions, sliding_window_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.differential import DifferentialAttention
@@ -58,14 +58,14 @@ Rivals = dict[str, Callable[[], Tensor]]
 def make_heads(length: int) -> Rivals:
     q, k, v = torch.randn(3, 1, N_HEADS, length, D_HEAD)
     pattern, alibi = partial(sliding_window_mask, window=WINDOW), ALiBi(N_HEADS)
-    mask = pattern(*places(q, k))
+    mask = pattern(*key_positions(None, q, k))
     return {
         "explicit": lambda: explicit_attention(q, k, v),
         "fused": lambda: attention(q, k, v),
         "fused, causal": lambda: attention(q, k, v, causal=True),
         MASKED: lambda: attention(q, k, v, mask=mask),
         BY_CHUNKS: lambda: attention_by_chunks(q, k, v, pattern, reach=WINDOW, causal=False),
-        "ALiBi, whole bias": lambda: attention(q, k, v, bias=alibi(*places(q, k))),
+        "ALiBi, whole bias": lambda: attention(q, k, v, bias=alibi(*key_positions(None, q, k))),
         "ALiBi, by chunks": lambda: biased_attention(q, k, v, alibi),
         "linear": lambda: linear_attention(q, k, v),
     }

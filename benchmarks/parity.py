@@ -24,7 +24,7 @@ from qkv.checkpoints.family import Family
 from qkv.checkpoints.overview import base_model, list_fields, list_refused
 from qkv.checkpoints.registry import FAMILIES
 from qkv.checkpoints.tables.rotary import SCALINGS
-from qkv.models.heads import Headed, MultipleChoice
+from qkv.models.heads import ModelWithHead, MultipleChoice
 from qkv.models.t5 import T5Encoder
 from qkv.tutorial.tables import markdown_table, show_table
 
@@ -99,7 +99,7 @@ def make(family: Family, architecture: str, folder: Path) -> tuple[Any, Checkpoi
 def reads_twice(family: Family, architecture: str) -> bool:
     """Whether both stacks of an encoder-decoder read the one text that a head is for."""
     model = family.architecture(architecture).model
-    return issubclass(model, Headed) and hasattr(family.config, "n_decoder_layers")
+    return issubclass(model, ModelWithHead) and hasattr(family.config, "n_decoder_layers")
 
 
 def draw(vocab_size: int, lengths: list[int], padding: str) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,7 @@ def draw_inputs(
     ids, mask = draw(config.vocab_size, LENGTHS, padding)
     texts, masks, theirs = [ids], [mask], {"input_ids": ids, "attention_mask": mask.long()}
     ours = {"token_mask": mask}
-    if config.is_encoder_decoder and isinstance(model, Headed):
+    if config.is_encoder_decoder and isinstance(model, ModelWithHead):
         masks = [mask, mask]
     elif config.is_encoder_decoder and not isinstance(model, T5Encoder):
         vocab_size = getattr(config, "decoder_vocab_size", None) or config.vocab_size

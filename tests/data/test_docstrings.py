@@ -20,7 +20,7 @@ from qkv.data.docstrings import (
     split_functions,
 )
 from qkv.data.near_copies import NearCopies, similarity
-from qkv.data.parts import parts_of
+from qkv.data.parts import split_by_hash
 from qkv.errors import DataError, MissingDependencyError
 
 SOURCE = '''
@@ -199,7 +199,7 @@ def test_no_near_copy_crosses_the_parts():
     assert len({function.code for function in kept}) == len(kept)
     assert near > 20
     for part, own in parts.items():
-        assert {*parts_of([function.file for function in own], SHARES)} <= {part}
+        assert {*split_by_hash([function.file for function in own], SHARES)} <= {part}
         assert [f for f in dict.fromkeys(functions) if f in {*own}] == own  # in order
     before = [*parts["train"]]
     for part in ("validation", "test"):

@@ -8,9 +8,9 @@ from qkv.data.labels import (
     Labels,
     PairExample,
     TextExample,
+    hold_out_stratified,
     read_examples,
     seconds_of,
-    split_off,
 )
 from qkv.errors import ConfigError, DataError
 
@@ -98,7 +98,7 @@ def test_a_label_that_training_lacked_is_found_with_its_line(tmp_path):
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
 def test_each_class_gives_its_share_and_stays_in_both_parts(share):
     examples = corpus()
-    kept, held = split_off(examples, share, seed=3)
+    kept, held = hold_out_stratified(examples, share, seed=3)
     assert Counter(kept) + Counter(held) == Counter(examples)
     for label, size in (("x", 41), ("y", 13), ("z", 2)):
         n_held = sum(example.label == label for example in held)
@@ -110,17 +110,21 @@ def test_each_class_gives_its_share_and_stays_in_both_parts(share):
 
 def test_the_seed_and_the_examples_alone_decide():
     examples = corpus()
-    assert split_off(examples, 0.3, seed=3) == split_off(examples, 0.3, seed=3)
-    assert split_off(examples, 0.3, seed=3) != split_off(examples, 0.3, seed=4)
+    assert hold_out_stratified(examples, 0.3, seed=3) == hold_out_stratified(examples, 0.3, seed=3)
+    assert hold_out_stratified(examples, 0.3, seed=3) != hold_out_stratified(examples, 0.3, seed=4)
     # The order of the classes is none of the choice.
     turned = sorted(examples, key=lambda example: example.label, reverse=True)
-    assert set(split_off(turned, 0.3, seed=3)[1]) == set(split_off(examples, 0.3, seed=3)[1])
+    assert set(hold_out_stratified(turned, 0.3, seed=3)[1]) == set(
+        hold_out_stratified(examples, 0.3, seed=3)[1]
+    )
 
 
 def test_every_text_is_as_likely_to_be_held_out():
     examples = corpus((("x", 7), ("y", 5)))
     held = Counter(
-        example for seed in range(700) for example in split_off(examples, 0.3, seed=seed)[1]
+        example
+        for seed in range(700)
+        for example in hold_out_stratified(examples, 0.3, seed=seed)[1]
     )
     assert all(
         abs(held[example] / 700 - 2 / (7 if example.label == "x" else 5)) < 0.06
@@ -131,7 +135,7 @@ def test_every_text_is_as_likely_to_be_held_out():
 def test_equal_texts_stay_together_whatever_their_labels():
     examples = corpus((("x", 17), ("y", 11))) * 3 + [TextExample("x0", "y"), TextExample("y0", "x")]
     for seed in range(20):
-        kept, held = split_off(examples, 0.4, seed=seed)
+        kept, held = hold_out_stratified(examples, 0.4, seed=seed)
         assert not {example.text for example in kept} & {example.text for example in held}
         assert len(kept) + len(held) == len(examples)
         # 7 of 17 and 4 of 11 different texts, each three times, and perhaps one of the two more.
@@ -141,18 +145,18 @@ def test_equal_texts_stay_together_whatever_their_labels():
 def test_a_text_with_two_labels_counts_for_its_first():
     both = [TextExample(*row) for row in (("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"))]
     with pytest.raises(DataError, match="1 of 2 classes have a single text: 'y'"):
-        split_off(both, 0.5, seed=0)
+        hold_out_stratified(both, 0.5, seed=0)
 
 
 def test_a_class_with_one_text_cannot_be_split():
     examples = [*corpus(), TextExample("alone", "w"), TextExample("alone", "w")]
     with pytest.raises(DataError, match=r"1 of 4 classes have a single text: 'w'; expected two or"):
-        split_off(examples, 0.1, seed=0)
+        hold_out_stratified(examples, 0.1, seed=0)
     every = [TextExample("a", str(i)) for i in range(13)]
     with pytest.raises(
         DataError, match=r"13 of 13 classes .* 3 more; .*is this the column of the l"
     ):
-        split_off(every, 0.1, seed=0)
+        hold_out_stratified(every, 0.1, seed=0)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 90.0])
@@ -160,9 +164,9 @@ def test_a_share_that_leaves_nothing_is_refused(share):
     with pytest.raises(
         ConfigError, match=rf"share = {share} to hold out; expected between 0 and 1"
     ):
-        split_off(corpus(), share, seed=0)
+        hold_out_stratified(corpus(), share, seed=0)
 
 
 def test_nothing_cannot_be_split():
     with pytest.raises(DataError, match="no examples to hold some out from"):
-        split_off([], 0.1, seed=0)
+        hold_out_stratified([], 0.1, seed=0)

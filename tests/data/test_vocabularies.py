@@ -115,7 +115,7 @@ def test_a_text_comes_back(folder):
     ids = tokenizer.encode("the dog")
     assert tokenizer.unknown not in ids
     assert tokenizer.decode(ids) == "the dog"
-    wrapped = tokenizer.wrap(ids)
+    wrapped = tokenizer.add_special_tokens(ids)
     assert tokenizer.decode(wrapped.ids) == "the dog"
     assert [i for i, of in zip(wrapped.ids, wrapped.sequence, strict=True) if of == 0] == ids
 
@@ -160,9 +160,13 @@ def test_offsets_are_the_places_of_the_text(folder):
 )
 def test_what_a_family_puts_around_a_text(make, name, single, pair, segments):
     tokenizer = load_tokenizer(make(name))
-    assert tokenizer.wrap([7, 8]) == (single, [0] * len(single), [_of(i) for i in single])
-    assert tokenizer.wrap([7, 8], [9]) == (pair, segments, [_of(i) for i in pair])
-    assert tokenizer.wrap([], []).ids == [i for i in pair if _of(i) is None]
+    assert tokenizer.add_special_tokens([7, 8]) == (
+        single,
+        [0] * len(single),
+        [_of(i) for i in single],
+    )
+    assert tokenizer.add_special_tokens([7, 8], [9]) == (pair, segments, [_of(i) for i in pair])
+    assert tokenizer.add_special_tokens([], []).ids == [i for i in pair if _of(i) is None]
 
 
 def _of(i):
@@ -223,7 +227,7 @@ def test_settings_of_byte_level_bpe(make):
     assert tokenizer.tokens(tokenizer.encode("dog dog")) == [" dog", " dog"]
     assert tokenizer.tokens(tokenizer.encode("é")) == [" ", "Ã", "©"]
     flagged = load_tokenizer(make("GPT2Tokenizer", add_bos_token=True))
-    assert flagged.wrap([7]).ids == [103, 7]
+    assert flagged.add_special_tokens([7]).ids == [103, 7]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +239,7 @@ def test_settings_of_byte_level_bpe(make):
     ],
 )
 def test_flags_of_llama(make, flags, pair):
-    assert load_tokenizer(make("LlamaTokenizer", **flags)).wrap([7], [9]).ids == pair
+    assert load_tokenizer(make("LlamaTokenizer", **flags)).add_special_tokens([7], [9]).ids == pair
 
 
 def test_folders_that_name_other_special_tokens(make):
@@ -280,9 +284,9 @@ def test_the_class_follows_from_the_model_or_from_the_files(tmp_path):
             assert bare.decode(bare.encode("the dog")) == "the dog"
     config = {"config.json": {"model_type": "bart"}}
     bart = load_tokenizer(fill(tmp_path / "bart", {**FILES["RobertaTokenizer"], **config}))
-    assert bart.wrap([7]).ids == [0, 7, 2]
+    assert bart.add_special_tokens([7]).ids == [0, 7, 2]
     fast = fill(tmp_path / "t5", FILES["T5Tokenizer"], tokenizer_class="T5TokenizerFast")
-    assert load_tokenizer(fast).wrap([7]).ids == [7, 1]
+    assert load_tokenizer(fast).add_special_tokens([7]).ids == [7, 1]
 
 
 def test_a_folder_without_a_vocabulary_has_no_tokenizer(tmp_path):
@@ -400,9 +404,9 @@ def unigram_json(folder, **settings):
 
 def test_a_tokenizer_json_says_what_stands_around(tmp_path):
     tokenizer = load_tokenizer(unigram_json(tmp_path / "json"))
-    assert tokenizer.wrap([4]) == ([4, 1], [0, 0], [0, None])
-    assert tokenizer.wrap([4], [5]).ids == [4, 1, 5, 1]
-    assert tokenizer.wrap([4], [5]).segments == [0, 0, 1, 1]
+    assert tokenizer.add_special_tokens([4]) == ([4, 1], [0, 0], [0, None])
+    assert tokenizer.add_special_tokens([4], [5]).ids == [4, 1, 5, 1]
+    assert tokenizer.add_special_tokens([4], [5]).segments == [0, 0, 1, 1]
     assert (tokenizer.pad, tokenizer.stop, tokenizer.unknown) == (0, 1, 2)
     with pytest.raises(VocabularyError, match="no start token"):
         _ = tokenizer.start

@@ -82,8 +82,8 @@ def test_a_row_that_leaves_changes_no_other(model):
 def test_when_rows_leave_changes_nothing(model, monkeypatch):
     source, mask = sources()
     together = decode(model, source, mask)
-    for leaving in (1, 1000):  # all at the end, and each at once
-        monkeypatch.setattr("qkv.generation.stepping.LEAVING", leaving)
+    for share in (1, 0.001):  # all at the end, and each at once
+        monkeypatch.setattr("qkv.generation.stepping.COMPACT_AT", share)
         assert decode(model, source, mask) == together
 
 
@@ -160,7 +160,7 @@ def test_a_long_prefix_is_read_in_pieces(model, monkeypatch):
     options = {"token_mask": mask, "start": prefixes, "stop": -1, "max_length": 4}
     whole = greedy(model, source, **options)
     for piece in (1, 3):
-        monkeypatch.setattr("qkv.generation.stepping.PIECE", piece)
+        monkeypatch.setattr("qkv.generation.stepping.PREFILL_CHUNK", piece)
         assert torch.equal(greedy(model, source, **options), whole)
 
 

@@ -8,7 +8,7 @@ from tests.generation.toy import GRU, START, STOP, VOCAB, Markov, Scripted, noth
 from qkv.errors import ConfigError
 from qkv.generation.greedy import greedy
 from qkv.generation.processors import allowed_tokens
-from qkv.generation.sampling import Sampling, draw, numbers_of, sample
+from qkv.generation.sampling import Sampling, draw, sample, uniform_noise
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_a_number_rounded_to_1_draws_the_last_token_that_is_possible():
 
 
 def test_the_numbers_of_a_seed_do_not_depend_on_the_length_or_the_batch():
-    long = numbers_of([3, 8], nothing(2), 40)
-    assert torch.equal(numbers_of([8], nothing(), 5)[0], long[1, :5])
+    long = uniform_noise([3, 8], nothing(2), 40)
+    assert torch.equal(uniform_noise([8], nothing(), 5)[0], long[1, :5])
     assert not torch.equal(long[0], long[1])
 
 

@@ -10,7 +10,7 @@ from tests.generation.toy import START, STOP, Markov, nothing, rnn, sources
 from qkv.data.tokenizers import Tokenizer, load_tokenizer
 from qkv.errors import ConfigError, ShapeError
 from qkv.generation.sampling import Sampling, sample
-from qkv.generation.streaming import cut_text, says, stream, text_pieces
+from qkv.generation.streaming import cut_text, ends_at, stream, text_pieces
 
 
 def of_bytes(ids):
@@ -167,7 +167,7 @@ def test_sampled_answers_end_at_stop_strings():
     table[ord("\n"), ord("\n")] = 9
     options = {"start": 0, "stop": -1, "max_length": 9, "seeds": [0]}
     decode = lambda ids: of_bytes(ids)  # noqa: E731
-    (answer,) = sample(Markov(table), nothing(), ends=says(decode, ["\n\n"]), **options)
+    (answer,) = sample(Markov(table), nothing(), ends=ends_at(decode, ["\n\n"]), **options)
     assert of_bytes(answer.tokens) == "one\n\n"
     assert answer.ended
     assert cut_text(decode(answer.tokens), ["\n\n"]) == "one"
@@ -184,7 +184,7 @@ def test_what_cannot_be_streamed_is_refused_at_once(unchecked_types):
 
 @pytest.mark.parametrize(
     "use",
-    [lambda: says(of_bytes, [""]), lambda: list(text_pieces([], of_bytes, stop_strings=[""]))],
+    [lambda: ends_at(of_bytes, [""]), lambda: list(text_pieces([], of_bytes, stop_strings=[""]))],
 )
 def test_an_empty_stop_string_is_refused(use):
     with pytest.raises(ConfigError, match="a stop string is empty: every answer would end before"):

@@ -26,7 +26,7 @@ from qkv.generation.drafts import ModelDraft, PromptLookup
 from qkv.generation.greedy import greedy
 from qkv.generation.processors import allowed_tokens
 from qkv.generation.ranking import Beam
-from qkv.generation.sampling import Sampling, draw, numbers_of, sample
+from qkv.generation.sampling import Sampling, draw, sample, uniform_noise
 from qkv.generation.speculative import speculative
 
 B, LONGEST = 4, 6
@@ -115,7 +115,7 @@ def test_cached_equals_uncached(name, seed):
         max_length=LONGEST,
         seeds=range(B),
     )
-    numbers = numbers_of(range(B), source, LONGEST)
+    numbers = uniform_noise(range(B), source, LONGEST)
     for row, answer in enumerate(answers):
         read = torch.tensor([[*start[row], *answer.tokens[:-1]]])
         logits = model(source[row : row + 1, mask[row]], read)[0, len(start[row]) - 1 :]

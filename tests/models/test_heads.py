@@ -9,8 +9,8 @@ from torch import nn
 from qkv.errors import ConfigError
 from qkv.models.bart import Bart, BartConfig
 from qkv.models.heads import (
-    Headed,
     MaskedLM,
+    ModelWithHead,
     MultipleChoice,
     NextSentence,
     PreTraining,
@@ -115,8 +115,8 @@ def test_a_head_goes_on_any_encoder(name):
 
 
 def test_a_head_without_a_score_says_so():
-    head = Headed(Images()).double()
-    with pytest.raises(NotImplementedError, match=r"^Headed does not say how it scores$"):
+    head = ModelWithHead(Images()).double()
+    with pytest.raises(NotImplementedError, match=r"^ModelWithHead does not say how it scores$"):
         head(torch.randn(B, L, 13, dtype=torch.float64))
 
 

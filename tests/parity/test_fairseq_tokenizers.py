@@ -111,7 +111,7 @@ def test_names_and_special_tokens(both, name):
 def test_what_stands_around(both, name):
     ours, theirs = both(name)
     for texts in (("the dog sees",), ("the dog sees", "two cats")):
-        assert ours.wrap(*map(ours.encode, texts)).ids == theirs(*texts).input_ids
+        assert ours.add_special_tokens(*map(ours.encode, texts)).ids == theirs(*texts).input_ids
 
 
 @pytest.mark.parametrize(
@@ -141,19 +141,22 @@ def test_languages(both, name):
         "MBart50Tokenizer": lambda language: [code(language), 7, ours.stop],
     }[name]
     start = {"MBartTokenizer": code, "MBart50Tokenizer": lambda language: ours.stop}[name]
-    assert ours.wrap([7]).ids == marked("de_DE")
-    assert ours.target.wrap([7]).ids == marked("fr_XX")
+    assert ours.add_special_tokens([7]).ids == marked("de_DE")
+    assert ours.target.add_special_tokens([7]).ids == marked("fr_XX")
     assert ours.target.start == start("fr_XX")
-    assert theirs("dog").input_ids == ours.wrap(ours.encode("dog")).ids
-    assert theirs(text_target="dog").input_ids == ours.target.wrap(ours.encode("dog")).ids
+    assert theirs("dog").input_ids == ours.add_special_tokens(ours.encode("dog")).ids
+    assert (
+        theirs(text_target="dog").input_ids
+        == ours.target.add_special_tokens(ours.encode("dog")).ids
+    )
     other = ours.with_languages("ro_RO", "en_XX")
-    assert other.wrap([7]).ids == marked("ro_RO")
-    assert other.target.wrap([7]).ids == marked("en_XX")
+    assert other.add_special_tokens([7]).ids == marked("ro_RO")
+    assert other.target.add_special_tokens([7]).ids == marked("en_XX")
     assert other.target.start == start("en_XX")
     # What was written is read back without its mark.
     text = "the dog sees"
     assert ours.target.decode([ours.target.start, *marked("fr_XX")[:-2], ours.stop]) is not None
-    assert ours.target.decode(ours.target.wrap(ours.encode(text)).ids) == text
+    assert ours.target.decode(ours.target.add_special_tokens(ours.encode(text)).ids) == text
 
 
 def test_no_language_that_is_not_there(both, model, tmp_path):
@@ -182,7 +185,7 @@ def test_a_tokenizer_json_of_the_reference(both, lines, tmp_path, name):
     assert ours.encode_batch(lines) == from_files.encode_batch(lines)
     for one, other in ((ours, from_files), (ours.target, from_files.target)):
         for sequences in ([[17, 19]], [[17, 19], [23]]):
-            assert one.wrap(*sequences) == other.wrap(*sequences)
+            assert one.add_special_tokens(*sequences) == other.add_special_tokens(*sequences)
         assert (one.start, one.stop, one.pad) == (other.start, other.stop, other.pad)
     typed = ours.special_ids - {ours.unknown}
     assert not any(typed.intersection(ids) for ids in ours.encode_batch(LINES))
@@ -201,7 +204,7 @@ def test_a_folder_that_names_its_model_alone(both, model, tmp_path, model_type, 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     ours, expected = load_tokenizer(tmp_path), both(name)[0]
     assert ours.encode("the dog") == expected.encode("the dog")
-    assert ours.wrap([7]) == expected.wrap([7])
+    assert ours.add_special_tokens([7]) == expected.add_special_tokens([7])
     assert set(ours.files) == {FILE}
 
 

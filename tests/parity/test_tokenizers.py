@@ -211,7 +211,7 @@ def test_marian_has_a_tokenizer_for_what_is_translated_into(both):
     for tokens in rows:
         text = theirs.decode(tokens, skip_special_tokens=True, use_source_tokenizer=False)
         assert ours.target.decode(tokens) == text
-    assert ours.target.wrap([7]) == ours.wrap([7])
+    assert ours.target.add_special_tokens([7]) == ours.add_special_tokens([7])
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -227,7 +227,7 @@ def test_special_tokens_and_what_they_stand_around(both, name):
         assert theirs_id is None or getattr(ours, role) == theirs_id
     for texts in (PAIR[:1], PAIR):
         expected = theirs(*texts)
-        wrapped = ours.wrap(*map(ours.encode, texts))
+        wrapped = ours.add_special_tokens(*map(ours.encode, texts))
         assert wrapped.ids == expected.input_ids
         if name in FAST:
             assert wrapped.segments == expected.encodings[0].type_ids
@@ -245,7 +245,7 @@ def test_a_tokenizer_json_of_the_reference(both, tmp_path, name):
     special = ours.special_ids - {ours.unknown}
     assert not any(special.intersection(tokens) for tokens in ours.encode_batch(LINES))
     for sequences in ([[17, 19]], [[17, 19], [23]]):  # its post-processor agrees with our table
-        assert ours.wrap(*sequences) == from_files.wrap(*sequences)
+        assert ours.add_special_tokens(*sequences) == from_files.add_special_tokens(*sequences)
     assert ours._parts.roles == from_files._parts.roles
     tokens = from_files.encode(SENTENCE)
     assert ours.decode(tokens) == from_files.decode(tokens)
@@ -258,7 +258,7 @@ def test_the_real_folder_of_minilm():
     theirs.model_max_length = 10**6
     assert differing(ours, theirs) == []  # its file asks for padding to 128, which is not done
     expected = theirs(*PAIR)
-    wrapped = ours.wrap(*map(ours.encode, PAIR))
+    wrapped = ours.add_special_tokens(*map(ours.encode, PAIR))
     assert (wrapped.ids, wrapped.segments) == (expected.input_ids, expected.token_type_ids)
     assert (ours.pad, ours.start, ours.stop, ours.unknown, ours.mask) == (0, 101, 102, 100, 103)
 

@@ -72,7 +72,10 @@ def test_translations_are_theirs(published, size):
         early = {"early_stopping": "never"} if size > 1 else {}
         for text in TEXTS:
             batch = tokenizer(text, return_tensors="pt")
-            assert ours.source.wrap(ours.source.encode(text)).ids == batch.input_ids[0].tolist()
+            assert (
+                ours.source.add_special_tokens(ours.source.encode(text)).ids
+                == batch.input_ids[0].tolist()
+            )
             said = model.generate(
                 batch.input_ids, num_beams=size, max_length=LENGTH + 1, max_new_tokens=None,
                 forced_eos_token_id=None, **early,

@@ -10,7 +10,7 @@ from torch import nn
 
 from qkv.checkpoints.registry import FAMILIES
 from qkv.errors import ConfigError
-from qkv.models.heads import Headed
+from qkv.models.heads import ModelWithHead
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.rnn import RNNSeq2Seq
 from qkv.models.t5 import T5Encoder
@@ -125,7 +125,7 @@ def test_the_groups_are_named_from_bottom_to_top(family, architecture):
         layers = [f"layer {i}" for i in range(config.n_layers)]
     assert names[: len(layers) + 1] == ["embedding", *layers]
     rest = names[len(layers) + 1 :]
-    assert rest == ["head"] or (rest == [] and not isinstance(model, Headed))
+    assert rest == ["head"] or (rest == [] and not isinstance(model, ModelWithHead))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_the_embedding_is_all_that_stands_below_the_layers():
     }
     for family, names in expected.items():
         model = tiny(family)
-        body = model.encoder if isinstance(model, Headed) else model
+        body = model.encoder if isinstance(model, ModelWithHead) else model
         found = names_of(body, layer_groups(body)[0])
         assert found == names, family
 

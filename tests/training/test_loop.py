@@ -16,7 +16,7 @@ from qkv.training import history as log
 from qkv.training import loop
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
-from qkv.training.optim import adamw, linear
+from qkv.training.optim import adamw, linear_decay
 
 
 def toy():
@@ -87,7 +87,7 @@ def test_the_schedule_multiplies_the_rate_of_every_group():
         loss,
         steps=4,
         optimizer=optimizer,
-        schedule=linear(warmup=2, steps=4),
+        schedule=linear_decay(warmup=2, steps=4),
         device="cpu",
     )
     assert rates == [[0.125, 1.0], [0.25, 2.0], [0.125, 1.0], [0.0, 0.0]]

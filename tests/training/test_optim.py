@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from qkv.errors import ConfigError
-from qkv.training.optim import adamw, constant, cosine, linear, noam
+from qkv.training.optim import adamw, constant_rate, cosine_decay, linear_decay, noam
 
 
 def test_noam_is_equation_3():
@@ -17,27 +17,27 @@ def test_noam_is_equation_3():
 
 
 def test_linear():
-    factor = linear(warmup=4, steps=14)
+    factor = linear_decay(warmup=4, steps=14)
     assert [factor(step) for step in (1, 2, 4, 5, 9, 14, 20)] == pytest.approx(
         [0.25, 0.5, 1.0, 0.9, 0.5, 0.0, 0.0]
     )
 
 
 def test_cosine():
-    factor = cosine(warmup=2, steps=14, floor=0.1)
+    factor = cosine_decay(warmup=2, steps=14, floor=0.1)
     third = 0.1 + 0.9 * 0.75  # cos(pi / 3) = 1 / 2
     assert [factor(step) for step in (1, 2, 6, 8, 14, 20)] == pytest.approx(
         [0.5, 1.0, third, 0.55, 0.1, 0.1]
     )
-    assert cosine(0, 3)(3) == pytest.approx(0.0, abs=1e-15)
+    assert cosine_decay(0, 3)(3) == pytest.approx(0.0, abs=1e-15)
 
 
 def test_constant():
-    assert [constant(4)(step) for step in (1, 3, 4, 100)] == [0.25, 0.75, 1.0, 1.0]
-    assert constant()(1) == 1.0
+    assert [constant_rate(4)(step) for step in (1, 3, 4, 100)] == [0.25, 0.75, 1.0, 1.0]
+    assert constant_rate()(1) == 1.0
 
 
-@pytest.mark.parametrize("schedule", [linear, cosine])
+@pytest.mark.parametrize("schedule", [linear_decay, cosine_decay])
 @pytest.mark.parametrize(("warmup", "steps"), [(5, 5), (7, 5), (-1, 5)])
 def test_a_warmup_that_does_not_fit_is_refused(schedule, warmup, steps):
     with pytest.raises(ConfigError, match=f"warmup is {warmup} of {steps} steps; expected 0 <="):

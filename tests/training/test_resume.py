@@ -21,7 +21,7 @@ from qkv.training import checkpointing
 from qkv.training.checkpointing import Checkpoints, average_checkpoints, find_checkpoints
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
-from qkv.training.optim import adamw, cosine
+from qkv.training.optim import adamw, cosine_decay
 from qkv.training.run import Callback
 
 STEPS = 13
@@ -105,7 +105,7 @@ def run(
         batches(),
         loss,
         steps=steps,
-        schedule=cosine(2, STEPS),
+        schedule=cosine_decay(2, STEPS),
         ema=options.pop("ema", 0.9),
         accumulate=options.pop("accumulate", 2),
         evaluate=lambda m: {"norm": float(m.head.weight.norm())},

@@ -20,7 +20,7 @@ from qkv.data.batches import Batches, Movable
 from qkv.errors import ConfigError, DataError
 
 Pixels = Float[Tensor, "B C H W"]
-Numbers = np.random.Generator
+Generator = np.random.Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Augmentation:
                     f"augmentation.{name} = {getattr(self, name)}; expected {expected}"
                 )
 
-    def __call__(self, pixels: Pixels, rng: Numbers) -> Pixels:
+    def __call__(self, pixels: Pixels, rng: Generator) -> Pixels:
         """Change a batch.
 
         Args:
@@ -86,14 +86,14 @@ class Augmentation:
 NONE = Augmentation()
 
 
-def flip(pixels: Pixels, rng: Numbers) -> Pixels:
+def flip(pixels: Pixels, rng: Generator) -> Pixels:
     """Mirror each image, left to right, with a probability of one half."""
     chosen = torch.from_numpy(rng.random(len(pixels)) < 0.5)  # (B,)
     return torch.where(chosen[:, None, None, None], pixels.flip(-1), pixels)
 
 
 def bend(
-    pixels: Pixels, rng: Numbers, *, degrees: float, scale: float, elastic: float = 0.0
+    pixels: Pixels, rng: Generator, *, degrees: float, scale: float, elastic: float = 0.0
 ) -> Pixels:
     """Turn, scale and deform each image, all in one sampling between pixels; black comes in.
 
@@ -119,7 +119,7 @@ def bend(
     return F.grid_sample(pixels, places, align_corners=False)
 
 
-def shift(pixels: Pixels, rng: Numbers, most: int) -> Pixels:
+def shift(pixels: Pixels, rng: Generator, most: int) -> Pixels:
     """Move each image by up to `most` whole pixels on both axes; black comes in."""
     n, _, height, width = pixels.shape
     padded = F.pad(pixels, (most,) * 4)
@@ -130,7 +130,7 @@ def shift(pixels: Pixels, rng: Numbers, most: int) -> Pixels:
     return padded.permute(0, 2, 3, 1)[images, rows, columns].permute(0, 3, 1, 2).contiguous()
 
 
-def erase(pixels: Pixels, rng: Numbers, *, share: float, area: tuple[float, float]) -> Pixels:
+def erase(pixels: Pixels, rng: Generator, *, share: float, area: tuple[float, float]) -> Pixels:
     """Put noise in the place of a rectangle, in a share of the images.
 
     Zhong et al. 2020, algorithm 1, except that a rectangle which would be larger than the image is
@@ -147,7 +147,7 @@ def erase(pixels: Pixels, rng: Numbers, *, share: float, area: tuple[float, floa
     return torch.where(torch.from_numpy(inside)[:, None], noise, pixels)
 
 
-def _inside(rng: Numbers, lengths: np.ndarray, size: int) -> np.ndarray:
+def _inside(rng: Generator, lengths: np.ndarray, size: int) -> np.ndarray:
     """(B, size), True at a stretch of each length, at a place where it fits."""
     first = np.floor(rng.random(len(lengths)) * (size - lengths + 1))[:, None]
     places = np.arange(size)
@@ -207,7 +207,7 @@ def image_batches(
         order = np.random.default_rng((seed, epoch)).permutation(len(pixels))
         return list(torch.from_numpy(order).split(batch_size))
 
-    def make(rows: Int64[Tensor, " rows"], rng: Numbers) -> ImageBatch:
+    def make(rows: Int64[Tensor, " rows"], rng: Generator) -> ImageBatch:
         changed = augmentation(pixels[rows].float() / 255, rng)
         return ImageBatch((changed - middle) / spread, classes[rows].long())
 

@@ -108,7 +108,7 @@ def encode_texts(
     parts = [texts] if seconds is None else [texts, seconds]
     if len({len(part) for part in parts}) > 1:
         raise DataError(f"{len(texts)} texts and {len(parts[-1])} second ones; expected as many")
-    around = len(tokenizer.wrap(*([] for _ in parts)).ids)
+    around = len(tokenizer.add_special_tokens(*([] for _ in parts)).ids)
     if max_length < around + len(parts):
         raise LengthError(
             f"max_length = {max_length} leaves no room for text: the special tokens around it "
@@ -119,7 +119,7 @@ def encode_texts(
         for part, what in zip(parts, ("text", "second text"), strict=False)
     ]
     rows = list(zip(*columns, strict=True))
-    wrapped = [tokenizer.wrap(*_fit(row, max_length - around)) for row in rows]
+    wrapped = [tokenizer.add_special_tokens(*_fit(row, max_length - around)) for row in rows]
     lengths = [sum(map(len, row)) + around for row in rows]
     return EncodedTexts(
         ids=[one.ids for one in wrapped],

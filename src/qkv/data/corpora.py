@@ -2,7 +2,7 @@
 
 import os
 
-from qkv.data.parts import USUAL_SHARES, check_part, parts_of
+from qkv.data.parts import USUAL_SHARES, check_part, split_by_hash
 from qkv.data.text import decode, find_data, read_content, read_lines
 from qkv.errors import DataError
 
@@ -26,7 +26,7 @@ def text_set(name: str, split: str, data_dir: str | os.PathLike[str] | None = No
     folder = find_data(name, data_dir)
     if name == "names":
         names = list(dict.fromkeys(read_lines(folder / "names.txt.gz")))
-        parts = parts_of(names, USUAL_SHARES)
+        parts = split_by_hash(names, USUAL_SHARES)
         return [first for first, part in zip(names, parts, strict=True) if part == split]
     text = _read(folder / "input.txt.gz")
     end = int(0.9 * len(text))

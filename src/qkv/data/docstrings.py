@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qkv.data.near_copies import NearCopies
-from qkv.data.parts import parts_of
+from qkv.data.parts import split_by_hash
 from qkv.errors import DataError, MissingDependencyError
 
 SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
@@ -150,7 +150,7 @@ def split_functions(functions: Iterable[Function]) -> tuple[dict[str, list[Funct
         different.setdefault(" ".join(function.code.split()), function)
     parts: dict[str, list[Function]] = {part: [] for part in SHARES}
     files = [function.file for function in different.values()]
-    for function, part in zip(different.values(), parts_of(files, SHARES), strict=True):
+    for function, part in zip(different.values(), split_by_hash(files, SHARES), strict=True):
         parts[part].append(function)
     seen, described, left_out = NearCopies(), set[tuple[str, str]](), 0
     for part, own in parts.items():

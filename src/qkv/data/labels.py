@@ -42,7 +42,7 @@ def seconds_of(examples: Sequence[TextExample | PairExample]) -> list[str] | Non
 
 @runtime_checkable
 class Labelled(Protocol):
-    """What `split_off` reads of an example."""
+    """What `hold_out_stratified` reads of an example."""
 
     @property
     def text(self) -> str:
@@ -153,7 +153,7 @@ def read_examples(
     return [PairExample(**row.fields) for row in rows]
 
 
-def split_off(
+def hold_out_stratified(
     examples: Sequence[Example], share: float, *, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """Hold out the same share of each class: what stays, and what is held out, both in order.

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from qkv.data.batches import Batches, bucketed_batches
-from qkv.data.pretraining import Asked, TokenBatch, collate_asked
+from qkv.data.pretraining import MaskedExample, TokenBatch, collate_targets
 from qkv.errors import ConfigError, VocabularyError
 
 
@@ -63,7 +63,7 @@ class Masking:
                 f"vocab_size = {self.vocab_size} ids"
             )
 
-    def __call__(self, tokens: Sequence[int], rng: np.random.Generator) -> Asked:
+    def __call__(self, tokens: Sequence[int], rng: np.random.Generator) -> MaskedExample:
         """Hide tokens of a text: what is read, which places are asked for, and what stood there.
 
         Raises:
@@ -136,7 +136,7 @@ def masked_batches(
     """
 
     def make(rows: list[int], rng: np.random.Generator) -> TokenBatch:
-        return collate_asked([masking(texts[row], rng) for row in rows], pad=pad)
+        return collate_targets([masking(texts[row], rng) for row in rows], pad=pad)
 
     lengths = [(len(text),) for text in texts]
     return bucketed_batches(lengths, make, max_tokens=max_tokens, seed=seed, epochs=epochs)

@@ -30,7 +30,7 @@ def check_part(name: str, split: str, sets: Mapping[str, Sequence[str]]) -> None
         raise DataError(f"no part {split!r} of {name}: expected {', '.join(sets[name])}")
 
 
-def parts_of(keys: Sequence[str], shares: Mapping[str, float]) -> list[str]:
+def split_by_hash(keys: Sequence[str], shares: Mapping[str, float]) -> list[str]:
     """The part of each key, by its checksum, so that rows which come or go move no other.
 
     Args:
@@ -42,7 +42,7 @@ def parts_of(keys: Sequence[str], shares: Mapping[str, float]) -> list[str]:
     return [parts[min(place, len(parts) - 1)] for place in places]
 
 
-def hold_out(
+def hold_out_groups(
     examples: Sequence[Example], keys: Sequence[str], share: float
 ) -> tuple[list[Example], list[Example]]:
     """Hold out a share of the keys with all their examples: what stays, and what is held out.

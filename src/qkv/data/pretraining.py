@@ -11,7 +11,8 @@ from torch import Tensor
 from qkv.data.batches import Batches, Movable, pad_sequences
 from qkv.errors import ConfigError, DataError
 
-Asked = tuple[Sequence[int], Sequence[int], Sequence[int]]  # tokens, places in them, targets there
+# The tokens that a model reads, the positions at which it predicts, and the targets there.
+MaskedExample = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class TokenBatch(Movable):
         return len(self.targets)
 
 
-def collate_asked(rows: Sequence[Asked], *, pad: int) -> TokenBatch:
+def collate_targets(rows: Sequence[MaskedExample], *, pad: int) -> TokenBatch:
     """One batch of texts with the places that are asked for in each."""
     tokens, token_mask = pad_sequences([tokens for tokens, _, _ in rows], pad)
     length = tokens.shape[1]
@@ -57,7 +58,7 @@ def collate_asked(rows: Sequence[Asked], *, pad: int) -> TokenBatch:
 def collate_causal(sequences: Sequence[Sequence[int]], *, pad: int) -> TokenBatch:
     """Ask for each next token: what is read are all tokens but the last."""
     rows = [(tokens[:-1], range(len(tokens) - 1), tokens[1:]) for tokens in sequences]
-    return collate_asked(rows, pad=pad)
+    return collate_targets(rows, pad=pad)
 
 
 def causal_batches(

@@ -2,7 +2,7 @@
 
 import os
 
-from qkv.data.parts import check_part, hold_out
+from qkv.data.parts import check_part, hold_out_groups
 from qkv.data.qamr import read_qamr
 from qkv.data.questions import Question, read_squad
 from qkv.data.text import find_data
@@ -37,5 +37,5 @@ def question_set(
     questions = read_qamr(file, folder / "wiki-sentences.tsv.gz")
     if split == "test":
         return questions
-    parts = hold_out(questions, [question.source for question in questions], 0.1)
+    parts = hold_out_groups(questions, [question.source for question in questions], 0.1)
     return parts[split == "validation"]

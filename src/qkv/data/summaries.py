@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from qkv.data.archives import read_members
 from qkv.data.docstrings import DocstringCorpus, docstring_corpus
-from qkv.data.parts import USUAL_SHARES, check_part, parts_of
+from qkv.data.parts import USUAL_SHARES, check_part, split_by_hash
 from qkv.data.tables import TableLayout, read_table
 from qkv.data.text import decode, find_data, read_lines
 from qkv.errors import DataError
@@ -56,7 +56,7 @@ def summary_set(
         return read_dialogsum(folder / f"dialogsum.{file}.jsonl.gz")
     columns, layout = {"title": 1, "text": 2}, TableLayout(header=False)
     rows = [row.fields for row in read_table(folder / "test.csv.gz", columns, layout)]
-    parts = parts_of([row["text"] for row in rows], USUAL_SHARES)
+    parts = split_by_hash([row["text"] for row in rows], USUAL_SHARES)
     return [
         Summarized(row["text"], (row["title"],))
         for row, part in zip(rows, parts, strict=True)

@@ -7,7 +7,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from qkv.data.parts import check_part, parts_of
+from qkv.data.parts import check_part, split_by_hash
 from qkv.data.text import check_size, decode, find_data, multi30k
 from qkv.errors import DataError
 
@@ -82,7 +82,7 @@ def tatoeba(data_dir: str | os.PathLike[str] | None = None) -> dict[str, Pairs]:
     # The languages apart: "die" is no translation of "die".
     names = [f"en {text}" for text in plain(english)], [f"de {text}" for text in plain(german)]
     parts: dict[str, Pairs] = {part: [] for part in TATOEBA_SHARES}
-    groups = parts_of(linked(list(zip(*names, strict=True))), TATOEBA_SHARES)
+    groups = split_by_hash(linked(list(zip(*names, strict=True))), TATOEBA_SHARES)
     for *pair, part in zip(english, german, groups, strict=True):
         parts[part].append((pair[0], pair[1]))
     return parts

@@ -102,14 +102,14 @@ def make_windows(
         ):
             if not tokens:
                 raise DataError(f"{what} {row + 1} has no tokens: {quoted(text)} (is it empty?)")
-        room = max_length - len(tokenizer.wrap(question, []).ids)
+        room = max_length - len(tokenizer.add_special_tokens(question, []).ids)
         if room < 1:
             raise LengthError(
                 f"question {row + 1} has {len(question)} tokens, and with the special tokens "
                 f"leaves none of max_length = {max_length} to its passage; expected a shorter one"
             )
         for begin in _beginnings(len(ids), room, stride):
-            wrapped = tokenizer.wrap(question, ids[begin : begin + room])
+            wrapped = tokenizer.add_special_tokens(question, ids[begin : begin + room])
             first = wrapped.sequence.index(1)
             piece = spans[begin : begin + room]
             windows.append(Window(row, wrapped.ids, wrapped.segments, first, piece))

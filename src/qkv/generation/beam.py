@@ -81,7 +81,7 @@ class Candidates(NamedTuple):
     rows: Int[Tensor, "sources c"]  # which beginnings they continue
     tokens: Int[Tensor, "sources c"]
     logprobs: Float[Tensor, "sources c"]  # of the token alone, as the model says
-    over: Bool[Tensor, "sources c"]
+    finished: Bool[Tensor, "sources c"]
 
 
 class Search:
@@ -125,10 +125,10 @@ class Search:
         totals, places = sums.flatten(1).topk(min(enough, width * vocab))
         first = torch.arange(n, device=places.device)[:, None] * width
         rows, tokens = first + places // vocab, places % vocab
-        over = torch.isin(tokens, self._stops)
+        finished = torch.isin(tokens, self._stops)
         if self._tokens.shape[1] + 1 == self._begun + self._max_length:
-            over = torch.ones_like(over)
-        return Candidates(totals, rows, tokens, logprobs[rows, tokens], over)
+            finished = torch.ones_like(finished)
+        return Candidates(totals, rows, tokens, logprobs[rows, tokens], finished)
 
     def _step(self) -> Float[Tensor, "rows V"]:
         new, layer = self._tokens[:, self._state.length :], self._beam.coverage_layer
@@ -147,7 +147,7 @@ class Search:
 
     def finish(self, candidates: Candidates) -> None:
         """Take the answers from among the `size` best continuations."""
-        ended = candidates.over & (candidates.totals > FORBIDDEN)
+        ended = candidates.finished & (candidates.totals > FORBIDDEN)
         for i, k in ended[:, : self._beam.size].nonzero().tolist():
             row, token = int(candidates.rows[i, k]), int(candidates.tokens[i, k])
             before = [] if self._logprobs is None else self._logprobs[row].tolist()
@@ -168,23 +168,23 @@ class Search:
 
     def go_on(self, candidates: Candidates) -> None:
         """Go on with the best continuations that have not ended, of sources still searched."""
-        order = candidates.over.long().argsort(dim=1, stable=True)[:, : self._beam.size]
-        totals = candidates.totals.masked_fill(candidates.over, FORBIDDEN).gather(1, order)
+        order = candidates.finished.long().argsort(dim=1, stable=True)[:, : self._beam.size]
+        totals = candidates.totals.masked_fill(candidates.finished, FORBIDDEN).gather(1, order)
         # One that cannot go on gives its place to a copy of the best, which counts for nothing.
         order = torch.where(totals == FORBIDDEN, order[:, :1], order)
         rows, tokens, logprobs = (
             x.gather(1, order) for x in (candidates.rows, candidates.tokens, candidates.logprobs)
         )
         best = totals[:, 0].tolist()
-        going = [i for i in range(len(best)) if not self._ends(i, best[i], int(rows[i, 0]))]
-        rows, tokens, logprobs = rows[going].flatten(), tokens[going], logprobs[going]
+        kept = [i for i in range(len(best)) if not self._ends(i, best[i], int(rows[i, 0]))]
+        rows, tokens, logprobs = rows[kept].flatten(), tokens[kept], logprobs[kept]
         self._state.reorder(rows)
         self._tokens = torch.cat((self._tokens[rows], tokens.view(-1, 1)), 1)
         self._logprobs = torch.cat(
             [*([] if self._logprobs is None else [self._logprobs[rows]]), logprobs.view(-1, 1)], 1
         )
         self._covered = None if self._covered is None else self._covered[rows]
-        self._totals, self.sources = totals[going], self.sources[going]
+        self._totals, self.sources = totals[kept], self.sources[kept]
 
     def _ends(self, i: int, best: float, row: int) -> bool:
         """Whether the search of the i-th source is at its end; see `Beam`."""

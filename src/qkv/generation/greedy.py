@@ -51,7 +51,7 @@ def greedy(
             max_length=max_length,
             processors=processors,
         )
-        while stepper.going:
-            stepper.append(stepper.processed(stepper.logits()).argmax(-1))
+        while stepper.unfinished:
+            stepper.append(stepper.apply_processors(stepper.logits()).argmax(-1))
     # Copied outside of inference mode: answers may be trained on.
-    return stepper.filled().clone()
+    return stepper.padded().clone()

@@ -96,7 +96,7 @@ def sample(
         LengthError: a row of `start` is empty.
         VocabularyError: the processors leave no token.
     """
-    uniforms = numbers_of(seeds, source, max_length)
+    uniforms = uniform_noise(seeds, source, max_length)
     with torch.inference_mode():
         stepper = Stepper(
             model,
@@ -108,7 +108,7 @@ def sample(
             processors=processors,
             ends=ends,
         )
-        while stepper.going:
+        while stepper.unfinished:
             draw_next(stepper, uniforms)
     return stepper.answers()
 
@@ -118,7 +118,7 @@ def draw_next(
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Write one drawn token to each row; return them, and what the model itself gave them."""
     logits = stepper.logits()
-    probabilities = stepper.processed(logits).softmax(-1)
+    probabilities = stepper.apply_processors(logits).softmax(-1)
     tokens = draw(probabilities, uniforms[stepper.rows, stepper.length])
     logprobs = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
     stepper.append(tokens, logprobs)
@@ -135,7 +135,7 @@ def draw(
     return ((sums <= uniforms[:, None] * total) & (sums < total)).sum(-1)
 
 
-def numbers_of(
+def uniform_noise(
     seeds: Sequence[int], source: Int[Tensor, "batch _"], max_length: int
 ) -> Float[Tensor, "batch length"]:
     """The uniform numbers of each row, from its seed: the same on every device.

@@ -17,16 +17,16 @@ Stop = int | Sequence[int]
 Ends = Callable[[list[int]], bool]  # is an answer with these tokens at its end?
 
 # Compact the batch once a quarter of its rows has finished: it copies the caches of the others.
-LEAVING = 4
+COMPACT_AT = 1 / 4
 # A long beginning is read in pieces: only the logits of one piece are held at a time.
-PIECE = 256
+PREFILL_CHUNK = 256
 
 
 class Stepper:
     """The rows of a batch that are being decoded, and the model's memory of them.
 
-        while stepper.going:
-            stepper.append(stepper.processed(stepper.logits()).argmax(-1))
+        while stepper.unfinished:
+            stepper.append(stepper.apply_processors(stepper.logits()).argmax(-1))
 
     Args:
         model: in evaluation mode.
@@ -80,7 +80,7 @@ class Stepper:
         return self._end - self._begun
 
     @property
-    def going(self) -> bool:
+    def unfinished(self) -> bool:
         """Whether a row may still be written to."""
         return len(self.rows) > 0 and self.length < self._max_length
 
@@ -94,26 +94,26 @@ class Stepper:
         new = self._tokens[self.rows, self.state.length : self._end]
         return read(self._model, new, self.state)
 
-    def processed(self, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
+    def apply_processors(self, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
         """Apply the processors to the rows that have not ended."""
         if not self._processors:
             return logits
-        going = ~self._ended[self.rows]
+        unfinished = ~self._ended[self.rows]
         logits = logits.clone()
-        logits[going] = process(self._processors, self.tokens[going], logits[going])
+        logits[unfinished] = process(self._processors, self.tokens[unfinished], logits[unfinished])
         return logits
 
     def append(
         self, tokens: Int[Tensor, " rows"], logprobs: Float[Tensor, " rows"] | None = None
     ) -> None:
         """Write one token to each row that has not ended; rows that have may leave the batch."""
-        going = ~self._ended[self.rows]
-        rows, tokens = self.rows[going], tokens[going]
+        unfinished = ~self._ended[self.rows]
+        rows, tokens = self.rows[unfinished], tokens[unfinished]
         self._tokens[rows, self._end] = tokens
         if logprobs is not None:
             if self.length == 0:
                 self._logprobs = logprobs.new_zeros(len(self._tokens), self._max_length)
-            self._logprobs[rows, self.length] = logprobs[going]
+            self._logprobs[rows, self.length] = logprobs[unfinished]
         self._end += 1
         self._lengths[rows] += 1
         self._ended[rows] = torch.isin(tokens, self._stops)
@@ -121,12 +121,12 @@ class Stepper:
             for row in rows.tolist():
                 answer = self._tokens[row, self._begun : self._end].tolist()
                 self._ended[row] |= self._ends(answer)
-        going = ~self._ended[self.rows]
-        if LEAVING * (~going).sum() >= len(going):
-            self.state.reorder(going.nonzero().squeeze(1))
-            self.rows = self.rows[going]
+        unfinished = ~self._ended[self.rows]
+        if (~unfinished).sum() >= COMPACT_AT * len(unfinished):
+            self.state.reorder(unfinished.nonzero().squeeze(1))
+            self.rows = self.rows[unfinished]
 
-    def filled(self) -> Int[Tensor, "batch length"]:
+    def padded(self) -> Int[Tensor, "batch length"]:
         """The answers of all rows in the source's order, the shorter ones filled with `stop`."""
         return self._tokens[:, self._begun : self._end]
 
@@ -134,7 +134,7 @@ class Stepper:
         """The answers of all rows in the source's order; `append` was given log-probabilities."""
         columns = zip(
             self._lengths.tolist(),
-            self.filled().tolist(),
+            self.padded().tolist(),
             self._logprobs.tolist(),
             self._ended.tolist(),
             strict=True,
@@ -153,7 +153,7 @@ class Stepper:
 def read(model: Decodable, tokens: Int[Tensor, "rows n"], state: State) -> Float[Tensor, "rows V"]:
     """Step these tokens (-1: padding); return the logits of what follows the last of them."""
     logits = torch.empty(0)
-    for piece in tokens.split(PIECE, dim=1):
+    for piece in tokens.split(PREFILL_CHUNK, dim=1):
         real = piece >= 0
         if real.all():
             logits = model.step(piece, state)

@@ -9,7 +9,7 @@ from torch import Tensor
 from qkv.errors import ConfigError, ShapeError
 from qkv.generation.answer import Token
 from qkv.generation.processors import Processor
-from qkv.generation.sampling import draw_next, numbers_of
+from qkv.generation.sampling import draw_next, uniform_noise
 from qkv.generation.state import Decodable
 from qkv.generation.stepping import Ends, Start, Stepper, Stop
 
@@ -36,7 +36,7 @@ def stream(
     """
     if len(source) != 1:
         raise ShapeError(f"the source has {len(source)} rows; one answer is streamed at a time")
-    uniforms = numbers_of([seed], source, max_length)
+    uniforms = uniform_noise([seed], source, max_length)
     with torch.inference_mode():
         stepper = Stepper(
             model,
@@ -51,7 +51,7 @@ def stream(
 
 
 def _stream(stepper: Stepper, uniforms: Float[Tensor, "1 length"]) -> Iterator[Token]:
-    while stepper.going:
+    while stepper.unfinished:
         with torch.inference_mode():
             tokens, logprobs = draw_next(stepper, uniforms)
         yield Token(int(tokens), float(logprobs))  # outside of inference mode, as the reader is
@@ -103,7 +103,7 @@ def cut_text(text: str, stop_strings: Sequence[str]) -> str:
     return text[: min((at for s in stop_strings if (at := text.find(s)) >= 0), default=len(text))]
 
 
-def says(decode: Decode, stop_strings: Sequence[str]) -> Ends:
+def ends_at(decode: Decode, stop_strings: Sequence[str]) -> Ends:
     """Make the `ends` of `sample` that ends an answer when its text has one of the strings.
 
     The text before it is `cut_text(decode(answer.tokens), stop_strings)`.

@@ -36,7 +36,7 @@ class HeadOptions(TypedDict, total=False):
     bias: bool
 
 
-class Headed(nn.Module):
+class ModelWithHead(nn.Module):
     """An encoder below a head: `forward` is `score(hidden(...))`."""
 
     encoder: Encoder
@@ -79,7 +79,7 @@ class Headed(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not say how it scores")
 
 
-class TokenClassifier(Headed):
+class TokenClassifier(ModelWithHead):
     """A class for each token, such as the kind of a name (Devlin et al. 2019, section 5.3)."""
 
     def __init__(self, encoder: Encoder, n_classes: int, *, dropout: float = 0.0):
@@ -126,7 +126,7 @@ class Classifier(nn.Module):
         return self.output(self.dropout(x))
 
 
-class PooledHead(Headed):
+class PooledHead(ModelWithHead):
     """Scores of one vector for the whole input: what classifies texts and what compares choices.
 
     Args:
@@ -292,7 +292,7 @@ class MaskedHead(nn.Module):
         return self.norm(self.activation(self.dense(hidden)))
 
 
-class MaskedLM(Headed):
+class MaskedLM(ModelWithHead):
     """The token at each place, masked ones above all (Devlin et al. 2019, section 3.1).
 
     A loss that reads masked places only scores `model.head(hidden[masked])`.
@@ -309,7 +309,7 @@ class MaskedLM(Headed):
         return self.head(hidden)
 
 
-class PreTraining(Headed):
+class PreTraining(ModelWithHead):
     """Both objectives of BERT at once: masked tokens and the next sentence."""
 
     def __init__(self, encoder: Encoder):

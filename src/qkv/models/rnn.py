@@ -142,7 +142,7 @@ class RNNEncoder(nn.Module):
         return tuple(torch.cat((part[0], part[1]), -1) for part in parts)  # (2, B, H/2) -> (B, H)
 
 
-class Moment(NamedTuple):
+class DecoderStep(NamedTuple):
     """The decoder after one token."""
 
     hidden: Hidden
@@ -163,7 +163,7 @@ class RNNState:
         self.mask = attention_mask(token_mask)
         self.cache = MemoryCache()
         nothing, zero = torch.zeros_like(hidden[0]), hidden[0].new_zeros(len(memory)).long()
-        self.history = [Moment(hidden, nothing, zero)]
+        self.history = [DecoderStep(hidden, nothing, zero)]
 
     @property
     def length(self) -> int:
@@ -176,7 +176,7 @@ class RNNState:
         self.mask = None if self.mask is None else self.mask[rows]
         self.cache.reorder(rows)
         self.history = [
-            Moment(tuple(part[rows] for part in hidden), fed[rows], place[rows])
+            DecoderStep(tuple(part[rows] for part in hidden), fed[rows], place[rows])
             for hidden, fed, place in self.history
         ]
 
@@ -216,7 +216,7 @@ class RNNDecoder(nn.Module):
         hidden = self._recur(torch.cat((x, fed), -1) if self.feeds else x, hidden)
         context = fed if self.attend_first else self._context(hidden[0], state)
         vector = torch.tanh(self.readout(torch.cat((context, hidden[0]), -1)))
-        state.history.append(Moment(hidden, vector, place + 1))
+        state.history.append(DecoderStep(hidden, vector, place + 1))
         return vector
 
     def _context(self, query: Float[Tensor, "B H"], state: RNNState) -> Float[Tensor, "B M"]:
@@ -291,13 +291,13 @@ class RNNSeq2Seq(Seq2Seq[RNNState]):
         return self.dropout(torch.stack(vectors, 1))
 
 
-def _keep(real: Bool[Tensor, " B"], after: Moment, before: Moment) -> Moment:
+def _keep(real: Bool[Tensor, " B"], after: DecoderStep, before: DecoderStep) -> DecoderStep:
     """Leave rows whose token was padding as they were."""
     column = real[:, None]
     hidden = tuple(
         torch.where(column, new, old) for new, old in zip(after.hidden, before.hidden, strict=True)
     )
-    return Moment(
+    return DecoderStep(
         hidden,
         torch.where(column, after.fed, before.fed),
         torch.where(real, after.place, before.place),

@@ -20,7 +20,7 @@ from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError, ShapeError
-from qkv.models.heads import Headed
+from qkv.models.heads import ModelWithHead
 from qkv.models.initialization import initialize
 from qkv.models.pooling import first_token
 
@@ -214,7 +214,7 @@ def initialize_by_width(vit: ViT) -> None:
     nn.init.normal_(vit.positions)
 
 
-class DistilledClassifier(Headed):
+class DistilledClassifier(ModelWithHead):
     """Two heads: the class token learns the labels, the distillation token a teacher's answers.
 
     Touvron et al. 2021, section 4. The logits are the mean of both heads'.

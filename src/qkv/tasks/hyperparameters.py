@@ -6,7 +6,7 @@ from typing import Any, Literal
 from qkv.data.batches import Batches
 from qkv.errors import ConfigError
 from qkv.training.loop import Precision
-from qkv.training.optim import Schedule, constant, cosine, linear, noam
+from qkv.training.optim import Schedule, constant_rate, cosine_decay, linear_decay, noam
 
 COUNTS = (
     "steps",
@@ -134,9 +134,9 @@ class Training:
             warmup = min(round(self.warmup * steps), steps - 1)
         match self.schedule:
             case "cosine":
-                return cosine(warmup, steps)
+                return cosine_decay(warmup, steps)
             case "linear":
-                return linear(warmup, steps)
+                return linear_decay(warmup, steps)
             case "noam":
                 return noam(d_model, max(1, warmup))
-        return constant(warmup)
+        return constant_rate(warmup)

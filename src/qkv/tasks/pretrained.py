@@ -32,7 +32,7 @@ from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
-from qkv.models.heads import Headed, MaskedLM, PreTraining
+from qkv.models.heads import MaskedLM, ModelWithHead, PreTraining
 from qkv.models.lora import merge_lora
 from qkv.zoo.catalog import ZOO
 
@@ -174,7 +174,11 @@ def _lacks_head(base: dict[str, Any], config: dict[str, Any]) -> bool:
     """Whether a config.json has a head for classes or answers that its base has not."""
     kind = family_of(config.get("model_type")).architecture(named_architecture(config)).model
     said = [(named_architecture(one), count_classes(one)) for one in (base, config)]
-    return issubclass(kind, Headed) and kind not in (MaskedLM, PreTraining) and said[0] != said[1]
+    return (
+        issubclass(kind, ModelWithHead)
+        and kind not in (MaskedLM, PreTraining)
+        and said[0] != said[1]
+    )
 
 
 def _check_adapted(config: dict[str, Any], loaded: Loaded, folder: Path) -> None:

@@ -13,13 +13,13 @@ from torch import nn
 
 from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError
-from qkv.models.heads import Headed
+from qkv.models.heads import ModelWithHead
 from qkv.models.rnn import RNNSeq2Seq
 from qkv.training.optim import decay_groups, fused_adamw
 from qkv.training.run import Callback, Run
 
 EMBEDDING, HEAD = "embedding", "head"
-ABOVE = ("head.", "pooler.")  # what a model without a `Headed` around it has on its layers
+ABOVE = ("head.", "pooler.")  # what a model without a `ModelWithHead` around it has on its layers
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def layer_groups(model: nn.Module) -> list[LayerGroup]:
     Raises:
         ConfigError: the model has no layers that are known here.
     """
-    prefix, body = ("encoder.", model.encoder) if isinstance(model, Headed) else ("", model)
+    prefix, body = ("encoder.", model.encoder) if isinstance(model, ModelWithHead) else ("", model)
     layers = _layers(body)
     names = [EMBEDDING, *layers, HEAD]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qkv.errors import ConfigError, MissingDependencyError, TrainingError
 from qkv.training.averaging import MovingAverage
 from qkv.training.history import History, Watch
-from qkv.training.optim import Schedule, adamw, constant
+from qkv.training.optim import Schedule, adamw, constant_rate
 from qkv.training.progress import Bar
 from qkv.training.run import Callback, Run
 
@@ -95,7 +95,7 @@ def train(
     objective = accelerator.prepare(_Objective(model, loss, accelerator.device, precision))
     if compile:
         objective.compile()
-    schedule = schedule or constant()
+    schedule = schedule or constant_rate()
     with _training(run):
         watch = Watch(model, run.history, check_interval(accelerator.device))
         while run.step < steps and run.stop is None:

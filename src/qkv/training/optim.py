@@ -28,7 +28,7 @@ def noam(d_model: int, warmup: int) -> Schedule:
     return lambda step: d_model**-0.5 * min(step**-0.5, step * warmup**-1.5)
 
 
-def linear(warmup: int, steps: int) -> Schedule:
+def linear_decay(warmup: int, steps: int) -> Schedule:
     """Rises linearly to 1 at step `warmup`, then falls linearly to 0 at step `steps`.
 
     Raises:
@@ -38,7 +38,7 @@ def linear(warmup: int, steps: int) -> Schedule:
     return lambda step: _warm(step, warmup) * (1 - _progress(step, warmup, steps))
 
 
-def cosine(warmup: int, steps: int, floor: float = 0.0) -> Schedule:
+def cosine_decay(warmup: int, steps: int, floor: float = 0.0) -> Schedule:
     """Rises linearly to 1 at step `warmup`, then falls along half a cosine to `floor` at `steps`.
 
     Loshchilov and Hutter (2017), equation 5, without restarts.
@@ -55,7 +55,7 @@ def cosine(warmup: int, steps: int, floor: float = 0.0) -> Schedule:
     return factor
 
 
-def constant(warmup: int = 0) -> Schedule:
+def constant_rate(warmup: int = 0) -> Schedule:
     """Rises linearly to 1 at step `warmup`, and stays there."""
     return lambda step: _warm(step, warmup)
 

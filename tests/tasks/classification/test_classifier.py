@@ -194,7 +194,7 @@ def test_pairs_are_read_as_the_family_reads_them(tmp_path, model_type):
     firsts, tokenizer = texts(7), classifier.tokenizer
     rows = classifier.probabilities(firsts, SECONDS)
     for row, *pair in zip(rows, firsts, SECONDS, strict=True):
-        wrapped = tokenizer.wrap(*(tokenizer.encode(text) for text in pair))
+        wrapped = tokenizer.add_special_tokens(*(tokenizer.encode(text) for text in pair))
         segments = {"segments": torch.tensor([wrapped.segments])} if model_type == "bert" else {}
         with torch.inference_mode():
             alone = classifier.model.eval()(torch.tensor([wrapped.ids]), **segments).softmax(-1)
@@ -301,6 +301,6 @@ def test_a_base_that_cannot_become_a_classifier_of_texts(tmp_path, model_type, m
 
 def test_special_tokens_stand_around_each_text(folder):
     tokenizer = TextClassifier.load(folder).tokenizer
-    ids = tokenizer.wrap(tokenizer.encode("the films was")).ids
+    ids = tokenizer.add_special_tokens(tokenizer.encode("the films was")).ids
     assert tokenizer.tokens(ids) == ["[CLS]", "the", "film", "##s", "was", "[SEP]"]
     assert tokenizer.pad == SPECIAL.index("[PAD]")

@@ -119,7 +119,7 @@ def test_a_tokenizer_that_begins_with_stop_says_so_in_its_files(tmp_path):
     made = begin_with_stop(plain)
     made.save(tmp_path)
     for one in (made, Tokenizer.load(tmp_path)):
-        assert one.wrap(one.encode("ab c")).ids == [plain.stop, *plain.encode("ab c")]
+        assert one.add_special_tokens(one.encode("ab c")).ids == [plain.stop, *plain.encode("ab c")]
         assert one.stop == plain.stop
         assert one.decode(one.encode("ab c")) == "ab c"
 

@@ -5,16 +5,16 @@ import random
 import pytest
 
 from qkv.data.tokenizers import Tokenizer
-from qkv.data.tokenizers.wrapping import Wrapped
+from qkv.data.tokenizers.special_tokens import ModelInput
 from qkv.tasks.translation.inputs import fit_source
 
 
 class Wrapping(Tokenizer):
     """Puts a token before each text and two after it."""
 
-    def wrap(self, first, second=None):
+    def add_special_tokens(self, first, second=None):
         ids = [self.start, *first, self.stop, self.stop]
-        return Wrapped(ids, [0] * len(ids), [0] * len(ids))
+        return ModelInput(ids, [0] * len(ids), [0] * len(ids))
 
 
 LETTERS = Wrapping.train_characters(["abcdefgh.?! "])

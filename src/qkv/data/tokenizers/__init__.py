@@ -1,9 +1,9 @@
 """One tokenizer for every vocabulary: trained here, or read from a published folder."""
 
 from qkv.data.tokenizers.folder import FILE_NAME, TOKENIZER_FILES
+from qkv.data.tokenizers.special_tokens import ModelInput
 from qkv.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from qkv.data.tokenizers.training import PAD, SPECIALS, START, STOP, UNKNOWN
-from qkv.data.tokenizers.wrapping import Wrapped
 
 __all__ = [
     "FILE_NAME",
@@ -13,7 +13,7 @@ __all__ = [
     "STOP",
     "TOKENIZER_FILES",
     "UNKNOWN",
+    "ModelInput",
     "Tokenizer",
-    "Wrapped",
     "load_tokenizer",
 ]

@@ -10,9 +10,9 @@ import tokenizers
 from qkv.data.tokenizers.builders import Source
 from qkv.data.tokenizers.families import FAMILIES, OF_FILE, OF_MODEL, Family
 from qkv.data.tokenizers.files import read_text
+from qkv.data.tokenizers.special_tokens import PLAIN, Template
 from qkv.data.tokenizers.training import PAD, START, STOP, UNKNOWN
 from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Vocabulary
-from qkv.data.tokenizers.wrapping import PLAIN, Template
 from qkv.errors import DataError, VocabularyError
 from qkv.json_fields import (
     COUNT,

@@ -23,8 +23,8 @@ from qkv.data.tokenizers.folder import (
     read_file,
     read_folder,
 )
+from qkv.data.tokenizers.special_tokens import PLAIN, ModelInput
 from qkv.data.tokenizers.vocabulary import LibraryVocabulary, Span
-from qkv.data.tokenizers.wrapping import PLAIN, Wrapped
 from qkv.errors import DataError, VocabularyError
 from qkv.files import write_atomically
 
@@ -32,8 +32,8 @@ from qkv.files import write_atomically
 class Tokenizer:
     """Text to ids and back, whatever the vocabulary: trained here, or of a published folder.
 
-    Encoding adds no start and no stop token: whoever makes the batch does, with `wrap` or by hand.
-    A special token's name that stands in a text, such as "</s>", is ordinary text.
+    Encoding adds no start and no stop token: add them with `add_special_tokens`, or when collating.
+    A special token's name inside a text, such as "</s>", is encoded as ordinary text.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -229,14 +229,16 @@ class Tokenizer:
         """
         return self._vocabulary.spans(text)
 
-    def wrap(self, first: Sequence[int], second: Sequence[int] | None = None) -> Wrapped:
+    def add_special_tokens(
+        self, first: Sequence[int], second: Sequence[int] | None = None
+    ) -> ModelInput:
         """Put the family's special tokens around one encoded text, or around and between two.
 
         BERT: [CLS] a [SEP] b [SEP], b and what follows in segment 1; RoBERTa: <s> a </s></s> b
         </s>; T5: a </s> b </s>; mBART: a </s> en_XX; Llama: <s> a; GPT-2 and tokenizers that were
         trained here: a.
         """
-        return self._parts.template.wrap(first, second)
+        return self._parts.template.add_special_tokens(first, second)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first `stop`, without special tokens.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qkv.data.graphemes import find
-from qkv.data.parts import hold_out
+from qkv.data.parts import hold_out_groups
 from qkv.data.question_sets import SETS, question_set
 from qkv.data.questions import Answer, Question, read_squad
 from qkv.data.tables import read_table
@@ -88,7 +88,7 @@ class Questions:
         validation = self.validation or NAMED.own(only, "validation")
         if validation is None:
             sources = [one.source for one in train]
-            train, held_out = hold_out(train, sources, self.validation_share)
+            train, held_out = hold_out_groups(train, sources, self.validation_share)
         else:
             held_out = self._read(validation, "validation")
         train = limited(train, self.limit, self.seed)

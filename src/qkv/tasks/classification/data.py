@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from qkv.data.labels import Labels, PairExample, TextExample, read_examples, split_off
+from qkv.data.labels import Labels, PairExample, TextExample, hold_out_stratified, read_examples
 from qkv.data.named import SETS, classification_set, parts_of
 from qkv.errors import DataError
 from qkv.tasks.sources import NamedSets, checksum, limited
@@ -86,7 +86,7 @@ class Texts:
         name = self.validation or NAMED.own(self.train, "validation")
         # A set whose published validation part serves as the test still needs one to choose by.
         if name is None or name == test_name:
-            train, validation = split_off(train, self.validation_share, seed=self.seed)
+            train, validation = hold_out_stratified(train, self.validation_share, seed=self.seed)
         else:
             validation = self._read(name, "validation", labels)
         return TextParts(labels, self._limited(train, labels), validation, test)

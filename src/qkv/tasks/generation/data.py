@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from qkv.data.corpora import SETS, text_set
 from qkv.data.docstrings import SHARES, Function, docstring_corpus
-from qkv.data.parts import hold_out
+from qkv.data.parts import hold_out_groups
 from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import DataError
@@ -85,7 +85,7 @@ class Corpus:
             end = round(len(train[0]) * (1 - self.validation_share))
             train, validation = [train[0][:end]], [train[0][end:]]
         else:
-            train, validation = hold_out(train, train, self.validation_share)
+            train, validation = hold_out_groups(train, train, self.validation_share)
         train = limited(train, self.limit, self.seed)
         return CorpusParts(train, validation, self._read(test, "test") if test else [])
 

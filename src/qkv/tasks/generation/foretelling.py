@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
-from qkv.data.pretraining import collate_asked
+from qkv.data.pretraining import collate_targets
 from qkv.errors import ConfigError
 from qkv.models.causal import CausalLM
 from qkv.tasks.console import plain_console
@@ -66,7 +66,7 @@ def foretell(
     for first in track(starts, "foretelling", console=console, transient=True, disable=off):
         some = windows[first : first + at_once]
         asked = [(w.tokens[:-1], _places(w), w.tokens[-w.new :]) for w in some]
-        batch = collate_asked(asked, pad=0).to(device)
+        batch = collate_targets(asked, pad=0).to(device)
         with torch.inference_mode():
             hidden = model.hidden(batch.tokens).flatten(0, 1)[batch.places]
             logits = model.head(hidden)

@@ -16,7 +16,7 @@ from qkv.evaluation.perplexity import LanguageModelScores, language_model_scores
 from qkv.generation.answer import Token
 from qkv.generation.sampling import Sampling
 from qkv.generation.stepping import check_max_length
-from qkv.generation.streaming import check_stop_strings, cut_text, says, text_pieces
+from qkv.generation.streaming import check_stop_strings, cut_text, ends_at, text_pieces
 from qkv.models.causal import CausalLM
 from qkv.tasks.console import plain_console
 from qkv.tasks.decoding import Decoding, Limits
@@ -151,7 +151,7 @@ class Generator:
         Raises:
             DataError: the prompt is empty, and the model has no token to start from.
         """
-        ids = self.tokenizer.wrap(self.tokenizer.encode(prompt)).ids
+        ids = self.tokenizer.add_special_tokens(self.tokenizer.encode(prompt)).ids
         ends = {*self.stops, self._role("stop")}
         while len(ids) > 1 and ids[-1] in ends:
             ids = ids[:-1]
@@ -318,7 +318,7 @@ class Generator:
             fits = max(map(len, ids)) + limits[0].most <= self.context
             if alike and fits and not stop_strings:
                 return writer.answers(ids, limits[0], seeds)
-            ends = [says(self._decoder(prompt), stop_strings) for prompt in prompts]
+            ends = [ends_at(self._decoder(prompt), stop_strings) for prompt in prompts]
             rows = zip(ids, limits, seeds, ends, strict=True)
             return [until(writer.tokens(row, limit, seed), end) for row, limit, seed, end in rows]
 

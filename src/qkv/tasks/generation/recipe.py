@@ -136,7 +136,7 @@ def fresh_generator(parts: CorpusParts, model: Decoder, vocab_size: int | None) 
 
 
 def begin_with_stop(tokenizer: Tokenizer) -> Tokenizer:
-    """Have what `wrap` makes of a text begin with `stop`, after which texts begin in training.
+    """Make `add_special_tokens` put `stop` first, after which texts begin in training.
 
     The file says so, for transformers to do the same.
     """

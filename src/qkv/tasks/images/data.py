@@ -13,7 +13,7 @@ from qkv.data.image_sets import ImageSet, read_image_archive, read_image_folder
 from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.data.labels import Labels
 from qkv.data.named_images import SETS, image_set
-from qkv.data.parts import parts_of
+from qkv.data.parts import split_by_hash
 from qkv.errors import DataError
 from qkv.tasks.sources import NamedSets, limited
 
@@ -94,7 +94,7 @@ class Images:
         """Hold a share out, by the checksums of the images' names."""
         keys = [f"{i} {Path(name).name}" for i, name in enumerate(images.names)]
         shares = {"train": 1 - self.validation_share, "validation": self.validation_share}
-        parts = parts_of(keys, shares)
+        parts = split_by_hash(keys, shares)
         rows = {name: [i for i, part in enumerate(parts) if part == name] for name in shares}
         if not all(rows.values()):
             raise DataError(

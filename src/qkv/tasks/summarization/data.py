@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from qkv.data.batches import Batches, Movable, group_by_tokens, pad_sequences
-from qkv.data.parts import hold_out
+from qkv.data.parts import hold_out_groups
 from qkv.data.summaries import SETS, Summarized, summary_set
 from qkv.data.tables import read_table
 from qkv.tasks.sources import NamedSets, checksum, limited
@@ -83,7 +83,9 @@ class Summaries:
         test = self.test or NAMED.own(self.train, "test")
         validation = self.validation or NAMED.own(self.train, "validation")
         if validation is None:
-            train, held_out = hold_out(train, [one.text for one in train], self.validation_share)
+            train, held_out = hold_out_groups(
+                train, [one.text for one in train], self.validation_share
+            )
         else:
             held_out = self._read(validation, "validation")
         train = limited(train, self.limit, self.seed)

@@ -269,7 +269,7 @@ class Summarizer:
         """Whether more of a text was left out than stands around it."""
         if len(ids) < self.writing.max_source:
             return False
-        whole = self.tokenizer.wrap(self.tokenizer.encode(self.writing.prefix + text))
+        whole = self.tokenizer.add_special_tokens(self.tokenizer.encode(self.writing.prefix + text))
         return len(whole.ids) > len(ids)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from qkv.data.parts import hold_out
+from qkv.data.parts import hold_out_groups
 from qkv.data.tables import read_table
 from qkv.data.text import read_parallel
 from qkv.data.translations import SETS, translation_set
@@ -95,7 +95,7 @@ class Translations:
         validation = self.validation or NAMED.own(self.train, "validation")
         if validation is None:
             keys = [source for source, _ in train]
-            train, held_out = hold_out(train, keys, self.validation_share)
+            train, held_out = hold_out_groups(train, keys, self.validation_share)
         else:
             held_out = self._read(validation, "validation")
         train = limited(train, self.limit, self.seed)

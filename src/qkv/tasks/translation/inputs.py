@@ -55,10 +55,10 @@ def fit_source(text: str, tokenizer: Tokenizer, limit: int | None) -> Source:
     """
     if not text.strip():
         raise DataError(f"the text {quoted(text)} is empty; expected one to translate")
-    ids = tokenizer.wrap(tokenizer.encode(text)).ids
+    ids = tokenizer.add_special_tokens(tokenizer.encode(text)).ids
     if limit is None or len(ids) <= limit:
         return Source([ids], len(ids))
-    around = len(tokenizer.wrap([]).ids)
+    around = len(tokenizer.add_special_tokens([]).ids)
     pieces, cut, part = list[list[int]](), 0, ""
     for sentence in [*filter(str.strip, BETWEEN_SENTENCES.split(text)), None]:
         longer = f"{part} {sentence}" if part and sentence else (sentence or part)
@@ -68,7 +68,7 @@ def fit_source(text: str, tokenizer: Tokenizer, limit: int | None) -> Source:
         if part:
             encoded = tokenizer.encode(part)
             cut += max(0, len(encoded) + around - limit)
-            pieces.append(tokenizer.wrap(encoded[: limit - around]).ids)
+            pieces.append(tokenizer.add_special_tokens(encoded[: limit - around]).ids)
         part = sentence or ""
     return Source(pieces, len(ids), cut)
 

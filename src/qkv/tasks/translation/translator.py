@@ -156,7 +156,10 @@ class Translator:
         sources = self.source.encode_batch(source for source, _ in pairs)
         targets = self.target.encode_batch(target for _, target in pairs)
         return batches_by_tokens(
-            [(self.source.wrap(s).ids, t) for s, t in zip(sources, targets, strict=True)],
+            [
+                (self.source.add_special_tokens(s).ids, t)
+                for s, t in zip(sources, targets, strict=True)
+            ],
             max_tokens=max_tokens,
             pad=self.target.pad,
             start=self.target.start,

@@ -9,7 +9,7 @@ from tokenizers import models
 Slot = tuple[int | str, int]  # an id, or "A" or "B" where a sequence goes; and its segment
 
 
-class Wrapped(NamedTuple):
+class ModelInput(NamedTuple):
     """A row of a model's input, before padding; three lists of one length.
 
     Args:
@@ -60,9 +60,11 @@ class Template:
 
         return cls(slots("a"), slots("a", "a"))
 
-    def wrap(self, first: Sequence[int], second: Sequence[int] | None = None) -> Wrapped:
+    def add_special_tokens(
+        self, first: Sequence[int], second: Sequence[int] | None = None
+    ) -> ModelInput:
         """Put one sequence, or two, where they belong."""
-        wrapped = Wrapped([], [], [])
+        wrapped = ModelInput([], [], [])
         for what, segment in self.single if second is None else self.pair:
             if isinstance(what, str):
                 sequence = "AB".index(what)
