@@ -184,11 +184,13 @@ from qkv.training.finetune import (
     top_layers,
 )
 from qkv.training.history import History
-from qkv.training.loop import train
+from qkv.training.loop import run_steps, train
 from qkv.training.losses import linear_cross_entropy, pair_loss
-from qkv.training.optim import adamw, cosine_decay, linear_decay, noam
+from qkv.training.optim import cosine_decay, noam
 from qkv.training.pretraining import causal_loss, masked_loss
+from qkv.training.progress import Bar
 from qkv.training.report import describe_training, training_memory
+from qkv.training.settings import Training
 from qkv.tutorial.architecture import draw_transformer
 from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
 from qkv.tutorial.measure import flops, interleave, medians, peak_memory
@@ -364,7 +366,7 @@ show_source(RNNDecoder)
 # encoder's last state and must carry everything in it.
 
 # %%
-show_source(train)
+show_source(train, run_steps)
 
 # %%
 BASE = {
@@ -397,10 +399,8 @@ def learn(name: str, config: RNNConfig) -> dict:
         translator.model,
         translator.batches(text_pairs, max_tokens=3000),
         pair_loss,
-        steps=steps,
-        learning_rate=5e-3,
-        schedule=cosine_decay(warmup=30, steps=steps),
-        description=f"{name:20}",
+        Training(steps=steps, learning_rate=5e-3, warmup=30),
+        callbacks=[Bar(f"{name:20}")],
     )
     outputs = translator([text for text, _ in test_pairs])
     correct = [output == iso for output, (_, iso) in zip(outputs, test_pairs, strict=True)]
@@ -502,10 +502,8 @@ for name in ("none", "additive (Bahdanau)"):
         copier.model,
         copier.batches([(text, text) for text in seen], max_tokens=1500),
         pair_loss,
-        steps=steps_of(200),
-        learning_rate=5e-3,
-        schedule=cosine_decay(warmup=30, steps=steps_of(200)),
-        description=f"copy, {name}",
+        Training(steps=steps_of(200), learning_rate=5e-3, warmup=30),
+        callbacks=[Bar(f"copy, {name}")],
     )
     hits = [output == text for output, text in zip(copier(unseen), unseen, strict=True)]
     copied[name] = exact_match_by_length([len(t) for t in unseen], hits, [1, 4, 7, 10, 13])
@@ -1249,10 +1247,8 @@ learned = train(
     rewriter.model,
     rewriter.batches(text_pairs, max_tokens=2000),
     pair_loss,
-    steps=lessons,
-    learning_rate=5e-3,
-    schedule=cosine_decay(warmup=lessons // 8, steps=lessons),
-    description="small Transformer",
+    Training(steps=lessons, learning_rate=5e-3, warmup=lessons // 8),
+    callbacks=[Bar("small Transformer")],
 )
 all_heads = rewriter.exact_match(test_pairs)
 print(f"{learned.seconds:.0f} seconds; exact match on 1,000 unseen dates: {all_heads:.1%}")
@@ -1826,16 +1822,16 @@ def model_with(kind: str) -> LanguageModel:
     )
 
 
-def train_on_dates(model: LanguageModel, name: str, *, steps: int, seed: int = 0, **settings):
+def train_on_dates(model: LanguageModel, name: str, *, seed: int = 0, **settings):
     """Train on windows of the stream; the history."""
     return train(
         model,
         windows(TRAINED, 8, seed),
         next_token_loss,
-        steps=steps,
+        Training(**settings),
         device="cpu",  # too small for anything else
-        description=f"{name:34}",
         **settings,
+        callbacks=[Bar(f"{name:34}")],
     )
 
 
@@ -1844,9 +1840,12 @@ positioned, seconds_with = {}, {}
 for kind in KINDS:
     torch.manual_seed(0)
     positioned[kind] = model_with(kind)
-    schedule = cosine_decay(warmup=steps_of(260) // 8, steps=steps_of(260))
     seconds_with[kind] = train_on_dates(
-        positioned[kind], kind, steps=steps_of(260), learning_rate=8e-3, schedule=schedule
+        positioned[kind],
+        kind,
+        steps=steps_of(260),
+        learning_rate=8e-3,
+        warmup=steps_of(260) // 8,
     ).seconds
 by_position = {kind: loss_by_position(model, TESTED) for kind, model in positioned.items()}
 
@@ -2190,9 +2189,8 @@ def try_wiring(
     """Train four blocks from this seed: the losses, and the loss on unseen dates."""
     torch.manual_seed(seed)
     model = deep_model(4, **settings)
-    schedule = cosine_decay(warmup=warmup, steps=WARMUP_STEPS)
     history = train_on_dates(
-        model, name, steps=WARMUP_STEPS, seed=seed, learning_rate=rate, schedule=schedule
+        model, name, steps=WARMUP_STEPS, seed=seed, learning_rate=rate, warmup=warmup
     )
     return history.losses, float(loss_by_position(model, TRAINED).mean())
 
@@ -3038,11 +3036,8 @@ history = train(
     recognizer.model,
     digit_batches,
     partial(image_loss, smoothing=0.1),
-    steps=steps,
-    optimizer=adamw(recognizer.model, learning_rate=2e-3, weight_decay=0.05),
-    schedule=cosine_decay(warmup=steps // 20, steps=steps),
-    description="ViT",
-    unit="images",
+    Training(steps=steps, learning_rate=2e-3, weight_decay=0.05, warmup=steps // 20),
+    callbacks=[Bar("ViT", unit="images")],
 )
 digit_scores = recognizer.evaluate(digits.test)
 low, high = digit_scores.accuracy_interval
@@ -3243,12 +3238,9 @@ history = train(
     transformer.model,
     transformer.batches(text_pairs, max_tokens=3000),
     pair_loss,
-    steps=steps,
-    learning_rate=2e-3,
-    schedule=cosine_decay(warmup=steps // 8, steps=steps),
+    Training(steps=steps, learning_rate=2e-3, warmup=steps // 8, evaluate_every=steps // 8),
     evaluate=lambda model: {"exact match": transformer.exact_match(test_pairs[:200])},
-    evaluate_every=steps // 8,
-    description="Transformer",
+    callbacks=[Bar("Transformer")],
 )
 print(f"{history.seconds:.0f} seconds, {history.targets_per_second:,.0f} target tokens a second")
 
@@ -3594,10 +3586,8 @@ bert_history = train(
         seen_names, masking, max_tokens=700, pad=name_tokenizer.pad, epochs=itertools.count()
     ),
     masked_loss,
-    steps=steps,
-    learning_rate=5e-3,
-    schedule=cosine_decay(warmup=steps // 10, steps=steps),
-    description="BERT on names",
+    Training(steps=steps, learning_rate=5e-3, warmup=steps // 10),
+    callbacks=[Bar("BERT on names")],
 )
 print(
     f"{bert_history.seconds:.0f} seconds, {sum(p.numel() for p in bert.parameters()):,} parameters"
@@ -3671,10 +3661,8 @@ gpt_history = train(
         seen_names, length=32, batch_size=20, stop=name_tokenizer.stop, epochs=itertools.count()
     ),
     causal_loss,
-    steps=steps,
-    learning_rate=5e-3,
-    schedule=cosine_decay(warmup=steps // 10, steps=steps),
-    description="GPT on names",
+    Training(steps=steps, learning_rate=5e-3, warmup=steps // 10),
+    callbacks=[Bar("GPT on names")],
 )
 
 
@@ -3818,10 +3806,8 @@ speaker_history = train(
         text_ids, length=64, batch_size=16, stop=text_tokenizer.stop, epochs=itertools.count()
     ),
     causal_loss,
-    steps=steps,
-    learning_rate=3e-3,
-    schedule=cosine_decay(warmup=steps // 10, steps=steps),
-    description="GPT on text",
+    Training(steps=steps, learning_rate=3e-3, warmup=steps // 10),
+    callbacks=[Bar("GPT on text")],
 )
 print(
     f"{len(paragraphs):,} paragraphs, {sum(map(len, text_ids)):,} tokens; "
@@ -4468,14 +4454,13 @@ def fine_tune(way: Way, examples: list[TextExample], name: str, *, curve: bool =
         model,
         batches,
         classification_loss,
-        steps=steps,
+        Training(steps=steps, schedule="linear", warmup=steps // 10),
         optimizer=optimizer,
-        schedule=linear_decay(steps // 10, steps),
         evaluate=accuracy if curve else None,
-        evaluate_every=batches.n_batches,
-        callbacks=[GradualUnfreezing(max(1, steps // 8))] if way.gradual else [],
-        description=name,
-        unit="texts",
+        callbacks=[
+            *([GradualUnfreezing(max(1, steps // 8))] if way.gradual else []),
+            Bar(name, unit="texts"),
+        ],
     )
     return Tuned(classifier, history, n_trained, memory)
 

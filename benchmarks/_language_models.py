@@ -19,7 +19,9 @@ from qkv.models.gpt import GPT
 from qkv.training.loop import train
 from qkv.training.optim import fused_adamw
 from qkv.training.pretraining import causal_loss
+from qkv.training.progress import Bar
 from qkv.training.run import Callback, Run
+from qkv.training.settings import Training
 
 LEARNING_RATE, BETAS, EPS, DECAY, CLIP = 1e-3, (0.9, 0.99), 1e-8, 0.1, 1.0
 
@@ -68,13 +70,12 @@ class Ours:
             self.model,
             batches,
             causal_loss,
-            steps=len(batches),
+            Training(
+                steps=len(batches), clip=CLIP, compile=self.compiled, schedule="constant", warmup=0
+            ),
             optimizer=self.optimizer,
-            clip=CLIP,
-            compile=self.compiled,
-            callbacks=[clock],
             device="cpu",
-            progress=False,
+            callbacks=[clock, Bar(show=False)],
         ).losses
         return clock.seconds
 

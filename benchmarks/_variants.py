@@ -43,7 +43,8 @@ from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.tasks.translation.translator import Translator
 from qkv.training.loop import History, train
 from qkv.training.losses import linear_cross_entropy, pair_loss
-from qkv.training.optim import cosine_decay
+from qkv.training.progress import Bar
+from qkv.training.settings import Training
 
 # ---------------------------------------------------------------------------------- mechanisms
 
@@ -197,11 +198,9 @@ def learn_dates(name: str, seed: int, steps: int) -> dict[str, Any]:
         translator.model,
         translator.batches(pairs, max_tokens=DATES["positions a batch"], seed=seed),
         pair_loss,
-        steps=steps,
-        learning_rate=DATES["learning rate"],
-        schedule=cosine_decay(steps // 8, steps),
+        Training(steps=steps, learning_rate=DATES["learning rate"], warmup=steps // 8),
         device="cpu",
-        description=f"dates, {name}",
+        callbacks=[Bar(f"dates, {name}")],
     )
     return {"exact match": translator.exact_match(test_pairs)} | numbers(translator.model, history)
 
@@ -318,13 +317,15 @@ def learn_copy(name: str, seed: int, steps: int) -> dict[str, Any]:
         model,
         copy_batches(seed),
         copy_loss,
-        steps=steps,
-        learning_rate=COPY["learning rate"],
-        schedule=cosine_decay(steps // 10, steps),
+        Training(
+            steps=steps,
+            learning_rate=COPY["learning rate"],
+            evaluate_every=max(1, steps // 18),
+            warmup=steps // 10,
+        ),
         evaluate=validate_copy,
-        evaluate_every=max(1, steps // 18),
         device="cpu",
-        description=f"copy, {name}",
+        callbacks=[Bar(f"copy, {name}")],
     )
     generator = torch.Generator().manual_seed(10_000)
     lengths = range(SHORTEST, LONGEST + 1)

@@ -9,11 +9,11 @@ import transformers
 from tests.helpers import unchecked
 from tests.parity.encoder_decoder import compare_logits
 
-from qkv.tasks.hyperparameters import Training
 from qkv.tasks.translation.data import Translations
 from qkv.tasks.translation.recipe import Sizes, train_translator
 from qkv.tasks.translation.search import BEAM
 from qkv.tasks.translation.translator import Translator
+from qkv.training.settings import Training
 
 WORDS = {"Red": "rot", "blue": "blau", "two": "zwei", "houses": "Häuser", "dogs": "Hunde"}
 TEXTS = ["Red dogs", "two blue houses, dogs", "unknown wörds", "dogs"]

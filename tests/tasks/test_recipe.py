@@ -17,11 +17,12 @@ from qkv.models.heads import SequenceClassifier
 from qkv.models.lora import LoRAConfig
 from qkv.tasks.classification.data import Texts
 from qkv.tasks.finetuning import FineTuning
-from qkv.tasks.hyperparameters import Training
-from qkv.tasks.recipe import begin, recompute_activations
+from qkv.tasks.recipe import begin
 from qkv.tasks.recipes import find_recipe, read_recipe, shipped_recipes
 from qkv.tasks.translation.dates import Dates
 from qkv.tasks.translation.translator import Translator
+from qkv.training.loop import recompute_activations
+from qkv.training.settings import Training
 
 RECIPE = """
 task: dates

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.helpers import assert_as_exact, assert_close, unchecked
-from tests.training.toy import ToyBatch, ToySeq2Seq, toy_batch
+from tests.training.toy import ToyBatch, ToySeq2Seq, settings, toy_batch
 from torch import nn
 
 from qkv.training.averaging import MovingAverage
@@ -45,10 +45,12 @@ def test_accumulated_batches_of_different_lengths_make_the_step_of_the_whole(siz
     pieces = [list(parts(batch, sizes)) for batch in whole]
     assert len({piece.n_targets for piece in pieces[0]}) > 1
     ours, theirs, exact = toy(dtype), toy(dtype), toy(torch.float64)
-    settings = {"steps": 5, "learning_rate": 0.01, "device": "cpu"}
+    options = {"steps": 5, "learning_rate": 0.01}
     many = itertools.chain.from_iterable(pieces)
-    mine = train(ours, many, pair_loss, accumulate=len(sizes), **settings)
-    other, reference = (train(one, whole, pair_loss, **settings) for one in (theirs, exact))
+    mine = train(ours, many, pair_loss, settings(accumulate=len(sizes), **options), device="cpu")
+    other, reference = (
+        train(one, whole, pair_loss, settings(**options), device="cpu") for one in (theirs, exact)
+    )
     pairs = [
         (p.detach(), theirs.get_parameter(name).detach(), exact.get_parameter(name).detach())
         for name, p in ours.named_parameters()
@@ -68,8 +70,8 @@ def test_a_batch_that_is_all_padding_adds_nothing_to_the_others():
     batch = toy_batch(batch=4)
     empty = replace(batch, target_mask=torch.zeros_like(batch.target_mask), n_targets=0)
     ours, theirs = toy(), toy()
-    train(ours, [empty, batch], pair_loss, steps=1, accumulate=2, device="cpu")
-    train(theirs, [batch], pair_loss, steps=1, device="cpu")
+    train(ours, [empty, batch], pair_loss, settings(steps=1, accumulate=2), device="cpu")
+    train(theirs, [batch], pair_loss, settings(steps=1), device="cpu")
     for name, p in ours.named_parameters():
         assert torch.equal(p, theirs.get_parameter(name)), name
 
@@ -93,11 +95,17 @@ def test_sixteen_bits_learn_almost_the_same_and_keep_weights_in_32(precision):
         model.project = nn.Linear(8, 8)
         return model
 
-    settings = {"steps": 20, "learning_rate": 0.02, "device": "cpu"}
+    options = {"steps": 20, "learning_rate": 0.02}
     ours, theirs = make(), make()
-    mine = train(ours, itertools.repeat(batch), pair_loss, precision=precision, **settings)
+    mine = train(
+        ours,
+        itertools.repeat(batch),
+        pair_loss,
+        settings(precision=precision, **options),
+        device="cpu",
+    )
     assert seen == [getattr(torch, precision)] * 20
-    other = train(theirs, itertools.repeat(batch), pair_loss, **settings)
+    other = train(theirs, itertools.repeat(batch), pair_loss, settings(**options), device="cpu")
     assert {p.dtype for p in ours.parameters()} == {torch.float32}
     assert mine.losses == pytest.approx(other.losses, rel=0.02)
     assert mine.losses != other.losses
@@ -122,8 +130,14 @@ def test_a_gradient_that_overflows_in_float16_is_left_out_and_the_scale_falls():
             if run.step == 1:
                 assert torch.equal(model.head.weight, before)
 
-    options = {"steps": 3, "precision": "float16", "device": "cpu"}
-    train(model, itertools.repeat(batch), loss, callbacks=[See(), Unmoved()], **options)
+    train(
+        model,
+        itertools.repeat(batch),
+        loss,
+        settings(steps=3, precision="float16"),
+        callbacks=[See(), Unmoved()],
+        device="cpu",
+    )
     assert scales == [32768.0] * 3
     assert not torch.equal(model.head.weight, before)
 
@@ -146,11 +160,8 @@ def test_the_average_is_evaluated_and_left_in_the_model():
         model,
         itertools.repeat(batch),
         pair_loss,
-        steps=5,
-        learning_rate=0.1,
-        ema=0.3,
+        settings(steps=5, learning_rate=0.1, ema=0.3, evaluate_every=1),
         evaluate=evaluate,
-        evaluate_every=1,
         callbacks=[See()],
         device="cpu",
     )
@@ -177,9 +188,8 @@ def test_curves_for_tensorboard(tmp_path):
         toy(),
         itertools.repeat(toy_batch(batch=3)),
         pair_loss,
-        steps=5,
+        settings(steps=5, evaluate_every=2),
         evaluate=lambda model: {"accuracy": 0.25},
-        evaluate_every=2,
         callbacks=[TensorBoard(tmp_path)],
         device="cpu",
     )
@@ -199,7 +209,7 @@ def test_a_batch_too_large_says_what_to_lower():
 
     message = r"shapes \(3, 5\), .* did not fit the memory\. Lower the size of a batch and raise"
     with pytest.raises(Exception, match=message):
-        train(toy(), [batch], loss, steps=1, device="cpu")
+        train(toy(), [batch], loss, settings(steps=1), device="cpu")
 
 
 def test_another_error_of_the_loss_comes_through():
@@ -207,18 +217,24 @@ def test_another_error_of_the_loss_comes_through():
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match=r"^something else$"):
-        train(toy(), [toy_batch()], loss, steps=1, device="cpu")
+        train(toy(), [toy_batch()], loss, settings(steps=1), device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own doings
 def test_a_compiled_loss_learns_the_same():
     torch.manual_seed(1)
     batch = toy_batch(batch=3)
-    settings = {"steps": 3, "learning_rate": 0.05, "device": "cpu"}
+    options = {"steps": 3, "learning_rate": 0.05}
     ours, theirs = toy(torch.float64), toy(torch.float64)
     with unchecked():
-        mine = train(ours, itertools.repeat(batch), pair_loss, compile=True, **settings)
-    other = train(theirs, itertools.repeat(batch), pair_loss, **settings)
+        mine = train(
+            ours,
+            itertools.repeat(batch),
+            pair_loss,
+            settings(compile=True, **options),
+            device="cpu",
+        )
+    other = train(theirs, itertools.repeat(batch), pair_loss, settings(**options), device="cpu")
     assert mine.losses == pytest.approx(other.losses, rel=1e-12)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
 
@@ -238,9 +254,8 @@ def test_a_run_can_be_stopped_from_beside():
         toy(),
         itertools.repeat(toy_batch()),
         pair_loss,
-        steps=9,
+        settings(steps=9, evaluate_every=2),
         evaluate=lambda model: {"x": 1.0},
-        evaluate_every=2,
         callbacks=[enough],
         device="cpu",
     )

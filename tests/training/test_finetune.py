@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.checkpoints.tiny import TINY
+from tests.training.toy import settings
 from torch import nn
 
 from qkv.checkpoints.registry import FAMILIES
@@ -375,11 +376,10 @@ def go(model, callbacks, n, optimizer=None, loss=lambda model, batch: loss_of(mo
         model,
         batches(),
         loss,
-        steps=n,
+        settings(steps=n),
         optimizer=optimizer,
         callbacks=callbacks,
         device="cpu",
-        progress=False,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.training.toy import ToySeq2Seq, toy_batch
+from tests.training.toy import ToySeq2Seq, settings, toy_batch
 from torch import nn
 
 from qkv.errors import ConfigError, MissingDependencyError, TrainingError
@@ -16,7 +16,8 @@ from qkv.training import history as log
 from qkv.training import loop
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
-from qkv.training.optim import adamw, linear_decay
+from qkv.training.optim import adamw
+from qkv.training.progress import Bar
 
 
 def toy():
@@ -54,13 +55,13 @@ def by_hand(model, steps, clip=1.0, rate=1e-3):
 @pytest.mark.parametrize("clip", [0.01, 1.0, math.inf])
 def test_equals_the_loop_written_by_hand(clip):
     ours, theirs = toy(), toy()
-    history = train(ours, batches(), pair_loss, steps=7, clip=clip, device="cpu")
+    history = train(ours, batches(), pair_loss, settings(steps=7, clip=clip), device="cpu")
     assert history.losses == pytest.approx(by_hand(theirs, 7, clip))
     assert_same(weights(ours), weights(theirs))
 
 
 def test_history():
-    history = train(toy(), batches(), pair_loss, steps=4, learning_rate=0.5, device="cpu")
+    history = train(toy(), batches(), pair_loss, settings(steps=4, learning_rate=0.5), device="cpu")
     assert history.steps == [1, 2, 3, 4]
     assert history.learning_rates == [0.5] * 4
     assert history.targets == sum(b.n_targets for b, _ in zip(batches(), range(4), strict=False))
@@ -85,9 +86,8 @@ def test_the_schedule_multiplies_the_rate_of_every_group():
         model,
         batches(),
         loss,
-        steps=4,
+        settings(steps=4, schedule="linear", warmup=2),
         optimizer=optimizer,
-        schedule=linear_decay(warmup=2, steps=4),
         device="cpu",
     )
     assert rates == [[0.125, 1.0], [0.25, 2.0], [0.125, 1.0], [0.0, 0.0]]
@@ -107,7 +107,7 @@ def test_evaluation_runs_in_evaluation_mode_without_gradients_and_training_goes_
 
     model = toy().eval()
     history = train(
-        model, batches(), loss, steps=5, evaluate=evaluate, evaluate_every=2, device="cpu"
+        model, batches(), loss, settings(steps=5, evaluate_every=2), evaluate=evaluate, device="cpu"
     )
     assert modes == [(False, False)] * 3
     assert history.evaluations == [(2, {"calls": 1.0}), (4, {"calls": 2.0}), (5, {"calls": 3.0})]
@@ -116,7 +116,12 @@ def test_evaluation_runs_in_evaluation_mode_without_gradients_and_training_goes_
 
 def test_evaluation_only_at_the_end():
     history = train(
-        toy(), batches(), pair_loss, steps=3, evaluate=lambda model: {"x": 1.0}, device="cpu"
+        toy(),
+        batches(),
+        pair_loss,
+        settings(steps=3),
+        evaluate=lambda model: {"x": 1.0},
+        device="cpu",
     )
     assert history.evaluations == [(3, {"x": 1.0})]
 
@@ -131,7 +136,12 @@ def test_time_of_evaluations_is_not_training_time(monkeypatch):
         return {}
 
     history = train(
-        toy(), batches(), pair_loss, steps=4, evaluate=evaluate, evaluate_every=1, device="cpu"
+        toy(),
+        batches(),
+        pair_loss,
+        settings(steps=4, evaluate_every=1),
+        evaluate=evaluate,
+        device="cpu",
     )
     assert history.seconds < 10
 
@@ -163,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(
         r"the last that were found good\. Either the learning rate \(0\.001\) is too high"
     )
     with pytest.raises(TrainingError, match=match):
-        train(model, batches(), poisoned(6, how), steps=10, device="cpu")
+        train(model, batches(), poisoned(6, how), settings(steps=10), device="cpu")
     by_hand(reference, good)
     assert_same(weights(model), weights(reference))
     assert all(p.isfinite().all() for p in model.parameters())
@@ -175,14 +185,16 @@ def test_a_gradient_that_is_not_finite_stops_although_the_loss_is_finite():
     # The square root of zero: its value is finite, its slope is not.
     loss = poisoned(3, lambda x: x + (x - x.detach()).sqrt())
     with pytest.raises(TrainingError, match=r"norm of the gradient (nan|inf) at step 3"):
-        train(model, batches(), loss, steps=5, device="cpu")
+        train(model, batches(), loss, settings(steps=5), device="cpu")
     assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_the_first_step_leaves_the_weights_as_they_were_given():
     model, before = toy(), weights(toy())
     with pytest.raises(TrainingError, match=r"at step 1, .* weights of step 0,"):
-        train(model, batches(), poisoned(1, lambda x: x * math.nan), steps=5, device="cpu")
+        train(
+            model, batches(), poisoned(1, lambda x: x * math.nan), settings(steps=5), device="cpu"
+        )
     assert_same(weights(model), before)
 
 
@@ -190,22 +202,29 @@ def test_a_batch_without_tokens_is_named():
     batch = toy_batch(batch=2)
     empty = replace(batch, target_mask=torch.zeros_like(batch.target_mask), n_targets=0)
     with pytest.raises(TrainingError, match="the batches of step 1 have no targets"):
-        train(toy(), [empty], pair_loss, steps=1, device="cpu")
+        train(toy(), [empty], pair_loss, settings(steps=1), device="cpu")
 
 
 def test_weights_that_explode_are_put_back():
     model = toy()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e38)
     with pytest.raises(TrainingError, match=r"learning rate \(1e\+38\) is too high"):
-        train(model, batches(), pair_loss, steps=9, optimizer=optimizer, clip=1e9, device="cpu")
+        train(
+            model,
+            batches(),
+            pair_loss,
+            settings(steps=9, clip=1e9),
+            optimizer=optimizer,
+            device="cpu",
+        )
     assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_batches_that_end_too_early():
     three = list(itertools.islice(batches(), 3))
     with pytest.raises(TrainingError, match="ended after 3 of 5 steps; pass an iterator"):
-        train(toy(), three, pair_loss, steps=5, device="cpu")
-    assert train(toy(), three, pair_loss, steps=3, device="cpu").steps == [1, 2, 3]
+        train(toy(), three, pair_loss, settings(steps=5), device="cpu")
+    assert train(toy(), three, pair_loss, settings(steps=3), device="cpu").steps == [1, 2, 3]
 
 
 def test_an_interrupt_passes_through_and_leaves_the_model_usable():
@@ -215,21 +234,21 @@ def test_an_interrupt_passes_through_and_leaves_the_model_usable():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(model, batches(), loss, steps=3, device="cpu")
+        train(model, batches(), loss, settings(steps=3), device="cpu")
     assert not model.training
-    assert train(model, batches(), pair_loss, steps=2, device="cpu").steps == [1, 2]
+    assert train(model, batches(), pair_loss, settings(steps=2), device="cpu").steps == [1, 2]
 
 
 def test_runs_follow_each_other_on_any_device():
     here = Accelerator().device.type
     for device in ("cpu", "auto", here, "cpu"):
-        history = train(toy(), batches(), pair_loss, steps=2, device=device)
+        history = train(toy(), batches(), pair_loss, settings(steps=2), device=device)
         assert len(history.losses) == 2
 
 
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match='device is "npu", but the accelerator found here is'):
-        train(toy(), batches(), pair_loss, steps=1, device="npu")
+        train(toy(), batches(), pair_loss, settings(steps=1), device="npu")
 
 
 def test_without_accelerate_the_message_says_what_to_install(monkeypatch):
@@ -242,21 +261,22 @@ def test_without_accelerate_the_message_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(MissingDependencyError, match=r'pip install "qkv\[train\]"'):
-        train(toy(), batches(), pair_loss, steps=1, device="cpu")
+        train(toy(), batches(), pair_loss, settings(steps=1), device="cpu")
 
 
 def test_silent_where_the_output_is_no_terminal(capfd):
-    train(toy(), batches(), pair_loss, steps=2, device="cpu")
+    train(toy(), batches(), pair_loss, settings(steps=2), device="cpu")
     assert capfd.readouterr() == ("", "")
 
 
 def test_bar_on_a_terminal(monkeypatch, capfd):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
-    train(toy(), batches(), pair_loss, steps=3, device="cpu", description="dates")
+    train(toy(), batches(), pair_loss, settings(steps=3), device="cpu", callbacks=[Bar("dates")])
     shown = capfd.readouterr().out
     for part in ("dates", "3/3", "loss", "tokens/s"):
         assert part in shown
-    train(toy(), batches(), pair_loss, steps=3, device="cpu", progress=False)
+    hidden = Bar(show=False)
+    train(toy(), batches(), pair_loss, settings(steps=3), callbacks=[hidden], device="cpu")
     assert capfd.readouterr().out == ""
 
 
@@ -285,7 +305,11 @@ def transformer():
 def test_a_tiny_batch_can_be_overfitted(make):
     model, batch = make(), toy_batch(batch=5)
     history = train(
-        model, itertools.repeat(batch), pair_loss, steps=120, learning_rate=0.01, device="cpu"
+        model,
+        itertools.repeat(batch),
+        pair_loss,
+        settings(steps=120, learning_rate=0.01),
+        device="cpu",
     )
     assert history.losses[0] > 2
     assert history.losses[-1] < 0.02

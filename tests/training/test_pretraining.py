@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers import randomized, unchecked
+from tests.training.toy import settings
 from torch.nn import functional as F
 
 from qkv.data.masking import Masking, masked_batches
@@ -114,13 +115,7 @@ def test_it_is_learned(objective):
     model = make()
     with unchecked():  # the same shapes over and over: checking them would take most of the time
         history = train(
-            model,
-            batches(count()),
-            loss,
-            steps=120,
-            learning_rate=3e-3,
-            device="cpu",
-            progress=False,
+            model, batches(count()), loss, settings(steps=120, learning_rate=3e-3), device="cpu"
         )
     first, last = np.mean(history.losses[:5]), np.mean(history.losses[-10:])
     assert last < 0.75 * first  # what the frequencies of words alone give is 0.84

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.toy import ToySeq2Seq, toy_batch
+from tests.training.toy import ToySeq2Seq, settings, toy_batch
 
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
@@ -32,10 +32,7 @@ def work(path, *, rank=0, world=1):
         model,
         batches[rank::world],
         pair_loss,
-        steps=2,
-        accumulate=4 // world,
-        learning_rate=0.05,
-        clip=0.1,
+        settings(steps=2, accumulate=4 // world, learning_rate=0.05, clip=0.1),
         device="cpu",
     )
     if rank == 0:
@@ -54,7 +51,12 @@ def test_two_ranks_equal_one(tmp_path):
     for rank in range(2):
         ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", WORK, str(tmp_path / "two"), str(rank), "2"]
-        environment = {**os.environ, **address, **ranks, "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            **address,
+            **ranks,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
+        }
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
     for process in processes:
         _, errors = process.communicate()

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers import unchecked
-from tests.training.toy import ToySeq2Seq, toy_batch
+from tests.training.toy import ToySeq2Seq, settings, toy_batch
 from torch import nn
 
 from qkv.data.batches import Batches
 from qkv.errors import ConfigError, Interrupted, StorageError, TrainingError
 from qkv.training import checkpointing
+from qkv.training.averaging import MovingAverage
 from qkv.training.checkpointing import Checkpoints, average_checkpoints, find_checkpoints
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
-from qkv.training.optim import adamw, cosine_decay
+from qkv.training.optim import adamw
 from qkv.training.run import Callback
 
 STEPS = 13
@@ -104,16 +105,18 @@ def run(
         model,
         batches(),
         loss,
-        steps=steps,
-        schedule=cosine_decay(2, STEPS),
-        ema=options.pop("ema", 0.9),
-        accumulate=options.pop("accumulate", 2),
+        settings(
+            steps=steps,
+            ema=options.pop("ema", 0.9),
+            accumulate=options.pop("accumulate", 2),
+            evaluate_every=4,
+            schedule="cosine",
+            warmup=2,
+            **options,
+        ),
         evaluate=lambda m: {"norm": float(m.head.weight.norm())},
-        evaluate_every=4,
         callbacks=[kept, *([checkpoints] if checkpoints else [])],
         device="cpu",
-        progress=False,
-        **options,
     )
     return model, kept, history
 
@@ -250,7 +253,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
             run(tmp_path)
         return pair_loss(model, batch)
 
-    run(tmp_path, loss=loss, steps=1)
+    run(tmp_path, loss=loss, steps=3)
 
 
 def test_an_old_checkpoint_that_cannot_be_removed_ends_nothing(tmp_path, monkeypatch):
@@ -346,7 +349,7 @@ def test_another_model_is_refused(tmp_path):
             model,
             endless(),
             pair_loss,
-            steps=3,
+            settings(steps=3),
             callbacks=[Checkpoints(tmp_path, every=1)],
             device="cpu",
         )
@@ -407,8 +410,7 @@ def test_the_mean_of_the_last_checkpoints(tmp_path):
         model,
         endless(),
         pair_loss,
-        steps=6,
-        learning_rate=0.1,
+        settings(steps=6, learning_rate=0.1),
         callbacks=[See(), Checkpoints(tmp_path, every=2, keep=3)],
         device="cpu",
     )
@@ -446,13 +448,12 @@ def test_shared_weights_are_saved_once_and_stay_shared(tmp_path):
         model.head.weight = model.embedding.weight
         return model
 
-    options = {"steps": 3, "device": "cpu"}
     checkpoints = Checkpoints(tmp_path, every=1)
-    train(make(), endless(), pair_loss, callbacks=[checkpoints], **options)
+    train(make(), endless(), pair_loss, settings(steps=3), callbacks=[checkpoints], device="cpu")
     model = make()
     model.embedding.weight.data.zero_()
     checkpoints = Checkpoints(tmp_path, every=1)
-    train(model, endless(), pair_loss, callbacks=[checkpoints], **options)
+    train(model, endless(), pair_loss, settings(steps=3), callbacks=[checkpoints], device="cpu")
     assert model.head.weight is model.embedding.weight
     assert model.head.weight.abs().sum() > 0
 
@@ -461,7 +462,7 @@ def test_numbers_that_make_no_sense(tmp_path):
     with pytest.raises(ConfigError, match="every = 0 and keep = 2; expected at least 1 of both"):
         Checkpoints(tmp_path, every=0)
     with pytest.raises(ConfigError, match=r"ema is 1\.0; expected a decay between 0 and 1"):
-        run(None, ema=1.0)
+        MovingAverage(Noisy(), 1.0)
 
 
 def test_frozen_parameters_stay_out_of_the_average_and_come_back(tmp_path):
@@ -474,8 +475,7 @@ def test_frozen_parameters_stay_out_of_the_average_and_come_back(tmp_path):
             model,
             endless(),
             pair_loss,
-            steps=steps,
-            ema=0.5,
+            settings(steps=steps, ema=0.5),
             optimizer=adamw(model, weight_decay=0.3),
             callbacks=[Checkpoints(folder, every=1)],
             device="cpu",

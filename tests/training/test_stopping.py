@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.helpers import unchecked
+from tests.training.toy import settings
 from torch import nn
 
 from qkv.errors import ConfigError, TrainingError
@@ -55,15 +56,11 @@ def run(
         model,
         itertools.repeat(BATCH),
         loss,
-        steps=steps or len(scores),
+        settings(steps=steps or len(scores), clip=math.inf, evaluate_every=1, **options),
         optimizer=torch.optim.SGD([model.weight], lr=1.0),
-        clip=math.inf,
         evaluate=lambda model: {metric: next(given), "loss": next(of_loss)},
-        evaluate_every=1,
         callbacks=[callback, *others],
         device="cpu",
-        progress=False,
-        **options,
     )
     return model, history
 
@@ -201,7 +198,7 @@ def test_nothing_was_evaluated():
             model,
             itertools.repeat(BATCH),
             loss,
-            steps=2,
+            settings(steps=2),
             optimizer=torch.optim.SGD([model.weight], lr=1.0),
             callbacks=[KeepBest("accuracy", mode="max")],
             device="cpu",

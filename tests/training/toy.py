@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from qkv.training.settings import Training
+
 
 class ToySeq2Seq(nn.Module):
     """Next token from the previous one and the mean of the real source tokens."""
@@ -52,3 +54,8 @@ def toy_batch(vocab: int = 11, batch: int = 3, source: int = 5, target: int = 7)
         target_mask=target_mask,
         n_targets=int(target_mask.sum()),
     )
+
+
+def settings(**options) -> Training:
+    """A constant rate, unless a test says otherwise."""
+    return Training(**{"learning_rate": 1e-3, "schedule": "constant", "warmup": 0, **options})

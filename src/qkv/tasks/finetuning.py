@@ -14,15 +14,15 @@ from qkv.errors import ConfigError
 from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
 from qkv.tasks.console import show_table
 from qkv.tasks.pretrained import Loaded, locate
-from qkv.tasks.recipe import Place, Training, recompute_activations, run_training
+from qkv.tasks.recipe import Place, Training, run_training
 from qkv.training.finetune import (
     GradualUnfreezing,
     everything,
     head_only,
-    layerwise_adamw,
     top_layers,
 )
 from qkv.training.history import History
+from qkv.training.loop import recompute_activations
 from qkv.training.report import describe_training
 from qkv.training.run import Callback
 from qkv.zoo.catalog import ZOO
@@ -134,14 +134,7 @@ def fine_tune(
         device: of the training.
     """
     callbacks = finetuning.prepare(model, training.n_steps(batches))
-    optimizer = layerwise_adamw(
-        model,
-        learning_rate=training.learning_rate,
-        layer_decay=finetuning.layer_decay,
-        betas=training.betas,
-        eps=1e-8,
-        weight_decay=training.weight_decay,
-    )
+    optimizer = training.optimizer(model, layer_decay=finetuning.layer_decay, eps=1e-8)
     if training.recompute:
         recompute_activations(model)
     length = -(-sum(lengths) // len(lengths))
@@ -153,8 +146,8 @@ def fine_tune(
     for title, table in tables.items():
         show_table(title, table)
     place.console.print(
-        f"{training.n_steps(batches):,} steps, about {training.steps_of_epoch(batches):,} an epoch "
-        f"-> {place.output}"
+        f"{training.n_steps(batches):,} steps, about {training.steps_per_epoch(batches):,} an "
+        f"epoch -> {place.output}"
     )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     history = run_training(

@@ -13,12 +13,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from qkv.blocks.stack import Stack
 from qkv.data.batches import Batches
 from qkv.files import only_writer, write_atomically
 from qkv.tasks.console import plain_console
 from qkv.tasks.conversion import check_target
-from qkv.tasks.hyperparameters import Training
 from qkv.training.checkpointing import (
     Checkpoints,
     average_checkpoints,
@@ -27,8 +25,9 @@ from qkv.training.checkpointing import (
 )
 from qkv.training.history import History
 from qkv.training.loop import Loss, train
-from qkv.training.progress import TensorBoard
+from qkv.training.progress import Bar, TensorBoard
 from qkv.training.run import Callback, Run
+from qkv.training.settings import Training
 from qkv.training.stopping import KeepBest
 
 
@@ -176,9 +175,7 @@ def run_training(
         ConfigError: the kept run had another recipe.
         StorageError: another process trains here, or nothing can be written here.
     """
-    steps, every = training.n_steps(batches), training.evaluate_every
-    if training.recompute:
-        recompute_activations(model)
+    steps = training.n_steps(batches)
     averaged = training.average_last > 1
     best = KeepBest(metric, mode="max", patience=training.patience)
     chosen = [] if averaged else [best]
@@ -187,20 +184,16 @@ def run_training(
             model,
             batches,
             loss,
-            steps=steps,
+            training,
             optimizer=optimizer,
-            schedule=training.make_schedule(steps, _width(model)),
-            clip=training.clip,
-            accumulate=training.accumulate,
-            precision=training.precision,
-            ema=training.ema,
-            compile=training.compile,
             evaluate=evaluate,
-            evaluate_every=every or training.steps_of_epoch(batches),
-            callbacks=[*callbacks, *chosen, *_watchers(training, place, steps)],
+            callbacks=[
+                *callbacks,
+                *chosen,
+                *_watchers(training, place, steps),
+                Bar(place.output.name, unit),
+            ],
             device=device,
-            description=place.output.name,
-            unit=unit,
         )
         if averaged:
             average_checkpoints(model, place.checkpoints, training.average_last)
@@ -232,21 +225,6 @@ def _watchers(training: Training, place: Place, steps: int) -> list[Callback]:
     return [Announce(place.console), *curves, checkpoints]
 
 
-def _width(model: nn.Module) -> int:
-    """d_model, on which the schedule "noam" depends."""
-    return getattr(getattr(model, "config", None), "d_model", 1)
-
-
-def recompute_activations(model: nn.Module) -> None:
-    """Keep only what enters each block; the rest is computed again in the backward pass.
-
-    Chen et al. 2016, "Training deep nets with sublinear memory cost".
-    """
-    for module in model.modules():
-        if isinstance(module, Stack):
-            module.recompute = True
-
-
 def begin(output: Path, recipe: Mapping[str, Any], *, seed: int, fresh: bool) -> Place:
     """Set the seed, and say where the run will be kept.
 
@@ -261,6 +239,9 @@ def begin(output: Path, recipe: Mapping[str, Any], *, seed: int, fresh: bool) ->
     """
     output = output if output.name.strip(".") else output.resolve()
     check_target(output)
+    for part in recipe.values():
+        if isinstance(part, Training):
+            part.check_batching()
     said = {
         name: asdict(part) if hasattr(part, "__dataclass_fields__") else part
         for name, part in recipe.items()

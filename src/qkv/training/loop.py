@@ -3,164 +3,151 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError, MissingDependencyError, TrainingError
 from qkv.training.averaging import MovingAverage
 from qkv.training.history import History, Watch
-from qkv.training.optim import Schedule, adamw, constant_rate
 from qkv.training.progress import Bar
 from qkv.training.run import Callback, Run
+from qkv.training.settings import Precision, Training
 
 Model = TypeVar("Model", bound=nn.Module)
 Loss = Callable[[Model, Any], Tensor]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def train(
     model: Model,
     batches: Iterable[Any],
     loss: Loss[Model],
+    settings: Training,
     *,
-    steps: int,
-    learning_rate: float = 1e-3,
-    schedule: Schedule | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-    clip: float = 1.0,
-    accumulate: int = 1,
-    precision: Precision = "float32",
-    ema: float | None = None,
-    compile: bool = False,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    evaluate_every: int | None = None,
     callbacks: Sequence[Callback] = (),
     device: str = "auto",
-    progress: bool = True,
-    description: str = "training",
-    unit: str = "tokens",
 ) -> History:
-    """Minimize the mean loss of a target for a number of steps; the model is left ready for use.
+    """Minimize the mean loss per target; return what happened.
 
-    Ready for use means in evaluation mode, on the device of the training.
+    The model is trained in place, and left in evaluation mode on the device of the training.
+
+        train(model, batches, pair_loss, Training(steps=300))
 
     Args:
-        model: trained in place.
-        batches: anything that gives batches with `.to(device)` and `.n_targets` (tokens, or rows
-            that have one class each), endless or long enough.
-        loss: (model, batch) to the sum of the losses of its targets.
-        steps: updates of the weights.
-        learning_rate: of the AdamW that is made if no `optimizer` is given.
-        schedule: step, from 1, to a factor of each group's rate; constant by default.
-        optimizer: over the model's parameters.
-        clip: largest norm of the gradient; `math.inf` never clips.
-        accumulate: batches whose gradients make one update, as one batch of all would.
-        precision: of the activations; weights, losses and updates stay in float32.
-        ema: decay of a moving average of the weights: it is evaluated, and left in the model.
-        compile: let torch compile the loss's computation.
-        evaluate: called without gradients in evaluation mode every `evaluate_every` steps and at
-            the end.
-        evaluate_every: steps; by default only the end.
-        callbacks: what happens beside it, in this order: checkpoints, curves, early stopping...
+        model: in float32; other precisions are those of the activations.
+        batches: have `.to(device)` and `.n_targets` (tokens, or examples with one class each);
+            an iterable that is endless or long enough.
+        loss: (model, batch) to the sum of the losses of the batch's targets.
+        settings: number of steps, learning rate, precision, and so on.
+        optimizer: default `settings.optimizer(model)`.
+        evaluate: returns scores; called without gradients and in evaluation mode.
+        callbacks: called in this order; a progress `Bar` is added unless there is one.
         device: "auto" (an accelerator if there is one), "cpu", "cuda" or "mps".
-        progress: show a bar, if the output is a terminal.
-        description: stands before the bar.
-        unit: of a target.
 
     Raises:
         TrainingError: a loss or gradient is not finite (the model then holds its last good
-            weights), the batches end too early, or one does not fit the memory.
-        ConfigError: the device is not there, or a number is out of its range.
+            weights), the batches end too early, or a batch does not fit into memory.
+        ConfigError: the device does not exist, or the settings do not suit the batches.
         MissingDependencyError: accelerate is not installed.
     """
     accelerator = _accelerator(device)
-    progress = progress and accelerator.is_main_process
+    device_type = accelerator.device.type
     model.to(accelerator.device)
+    if settings.recompute:
+        recompute_activations(model)
     run = Run(
         model,
-        optimizer or adamw(model, learning_rate=learning_rate),
+        optimizer or settings.optimizer(model),
         batches,
-        steps=steps,
+        steps=settings.n_steps(batches),
         device=accelerator.device,
-        callbacks=[
-            *callbacks,
-            Bar(description, unit, wanted=progress and accelerator.is_main_process),
-        ],
-        scaler=torch.amp.GradScaler(accelerator.device.type, enabled=precision == "float16"),
-        average=MovingAverage(model, ema) if ema is not None else None,
+        callbacks=[*callbacks, *([] if any(isinstance(c, Bar) for c in callbacks) else [Bar()])],
+        scaler=torch.amp.GradScaler(device_type, enabled=settings.precision == "float16"),
+        average=None if settings.ema is None else MovingAverage(model, settings.ema),
     )
     # Not the optimizer: in 32 bits its wrapper only searches the path for a package at each step.
-    objective = accelerator.prepare(_Objective(model, loss, accelerator.device, precision))
-    if compile:
+    objective = accelerator.prepare(_Objective(model, loss, device_type, settings.precision))
+    if settings.compile:
         objective.compile()
-    schedule = schedule or constant_rate()
     with _training(run):
-        watch = Watch(model, run.history, check_interval(accelerator.device))
-        while run.step < steps and run.stop is None:
-            for callback in run.callbacks:
-                callback.before_step(run)
-            factor = schedule(run.step + 1)
-            for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
-                group["lr"] = rate * factor
-            total, n_targets = _gradients(run, objective, accelerator, accumulate)
-            norm = _clip(run, clip)
-            watch.add(total / n_targets, norm, run.rates[0] * factor, n_targets)
-            due = run.step + 1 == steps or (evaluate_every and (run.step + 1) % evaluate_every == 0)
-            # Looked at before the update: what is found finite here was made by good weights.
-            if due or (run.step + 1) % watch.every == 0 or run.step == 0:
-                watch.check()
-            run.scaler.step(run.optimizer)
-            run.scaler.update()
-            run.step += 1
-            if run.average is not None:
-                run.average.update(run.step)
-            if evaluate and due:
-                _evaluate(run, watch, evaluate)
-            for callback in run.callbacks:
-                callback.after_step(run)
+        run_steps(run, objective, settings, accelerator, evaluate)
         if run.average is not None:
             run.average.apply()
     return run.history
 
 
-def check_interval(device: torch.device) -> int:
-    """Steps between two looks at the losses, for which the host has to wait for an accelerator."""
-    return 1 if device.type == "cpu" else 50
+def run_steps(
+    run: Run,
+    objective: nn.Module,
+    settings: Training,
+    accelerator: Any,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None,
+) -> None:
+    """The loop: every step from its first callback to its last, in the order of the page."""
+    schedule = settings.schedule_for(run.steps, _d_model(run.model))
+    every = settings.evaluation_interval(run.batches, run.steps)
+    watch = Watch(run.model, run.history, check_interval(run.device))
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    while run.step < run.steps and run.stop is None:
+        step = run.step + 1
+        for callback in run.callbacks:
+            callback.before_step(run)
+
+        factor = schedule(step)
+        for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
+            group["lr"] = rate * factor
+
+        total, n_targets = _backward(run, objective, accelerator, settings.accumulate)
+        run.scaler.unscale_(run.optimizer)
+        norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
+        if run.scaler.is_enabled():  # float16 may overflow at times: the scaler skips that update
+            norm = norm.nan_to_num(0.0, 0.0)
+
+        # Checked before the update: finite numbers here were computed by good weights.
+        watch.add(total / n_targets, norm, run.rates[0] * factor, n_targets)
+        due = step == run.steps or step % every == 0
+        if due or step % watch.every == 0 or step == 1:
+            watch.check()
+
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        run.step = step
+        if run.average is not None:
+            run.average.update(step)
+
+        if evaluate and due:
+            with run.average.applied() if run.average is not None else nullcontext():
+                scores = watch.evaluate(step, evaluate)
+                for callback in run.callbacks:
+                    callback.evaluated(run, scores)
+        for callback in run.callbacks:
+            callback.after_step(run)
 
 
-class _Objective(nn.Module, Generic[Model]):
-    """The loss as a module: what wraps a model for many devices acts on calls of a module only."""
-
-    def __init__(self, model: Model, loss: Loss[Model], device: torch.device, precision: Precision):
-        super().__init__()
-        self.model = model
-        self.loss = loss
-        self.device, self.dtype = device.type, getattr(torch, precision)
-
-    def forward(self, batch: Any) -> Tensor:
-        with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
-            return self.loss(self.model, batch)
-
-
-def _gradients(
+def _backward(
     run: Run, objective: nn.Module, accelerator: Any, accumulate: int
 ) -> tuple[Tensor, int]:
-    """The gradients of the mean over all targets of a step, on all ranks; the sum, the number."""
+    """Accumulate the gradients of the mean over all targets; return their summed loss and number.
+
+    Both are totals over all ranks.
+    """
     batches = [run.draw() for _ in range(accumulate)]
     n_targets = sum(batch.n_targets for batch in batches)
     if n_targets < 1:
         raise TrainingError(
             f"the batches of step {run.step + 1} have no targets: there is nothing to learn from "
-            "them (are the texts empty, or is all of them padding?)"
+            "them (are the texts empty, or all of them padding?)"
         )
     if accelerator.num_processes > 1:
         n_targets = int(accelerator.reduce(torch.tensor(n_targets, device=run.device)))
     run.optimizer.zero_grad()
     total = torch.zeros((), device=run.device)
     for i, batch in enumerate(batches, start=1):
-        # Ranks meet once a step, at the last batch; they average, where we need their sum.
+        # Ranks synchronize once per step, at the last batch; they average, but we need the sum.
         with nullcontext() if i == accumulate else accelerator.no_sync(objective):
             try:
                 loss = objective(batch)
@@ -186,19 +173,37 @@ def _explain_memory(error: Exception, batch: Any, accumulate: int) -> None:
         ) from error
 
 
-def _clip(run: Run, largest: float) -> Tensor:
-    """Clip the gradient; float16 may overflow at times, then the scaler leaves the update out."""
-    run.scaler.unscale_(run.optimizer)
-    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, largest)
-    return norm.nan_to_num(0.0, 0.0) if run.scaler.is_enabled() else norm
+def check_interval(device: torch.device) -> int:
+    """Steps between two looks at the losses, for which the host has to wait for an accelerator."""
+    return 1 if device.type == "cpu" else 50
 
 
-def _evaluate(run: Run, watch: Watch, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
-    with run.average.applied() if run.average is not None else nullcontext():
-        scores = watch.evaluate(run.step, evaluate)
-        for callback in run.callbacks:
-            callback.evaluated(run, scores)
+class _Objective(nn.Module, Generic[Model]):
+    """The loss as a module: what wraps a model for many devices acts on calls of a module only."""
+
+    def __init__(self, model: Model, loss: Loss[Model], device_type: str, precision: Precision):
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.device_type, self.dtype = device_type, getattr(torch, precision)
+
+    def forward(self, batch: Any) -> Tensor:
+        with torch.autocast(self.device_type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.loss(self.model, batch)
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Keep only the input of each block, and compute the rest again in the backward pass.
+
+    Chen et al. 2016, "Training deep nets with sublinear memory cost".
+    """
+    for module in model.modules():
+        if isinstance(module, Stack):
+            module.recompute = True
+
+
+def _d_model(model: nn.Module) -> int | None:
+    return getattr(getattr(model, "config", None), "d_model", None)
 
 
 @contextmanager

@@ -5,22 +5,27 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import distributed
 
 from qkv.errors import MissingDependencyError
 from qkv.training.run import Callback, Run
 
 
 class Bar(Callback):
-    """A progress bar on a terminal, nothing elsewhere.
+    """A progress bar, if the output is a terminal; of several ranks, the first one's.
 
     Args:
-        description: stands before the bar.
-        unit: of a target.
-        wanted: False for none at all.
+        description: text before the bar.
+        unit: plural of a target, such as "images".
+        show: False for no bar.
     """
 
-    def __init__(self, description: str, unit: str, *, wanted: bool = True):
-        self.description, self.unit = description, unit
+    def __init__(self, description: str = "training", unit: str = "tokens", *, show: bool = True):
+        self.description, self.unit, self.show = description, unit, show
+        self.progress = Progress(disable=True)
+
+    def begin(self, run: Run) -> None:
+        """Draw the bar."""
         console = Console()
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -29,11 +34,8 @@ class Bar(Callback):
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not (wanted and console.is_terminal),
+            disable=not (self.show and console.is_terminal and _rank() == 0),
         )
-
-    def begin(self, run: Run) -> None:
-        """Draw it."""
         self.progress.start()
         self.task = self.progress.add_task(self.description, total=run.steps, numbers="")
 
@@ -46,8 +48,12 @@ class Bar(Callback):
             self.progress.update(self.task, completed=run.step, numbers=numbers)
 
     def close(self) -> None:
-        """Leave the terminal as it is."""
+        """Restore the terminal."""
         self.progress.stop()
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 class TensorBoard(Callback):

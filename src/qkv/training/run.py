@@ -3,12 +3,13 @@
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from qkv.data.batches import Batches
 from qkv.errors import TrainingError
 from qkv.training.averaging import MovingAverage
 from qkv.training.history import History
@@ -43,20 +44,6 @@ class Callback:
         """Take back what `state_dict` gave."""
 
 
-@runtime_checkable
-class Seekable(Protocol):
-    """Batches that can return to a place without making those before it."""
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """The place of the next batch."""
-        ...
-
-    def seek(self, position: tuple[int, int]) -> None:
-        """Go to a place."""
-        ...
-
-
 @dataclass
 class Run:
     """A run of training; what `state_dict` holds decides every later step, to the bit.
@@ -83,11 +70,11 @@ class Run:
     callbacks: list[Callback]
     scaler: torch.amp.GradScaler
     average: MovingAverage | None = None
-    rates: list[float] = field(default_factory=list)
-    history: History = field(default_factory=History)
-    step: int = 0
-    drawn: int = 0
-    stop: str | None = None
+    rates: list[float] = field(init=False)
+    history: History = field(init=False, default_factory=History)
+    step: int = field(init=False, default=0)
+    drawn: int = field(init=False, default=0)
+    stop: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -115,7 +102,7 @@ class Run:
             "step": self.step,
             "stop": self.stop,
             "drawn": self.drawn,
-            "position": self.batches.position if isinstance(self.batches, Seekable) else None,
+            "position": self.batches.position if isinstance(self.batches, Batches) else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.weights if self.average else None,
@@ -134,7 +121,7 @@ class Run:
         vars(self.history).update(state["history"])
         for callback, kept in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(kept)
-        if isinstance(self.batches, Seekable):
+        if isinstance(self.batches, Batches):
             self.batches.seek(state["position"])
             self.drawn = state["drawn"]
         while self.drawn < state["drawn"]:  # other batches have to be drawn again

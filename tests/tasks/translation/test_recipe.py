@@ -12,10 +12,10 @@ from tests.tasks.small import results
 import qkv.tasks.translation.recipe as recipes
 from qkv.errors import ConfigError, DataError
 from qkv.generation.ranking import Beam
-from qkv.tasks.hyperparameters import Training
 from qkv.tasks.translation.data import Translations
 from qkv.tasks.translation.recipe import Sizes, train_translator
 from qkv.tasks.translation.translator import Translator
+from qkv.training.settings import Training
 
 WORDS = {"red": "rot", "blue": "blau", "two": "zwei", "houses": "Häuser", "Dogs": "Hunde"}
 MODEL = {"d_model": 22, "n_heads": 2, "d_ff": 31, "n_encoder_layers": 1, "n_decoder_layers": 1}

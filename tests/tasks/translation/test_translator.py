@@ -23,7 +23,7 @@ from qkv.tasks.pretrained import load
 from qkv.tasks.translation.translator import Translator, evaluating
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
-from qkv.training.optim import constant_rate
+from qkv.training.settings import Training
 
 BEAM = Beam(size=3, n_best=3, length_penalty=1.0, length_rule="power")
 
@@ -40,9 +40,7 @@ def trained(request: pytest.FixtureRequest) -> Translator:
         translator.model,
         translator.batches(PAIRS, max_tokens=50),
         pair_loss,
-        steps=180,
-        learning_rate=1e-2,
-        schedule=constant_rate(warmup=20),
+        Training(steps=180, learning_rate=1e-2, schedule="constant", warmup=20),
         device="cpu",
     )
     return translator

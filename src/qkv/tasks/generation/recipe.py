@@ -22,7 +22,6 @@ from qkv.tasks.generation.generator import Generator
 from qkv.tasks.pretrained import Loaded, save
 from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training
 from qkv.training.history import History
-from qkv.training.optim import adamw
 from qkv.training.pretraining import causal_loss
 
 CORPUS = Corpus()
@@ -183,12 +182,7 @@ def _fit(
         place,
         evaluate=lambda _: _scores(generator, parts),
         metric="log-probability",
-        optimizer=adamw(
-            model,
-            learning_rate=training.learning_rate,
-            betas=training.betas,
-            weight_decay=training.weight_decay,
-        ),
+        optimizer=training.optimizer(model),
         device=device,
     )
 

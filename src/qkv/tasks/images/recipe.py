@@ -24,7 +24,6 @@ from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.pretrained import Loaded, save
 from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training
 from qkv.training.history import History
-from qkv.training.optim import adamw
 
 IMAGES = Images()
 AUGMENTATION = Augmentation()
@@ -167,12 +166,7 @@ def _fit(
         place,
         evaluate=lambda _: _scores(recognizer, parts),
         metric="accuracy",
-        optimizer=adamw(
-            model,
-            learning_rate=training.learning_rate,
-            betas=training.betas,
-            weight_decay=training.weight_decay,
-        ),
+        optimizer=training.optimizer(model),
         device=device,
         unit="images",
     )

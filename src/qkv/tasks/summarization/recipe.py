@@ -25,7 +25,6 @@ from qkv.tasks.summarization.model import DECODER, Decoder, frozen_features, wri
 from qkv.tasks.summarization.summarizer import WRITING, Summarizer, Writing
 from qkv.tasks.translation.translator import evaluating
 from qkv.training.history import History
-from qkv.training.optim import decay_groups, fused_adamw
 from qkv.training.report import describe_training
 
 SUMMARIES = Summaries()
@@ -117,12 +116,7 @@ def _fit(
 ) -> History:
     """Train, once it is said what."""
     model = summarizer.model
-    optimizer = fused_adamw(
-        decay_groups(model, training.weight_decay),
-        learning_rate=training.learning_rate,
-        betas=training.betas,
-        eps=1e-8,
-    )
+    optimizer = training.optimizer(model, eps=1e-8)
     place.console.print(
         f"to learn from: {len(parts.train):,} texts; to choose the best weights by: "
         f"{min(WATCHED, len(parts.validation)):,} of {len(parts.validation):,}; to test: "
@@ -138,8 +132,8 @@ def _fit(
     for title, table in describe_training(model, optimizer, rows=rows, length=length).items():
         show_table(title, table)
     place.console.print(
-        f"{training.n_steps(batches):,} steps, about {training.steps_of_epoch(batches):,} an epoch "
-        f"-> {place.output}"
+        f"{training.n_steps(batches):,} steps, about {training.steps_per_epoch(batches):,} an "
+        f"epoch -> {place.output}"
     )
     return run_training(
         model,

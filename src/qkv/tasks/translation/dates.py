@@ -18,7 +18,6 @@ from qkv.tasks.translation.data import TextPair
 from qkv.tasks.translation.recipe import Sizes
 from qkv.tasks.translation.translator import Translator
 from qkv.training.losses import pair_loss
-from qkv.training.optim import adamw
 
 TRAINING = Training(steps=3_000, max_tokens=4_000, evaluate_every=500)
 
@@ -108,12 +107,7 @@ def train_dates(
         place,
         evaluate=lambda _: {"exact match": translator.exact_match(validation)},
         metric="exact match",
-        optimizer=adamw(
-            translator.model,
-            learning_rate=training.learning_rate,
-            betas=training.betas,
-            weight_decay=training.weight_decay,
-        ),
+        optimizer=training.optimizer(translator.model),
         device=device,
     )
     before = time.perf_counter()

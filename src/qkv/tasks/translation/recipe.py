@@ -21,7 +21,6 @@ from qkv.tasks.translation.inputs import describe
 from qkv.tasks.translation.search import BEAM
 from qkv.tasks.translation.translator import Translator
 from qkv.training.losses import pair_loss
-from qkv.training.optim import adamw
 
 TRANSLATIONS = Translations()
 TRAINING = Training(steps=10_000, max_tokens=4_000, smoothing=0.1, evaluate_every=1_000)
@@ -159,7 +158,7 @@ def _fit(
     batches: Batches[PairBatch] = translator.batches(
         train, max_tokens=training.max_tokens, seed=training.seed
     )
-    place.console.print(f"{training.steps_of_epoch(batches):,} steps an epoch")
+    place.console.print(f"{training.steps_per_epoch(batches):,} steps an epoch")
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         scores = translator.evaluate(validation, samples=2)
@@ -175,12 +174,7 @@ def _fit(
         place,
         evaluate=evaluate,
         metric="chrF",  # BLEU is 0 where no text has four words
-        optimizer=adamw(
-            translator.model,
-            learning_rate=training.learning_rate,
-            betas=training.betas,
-            weight_decay=training.weight_decay,
-        ),
+        optimizer=training.optimizer(translator.model),
         device=device,
     )
 

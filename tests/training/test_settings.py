@@ -3,10 +3,12 @@
 import itertools
 
 import pytest
+from torch import nn
 
 from qkv.data.batches import Batches
 from qkv.errors import ConfigError
-from qkv.tasks.hyperparameters import Training
+from qkv.models.bert import Bert, BertConfig
+from qkv.training.settings import Training
 
 
 def training(**options):
@@ -32,11 +34,11 @@ def batches(n):
 def test_steps_of_epochs(options, n_batches, steps, epoch):
     one = training(**{"steps": None, **options})
     assert one.n_steps(batches(n_batches)) == steps
-    assert one.steps_of_epoch(batches(n_batches)) == epoch
+    assert one.steps_per_epoch(batches(n_batches)) == epoch
 
 
 def factors(steps=10, **options):
-    schedule = training(**options).make_schedule(steps, d_model=64)
+    schedule = training(**options).schedule_for(steps, d_model=64)
     return [schedule(step) for step in range(1, steps + 1)]
 
 
@@ -62,7 +64,7 @@ def test_a_share_of_few_steps_leaves_one_to_train():
 
 def test_a_warm_up_as_long_as_the_training():
     with pytest.raises(ConfigError, match="warmup is 10 of 10 steps; expected"):
-        training(schedule="linear", warmup=10.0).make_schedule(10, 64)
+        training(schedule="linear", warmup=10.0).schedule_for(10, 64)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,44 @@ def test_more_checkpoints_to_average_than_will_be_saved():
         ConfigError, match="average_last = 4, but 10 steps with save_every = 4 leav"
     ):
         training(steps=10, save_every=4, average_last=4).n_steps(batches(5))
+
+
+def test_training_on_ready_made_batches_needs_no_batch_size_but_batching_does():
+    one = training(batch_size=None)
+    assert one.n_steps([]) == 10
+    with pytest.raises(
+        ConfigError,
+        match=r"training.batch_size = None and training.max_tokens = None; expected one of the two",
+    ):
+        one.check_batching()
+
+
+def test_epochs_of_batches_that_cannot_count_them():
+    message = "a list of batches does not know how many make an epoch; set training.steps"
+    with pytest.raises(ConfigError, match=message):
+        training(steps=None, epochs=2.0).n_steps([1, 2, 3])
+
+
+def test_evaluations_are_an_epoch_apart_unless_set():
+    assert training(accumulate=2).evaluation_interval(batches(6), 10) == 3
+    assert training(evaluate_every=7).evaluation_interval(batches(6), 10) == 7
+    assert training().evaluation_interval(iter(batches(6)), 10) == 6  # an iterator of itself
+    assert training().evaluation_interval([1, 2, 3], 10) == 10
+
+
+def test_noam_needs_the_width_of_the_model():
+    with pytest.raises(ConfigError, match="depends on d_model, but the config of this model has n"):
+        training(schedule="noam").schedule_for(10, None)
+
+
+def test_optimizers():
+    model = nn.Sequential(nn.Linear(3, 5))
+    plain = training(learning_rate=0.3, betas=(0.4, 0.5), weight_decay=0.6).optimizer(model)
+    assert [group["weight_decay"] for group in plain.param_groups] == [0.6, 0.0]
+    assert {(g["lr"], g["betas"], g["eps"]) for g in plain.param_groups} == {
+        (0.3, (0.4, 0.5), 1e-9)
+    }
+    encoder = Bert(BertConfig(vocab_size=11, d_model=6, n_heads=2, d_ff=14, n_layers=2))
+    layers = training(learning_rate=0.8).optimizer(encoder, layer_decay=0.5, eps=1e-7)
+    assert sorted({group["lr"] for group in layers.param_groups}) == [0.1, 0.2, 0.4, 0.8]
+    assert {group["eps"] for group in layers.param_groups} == {1e-7}
