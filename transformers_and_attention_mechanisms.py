@@ -67,7 +67,7 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,7 @@ from qkv.checkpoints.table import under
 from qkv.checkpoints.tables import gpt as gpt_table
 from qkv.checkpoints.tables.bert import BERT_BLOCK, EMBEDDINGS
 from qkv.data.augmentation import Augmentation, image_batches
-from qkv.data.batches import Batches, collate_pairs
+from qkv.data.batches import Batches, Batching, collate_pairs
 from qkv.data.classification import (
     classification_batches,
     encode_texts,
@@ -3028,8 +3028,7 @@ digit_batches = image_batches(
     mean=recognizer.preprocessor.config.mean,
     std=recognizer.preprocessor.config.std,
     augmentation=shaken,
-    batch_size=64,
-    epochs=itertools.count(),
+    batching=Batching(batch_size=64, epochs=None),
 )
 steps = steps_of(200 * digit_batches.n_batches)
 history = train(
@@ -3583,7 +3582,10 @@ steps = steps_of(1000)
 bert_history = train(
     bert,
     masked_batches(
-        seen_names, masking, max_tokens=700, pad=name_tokenizer.pad, epochs=itertools.count()
+        seen_names,
+        masking,
+        pad=name_tokenizer.pad,
+        batching=Batching(max_tokens=700, epochs=None),
     ),
     masked_loss,
     Training(steps=steps, learning_rate=5e-3, warmup=steps // 10),
@@ -3658,7 +3660,10 @@ steps = steps_of(600)
 gpt_history = train(
     gpt,
     causal_batches(
-        seen_names, length=32, batch_size=20, stop=name_tokenizer.stop, epochs=itertools.count()
+        seen_names,
+        length=32,
+        stop=name_tokenizer.stop,
+        batching=Batching(batch_size=20, epochs=None),
     ),
     causal_loss,
     Training(steps=steps, learning_rate=5e-3, warmup=steps // 10),
@@ -3803,7 +3808,10 @@ steps = steps_of(300)
 speaker_history = train(
     speaker,
     causal_batches(
-        text_ids, length=64, batch_size=16, stop=text_tokenizer.stop, epochs=itertools.count()
+        text_ids,
+        length=64,
+        stop=text_tokenizer.stop,
+        batching=Batching(batch_size=16, epochs=None),
     ),
     causal_loss,
     Training(steps=steps, learning_rate=3e-3, warmup=steps // 10),
@@ -4275,19 +4283,17 @@ MAX_LENGTH = 128  # tokens of a text, of which the rest is cut off
 
 
 def batches_of(
-    classifier: TextClassifier, examples: list[TextExample], epochs: Iterable[int]
+    classifier: TextClassifier, examples: list[TextExample], epochs: int | None
 ) -> Batches:
     """Batches of 32 texts, of like length."""
     encoded = encode_texts(
         classifier.tokenizer, [one.text for one in examples], max_length=MAX_LENGTH
     )
     return classification_batches(
-        encoded.ids,
+        encoded,
         [labels.number(one.label) for one in examples],
         pad=classifier.tokenizer.pad,
-        batch_size=32,
-        seed=SEED,
-        epochs=epochs,
+        batching=Batching(batch_size=32, seed=SEED, epochs=epochs),
     )
 
 
@@ -4296,7 +4302,7 @@ untrained = TextClassifier.fresh("all-MiniLM-L6-v2", labels, max_length=MAX_LENG
 first_ids = encode_texts(untrained.tokenizer, [train_texts[0].text], max_length=MAX_LENGTH).ids[0]
 print(untrained.tokenizer.tokens(first_ids))
 
-one_epoch = list(batches_of(untrained, train_texts, (0,)))
+one_epoch = list(batches_of(untrained, train_texts, epochs=1))
 token_lengths = [int(n) for batch in one_epoch for n in batch.token_mask.sum(1)]
 shuffled = np.random.default_rng(SEED).permutation(token_lengths)
 chunks = [shuffled[i : i + 32] for i in range(0, len(shuffled), 32)]
@@ -4442,7 +4448,7 @@ def fine_tune(way: Way, examples: list[TextExample], name: str, *, curve: bool =
     """Fine-tune MiniLM on examples."""
     classifier, optimizer = prepared(way)
     model = classifier.model
-    batches = batches_of(classifier, examples, itertools.count())
+    batches = batches_of(classifier, examples, epochs=None)
     steps = batches.n_batches * (1 if FAST else way.epochs)
     memory = training_memory(model, optimizer, rows=32, length=mean_length).total
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

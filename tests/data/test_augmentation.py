@@ -8,6 +8,7 @@ import torch
 from tests.helpers import unchecked
 
 from qkv.data.augmentation import Augmentation, bend, erase, flip, image_batches, shift
+from qkv.data.batches import Batching
 from qkv.errors import ConfigError, DataError
 
 B, C, H, W = 23, 3, 11, 7
@@ -45,9 +46,7 @@ def batches(n=B, augmentation=ALL, batch_size=5, seed=0):
         torch.arange(n),
         **numbers,
         augmentation=augmentation,
-        batch_size=batch_size,
-        seed=seed,
-        epochs=itertools.count(),
+        batching=Batching(batch_size=batch_size, seed=seed, epochs=None),
     )
     return images, made
 
@@ -215,11 +214,13 @@ def test_numbers_out_of_range_are_refused(options, message):
 
 
 def test_what_cannot_be_batched_is_refused():
-    with pytest.raises(ConfigError, match="batch_size = 0; expected at least 1"):
-        batches(batch_size=0)
     images = torch.zeros(5, C, H, W, dtype=torch.uint8)
-    numbers = {"mean": (0.0,) * C, "std": (1.0,) * C, "batch_size": 2}
-    with unchecked(), pytest.raises(DataError, match="5 images and 2 classes; expected as many"):
+    numbers = {"mean": (0.0,) * C, "std": (1.0,) * C}
+    tokens = {**numbers, "batching": Batching(max_tokens=7)}
+    with pytest.raises(ConfigError, match="max_tokens = 7 for images; expected batch_size"):
+        image_batches(images, torch.arange(5), **tokens)
+    numbers["batching"] = Batching(batch_size=2)
+    with unchecked(), pytest.raises(DataError, match="5 images and 2 classes; expected one class"):
         image_batches(images, torch.arange(2), **numbers)
     with pytest.raises(DataError, match=r"0 images and 0 classes; expected .* at least one"):
         image_batches(images[:0], torch.arange(0), **numbers)

@@ -1,14 +1,14 @@
 """Laws of batching: nothing is lost or doubled, masks tell the truth, and the budget holds."""
 
 from collections import Counter
-from itertools import count, islice
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
-from qkv.data.batches import batches_by_tokens, collate_pairs, pad_sequences
-from qkv.errors import DataError, LengthError
+from qkv.data.batches import Batching, bucketed_batches, collate_pairs, pad_sequences, pair_batches
+from qkv.errors import ConfigError, DataError, LengthError
 
 PAD, START, STOP = 0, 1, 2
 IDS = {"pad": PAD, "start": START, "stop": STOP}
@@ -41,6 +41,15 @@ def rows(batch):
         assert answer[-1] == STOP
         assert read[1:] == answer[:-1]
         yield tuple(source), tuple(answer[:-1])
+
+
+def batched(pairs, max_tokens=400, seed=0, epoch=0, epochs=1):
+    """Batches of some epochs, from one on."""
+    end = None if epochs is None else epoch + epochs
+    batching = Batching(max_tokens=max_tokens, seed=seed, epochs=end)
+    made = pair_batches(pairs, **IDS, batching=batching)
+    made.seek((epoch, 0))
+    return made
 
 
 def same(a, b):
@@ -84,15 +93,12 @@ def test_moving_a_batch_moves_every_tensor():
 def test_every_pair_appears_exactly_once_an_epoch(skewed):
     wanted = Counter((tuple(source), tuple(target)) for source, target in skewed)
     for epoch in (0, 7):
-        batches = batches_by_tokens(skewed, max_tokens=400, epochs=[epoch], **IDS)
+        batches = batched(skewed, epoch=epoch)
         assert Counter(pair for batch in batches for pair in rows(batch)) == wanted
 
 
 def test_the_padded_size_of_the_larger_side_keeps_to_the_budget(skewed):
-    sizes = [
-        max(batch.source.numel(), batch.target.numel())
-        for batch in batches_by_tokens(skewed, max_tokens=400, **IDS)
-    ]
+    sizes = [max(batch.source.numel(), batch.target.numel()) for batch in batched(skewed)]
     assert max(sizes) <= 400
     # A budget that is kept by batches of one pair would be useless.
     assert np.mean(sizes) > 0.8 * 400
@@ -102,7 +108,7 @@ def test_little_of_a_batch_is_padding():
     pairs = skewed_pairs(7001)
     masks = [
         mask
-        for batch in batches_by_tokens(pairs, max_tokens=1000, **IDS)
+        for batch in batched(pairs, max_tokens=1000)
         for mask in (batch.source_mask, batch.target_mask)
     ]
     padding = 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
@@ -111,32 +117,60 @@ def test_little_of_a_batch_is_padding():
 
 def test_seed_and_epoch_decide_and_nothing_else(skewed):
     def first(**arguments):
-        return next(batches_by_tokens(skewed, max_tokens=400, **IDS, **arguments))
+        return next(batched(skewed, **arguments))
 
-    assert same(first(seed=3, epochs=[5]), first(seed=3, epochs=[5]))
-    assert not same(first(seed=3, epochs=[5]), first(seed=3, epochs=[6]))
-    assert not same(first(seed=3, epochs=[5]), first(seed=4, epochs=[5]))
+    assert same(first(seed=3, epoch=5), first(seed=3, epoch=5))
+    assert not same(first(seed=3, epoch=5), first(seed=3, epoch=6))
+    assert not same(first(seed=3, epoch=5), first(seed=4, epoch=5))
 
 
 def test_batches_come_in_no_order_of_length(skewed):
-    lengths = [b.source.shape[1] for b in batches_by_tokens(skewed, max_tokens=400, **IDS)]
+    lengths = [b.source.shape[1] for b in batched(skewed)]
     assert abs(np.corrcoef(lengths, range(len(lengths)))[0, 1]) < 0.3
 
 
 def test_endless_epochs_go_on_where_single_ones_end(skewed):
-    epochs = [list(batches_by_tokens(skewed, max_tokens=999, epochs=[e], **IDS)) for e in (2, 3)]
+    epochs = [list(batched(skewed, max_tokens=999, epoch=e)) for e in (2, 3)]
     single = epochs[0] + epochs[1]
-    endless = islice(batches_by_tokens(skewed, max_tokens=999, epochs=count(2), **IDS), len(single))
+    endless = islice(batched(skewed, max_tokens=999, epoch=2, epochs=None), len(single))
     assert all(same(a, b) for a, b in zip(endless, single, strict=True))
 
 
-def test_a_pair_over_the_budget_is_named_before_training_starts():
-    pairs = [([5], [6]), ([5] * 11, [6] * 13)]
-    with pytest.raises(LengthError, match=r"pair 1 has 11 source and 13 target .*max_tokens=13"):
-        batches_by_tokens(pairs, max_tokens=13, **IDS)
-    assert len(list(batches_by_tokens(pairs, max_tokens=14, **IDS))) == 2
+def test_pairs_over_the_budget_are_counted_before_training_starts():
+    pairs = [([5], [6]), ([5] * 11, [6] * 13), ([5] * 17, [6])]
+    message = r"2 of 3 examples are longer than max_tokens = 13; the longest, example 3, has 17 tok"
+    with pytest.raises(LengthError, match=message):
+        batched(pairs, max_tokens=13)
+    assert len(list(batched(pairs, max_tokens=17))) == 3
 
 
-def test_no_pairs_is_an_error_and_not_an_endless_wait():
-    with pytest.raises(DataError, match="nothing to batch: expected at least one"):
-        batches_by_tokens([], max_tokens=13, epochs=count(), **IDS)
+def test_nothing_to_batch_is_an_error_and_not_an_endless_wait():
+    with pytest.raises(DataError, match="no examples to batch: expected at least one"):
+        batched([], epochs=None)
+    with pytest.raises(DataError, match="example 2 has no tokens; expected at least one"):
+        bucketed_batches([(3,), (0,)], lambda rows, _: rows, Batching(batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "max_tokens = None and batch_size = None; expected one of them, at least 1"),
+        ({"max_tokens": 7, "batch_size": 3}, "max_tokens = 7 and batch_size = 3; expected one of"),
+        ({"max_tokens": 0}, "max_tokens = 0 and batch_size = None; expected one of them, at least"),
+        ({"batch_size": 0}, "max_tokens = None and batch_size = 0; expected one of them, at least"),
+        ({"batch_size": 3, "epochs": 0}, "epochs = 0; expected at least 1, or None for endless"),
+    ],
+)
+def test_batching_checks_itself(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Batching(**options)
+
+
+def test_batches_by_number_differ_by_one_at_most(monkeypatch):
+    monkeypatch.setattr("qkv.data.batches.POOL", 100)
+    lengths = [(1 + i % 13, 1 + i % 7) for i in range(301)]
+    groups = list(bucketed_batches(lengths, lambda rows, _: rows, Batching(batch_size=17)))
+    assert sorted(row for group in groups for row in group) == list(range(301))
+    assert {len(group) for group in groups} <= {15, 16, 17}
+    sizes = [sorted(max(lengths[row]) for row in group) for group in groups]
+    assert max(size[-1] - size[0] for size in sizes) <= 4  # without sorting 12

@@ -2,13 +2,15 @@
 
 import itertools
 from collections import Counter
-from itertools import count, islice
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from qkv.data.batches import Batching
 from qkv.data.classification import (
+    EncodedTexts,
     classification_batches,
     encode_texts,
     evaluation_batches,
@@ -52,6 +54,15 @@ def padding(batches):
     return 1 - real / sum(batch.token_mask.numel() for batch in batches)
 
 
+def batched(texts, targets, *, segments=None, epoch=0, epochs=1, pad=PAD, **options):
+    """Batches of some epochs, from one on."""
+    encoded = EncodedTexts(texts, [*map(len, texts)], 97, segments)
+    batching = Batching(**options, epochs=None if epochs is None else epoch + epochs)
+    made = classification_batches(encoded, targets, pad=pad, batching=batching)
+    made.seek((epoch, 0))
+    return made
+
+
 def same(a, b):
     return (
         a.rows == b.rows and torch.equal(a.tokens, b.tokens) and torch.equal(a.classes, b.classes)
@@ -62,7 +73,7 @@ def same(a, b):
 @pytest.mark.parametrize("epoch", [0, 7])
 def test_every_text_comes_once_an_epoch_with_its_class(rows, size, epoch):
     texts, classes = rows
-    batches = list(classification_batches(texts, classes, pad=PAD, epochs=[epoch], **size))
+    batches = list(batched(texts, classes, epoch=epoch, **size))
     assert sorted(row for batch in batches for row in batch.rows) == list(range(1009))
     assert read(batches) == dict(enumerate(zip(texts, classes, strict=True)))
     assert sum(batch.n_targets for batch in batches) == 1009
@@ -70,18 +81,19 @@ def test_every_text_comes_once_an_epoch_with_its_class(rows, size, epoch):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_asking_in_any_order_is_answered_in_order(rows, size):
-    texts, classes = rows
-    batches = evaluation_batches(texts, classes, pad=PAD, **size)
-    assert read(batches) == dict(enumerate(zip(texts, classes, strict=True)))
+    texts, _ = rows
+    batches = evaluation_batches(texts, pad=PAD, **size)
+    tokens = {row: ids for b in batches for row, ids in zip(b.rows, b.tokens, strict=True)}
+    assert all(tokens[row][: len(text)].tolist() == text for row, text in enumerate(texts))
     said = [batch.tokens[:, :1].double() for batch in batches]
     assert in_order(batches, said).flatten().tolist() == list(range(1, 1010))
     lengths = [batch.tokens.shape[1] for batch in batches]
     assert lengths == sorted(lengths, reverse=True)
-    again = evaluation_batches(texts, classes, pad=PAD, **size)
-    assert all(same(a, b) for a, b in zip(batches, again, strict=True))
+    again = evaluation_batches(texts, pad=PAD, **size)
+    assert [batch.rows for batch in again] == [batch.rows for batch in batches]
 
 
-def test_classes_may_be_what_is_asked(rows):
+def test_classes_may_be_unknown(rows):
     texts, _ = rows
     batches = evaluation_batches(texts, pad=PAD, batch_size=17)
     assert {batch.classes for batch in batches} == {None}
@@ -91,43 +103,38 @@ def test_classes_may_be_what_is_asked(rows):
 
 def test_the_budget_holds_and_is_used(rows):
     texts, classes = rows
-    for make in (classification_batches, evaluation_batches):
-        used = [batch.tokens.numel() for batch in make(texts, classes, pad=PAD, max_tokens=211)]
+    for batches in (
+        batched(texts, classes, max_tokens=211),
+        evaluation_batches(texts, pad=PAD, max_tokens=211),
+    ):
+        used = [batch.tokens.numel() for batch in batches]
         assert max(used) <= 211
         assert np.mean(used) > 0.8 * 211
 
 
 def test_batches_by_number_are_full(rows):
     texts, classes = rows
-    n_rows = [b.n_targets for b in classification_batches(texts, classes, pad=PAD, batch_size=17)]
+    n_rows = [b.n_targets for b in batched(texts, classes, batch_size=17)]
     # 1009 texts take 60 batches: 49 of 17 and 11 of 16, and none of the 6 that are left over.
     assert Counter(n_rows) == {17: 49, 16: 11}
-    n_rows = [b.n_targets for b in evaluation_batches(texts, classes, pad=PAD, batch_size=17)]
+    n_rows = [b.n_targets for b in evaluation_batches(texts, pad=PAD, batch_size=17)]
     assert n_rows == [17] * 59 + [6]
-
-
-def test_more_texts_than_a_pool_holds_leave_no_small_batch(monkeypatch):
-    monkeypatch.setattr("qkv.data.classification.POOL", 100)
-    texts, classes = corpus(301)
-    batches = list(classification_batches(texts, classes, pad=PAD, batch_size=17))
-    assert sorted(row for batch in batches for row in batch.rows) == list(range(301))
-    assert {batch.n_targets for batch in batches} <= {15, 16, 17}
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_seed_and_epoch_decide_and_nothing_else(rows, size):
     def first(**arguments):
-        return next(classification_batches(*rows, pad=PAD, **size, **arguments))
+        return next(batched(*rows, **size, **arguments))
 
-    assert same(first(seed=3, epochs=[5]), first(seed=3, epochs=[5]))
-    assert not same(first(seed=3, epochs=[5]), first(seed=3, epochs=[6]))
-    assert not same(first(seed=3, epochs=[5]), first(seed=4, epochs=[5]))
+    assert same(first(seed=3, epoch=5), first(seed=3, epoch=5))
+    assert not same(first(seed=3, epoch=5), first(seed=3, epoch=6))
+    assert not same(first(seed=3, epoch=5), first(seed=4, epoch=5))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_place_can_be_returned_to(rows, size):
     def endless():
-        return classification_batches(*rows, pad=PAD, epochs=count(), **size)
+        return batched(*rows, epochs=None, **size)
 
     one = endless()
     list(islice(one, 151))
@@ -140,13 +147,13 @@ def test_a_place_can_be_returned_to(rows, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_batches_come_in_no_order_of_length(rows, size):
-    lengths = [b.tokens.shape[1] for b in classification_batches(*rows, pad=PAD, **size)]
+    lengths = [b.tokens.shape[1] for b in batched(*rows, **size)]
     assert abs(np.corrcoef(lengths, range(len(lengths)))[0, 1]) < 0.3
 
 
 def test_neighbours_differ_from_epoch_to_epoch(rows):
     def neighbours(epoch):
-        batches = classification_batches(*rows, pad=PAD, batch_size=17, epochs=[epoch])
+        batches = batched(*rows, batch_size=17, epoch=epoch)
         return {tuple(sorted(batch.rows)) for batch in batches}
 
     # Only the longest, of which there are few of each length, meet the same texts again.
@@ -155,7 +162,7 @@ def test_neighbours_differ_from_epoch_to_epoch(rows):
 
 def test_segments_are_padded_with_their_texts():
     texts, segments = [[5, 6, 7], [8]], [[0, 1, 1], [1]]
-    (batch,) = classification_batches(texts, [1, 0], pad=9, batch_size=2, segments=segments)
+    (batch,) = batched(texts, [1, 0], segments=segments, pad=9, batch_size=2)
     by_row = dict(zip(batch.rows, batch.segments.tolist(), strict=True))
     assert by_row == {0: [0, 1, 1], 1: [1, 0, 0]}
     (batch,) = evaluation_batches(texts, pad=9, batch_size=2, segments=segments)
@@ -166,7 +173,7 @@ def test_segments_are_padded_with_their_texts():
 
 
 def test_a_batch_moves_and_its_rows_stay():
-    (batch,) = classification_batches([[5, 6], [7]], [1, 0], pad=PAD, batch_size=2)
+    (batch,) = batched([[5, 6], [7]], [1, 0], batch_size=2)
     moved = batch.to("meta")
     tensors = (moved.tokens, moved.token_mask, moved.classes)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
@@ -175,30 +182,53 @@ def test_a_batch_moves_and_its_rows_stay():
     assert moved.n_targets == 2
 
 
-@pytest.mark.parametrize("make", [classification_batches, evaluation_batches])
-def test_what_cannot_be_batched_is_refused_before_training(make):
-    def refused(error, message, texts, classes, **arguments):
-        with pytest.raises(error, match=message):
-            make(texts, classes, pad=PAD, **{"batch_size": 3, **arguments})
+def test_what_cannot_be_batched_is_refused_before_training():
+    with pytest.raises(DataError, match="1 targets for 2 texts; expected one per text"):
+        batched([[5], [6]], [0], batch_size=3)
+    with pytest.raises(DataError, match="no examples to batch: expected at least one"):
+        batched([], [], batch_size=3)
 
-    refused(DataError, "no texts to batch: expected at least one", [], [])
-    refused(DataError, "text 2 has no tokens; expected at least one", [[5], []], [0, 1])
-    refused(DataError, "1 classes for 2 texts; expected one a text", [[5], [6]], [0])
-    refused(DataError, "texts and segments differ in number or", [[5]], [0], segments=[[0, 0]])
-    both = "max_tokens = 7 and batch_size = 3; expected one of them, at least 1"
-    refused(ConfigError, both, [[5]], [0], max_tokens=7)
-    refused(ConfigError, "max_tokens = None and batch_size = None", [[5]], [0], batch_size=None)
-    refused(ConfigError, "max_tokens = None and batch_size = 0", [[5]], [0], batch_size=0)
-    none = {"batch_size": None, "max_tokens": 0}
-    refused(ConfigError, "max_tokens = 0 and batch_size = None", [[5]], [0], **none)
-    long = {"batch_size": None, "max_tokens": 2}
-    message = "text 2 takes 3 tokens, expected at most max_tokens = 2: raise it, or cut long"
-    refused(LengthError, message, [[5], [5, 6, 7]], [0, 0], **long)
+
+@pytest.mark.parametrize(
+    ("error", "message", "texts", "options"),
+    [
+        (DataError, "no examples to batch: expected at least one", [], {"batch_size": 3}),
+        (DataError, "example 2 has no tokens; expected at", [[5], []], {"batch_size": 3}),
+        (
+            DataError,
+            "texts and segments differ in number or",
+            [[5]],
+            {"batch_size": 3, "segments": [[0, 0]]},
+        ),
+        (
+            ConfigError,
+            "max_tokens = 7 and batch_size = 3",
+            [[5]],
+            {"max_tokens": 7, "batch_size": 3},
+        ),
+        (
+            LengthError,
+            "1 of 2 examples are longer than max_tokens = 2; the longest, example 2, has 3",
+            [[5], [5, 6, 7]],
+            {"max_tokens": 2},
+        ),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(error, message, texts, options):
+    with pytest.raises(error, match=message):
+        evaluation_batches(texts, pad=PAD, **options)
+
+
+def test_texts_may_have_several_classes():
+    (batch,) = batched([[5, 6], [7]], [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]], batch_size=2)
+    by_row = dict(zip(batch.rows, batch.classes.tolist(), strict=True))
+    assert by_row == {0: [0.0, 1.0, 1.0], 1: [1.0, 0.0, 0.0]}
+    assert batch.classes.dtype == torch.float32
 
 
 def test_outputs_must_be_those_of_the_batches(rows):
-    batches = evaluation_batches(*corpus(11), pad=PAD, batch_size=7)
-    message = r"outputs of \[7\] rows for batches of \[7, 4\]; expected one a text"
+    batches = evaluation_batches(corpus(11)[0], pad=PAD, batch_size=7)
+    message = r"outputs of \[7\] rows for batches of \[7, 4\]; expected one per text"
     with pytest.raises(DataError, match=message):
         in_order(batches, [torch.zeros(7, 2)])
 
@@ -246,7 +276,9 @@ def test_of_a_pair_the_longer_text_is_cut(bert):
 
 
 def test_pairs_that_are_none(bert):
-    with pytest.raises(DataError, match="2 texts and 1 second ones; expected as many"):
+    with pytest.raises(
+        DataError, match="2 texts and 1 second texts; expected one of each per pair"
+    ):
         encode_texts(bert, ["one", "two"], ["one"], max_length=9)
     with pytest.raises(DataError, match=r"second text 2 has no tokens: ' '"):
         encode_texts(bert, ["one", "two"], ["one", " "], max_length=9)
@@ -262,16 +294,13 @@ def test_a_text_without_tokens_and_no_room_are_refused(bert):
     assert encode_texts(bert, ["one two"], max_length=3).n_cut == 1
 
 
-@pytest.mark.parametrize("make", [classification_batches, evaluation_batches])
 @pytest.mark.parametrize("name", ["sst2", "reviews"])
-def test_of_real_texts_less_than_a_twentieth_is_padding(request, bert, name, make):
+def test_of_real_texts_less_than_a_twentieth_is_padding(request, bert, name):
     folder = None if name == "reviews" else request.getfixturevalue("shared_data")
     examples = classification_set(name, "train", folder)
     ids = encode_texts(bert, [text for text, _ in examples], max_length=64).ids
-    classes = [0] * len(ids)
-    for batch_size in (16, 32):
-        assert padding(list(make(ids, classes, pad=bert.pad, batch_size=batch_size))) < 0.05
-    assert padding(list(make(ids, classes, pad=bert.pad, max_tokens=1024))) < 0.05
+    for size in ({"batch_size": 16}, {"batch_size": 32}, {"max_tokens": 1024}):
+        assert padding(list(batched(ids, [0] * len(ids), pad=bert.pad, **size))) < 0.05
+        assert padding(evaluation_batches(ids, pad=bert.pad, **size)) < 0.05
     # Were the lengths all alike, this would prove nothing.
-    first = evaluation_batches(ids[:16], classes[:16], pad=bert.pad, batch_size=16)
-    assert padding(first) > 0.2
+    assert padding(evaluation_batches(ids[:16], pad=bert.pad, batch_size=16)) > 0.2

@@ -1,10 +1,11 @@
 """Laws of masking: shares, what is never chosen, whole words, and a new draw each time."""
 
-from itertools import count, islice
+from itertools import islice
 
 import numpy as np
 import pytest
 
+from qkv.data.batches import Batching
 from qkv.data.masking import Masking, masked_batches
 from qkv.errors import ConfigError, LengthError, VocabularyError
 
@@ -116,9 +117,12 @@ def test_each_token_of_a_chosen_word_has_a_fate_of_its_own():
     assert len(set(masked)) > 4
 
 
-def batches(corpus, epochs, **options):
-    masking = Masking(**IDS)
-    return masked_batches(corpus, masking, max_tokens=300, pad=PAD, epochs=epochs, **options)
+def batches(corpus, epoch=0, seed=0, epochs=1):
+    end = None if epochs is None else epoch + epochs
+    batching = Batching(max_tokens=300, seed=seed, epochs=end)
+    made = masked_batches(corpus, Masking(**IDS), pad=PAD, batching=batching)
+    made.seek((epoch, 0))
+    return made
 
 
 def rows(batch):
@@ -132,7 +136,7 @@ def rows(batch):
 def test_in_every_epoch_each_text_comes_once_and_padding_is_never_asked_for():
     corpus = texts()
     for epoch in (0, 5):
-        found = list(batches(corpus, [epoch]))
+        found = list(batches(corpus, epoch))
         assert sorted(row for batch in found for row in rows(batch)) == sorted(map(tuple, corpus))
         for batch in found:
             assert batch.tokens.numel() <= 300
@@ -149,16 +153,16 @@ def hidden(batch):
 
 def test_masking_is_dynamic_and_repeats_with_seed_and_epoch():
     corpus = texts(1)
-    first, again = (next(batches(corpus, [3], seed=7)) for _ in range(2))
+    first, again = (next(batches(corpus, 3, seed=7)) for _ in range(2))
     assert hidden(first) == hidden(again)
     assert (first.tokens == again.tokens).all()
-    draws = [tuple(sorted(hidden(b))) for b in islice(batches(corpus, count()), 10)]
+    draws = [tuple(sorted(hidden(b))) for b in islice(batches(corpus, epochs=None), 10)]
     assert len(set(draws)) > 5
-    assert hidden(next(batches(corpus, [3], seed=8))) != hidden(first)
+    assert hidden(next(batches(corpus, 3, seed=8))) != hidden(first)
 
 
 def test_moving_a_batch_moves_every_tensor():
-    batch = next(batches(texts(), [0])).to("meta")
+    batch = next(batches(texts())).to("meta")
     tensors = [value for value in vars(batch).values() if value is not None]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
@@ -182,5 +186,5 @@ def test_ids_of_another_vocabulary():
 
 
 def test_a_text_over_the_budget_is_named_before_training_starts():
-    with pytest.raises(LengthError, match=r"text 1 takes 301 tokens, .* max_tokens=300"):
-        batches([[START], [7] * 301], [0])
+    with pytest.raises(LengthError, match=r"example 2, has 301 tokens"):
+        batches([[START], [7] * 301])

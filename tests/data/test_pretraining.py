@@ -5,6 +5,7 @@ from itertools import count, islice
 
 import pytest
 
+from qkv.data.batches import Batching
 from qkv.data.pretraining import causal_batches, collate_causal
 from qkv.errors import ConfigError, DataError
 
@@ -29,15 +30,19 @@ def asked(batch):
         yield tuple(batch.tokens[row, : at + 1].tolist()), target
 
 
-def batches(length=7, batch_size=3, **options):
-    return causal_batches(documents(), length=length, batch_size=batch_size, stop=STOP, **options)
+def batches(length=7, epoch=0, **options):
+    options = options if "max_tokens" in options else {"batch_size": 3, **options}
+    batching = Batching(**options, epochs=epoch + 1)
+    made = causal_batches(documents(), length=length, stop=STOP, batching=batching)
+    made.seek((epoch, 0))
+    return made
 
 
 @pytest.mark.parametrize("length", [1, 7, 200])
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_the_target_is_the_token_that_follows_in_the_stream(length, epoch):
     whole, targets = stream(), []
-    for batch in batches(length, epochs=[epoch]):
+    for batch in batches(length, epoch):
         assert batch.tokens.shape[1] <= length
         for before, target in asked(batch):
             end = [at for at in range(len(whole)) if tuple(whole[at : at + len(before)]) == before]
@@ -62,7 +67,7 @@ def test_the_cuts_differ_from_epoch_to_epoch_and_repeat_with_the_seed():
             for i in range(len(batch.tokens))
         }
 
-    cuts = {frozenset(first_tokens(epochs=[epoch])) for epoch in range(20)}
+    cuts = {frozenset(first_tokens(epoch=epoch)) for epoch in range(20)}
     assert len(cuts) > 3
     assert first_tokens(seed=5) == first_tokens(seed=5)
 
@@ -82,7 +87,14 @@ def test_rows_by_hand():
 
 
 def test_what_cannot_be_cut():
-    with pytest.raises(ConfigError, match="length = 0 and batch_size = 3; expected at least 1"):
+    with pytest.raises(ConfigError, match="length = 0 with max_tokens = None; expected a length"):
         batches(length=0)
+    with pytest.raises(ConfigError, match=r"length = 7 with max_tokens = 6; .* at most max_tokens"):
+        batches(length=7, max_tokens=6)
     with pytest.raises(DataError, match="no documents to learn from"):
-        causal_batches([], length=7, batch_size=3, stop=STOP)
+        causal_batches([], length=7, stop=STOP, batching=Batching(batch_size=3))
+
+
+def test_a_budget_of_tokens_is_a_number_of_blocks():
+    for one, other in zip(batches(max_tokens=27), batches(batch_size=3), strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.tasks.small import FILES, VOCABULARY
 
+from qkv.data.batches import Batching
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.windows import NO_ANSWER, Window, make_windows, span_batches
 from qkv.errors import ConfigError, DataError, LengthError
@@ -98,10 +99,10 @@ def test_what_cannot_be_cut(tokenizer):
 def test_batches_have_each_window_once_an_epoch(tokenizer):
     found = windows(tokenizer, contexts=[CONTEXT, "the book", "a superb meal was lovely", CONTEXT])
     spans = [(one.first, one.first + i % 2) for i, one in enumerate(found)]
-    options = {"pad": 0, "segments": True, "seed": 5}
+    options = {"pad": 0, "segments": True}
     for size in ({"batch_size": 4}, {"max_tokens": 29}):
         seen = []
-        for batch in span_batches(found, spans, epochs=(0,), **size, **options):
+        for batch in span_batches(found, spans, **options, batching=Batching(**size, seed=5)):
             assert batch.n_targets == len(batch.tokens) == len(batch.starts)
             for row in range(batch.n_targets):
                 n = int(batch.token_mask[row].sum())
@@ -119,25 +120,25 @@ def test_batches_have_each_window_once_an_epoch(tokenizer):
 
 def test_epochs_differ_and_come_again(tokenizer):
     found = windows(tokenizer, contexts=[CONTEXT] * 3)
-    made = [
-        span_batches(found, [NO_ANSWER] * len(found), pad=0, segments=False, batch_size=2, epochs=e)
-        for e in ((0,), (0,), (1,))
-    ]
-    one, same, other = ([batch.tokens.tolist() for batch in batches] for batches in made)
-    assert one == same != other
+    spans = [NO_ANSWER] * len(found)
+    batching = Batching(batch_size=2, epochs=2)
+    made = [span_batches(found, spans, pad=0, segments=False, batching=batching) for _ in range(2)]
+    one, same = ([batch.tokens.tolist() for batch in batches] for batches in made)
+    half = len(one) // 2
+    assert one == same
+    assert one[:half] != one[half:]
 
 
 def test_what_cannot_be_batched(tokenizer):
     found = windows(tokenizer)
     spans = [NO_ANSWER] * len(found)
-    with pytest.raises(DataError, match="0 windows and 0 spans"):
-        span_batches([], [], pad=0, segments=True, batch_size=2)
+    two = Batching(batch_size=2)
+    with pytest.raises(DataError, match="no examples to batch"):
+        span_batches([], [], pad=0, segments=True, batching=two)
     with pytest.raises(DataError, match="and 1 spans; expected one span each"):
-        span_batches(found, [NO_ANSWER], pad=0, segments=True, batch_size=2)
-    with pytest.raises(ConfigError, match="max_tokens = 3 and batch_size = 2"):
-        span_batches(found, spans, pad=0, segments=True, batch_size=2, max_tokens=3)
-    with pytest.raises(LengthError, match="has 13 tokens, more than max_tokens = 12"):
-        span_batches(found, spans, pad=0, segments=True, max_tokens=12)
-    batch = next(span_batches(found, spans, pad=0, segments=False, batch_size=2))
+        span_batches(found, [NO_ANSWER], pad=0, segments=True, batching=two)
+    with pytest.raises(LengthError, match=r"longer than max_tokens = 12; .* has 13 tokens"):
+        span_batches(found, spans, pad=0, segments=True, batching=Batching(max_tokens=12))
+    batch = next(span_batches(found, spans, pad=0, segments=False, batching=two))
     assert batch.segments is None
     assert torch.equal(batch.starts, torch.zeros_like(batch.starts))

@@ -1,7 +1,6 @@
 """Losses of pretraining: those of the full logits at the places asked for; and each is learned."""
 
 from dataclasses import replace
-from itertools import count
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from tests.helpers import randomized, unchecked
 from tests.training.toy import settings
 from torch.nn import functional as F
 
+from qkv.data.batches import Batching
 from qkv.data.masking import Masking, masked_batches
 from qkv.data.pretraining import causal_batches
 from qkv.models.bert import Bert, BertConfig
@@ -57,14 +57,20 @@ OBJECTIVES = {
         lambda: bert(MaskedLM),
         masked_loss,
         lambda epochs: masked_batches(
-            framed(texts()), MASKING, max_tokens=400, pad=PAD, epochs=epochs
+            framed(texts()),
+            MASKING,
+            pad=PAD,
+            batching=Batching(max_tokens=400, epochs=epochs),
         ),
     ),
     "causal": (
         gpt,
         causal_loss,
         lambda epochs: causal_batches(
-            texts(), length=24, batch_size=16, stop=SEPARATOR, epochs=epochs
+            texts(),
+            length=24,
+            stop=SEPARATOR,
+            batching=Batching(batch_size=16, epochs=epochs),
         ),
     ),
 }
@@ -83,7 +89,7 @@ def reference(model, batch, objective):
 @each
 def test_the_loss_is_that_of_the_full_logits(objective):
     make, loss, batches = OBJECTIVES[objective]
-    model, batch = randomized(make()), next(iter(batches([0])))
+    model, batch = randomized(make()), next(iter(batches(1)))
     found, n = loss(model, batch), batch.n_targets
     assert n == batch.n_targets > 10
     expected = reference(model, batch, objective)
@@ -100,7 +106,7 @@ def test_the_loss_is_that_of_the_full_logits(objective):
 def test_padding_changes_nothing(objective):
     make, loss, batches = OBJECTIVES[objective]
     model = randomized(make())
-    batch = max(batches([0]), key=lambda one: int((~one.token_mask).sum()))
+    batch = max(batches(1), key=lambda one: int((~one.token_mask).sum()))
     mask = batch.token_mask
     assert not mask.all()
     other = replace(batch, tokens=torch.where(mask, batch.tokens, 7))
@@ -115,7 +121,7 @@ def test_it_is_learned(objective):
     model = make()
     with unchecked():  # the same shapes over and over: checking them would take most of the time
         history = train(
-            model, batches(count()), loss, settings(steps=120, learning_rate=3e-3), device="cpu"
+            model, batches(None), loss, settings(steps=120, learning_rate=3e-3), device="cpu"
         )
     first, last = np.mean(history.losses[:5]), np.mean(history.losses[-10:])
     assert last < 0.75 * first  # what the frequencies of words alone give is 0.84
@@ -123,7 +129,7 @@ def test_it_is_learned(objective):
 
 def test_only_the_places_asked_for_are_scored():
     make, loss, batches = OBJECTIVES["masked"]
-    model, batch = make(), next(iter(batches([0])))
+    model, batch = make(), next(iter(batches(1)))
     rows, scored = [], []
     model.head.dense.register_forward_hook(lambda _, __, out: rows.append(len(out)))
     model.head.output.register_forward_hook(lambda *_: scored.append(True))

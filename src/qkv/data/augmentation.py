@@ -7,7 +7,6 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
-from qkv.data.batches import Batches, Movable
+from qkv.data.batches import Batches, Batching, Movable
 from qkv.errors import ConfigError, DataError
 
 Pixels = Float[Tensor, "B C H W"]
@@ -174,41 +173,40 @@ def image_batches(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augmentation: Augmentation = NONE,
-    batch_size: int,
-    seed: int = 0,
-    epochs: Iterable[int] = (0,),
+    batching: Batching,
 ) -> Batches[ImageBatch]:
-    """Batches of augmented images; each image comes once an epoch.
+    """Batch augmented images; each image appears once per epoch.
 
     Args:
         pixels: all images, from 0 to 255.
-        classes: their numbers.
-        mean: of each channel, as a share of 255; what a model of this mean and std reads.
-        std: likewise.
-        augmentation: what is changed before that.
-        batch_size: images of a batch; what remains of an epoch is a smaller one.
-        seed: of the order and of the augmentation.
-        epochs: which to go through; `itertools.count()` never ends.
+        classes: the number of each image's class.
+        mean: of each channel, as a fraction of 255; subtracted after the augmentation.
+        std: likewise; divided by.
+        augmentation: random changes.
+        batching: `batch_size` images per batch; the last batch of an epoch may be smaller.
 
     Raises:
-        ConfigError: a batch size below 1.
-        DataError: no images, or another number of classes.
+        ConfigError: `batching` has no `batch_size`.
+        DataError: there are no images, or the numbers of images and classes differ.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size = {batch_size}; expected at least 1")
+    size = batching.batch_size
+    if size is None:
+        raise ConfigError(
+            f"max_tokens = {batching.max_tokens} for images; expected batch_size, as all images "
+            "have one size"
+        )
     if len(pixels) != len(classes) or not len(pixels):
         raise DataError(
-            f"{len(pixels)} images and {len(classes)} classes; expected as many of both, at least "
-            "one"
+            f"{len(pixels)} images and {len(classes)} classes; expected one class per image, and "
+            "at least one image"
         )
     middle, spread = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
 
     def plan(epoch: int) -> list[Int64[Tensor, " rows"]]:
-        order = np.random.default_rng((seed, epoch)).permutation(len(pixels))
-        return list(torch.from_numpy(order).split(batch_size))
+        return list(torch.from_numpy(batching.rng(epoch).permutation(len(pixels))).split(size))
 
     def make(rows: Int64[Tensor, " rows"], rng: Generator) -> ImageBatch:
         changed = augmentation(pixels[rows].float() / 255, rng)
         return ImageBatch((changed - middle) / spread, classes[rows].long())
 
-    return Batches(epochs, plan, make, seed=seed)
+    return Batches(batching.epoch_numbers, plan, make, seed=batching.seed)

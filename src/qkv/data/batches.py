@@ -1,6 +1,8 @@
-"""Batches: padding, masks, grouping by number of tokens, and a place in the data to return to."""
+"""Batches: how examples are grouped, padded and masked, and an iterator that can be resumed."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -10,29 +12,71 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from qkv.errors import DataError, LengthError
+from qkv.errors import ConfigError, DataError, LengthError
 
 Batch = TypeVar("Batch")
 Moved = TypeVar("Moved", bound="Movable")
 Group = TypeVar("Group")
 Pair = tuple[Sequence[int], Sequence[int]]  # (source ids, target ids), without start and stop
 
-# Pairs are sorted by length within pools of this many: enough that neighbours have nearly equal
-# lengths, few enough that each epoch groups a large corpus differently.
+# Examples are sorted by length within pools of this size: large enough that neighbors have nearly
+# equal lengths, small enough that each epoch groups a large corpus differently.
 POOL = 20_000
 
 
-class Batches(Generic[Batch]):
-    """Batches of one epoch after the other; where it stands can be read, and returned to.
-
-    What a batch holds depends on the seed, the epoch's number and the batch's place in it, on
-    nothing else: so a run that was killed meets the batches that it would have met.
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How examples are grouped into batches.
 
     Args:
-        epochs: their numbers; `itertools.count()` never ends.
-        plan: number of an epoch to its groups, one a batch.
-        make: (group, random numbers of this batch) to the batch.
-        seed: of the random numbers.
+        max_tokens: maximum number of positions per batch, padding included; give either this
+        batch_size: or the number of examples per batch.
+        seed: determines, with the number of the epoch, the groups and their order.
+        epochs: passes over the examples; None never ends.
+
+    Raises:
+        ConfigError: not exactly one of the two sizes, or a number below 1.
+    """
+
+    max_tokens: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    epochs: int | None = 1
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        sizes = [size for size in (self.max_tokens, self.batch_size) if size is not None]
+        if len(sizes) != 1 or sizes[0] < 1:
+            raise ConfigError(
+                f"max_tokens = {self.max_tokens} and batch_size = {self.batch_size}; expected one "
+                "of them, at least 1"
+            )
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError(
+                f"epochs = {self.epochs}; expected at least 1, or None for endless batches"
+            )
+
+    @property
+    def epoch_numbers(self) -> Iterable[int]:
+        """The numbers of the epochs, from 0."""
+        return itertools.count() if self.epochs is None else range(self.epochs)
+
+    def rng(self, epoch: int) -> np.random.Generator:
+        """The random numbers that group the examples of an epoch."""
+        return np.random.default_rng((self.seed, epoch))
+
+
+class Batches(Generic[Batch]):
+    """A resumable batch iterator: its position can be saved and restored.
+
+    A batch depends on the seed, the number of the epoch and its index in the epoch, on nothing
+    else, so a run that was killed sees the same batches as one that was not.
+
+    Args:
+        epochs: numbers of the epochs; `itertools.count()` never ends.
+        plan: maps the number of an epoch to its groups, one per batch.
+        make: maps a group and the batch's random numbers to the batch.
+        seed: of the batches' random numbers.
     """
 
     def __init__(
@@ -43,7 +87,7 @@ class Batches(Generic[Batch]):
         *,
         seed: int,
     ):
-        # What a group is, is known to `plan` and `make` alone.
+        # Only `plan` and `make` know the type of a group.
         self._plan: Callable[[int], Sequence[Any]] = plan
         self._make: Callable[[Any, np.random.Generator], Batch] = make
         self._epochs, self._seed = iter(epochs), seed
@@ -59,44 +103,48 @@ class Batches(Generic[Batch]):
             self._turn()
         group, place = self._groups[self._place], self._place
         self._place += 1
-        # The last number keeps these apart from those of the plan.
+        # The last number separates these random numbers from those of the plan.
         return self._make(group, np.random.default_rng((self._seed, self._epoch, place, 1)))
 
     @property
     def n_batches(self) -> int:
-        """How many an epoch has; of epochs that differ, the first."""
+        """Number of batches in the first epoch."""
         return len(self._plan(0))
 
     @property
     def position(self) -> tuple[int, int]:
-        """How many epochs are over, and how many batches of the present one."""
+        """Number of finished epochs, and of batches taken from the current one."""
         return max(self._finished, 0), self._place
 
     def seek(self, position: tuple[int, int]) -> None:
-        """Go on where `position` was read; only forward, past whole epochs without making a batch.
+        """Continue from a saved `position`; skips forward without making the batches.
 
         Raises:
-            DataError: the position lies behind, or beyond the end.
+            DataError: the position is before the current one, or beyond the end.
         """
         finished, place = position
         if (finished, place) < self.position:
-            raise DataError(f"batches at {self.position} cannot go back to {position}: make anew")
+            raise DataError(
+                f"batches at {self.position} cannot go back to {position}; expected a later "
+                "position: make new batches"
+            )
         try:
             while self._finished < finished:
                 self._turn()
         except StopIteration:
             raise DataError(
-                f"no position {position}: there are {self._finished + 1} epochs"
+                f"no position {position}: there are {self._finished + 1} epochs (was it saved "
+                "with more epochs?)"
             ) from None
         if place > len(self._groups):
             raise DataError(
-                f"no position {position}: the epoch has {len(self._groups)} batches (is the data, "
-                "or the size of a batch, another than when the position was read?)"
+                f"no position {position}: the epoch has {len(self._groups)} batches (have the data "
+                "or the batch size changed since the position was saved?)"
             )
         self._place = place
 
     def _turn(self) -> None:
-        """Begin the next epoch."""
+        """Start the next epoch."""
         self._epoch = next(self._epochs)
         self._groups, self._place = self._plan(self._epoch), 0
         self._finished += 1
@@ -107,7 +155,7 @@ class Movable:
     """A dataclass of tensors."""
 
     def to(self: Moved, device: torch.device | str) -> Moved:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         return dataclasses.replace(self, **moved)
@@ -117,10 +165,14 @@ class Movable:
 class PairBatch(Movable):
     """Sources and targets for teacher forcing, padded on the right; masks: True = a real token.
 
-    `target_input` is what the decoder reads, [start, y1, ..., yn]; `target` is what it should
-    answer, [y1, ..., yn, stop]. One mask serves both: they have the same length. `n_targets`, the
-    number of real target tokens, was counted where the batch was made, as asking the mask would
-    have the host wait for an accelerator.
+    Args:
+        source: token ids of the sources.
+        source_mask: of the sources.
+        target_input: [start, y1, ..., yn], the decoder's input.
+        target: [y1, ..., yn, stop], its expected output.
+        target_mask: of both, which have the same length.
+        n_targets: number of real target tokens, counted on the host: counting them in the mask
+            would make the host wait for an accelerator.
     """
 
     source: Int64[Tensor, "batch source"]
@@ -134,10 +186,10 @@ class PairBatch(Movable):
 def pad_sequences(
     sequences: Sequence[Sequence[int]], pad: int
 ) -> tuple[Int64[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-    """Pad sequences of ids on the right to the longest: the ids, and the mask of real tokens.
+    """Pad sequences of ids on the right to the longest; return the ids and the token mask.
 
     Raises:
-        DataError: no sequence is given.
+        DataError: there are no sequences.
     """
     if not sequences:
         raise DataError("no sequence to pad: expected at least one (is the corpus empty?)")
@@ -151,7 +203,7 @@ def pad_sequences(
 
 
 def collate_pairs(pairs: Sequence[Pair], *, pad: int, start: int, stop: int) -> PairBatch:
-    """One batch: `start` before each target and `stop` after it, sources as they are."""
+    """Make one batch: `start` before each target and `stop` after it, sources as they are."""
     source, source_mask = pad_sequences([source for source, _ in pairs], pad)
     target_input, target_mask = pad_sequences([[start, *target] for _, target in pairs], pad)
     target, _ = pad_sequences([[*target, stop] for _, target in pairs], pad)
@@ -159,106 +211,84 @@ def collate_pairs(pairs: Sequence[Pair], *, pad: int, start: int, stop: int) -> 
     return PairBatch(source, source_mask, target_input, target, target_mask, n_targets)
 
 
-def batches_by_tokens(
-    pairs: Sequence[Pair],
-    *,
-    max_tokens: int,
-    pad: int,
-    start: int,
-    stop: int,
-    seed: int = 0,
-    epochs: Iterable[int] = (0,),
+def pair_batches(
+    pairs: Sequence[Pair], *, pad: int, start: int, stop: int, batching: Batching
 ) -> Batches[PairBatch]:
-    """Batches of about equal work: as many pairs of similar length as `max_tokens` hold.
-
-    In every epoch each pair appears exactly once. How pairs are grouped, and in which order the
-    batches come, depends on `seed` and on the epoch's number, on nothing else.
+    """Batch sources with their targets; `max_tokens` limits the larger of the two sides.
 
     Args:
         pairs: (source ids, target ids), without start and stop.
-        max_tokens: the most positions, padding included, of the batch's larger side.
         pad: id that fills short rows.
         start: id before each target.
         stop: id after each target.
-        seed: of the shuffling.
-        epochs: which epochs to go through; `itertools.count()` never ends, for training by steps.
-
-    Raises:
-        DataError: there are no pairs.
-        LengthError: a pair alone is longer than `max_tokens`.
+        batching: see `bucketed_batches`, also for the errors.
     """
     # The decoder's side has one position more than the target has tokens.
     lengths = [(len(source), len(target) + 1) for source, target in pairs]
-    for row, sides in enumerate(lengths):
-        if max(sides) > max_tokens:
-            raise LengthError(
-                f"pair {row} has {sides[0]} source and {sides[1] - 1} target tokens (and 1 for "
-                f"start or stop), expected at most max_tokens={max_tokens}: raise it, or leave "
-                "long pairs out"
-            )
 
     def make(rows: list[int], _: np.random.Generator) -> PairBatch:
         return collate_pairs([pairs[row] for row in rows], pad=pad, start=start, stop=stop)
 
-    return bucketed_batches(lengths, make, max_tokens=max_tokens, seed=seed, epochs=epochs)
+    return bucketed_batches(lengths, make, batching)
 
 
 def bucketed_batches(
     lengths: Sequence[tuple[int, ...]],
     make: Callable[[list[int], np.random.Generator], Batch],
-    *,
-    max_tokens: int,
-    seed: int,
-    epochs: Iterable[int],
+    batching: Batching,
 ) -> Batches[Batch]:
-    """Batches of rows of similar length, of about equal work; each row comes once an epoch.
+    """Batch examples of similar length; each example appears exactly once per epoch.
+
+    The groups and their order depend on the seed and the number of the epoch, on nothing else.
 
     Args:
-        lengths: of each row's sides.
-        make: (numbers of the rows, random numbers of this batch) to the batch.
-        max_tokens: the most positions, padding included, of a batch's larger side.
-        seed: of everything drawn.
-        epochs: which epochs to go through.
+        lengths: of each example's sides, such as its source and its target.
+        make: maps the indices of a group's examples and the batch's random numbers to the batch.
+        batching: `max_tokens` limits the padded size of the larger side; with `batch_size` groups
+            differ in size by one at most.
 
     Raises:
-        DataError: there are no rows.
-        LengthError: a row alone is longer than `max_tokens`.
+        DataError: there are no examples, or one has no tokens.
+        LengthError: an example alone is longer than `max_tokens`.
     """
-    check_lengths(lengths, max_tokens)
+    check_lengths(lengths, batching.max_tokens)
 
     def plan(epoch: int) -> list[list[int]]:
-        return group_by_tokens(lengths, max_tokens, np.random.default_rng((seed, epoch)))
+        rng = batching.rng(epoch)
+        if batching.max_tokens is not None:
+            groups = _group_by_tokens(lengths, batching.max_tokens, rng)
+        else:
+            groups = _group_by_number(lengths, batching.batch_size or 1, rng)
+        return [groups[i] for i in rng.permutation(len(groups))]
 
-    return Batches(epochs, plan, make, seed=seed)
+    return Batches(batching.epoch_numbers, plan, make, seed=batching.seed)
 
 
-def check_lengths(lengths: Sequence[tuple[int, ...]], max_tokens: int) -> None:
-    """Refuse to batch nothing, and what is longer than a batch.
+def check_lengths(lengths: Sequence[tuple[int, ...]], max_tokens: int | None) -> None:
+    """Check that there are examples, and that each fits into a batch; they are counted from 1.
 
     Raises:
-        DataError: there are no rows.
-        LengthError: a row alone is longer than `max_tokens`.
+        DataError: there are no examples, or one has no tokens.
+        LengthError: examples are longer than `max_tokens`; the message names the longest.
     """
     if not lengths:
-        raise DataError("nothing to batch: expected at least one text (is the corpus empty?)")
-    for row, sides in enumerate(lengths):
-        if max(sides) > max_tokens:
-            raise LengthError(
-                f"text {row} takes {max(sides)} tokens, expected at most max_tokens={max_tokens}: "
-                "raise it, or cut long texts"
-            )
+        raise DataError("no examples to batch: expected at least one (is the corpus empty?)")
+    longest = [max(sides) for sides in lengths]
+    if 0 in longest:
+        raise DataError(f"example {longest.index(0) + 1} has no tokens; expected at least one")
+    if max_tokens is not None and max(longest) > max_tokens:
+        raise LengthError(
+            f"{sum(length > max_tokens for length in longest):,} of {len(lengths):,} examples are "
+            f"longer than max_tokens = {max_tokens}; the longest, example "
+            f"{longest.index(max(longest)) + 1}, has {max(longest)} tokens: raise max_tokens, or "
+            "cut long examples or leave them out"
+        )
 
 
-def group_by_tokens(
+def _group_by_tokens(
     lengths: Sequence[tuple[int, ...]], max_tokens: int, rng: np.random.Generator
 ) -> list[list[int]]:
-    """Rows grouped by similar lengths, each group within `max_tokens`, in random order.
-
-    Args:
-        lengths: of each row's sides, none above `max_tokens`.
-        max_tokens: the most positions, padding included, of a group's larger side.
-        rng: what the groups and their order depend on.
-    """
+    """Group examples of similar lengths; the padded larger side of a group fits `max_tokens`."""
 
     def size(row: int) -> tuple[int, tuple[int, ...]]:
         return max(lengths[row]), lengths[row]
@@ -268,10 +298,23 @@ def group_by_tokens(
     for first in range(0, len(order), POOL):
         group: list[int] = []
         for row in sorted(order[first : first + POOL], key=size):
-            # In this order the row at hand is the longest so far.
+            # In this order the current example is the longest so far.
             if (len(group) + 1) * max(lengths[row]) > max_tokens:
                 groups.append(group)
                 group = []
             group.append(row)
         groups.append(group)
-    return [groups[i] for i in rng.permutation(len(groups))]
+    return groups
+
+
+def _group_by_number(
+    lengths: Sequence[tuple[int, ...]], batch_size: int, rng: np.random.Generator
+) -> list[list[int]]:
+    """Group examples of similar lengths; the groups of a pool differ in size by one at most."""
+    groups: list[list[int]] = []
+    for pool in np.array_split(rng.permutation(len(lengths)), math.ceil(len(lengths) / POOL)):
+        rows = sorted(pool.tolist(), key=lambda row: (max(lengths[row]), lengths[row]))
+        # Full groups and a small last one would give the longest examples more weight.
+        parts = np.array_split(rows, math.ceil(len(rows) / batch_size))
+        groups += [part.tolist() for part in parts]
+    return groups

@@ -1,17 +1,23 @@
-"""Batches of texts with classes: similar lengths together, so that little of them is padding."""
+"""Encoding and batching of texts with classes; similar lengths share a batch."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from qkv.data.batches import POOL, Batches, Movable, group_by_tokens, pad_sequences
+from qkv.data.batches import (
+    Batches,
+    Batching,
+    Movable,
+    bucketed_batches,
+    check_lengths,
+    pad_sequences,
+)
 from qkv.data.tokenizers import Tokenizer
-from qkv.errors import ConfigError, DataError, LengthError
+from qkv.errors import DataError, LengthError
 from qkv.json_fields import quoted
 
 
@@ -20,35 +26,36 @@ class ClassificationBatch(Movable):
     """Texts, padded on the right, and their classes.
 
     Args:
-        tokens: what the model reads.
+        tokens: token ids, the model's input.
         token_mask: True = a real token.
-        classes: one a text; None where they are what is asked.
+        classes: the class of each text; for texts with several classes, one row of 0 and 1 per
+            text; None for prediction.
         segments: 0 for the first text of a pair, 1 for the second; None for single texts.
-        rows: which texts of the corpus these are; they stay on the host.
+        rows: indices of the texts in the corpus; they stay on the host.
     """
 
     tokens: Int64[Tensor, "batch length"]
     token_mask: Bool[Tensor, "batch length"]
-    classes: Int64[Tensor, " batch"] | None
+    classes: Int64[Tensor, " batch"] | Float[Tensor, "batch classes"] | None
     segments: Int64[Tensor, "batch length"] | None = None
     rows: tuple[int, ...]
 
     @property
     def n_targets(self) -> int:
-        """The number of texts: a shape, so that no one waits for a device to count."""
+        """Number of texts, known from a shape without waiting for a device."""
         return len(self.tokens)
 
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Texts as a model reads them, its special tokens included.
+    """Encoded texts, or pairs of texts, with special tokens.
 
     Args:
-        ids: one list a text, or a pair of texts.
-        lengths: tokens of each before it was cut.
-        max_length: what they were cut to.
-        segments: one list a pair, 0 for the first text and 1 for the second where the family tells
-            them apart; None for single texts.
+        ids: the token ids of each text or pair.
+        lengths: number of tokens of each before truncation.
+        max_length: maximum length after truncation.
+        segments: of each pair's tokens: 0 for the first text, 1 for the second in families that
+            distinguish them; None for single texts.
     """
 
     ids: list[list[int]]
@@ -58,23 +65,23 @@ class EncodedTexts:
 
     @property
     def n_cut(self) -> int:
-        """How many texts were too long."""
+        """Number of truncated texts."""
         return sum(length > self.max_length for length in self.lengths)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest before it was cut."""
+        """Number of tokens of the longest text before truncation."""
         return max(self.lengths, default=0)
 
     def note(self, row: int) -> str:
-        """What was left out of a text, if anything was."""
+        """Describe the truncation of a text; empty if there was none."""
         length = self.lengths[row]
         if length <= self.max_length:
             return ""
         return f"{length:,} tokens, of which the model read the first {self.max_length:,}"
 
     def __str__(self) -> str:
-        """What to say of the lengths."""
+        """Summarize lengths and truncation in one line."""
         if not self.n_cut:
             return f"{len(self.ids)} texts, the longest of {self.longest} tokens; none was cut"
         return (
@@ -90,24 +97,26 @@ def encode_texts(
     *,
     max_length: int,
 ) -> EncodedTexts:
-    """Encode texts, or pairs of them, and put the family's special tokens around each.
+    """Encode texts, or pairs of texts, with the special tokens of the model family.
 
-    Of a text that is too long the beginning stays: as many tokens as fit between the special ones.
-    Of a pair the longer text loses its last token until both fit, as in Devlin et al. 2019.
+    A text that is too long keeps its first tokens. In a pair, the longer text loses its last token
+    until both fit, as in Devlin et al. 2019.
 
     Args:
         tokenizer: of the model.
         texts: to classify.
-        seconds: the second text of each, where pairs are classified.
-        max_length: the most tokens of a text or a pair, special ones included.
+        seconds: the second text of each pair; None for single texts.
+        max_length: maximum number of tokens, special tokens included.
 
     Raises:
-        LengthError: no token fits.
-        DataError: a text has no tokens, or there is not a second text for each.
+        LengthError: `max_length` leaves no room for text.
+        DataError: a text has no tokens, or the numbers of first and second texts differ.
     """
     parts = [texts] if seconds is None else [texts, seconds]
     if len({len(part) for part in parts}) > 1:
-        raise DataError(f"{len(texts)} texts and {len(parts[-1])} second ones; expected as many")
+        raise DataError(
+            f"{len(texts)} texts and {len(parts[-1])} second texts; expected one of each per pair"
+        )
     around = len(tokenizer.add_special_tokens(*([] for _ in parts)).ids)
     if max_length < around + len(parts):
         raise LengthError(
@@ -138,155 +147,107 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], what: str) -> list[list[
 
 
 def _fit(parts: Sequence[list[int]], room: int) -> list[list[int]]:
-    """One text or two that have `room` tokens together; of two the longer one is cut first."""
+    """Truncate one text or two to `room` tokens in total; of two, the longer one first."""
     if len(parts) == 1:
         return [parts[0][:room]]
     first, second = map(len, parts)
-    # Half of the room is the first text's in any case, and what the second does not need.
+    # The first text may take half of the room, and what the second one does not need.
     first = min(first, max(room - second, -(-room // 2)))
     return [parts[0][:first], parts[1][: room - first]]
 
 
 def classification_batches(
-    texts: Sequence[Sequence[int]],
-    classes: Sequence[int],
+    texts: EncodedTexts,
+    targets: Sequence[int] | Sequence[Sequence[float]],
     *,
     pad: int,
-    max_tokens: int | None = None,
-    batch_size: int | None = None,
-    segments: Sequence[Sequence[int]] | None = None,
-    seed: int = 0,
-    epochs: Iterable[int] = (0,),
+    batching: Batching,
 ) -> Batches[ClassificationBatch]:
-    """Batches to train on, of texts of similar length, each text once an epoch.
-
-    How texts are grouped and in which order the groups come depends on `seed` and on the epoch's
-    number, on nothing else.
+    """Batch texts of similar length for training.
 
     Args:
-        texts: ids, special tokens included.
-        classes: their numbers.
+        texts: of `encode_texts`, special tokens included.
+        targets: the class of each text, or, where a text may have several, a row of 0 and 1 with
+            one number per class.
         pad: id that fills short rows.
-        max_tokens: the most positions of a batch, padding included; either this is given
-        batch_size: or the most texts; no batch is much smaller than another.
-        segments: of the texts' tokens, where these are pairs.
-        seed: of the shuffling.
-        epochs: which epochs to go through; `itertools.count()` never ends, for training by steps.
+        batching: see `bucketed_batches`, also for the errors.
 
     Raises:
-        DataError: no texts, an empty one, or a number of classes or segments that does not fit.
-        ConfigError: none of `max_tokens` and `batch_size`, both, or less than 1.
-        LengthError: a text alone is longer than `max_tokens`.
+        DataError: the numbers of texts and targets differ.
     """
-    lengths = _lengths(texts, classes, segments, max_tokens, batch_size)
-
-    def plan(epoch: int) -> list[list[int]]:
-        rng = np.random.default_rng((seed, epoch))
-        if max_tokens is not None:
-            return group_by_tokens(lengths, max_tokens, rng)
-        return _group_by_number(lengths, batch_size or 1, rng)
+    if len(targets) != len(texts.ids):
+        raise DataError(f"{len(targets)} targets for {len(texts.ids)} texts; expected one per text")
 
     def make(rows: list[int], _: np.random.Generator) -> ClassificationBatch:
-        return _collate(texts, classes, segments, rows, pad)
+        return _collate(texts.ids, texts.segments, rows, pad, targets)
 
-    return Batches(epochs, plan, make, seed=seed)
+    return bucketed_batches([(len(ids),) for ids in texts.ids], make, batching)
 
 
 def evaluation_batches(
     texts: Sequence[Sequence[int]],
-    classes: Sequence[int] | None = None,
     *,
     pad: int,
     max_tokens: int | None = None,
     batch_size: int | None = None,
     segments: Sequence[Sequence[int]] | None = None,
 ) -> list[ClassificationBatch]:
-    """Batches to ask a model about, longest texts first, always the same; `in_order` undoes this.
+    """Batch texts without targets, longest first; `in_order` restores the order of the texts.
 
-    What does not fit into memory so fails at once. The arguments and errors are those of
-    `classification_batches`; without classes these are None in the batches.
+    Longest first, so that running out of memory fails on the first batch.
+
+    Args:
+        texts: token ids, special tokens included.
+        pad: id that fills short rows.
+        max_tokens: maximum number of positions per batch, padding included; give either this
+        batch_size: or the number of texts per batch.
+        segments: of the tokens, for pairs of texts.
+
+    Raises:
+        DataError: there are no texts, one is empty, or the segments differ from them in length.
+        ConfigError: not exactly one of `max_tokens` and `batch_size`, or less than 1.
+        LengthError: a text alone is longer than `max_tokens`.
     """
-    lengths = _lengths(texts, classes, segments, max_tokens, batch_size)
-    order = sorted(range(len(texts)), key=lambda row: -lengths[row][0])
-    groups, first = list[list[int]](), 0
+    Batching(max_tokens=max_tokens, batch_size=batch_size)  # checks the sizes
+    lengths = [len(text) for text in texts]
+    check_lengths([(length,) for length in lengths], max_tokens)
+    if segments is not None and [*map(len, segments)] != lengths:
+        raise DataError("texts and segments differ in number or length; expected one per token")
+    order = sorted(range(len(texts)), key=lambda row: -lengths[row])
+    batches, first = list[ClassificationBatch](), 0
     while first < len(order):
-        size = batch_size or (max_tokens or 0) // lengths[order[first]][0]
-        groups.append(order[first : first + size])
+        size = batch_size or (max_tokens or 0) // lengths[order[first]]
+        batches.append(_collate(texts, segments, order[first : first + size], pad))
         first += size
-    return [_collate(texts, classes, segments, rows, pad) for rows in groups]
+    return batches
 
 
 def in_order(batches: Sequence[ClassificationBatch], outputs: Sequence[Tensor]) -> Tensor:
-    """What a model said of each batch, as rows in the order of the corpus.
+    """Concatenate a model's outputs for the batches, in the order of the corpus.
 
     Raises:
-        DataError: an output is missing, or has another number of rows than its batch.
+        DataError: an output is missing, or its number of rows is not that of its batch.
     """
     given, wanted = [len(output) for output in outputs], [len(batch.rows) for batch in batches]
     if given != wanted:
-        raise DataError(f"outputs of {given} rows for batches of {wanted}; expected one a text")
+        raise DataError(f"outputs of {given} rows for batches of {wanted}; expected one per text")
     order = torch.tensor([row for batch in batches for row in batch.rows])
     stacked = torch.cat(list(outputs))
     return stacked[order.argsort().to(stacked.device)]
 
 
-def _group_by_number(
-    lengths: Sequence[tuple[int]], batch_size: int, rng: np.random.Generator
-) -> list[list[int]]:
-    """Rows grouped by similar lengths, about as many in each group, in random order."""
-    groups: list[list[int]] = []
-    for pool in np.array_split(rng.permutation(len(lengths)), math.ceil(len(lengths) / POOL)):
-        rows = sorted(pool.tolist(), key=lambda row: lengths[row])
-        # Full groups and a small one would give the texts in that, the longest, more weight.
-        parts = np.array_split(rows, math.ceil(len(rows) / batch_size))
-        groups += [part.tolist() for part in parts]
-    return [groups[i] for i in rng.permutation(len(groups))]
-
-
 def _collate(
     texts: Sequence[Sequence[int]],
-    classes: Sequence[int] | None,
     segments: Sequence[Sequence[int]] | None,
     rows: Sequence[int],
     pad: int,
+    targets: Sequence[int] | Sequence[Sequence[float]] | None = None,
 ) -> ClassificationBatch:
     tokens, token_mask = pad_sequences([texts[row] for row in rows], pad)
     return ClassificationBatch(
         tokens=tokens,
         token_mask=token_mask,
-        classes=None if classes is None else torch.tensor([classes[row] for row in rows]),
+        classes=None if targets is None else torch.tensor([targets[row] for row in rows]),
         segments=None if segments is None else pad_sequences([segments[row] for row in rows], 0)[0],
         rows=tuple(rows),
     )
-
-
-def _lengths(
-    texts: Sequence[Sequence[int]],
-    classes: Sequence[int] | None,
-    segments: Sequence[Sequence[int]] | None,
-    max_tokens: int | None,
-    batch_size: int | None,
-) -> list[tuple[int]]:
-    """The texts' lengths, once all that is given fits together."""
-    if not texts:
-        raise DataError("no texts to batch: expected at least one (is the table empty?)")
-    lengths = [(len(text),) for text in texts]
-    if min(lengths) == (0,):
-        raise DataError(f"text {lengths.index((0,)) + 1} has no tokens; expected at least one")
-    if classes is not None and len(classes) != len(texts):
-        raise DataError(f"{len(classes)} classes for {len(texts)} texts; expected one a text")
-    if segments is not None and [(len(of_text),) for of_text in segments] != lengths:
-        raise DataError("texts and segments differ in number or length; expected one a token")
-    if max_tokens is None and batch_size is not None and batch_size >= 1:
-        return lengths
-    if max_tokens is None or batch_size is not None or max_tokens < 1:
-        raise ConfigError(
-            f"max_tokens = {max_tokens} and batch_size = {batch_size}; expected one of them, at "
-            "least 1"
-        )
-    if max(lengths)[0] > max_tokens:
-        raise LengthError(
-            f"text {lengths.index(max(lengths)) + 1} takes {max(lengths)[0]} tokens, expected at "
-            f"most max_tokens = {max_tokens}: raise it, or cut long texts"
-        )
-    return lengths

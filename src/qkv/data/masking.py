@@ -1,12 +1,12 @@
 """Masked language modelling: which tokens are hidden, and by what."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from qkv.data.batches import Batches, bucketed_batches
+from qkv.data.batches import Batches, Batching, bucketed_batches
 from qkv.data.pretraining import MaskedExample, TokenBatch, collate_targets
 from qkv.errors import ConfigError, VocabularyError
 
@@ -112,31 +112,18 @@ class Masking:
 
 
 def masked_batches(
-    texts: Sequence[Sequence[int]],
-    masking: Masking,
-    *,
-    max_tokens: int,
-    pad: int,
-    seed: int = 0,
-    epochs: Iterable[int] = (0,),
+    texts: Sequence[Sequence[int]], masking: Masking, *, pad: int, batching: Batching
 ) -> Batches[TokenBatch]:
-    """Texts of similar length together, each with other tokens hidden in every epoch.
+    """Batch texts of similar length, each with different tokens masked in every epoch.
 
     Args:
-        texts: ids, with the start and end tokens that the model reads.
-        masking: what is hidden.
-        max_tokens: the most positions of a batch, padding included.
+        texts: ids, with the start and end tokens of the model.
+        masking: chooses the masked tokens.
         pad: id that fills short rows.
-        seed: of everything drawn.
-        epochs: which epochs to go through; `itertools.count()` never ends.
-
-    Raises:
-        DataError: there are no texts.
-        LengthError: a text alone is longer than `max_tokens`.
+        batching: see `bucketed_batches`, also for the errors.
     """
 
     def make(rows: list[int], rng: np.random.Generator) -> TokenBatch:
         return collate_targets([masking(texts[row], rng) for row in rows], pad=pad)
 
-    lengths = [(len(text),) for text in texts]
-    return bucketed_batches(lengths, make, max_tokens=max_tokens, seed=seed, epochs=epochs)
+    return bucketed_batches([(len(text),) for text in texts], make, batching)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from qkv.data.batches import Batches, Movable, pad_sequences
+from qkv.data.batches import Batches, Batching, Movable, pad_sequences
 from qkv.errors import ConfigError, DataError
 
 # The tokens that a model reads, the positions at which it predicts, and the targets there.
@@ -62,33 +62,30 @@ def collate_causal(sequences: Sequence[Sequence[int]], *, pad: int) -> TokenBatc
 
 
 def causal_batches(
-    documents: Iterable[Sequence[int]],
-    *,
-    length: int,
-    batch_size: int,
-    stop: int,
-    seed: int = 0,
-    epochs: Iterable[int] = (0,),
+    documents: Iterable[Sequence[int]], *, length: int, stop: int, batching: Batching
 ) -> Batches[TokenBatch]:
-    """Causal language modelling: one stream of all documents, cut into blocks of equal length.
+    """Batch blocks of equal length, cut from one stream of all documents.
 
-    Radford et al. 2018, eq. 1, and 2019. `stop` stands before, between and after the documents. In
-    every epoch each later token of the stream is a target once, and the cuts are elsewhere.
+    Causal language modeling (Radford et al. 2018, eq. 1, and 2019). `stop` comes before, between
+    and after the documents. In every epoch each later token of the stream is a target once, and the
+    cuts differ.
 
     Args:
         documents: ids.
-        length: tokens that the model reads at once.
-        batch_size: blocks of a batch.
+        length: number of tokens per block.
         stop: id that ends a document; it also fills the first and the last block of the stream.
-        seed: of the cuts and of the order.
-        epochs: which epochs to go through; `itertools.count()` never ends.
+        batching: `max_tokens` is divided by `length` for the number of blocks per batch.
 
     Raises:
         DataError: there are no documents.
-        ConfigError: a length or a batch size below 1.
+        ConfigError: a length below 1, or above `max_tokens`.
     """
-    if length < 1 or batch_size < 1:
-        raise ConfigError(f"length = {length} and batch_size = {batch_size}; expected at least 1")
+    n_blocks = batching.batch_size or (batching.max_tokens or 0) // max(length, 1)
+    if length < 1 or n_blocks < 1:
+        raise ConfigError(
+            f"length = {length} with max_tokens = {batching.max_tokens}; expected a length of at "
+            "least 1, and of at most max_tokens"
+        )
     stream = [stop]
     for document in documents:
         stream += [*document, stop]
@@ -96,23 +93,19 @@ def causal_batches(
         raise DataError("no documents to learn from: expected at least one (is the corpus empty?)")
 
     def plan(epoch: int) -> list[list[slice]]:
-        return _cut(len(stream), length, batch_size, np.random.default_rng((seed, epoch)))
+        return _cut(len(stream), length, n_blocks, batching.rng(epoch))
 
     def make(blocks: list[slice], _: np.random.Generator) -> TokenBatch:
         return collate_causal([stream[block] for block in blocks], pad=stop)
 
-    return Batches(epochs, plan, make, seed=seed)
+    return Batches(batching.epoch_numbers, plan, make, seed=batching.seed)
 
 
-def _cut(
-    n_tokens: int, length: int, batch_size: int, rng: np.random.Generator
-) -> list[list[slice]]:
-    """Groups of blocks, each with the token after it, in random order."""
-    first = int(rng.integers(1, length + 1))  # what the first block reads
+def _cut(n_tokens: int, length: int, n_blocks: int, rng: np.random.Generator) -> list[list[slice]]:
+    """Cut the stream into blocks, each with the token after it, and group them in random order."""
+    first = int(rng.integers(1, length + 1))  # length of the first block
     starts = [0, *range(first, n_tokens - 1, length)]
     ends = [*starts[1:], n_tokens - 1]
     blocks = [slice(start, end + 1) for start, end in zip(starts, ends, strict=True)]
     order = rng.permutation(len(blocks)).tolist()
-    return [
-        [blocks[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)
-    ]
+    return [[blocks[i] for i in order[at : at + n_blocks]] for at in range(0, len(order), n_blocks)]

@@ -7,7 +7,6 @@ A passage of many tokens is read through overlapping windows, and each begins wi
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from qkv.data.batches import POOL, Batches, Movable, group_by_tokens, pad_sequences
+from qkv.data.batches import Batches, Batching, Movable, bucketed_batches, pad_sequences
 from qkv.data.graphemes import widen
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.tokenizers.vocabulary import Span
@@ -133,14 +132,14 @@ def _beginnings(n: int, room: int, stride: int) -> Iterable[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class SpanBatch(Movable):
-    """Windows, padded on the right, and the spans to find in them.
+    """Windows, padded on the right, and the spans of their answers.
 
     Args:
-        tokens: what the model reads.
+        tokens: token ids, the model's input.
         token_mask: True = a real token.
-        segments: of the tokens; None for a model without.
-        starts: place of each span's first token.
-        ends: place of its last.
+        segments: of the tokens; None for models without segments.
+        starts: index of each span's first token.
+        ends: index of each span's last token.
     """
 
     tokens: Int64[Tensor, "batch length"]
@@ -151,7 +150,7 @@ class SpanBatch(Movable):
 
     @property
     def n_targets(self) -> int:
-        """The number of windows."""
+        """Number of windows."""
         return len(self.tokens)
 
 
@@ -161,62 +160,33 @@ def span_batches(
     *,
     pad: int,
     segments: bool,
-    max_tokens: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    epochs: Iterable[int] = (0,),
+    batching: Batching,
 ) -> Batches[SpanBatch]:
-    """Batches to train on, of windows of similar length, each window once an epoch.
+    """Batch windows of similar length for training.
 
     Args:
         windows: of `make_windows`.
-        spans: places of each one's answer, or `NO_ANSWER`.
+        spans: indices of the first and last token of each answer, or `NO_ANSWER`.
         pad: id that fills short rows.
-        segments: whether the model tells question and passage apart.
-        max_tokens: the most positions of a batch, padding included; either this is given
-        batch_size: or the most windows.
-        seed: of the shuffling.
-        epochs: which epochs to go through.
+        segments: whether the model distinguishes question and passage.
+        batching: see `bucketed_batches`, also for the errors.
 
     Raises:
-        DataError: no windows, or another number of spans.
-        ConfigError: none of `max_tokens` and `batch_size`, both, or less than 1.
-        LengthError: a window alone is longer than `max_tokens`.
+        DataError: the numbers of windows and spans differ.
     """
-    if not windows or len(spans) != len(windows):
+    if len(spans) != len(windows):
         raise DataError(f"{len(windows)} windows and {len(spans)} spans; expected one span each")
-    size = batch_size if max_tokens is None else max_tokens
-    if size is None or size < 1 or None not in (max_tokens, batch_size):
-        raise ConfigError(
-            f"max_tokens = {max_tokens} and batch_size = {batch_size}; expected one of them, at "
-            "least 1"
-        )
-    lengths = [(len(window.ids),) for window in windows]
-    longest = max(lengths)[0]
-    if max_tokens is not None and longest > max_tokens:
-        raise LengthError(f"a window has {longest} tokens, more than max_tokens = {max_tokens}")
-
-    def plan(epoch: int) -> list[list[int]]:
-        rng = np.random.default_rng((seed, epoch))
-        if max_tokens is not None:
-            return group_by_tokens(lengths, max_tokens, rng)
-        groups: list[list[int]] = []
-        for pool in np.array_split(rng.permutation(len(lengths)), math.ceil(len(lengths) / POOL)):
-            rows = sorted(pool.tolist(), key=lambda row: lengths[row])
-            groups += [part.tolist() for part in np.array_split(rows, math.ceil(len(rows) / size))]
-        return [groups[i] for i in rng.permutation(len(groups))]
 
     def make(rows: list[int], _: np.random.Generator) -> SpanBatch:
         tokens, token_mask = pad_sequences([windows[row].ids for row in rows], pad)
         starts, ends = torch.tensor([spans[row] for row in rows]).unbind(1)
+        kinds = [windows[row].segments for row in rows]
         return SpanBatch(
             tokens=tokens,
             token_mask=token_mask,
-            segments=pad_sequences([windows[row].segments for row in rows], 0)[0]
-            if segments
-            else None,
+            segments=pad_sequences(kinds, 0)[0] if segments else None,
             starts=starts,
             ends=ends,
         )
 
-    return Batches(epochs, plan, make, seed=seed)
+    return bucketed_batches([(len(window.ids),) for window in windows], make, batching)

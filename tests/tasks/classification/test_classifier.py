@@ -237,7 +237,7 @@ def test_a_model_of_pairs_says_so(base, folder, tmp_path):
 
 def test_texts_that_cannot_be_classified_or_scored(folder):
     classifier = TextClassifier.load(folder)
-    with pytest.raises(DataError, match="no texts to batch"):
+    with pytest.raises(DataError, match="no examples to batch"):
         classifier([])
     with pytest.raises(DataError, match=r"text 2 has no tokens: ' ' \(is it empty\?\)"):
         classifier(["the film", " "])

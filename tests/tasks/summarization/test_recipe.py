@@ -10,11 +10,13 @@ from tests.helpers import unchecked
 from tests.tasks.small import GOOD, THINGS, write_base, write_table
 
 import qkv.tasks.summarization.recipe as recipes
+from qkv.data.batches import Batching
 from qkv.data.summaries import Summarized
+from qkv.data.summary_batches import summary_batches
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.pretrained import load
 from qkv.tasks.recipe import Training
-from qkv.tasks.summarization.data import Summaries, read_summaries, summary_batches
+from qkv.tasks.summarization.data import Summaries, read_summaries
 from qkv.tasks.summarization.model import Decoder
 from qkv.tasks.summarization.recipe import choose_penalty, train_summarizer
 from qkv.tasks.summarization.summarizer import Summarizer, Writing
@@ -124,7 +126,9 @@ class Said:
 def test_batches_shift_the_summary_and_pad_what_the_encoder_said():
     features = [torch.full((n, 3), float(n), dtype=torch.float16) for n in (2, 5)]
     sources, targets = [[7, 8], [9, 10, 11, 12, 13]], [[21, 22, 3], [23, 3]]
-    (batch,) = summary_batches(features, sources, targets, pad=0, start=2, max_tokens=10)
+    (batch,) = summary_batches(
+        features, sources, targets, pad=0, start=2, batching=Batching(max_tokens=10)
+    )
     first = int(batch.source_mask.sum(1).argmin())
     assert batch.features.dtype == torch.float32
     assert batch.features[first].tolist() == [[2.0] * 3] * 2 + [[0.0] * 3] * 3

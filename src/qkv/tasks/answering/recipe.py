@@ -1,12 +1,12 @@
 """`qkv train qamr`: fine-tune a pretrained encoder to find answers in passages."""
 
-import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
+from qkv.data.batches import Batching
 from qkv.data.questions import Question
 from qkv.data.windows import NO_ANSWER, Window, make_windows, span_batches
 from qkv.errors import ConfigError, DataError
@@ -151,10 +151,12 @@ def _fit(
         spans,
         pad=answerer.tokenizer.filler,
         segments=tells_texts_apart(answerer.model),
-        batch_size=training.batch_size,
-        max_tokens=training.max_tokens,
-        seed=training.seed,
-        epochs=itertools.count(),
+        batching=Batching(
+            batch_size=training.batch_size,
+            max_tokens=training.max_tokens,
+            seed=training.seed,
+            epochs=None,
+        ),
     )
     _say(parts, windows, spans, place)
     return fine_tune(

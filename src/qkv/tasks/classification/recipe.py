@@ -1,13 +1,12 @@
 """`qkv train classify`: fine-tune a pretrained encoder on texts with classes."""
 
-import itertools
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from qkv.data.batches import Batches
+from qkv.data.batches import Batches, Batching
 from qkv.data.classification import (
     ClassificationBatch,
     EncodedTexts,
@@ -123,14 +122,15 @@ def _batches(
 ) -> Batches[ClassificationBatch]:
     """Batches without end."""
     return classification_batches(
-        texts.ids,
+        texts,
         [parts.labels.number(one.label) for one in parts.train],
         pad=classifier.tokenizer.filler,
-        segments=texts.segments,
-        batch_size=training.batch_size,
-        max_tokens=training.max_tokens,
-        seed=training.seed,
-        epochs=itertools.count(),
+        batching=Batching(
+            batch_size=training.batch_size,
+            max_tokens=training.max_tokens,
+            seed=training.seed,
+            epochs=None,
+        ),
     )
 
 

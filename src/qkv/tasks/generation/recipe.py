@@ -1,6 +1,5 @@
 """`qkv train tinyshakespeare`: a language model with the modern block."""
 
-import itertools
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,6 +10,7 @@ import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from qkv.checkpoints.registry import family_of
+from qkv.data.batches import Batching
 from qkv.data.pretraining import causal_batches
 from qkv.data.tokenizers import FILE_NAME, Tokenizer
 from qkv.data.tokenizers.training import STOP
@@ -162,10 +162,8 @@ def _fit(
     batches = causal_batches(
         documents,
         length=generator.context,
-        batch_size=training.batch_size,
         stop=tokenizer.stop,
-        seed=training.seed,
-        epochs=itertools.count(),
+        batching=Batching(batch_size=training.batch_size, seed=training.seed, epochs=None),
     )
     n_tokens = sum(map(len, documents))
     place.console.print(

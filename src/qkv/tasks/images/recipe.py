@@ -1,6 +1,5 @@
 """`qkv train digits`: a Vision Transformer, from random weights, on images."""
 
-import itertools
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from qkv.checkpoints.registry import family_of
 from qkv.data.augmentation import Augmentation, ImageBatch, image_batches
+from qkv.data.batches import Batching
 from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.errors import ConfigError
 from qkv.models.heads import SequenceClassifier
@@ -153,9 +153,7 @@ def _fit(
         mean=config.mean,
         std=config.std,
         augmentation=augmentation,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        epochs=itertools.count(),
+        batching=Batching(batch_size=training.batch_size, seed=training.seed, epochs=None),
     )
     _say(recognizer, parts, training.n_steps(batches), place)
     return run_training(

@@ -1,16 +1,10 @@
 """What a recipe says of its texts and summaries: where they are, and which are held out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor
-
-from qkv.data.batches import Batches, Movable, group_by_tokens, pad_sequences
 from qkv.data.parts import hold_out_groups
 from qkv.data.summaries import SETS, Summarized, summary_set
 from qkv.data.tables import read_table
@@ -120,72 +114,3 @@ def read_summaries(
         return summary_set(*NAMED.split(data, split), data_dir)
     rows = read_table(data, columns, broken=broken)
     return [Summarized(row.fields["text"], (row.fields["summary"],)) for row in rows]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SummaryBatch(Movable):
-    """What a frozen encoder said of texts, and their summaries; masks: True = a real token.
-
-    Args:
-        features: of the encoder.
-        source: ids of the text.
-        source_mask: of the text.
-        target_input: [start, y1, ..., yn], what the decoder reads.
-        target: [y1, ..., yn, stop], what it should answer.
-        target_mask: of both.
-        n_targets: real target tokens, counted on the host.
-    """
-
-    features: Float[Tensor, "batch source width"]
-    source: Int64[Tensor, "batch source"]
-    source_mask: Bool[Tensor, "batch source"]
-    target_input: Int64[Tensor, "batch target"]
-    target: Int64[Tensor, "batch target"]
-    target_mask: Bool[Tensor, "batch target"]
-    n_targets: int
-
-
-def summary_batches(
-    features: Sequence[Float[Tensor, "_ width"]],
-    sources: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-    *,
-    pad: int,
-    start: int,
-    max_tokens: int,
-    seed: int = 0,
-    epochs: Iterable[int] = (0,),
-) -> Batches[SummaryBatch]:
-    """Batches of texts of similar length, each text once an epoch.
-
-    Args:
-        features: of each text's tokens.
-        sources: ids of the texts.
-        targets: ids of the summaries, with `stop` at the end.
-        pad: id that fills short rows.
-        start: id that the decoder reads first.
-        max_tokens: the most positions of a batch's texts, padding included.
-        seed: of the shuffling.
-        epochs: which epochs to go through.
-    """
-    lengths = [(len(source),) for source in sources]
-
-    def plan(epoch: int) -> list[list[int]]:
-        return group_by_tokens(lengths, max_tokens, np.random.default_rng((seed, epoch)))
-
-    def make(rows: list[int], _: np.random.Generator) -> SummaryBatch:
-        source, source_mask = pad_sequences([sources[row] for row in rows], pad)
-        target, target_mask = pad_sequences([targets[row] for row in rows], pad)
-        begun, _ = pad_sequences([[start, *targets[row][:-1]] for row in rows], pad)
-        padded = torch.nn.utils.rnn.pad_sequence([features[row] for row in rows], batch_first=True)
-        return SummaryBatch(
-            features=padded.float(),
-            source=source,
-            source_mask=source_mask,
-            target_input=begun,
-            target=target,
-            target_mask=target_mask,
-            n_targets=int(target_mask.sum()),
-        )
-
-    return Batches(epochs, plan, make, seed=seed)

@@ -1,18 +1,17 @@
 """`qkv train summarize_docstrings`: train a decoder that summarizes."""
 
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qkv.data.batches import Batches
+from qkv.data.batches import Batches, Batching
 from qkv.data.summaries import Summarized
+from qkv.data.summary_batches import SummaryBatch, summary_batches
 from qkv.errors import ConfigError
 from qkv.evaluation.summarization import SummaryScores
 from qkv.tasks.console import show_table
@@ -20,7 +19,7 @@ from qkv.tasks.finetuning import check_base
 from qkv.tasks.inputs import pick_device
 from qkv.tasks.pretrained import save
 from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training, timed
-from qkv.tasks.summarization.data import Summaries, SummaryBatch, SummaryParts, summary_batches
+from qkv.tasks.summarization.data import Summaries, SummaryParts
 from qkv.tasks.summarization.model import DECODER, Decoder, frozen_features, write_decoder
 from qkv.tasks.summarization.summarizer import WRITING, Summarizer, Writing
 from qkv.tasks.translation.translator import evaluating
@@ -123,8 +122,8 @@ def _fit(
         f"{len(parts.test):,}"
     )
     before = time.perf_counter()
-    batches = _batches(summarizer, parts.train, training, device, epochs=itertools.count())
-    watched = _batches(summarizer, parts.validation[:WATCHED], training, device, epochs=(0,))
+    batches = _batches(summarizer, parts.train, training, device, epochs=None)
+    watched = _batches(summarizer, parts.validation[:WATCHED], training, device, epochs=1)
     held_out = list(watched)
     place.console.print(f"the encoder has read all texts after {timed(before)} seconds")
     length = summarizer.writing.max_source
@@ -173,7 +172,7 @@ def _batches(
     training: Training,
     device: str,
     *,
-    epochs: Any,
+    epochs: int | None,
 ) -> Batches[SummaryBatch]:
     """Batches of what the encoder says of the texts, and of their first summaries."""
     tokenizer, longest = summarizer.tokenizer, summarizer.writing.max_length
@@ -185,9 +184,7 @@ def _batches(
         [[*ids[: longest - 1], tokenizer.stop] for ids in summaries],
         pad=tokenizer.pad,
         start=tokenizer.start,
-        max_tokens=training.max_tokens or 0,
-        seed=training.seed,
-        epochs=epochs,
+        batching=Batching(max_tokens=training.max_tokens, seed=training.seed, epochs=epochs),
     )
 
 

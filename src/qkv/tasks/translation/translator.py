@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qkv.attention.record import record_attention
-from qkv.data.batches import Batches, PairBatch, batches_by_tokens
+from qkv.data.batches import Batches, Batching, PairBatch, pair_batches
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError
 from qkv.evaluation.exact_match import exact_match
@@ -152,20 +152,18 @@ class Translator:
         max_tokens: int,
         seed: int = 0,
     ) -> Batches[PairBatch]:
-        """Yield training batches without end, epoch after epoch; see `batches_by_tokens`."""
+        """Yield training batches without end, epoch after epoch; see `pair_batches`."""
         sources = self.source.encode_batch(source for source, _ in pairs)
         targets = self.target.encode_batch(target for _, target in pairs)
-        return batches_by_tokens(
+        return pair_batches(
             [
                 (self.source.add_special_tokens(s).ids, t)
                 for s, t in zip(sources, targets, strict=True)
             ],
-            max_tokens=max_tokens,
             pad=self.target.pad,
             start=self.target.start,
             stop=self.target.stop,
-            seed=seed,
-            epochs=itertools.count(),
+            batching=Batching(max_tokens=max_tokens, seed=seed, epochs=None),
         )
 
     @overload
