@@ -171,10 +171,10 @@ from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.models.vit import ViT, ViTConfig
 from qkv.tasks.classification.classifier import TextClassifier
 from qkv.tasks.images.data import Images, bytes_of
-from qkv.tasks.images.recipe import fresh_recognizer, image_loss, statistics
+from qkv.tasks.images.recipe import fresh_recognizer, statistics
 from qkv.tasks.pretrained import locate
 from qkv.tasks.translation.translator import Translator
-from qkv.training.classification import classification_loss
+from qkv.training.classification import classification_loss, image_loss
 from qkv.training.finetune import (
     GradualUnfreezing,
     everything,

@@ -1,15 +1,16 @@
 """One step over many small batches is the step over one large one; precision, averages, curves."""
 
 import itertools
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.helpers import assert_as_exact, assert_close, unchecked
-from tests.training.toy import ToyBatch, ToySeq2Seq, settings, toy_batch
+from tests.training.toy import ToySeq2Seq, settings, toy_batch
 from torch import nn
 
+from qkv.data.batches import PairBatch
 from qkv.training.averaging import MovingAverage
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
@@ -27,7 +28,7 @@ def parts(batch, sizes):
     for rows in torch.arange(len(batch.source)).split(sizes):
         mask, source_mask = batch.target_mask[rows], batch.source_mask[rows]
         length, source_length = mask.any(0).sum(), source_mask.any(0).sum()
-        yield ToyBatch(
+        yield PairBatch(
             source=batch.source[rows, :source_length],
             source_mask=source_mask[:, :source_length],
             target_input=batch.target_input[rows, :length],
@@ -261,9 +262,3 @@ def test_a_run_can_be_stopped_from_beside():
     )
     assert history.steps == [1, 2]
     assert enough.ended
-
-
-def test_a_toy_batch_has_what_a_batch_of_pairs_has():
-    from qkv.data.batches import PairBatch
-
-    assert {f.name for f in fields(ToyBatch)} == {f.name for f in fields(PairBatch)}

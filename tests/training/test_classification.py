@@ -1,35 +1,30 @@
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.helpers import assert_close, randomized, unchecked
-from torch import Tensor
+from torch import nn
 
+from qkv.data.augmentation import ImageBatch
+from qkv.data.classification import ClassificationBatch
 from qkv.errors import DataError
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.heads import NextSentence, SequenceClassifier
-from qkv.training.classification import classification_loss
+from qkv.training.classification import classification_loss, image_loss
 
 B, L, N_CLASSES = 3, 7, 5
-
-
-@dataclass
-class Batch:
-    tokens: Tensor
-    token_mask: Tensor
-    segments: Tensor | None
-    classes: Tensor
 
 
 def batch(n_classes=N_CLASSES, segments=True):
     torch.manual_seed(1)
     mask = torch.arange(L) < torch.tensor([[7], [2], [5]])
-    return Batch(
+    return ClassificationBatch(
         tokens=torch.randint(17, (B, L)),
         token_mask=mask,
         segments=torch.randint(2, (B, L)) if segments else None,
         classes=torch.randint(n_classes, (B,)),
+        rows=tuple(range(B)),
     )
 
 
@@ -63,8 +58,13 @@ def test_a_batch_is_the_sum_of_its_rows_without_their_padding():
     model, given = randomized(SequenceClassifier(bert(), N_CLASSES)), batch()
     rows = []
     for i, n in enumerate(given.token_mask.sum(1)):
-        parts = (given.tokens, given.token_mask, given.segments)
-        row = Batch(*(part[i : i + 1, :n] for part in parts), given.classes[i : i + 1])
+        row = ClassificationBatch(
+            tokens=given.tokens[i : i + 1, :n],
+            token_mask=given.token_mask[i : i + 1, :n],
+            segments=given.segments[i : i + 1, :n],
+            classes=given.classes[i : i + 1],
+            rows=(i,),
+        )
         rows.append(classification_loss(model, row, smoothing=0.1))
     assert_close(classification_loss(model, given, smoothing=0.1), torch.stack(rows).sum())
 
@@ -93,3 +93,20 @@ def test_a_class_that_the_model_does_not_have(wrong):
     message = f"{given_range}, but the model has 5, counted from 0"
     with unchecked(), pytest.raises(DataError, match=message):
         classification_loss(model, given)
+
+
+def test_a_batch_without_classes():
+    model, given = randomized(SequenceClassifier(bert(), N_CLASSES)), replace(batch(), classes=None)
+    with pytest.raises(DataError, match="the batch has no classes: it was made for prediction"):
+        classification_loss(model, given)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_sum_over_images_written_out(smoothing):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2 * 5 * 7, N_CLASSES)).double()
+    given = ImageBatch(torch.rand(B, 2, 5, 7).double(), torch.tensor([4, 0, 2]))
+    logs = model(given.pixels).log_softmax(-1)
+    wanted = torch.full_like(logs, smoothing / N_CLASSES)
+    wanted[range(B), given.classes] += 1 - smoothing
+    assert_close(image_loss(model, given, smoothing=smoothing), -(wanted * logs).sum())

@@ -1,10 +1,9 @@
-"""The smallest sequence-to-sequence model and batch that follow the protocol."""
-
-from dataclasses import dataclass
+"""The smallest sequence-to-sequence model, and a batch for it."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from qkv.data.batches import PairBatch
 from qkv.training.settings import Training
 
 
@@ -27,26 +26,13 @@ class ToySeq2Seq(nn.Module):
         return self.head(self.hidden(source, target, source_mask=source_mask))
 
 
-@dataclass(frozen=True)
-class ToyBatch:
-    source: Tensor
-    source_mask: Tensor
-    target_input: Tensor
-    target: Tensor
-    target_mask: Tensor
-    n_targets: int
-
-    def to(self, device):
-        return self
-
-
-def toy_batch(vocab: int = 11, batch: int = 3, source: int = 5, target: int = 7) -> ToyBatch:
+def toy_batch(vocab: int = 11, batch: int = 3, source: int = 5, target: int = 7) -> PairBatch:
     """Random tokens; every row has another length, so there is padding on both sides."""
     lengths = target - torch.arange(batch) % target
     target_mask = torch.arange(target) < lengths[:, None]
     source_mask = torch.arange(source) < (source - torch.arange(batch) % source)[:, None]
     tokens = torch.randint(1, vocab, (batch, target + 1))
-    return ToyBatch(
+    return PairBatch(
         source=torch.randint(1, vocab, (batch, source)) * source_mask,
         source_mask=source_mask,
         target_input=tokens[:, :-1] * target_mask,

@@ -1,48 +1,46 @@
-"""The loss of texts that have one class each."""
+"""Losses of texts and images that have one class each."""
 
-from typing import Protocol, runtime_checkable
-
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qkv.data.augmentation import ImageBatch
+from qkv.data.classification import ClassificationBatch
 from qkv.errors import DataError
 
 
-@runtime_checkable
-class ClassBatch(Protocol):
-    """Texts, or pairs of texts, and the class of each; the mask is True at real tokens."""
-
-    tokens: Int[Tensor, "batch length"]
-    token_mask: Bool[Tensor, "batch length"]
-    segments: Int[Tensor, "batch length"] | None
-    classes: Int[Tensor, " batch"]
-
-
 def classification_loss(
-    model: nn.Module, batch: ClassBatch, *, smoothing: float = 0.0
+    model: nn.Module, batch: ClassificationBatch, *, smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Sum of the cross-entropies of the rows' classes (Devlin et al. 2019, section 4.1).
+    """Sum over the texts of the cross-entropy of their classes (Devlin et al. 2019, section 4.1).
 
     Label smoothing as in Szegedy et al. (2016), section 7: (1 - smoothing) of the weight on the
     right class, the rest spread evenly over all classes.
 
     Args:
-        model: gives logits (batch, classes), such as a `SequenceClassifier`.
-        batch: rows with their classes.
+        model: returns logits (batch, classes), such as a `SequenceClassifier`.
+        batch: texts, or pairs of texts, with their classes.
         smoothing: share of the weight that is spread, between 0 and 1.
 
     Raises:
-        DataError: a class that the model does not have (looked at on the CPU only: elsewhere
-            looking would wait for the device, which checks by itself).
+        DataError: the batch has no classes, or one that the model does not have (checked on the CPU
+            only: elsewhere the check would wait for the device, which checks by itself).
     """
     logits = model(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)  # (B, C)
-    n_classes = logits.shape[1]
-    if batch.classes.device.type == "cpu":
-        low, high = (int(x) for x in batch.classes.aminmax())
+    classes, n_classes = batch.classes, logits.shape[1]
+    if classes is None:
+        raise DataError("the batch has no classes: it was made for prediction, not for training")
+    if classes.device.type == "cpu":
+        low, high = (int(x) for x in classes.aminmax())
         if low < 0 or high >= n_classes:
             raise DataError(
                 f"classes from {low} to {high} were given, but the model has {n_classes}, "
                 "counted from 0; was its head built for other labels?"
             )
+    return F.cross_entropy(logits, classes, reduction="sum", label_smoothing=smoothing)
+
+
+def image_loss(model: nn.Module, batch: ImageBatch, *, smoothing: float = 0.0) -> Float[Tensor, ""]:
+    """Sum over the images of the cross-entropy of their classes, smoothed as for texts."""
+    logits = model(batch.pixels)  # (B, C)
     return F.cross_entropy(logits, batch.classes, reduction="sum", label_smoothing=smoothing)

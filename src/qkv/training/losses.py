@@ -1,14 +1,15 @@
 """Losses: cross-entropy fused with the output projection, the logits of a batch never in memory."""
 
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from qkv.attention.linear import Linear
+from qkv.data.batches import PairBatch
 from qkv.errors import VocabularyError
 from qkv.models.seq2seq import Seq2Seq
 
@@ -17,18 +18,6 @@ from qkv.models.seq2seq import Seq2Seq
 # 16 MiB in float32: large enough for full speed, small enough that glibc keeps the memory for the
 # next step. It returns blocks over 32 MiB at once, and touching new pages takes time (docs/log.md).
 LOGITS_PER_CHUNK = 2**22
-
-
-@runtime_checkable
-class PairBatch(Protocol):
-    """What `pair_loss` reads of a batch; masks are True at real tokens."""
-
-    source: Int[Tensor, "batch source"]
-    source_mask: Bool[Tensor, "batch source"]
-    target_input: Int[Tensor, "batch target"]
-    target: Int[Tensor, "batch target"]
-    target_mask: Bool[Tensor, "batch target"]
-    n_targets: int  # real target tokens, counted on the host
 
 
 def pair_loss(

@@ -3,28 +3,18 @@
 Scores of the vocabulary are computed only where a token is asked for.
 """
 
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from qkv.attention.linear import Linear
+from qkv.data.pretraining import TokenBatch
 from qkv.models.causal import CausalLM
 from qkv.models.heads import MaskedLM
 from qkv.training.losses import linear_cross_entropy
 
 # Legend of the shapes: N places at which a token is asked for, d width.
-
-
-@runtime_checkable
-class TokenBatch(Protocol):
-    """Texts, and the places (into the flattened texts) where a token is asked for."""
-
-    tokens: Int[Tensor, "batch length"]
-    token_mask: Bool[Tensor, "batch length"]
-    segments: Int[Tensor, "batch length"] | None
-    places: Int[Tensor, " targets"]
-    targets: Int[Tensor, " targets"]
 
 
 def masked_loss(model: MaskedLM, batch: TokenBatch) -> Float[Tensor, ""]:

@@ -1,25 +1,14 @@
 """The loss of answers that are spans of a passage."""
 
 import math
-from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qkv.data.windows import SpanBatch
 from qkv.errors import DataError
-
-
-@runtime_checkable
-class SpanBatch(Protocol):
-    """Windows and the places of a span in each; the mask is True at real tokens."""
-
-    tokens: Int[Tensor, "batch length"]
-    token_mask: Bool[Tensor, "batch length"]
-    segments: Int[Tensor, "batch length"] | None
-    starts: Int[Tensor, " batch"]
-    ends: Int[Tensor, " batch"]
 
 
 def span_loss(model: nn.Module, batch: SpanBatch) -> Float[Tensor, ""]:

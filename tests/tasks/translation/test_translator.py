@@ -18,9 +18,10 @@ from qkv.errors import ConfigError, DataError
 from qkv.generation.beam import beam_search
 from qkv.generation.greedy import greedy
 from qkv.generation.ranking import Beam
+from qkv.models.modes import evaluating
 from qkv.tasks.decoding import Decoding
 from qkv.tasks.pretrained import load
-from qkv.tasks.translation.translator import Translator, evaluating
+from qkv.tasks.translation.translator import Translator
 from qkv.training.loop import train
 from qkv.training.losses import pair_loss
 from qkv.training.settings import Training

@@ -13,9 +13,9 @@ from qkv.data.classification import evaluation_batches, in_order
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.windows import Window, make_windows
 from qkv.errors import ConfigError, DataError
+from qkv.models.modes import evaluating
 from qkv.tasks.answering.spans import Found, Spans, best_spans, merge_windows
 from qkv.tasks.console import plain_console
-from qkv.tasks.translation.translator import evaluating
 
 AT_ONCE = 2_000  # questions whose windows are in memory at one time
 

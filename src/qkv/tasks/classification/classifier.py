@@ -22,10 +22,10 @@ from qkv.evaluation.classification import ClassificationScores, classification_r
 from qkv.files import whole_folder
 from qkv.json_fields import read_json
 from qkv.models.heads import SequenceClassifier
+from qkv.models.modes import evaluating
 from qkv.tasks.classes import check_classes, labels_of
 from qkv.tasks.console import plain_console
 from qkv.tasks.pretrained import Loaded, load, locate
-from qkv.tasks.translation.translator import evaluating
 
 # Where transformers, too, looks up of how many tokens a text may be.
 SETTINGS, LENGTH = "tokenizer_config.json", "model_max_length"

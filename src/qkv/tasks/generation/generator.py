@@ -18,13 +18,13 @@ from qkv.generation.sampling import Sampling
 from qkv.generation.stepping import check_max_length
 from qkv.generation.streaming import check_stop_strings, cut_text, ends_at, text_pieces
 from qkv.models.causal import CausalLM
+from qkv.models.modes import evaluating
 from qkv.tasks.console import plain_console
 from qkv.tasks.decoding import Decoding, Limits
 from qkv.tasks.generation.foretelling import foretell
 from qkv.tasks.generation.writing import Writer, until
 from qkv.tasks.generation_config import read_decoding
 from qkv.tasks.pretrained import Loaded, load
-from qkv.tasks.translation.translator import evaluating
 
 MAX_LENGTH = 200  # tokens
 ROWS = 32  # answers that are written at once

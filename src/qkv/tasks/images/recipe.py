@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from jaxtyping import UInt8
+from torch import Tensor
 
 from qkv.checkpoints.registry import family_of
-from qkv.data.augmentation import Augmentation, ImageBatch, image_batches
+from qkv.data.augmentation import Augmentation, image_batches
 from qkv.data.batches import Batching
 from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.errors import ConfigError
@@ -23,6 +22,7 @@ from qkv.tasks.images.data import ImageParts, Images, bytes_of, checksum
 from qkv.tasks.images.recognizer import Recognizer
 from qkv.tasks.pretrained import Loaded, save
 from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training
+from qkv.training.classification import image_loss
 from qkv.training.history import History
 
 IMAGES = Images()
@@ -121,16 +121,6 @@ def statistics(pixels: UInt8[Tensor, "images C H W"]) -> dict[str, tuple[float, 
     found = [channel.double() / 255 for channel in channels]
     mean = tuple(round(float(channel.mean()), 4) for channel in found)
     return {"mean": mean, "std": tuple(round(float(x.std()), 4) or 1.0 for x in found)}
-
-
-def image_loss(model: nn.Module, batch: ImageBatch, *, smoothing: float = 0.0) -> Float[Tensor, ""]:
-    """Sum of the cross-entropies of the images' classes, with label smoothing.
-
-    Szegedy et al. 2016, section 7: (1 - smoothing) of the weight on the right class, the rest
-    spread evenly over all classes.
-    """
-    logits = model(batch.pixels)  # (B, C)
-    return F.cross_entropy(logits, batch.classes, reduction="sum", label_smoothing=smoothing)
 
 
 def _fit(

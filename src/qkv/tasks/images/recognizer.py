@@ -17,11 +17,11 @@ from qkv.data.labels import Labels
 from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores, classification_report
 from qkv.models.heads import SequenceClassifier
+from qkv.models.modes import evaluating
 from qkv.models.vit import DistilledClassifier
 from qkv.tasks.classes import check_classes, labels_of
 from qkv.tasks.console import plain_console
 from qkv.tasks.pretrained import Loaded, load
-from qkv.tasks.translation.translator import evaluating
 
 if TYPE_CHECKING:  # Pillow is optional
     import PIL.Image

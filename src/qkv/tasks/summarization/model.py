@@ -20,9 +20,9 @@ from qkv.errors import ConfigError, DataError
 from qkv.files import write_atomically
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.bert import Bert
+from qkv.models.modes import evaluating
 from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfig
 from qkv.tasks.pretrained import Loaded, load, locate_base
-from qkv.tasks.translation.translator import evaluating
 
 DECODER_FILE = "decoder.safetensors"  # weights without the encoder's
 BASE = "_name_or_path"  # the encoder's name in config.json

@@ -14,6 +14,7 @@ from qkv.data.summaries import Summarized
 from qkv.data.summary_batches import SummaryBatch, summary_batches
 from qkv.errors import ConfigError
 from qkv.evaluation.summarization import SummaryScores
+from qkv.models.modes import evaluating
 from qkv.tasks.console import show_table
 from qkv.tasks.finetuning import check_base
 from qkv.tasks.inputs import pick_device
@@ -22,7 +23,6 @@ from qkv.tasks.recipe import Place, Training, begin, count, finish, run_training
 from qkv.tasks.summarization.data import Summaries, SummaryParts
 from qkv.tasks.summarization.model import DECODER, Decoder, frozen_features, write_decoder
 from qkv.tasks.summarization.summarizer import WRITING, Summarizer, Writing
-from qkv.tasks.translation.translator import evaluating
 from qkv.training.history import History
 from qkv.training.report import describe_training
 

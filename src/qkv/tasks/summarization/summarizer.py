@@ -19,6 +19,7 @@ from qkv.generation.processors import FORBIDDEN, Processor
 from qkv.generation.ranking import Beam
 from qkv.json_fields import check_kinds, kinds_of_fields
 from qkv.models.bart import Bart
+from qkv.models.modes import evaluating
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.t5 import T5
 from qkv.tasks.decoding import Decoding
@@ -33,7 +34,6 @@ from qkv.tasks.summarization.model import (
     new_decoder,
 )
 from qkv.tasks.translation.search import PLAIN, Search, check_search
-from qkv.tasks.translation.translator import evaluating
 
 # Where config.json may say what a task needs, and no other field does.
 PARAMETERS, TASK = "task_specific_params", "summarization"

@@ -3,8 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import overload
 
@@ -19,6 +18,7 @@ from qkv.evaluation.exact_match import exact_match
 from qkv.evaluation.translation import TranslationScores, translation_scores
 from qkv.generation.ranking import Beam
 from qkv.generation.stepping import check_max_length
+from qkv.models.modes import evaluating
 from qkv.tasks.decoding import Decoding
 from qkv.tasks.generation_config import read_decoding
 from qkv.tasks.pretrained import Loaded, load, save
@@ -28,17 +28,6 @@ from qkv.tasks.translation.results import Alignment, Translation, put_together
 from qkv.tasks.translation.search import GREEDY, PLAIN, Search, check_search
 
 USUAL_LENGTH = 256  # tokens of a translation, where the model's files say nothing
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @dataclasses.dataclass(frozen=True)
