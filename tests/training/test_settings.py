@@ -5,7 +5,7 @@ import itertools
 import pytest
 from torch import nn
 
-from qkv.data.batches import Batches
+from qkv.data.batches import Batches, Batching
 from qkv.errors import ConfigError
 from qkv.models.bert import Bert, BertConfig
 from qkv.training.settings import Training
@@ -117,7 +117,7 @@ def test_training_on_ready_made_batches_needs_no_batch_size_but_batching_does():
         ConfigError,
         match=r"training.batch_size = None and training.max_tokens = None; expected one of the two",
     ):
-        one.check_batching()
+        one.batching()
 
 
 def test_epochs_of_batches_that_cannot_count_them():
@@ -149,3 +149,9 @@ def test_optimizers():
     layers = training(learning_rate=0.8).optimizer(encoder, layer_decay=0.5, eps=1e-7)
     assert sorted({group["lr"] for group in layers.param_groups}) == [0.1, 0.2, 0.4, 0.8]
     assert {group["eps"] for group in layers.param_groups} == {1e-7}
+
+
+def test_batching_is_endless_and_has_the_size_and_the_seed_of_the_settings():
+    assert training(seed=7).batching() == Batching(batch_size=3, seed=7, epochs=None)
+    tokens = training(batch_size=None, max_tokens=50).batching()
+    assert tokens == Batching(max_tokens=50, seed=0, epochs=None)

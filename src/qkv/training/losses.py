@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from qkv.attention.linear import Linear
 from qkv.data.batches import PairBatch
+from qkv.data.summary_batches import SummaryBatch
 from qkv.errors import VocabularyError
+from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.seq2seq import Seq2Seq
 
 # Legend of the shapes: N rows (target tokens), C rows of one chunk, V vocabulary, d width.
@@ -37,6 +39,18 @@ def pair_loss(
         head.bias,
         batch.target.flatten()[real],
         smoothing=smoothing,
+    )
+
+
+def summary_loss(model: PointerGenerator, batch: SummaryBatch) -> Float[Tensor, ""]:
+    """Sum of the negative log-likelihoods of the real target tokens, written or copied."""
+    return model.loss(
+        batch.features,
+        batch.source,
+        batch.target_input,
+        batch.target,
+        source_mask=batch.source_mask,
+        target_mask=batch.target_mask,
     )
 
 

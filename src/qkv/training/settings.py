@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from qkv.data.batches import Batches
+from qkv.data.batches import Batches, Batching
 from qkv.errors import ConfigError
 from qkv.training.finetune import layerwise_adamw
 from qkv.training.optim import Schedule, adamw, constant_rate, cosine_decay, linear_decay, noam
@@ -129,6 +129,17 @@ class Training:
             ConfigError: neither or both of batch_size and max_tokens are set.
         """
         self._check_one_of("batch_size", "max_tokens")
+
+    def batching(self) -> Batching:
+        """How the recipe groups its training examples, epoch after epoch without end.
+
+        Raises:
+            ConfigError: neither or both of batch_size and max_tokens are set.
+        """
+        self.check_batching()
+        return Batching(
+            max_tokens=self.max_tokens, batch_size=self.batch_size, seed=self.seed, epochs=None
+        )
 
     def optimizer(
         self, model: nn.Module, *, layer_decay: float | None = None, eps: float = 1e-9

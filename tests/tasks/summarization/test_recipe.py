@@ -85,7 +85,7 @@ def test_it_learns_and_writes_what_loads(fit, tmp_path, base, capsys):
 
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(fit, tmp_path, monkeypatch):
     whole = load_file(fit(tmp_path / "whole") / "model.safetensors")
-    calls, original = itertools.count(1), recipes.batch_loss
+    calls, original = itertools.count(1), recipes.summary_loss
 
     def loss(model, batch):
         if next(calls) == 4:
@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(fit, tmp_path, monkeyp
         return original(model, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipes, "batch_loss", loss)
+        patch.setattr(recipes, "summary_loss", loss)
         with pytest.raises(ZeroDivisionError):
             fit(tmp_path / "made")
     assert not (tmp_path / "made").exists()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from qkv.data.batches import Batching
 from qkv.data.questions import Question
 from qkv.data.windows import NO_ANSWER, Window, make_windows, span_batches
 from qkv.errors import ConfigError, DataError
@@ -151,12 +150,7 @@ def _fit(
         spans,
         pad=answerer.tokenizer.filler,
         segments=tells_texts_apart(answerer.model),
-        batching=Batching(
-            batch_size=training.batch_size,
-            max_tokens=training.max_tokens,
-            seed=training.seed,
-            epochs=None,
-        ),
+        batching=training.batching(),
     )
     _say(parts, windows, spans, place)
     return fine_tune(

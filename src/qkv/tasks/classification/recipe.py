@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from qkv.data.batches import Batches, Batching
+from qkv.data.batches import Batches
 from qkv.data.classification import (
     ClassificationBatch,
     EncodedTexts,
@@ -125,12 +125,7 @@ def _batches(
         texts,
         [parts.labels.number(one.label) for one in parts.train],
         pad=classifier.tokenizer.filler,
-        batching=Batching(
-            batch_size=training.batch_size,
-            max_tokens=training.max_tokens,
-            seed=training.seed,
-            epochs=None,
-        ),
+        batching=training.batching(),
     )
 
 

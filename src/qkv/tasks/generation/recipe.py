@@ -10,7 +10,6 @@ import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from qkv.checkpoints.registry import family_of
-from qkv.data.batches import Batching
 from qkv.data.pretraining import causal_batches
 from qkv.data.tokenizers import FILE_NAME, Tokenizer
 from qkv.data.tokenizers.training import STOP
@@ -163,7 +162,7 @@ def _fit(
         documents,
         length=generator.context,
         stop=tokenizer.stop,
-        batching=Batching(batch_size=training.batch_size, seed=training.seed, epochs=None),
+        batching=training.batching(),
     )
     n_tokens = sum(map(len, documents))
     place.console.print(

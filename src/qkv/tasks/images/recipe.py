@@ -12,7 +12,6 @@ from torch import Tensor
 
 from qkv.checkpoints.registry import family_of
 from qkv.data.augmentation import Augmentation, image_batches
-from qkv.data.batches import Batching
 from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.errors import ConfigError
 from qkv.models.heads import SequenceClassifier
@@ -143,7 +142,7 @@ def _fit(
         mean=config.mean,
         std=config.std,
         augmentation=augmentation,
-        batching=Batching(batch_size=training.batch_size, seed=training.seed, epochs=None),
+        batching=training.batching(),
     )
     _say(recognizer, parts, training.n_steps(batches), place)
     return run_training(

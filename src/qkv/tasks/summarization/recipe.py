@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from qkv.data.batches import Batches, Batching
+from qkv.data.batches import Batches
 from qkv.data.summaries import Summarized
 from qkv.data.summary_batches import SummaryBatch, summary_batches
 from qkv.errors import ConfigError
@@ -24,6 +24,7 @@ from qkv.tasks.summarization.data import Summaries, SummaryParts
 from qkv.tasks.summarization.model import DECODER, Decoder, frozen_features, write_decoder
 from qkv.tasks.summarization.summarizer import WRITING, Summarizer, Writing
 from qkv.training.history import History
+from qkv.training.losses import summary_loss
 from qkv.training.report import describe_training
 
 SUMMARIES = Summaries()
@@ -137,7 +138,7 @@ def _fit(
     return run_training(
         model,
         batches,
-        batch_loss,
+        summary_loss,
         training,
         place,
         evaluate=partial(_likelihood, batches=held_out),
@@ -147,22 +148,10 @@ def _fit(
     )
 
 
-def batch_loss(model: nn.Module, batch: SummaryBatch) -> Tensor:
-    """Sum of the negative log-likelihoods of the summaries' tokens."""
-    return model.loss(
-        batch.features,
-        batch.source,
-        batch.target_input,
-        batch.target,
-        source_mask=batch.source_mask,
-        target_mask=batch.target_mask,
-    )
-
-
 def _likelihood(model: nn.Module, *, batches: Sequence[SummaryBatch]) -> dict[str, float]:
     device = next(model.parameters()).device
     with evaluating(model), torch.inference_mode():
-        total = sum(float(batch_loss(model, batch.to(device))) for batch in batches)
+        total = sum(float(summary_loss(model, batch.to(device))) for batch in batches)
     return {"log-likelihood of a token": -total / sum(batch.n_targets for batch in batches)}
 
 
@@ -184,7 +173,7 @@ def _batches(
         [[*ids[: longest - 1], tokenizer.stop] for ids in summaries],
         pad=tokenizer.pad,
         start=tokenizer.start,
-        batching=Batching(max_tokens=training.max_tokens, seed=training.seed, epochs=epochs),
+        batching=replace(training.batching(), epochs=epochs),
     )
 
 
