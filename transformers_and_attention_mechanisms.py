@@ -1830,7 +1830,6 @@ def train_on_dates(model: LanguageModel, name: str, *, seed: int = 0, **settings
         next_token_loss,
         Training(**settings),
         device="cpu",  # too small for anything else
-        **settings,
         callbacks=[Bar(f"{name:34}")],
     )
 

@@ -131,7 +131,7 @@ def test_what_the_optimizer_does_not_hold_has_a_gradient_but_no_state():
 
 def test_the_memory_of_another_optimizer_is_not_known():
     model = bert()
-    message = "the memory of SGD is not known; expected AdamW or Adam"
+    message = "the memory of SGD is unknown; expected AdamW or Adam"
     with pytest.raises(ConfigError, match=message):
         training_memory(model, torch.optim.SGD(model.parameters()), rows=B, length=L)
 
@@ -164,45 +164,57 @@ def test_the_activations_are_within_a_tenth_of_what_autograd_keeps(name):
     assert 0.9 <= estimate / kept_bytes(model) <= 1.01
 
 
-def test_with_lora_the_estimate_is_an_upper_one():
+def test_with_lora_the_inputs_of_frozen_matrices_are_not_kept():
     model = bert()
+    everything_trains = activation_memory(model, rows=B, length=L)
     with_lora(model)
     estimate = activation_memory(model, rows=B, length=L)
-    assert 1 <= estimate / kept_bytes(model) <= 1.4
+    assert 0.9 <= estimate / kept_bytes(model) <= 1.01
+    assert estimate < 0.8 * everything_trains
 
 
 @pytest.mark.parametrize("make", [bert, bart])
 def test_the_lowest_that_trains_decides_what_is_kept(make):
-    """Whatever trains above it, and whether that is all of its group or a single number."""
     model = make()
     groups = layer_groups(model)
-    per_layer = activation_memory(model, rows=B, length=L)
     estimates = []
     for lowest, group in enumerate(groups):
         train_only(model, [])
         group.parameters[-1].requires_grad_(True)
-        estimate = activation_memory(model, rows=B, length=L)
-        train_only(model, groups[lowest:])
-        assert activation_memory(model, rows=B, length=L) == estimate
+        alone = activation_memory(model, rows=B, length=L)
         if group.name not in ("embedding", "head"):
-            assert 0.9 <= estimate / kept_bytes(model) <= 1.01
-        estimates.append(estimate)
-    assert estimates[0] == estimates[1] == per_layer
+            # A decoder's first self-attention counts although nothing below it trains.
+            assert 0.9 <= alone / kept_bytes(model) <= (1.01 if make is bert else 1.15)
+        train_only(model, groups[lowest:])
+        estimates.append(activation_memory(model, rows=B, length=L))
+        if group.name not in ("embedding", "head"):
+            assert 0.9 <= estimates[-1] / kept_bytes(model) <= 1.01
+        assert alone <= estimates[-1]
+    assert estimates[0] == estimates[1]
     assert estimates[1:] == sorted(set(estimates[1:]), reverse=True)
     if make is bert:
         assert estimates[-1] == 0
-        assert estimates[2] == per_layer * 2 // 3
+        assert estimates[2] == estimates[1] * 2 // 3
 
 
 def test_the_formula_by_hand():
+    """Inputs and outputs of every sublayer (Korthikanti et al. 2022, section 4.1)."""
     model = bert(n_layers=1, dropout=0.0, attention_dropout=0.0)
-    assert activation_memory(model, rows=B, length=L) == 4 * B * L * (8 * D + 2 * F)
+    by_hand = 4 * B * L * (8 * D + 2 * F)
+    assert 1 <= activation_memory(model, rows=B, length=L) / by_hand < 1.01
     model = bert(n_layers=1)
-    per_token = 10 * D + 2 * F + 3 * H * L
-    assert activation_memory(model, rows=B, length=L) == 4 * B * L * per_token
-    assert activation_memory(model.double(), rows=B, length=L) == 8 * B * L * per_token
-    model = bert(n_layers=1).to("meta")  # elsewhere the kernel drops weights without storing them
-    assert activation_memory(model, rows=B, length=L) == 4 * B * L * (10 * D + 2 * F)
+    by_hand = 4 * B * L * (10 * D + 2 * F + 3 * H * L)  # a CPU stores weights that are dropped
+    assert 1 <= activation_memory(model, rows=B, length=L) / by_hand < 1.01
+    assert 1 <= activation_memory(model.double(), rows=B, length=L) / (2 * by_hand) < 1.01
+
+
+def test_measuring_leaves_the_model_and_the_random_numbers_as_they_were():
+    model = bert().eval()
+    state = torch.get_rng_state()
+    activation_memory(model, rows=B, length=L)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module.training for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())
 
 
 # The tables
@@ -231,7 +243,7 @@ def test_the_tables():
         row("all", n, head + layer, "0.0005 to 0.001"),
     ]
     n_state = 8 * (head + layer) + 4 * 20
-    activations = 4 * 5 * 31 * (10 * D + 2 * F + 3 * H * 31)
+    activations = activation_memory(model, rows=5, length=31)
     sizes = [4 * n, 4 * n, 4 * (head + layer), n_state, activations]
     assert list(tables) == ["what trains", "memory expected, 5 rows of 31 tokens"]
     assert [one["size"] for one in memory] == [

@@ -1,37 +1,31 @@
-"""What a training run is going to do, said before it starts: what trains, and what it needs.
-
-Shapes: a batch has R rows of L tokens, padding included.
-"""
+"""Describe a training run before it starts: what trains, and how much memory it needs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import cast
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
-from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.block import Residual
-from qkv.blocks.feed_forward import FeedForward
-from qkv.blocks.norms import RMSNorm
 from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError
-from qkv.models.lora import LoRALinear
 from qkv.training.finetune import EMBEDDING, HEAD, layer_groups
+from qkv.training.run import random_state, set_random_state
 
 Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
-    """Bytes of a training run at its fullest, when backward begins.
+    """Bytes of a training run at its peak, when the backward pass begins.
 
     Args:
         weights: parameters and buffers.
-        copies: of the weights: the loop keeps the last that were good.
-        gradients: of the parameters that train.
-        optimizer: its two averages of each, and a step's number.
-        activations: of the blocks, kept for backward; an estimate, None where there are no blocks.
+        copies: copies of the weights; the loop keeps the last good ones.
+        gradients: gradients of the parameters that train.
+        optimizer: two moments of each parameter that trains, and a step counter.
+        activations: what the blocks keep for the backward pass; None if there are no blocks.
     """
 
     weights: int
@@ -42,7 +36,7 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """All together."""
+        """Sum of all parts."""
         return sum(getattr(self, field.name) or 0 for field in fields(self))
 
 
@@ -54,17 +48,17 @@ def describe_training(
     length: int,
     copies: int = 1,
 ) -> dict[str, Rows]:
-    """Describe what trains and the memory that it needs: tables by their titles, cells of text.
+    """Describe what trains and how much memory it needs: tables of text by their titles.
 
     Args:
-        model: on its device, with what is frozen frozen.
-        optimizer: made for it; its rates are those before the schedule's factor.
-        rows: of a batch.
-        length: of its rows, padding included.
-        copies: of the weights; see `training_memory`.
+        model: on its device, with the frozen parameters frozen.
+        optimizer: its learning rates are those before the schedule's factor.
+        rows: examples per batch.
+        length: tokens per example, padding included.
+        copies: copies of the weights; see `training_memory`.
 
     Raises:
-        ConfigError: the model's layers or the optimizer's memory are not known.
+        ConfigError: the model's layers or the optimizer's memory are unknown.
     """
     memory = training_memory(model, optimizer, rows=rows, length=length, copies=copies)
     needs = {
@@ -115,21 +109,21 @@ def training_memory(
 ) -> TrainingMemory:
     """Count the bytes of a training run; all but the activations are exact.
 
-    A parameter counts that trains and that no loss reaches, too.
+    Parameters that train count even if the loss does not depend on them.
 
     Args:
-        model: on its device, with what is frozen frozen.
+        model: on its device, with the frozen parameters frozen.
         optimizer: AdamW or Adam.
-        rows: of a batch.
-        length: of its rows, padding included.
-        copies: of the weights: the loop's own, a moving average, the best so far.
+        rows: examples per batch.
+        length: tokens per example, padding included.
+        copies: copies of the weights: the loop's own, a moving average, the best so far.
 
     Raises:
-        ConfigError: the optimizer is another one.
+        ConfigError: the optimizer is neither AdamW nor Adam.
     """
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         raise ConfigError(
-            f"the memory of {type(optimizer).__name__} is not known; expected AdamW or Adam"
+            f"the memory of {type(optimizer).__name__} is unknown; expected AdamW or Adam"
         )
     trained = [p for p in model.parameters() if p.requires_grad]
     held = {p for group in optimizer.param_groups for p in group["params"]}
@@ -145,87 +139,70 @@ def training_memory(
 
 
 def activation_memory(model: nn.Module, *, rows: int, length: int) -> int | None:
-    """Estimate the bytes that the blocks keep from forward to backward.
+    """Measure the bytes that the blocks keep from the forward to the backward pass.
 
-    Autograd keeps nothing below the lowest parameter that trains, so blocks below it do not count.
-    A block keeps, of each token (compare Korthikanti et al. 2022, section 4.1):
+    Each block that trains runs on one row and on two: what autograd keeps grows linearly with the
+    rows. Nothing is kept below the lowest parameter that trains. A stack that recomputes its
+    activations keeps the input of each block, and everything of one block at a time.
 
-        attention       its input, queries, keys, values and heads; 3 H L weights, if they are
-                        dropped and the device is a CPU; else H L, if a bias is learned (T5)
-        feed-forward    its input and 2 d_ff numbers; d_ff after a ReLU, 4 d_ff with a gate;
-                        d_ff more if they are dropped, after a ReLU 2 d_ff
-        each residual   the norm's input (RMS: twice), and what was dropped, if something is
-
-    Where a stack computes its blocks again, each keeps its input only, and one at a time the rest.
-
-    In BERT that is 8 d_model + 2 d_ff, and 2 d_model for the dropout. It is too much in 16 bits and
-    where matrices above the lowest are frozen, whose inputs are not kept (LoRA: up to 1.4 times).
-    It leaves out the embedding, the head (that of a vocabulary needs its gradient once more, and
-    the logits of `losses.LOGITS_PER_CHUNK`) and small things: a tenth with three layers, less with
-    more.
+    Not included: the embedding, the head (that of a vocabulary needs its gradient once more, and
+    the logits of `losses.LOGITS_PER_CHUNK`), and small things; with three layers they are less than
+    a tenth. In 16 bits less is kept than in the weights' 32.
 
     Args:
-        model: on its device, with what is frozen frozen.
-        rows: R.
-        length: L; of source and target alike, where there are two.
+        model: on its device, with the frozen parameters frozen.
+        rows: examples per batch.
+        length: tokens per example, padding included; the same for source and target.
 
     Returns:
         None for a model without blocks.
     """
-    blocks = [
-        (block, stack.recompute)
-        for stack in model.modules()
-        if isinstance(stack, Stack)
-        for block in stack.blocks
-    ]
-    if not blocks:
+    stacks = [module for module in model.modules() if isinstance(module, Stack)]
+    blocks = iter([(block, stack.recompute) for stack in stacks for block in stack.blocks])
+    if not stacks:
         return None
     kept, again, trains = 0, 0, False
-    layers = iter(blocks)
     for group in layer_groups(model):
-        trains = trains or any(p.requires_grad for p in group.parameters)
-        if group.name not in (EMBEDDING, HEAD):
-            block, recomputed = next(layers)
-            inside = trains * sum(_kept(module, length) for module in block.modules())
-            if recomputed:
-                again = max(again, inside)
-                inside = trains * _stream(block)
+        below, trains = trains, trains or any(p.requires_grad for p in group.parameters)
+        if group.name in (EMBEDDING, HEAD):
+            continue
+        block, recomputes = next(blocks)
+        if trains:
+            one, two = (_kept_bytes(block, n, length, below=below) for n in (1, 2))
+            inside = one + (two - one) * (rows - 1)
+            if recomputes:
+                again, inside = max(again, inside), _input_of(block, rows, length).nbytes
             kept += inside
-    return rows * length * (kept + again) * next(blocks[0][0].parameters()).element_size()
+    return kept + again
 
 
-def _kept(module: nn.Module, length: int) -> int:
-    """Numbers that a module of a block keeps, of each token."""
-    match module:
-        case MultiHeadAttention():
-            d_model, d_queries = _width(module.query)
-            stored = module.dropout and next(module.parameters()).device.type == "cpu"
-            n_weights = 3 if stored else int(module.position_bias is not None)
-            weights = n_weights * module.n_heads * length
-            return d_model + 2 * d_queries + 2 * _width(module.key)[1] + weights
-        case FeedForward():
-            d_model, d_ff = _width(module.up)
-            dropped = module.dropout > 0
-            if module.kind == "relu":
-                return d_model + d_ff * (1 + 2 * dropped)
-            return d_model + d_ff * ((2 if module.gate is None else 4) + dropped)
-        case Residual():
-            d_model = module.norm.get_parameter("weight").numel()
-            return d_model * (1 + isinstance(module.norm, RMSNorm) + (module.dropout.p > 0))
-    return 0
+def _kept_bytes(block: nn.Module, rows: int, length: int, *, below: bool) -> int:
+    """Bytes that autograd keeps in a forward pass; `below`: something below the block trains."""
+    x = _input_of(block, rows, length).requires_grad_(below)
+    reads_memory = getattr(block, "cross_attention", None) is not None
+    memory = _input_of(block, rows, length).requires_grad_(below) if reads_memory else None
+    others = [*block.parameters(), *block.buffers(), *([memory] if memory is not None else [])]
+    known = {tensor.untyped_storage().data_ptr() for tensor in others}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage  # held, or the next could have the same address
+        return tensor
+
+    state, was_training = random_state(x.device), block.training
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        block.train()(x, memory)
+    block.train(was_training)
+    set_random_state(state, x.device)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
-def _stream(block: nn.Module) -> int:
-    """d_model: what goes from block to block, of each token."""
-    return next(
-        m.norm.get_parameter("weight").numel() for m in block.modules() if isinstance(m, Residual)
-    )
-
-
-def _width(layer: nn.Module) -> tuple[int, int]:
-    """The widths of a linear layer's input and output, LoRA or not."""
-    layer = cast(nn.Linear, layer.base if isinstance(layer, LoRALinear) else layer)
-    return layer.in_features, layer.out_features
+def _input_of(block: nn.Module, rows: int, length: int) -> torch.Tensor:
+    norm = next(module.norm for module in block.modules() if isinstance(module, Residual))
+    weight = norm.get_parameter("weight")
+    return weight.new_zeros(rows, length, weight.numel())
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:
