@@ -105,7 +105,7 @@ def test_a_layer_that_does_not_exist():
 @pytest.mark.parametrize("heads", [[0, 11], [-1]])
 def test_a_head_that_does_not_exist(heads):
     with (
-        pytest.raises(ConfigError, match=rf"heads \[{heads[0]}.*; it has 11, numbered 0 to 10"),
+        pytest.raises(ConfigError, match=rf"heads \[{heads[0]}.*: it has 11, numbered 0 to 10"),
         disable_heads(transformer(), CROSS, heads),
     ):
         pass

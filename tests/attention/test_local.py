@@ -82,5 +82,5 @@ def test_an_unknown_kind_is_refused():
 
 
 def test_a_window_is_at_least_one_place():
-    with pytest.raises(ConfigError, match="a window of 0 places; expected at least 1"):
+    with pytest.raises(ConfigError, match="a window of 0 positions; expected at least 1"):
         LocalAttention(DotAttention(5, 5), 5, window=0, kind="local-m")

@@ -52,7 +52,7 @@ def test_nothing_is_recorded_outside():
         pass
     run(model)
     assert len(weights) == 0
-    with pytest.raises(KeyError, match=f"'{CROSS}' recorded nothing; recorded were: none"):
+    with pytest.raises(KeyError, match=f"'{CROSS}' is not among the records: none"):
         weights[CROSS]
 
 
@@ -100,7 +100,7 @@ def test_recording_twice_is_refused_and_leaves_the_first():
     model = transformer()
     with record_attention(model) as weights:
         with (
-            pytest.raises(ConfigError, match="being recorded already; close that `with` first"),
+            pytest.raises(ConfigError, match="already being recorded; leave that `with`"),
             record_attention(model, layers=[CROSS]),
         ):
             pass
@@ -128,7 +128,7 @@ def test_steps_of_different_batches_cannot_be_joined():
 
 
 def test_an_attention_must_say_its_score():
-    with pytest.raises(NotImplementedError, match="SingleHeadAttention does not say"):
+    with pytest.raises(NotImplementedError, match="SingleHeadAttention does not define scores"):
         SingleHeadAttention()(torch.randn(2, 3, 5))
 
 

@@ -51,6 +51,6 @@ def test_causal_layers_give_nothing_to_the_future():
 )
 def test_what_is_no_self_attention_is_refused(shapes):
     weights = [torch.zeros(shape) for shape in shapes]
-    message = re.escape(f"the shapes {shapes} were given; expected")
+    message = re.escape(f"weights have shapes {shapes}; expected")
     with unchecked(), pytest.raises(ShapeError, match=message):
         attention_rollout(weights)

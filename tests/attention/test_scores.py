@@ -76,7 +76,7 @@ def test_location():
 
 
 def test_location_refuses_more_keys_than_it_was_built_for():
-    with pytest.raises(LengthError, match=r"7 keys were given, .* at most 5: .* fixed in advance"):
+    with pytest.raises(LengthError, match=r"got 7 keys, .* at most 5: .* fixed in advance"):
         location_scores(torch.ones(3, 2), torch.ones(5, 2), torch.arange(7))
 
 
@@ -122,7 +122,7 @@ def test_dot_attention_needs_one_width():
 
 def test_location_attention_refuses_a_longer_memory():
     attention = LocationAttention(7, 5)
-    with pytest.raises(LengthError, match=r"11 keys were given, .* at most 5"):
+    with pytest.raises(LengthError, match=r"got 11 keys, .* at most 5"):
         attention(torch.ones(2, 3, 7), torch.ones(2, 11, 7))
 
 

@@ -117,8 +117,8 @@ def test_a_stack_over_caches_continues():
         ({"d_model": 0}, "d_model = 0; expected at least 1"),
         ({"n_heads": -1}, "n_heads = -1; expected at least 1"),
         ({"d_ff": 0}, "d_ff = 0; expected at least 1"),
-        ({"dropout": 1.0}, r"dropout = 1.0; expected a share in \[0, 1\): .* not the one"),
-        ({"attention_dropout": -0.1}, r"attention_dropout = -0.1; expected a share"),
+        ({"dropout": 1.0}, r"dropout = 1.0; expected a probability in \[0, 1\)"),
+        ({"attention_dropout": -0.1}, r"attention_dropout = -0.1; expected a probability"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(options, message):
@@ -150,7 +150,7 @@ def test_a_memory_that_nobody_reads_and_one_that_is_missing_are_refused():
     encoder = Block(BlockConfig(d_model=14, n_heads=2, d_ff=11))
     decoder = Block(BlockConfig(d_model=14, n_heads=2, d_ff=11, cross_attention=True))
     x = torch.ones(2, 3, 14)
-    with pytest.raises(ShapeError, match="given to a block without cross-attention"):
+    with pytest.raises(ShapeError, match="passed to a block without cross-attention"):
         encoder(x, x)
-    with pytest.raises(ShapeError, match="called without the memory that it attends to"):
+    with pytest.raises(ShapeError, match="called without a memory to attend to"):
         decoder(x)

@@ -21,6 +21,6 @@ def test_scaled_vectors_start_with_unit_variance():
 @pytest.mark.parametrize("tokens", [[3, 17], [-1, 4]])
 def test_ids_outside_the_vocabulary_are_refused(tokens):
     low, high = tokens if tokens[0] < 0 else sorted(tokens)
-    message = rf"ids from {low} to {high} were given, .* has 17 \(ids 0 to 16\); is this the token"
+    message = rf"got token ids from {low} to {high}, .* has 17 \(ids 0 to 16\); is this the token"
     with pytest.raises(VocabularyError, match=message):
         TokenEmbedding(17, 5)(torch.tensor([tokens]))

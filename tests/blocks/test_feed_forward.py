@@ -70,5 +70,5 @@ def test_dropout_is_of_the_numbers_between_and_of_training_only(kind):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ConfigError, match="feed-forward of kind 'tanh'; expected one of relu"):
+    with pytest.raises(ConfigError, match="unknown feed-forward kind 'tanh'; expected one of relu"):
         FeedForward(3, 5, kind="tanh")

@@ -49,5 +49,5 @@ def test_norms_by_name():
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
 @pytest.mark.parametrize("eps", [0.0, -1e-5, math.nan, math.inf])
 def test_an_eps_that_could_make_nan_is_refused(norm, eps):
-    with pytest.raises(ConfigError, match=f"eps = {eps} of a norm; expected a finite number above"):
+    with pytest.raises(ConfigError, match=f"eps = {eps} in a norm; expected a finite number above"):
         norm(3, eps=eps)

@@ -67,7 +67,7 @@ def test_learned_positions_are_added_from_the_offset_on():
 
 def test_a_sequence_over_the_learned_positions_is_refused():
     module = LearnedPositions(7, 3, offset=2)
-    message = "position 10 was asked for, but only positions 0 to 6 .* cut the input to 7 tokens"
+    message = "got position 10, but only positions 0 to 6 .* cut the input to 7 tokens"
     with pytest.raises(LengthError, match=message):
         module(torch.randn(2, 11, 3), torch.arange(11))
 
@@ -170,7 +170,7 @@ def test_relative_bias_looks_its_buckets_up():
     ("build", "message"),
     [
         (lambda: wave_of(7), "d_model = 7 is odd; sines and cosines come in pairs"),
-        (lambda: Rotary(7), "d_head = 7 is odd; rotary positions turn pairs"),
+        (lambda: Rotary(7), "d_head = 7 is odd; rotary positions rotate pairs"),
         (lambda: SinusoidalPositions(7), "d_model = 7 is odd"),
         (lambda: Transformer(config(d_model=21, n_heads=7)), "d_model = 21 is odd"),
         (lambda: Transformer(config(sinusoid_layout="half")), "sinusoid_layout = 'half'"),

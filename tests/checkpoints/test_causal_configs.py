@@ -260,7 +260,7 @@ def test_rotary_positions_in_old_and_new_words(said, scaling):
                     "long_factor": [2.0] * 4,
                 },
             ),
-            "4 divisors of rotary frequencies; expected 5, one for each pair .* a head of 10",
+            "4 divisors for rotary frequencies; expected 5, one for each pair .* of width 10",
         ),
         (
             tiny(

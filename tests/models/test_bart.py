@@ -65,5 +65,5 @@ def test_what_is_too_long_or_unknown_is_refused():
     model.step(target, state)
     with unchecked(), pytest.raises(LengthError, match=f"0 to {T - 1} were learned"):
         model.step(target[:, :1], state)
-    with pytest.raises(VocabularyError, match="to 23 were given"):
+    with pytest.raises(VocabularyError, match="ids from 1 to 23, but"):
         model(source, target.index_fill(1, torch.tensor([3]), 23))

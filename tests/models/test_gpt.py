@@ -89,15 +89,15 @@ def test_each_dropout_reaches_its_place():
 
 def test_more_tokens_than_positions_are_refused():
     model = gpt()
-    with pytest.raises(LengthError, match=r"position 13 was asked for, .* 0 to 12"):
+    with pytest.raises(LengthError, match=r"got position 13, .* 0 to 12"):
         model(torch.zeros(1, 14).long())
     state = model.start(torch.zeros(1, 13).long())
-    with pytest.raises(LengthError, match=r"position 13 was asked for"):
+    with pytest.raises(LengthError, match=r"got position 13"):
         model.step(torch.zeros(1, 1).long(), state)
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(VocabularyError, match=r"to 19 were given, but the vocabulary has 19"):
+    with pytest.raises(VocabularyError, match=r"to 19, but the vocabulary has 19"):
         gpt()(torch.full((1, 2), VOCAB))
     with unchecked(), pytest.raises(ShapeError, match="expected a boolean"):
         gpt()(tokens(), token_mask=torch.ones(B, L))

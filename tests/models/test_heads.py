@@ -116,7 +116,7 @@ def test_a_head_goes_on_any_encoder(name):
 
 def test_a_head_without_a_score_says_so():
     head = ModelWithHead(Images()).double()
-    with pytest.raises(NotImplementedError, match=r"^ModelWithHead does not say how it scores$"):
+    with pytest.raises(NotImplementedError, match=r"^ModelWithHead does not define score$"):
         head(torch.randn(B, L, 13, dtype=torch.float64))
 
 

@@ -255,11 +255,14 @@ def unchanged(model, before):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pattern": "querry"}, r"'querry' in its name.*has: encoder\.stack\.blocks\.\*\.self_att"),
-        ({"pattern": "norm"}, "no linear layer that is frozen has 'norm' in its name"),
-        ({"pattern": "classifier", "train": ("classifier",)}, "no linear layer that is frozen"),
-        ({"train": ("head",)}, r"train = 'head' names no part.*such as encoder, classifier"),
-        ({"train": ("classif",)}, "train = 'classif' names no part"),
+        (
+            {"pattern": "querry"},
+            r"matches 'querry'.*has: encoder\.stack\.blocks\.\*\.self_att",
+        ),
+        ({"pattern": "norm"}, "no frozen linear layer has a name that matches 'norm'"),
+        ({"pattern": "classifier", "train": ("classifier",)}, "no frozen linear layer"),
+        ({"train": ("head",)}, r"train = 'head' is not a part.*such as encoder, classifier"),
+        ({"train": ("classif",)}, "train = 'classif' is not a part of"),
     ],
 )
 def test_a_name_that_is_not_there(options, message):
@@ -279,7 +282,7 @@ def test_a_name_that_is_not_there(options, message):
         ({"alpha": math.nan}, "alpha = nan of LoRA"),
         ({"dropout": 1.0}, r"dropout = 1\.0 of LoRA; expected 0 <= dropout < 1"),
         ({"dropout": -0.1}, r"dropout = -0\.1 of LoRA"),
-        ({"pattern": "*.query"}, r"'\*\.query' is no regular expression \(nothing to repeat"),
+        ({"pattern": "*.query"}, r"'\*\.query' is not a regular expression \(nothing to repeat"),
     ],
 )
 def test_a_config_that_makes_no_sense(options, message):
@@ -291,11 +294,11 @@ def test_a_layer_gets_lora_once():
     model = classifier()
     add_lora(model, config("query"))
     before = state(model)
-    with pytest.raises(ConfigError, match=r"0\.self_attention\.query has LoRA already"):
+    with pytest.raises(ConfigError, match=r"0\.self_attention\.query already has LoRA"):
         add_lora(model, config("query|value"))
-    with pytest.raises(ConfigError, match=r"encoder\.norm is no linear layer"):
+    with pytest.raises(ConfigError, match=r"encoder\.norm is not a linear layer"):
         attach_lora(model, {"encoder.norm": config()})
-    with pytest.raises(ConfigError, match=r"query\.base is no linear layer"):
+    with pytest.raises(ConfigError, match=r"query\.base is not a linear layer"):
         attach_lora(model, {"encoder.stack.blocks.0.self_attention.query.base": config()})
     assert unchanged(model, before)
 
@@ -305,7 +308,7 @@ def test_a_tied_output_layer_is_refused():
     before = state(model)
     with pytest.raises(ConfigError, match=r"head shares its parameters with embedding\.weight"):
         add_lora(model, config("."))
-    with pytest.raises(ConfigError, match=r"head\.weight is to train, but is one parameter with"):
+    with pytest.raises(ConfigError, match=r"head\.weight is in train, but shares its parameter"):
         add_lora(model, config(train=("head",)))
     assert unchanged(model, before)
     add_lora(model, config(train=("head", "embedding")))

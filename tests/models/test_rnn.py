@@ -92,7 +92,7 @@ def test_an_empty_source_is_refused():
 def test_a_source_longer_than_location_scores_is_refused():
     model = rnn(score="location")  # for 23 places
     source, target = torch.ones(B, 29).long(), torch.ones(B, T).long()
-    with pytest.raises(LengthError, match=r"29 keys were given, .* at most 23"):
+    with pytest.raises(LengthError, match=r"got 29 keys, .* at most 23"):
         model(source, target)
 
 
@@ -101,7 +101,7 @@ def test_ids_outside_the_vocabulary_are_refused(side):
     model, (source, target, _) = rnn(), problem()
     (source if side == "source" else target)[0, 0] = 23
     size = SOURCE_VOCAB if side == "source" else TARGET_VOCAB
-    with pytest.raises(VocabularyError, match=rf"to 23 were given, but the vocabulary has {size}"):
+    with pytest.raises(VocabularyError, match=rf"to 23, but the vocabulary has {size}"):
         model(source, target)
 
 
@@ -127,7 +127,7 @@ def test_a_mask_of_another_length_is_refused(side):
         ({"score": "cosine"}, "score = 'cosine'; expected one of"),
         ({"decoder": "sutskever"}, "decoder = 'sutskever'; expected one of"),
         ({"local": "local-x"}, "local = 'local-x'; expected one of"),
-        ({"d_hidden": 7}, "d_hidden = 7 is odd; two directions share it"),
+        ({"d_hidden": 7}, "d_hidden = 7 is odd; each direction gets half"),
         ({"score": None}, "score = None means no attention; only decoder = 'luong'"),
         ({"score": None, "decoder": "luong", "local": "local-m"}, "only decoder = 'luong' with"),
         ({"score": "location"}, "location scores need max_source_length"),

@@ -120,7 +120,7 @@ def test_ids_outside_the_vocabulary_are_refused(side):
     model, (source, target, _) = transformer(), problem()
     (source if side == "source" else target)[0, 0] = 23
     size = SOURCE_VOCAB if side == "source" else TARGET_VOCAB
-    with pytest.raises(VocabularyError, match=rf"to 23 were given, but the vocabulary has {size}"):
+    with pytest.raises(VocabularyError, match=rf"to 23, but the vocabulary has {size}"):
         model(source, target)
 
 

@@ -164,7 +164,7 @@ def test_the_pooler_reads_the_class_token():
     model = vit(pooler=True)
     hidden = model(images())
     assert_close(model.pool(hidden), torch.tanh(model.pooler(hidden[:, 0])))
-    with pytest.raises(ShapeError, match="has no pooler; take the class token or the mean"):
+    with pytest.raises(ShapeError, match="has no pooler; use the class token or the mean"):
         vit().pool(hidden)
 
 
@@ -200,13 +200,13 @@ def test_each_dropout_reaches_its_place():
 
 @pytest.mark.parametrize("shape", [(B, 3, 34, 15), (C, 34, 15), (B, 34, 15, C)])
 def test_what_are_no_such_images_is_refused(shape):
-    message = r"of shape \(.*\) were given; expected \(batch, 2, height, width\)"
+    message = r"images have shape \(.*\); expected \(batch, 2, height, width\)"
     with unchecked(), pytest.raises(ShapeError, match=message):
         vit()(torch.zeros(shape, dtype=torch.float64))
 
 
 def test_images_without_a_patch_are_refused():
-    with pytest.raises(ShapeError, match="images of 16 x 15 pixels hold no patch of 17 x 3"):
+    with pytest.raises(ShapeError, match="16 x 15 pixels are smaller than one patch, 17 x 3"):
         vit()(images(16, 15))
 
 
@@ -214,7 +214,7 @@ def test_bad_configs_are_refused():
     with pytest.raises(ConfigError, match="image_size = 13 is smaller than patch_size = 14"):
         ViTConfig(image_size=13, patch_size=14)
     for name in ("pooler", "distillation_token"):
-        with pytest.raises(ConfigError, match=f"{name} = True, but class_token = False"):
+        with pytest.raises(ConfigError, match=f"{name} = True needs class_token = True"):
             ViTConfig(class_token=False, **{name: True})
 
 

@@ -148,7 +148,7 @@ def test_decoding_up_to_the_length_of_training(kind, tmp_path):
         assert again.shape == (3, ORIGINAL)
         message = (
             rf"{ORIGINAL + 1} tokens, of which the cache holds {ORIGINAL}: beyond {ORIGINAL} this "
-            "model turns all keys of a text by other angles"
+            "model rotates all keys by other angles"
         )
         with pytest.raises(LengthError, match=message):
             model.step(ids[:, :1], state)

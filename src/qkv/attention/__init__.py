@@ -1,1 +1,1 @@
-"""Attention: scores, then bias, then mask, then softmax, then mix."""
+"""Attention: scores, bias, mask, softmax, weighted sum of the values."""

@@ -1,7 +1,7 @@
-"""Attention under a bias that depends on distances (ALiBi, T5), in memory linear in the length.
+"""Attention with a bias that depends on distances (ALiBi, T5), in memory linear in the length.
 
-The fused kernel never stores Q x K weights, but a bias of that size would undo it: so it is
-computed for one chunk of queries at a time, and where gradients are wanted computed again for them.
+The fused kernel never stores Q x K weights, but a bias of that size would defeat its purpose. The
+bias is therefore computed for one chunk of queries at a time, and recomputed in the backward pass.
 
 Shapes: B batch, H query heads, G key heads, Q queries, K keys, D head width.
 """
@@ -32,18 +32,18 @@ def biased_attention(
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q Dv"]:
-    """Self-attention as `attention` computes it under a bias, one chunk of queries at a time.
+    """Compute self-attention with a position bias, one chunk of queries at a time; see `attention`.
 
-    Positions count the real keys of a row: one that the mask hides from every query is padding.
+    Positions count the real keys of a row; a key that the mask hides from every query is padding.
 
     Args:
-        queries: of the last Q tokens.
-        keys: of all K tokens.
-        values: of all K tokens.
+        queries: queries of the last Q tokens.
+        keys: keys of all K tokens.
+        values: values of all K tokens.
         position_bias: the bias for the positions of queries and keys.
         mask: True = may attend, broadcastable to (B, H, Q, K).
-        causal: each query sees the keys up to its own; a chunk meets no later ones.
-        dropout: share of the weights that are dropped, for training.
+        causal: each query sees the keys up to its own position; a chunk skips all later ones.
+        dropout: probability of dropping a weight, for training.
 
     Raises:
         ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).

@@ -1,4 +1,4 @@
-"""What attention remembers while decoding. The decoding loop owns it; no module stores any.
+"""Key-value caches for decoding. They are owned by the decoding loop, never by a module.
 
 B batch, G key heads, D head width.
 """
@@ -23,7 +23,7 @@ class KeyValueCache:
         self._values: Float[Tensor, "B G capacity D"] | None = None
 
     def update(self, project: Callable[[], KeysValues]) -> KeysValues:
-        """Append the keys and values (B, G, n, D) that `project` computes; return all so far."""
+        """Append the keys and values (B, G, n, D) that `project` computes; return all of them."""
         keys, values = project()
         end = self.length + keys.shape[2]
         self._keys = self._room(self._keys, keys, end)
@@ -49,7 +49,7 @@ class KeyValueCache:
             self._keys, self._values = self._keys[rows], self._values[rows]
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens."""
+        """Discard everything after the first `length` tokens."""
         if not 0 <= length <= self.length:
             raise LengthError(f"cannot rewind to length {length}: the cache holds {self.length}")
         self.length = length

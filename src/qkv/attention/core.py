@@ -1,4 +1,4 @@
-"""Softmax attention: once as the mathematics, once as the fused kernel; tested to be equal.
+"""Softmax attention, written out as mathematics and with the fused kernel; tests compare the two.
 
 Shapes: B batch, H query heads, G key heads (G divides H), Q queries, K keys, D head width.
 """
@@ -18,12 +18,12 @@ Mask = Bool[Tensor, "..."]
 
 
 def mask_scores(scores: Float[Tensor, "..."], mask: Mask | None) -> Float[Tensor, "..."]:
-    """Set the scores of what may not be attended to -inf: the only place that writes it."""
+    """Set masked scores to -inf. No other function does."""
     return scores if mask is None else scores.masked_fill(~mask, float("-inf"))
 
 
 def masked_softmax(scores: Float[Tensor, "..."], mask: Mask | None) -> Float[Tensor, "..."]:
-    """Softmax over the last axis among the keys that the mask allows.
+    """Softmax over the last axis, restricted to the keys that the mask allows.
 
     A query that may attend to nothing gets weights of zero (their sum is 0, not 1), and a gradient
     of zero: a softmax over minus infinities alone would be NaN, forward and backward.
@@ -35,12 +35,12 @@ def masked_softmax(scores: Float[Tensor, "..."], mask: Mask | None) -> Float[Ten
 
 
 def at_least_float32(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """Widen half precision: scores of 16 bits lose what a softmax tells apart, or overflow."""
+    """Upcast half precision: 16-bit scores overflow, or lose differences that matter."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def lengths_are_open() -> bool:
-    """Return whether a graph for other lengths is being made: then no loop may count tokens."""
+    """Return whether the model is being traced or exported: no loop may depend on a length."""
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     return tracing or torch.compiler.is_exporting()
 
@@ -59,16 +59,17 @@ def attention_weights(
     Half precision is computed, and the weights are returned, in float32.
 
     Args:
-        queries: what is asked.
-        keys: what answers; each of the G heads serves H / G query heads.
+        queries: one vector per query and head.
+        keys: one vector per key and head; each of the G key heads serves H / G query heads.
         mask: True = may attend, broadcastable to (B, H, Q, K).
-        bias: added to the scores, broadcastable likewise (ALiBi, T5).
-        causal: each query sees the keys up to its own; the last query is level with the last key.
+        bias: added to the scores, broadcastable to (B, H, Q, K) (ALiBi, T5).
+        causal: each query sees the keys up to its own position; the last query is aligned with the
+            last key.
         scale: replaces 1 / sqrt(D).
 
     Raises:
-        ShapeError: if queries and keys do not fit each other, if the mask is not boolean, or if
-            mask or bias does not broadcast to (B, H, Q, K).
+        ShapeError: if queries and keys do not match, if the mask is not boolean, or if mask or bias
+            does not broadcast to (B, H, Q, K).
     """
     check_shapes(queries, keys, keys, mask, bias)
     n_queries, n_keys = queries.shape[2], keys.shape[2]
@@ -110,15 +111,16 @@ def attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q Dv"]:
-    """The function `explicit_attention` by the fused kernel, which never stores Q x K weights.
+    """Compute `explicit_attention` with the fused kernel, which never stores the Q x K weights.
 
-    The arguments and errors are those of `attention_weights`, and `dropout`: the share of weights
-    that are dropped, for training.
+    See `attention_weights` for the other arguments and the errors; `dropout` is the probability of
+    dropping a weight, for training.
     """
     check_shapes(queries, keys, values, mask, bias)
     n_queries, n_keys = queries.shape[2], keys.shape[2]
-    # The kernel's causality counts from the first key: it is ours only where the ends agree.
-    # A branch: compilers and tracers would hand the kernel a symbol for the comparison itself.
+    # The kernel aligns its causal mask to the first key, which equals ours only for equal lengths.
+    # An `if`, because compilers and tracers would pass the comparison itself to the kernel as a
+    # symbol.
     if causal and mask is None and bias is None and n_queries == n_keys:
         plain_causal = True
     else:
@@ -128,8 +130,8 @@ def attention(
         )
     if bias is not None:
         mask = mask_scores(bias, mask)
-    # A mask of three axes, and values of another width than the keys, send the kernel of a CPU to
-    # a path that stores all the weights: so there are four, and zeros fill up the narrower ones.
+    # On a CPU, a mask of three axes, or values of a different width than the keys, select a kernel
+    # that stores all the weights. Hence four axes, and zeros that widen the narrower tensors.
     mask = None if mask is None else with_four_axes(mask)
     scale = 1 / math.sqrt(queries.shape[-1]) if scale is None else scale
     d_value, width = values.shape[-1], max(queries.shape[-1], values.shape[-1])
@@ -153,10 +155,11 @@ def _widen(x: Float[Tensor, "B H L D"], width: int) -> Float[Tensor, "B H L widt
 def check_shapes(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> None:
-    """Refuse what does not fit (B, H, Q, D), (B, G, K, D), (B, G, K, Dv) and (B, H, Q, K).
+    """Check the shapes (B, H, Q, D), (B, G, K, D), (B, G, K, Dv) and (B, H, Q, K).
 
     Raises:
-        ShapeError: with the shapes that were given, those that were expected, and the likely cause.
+        ShapeError: if they do not match; states the actual and expected shapes and the likely
+            cause.
     """
     shapes = [tuple(x.shape) for x in (queries, keys, values)]
     if any(len(shape) != 4 for shape in shapes):

@@ -1,4 +1,4 @@
-"""Heads that say nothing, to see what they were good for.
+"""Ablate attention heads by zeroing their outputs.
 
 Michel, Levy and Neubig 2019, "Are sixteen heads really better than one?".
 """
@@ -15,15 +15,15 @@ from qkv.errors import ConfigError
 
 @contextmanager
 def disable_heads(model: nn.Module, layer: str, heads: Sequence[int]) -> Iterator[None]:
-    """Let some heads of one layer put out zeros inside the `with`: their xi_h = 0 (section 2.2).
+    """Zero the outputs of some heads of one layer inside the `with`: xi_h = 0 (section 2.2).
 
         with disable_heads(model, "encoder.blocks.0.self_attention", [1, 3]):
             model(source, target)
 
     Args:
-        model: whose heads they are.
-        layer: name of a `MultiHeadAttention` in the model.
-        heads: numbered from 0.
+        model: model that contains the layer.
+        layer: name of a `MultiHeadAttention` module in the model.
+        heads: indices of the heads, from 0.
 
     Raises:
         ConfigError: if the layer or a head does not exist.
@@ -41,7 +41,7 @@ def disable_heads(model: nn.Module, layer: str, heads: Sequence[int]) -> Iterato
     n_heads, output = layers[layer].n_heads, layers[layer].output
     if not all(0 <= head < n_heads for head in heads):
         raise ConfigError(
-            f"heads {list(heads)} of {layer!r} were to be disabled; it has {n_heads}, "
+            f"cannot disable heads {list(heads)} of {layer!r}: it has {n_heads}, "
             f"numbered 0 to {n_heads - 1}"
         )
 

@@ -1,8 +1,8 @@
-"""The linear layer, by the faster of the two matrix libraries that torch has for a CPU.
+"""A linear layer that uses the faster of PyTorch's two CPU matmul backends.
 
-torch computes a linear layer in float32 with MKL and a convolution with oneDNN, and a linear layer
-is a convolution of width 1. oneDNN plans anew at each call, but is the faster of the two on large
-products (measured in docs/performance.md): these go there.
+PyTorch computes a float32 linear layer with MKL and a convolution with oneDNN, and a linear layer
+is a convolution of kernel size 1. oneDNN plans anew at each call but is faster on large products
+(measured in docs/performance.md), so those are computed as convolutions.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# Multiplications above which the better kernel outweighs the planning.
+# Number of multiplications above which the faster kernel outweighs the planning.
 CONVOLUTION_PAYS = 2**26
 
 
@@ -21,8 +21,8 @@ def linear(
     weight: Float[Tensor, "D_out D_in"],
     bias: Float[Tensor, " D_out"] | None = None,
 ) -> Float[Tensor, "... D_out"]:
-    """X W^T + b, as `torch.nn.functional.linear`."""
-    if torch.compiler.is_compiling():  # it treats F.linear itself; a size would be a condition
+    """Compute x W^T + b, as `torch.nn.functional.linear` does."""
+    if torch.compiler.is_compiling():  # it optimizes F.linear itself; a size test would add a guard
         return F.linear(x, weight, bias)
     large = x.numel() * len(weight) >= CONVOLUTION_PAYS
     if (
@@ -45,13 +45,13 @@ class Linear(nn.Linear):
 
 
 class _LinearByConvolution(torch.autograd.Function):
-    """The gradient of the weight stays with MKL, which is the faster one there."""
+    """A linear layer as a convolution; MKL is faster for the gradient of the weight."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        for_x, for_weight, _ = ctx.needs_input_grad  # of frozen layers one is enough
+        for_x, for_weight, _ = ctx.needs_input_grad  # a frozen layer needs only the first
         ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
-        # (rows, D) is already the memory of one image of rows x 1 pixels, its channels last.
+        # (rows, D) has the memory layout of an image of rows x 1 pixels in channels-last format.
         image = x.contiguous().view(1, len(x), 1, x.shape[1]).permute(0, 3, 1, 2)
         output = F.conv2d(image, weight[:, :, None, None], bias)
         return output.permute(0, 2, 3, 1).reshape(len(x), len(weight))

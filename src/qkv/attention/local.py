@@ -1,4 +1,4 @@
-"""Local attention (Luong et al. 2015, section 3.2): look only around one place of the memory.
+"""Local attention (Luong et al. 2015, section 3.2): attend around one position of the memory.
 
 Shapes: B batch, Q queries, K keys.
 """
@@ -17,7 +17,7 @@ from qkv.errors import ConfigError
 
 
 class LocalAttention(SingleHeadAttention):
-    """Attend within [p_t - D, p_t + D] of an aligned place p_t, with any global scores.
+    """Attend within [p_t - D, p_t + D] of an aligned position p_t, with any global scores.
 
     local-m ("monotonic"): p_t = t, the query's own position. local-p ("predictive"):
     p_t = S sigmoid(v^T tanh(W q_t)) (eq. 9), and the weights are multiplied by a Gaussian around
@@ -26,7 +26,7 @@ class LocalAttention(SingleHeadAttention):
     Args:
         scored: the global attention whose scores are used.
         d_query: width of the queries.
-        window: D, in places on either side.
+        window: D, the number of positions on either side.
         kind: "local-m" or "local-p".
 
     Raises:
@@ -45,7 +45,7 @@ class LocalAttention(SingleHeadAttention):
         if kind not in ("local-m", "local-p"):
             raise ConfigError(f"local attention of kind {kind!r}; expected 'local-m' or 'local-p'")
         if window < 1:
-            raise ConfigError(f"a window of {window} places; expected at least 1 on either side")
+            raise ConfigError(f"a window of {window} positions; expected at least 1 on either side")
         self.scored = scored
         self.window = window
         self.place = None
@@ -57,7 +57,7 @@ class LocalAttention(SingleHeadAttention):
             )
 
     def keys(self, memory: Float[Tensor, "B K Dm"]) -> Float[Tensor, "B K Dk"]:
-        """Compute what the global attention computes."""
+        """Compute the keys of the global attention."""
         return self.scored.keys(memory)
 
     def weights(
@@ -67,8 +67,8 @@ class LocalAttention(SingleHeadAttention):
         mask: Bool[Tensor, "..."] | None,
         positions: Int[Tensor, "..."] | None,
     ) -> Float[Tensor, "B 1 Q K"]:
-        """Weigh the window; for local-p times the Gaussian (eq. 10), so summing to less than 1."""
-        # (B, K): S of eq. 9 counts what is not padding
+        """Compute the weights in the window; local-p's Gaussian makes them sum to less than 1."""
+        # (B, K): S in eq. 9 excludes padding
         shape = (len(queries), 1, queries.shape[1], keys.shape[1])
         real = real_keys(mask, shape, queries.device)
         places = positions_from_mask(real)[:, None, None, :]  # (B, 1, 1, K), from 0

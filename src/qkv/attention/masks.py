@@ -1,8 +1,8 @@
 """Masks: boolean, True = may attend, broadcastable to (batch, heads, queries, keys).
 
-That is the polarity of `torch.nn.functional.scaled_dot_product_attention` and the opposite of
-`torch.nn.MultiheadAttention`. Callers know tokens, not attention: they pass a `token_mask` of shape
-(batch, length), True = a real token.
+This is the polarity of `torch.nn.functional.scaled_dot_product_attention` and the opposite of
+`torch.nn.MultiheadAttention`. Callers of models pass a `token_mask` of shape (batch, length), True
+= a real token.
 """
 
 import torch
@@ -15,9 +15,9 @@ from qkv.errors import ShapeError
 def causal_mask(
     n_queries: int, n_keys: int, device: torch.device | None = None
 ) -> Bool[Tensor, "queries keys"]:
-    """Let each query see its own key and earlier ones; the last query is level with the last key.
+    """Let each query see its own key and earlier keys; the last query is aligned with the last key.
 
-    Aligned to the *last* key, a chunk of queries over a longer cache sees its whole past:
+    With this alignment, a chunk of queries over a longer cache sees its whole past:
 
         3 queries, 5 keys:   1 1 1 0 0
                              1 1 1 1 0
@@ -34,7 +34,7 @@ def sliding_window_mask(
     window: int,
     causal: bool = False,
 ) -> Bool[Tensor, "*batch Q K"]:
-    """Let the query at position i see the keys from i - window to i + window; to i where causal."""
+    """Let the query at position i see keys i - window to i + window (to i if `causal`)."""
     distances = keys[..., None, :] - queries[..., :, None]
     return (distances >= -window) & (distances <= (0 if causal else window))
 
@@ -42,10 +42,10 @@ def sliding_window_mask(
 def attention_mask(
     token_mask: Bool[Tensor, "batch keys"] | None,
 ) -> Bool[Tensor, "batch 1 1 keys"] | None:
-    """Turn a mask of tokens into one of attention: every query may see every real key.
+    """Convert a token mask into an attention mask: every query may see every real key.
 
     Raises:
-        ShapeError: if it is not boolean or not (batch, length).
+        ShapeError: if the mask is not boolean or not of shape (batch, length).
     """
     if token_mask is None:
         return None
@@ -65,10 +65,10 @@ def combine_masks(
     n_keys: int,
     device: torch.device | None = None,
 ) -> Bool[Tensor, "..."] | None:
-    """Join a given mask with causality: the one place where the two meet.
+    """Combine a mask with the causal mask.
 
-    One query over any number of keys is always the last one and sees them all, so that decoding
-    token by token needs no causal mask.
+    A single query is always the last token and sees all keys, so decoding token by token needs no
+    causal mask.
     """
     if not causal or n_queries == 1:
         return mask
@@ -77,10 +77,10 @@ def combine_masks(
 
 
 def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse a mask that is not boolean or does not broadcast to `shape`.
+    """Check that a mask is boolean and broadcasts to `shape`.
 
     Raises:
-        ShapeError: with what was given, what was expected, and the likely cause.
+        ShapeError: stating the actual and expected values and the likely cause.
     """
     if mask.dtype != torch.bool:
         raise ShapeError(
@@ -97,7 +97,7 @@ def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
 
 def broadcasts(x: Tensor, shape: tuple[int, ...]) -> bool:
     """Return whether a tensor broadcasts to `shape` without widening it."""
-    # Two comparisons: `in` tells a compiler's symbol from a number, also where they are equal.
+    # Two comparisons, because `in` distinguishes a compiler's symbol from an equal number.
     return x.ndim <= len(shape) and all(
         size == 1 or size == wanted
         for size, wanted in zip(reversed(x.shape), reversed(shape), strict=False)
@@ -105,45 +105,45 @@ def broadcasts(x: Tensor, shape: tuple[int, ...]) -> bool:
 
 
 def check_tokens(tokens: Tensor, n_rows: int | None = None) -> None:
-    """Refuse what is no batch of token ids, or has another number of rows than what it belongs to.
+    """Check that `tokens` is a batch of ids with the number of rows of its source or state.
 
     Args:
         tokens: ids, (batch, length).
-        n_rows: of the source or of the decoding state; None where there is none.
+        n_rows: number of rows of the source or decoding state; None if there is none.
 
     Raises:
-        ShapeError: with what was given, what was expected, and the likely cause.
+        ShapeError: stating the actual and expected values and the likely cause.
     """
     if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ShapeError(
             f"tokens have dtype {tokens.dtype} and shape {tuple(tokens.shape)}; expected integer "
-            "ids of shape (batch, length) (one text is a batch of one row: tokens[None])"
+            "ids of shape (batch, length) (for a single text, pass tokens[None])"
         )
     if n_rows is not None and tokens.shape[0] != n_rows:
         raise ShapeError(
-            f"tokens have {tokens.shape[0]} rows, but the source or state that they belong to has "
-            f"{n_rows}; expected one row for each (are these two parts of one batch?)"
+            f"tokens have {tokens.shape[0]} rows, but their source or state has "
+            f"{n_rows}; expected the same number (do both come from the same batch?)"
         )
 
 
 def check_token_mask(token_mask: Tensor, tokens: Int[Tensor, "batch length"]) -> None:
-    """Refuse a token_mask that is not boolean or not of the tokens' shape.
+    """Check that a token_mask is boolean and has the shape of the tokens.
 
     Raises:
-        ShapeError: with what was given and what was expected.
+        ShapeError: stating the actual and expected dtype and shape.
     """
     if token_mask.dtype != torch.bool or token_mask.shape != tokens.shape:
         raise ShapeError(
             f"token_mask has dtype {token_mask.dtype} and shape {tuple(token_mask.shape)}; "
             f"expected a boolean {tuple(tokens.shape)}, True = a real token "
-            "(is it another batch's mask?)"
+            "(does the mask belong to a different batch?)"
         )
 
 
 def positions_from_mask(token_mask: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """Count real tokens from 0: a left-padded row has the positions of the same row unpadded.
+    """Count real tokens from 0, so that left padding does not change any position.
 
-    Padding takes the position of the real token before it, or 0; nothing reads it.
+    Padding gets the position of the real token before it, or 0; it is never used.
     """
     return (token_mask.long().cumsum(-1) - 1).clamp(min=0)
 
@@ -151,10 +151,10 @@ def positions_from_mask(token_mask: Bool[Tensor, "batch length"]) -> Int[Tensor,
 def token_positions(
     tokens: Int[Tensor, "batch length"], token_mask: Bool[Tensor, "batch length"] | None
 ) -> Int[Tensor, "*batch length"]:
-    """Return the position of each token: (length,) where all are real, else (batch, length).
+    """Return the position of each token: (length,) without a mask, else (batch, length).
 
     Raises:
-        ShapeError: if the tokens are no ids of shape (batch, length), or the mask is not theirs.
+        ShapeError: if the tokens are not ids of shape (batch, length), or the mask does not match.
     """
     check_tokens(tokens)
     if token_mask is None:
@@ -166,12 +166,12 @@ def token_positions(
 def real_keys(
     mask: Bool[Tensor, "..."] | None, shape: tuple[int, ...], device: torch.device | None = None
 ) -> Bool[Tensor, "batch keys"]:
-    """Return which keys of each row some query may attend to; the others are padding.
+    """Return which keys of each row at least one query may attend to; the others are padding.
 
     Args:
         mask: True = may attend; None lets every query attend to every key.
         shape: (batch, heads, queries, keys), to which the mask must broadcast.
-        device: of the result where there is no mask.
+        device: device of the result if there is no mask.
 
     Raises:
         ShapeError: if the mask is not boolean or does not broadcast to `shape`.
@@ -187,15 +187,16 @@ def key_positions(
     queries: Float[Tensor, "B H Q _"],
     keys: Float[Tensor, "B G K _"],
 ) -> tuple[Int[Tensor, "*batch Q"], Int[Tensor, "*batch K"]]:
-    """Return the positions of queries and keys in self-attention: the last ones are level.
+    """Return the positions of queries and keys in self-attention; the last two are equal.
 
-    Without a mask they are the indices, (Q,) and (K,). With one they count the real keys of each
-    row, (B, Q) and (B, K): a row answers the same wherever its padding stands, gaps included.
+    Without a mask these are the indices, (Q,) and (K,). With a mask they count the real keys of
+    each row, (B, Q) and (B, K), so that padding, even between tokens, does not change the result of
+    a row.
 
     Args:
         mask: True = may attend, broadcastable to (B, H, Q, K).
-        queries: of the last Q tokens.
-        keys: of all K tokens.
+        queries: queries of the last Q tokens.
+        keys: keys of all K tokens.
 
     Raises:
         ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).
@@ -209,7 +210,7 @@ def key_positions(
 
 
 def with_four_axes(mask: Tensor) -> Tensor:
-    """Add the leading axes that broadcasting leaves out, of a mask or a bias."""
+    """Add the leading axes of a mask or bias that broadcasting implies."""
     return mask[(None,) * (4 - mask.ndim)]
 
 
@@ -218,7 +219,7 @@ def whole_mask(
     queries: Float[Tensor, "B H Q D"],
     keys: Float[Tensor, "B G K D"],
 ) -> Bool[Tensor, "b h Q K"]:
-    """Check a mask, True = may attend, and show it with all rows and columns (a view of it)."""
+    """Check a mask (True = may attend) and expand it to all queries and keys, as a view."""
     shape = (*queries.shape[:3], keys.shape[2])
     whole = torch.ones(1, 1, dtype=torch.bool, device=queries.device)
     if mask is not None:

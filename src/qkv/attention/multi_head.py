@@ -23,11 +23,11 @@ from qkv.attention.masks import key_positions
 from qkv.attention.record import Recorder
 from qkv.errors import ConfigError
 
-Rotation = Callable[[Tensor, Tensor], Tensor]  # (B, H, L, D), positions -> (B, H, L, D)
+Rotation = Callable[[Tensor, Tensor], Tensor]  # x (B, H, L, D), positions -> (B, H, L, D)
 
 
 class AttentionOptions(TypedDict, total=False):
-    """The options of `MultiHeadAttention`, documented there: a variant passes them on (PEP 692)."""
+    """The options of `MultiHeadAttention`, for variants that pass them on (PEP 692)."""
 
     n_kv_heads: int | None
     d_head: int | None
@@ -42,22 +42,22 @@ class AttentionOptions(TypedDict, total=False):
 class MultiHeadAttention(nn.Module):
     """MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O (Vaswani et al. 2017, section 3.2.2).
 
-    Self-attention when called with `x` alone, cross-attention when called with a memory. A variant
+    Self-attention if called with `x` alone, cross-attention if called with a memory. A variant
     overrides the step of `forward` that it changes: queries, keys_values, weights, attend or join.
 
     Args:
         d_model: width of input and output.
         n_heads: query heads H.
-        n_kv_heads: key and value heads G; H where None. Each serves H / G query heads
-            (Shazeer 2019 for G = 1, Ainslie et al. 2023 in between).
-        d_head: width of a head; d_model / H where None.
+        n_kv_heads: key and value heads G; None means H. Each serves H / G query heads (Shazeer 2019
+            for G = 1, Ainslie et al. 2023 in between).
+        d_head: width of a head; None means d_model / H.
         bias: whether the output projection has a bias.
-        qkv_bias: whether the others have; as `bias` where None.
-        causal: whether queries see only keys up to their own place.
-        dropout: share of the weights dropped in training.
-        rotary: turns queries and keys by their positions (RoPE).
-        position_bias: added to the scores of self-attention: a function of the positions of
-            queries and keys (ALiBi, T5).
+        qkv_bias: whether the other projections have one; None means as `bias`.
+        causal: whether queries see only keys up to their own position.
+        dropout: probability of dropping a weight in training.
+        rotary: rotates queries and keys by their positions (RoPE).
+        position_bias: added to the scores of self-attention; a function of the positions of queries
+            and keys (ALiBi, T5).
 
     Raises:
         ConfigError: if H does not divide d_model (unless d_head is given), or G does not divide H.
@@ -83,7 +83,7 @@ class MultiHeadAttention(nn.Module):
         if d_head is None and d_model % n_heads:
             raise ConfigError(
                 f"d_model = {d_model} is not divisible by n_heads = {n_heads}: each head gets an "
-                "equal share of the width; change one of them, or give d_head"
+                "equal share of the width; change one of them, or set d_head"
             )
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
         if n_kv_heads < 1 or n_heads % n_kv_heads:
@@ -112,11 +112,12 @@ class MultiHeadAttention(nn.Module):
         """Project, attend in every head at once, concatenate, project.
 
         Args:
-            x: what asks.
-            memory: what is asked; x itself where None.
+            x: the tokens that attend.
+            memory: the tokens attended to; None means x.
             mask: True = may attend, broadcastable to (B, H, Q, K).
-            positions: of x, (Q,) or (B, Q), for rotary; counted on from the cache where None.
-            cache: keys and values of earlier calls; those of x (or of the memory, once) are added.
+            positions: positions of x, (Q,) or (B, Q), for rotary; None continues from the cache.
+            cache: keys and values of earlier calls, to which those of x (or, once, of the memory)
+                are added.
         """
         past = cache.length if isinstance(cache, KeyValueCache) else 0
         if positions is None:
@@ -133,23 +134,23 @@ class MultiHeadAttention(nn.Module):
         return self.join(self.attend(queries, keys, values, mask), x)
 
     def queries(self, x: Float[Tensor, "B Q D_model"], positions: Tensor) -> Tensor:
-        """Project what asks to (B, H, Q, D)."""
+        """Project x to queries (B, H, Q, D)."""
         return self._rotate(self._split(self.query(x)), positions)
 
     def keys_values(self, source: Float[Tensor, "B K D_model"], positions: Tensor) -> KeysValues:
-        """Project what is asked to (B, G, K, D), twice: what a cache keeps."""
+        """Project the source to keys and values (B, G, K, D), which a cache stores."""
         keys, values = self._split(self.key(source)), self._split(self.value(source))
         return self._rotate(keys, positions), values
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the weights (B, H, Q, K) that a recorder sees."""
+        """Compute the weights (B, H, Q, K) for a recorder."""
         bias = self.score_bias(queries, keys, mask)
         return attention_weights(queries, keys, mask=mask, bias=bias, causal=self.causal)
 
     def score_bias(
         self, queries: Tensor, keys: Tensor, mask: Tensor | None
     ) -> Float[Tensor, "*B H Q K"] | None:
-        """Compute what `position_bias` adds to the scores."""
+        """Compute the bias that `position_bias` adds to the scores."""
         if self.position_bias is None:
             return None
         return self.position_bias(*key_positions(mask, queries, keys))
@@ -157,7 +158,7 @@ class MultiHeadAttention(nn.Module):
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     ) -> Float[Tensor, "B H Q D"]:
-        """Mix the values by the same weights, which the fused kernel never stores."""
+        """Compute the weighted sum of the values; the fused kernel never stores the weights."""
         options = {"mask": mask, "causal": self.causal, "dropout": self.active_dropout}
         if self.position_bias is None:
             return attention(queries, keys, values, **options)
@@ -166,12 +167,12 @@ class MultiHeadAttention(nn.Module):
     def join(
         self, heads: Float[Tensor, "B H Q D"], x: Float[Tensor, "B Q D_model"]
     ) -> Float[Tensor, "B Q D_model"]:
-        """Concatenate the heads and project; a mechanism may gate them by x, what asked."""
+        """Concatenate the heads and project; a variant may gate them by x."""
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, H, Q, D) -> (B, Q, H * D)
 
     @property
     def active_dropout(self) -> float:
-        """The share of the weights to drop now: none in evaluation mode."""
+        """The dropout probability in the current mode: 0 in evaluation mode."""
         return self.dropout if self.training else 0.0
 
     def _split(self, x: Float[Tensor, "B L H_times_D"]) -> Float[Tensor, "B H L D"]:

@@ -1,4 +1,4 @@
-"""Luong's scores.
+"""Attention with the score functions of Luong et al.
 
 Luong, Pham and Manning 2015, "Effective approaches to attention-based neural machine translation",
 section 3.1.
@@ -90,7 +90,7 @@ class ConcatAttention(SingleHeadAttention):
 
 
 class LocationAttention(SingleHeadAttention):
-    """score(q, k at place s) = (W q)_s: reads where a key is, not what it is.
+    """score(q, k at position s) = (W q)_s: depends on the key's position, not on its content.
 
     Raises:
         LengthError: in `forward`, if the memory has more than `max_keys` real tokens.
@@ -106,7 +106,7 @@ class LocationAttention(SingleHeadAttention):
         keys: Float[Tensor, "B K Dm"],
         mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
-        """Score by (W q)_s; padding, wherever it is, takes up no place."""
+        """Score by (W q)_s; padding has no position."""
         shape = (len(queries), 1, queries.shape[1], keys.shape[1])
         places = positions_from_mask(real_keys(mask, shape, queries.device))
         return location_scores(queries, self.weight, places)

@@ -1,7 +1,7 @@
-"""Seeing attention: weights are computed beside the fused call, so that looking changes nothing.
+"""Record attention weights. They are computed beside the fused call, so the output does not change.
 
-A mechanism has an attribute `recorder`, None unless someone watches. While `record_attention` is
-open it is a function that takes the weights; not looking costs one `is None`.
+An attention module has an attribute `recorder`, None unless it is recorded. Inside
+`record_attention` it is a function that takes the weights. Otherwise the cost is one `is None`.
 """
 
 import threading
@@ -19,16 +19,16 @@ Recorder = Callable[[Float[Tensor, "batch heads queries keys"]], None]
 
 
 class Watchable(Protocol):
-    """An attention mechanism: whatever has a recorder can be watched."""
+    """A module with a `recorder`, whose attention can be recorded."""
 
     recorder: Recorder | None
 
 
 class AttentionRecord(Mapping[str, Tensor]):
-    """Weights by the name of their module, each (batch, heads, queries, keys).
+    """Attention weights by module name, each (batch, heads, queries, keys).
 
-    What one module computes in several calls (decoding steps) is joined along the queries; where
-    the keys grew meanwhile, earlier queries get zeros for the keys that did not exist yet.
+    The weights of several calls (decoding steps) are concatenated along the queries. If the number
+    of keys grew, earlier queries get zeros for the keys that did not exist yet.
     """
 
     def __init__(self, heads: Sequence[int] | None = None):
@@ -37,16 +37,16 @@ class AttentionRecord(Mapping[str, Tensor]):
         self._thread = threading.get_ident()
 
     def recorder(self, name: str) -> Recorder:
-        """Return the function that a module named `name` hands its weights to."""
+        """Return the function to which the module `name` passes its weights."""
 
         def record(weights: Float[Tensor, "batch heads queries keys"]) -> None:
-            # The model may serve other threads meanwhile: their requests are not ours to show.
+            # The model may serve other threads at the same time; their requests are not recorded.
             if threading.get_ident() != self._thread:
                 return
             heads, n_heads = self._heads, weights.shape[1]
             if heads is not None and not all(0 <= head < n_heads for head in heads):
                 raise ConfigError(
-                    f"heads {list(heads)} of {name!r} were asked for; it has {n_heads}, "
+                    f"cannot record heads {list(heads)} of {name!r}: it has {n_heads}, "
                     f"numbered 0 to {n_heads - 1}"
                 )
             chosen = weights if heads is None else weights[:, list(heads)]
@@ -56,13 +56,13 @@ class AttentionRecord(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Float[Tensor, "batch heads queries keys"]:
         if name not in self._parts:
-            raise KeyError(f"{name!r} recorded nothing; recorded were: {', '.join(self) or 'none'}")
+            raise KeyError(f"{name!r} is not among the records: {', '.join(self) or 'none'}")
         parts = self._parts[name]
         sizes = {part.shape[0] for part in parts}
         if len(sizes) > 1:
             raise ShapeError(
                 f"the batch of {name!r} changed from call to call (sizes {sorted(sizes)}), so its "
-                "queries cannot be joined: record one forward pass over what was decoded instead"
+                "queries cannot be joined; record one forward pass over the decoded tokens instead"
             )
         n_keys = max(part.shape[-1] for part in parts)
         return cat([F.pad(part, (0, n_keys - part.shape[-1])) for part in parts], dim=2)
@@ -78,19 +78,20 @@ class AttentionRecord(Mapping[str, Tensor]):
 def record_attention(
     model: nn.Module, *, layers: Sequence[str] | None = None, heads: Sequence[int] | None = None
 ) -> Iterator[AttentionRecord]:
-    """Record the attention weights of everything that `model` computes inside the `with`.
+    """Record all attention weights that `model` computes inside the `with`.
 
         with record_attention(model) as weights:
             model(source, target)
         weights["decoder.blocks.0.cross_attention"]  # (batch, heads, queries, keys)
 
     Args:
-        model: whose attention modules are watched.
-        layers: names of the attention modules to watch; None watches all.
-        heads: which heads to keep; None keeps all.
+        model: model with attention modules.
+        layers: names of the attention modules to record; None means all.
+        heads: heads to keep; None means all.
 
     Raises:
-        ConfigError: if a name is no attention module of the model, or is being recorded already.
+        ConfigError: if a name is not an attention module of the model, or is already being
+            recorded.
     """
     watchable = {
         name or "attention": cast(Watchable, module)
@@ -105,7 +106,7 @@ def record_attention(
             f"this {type(model).__name__} has: {', '.join(watchable) or 'none'}"
         )
     if any(watchable[name].recorder is not None for name in names):
-        raise ConfigError("this model is being recorded already; close that `with` first")
+        raise ConfigError("this model is already being recorded; leave that `with` block first")
     record = AttentionRecord(heads)
     for name in names:
         watchable[name].recorder = record.recorder(name)

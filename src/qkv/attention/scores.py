@@ -1,4 +1,4 @@
-"""Score functions: how well each query fits each key. All attention differs first in this.
+"""Score functions, which measure how well each query matches each key.
 
 Shapes: Q queries, K keys, D width; leading axes (batch, heads) broadcast.
 """
@@ -70,23 +70,22 @@ def location_scores(
     weight: Float[Tensor, "max_keys D"],
     places: Int[Tensor, "*batch K"],
 ) -> Float[Tensor, "*batch Q K"]:
-    """score(q, k at place s) = (W q)_s ("location"): the keys' content is not read.
+    """score(q, k at position s) = (W q)_s ("location"): independent of the keys' content.
 
     Luong et al. 2015, section 3.1.
 
     Args:
         queries: the decoder's states.
-        weight: W, a row for each place there can be.
-        places: of the keys, counted from 0.
+        weight: W, one row per position.
+        places: positions of the keys, counted from 0.
 
     Raises:
-        LengthError: if there is a key beyond the rows of W.
+        LengthError: if a key's position is beyond the rows of W.
     """
     if int(places.max()) >= len(weight):
         raise LengthError(
-            f"{int(places.max()) + 1} keys were given, but location scores were built for at most "
-            f"{len(weight)}: they know places, not contents, so the longest input is "
-            "fixed in advance"
+            f"got {int(places.max()) + 1} keys, but location scores were built for at most "
+            f"{len(weight)}: they depend on positions, so the longest input is fixed in advance"
         )
     by_place = queries @ weight.T  # (*, Q, max_keys)
     places = places.unsqueeze(-2).expand(*by_place.shape[:-1], places.shape[-1])

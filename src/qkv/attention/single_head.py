@@ -1,6 +1,6 @@
-"""Global attention of one head over a memory, as in recurrent models: all but the score function.
+"""Single-head global attention over a memory, as in recurrent models; subclasses define the score.
 
-Shapes: B batch, Q queries, K keys (places of the memory), D widths.
+Shapes: B batch, Q queries, K keys (positions of the memory), D widths.
 """
 
 from jaxtyping import Bool, Float, Int
@@ -15,13 +15,14 @@ from qkv.attention.record import Recorder
 class SingleHeadAttention(nn.Module):
     """context_t = sum_s a_t(s) h_s, a_t = softmax_s(score(q_t, h_s)) (Luong et al. 2015, eq. 7).
 
-    A subclass says what the score is, and what of a key can be computed once for all queries.
+    A subclass defines `scores`, and `keys` if part of the score can be computed once for all
+    queries.
     """
 
     recorder: Recorder | None = None
 
     def keys(self, memory: Float[Tensor, "B K Dm"]) -> Float[Tensor, "B K Dk"]:
-        """Compute what the scores need of the memory; independent of the queries, hence cached."""
+        """Compute the part of the score that depends on the memory alone, and is cached."""
         return memory
 
     def scores(
@@ -30,8 +31,8 @@ class SingleHeadAttention(nn.Module):
         keys: Float[Tensor, "B K Dk"],
         mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B Q K"]:
-        """Score each query against each key; only who counts places reads the mask."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its score is")
+        """Score each query against each key; only location scores use the mask."""
+        raise NotImplementedError(f"{type(self).__name__} does not define scores")
 
     def weights(
         self,
@@ -40,7 +41,7 @@ class SingleHeadAttention(nn.Module):
         mask: Bool[Tensor, "..."] | None,
         positions: Int[Tensor, "..."] | None,
     ) -> Float[Tensor, "B 1 Q K"]:
-        """Turn scores into weights that sum to 1 over the keys, to 0 where none is allowed."""
+        """Compute weights that sum to 1 over the keys, or to 0 if no key is allowed."""
         scores = self.scores(queries, keys, mask).unsqueeze(1)
         if mask is not None:
             check_mask(mask, tuple(scores.shape))
@@ -55,14 +56,14 @@ class SingleHeadAttention(nn.Module):
         positions: Int[Tensor, "..."] | None = None,
         cache: MemoryCache | None = None,
     ) -> Float[Tensor, "B Q Dm"]:
-        """Mix the memory by how well each query fits it.
+        """Compute the weighted sum of the memory for each query.
 
         Args:
             x: the queries, such as decoder states.
-            memory: the encoder's annotations; x itself where None.
+            memory: the encoder's annotations; None means x.
             mask: True = may attend, broadcastable to (B, 1, Q, K).
-            positions: the place of each query in its own sequence; only local attention reads it.
-            cache: keeps what `keys` computes, from the first call on.
+            positions: position of each query in its own sequence; used by local attention only.
+            cache: stores the result of `keys` from the first call on.
         """
         source = x if memory is None else memory
         cache = MemoryCache() if cache is None else cache

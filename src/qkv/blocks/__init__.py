@@ -1,1 +1,1 @@
-"""Transformer blocks: sublayers wired by one residual rule, and the stacks built of them."""
+"""Transformer blocks, their sublayers, and stacks of blocks."""

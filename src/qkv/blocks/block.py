@@ -1,4 +1,4 @@
-"""One Transformer block: sublayers wired by one residual rule.
+"""A Transformer block: sublayers with residual connections.
 
 Shapes: B batch, Q queries (the block's own tokens), K keys (the memory's tokens), D d_model.
 """
@@ -19,7 +19,7 @@ from qkv.errors import ShapeError
 
 
 class Residual(nn.Module):
-    """The residual rule, and the only place that knows its order.
+    """A residual connection with its norm, the only module that knows their order.
 
     Post-norm: norm(x + dropout(f(x))) (Vaswani et al. 2017, section 3.1 and 5.4).
     Pre-norm: x + dropout(f(norm(x))) (Xiong et al. 2020, table 1).
@@ -34,14 +34,14 @@ class Residual(nn.Module):
     def forward(
         self, x: Float[Tensor, "B Q D"], sublayer: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "B Q D"]:
-        """Apply the sublayer f under the rule."""
+        """Apply the sublayer f with norm, dropout and residual."""
         if self.norm_first:
             return x + self.dropout(sublayer(self.norm(x)))
         return self.norm(x + self.dropout(sublayer(x)))
 
 
 class LayerCache:
-    """What one block remembers while decoding: a slot that grows and a slot filled once."""
+    """The caches of one block: self-attention's grows, cross-attention's is filled once."""
 
     def __init__(self) -> None:
         self.self_attention = KeyValueCache()
@@ -53,12 +53,12 @@ class LayerCache:
         self.cross_attention.reorder(rows)
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens."""
+        """Discard everything after the first `length` tokens."""
         self.self_attention.rewind(length)
 
 
 def make_attention(config: BlockConfig, *, to_memory: bool = False) -> MultiHeadAttention:
-    """Build the attention that a config describes; a memory has no order and no causality."""
+    """Build the attention for a config; cross-attention has no positions and is not causal."""
     rotary = None
     if config.rotary_base is not None and not to_memory:
         d_head = config.d_head or config.d_model // config.n_heads
@@ -77,14 +77,16 @@ def make_attention(config: BlockConfig, *, to_memory: bool = False) -> MultiHead
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward; in a decoder causal, with cross-attention between them.
+    """Self-attention and feed-forward; a decoder's is causal, with cross-attention in between.
 
-    Vaswani et al. 2017, figure 1. A mechanism of your own is passed in, built for this config.
+    Vaswani et al. 2017, figure 1. To use another mechanism, pass a module built for this config.
 
     Args:
         config: the block's shape and kinds.
-        self_attention: replaces multi-head attention; called as `(x, mask=, positions=, cache=)`.
-        cross_attention: replaces it towards the memory; called as `(x, memory, mask=, cache=)`.
+        self_attention: replaces multi-head self-attention; called as `(x, mask=, positions=,
+            cache=)`.
+        cross_attention: replaces multi-head cross-attention; called as `(x, memory, mask=,
+            cache=)`.
         feed_forward: replaces the feed-forward network.
     """
 
@@ -123,19 +125,19 @@ class Block(nn.Module):
         Args:
             x: the tokens.
             memory: the encoder's output, for a block with cross-attention.
-            mask: which tokens may attend to which, broadcastable to (B, H, Q, Q + past).
-            memory_mask: which may attend to which place of the memory, to (B, H, Q, K).
-            positions: of x, (Q,) or (B, Q).
-            cache: what earlier calls computed for earlier tokens.
+            mask: True = may attend, broadcastable to (B, H, Q, Q + past).
+            memory_mask: True = may attend, broadcastable to (B, H, Q, K).
+            positions: positions of x, (Q,) or (B, Q).
+            cache: keys and values of earlier calls.
 
         Raises:
-            ShapeError: if a memory is missing, or given to a block that does not read it.
+            ShapeError: if a memory is missing, or passed to a block without cross-attention.
         """
         if self.cross_attention is None and memory is not None:
-            raise ShapeError("a memory was given to a block without cross-attention")
+            raise ShapeError("a memory was passed to a block without cross-attention")
         if self.cross_attention is not None and memory is None and cache is None:
             raise ShapeError(
-                "a block with cross-attention was called without the memory that it attends to "
+                "a block with cross-attention was called without a memory to attend to "
                 "(the encoder's output)"
             )
         own, cross = (cache.self_attention, cache.cross_attention) if cache else (None, None)

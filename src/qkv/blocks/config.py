@@ -1,6 +1,7 @@
-"""What two shipped families differ in.
+"""Options in which at least two of the shipped families differ.
 
-What differs by call is an argument; what one family or paper needs is passed in.
+What varies from call to call is an argument; what a single family or paper needs is passed as a
+module.
 """
 
 from dataclasses import dataclass
@@ -15,31 +16,31 @@ NORM_KINDS = ("layer", "rms")
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """One Transformer block.
+    """The configuration of a Transformer block.
 
     Raises:
-        ConfigError: on an unknown kind, a dropout outside [0, 1), or a size below 1.
+        ConfigError: for an unknown kind, a dropout outside [0, 1), or a size below 1.
     """
 
     d_model: int
     n_heads: int
     d_ff: int
-    n_kv_heads: int | None = None  # fewer than n_heads: grouped, 1: multi-query
-    d_head: int | None = None  # d_model / n_heads unless given
+    n_kv_heads: int | None = None  # fewer than n_heads: grouped; 1: multi-query
+    d_head: int | None = None  # None: d_model / n_heads
     norm: Literal["layer", "rms"] = "layer"
-    norm_first: bool = False  # False: norm(x + f(x)), the paper; True: x + f(norm(x))
+    norm_first: bool = False  # False: norm(x + f(x)), as in the paper; True: x + f(norm(x))
     norm_eps: float = 1e-5
     feed_forward: FeedForwardKind = "relu"
     bias: bool = True
-    qkv_bias: bool | None = None  # as `bias` unless given
+    qkv_bias: bool | None = None  # None: as `bias`
     causal: bool = False
     cross_attention: bool = False
     rotary_base: float | None = None  # None: no rotary positions
-    dropout: float = 0.0  # of each sublayer's output
-    attention_dropout: float = 0.0  # of the attention weights
+    dropout: float = 0.0  # on each sublayer's output
+    attention_dropout: float = 0.0  # on the attention weights
 
     def __post_init__(self) -> None:
-        """Check the values; whether sizes divide each other is checked where they are divided."""
+        """Check the values; divisibility is checked where the sizes are divided."""
         for field, known in (("feed_forward", FEED_FORWARD_KINDS), ("norm", NORM_KINDS)):
             if getattr(self, field) not in known:
                 raise ConfigError(
@@ -52,6 +53,6 @@ class BlockConfig:
         for field in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(
-                    f"{field} = {getattr(self, field)}; expected a share in [0, 1): "
-                    "the share that is dropped, not the one that is kept"
+                    f"{field} = {getattr(self, field)}; expected a probability in [0, 1): "
+                    "that of dropping, not of keeping"
                 )

@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014), with random bits that a CPU makes quickly."""
+"""Dropout (Srivastava et al. 2014), with random bits that are fast to generate on a CPU."""
 
 import torch
 import torch.nn.functional as F
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 def dropout(x: Float[Tensor, "..."], p: float) -> Float[Tensor, "..."]:
-    """Zero a share p of x at random and scale the rest, so that the expectation stays.
+    """Zero each element of x with probability p and scale the rest to keep the expectation.
 
-    On a CPU torch draws each element apart, which costs more than a layer norm. Here four elements
-    share one 64-bit draw, 16 bits each: p is rounded to a multiple of 1 / 65536, and the scale is
-    exact for the rounded p.
+    On a CPU, PyTorch draws one number per element, which costs more than a layer norm. Here four
+    elements share one 64-bit number, 16 bits each: p is rounded to a multiple of 1 / 65536, and the
+    scale is exact for the rounded p.
     """
     if x.device.type != "cpu":
         return F.dropout(x, p)
@@ -23,12 +23,12 @@ def dropout(x: Float[Tensor, "..."], p: float) -> Float[Tensor, "..."]:
 
 
 class Dropout(nn.Module):
-    """`dropout` while training, nothing otherwise."""
+    """`dropout` in training, the identity in evaluation."""
 
     def __init__(self, p: float):
         super().__init__()
         self.p = p
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Drop a share p while training."""
+        """Apply dropout in training."""
         return dropout(x, self.p) if self.training and self.p else x

@@ -1,4 +1,4 @@
-"""Tokens to vectors."""
+"""Token embeddings."""
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from qkv.errors import VocabularyError
 
 
 class TokenEmbedding(nn.Embedding):
-    """A table of vectors, one a token, times `scale`.
+    """A table with one vector per token, times `scale`.
 
     The scale is sqrt(d_model) in Vaswani et al. 2017, section 3.4.
 
@@ -21,20 +21,20 @@ class TokenEmbedding(nn.Embedding):
     def __init__(self, vocab_size: int, d_model: int, *, scale: float = 1.0):
         super().__init__(vocab_size, d_model)
         self.scale = scale
-        # Scaled vectors start with unit variance, and the logits of a tied output layer too.
+        # Scaled vectors then start with unit variance, as do the logits of a tied output layer.
         nn.init.normal_(self.weight, std=1 / scale)
 
     def forward(self, input: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length D"]:
-        """Look each token up."""
+        """Look up each token."""
         check_tokens(input)
         try:
             vectors = super().forward(input)
         except IndexError:
-            # Asking torch first costs valid input nothing.
+            # Trying PyTorch first costs nothing for valid input.
             low, high = int(input.min()), int(input.max())
             raise VocabularyError(
-                f"token ids from {low} to {high} were given, but the vocabulary has "
+                f"got token ids from {low} to {high}, but the vocabulary has "
                 f"{self.num_embeddings} (ids 0 to {self.num_embeddings - 1}); is this the "
-                "tokenizer that the model was built for?"
+                "tokenizer for which the model was built?"
             ) from None
         return vectors if self.scale == 1 else vectors * self.scale

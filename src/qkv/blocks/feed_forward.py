@@ -31,13 +31,13 @@ class FeedForward(nn.Module):
 
     Args:
         d_model: width of input and output.
-        d_ff: width between.
+        d_ff: width of the hidden layer.
         kind: relu, gelu, gelu_tanh, silu, or the gated swiglu, geglu, geglu_tanh.
         bias: whether the matrices have biases.
-        dropout: share of the d_ff numbers between that is dropped in training (T5, BART).
+        dropout: probability of dropping an element of the hidden layer in training (T5, BART).
 
     Raises:
-        ConfigError: on an unknown kind.
+        ConfigError: for an unknown kind.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class FeedForward(nn.Module):
         super().__init__()
         if kind not in ACTIVATIONS and kind not in GATES:
             known = ", ".join((*ACTIVATIONS, *GATES))
-            raise ConfigError(f"feed-forward of kind {kind!r}; expected one of {known}")
+            raise ConfigError(f"unknown feed-forward kind {kind!r}; expected one of {known}")
         self.kind, self.dropout = kind, dropout
         self.up = Linear(d_model, d_ff, bias=bias)
         self.gate = Linear(d_model, d_ff, bias=bias) if kind in GATES else None
         self.down = Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """Widen, bend, narrow."""
+        """Project up, apply the nonlinearity, project down."""
         if self.gate is None:
             between = ACTIVATIONS[self.kind](self.up(x))
         else:

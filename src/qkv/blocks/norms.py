@@ -1,4 +1,4 @@
-"""Normalization of each token's vector: as formulas, and as modules that run torch's kernels."""
+"""Normalization of each token's vector: the formulas, and modules that use PyTorch's kernels."""
 
 import math
 from typing import Literal
@@ -19,7 +19,7 @@ def layer_norm(
 ) -> Float[Tensor, "... D"]:
     """(x - mean) / sqrt(variance + eps) * weight + bias (Ba, Kiros and Hinton 2016, eq. 4).
 
-    The variance divides by D, not D - 1, and eps stands under the root.
+    The variance divides by D, not by D - 1, and eps is inside the square root.
     """
     centred = x - x.mean(-1, keepdim=True)
     normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps) * weight
@@ -34,10 +34,10 @@ def rms_norm(
 
 
 class LayerNorm(nn.Module):
-    """`layer_norm` with its parameters, by torch's kernel.
+    """`layer_norm` with its parameters, computed by PyTorch's kernel.
 
     Raises:
-        ConfigError: if eps is no finite number above 0, so that the norm could be NaN.
+        ConfigError: if eps is not a finite number above 0, so that the norm could be NaN.
     """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5, bias: bool = True):
@@ -52,10 +52,10 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with its parameter, by torch's kernel.
+    """`rms_norm` with its parameter, computed by PyTorch's kernel.
 
     Raises:
-        ConfigError: if eps is no finite number above 0, so that the norm could be NaN.
+        ConfigError: if eps is not a finite number above 0, so that the norm could be NaN.
     """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5):
@@ -70,12 +70,12 @@ class RMSNorm(nn.Module):
 
 def _checked(eps: float) -> float:
     if not 0 < eps < math.inf:
-        raise ConfigError(f"eps = {eps} of a norm; expected a finite number above 0, such as 1e-5")
+        raise ConfigError(f"eps = {eps} in a norm; expected a finite number above 0, such as 1e-5")
     return eps
 
 
 def make_norm(kind: Literal["layer", "rms"], d_model: int, *, eps: float, bias: bool) -> nn.Module:
-    """Build the norm that a config names."""
+    """Build the norm for a config."""
     if kind == "rms":
         return RMSNorm(d_model, eps=eps)
     return LayerNorm(d_model, eps=eps, bias=bias)

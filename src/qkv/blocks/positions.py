@@ -1,4 +1,4 @@
-"""What tells a Transformer the order: added to embeddings, turned into queries and keys, a bias.
+"""Position encodings: added to embeddings, rotating queries and keys, or as a bias of the scores.
 
 Shapes: B batch, H heads, L length, D width (of the model or of a head), Q queries, K keys.
 """
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from qkv.errors import ConfigError, LengthError
 
 Layout = Literal["interleaved", "halves"]
-# One frequency a pair (D/2,), their base, positions (*batch, L) -> other frequencies, (D/2,) or
-# (*batch, 1, D/2), and a factor of what is turned.
+# One frequency per pair (D/2,), their base, positions (*batch, L) -> scaled frequencies, (D/2,) or
+# (*batch, 1, D/2), and a factor for the rotated vectors.
 Scaling = Callable[[Tensor, float, Tensor], tuple[Tensor, float]]
 
 
@@ -38,8 +38,8 @@ def sinusoids(
         layout: "interleaved" as in the paper; "halves" has all sines, then all cosines (Marian).
         divisor: the exponent of 10000 is -i / divisor; D / 2 in the paper, D / 2 - 1 in
             tensor2tensor.
-        first: number of the first position (OpenNMT counts from 1).
-        dtype: of the result; half precision is computed in float32 and rounded.
+        first: index of the first position (OpenNMT counts from 1).
+        dtype: dtype of the result; half precision is computed in float32 and rounded.
 
     Raises:
         ConfigError: if d_model is odd, as sines and cosines come in pairs.
@@ -58,7 +58,7 @@ def sinusoids(
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds `sinusoids` to the embeddings; nothing is learned and no length is too long."""
+    """Adds `sinusoids` to the embeddings; without parameters or a maximum length."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class SinusoidalPositions(nn.Module):
     def forward(
         self, x: Float[Tensor, "B L D"], positions: Int[Tensor, "*batch L"]
     ) -> Float[Tensor, "B L D"]:
-        """Add the wave of each position."""
+        """Add the sinusoids of each position."""
         return x + sinusoids(
             positions,
             self.d_model,
@@ -93,8 +93,8 @@ class LearnedPositions(nn.Module):
 
     Args:
         max_length: positions in the table, not counting the offset.
-        d_model: D.
-        offset: rows at the table's start that no position uses (BART: 2).
+        d_model: width D.
+        offset: unused rows at the start of the table (BART: 2).
 
     Raises:
         LengthError: in `forward` on a CPU, if a position is outside the table.
@@ -113,9 +113,9 @@ class LearnedPositions(nn.Module):
             return x + self.table(positions + self.offset)
         except IndexError:
             raise LengthError(
-                f"position {int(positions.max())} was asked for, but only positions 0 to "
+                f"got position {int(positions.max())}, but only positions 0 to "
                 f"{self.max_length - 1} were learned; cut the input to {self.max_length} tokens, "
-                "or use positions that need no table (sinusoidal, rotary, ALiBi)"
+                "or use positions without a table (sinusoidal, rotary, ALiBi)"
             ) from None
 
 
@@ -127,18 +127,18 @@ def rotate(
     layout: Layout = "halves",
     scaling: Scaling | None = None,
 ) -> Float[Tensor, "B H L D"]:
-    """Turn each pair i of coordinates by the angle position * base^(-2i/D).
+    """Rotate each pair i of coordinates by the angle position * base^(-2i/D).
 
-    Su et al. 2021, eq. 15 and 34. The product of a rotated query and a rotated key depends on their
-    distance only.
+    Su et al. 2021, eq. 15 and 34. The dot product of a rotated query and a rotated key depends only
+    on their distance.
 
     Args:
         x: queries or keys.
         positions: (L,) or (B, L), counted from 0.
-        base: larger turns more slowly.
-        layout: what makes pair i: (i, i + D/2) for "halves" (Hugging Face's Llama files),
-            (2i, 2i + 1) for "interleaved" (the paper, and Meta's own files).
-        scaling: changes the frequencies base^(-2i/D) for inputs longer than those of training.
+        base: a larger base rotates more slowly.
+        layout: pair i is (i, i + D/2) for "halves" (Hugging Face's Llama files), (2i, 2i + 1) for
+            "interleaved" (the paper, and Meta's own files).
+        scaling: changes the frequencies base^(-2i/D) for inputs longer than in training.
     """
     working = torch.promote_types(x.dtype, torch.float32)
     pairs = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=working)
@@ -157,19 +157,19 @@ def rotate(
 
 
 class Rotary(nn.Module):
-    """`rotate` with its constants: rotary positions for queries and keys of self-attention.
+    """Rotary positions for the queries and keys of self-attention; see `rotate`.
 
     Args:
-        d_head: D.
+        d_head: width D of a head.
         base: as in `rotate`.
         layout: as in `rotate`.
         scaling: as in `rotate`.
-        width: how many coordinates turn, the first ones; all where None (Black et al. 2022,
+        width: number of coordinates that rotate, the first ones; None means all (Black et al. 2022,
             section 2.1.1: a quarter).
 
     Raises:
-        ConfigError: if the width is odd, as coordinates turn in pairs, or not between 2 and D; or
-            the base is no finite number above 0.
+        ConfigError: if the width is odd or not between 2 and D, or if the base is not a finite
+            number above 0.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Rotary(nn.Module):
         if self.width % 2:
             name = "d_head" if width is None else "width"
             raise ConfigError(
-                f"{name} = {self.width} is odd; rotary positions turn pairs of coordinates"
+                f"{name} = {self.width} is odd; rotary positions rotate pairs of coordinates"
             )
         if not 2 <= self.width <= d_head:
             raise ConfigError(
@@ -198,7 +198,7 @@ class Rotary(nn.Module):
             raise ConfigError(f"base = {base} of rotary positions; expected a finite one above 0")
         if base == 1 and scaling is not None:
             raise ConfigError(
-                "base = 1 of rotary positions turns all pairs alike, so no scaling can slow some; "
+                "base = 1 rotates all pairs at the same rate, so no scaling can slow some; "
                 "expected a larger one, such as 10000"
             )
         self.base, self.scaling = base, scaling
@@ -207,7 +207,7 @@ class Rotary(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H L D"], positions: Int[Tensor, "*batch L"]
     ) -> Float[Tensor, "B H L D"]:
-        """Turn by the positions."""
+        """Rotate by the given positions."""
         turned = rotate(
             x[..., : self.width],
             positions,
@@ -223,10 +223,11 @@ class Rotary(nn.Module):
 def relative_buckets(
     distances: Int[Tensor, "*any"], *, n_buckets: int, max_distance: int, bidirectional: bool
 ) -> Int[Tensor, "*any"]:
-    """Number each distance (key - query position) by its bucket (Raffel et al. 2020, section 2.1).
+    """Return the bucket of each distance, key - query position (Raffel et al. 2020, section 2.1).
 
     Half of the buckets hold one distance each; the others grow logarithmically up to max_distance,
-    beyond which all share the last. Bidirectional: the upper half of the numbers is for later keys.
+    beyond which all distances share the last bucket. If bidirectional, the upper half of the
+    buckets is for later keys.
     """
     if bidirectional:
         n_buckets //= 2
@@ -240,7 +241,7 @@ def relative_buckets(
 
 
 class RelativeBias(nn.Module):
-    """A learned number a head and bucket of distance, added to the scores (T5)."""
+    """A learned bias per head and distance bucket, added to the scores (T5)."""
 
     def __init__(
         self, n_heads: int, *, n_buckets: int = 32, max_distance: int = 128, bidirectional: bool
@@ -259,8 +260,8 @@ class RelativeBias(nn.Module):
     def forward(
         self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
     ) -> Float[Tensor, "*batch H Q K"]:
-        """Look the bias up for the positions of queries and keys."""
-        # All distances from max_distance on share a bucket, so that few need a logarithm.
+        """Look up the bias for the positions of queries and keys."""
+        # All distances from max_distance on share a bucket, so few logarithms are needed.
         furthest = self.max_distance
         buckets = relative_buckets(
             torch.arange(-furthest, furthest + 1, device=keys.device),
@@ -271,7 +272,7 @@ class RelativeBias(nn.Module):
         by_distance = self.table(buckets).T  # (H, 2 * furthest + 1)
         distances = keys[..., None, :] - queries[..., :, None]
         at = distances.clamp(-furthest, furthest) + furthest
-        # `gather` has a faster gradient than a second look into a table.
+        # `gather` has a faster gradient than a second embedding lookup.
         at = at.flatten(-2).unsqueeze(-2).expand(*at.shape[:-2], len(by_distance), -1)
         bias = by_distance.expand(*at.shape[:-2], -1, -1).gather(-1, at)
         return bias.unflatten(-1, distances.shape[-2:])
@@ -280,8 +281,8 @@ class RelativeBias(nn.Module):
 def alibi_slopes(n_heads: int) -> Float[Tensor, " H"]:
     """2^(-8/H), 2^(-16/H), ... (Press et al. 2022, section 3).
 
-    Where H is no power of two: those of the next lower power, then every second one of the next
-    higher.
+    If H is not a power of two: the slopes for the next lower power, then every second slope for the
+    next higher power.
     """
     power = 2 ** math.floor(math.log2(n_heads))
     slopes = 2.0 ** (-8.0 / power * torch.arange(1, power + 1, dtype=torch.float64))
@@ -290,7 +291,7 @@ def alibi_slopes(n_heads: int) -> Float[Tensor, " H"]:
 
 
 class ALiBi(nn.Module):
-    """-slope * distance, a fixed bias a head (Press, Smith and Lewis 2022): nearer counts more."""
+    """A fixed bias per head, -slope * distance (Press, Smith and Lewis 2022)."""
 
     slopes: Tensor
 

@@ -1,8 +1,8 @@
-"""Rotary positions beyond the lengths of training: the pairs turn more slowly.
+"""Scaling of rotary positions for texts longer than in training: pairs rotate more slowly.
 
-A pair with frequency f turns L * f / (2 pi) times in L tokens. One that turned often has met every
-angle in training; one that did not would meet new ones, and is slowed. Most kinds slow it whatever
-is read; two do so only for texts that are longer than those of training. Shapes: P pairs, L tokens.
+A pair with frequency f makes L * f / (2 pi) turns in L tokens. A pair that makes many turns has
+seen every angle in training; a slower one would meet new angles, so its frequency is reduced. Most
+kinds always do so; two do so only for texts longer than in training. Shapes: P pairs, L tokens.
 """
 
 import math
@@ -12,41 +12,41 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Frequencies, of each row its own where they depend on its length; a factor of what is turned.
+# Frequencies, per row if they depend on its length; and a factor for the rotated vectors.
 Scaled = tuple[Float[Tensor, "*any P"], float]
 Frequencies = Float[Tensor, " P"]
-Positions = Int[Tensor, "*batch L"] | None  # of all tokens of a text, for kinds that ask its length
+Positions = Int[Tensor, "*batch L"] | None  # of all tokens, for kinds that need the length
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearScaling:
-    """Divides all frequencies, as if positions were divided (Chen et al. 2023, section 2.3)."""
+    """Divides all frequencies, like dividing positions (Chen et al. 2023, section 2.3)."""
 
     factor: float
 
     def __call__(
         self, frequencies: Frequencies, base: float, positions: Positions = None
     ) -> Scaled:
-        """Slow every pair."""
+        """Divide every frequency."""
         return frequencies / self.factor, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TurnsScaling:
-    """Divides the frequencies of pairs that turn seldom; a mixture linear in the number of turns.
+    """Divides the frequencies of slow pairs, with a transition linear in the number of turns.
 
     Grattafiori et al. 2024, "The Llama 3 herd of models", as published with version 3.1.
     """
 
     factor: float
-    original_length: int  # of training
-    few_turns: float = 1.0  # in that length: so many or fewer are slowed
-    many_turns: float = 4.0  # so many or more are kept
+    original_length: int  # in training
+    few_turns: float = 1.0  # pairs with at most this many turns in that length are slowed
+    many_turns: float = 4.0  # pairs with at least this many are unchanged
 
     def __call__(
         self, frequencies: Frequencies, base: float, positions: Positions = None
     ) -> Scaled:
-        """Slow the pairs that turn seldom."""
+        """Divide the frequencies of slow pairs."""
         turns = self.original_length * frequencies / (2 * math.pi)
         kept = ((turns - self.few_turns) / (self.many_turns - self.few_turns)).clamp(0, 1)
         return frequencies * (kept + (1 - kept) / self.factor), 1.0
@@ -54,7 +54,7 @@ class TurnsScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class YaRNScaling:
-    """Divides the frequencies of pairs that turn seldom; a mixture linear in the pair's number.
+    """Divides the frequencies of slow pairs, with a transition linear in the pair's index.
 
     Peng et al. 2023, "YaRN: efficient context window extension", sections 3.2 and 3.4.
     """
@@ -63,19 +63,19 @@ class YaRNScaling:
     original_length: int
     few_turns: float = 1.0  # the paper's alpha
     many_turns: float = 32.0  # the paper's beta
-    whole_pairs: bool = True  # the mixture begins and ends at a whole number
-    magnitude: float | None = None  # of turned queries and keys; 0.1 ln(factor) + 1 where None
-    # Or a ratio, where both are given: of 0.1 m ln(factor) + 1 for the two m (DeepSeek-AI 2024).
+    whole_pairs: bool = True  # the transition begins and ends at a whole index
+    magnitude: float | None = None  # factor of rotated vectors; None: 0.1 ln(factor) + 1
+    # If both are set, the ratio of 0.1 m ln(factor) + 1 for the two m (DeepSeek-AI 2024).
     mscale: float | None = None
     mscale_all_dim: float | None = None
 
     def __call__(
         self, frequencies: Frequencies, base: float, positions: Positions = None
     ) -> Scaled:
-        """Slow the pairs that turn seldom, and make the scores larger."""
+        """Divide the frequencies of slow pairs, and increase the scores."""
         n_pairs = len(frequencies)
 
-        def pair(turns: float) -> float:  # number i of the pair that turns so often: i = P at base
+        def pair(turns: float) -> float:  # index i of the pair with that many turns
             return n_pairs * math.log(self.original_length / (2 * math.pi * turns), base)
 
         first, last = pair(self.many_turns), pair(self.few_turns)
@@ -100,7 +100,7 @@ class YaRNScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicScaling:
-    """Raises the base by the length of the text: the slowest pair turns as far as in training.
+    """Raises the base with the length, so that the slowest pair turns as far as in training.
 
     "NTK-aware" scaling in its dynamic form (Peng et al. 2023, sections 3.1 and 3.3).
     """
@@ -111,9 +111,10 @@ class DynamicScaling:
     def __call__(
         self, frequencies: Frequencies, base: float, positions: Positions = None
     ) -> Scaled:
-        """Slow the pairs of texts that are longer than those of training, the more so the longer.
+        """Reduce the frequencies for texts longer than in training, depending on their length.
 
-        Base * g^(D / (D - 2)) with g = factor * length / original_length - (factor - 1).
+        The base becomes base * g^(D / (D - 2)) with g = factor * length / original_length - (factor
+        - 1).
         """
         if positions is None:
             return frequencies, 1.0
@@ -126,27 +127,27 @@ class DynamicScaling:
     def turns_otherwise(
         self, past: Int[Tensor, "*batch"], total: Int[Tensor, "*batch"]
     ) -> Bool[Tensor, "*batch"]:
-        """Tell whether `past` tokens were turned by other angles than all of `total` would be."""
+        """Return whether the angles for `past` tokens differ from those for `total` tokens."""
         return (past > 0) & (total > past) & (total > self.original_length)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongRopeScaling:
-    """Divides each frequency by a number of its own, texts longer than those of training by others.
+    """Divides each frequency by its own divisor; texts longer than in training have a second set.
 
     Ding et al. 2024, "LongRoPE: extending LLM context window beyond 2 million tokens".
     """
 
-    short: tuple[float, ...]  # one divisor a pair
+    short: tuple[float, ...]  # one divisor per pair
     long: tuple[float, ...]
     original_length: int
-    factor: float  # by how much longer texts may be
-    magnitude: float | None = None  # sqrt(1 + ln(factor) / ln(original_length)) where None
+    factor: float  # ratio of the longest text to those in training
+    magnitude: float | None = None  # None: sqrt(1 + ln(factor) / ln(original_length))
 
     def __call__(
         self, frequencies: Frequencies, base: float, positions: Positions = None
     ) -> Scaled:
-        """Slow the pairs by the divisors for this length."""
+        """Divide the frequencies by the divisors for this length."""
         short, long = (
             torch.tensor(divisors, device=frequencies.device, dtype=frequencies.dtype)
             for divisors in (self.short, self.long)
@@ -164,12 +165,12 @@ class LongRopeScaling:
     def turns_otherwise(
         self, past: Int[Tensor, "*batch"], total: Int[Tensor, "*batch"]
     ) -> Bool[Tensor, "*batch"]:
-        """Tell whether `past` tokens were turned by other angles than all of `total` would be."""
+        """Return whether the angles for `past` tokens differ from those for `total` tokens."""
         return (past > 0) & (past <= self.original_length) & (total > self.original_length)
 
 
 def _lengths(positions: Int[Tensor, "*batch L"]) -> Int[Tensor, "*batch 1 1"]:
-    """Count the tokens of each text: the last position and one."""
+    """Return the number of tokens of each text: the last position plus one."""
     return positions.amax(-1)[..., None, None] + 1
 
 

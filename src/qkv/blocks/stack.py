@@ -1,4 +1,4 @@
-"""N blocks, and the closing norm where the blocks are pre-norm.
+"""A stack of N blocks, with a final norm if the blocks are pre-norm.
 
 Shapes: B batch, Q queries (the stack's own tokens), K keys (the memory's tokens), D d_model.
 """
@@ -17,12 +17,12 @@ from qkv.blocks.norms import make_norm
 
 
 class Stack(nn.Module):
-    """An encoder or a decoder without its embeddings (Vaswani et al. 2017, section 3.1).
+    """An encoder or decoder without its embeddings (Vaswani et al. 2017, section 3.1).
 
     Args:
-        config: of every block.
-        n_layers: how many blocks.
-        make_block: builds block number i, where blocks differ or hold their own mechanism.
+        config: configuration of every block.
+        n_layers: number of blocks.
+        make_block: builds block i, if blocks differ or use their own mechanism.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class Stack(nn.Module):
         super().__init__()
         make_block = make_block or (lambda i: Block(config))
         self.blocks = nn.ModuleList(make_block(i) for i in range(n_layers))
-        # Set for training with little memory: blocks then run once more in the backward pass.
+        # Set to train with little memory: the backward pass then recomputes the blocks.
         self.recompute = False
-        # A pre-norm block adds to a stream that nothing has normalized since the embeddings.
+        # Pre-norm blocks add to a residual stream that is never normalized on the way.
         self.norm = None
         if config.norm_first:
             self.norm = make_norm(
@@ -54,7 +54,7 @@ class Stack(nn.Module):
         positions: Int[Tensor, "..."] | None = None,
         caches: Sequence[LayerCache] | None = None,
     ) -> Float[Tensor, "B Q D"]:
-        """Run the blocks in order; the arguments are those of `Block`, with one cache a block."""
+        """Run the blocks in order; see `Block`, with one cache per block."""
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
             run = partial(checkpoint, block, use_reentrant=False) if recompute else block

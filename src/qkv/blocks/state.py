@@ -1,4 +1,4 @@
-"""What a Transformer remembers while decoding: its blocks' caches, and which tokens were real."""
+"""The decoding state of a Transformer: its blocks' caches and the mask of real tokens."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,12 +15,12 @@ from qkv.errors import LengthError
 
 
 class DecodingState:
-    """The state of one batch being decoded; owned by the decoding loop.
+    """The state of a batch during decoding, owned by the decoding loop.
 
     Args:
-        n_layers: blocks of the decoding stack.
-        memory: what the encoder computed; None for a model without one.
-        memory_mask: True = a real token of the source; None where all are.
+        n_layers: number of decoder blocks.
+        memory: output of the encoder; None for a model without one.
+        memory_mask: True = a real token of the source; None if all are.
     """
 
     def __init__(
@@ -38,31 +38,32 @@ class DecodingState:
 
     @property
     def length(self) -> int:
-        """Positions stepped so far, those read before decoding began not counted."""
+        """Number of positions so far, without the prompt."""
         return self._taken - self._read
 
     @property
     def n_real(self) -> Int[Tensor, "*batch"]:
-        """Real tokens so far, of each row where they differ; those of a prompt are counted."""
+        """Number of real tokens so far, per row if they differ, including the prompt."""
         if self._token_mask is None:
             return torch.tensor(self._taken)
         return self._token_mask.sum(1)
 
     def begin(self) -> None:
-        """Begin to decode: what was taken in so far is a prompt, which no rewind forgets."""
+        """Begin decoding: all tokens so far are the prompt, which no rewind removes."""
         self._read = self._taken
 
     def advance(
         self, tokens: Int[Tensor, "batch n"], token_mask: Bool[Tensor, "batch n"] | None = None
     ) -> tuple[Bool[Tensor, "batch 1 1 keys"] | None, Int[Tensor, "*batch n"]]:
-        """Take n more tokens in; return the mask of all keys so far and the new ones' positions.
+        """Add n tokens; return the mask of all keys so far and the positions of the new tokens.
 
         Args:
             tokens: the new tokens.
-            token_mask: True = real; None where all are. Left padding shifts no position.
+            token_mask: True = a real token; None if all are. Left padding does not shift positions.
 
         Raises:
-            ShapeError: if the tokens are not ids of shape (batch, n), or not the rows of before.
+            ShapeError: if the tokens are not ids of shape (batch, n) with the rows of earlier
+                calls.
         """
         check_tokens(tokens, self._n_rows)
         self._n_rows = tokens.shape[0]
@@ -90,7 +91,7 @@ class DecodingState:
             self._token_mask = self._token_mask[rows]
 
     def rewind(self, length: int) -> None:
-        """Forget every position from `length` on."""
+        """Discard every position from `length` on."""
         if not 0 <= length <= self.length:
             raise LengthError(f"cannot rewind to length {length}: the state holds {self.length}")
         self._taken = self._read + length

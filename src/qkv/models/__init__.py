@@ -1,1 +1,1 @@
-"""Whole models, one family a file."""
+"""Complete models, one family per file."""

@@ -24,7 +24,7 @@ from qkv.blocks.stack import Stack
 from qkv.models.encoder_decoder import EncoderDecoder, shift_right
 from qkv.models.initialization import initialize
 
-FIRST_POSITION = 2  # the rows before it were padding's and are never read
+FIRST_POSITION = 2  # earlier rows belonged to padding and are never used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class BartConfig:
     """An encoder-decoder with learned positions; the defaults are BART large."""
 
     vocab_size: int = 50_265
-    n_positions: int = 1024  # of each table, the rows before the first not counted
+    n_positions: int = 1024  # of each table, without the rows before the first position
     d_model: int = 1024
     n_heads: int = 16
     d_ff: int = 4096
@@ -43,10 +43,10 @@ class BartConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     scaled_embedding: bool = False  # by sqrt(d_model); mBART: True
-    activation_dropout: float = 0.0  # between the matrices of the feed-forward network
-    head_dropout: float = 0.0  # of a head that classifies
-    # What a classifier reads: the decoder's first token, None for the last one of the source, and
-    # the token whose state is classified. A list of end tokens is for decoding alone.
+    activation_dropout: float = 0.0  # in the hidden layer of the feed-forward network
+    head_dropout: float = 0.0  # of a classification head
+    # For a classifier: the decoder's first token (None: the last token of the source), and the
+    # token whose state is classified. A list of end tokens is used for decoding only.
     start_token: int | None = 2
     end_token: int | tuple[int, ...] | None = 2
 
@@ -66,10 +66,10 @@ class BartConfig:
 
 
 class Bart(EncoderDecoder):
-    """One table of tokens for source, target and output layer; two of positions.
+    """One token table for source, target and output layer, and two position tables.
 
     Raises:
-        LengthError: in `forward`, `encode`, `start` and `step`, after the last learned position.
+        LengthError: in `forward`, `encode`, `start` and `step`, beyond the last learned position.
     """
 
     def __init__(self, config: BartConfig):
@@ -92,11 +92,11 @@ class Bart(EncoderDecoder):
     def read(
         self, tokens: Int[Tensor, "B T"], *, token_mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Feed one text to both stacks, for a head on the decoder (Lewis et al. 2020, section 3.1).
+        """Run both stacks on one text, for a head on the decoder (Lewis et al. 2020, section 3.1).
 
         Args:
             tokens: ids.
-            token_mask: True = a real token; None where all are.
+            token_mask: True = a real token; None if all are.
         """
         target = shift_right(tokens, token_mask, start=self.config.start_token)
         return self.hidden(tokens, target, source_mask=token_mask, target_mask=token_mask)
@@ -104,14 +104,14 @@ class Bart(EncoderDecoder):
     def embed_source(
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
     ) -> Float[Tensor, "B S D"]:
-        """Add the vector of each position to that of each token, and normalize."""
+        """Add token and position embeddings, and normalize."""
         x = self.source_positions(self.embedding(tokens), positions)
         return self.dropout(self.source_norm(x))
 
     def embed_target(
         self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B T D"]:
-        """Add the vector of each position to that of each token, and normalize."""
+        """Add token and position embeddings, and normalize."""
         x = self.target_positions(self.embedding(tokens), positions)
         return self.dropout(self.target_norm(x))
 

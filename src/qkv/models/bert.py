@@ -1,6 +1,6 @@
-"""The BERT family: an encoder of text (Devlin et al. 2019).
+"""The BERT family of text encoders (Devlin et al. 2019).
 
-RoBERTa (Liu et al. 2019) and DistilBERT (Sanh et al. 2019) are the same model under other configs.
+RoBERTa (Liu et al. 2019) and DistilBERT (Sanh et al. 2019) are the same model with other configs.
 
 Shapes: B batch, L tokens, D d_model.
 """
@@ -27,16 +27,16 @@ from qkv.models.pooling import first_token
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """The encoder; the defaults are BERT base.
+    """The configuration of the encoder; the defaults are BERT base.
 
     Raises:
-        ConfigError: if a size is below 1, or no position is left after the first.
+        ConfigError: if a size is below 1, or no position remains after the first.
     """
 
     vocab_size: int = 30_522
-    n_positions: int = 512  # rows of the table, those before the first position included
+    n_positions: int = 512  # rows of the table, including those before the first position
     first_position: int = 0  # RoBERTa: 2
-    n_segments: int = 2  # RoBERTa: 1, whose vector every token gets; DistilBERT: 0
+    n_segments: int = 2  # RoBERTa: 1, the same for every token; DistilBERT: 0
     d_model: int = 768
     n_heads: int = 12
     d_ff: int = 3072
@@ -46,16 +46,16 @@ class BertConfig:
     pooler: bool = True
     dropout: float = 0.1
     attention_dropout: float = 0.1
-    head_dropout: float = 0.1  # of a head that classifies
+    head_dropout: float = 0.1  # of a classification head
 
     def __post_init__(self) -> None:
-        """Check what no block checks."""
+        """Check the values that no block checks."""
         for name in ("vocab_size", "n_layers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1")
         if self.n_positions <= self.first_position:
             raise ConfigError(
-                f"n_positions = {self.n_positions} leaves no place after first_position = "
+                f"n_positions = {self.n_positions} leaves no position after first_position = "
                 f"{self.first_position}; the rows before the first count too"
             )
         self.block()
@@ -74,25 +74,25 @@ class BertConfig:
 
 
 class SegmentEmbedding(nn.Embedding):
-    """A vector for each text of a pair.
+    """An embedding for each segment, the texts of a pair.
 
     Raises:
-        ShapeError: in `forward` on a CPU, if a number is not that of a segment.
+        ShapeError: in `forward` on a CPU, if an index is not a segment.
     """
 
     def forward(self, input: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """Look each token's segment up."""
+        """Look up each token's segment."""
         try:
             return super().forward(input)
         except IndexError:
             raise ShapeError(
-                f"segments from {int(input.min())} to {int(input.max())} were given; the model was "
+                f"got segments from {int(input.min())} to {int(input.max())}; the model was "
                 f"trained with {self.num_embeddings}, counted from 0"
             ) from None
 
 
 class Bert(nn.Module):
-    """Embeddings and a stack of post-norm blocks that see both directions.
+    """Embeddings and a stack of bidirectional post-norm blocks.
 
     Devlin et al. 2019, section 3.
     """
@@ -126,13 +126,13 @@ class Bert(nn.Module):
         """Encode each token in its context.
 
         Args:
-            tokens: ids, with the start and end tokens that the model was trained with.
-            token_mask: True = a real token; None where all are.
-            segments: 0 for the first text of a pair, 1 for the second; 0 where None.
-            positions: counted from 0 over the real tokens where None.
+            tokens: ids, including the start and end tokens used in training.
+            token_mask: True = a real token; None if all are.
+            segments: 0 for the first text of a pair, 1 for the second; None means 0.
+            positions: None counts the real tokens from 0.
 
         Raises:
-            ShapeError: if segments are given that the model was not trained with.
+            ShapeError: if the model was not trained with these segments.
         """
         if positions is None:
             positions = token_positions(tokens, token_mask)
@@ -140,18 +140,18 @@ class Bert(nn.Module):
         if self.segments is not None:
             x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
         elif segments is not None:
-            raise ShapeError("segments were given to a model that has no vectors for them")
+            raise ShapeError("segments were passed to a model without segment embeddings")
         x = self.norm(self.positions(x, positions))
         return self.stack(self.dropout(x), mask=attention_mask(token_mask))
 
     def pool(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B D"]:
-        """Summarize a text by its first token: tanh(W h_0 + b), trained on pairs of sentences.
+        """Pool a text to the state of its first token: tanh(W h_0 + b), trained on sentence pairs.
 
         Raises:
-            ShapeError: if the model has no pooler (RoBERTa and DistilBERT are trained without).
+            ShapeError: if the model has no pooler (like RoBERTa and DistilBERT).
         """
         if self.pooler is None:
-            raise ShapeError("this model has no pooler; take the first token or the mean instead")
+            raise ShapeError("this model has no pooler; use the first token or the mean instead")
         return torch.tanh(self.pooler(first_token(hidden, token_mask)))

@@ -1,4 +1,4 @@
-"""Causal language models: what every family of them shares.
+"""The base class of causal language models.
 
 Shapes: B batch, L tokens, D d_model, V vocabulary.
 """
@@ -19,12 +19,12 @@ from qkv.models.initialization import initialize
 class CausalLM(nn.Module):
     """Token embedding, causal stack, output layer: each token predicts the next.
 
-    A family overrides `embed` where more than the token enters the stack.
+    A family overrides `embed` if its input is more than the token embedding.
 
     Args:
-        vocab_size: V.
-        d_model: D.
-        stack: of causal blocks.
+        vocab_size: vocabulary size V.
+        d_model: width D.
+        stack: a stack of causal blocks.
         tied_output: whether the output layer's weight is the embedding.
     """
 
@@ -34,7 +34,7 @@ class CausalLM(nn.Module):
         self.stack = stack
         self.head: nn.Module = Linear(d_model, vocab_size, bias=False)
         self.apply(initialize)
-        # What is added to the stream starts smaller, by depth (Radford et al. 2019, section 2.3).
+        # Residual projections start smaller, by depth (Radford et al. 2019, section 2.3).
         for name, module in self.named_modules():
             if name.endswith(("self_attention.output", "feed_forward.down")):
                 initialize(module, std=0.02 / math.sqrt(2 * len(stack.blocks)))
@@ -42,18 +42,18 @@ class CausalLM(nn.Module):
             self.head.weight = self.embedding.weight
 
     def without_head(self) -> "CausalLM":
-        """Take the output layer off, for a head of another kind: `forward` is `hidden` then."""
+        """Remove the output layer, to add another head; `forward` then equals `hidden`."""
         self.head = nn.Identity()
         return self
 
     def extra_repr(self) -> str:
-        """Say what no parameter shows."""
+        """Show the options that no submodule shows."""
         return "without head" if isinstance(self.head, nn.Identity) else ""
 
     def embed(
         self, tokens: Int[Tensor, "B L"], positions: Int[Tensor, "*B L"]
     ) -> Float[Tensor, "B L D"]:
-        """Turn tokens into what enters the stack."""
+        """Embed tokens as the input of the stack."""
         return self.embedding(tokens)
 
     def forward(
@@ -63,16 +63,15 @@ class CausalLM(nn.Module):
         token_mask: Bool[Tensor, "B L"] | None = None,
         positions: Int[Tensor, "*B L"] | None = None,
     ) -> Float[Tensor, "B L V"]:
-        """Predict each next token.
+        """Return the logits of each next token.
 
         Args:
             tokens: ids.
-            token_mask: True = a real token; not needed for padding on the right, which no real
-                token can see.
-            positions: (L,) or (B, L); those of the real tokens, counted from 0, where None.
+            token_mask: True = a real token; not needed for right padding, which no real token sees.
+            positions: (L,) or (B, L); None counts the real tokens from 0.
 
         Raises:
-            VocabularyError: on an id outside the vocabulary.
+            VocabularyError: if an id is outside the vocabulary.
         """
         return self.head(self.hidden(tokens, token_mask=token_mask, positions=positions))
 
@@ -83,7 +82,7 @@ class CausalLM(nn.Module):
         token_mask: Bool[Tensor, "B L"] | None = None,
         positions: Int[Tensor, "*B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Compute what the output layer reads: `forward` is `head(hidden(...))`."""
+        """Return the hidden states: `forward` is `head(hidden(...))`."""
         counted = token_positions(tokens, token_mask)
         positions = counted if positions is None else positions
         return self.stack(
@@ -93,11 +92,11 @@ class CausalLM(nn.Module):
     def start(
         self, source: Int[Tensor, "B n"], token_mask: Bool[Tensor, "B n"] | None = None
     ) -> DecodingState:
-        """Read what stands before the first token of `step`: a prompt without its last token.
+        """Process the prompt without its last token, which is the first token of `step`.
 
         Args:
             source: ids; n may be 0.
-            token_mask: True = a real token; padding may stand on either side.
+            token_mask: True = a real token; padding may be on either side.
         """
         check_tokens(source)
         state = DecodingState(len(self.stack.blocks))
@@ -112,12 +111,12 @@ class CausalLM(nn.Module):
         state: DecodingState,
         token_mask: Bool[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B n V"]:
-        """Predict the token after each of the n new ones; the state remembers them.
+        """Return the logits of the token after each of the n new ones, which the state stores.
 
         Args:
-            tokens: what follows the tokens of `start` and of earlier steps.
-            state: of `start`; changed in place.
-            token_mask: True = a real token, for prefixes padded on the left; None where all are.
+            tokens: ids that follow those of `start` and of earlier steps.
+            state: state from `start`; modified in place.
+            token_mask: True = a real token, for left-padded prefixes; None if all are.
         """
         return self.head(self._advance(tokens, state, token_mask))
 

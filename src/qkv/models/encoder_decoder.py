@@ -1,4 +1,4 @@
-"""Encoder-decoders of two stacks: what every family of them shares.
+"""The base class of encoder-decoder Transformers.
 
 Shapes: B batch, S source tokens, T target tokens, n new tokens, D d_model.
 """
@@ -15,9 +15,9 @@ from qkv.models.seq2seq import Seq2Seq
 
 
 class EncoderDecoder(Seq2Seq[DecodingState]):
-    """An encoder reads the source; a decoder that attends to it predicts each next target token.
+    """An encoder of the source, and a decoder that attends to it and predicts target tokens.
 
-    A family builds both stacks and the output layer, and says how tokens enter the stacks.
+    A family builds both stacks and the output layer, and defines how tokens are embedded.
     """
 
     encoder: Stack
@@ -31,7 +31,7 @@ class EncoderDecoder(Seq2Seq[DecodingState]):
         source_mask: Bool[Tensor, "B S"] | None = None,
         target_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Run encoder and decoder: what the output layer reads."""
+        """Run the encoder and the decoder; return the hidden states for the output layer."""
         memory = self.encode(source, source_mask)
         check_tokens(target, memory.shape[0])
         return self.decoder(
@@ -44,14 +44,14 @@ class EncoderDecoder(Seq2Seq[DecodingState]):
     def encode(
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B S D"]:
-        """Run the encoder: the memory that the decoder attends to."""
+        """Run the encoder; return the memory that the decoder attends to."""
         x = self.embed_source(source, token_positions(source, token_mask))
         return self.encoder(x, mask=attention_mask(token_mask))
 
     def start(
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
     ) -> DecodingState:
-        """Encode the source; the state that this returns is continued by `step`."""
+        """Encode the source; return the state for `step`."""
         n_layers = len(self.decoder.blocks)
         return DecodingState(n_layers, self.encode(source, token_mask), token_mask)
 
@@ -61,7 +61,7 @@ class EncoderDecoder(Seq2Seq[DecodingState]):
         state: DecodingState,
         token_mask: Bool[Tensor, "B n"] | None,
     ) -> Float[Tensor, "B n D"]:
-        """Run the decoder on the new tokens, after those that the state remembers."""
+        """Run the decoder on new tokens, which follow those in the state."""
         mask, positions = state.advance(tokens, token_mask)
         return self.decoder(
             self.embed_target(tokens, positions),
@@ -74,38 +74,38 @@ class EncoderDecoder(Seq2Seq[DecodingState]):
     def embed_source(
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
     ) -> Float[Tensor, "B S D"]:
-        """Turn tokens into what enters the encoder."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what enters its encoder")
+        """Embed tokens as the input of the encoder."""
+        raise NotImplementedError(f"{type(self).__name__} does not define embed_source")
 
     def embed_target(
         self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B T D"]:
-        """Turn tokens into what enters the decoder."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what enters its decoder")
+        """Embed tokens as the input of the decoder."""
+        raise NotImplementedError(f"{type(self).__name__} does not define embed_target")
 
     def without_head(self) -> "EncoderDecoder":
-        """Take the output layer off, for a head of another kind: `forward` is `hidden` then."""
+        """Remove the output layer, to add another head; `forward` then equals `hidden`."""
         self.head = nn.Identity()
         return self
 
     def extra_repr(self) -> str:
-        """Say what no parameter shows."""
+        """Show the options that no submodule shows."""
         return "without head" if isinstance(self.head, nn.Identity) else ""
 
 
 def shift_right(
     tokens: Int[Tensor, "B L"], token_mask: Bool[Tensor, "B L"] | None, *, start: int | None
 ) -> Int[Tensor, "B L"]:
-    """Put at each token's place the real token before it, wherever the padding is.
+    """Replace each token with the previous real token, wherever the padding is.
 
     Args:
         tokens: ids.
-        token_mask: True = a real token; None where all are.
-        start: at the place of the first; the last real token of the row where None.
+        token_mask: True = a real token; None if all are.
+        start: id for the first position; None means the row's last real token.
     """
     real = torch.ones_like(tokens, dtype=torch.bool) if token_mask is None else token_mask
     places = torch.arange(tokens.shape[1], device=tokens.device)
-    latest = torch.where(real, places, -1).cummax(1).values  # the last real place up to each
+    latest = torch.where(real, places, -1).cummax(1).values  # the last real position up to each
     before = F.pad(latest[:, :-1], (1, 0), value=-1)
     first = tokens.gather(1, latest[:, -1:].clamp(min=0))
     if start is not None:

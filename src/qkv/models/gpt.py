@@ -22,7 +22,7 @@ from qkv.models.initialization import initialize
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """A pre-norm decoder with learned positions; the defaults are the smallest published model."""
+    """The configuration; the defaults are the smallest published model."""
 
     vocab_size: int = 50257
     n_positions: int = 1024
@@ -32,13 +32,13 @@ class GPTConfig:
     n_layers: int = 12
     norm_eps: float = 1e-5
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu_tanh"
-    dropout: float = 0.1  # of each sublayer's output
+    dropout: float = 0.1  # on each sublayer's output
     attention_dropout: float = 0.1
     embedding_dropout: float = 0.1
-    head_dropout: float = 0.1  # of a head that classifies tokens
+    head_dropout: float = 0.1  # of a token classification head
     tied_output: bool = True  # the output layer's weight is the embedding
     divided_by_root: bool = True  # scores are q . k / sqrt(d_head)
-    divided_by_layer: bool = False  # by its number too, the first is 1 (Karamcheti et al. 2021)
+    divided_by_layer: bool = False  # also by the layer's index, from 1 (Karamcheti et al. 2021)
 
     def block(self) -> BlockConfig:
         """Return the configuration of every block."""
@@ -55,7 +55,7 @@ class GPTConfig:
         )
 
     def attention(self, layer: int) -> "ScaledAttention | None":
-        """Build the attention of one layer where it is not that of every block."""
+        """Build the attention of a layer if it differs from the block's default."""
         factor = 1.0
         if not self.divided_by_root:
             factor *= math.sqrt(self.d_model // self.n_heads)  # by which `attention` divides
@@ -74,15 +74,15 @@ class ScaledAttention(MultiHeadAttention):
         self.factor = factor
 
     def queries(self, x: Float[Tensor, "B Q D"], positions: Tensor) -> Float[Tensor, "B H Q K"]:
-        """Project, and multiply."""
+        """Project and scale."""
         return super().queries(x, positions) * self.factor
 
 
 class GPT(CausalLM):
-    """Tokens and learned positions into a causal stack; `n_positions` tokens at most.
+    """A pre-norm causal stack with learned positions, for at most `n_positions` tokens.
 
     Raises:
-        LengthError: in `forward`, `start` and `step`, after the last learned position.
+        LengthError: in `forward`, `start` and `step`, beyond the last learned position.
     """
 
     def __init__(self, config: GPTConfig):
@@ -101,5 +101,5 @@ class GPT(CausalLM):
     def embed(
         self, tokens: Int[Tensor, "B L"], positions: Int[Tensor, "*B L"]
     ) -> Float[Tensor, "B L D"]:
-        """Add the vector of each position to that of each token."""
+        """Add token and position embeddings."""
         return self.dropout(self.positions(self.embedding(tokens), positions))

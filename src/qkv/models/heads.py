@@ -1,8 +1,8 @@
-"""Heads that go on any encoder: what turns hidden states into logits.
+"""Heads for any encoder, which map hidden states to logits.
 
-An encoder has a `config` with `d_model` and returns hidden states (B, L, D) when it is called; of a
-language model the hidden states are taken before its own head, and an encoder-decoder that has a
-`read` feeds the text to both of its stacks.
+An encoder has a `config` with `d_model` and returns hidden states (B, L, D) when called. Of a
+language model, the hidden states before its own head are used; an encoder-decoder with a method
+`read` runs both of its stacks on the text.
 
 Shapes: B batch, N choices, L tokens, D d_model, V vocabulary, C classes.
 """
@@ -22,7 +22,7 @@ from qkv.models.initialization import initialize
 from qkv.models.pooling import first_token, last_token, mean_token
 
 POOLS = {"first": first_token, "last": last_token, "mean": mean_token}
-Encoder = Any  # what the module's docstring says; modules cannot be typed by what they hold
+Encoder = Any  # see the module's docstring; attributes of modules cannot be typed
 HIDDEN_LAYERS = {"tanh": torch.tanh, "relu": torch.relu}
 Pool = Literal["pooler", "first", "last", "mean"]
 
@@ -37,7 +37,7 @@ class HeadOptions(TypedDict, total=False):
 
 
 class ModelWithHead(nn.Module):
-    """An encoder below a head: `forward` is `score(hidden(...))`."""
+    """An encoder with a head: `forward` is `score(hidden(...))`."""
 
     encoder: Encoder
     config: Any
@@ -55,7 +55,7 @@ class ModelWithHead(nn.Module):
         segments: Int[Tensor, "B L"] | None = None,
         positions: Int[Tensor, "*B L"] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Compute logits; the arguments are those of the encoder."""
+        """Compute logits; for the arguments, see the encoder."""
         hidden = self.hidden(inputs, token_mask=token_mask, segments=segments, positions=positions)
         return self.score(hidden, token_mask)
 
@@ -67,7 +67,7 @@ class ModelWithHead(nn.Module):
         segments: Int[Tensor, "B L"] | None = None,
         positions: Int[Tensor, "*B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Run the encoder; what is None is not passed, as not every encoder takes it."""
+        """Run the encoder; None is not passed on, as not every encoder accepts every argument."""
         given = {"token_mask": token_mask, "segments": segments, "positions": positions}
         run = getattr(self.encoder, "read", getattr(self.encoder, "hidden", self.encoder))
         return run(inputs, **{name: value for name, value in given.items() if value is not None})
@@ -75,12 +75,12 @@ class ModelWithHead(nn.Module):
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Turn hidden states into logits; `PreTraining` has two kinds."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it scores")
+        """Map hidden states to logits; `PreTraining` returns two tensors."""
+        raise NotImplementedError(f"{type(self).__name__} does not define score")
 
 
 class TokenClassifier(ModelWithHead):
-    """A class for each token, such as the kind of a name (Devlin et al. 2019, section 5.3)."""
+    """Token classification, such as named entities (Devlin et al. 2019, section 5.3)."""
 
     def __init__(self, encoder: Encoder, n_classes: int, *, dropout: float = 0.0):
         super().__init__(encoder)
@@ -92,12 +92,12 @@ class TokenClassifier(ModelWithHead):
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L C"]:
-        """Score the classes of each token."""
+        """Return the logits of each token's classes."""
         return self.classifier(self.dropout(hidden))
 
 
 class QuestionAnswering(TokenClassifier):
-    """Where an answer starts and where it ends (Devlin et al. 2019, section 4.2).
+    """The start and end of an answer (Devlin et al. 2019, section 4.2).
 
     The logits are (B, L, 2): `start, end = logits.unbind(-1)`.
     """
@@ -107,7 +107,7 @@ class QuestionAnswering(TokenClassifier):
 
 
 class Classifier(nn.Module):
-    """Classes of one vector, through a hidden layer where one is named."""
+    """Classification of a vector, with an optional hidden layer."""
 
     def __init__(
         self, d_model: int, n_classes: int, *, hidden_layer: str | None, dropout: float, bias: bool
@@ -120,26 +120,26 @@ class Classifier(nn.Module):
         self.apply(initialize)
 
     def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
-        """Score the classes."""
+        """Return the logits."""
         if self.dense is not None and self.activation is not None:
             x = self.activation(self.dense(self.dropout(x)))
         return self.output(self.dropout(x))
 
 
 class PooledHead(ModelWithHead):
-    """Scores of one vector for the whole input: what classifies texts and what compares choices.
+    """Scores from one vector for the whole input, to classify texts or compare choices.
 
     Args:
-        encoder: below the head.
-        n_scores: how many the head gives.
-        pool: "pooler" asks the encoder's own; "first", "last" and "mean" are of the real tokens.
-        hidden_layer: RoBERTa and BART ("tanh") and DistilBERT ("relu") have one here, and no
-            pooler.
-        dropout: before each layer.
-        bias: of the last layer; GPT-2's has none.
+        encoder: encoder below the head.
+        n_scores: number of outputs.
+        pool: "pooler" uses the encoder's own; "first", "last" and "mean" use the real tokens.
+        hidden_layer: activation of a hidden layer, as in RoBERTa and BART ("tanh") and DistilBERT
+            ("relu"), which have no pooler.
+        dropout: dropout before each layer.
+        bias: whether the last layer has a bias; GPT-2's has none.
 
     Raises:
-        ConfigError: if the pool is unknown, or the encoder is to pool and has no pooler.
+        ConfigError: if the pool is unknown, or is "pooler" and the encoder has none.
     """
 
     def __init__(
@@ -172,24 +172,24 @@ class PooledHead(ModelWithHead):
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B C"]:
-        """Score each row by the vector that the real tokens are pooled into."""
+        """Pool the real tokens of each row and score the result."""
         pool = self.encoder.pool if self.pool == "pooler" else POOLS[self.pool]
         return self.classifier(pool(hidden, token_mask))
 
     def extra_repr(self) -> str:
-        """Say what no parameter shows."""
+        """Show the options that no submodule shows."""
         return f"pool={self.pool!r}"
 
 
 class SequenceClassifier(PooledHead):
-    """A class for a whole text, a pair of texts or an image (Devlin et al. 2019, section 4.1).
+    """Classification of a text, a pair of texts or an image (Devlin et al. 2019, section 4.1).
 
     Args:
-        encoder: below the head.
-        n_classes: C; 1 for a number.
-        end: the id of the end token, where the head reads only the states at end tokens: with
-            pool = "last" the last of them (Lewis et al. 2020, section 3.1), which a language code
-            may follow. A row without one is pooled from all its tokens.
+        encoder: encoder below the head.
+        n_classes: C; 1 for regression.
+        end: id of the end token, for a head that reads only the states at end tokens: with pool =
+            "last" the last of them (Lewis et al. 2020, section 3.1), which a language code may
+            follow. A row without an end token is pooled from all its tokens.
         options: see `PooledHead`.
     """
 
@@ -212,7 +212,7 @@ class SequenceClassifier(PooledHead):
         segments: Int[Tensor, "B L"] | None = None,
         positions: Int[Tensor, "*B L"] | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Score the classes of each row; the arguments are those of the encoder."""
+        """Return the logits of each row; for the arguments, see the encoder."""
         hidden = self.hidden(inputs, token_mask=token_mask, segments=segments, positions=positions)
         return self.score(
             hidden, token_mask if self.end is None else self._ends(inputs, token_mask)
@@ -226,7 +226,7 @@ class SequenceClassifier(PooledHead):
         return torch.where(ends.any(1, keepdim=True), ends, real)
 
     def extra_repr(self) -> str:
-        """Say what no parameter shows."""
+        """Show the options that no submodule shows."""
         return super().extra_repr() + ("" if self.end is None else f", end={self.end}")
 
 
@@ -238,10 +238,10 @@ class NextSentence(SequenceClassifier):
 
 
 class MultipleChoice(PooledHead):
-    """Which of several continuations or answers is right (Radford et al. 2018, section 3.3).
+    """Choose among several continuations or answers (Radford et al. 2018, section 3.3).
 
-    Every choice is read alone, with its context before it, and gets one score; a softmax over the
-    choices makes probabilities of them.
+    Every choice is encoded separately, after its context, and gets one score; a softmax over the
+    choices gives probabilities.
     """
 
     def __init__(self, encoder: Encoder, **options: Unpack[HeadOptions]):
@@ -255,7 +255,7 @@ class MultipleChoice(PooledHead):
         segments: Int[Tensor, "B N L"] | None = None,
         positions: Int[Tensor, "B N L"] | None = None,
     ) -> Float[Tensor, "B N"]:
-        """Score each choice; the arguments are those of the encoder, of N texts a row."""
+        """Score each choice; for the arguments, with N texts per row, see the encoder."""
         mask, parts, places = (
             None if one is None else one.flatten(0, 1) for one in (token_mask, segments, positions)
         )
@@ -266,11 +266,11 @@ class MultipleChoice(PooledHead):
 
 
 class MaskedHead(nn.Module):
-    """Scores of the vocabulary: a layer, a norm, and the encoder's embedding as output layer.
+    """Logits of the vocabulary: a layer, a norm, and the encoder's embedding as output layer.
 
     Args:
-        encoder: below the head.
-        activation: after the layer; the encoder's own where None (RoBERTa: always "gelu").
+        encoder: encoder below the head.
+        activation: activation of the layer; None means the encoder's own (RoBERTa: always "gelu").
     """
 
     def __init__(self, encoder: Encoder, *, activation: str | None = None):
@@ -284,18 +284,18 @@ class MaskedHead(nn.Module):
         self.output.weight = encoder.embedding.weight
 
     def forward(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
-        """Score the vocabulary."""
+        """Return the logits of the vocabulary."""
         return self.output(self.transform(hidden))
 
     def transform(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
-        """Compute what the output layer reads: a loss need not hold all scores."""
+        """Compute the input of the output layer, for losses that avoid storing all logits."""
         return self.norm(self.activation(self.dense(hidden)))
 
 
 class MaskedLM(ModelWithHead):
-    """The token at each place, masked ones above all (Devlin et al. 2019, section 3.1).
+    """Masked language modeling (Devlin et al. 2019, section 3.1).
 
-    A loss that reads masked places only scores `model.head(hidden[masked])`.
+    A loss on masked positions only needs `model.head(hidden[masked])`.
     """
 
     def __init__(self, encoder: Encoder, *, activation: str | None = None):
@@ -305,12 +305,12 @@ class MaskedLM(ModelWithHead):
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L V"]:
-        """Score the vocabulary at each place."""
+        """Return the logits of the vocabulary at each position."""
         return self.head(hidden)
 
 
 class PreTraining(ModelWithHead):
-    """Both objectives of BERT at once: masked tokens and the next sentence."""
+    """Both objectives of BERT: masked language modeling and next sentence prediction."""
 
     def __init__(self, encoder: Encoder):
         super().__init__(encoder)
@@ -321,11 +321,11 @@ class PreTraining(ModelWithHead):
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> tuple[Float[Tensor, "B L V"], Float[Tensor, "B 2"]]:
-        """Score the vocabulary at each place, and whether the second text follows the first."""
+        """Return the logits of the vocabulary and of whether the second text follows the first."""
         return self.head(hidden), self.score_pairs(hidden, token_mask)
 
     def score_pairs(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B 2"]:
-        """Score whether the second text follows the first."""
+        """Return the logits of whether the second text follows the first."""
         return self.classifier(self.encoder.pool(hidden, token_mask))

@@ -1,6 +1,6 @@
 """The Llama family (Touvron et al. 2023), Mistral 7B (Jiang et al. 2023), Qwen2 (Yang et al. 2024).
 
-One class: they differ in what their configs say.
+One class serves them all: they differ in their configs.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ from qkv.models.causal import CausalLM
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """A pre-norm decoder with RMS norm, SwiGLU, rotary positions and grouped heads.
+    """A pre-norm decoder with RMS norm, SwiGLU, rotary positions and grouped-query attention.
 
     Raises:
-        ConfigError: if a window has no place for another token, or rotary positions have not one
-            divisor a pair.
+        ConfigError: if a window holds no other token, or rotary scaling does not have one divisor
+            per pair.
     """
 
     vocab_size: int
@@ -35,29 +35,29 @@ class LlamaConfig:
     d_ff: int
     n_layers: int
     feed_forward: FeedForwardKind = "swiglu"
-    n_positions: int = 2048  # of training; longer inputs are not refused
-    n_kv_heads: int | None = None  # n_heads unless given
-    d_head: int | None = None  # d_model / n_heads unless given
+    n_positions: int = 2048  # in training; longer inputs are accepted
+    n_kv_heads: int | None = None  # None: n_heads
+    d_head: int | None = None  # None: d_model / n_heads
     norm_eps: float = 1e-5
     rotary_base: float = 10_000.0
     rotary_scaling: RotaryScaling | None = None
-    rotary_share: float = 1.0  # of each head's coordinates that turn, the first ones
+    rotary_share: float = 1.0  # of each head's coordinates that rotate, the first ones
     qkv_bias: bool = False  # Qwen2: True
-    output_bias: bool = False  # of the attention's output projection
+    output_bias: bool = False  # in the attention's output projection
     feed_forward_bias: bool = False
-    window: int | None = None  # tokens that a query sees, its own among them (Mistral)
-    first_window_layer: int = 0  # layers before it see all (Qwen2)
+    window: int | None = None  # tokens that a query sees, including its own (Mistral)
+    first_window_layer: int = 0  # earlier layers have no window (Qwen2)
     attention_dropout: float = 0.0
-    head_dropout: float = 0.1  # of a head that classifies tokens
+    head_dropout: float = 0.1  # of a token classification head
     tied_output: bool = False  # the output layer's weight is the embedding
 
     def __post_init__(self) -> None:
-        """Give each query head its own key head unless told, and check windows and angles."""
+        """Set the default of n_kv_heads, and check the window and rotary options."""
         object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
         self._check_scaling()
         if self.window is not None and self.window < 2:
             raise ConfigError(
-                f"window = {self.window}; expected at least 2, a token's own place and another"
+                f"window = {self.window}; expected at least 2: the token itself and another"
             )
 
     def _check_scaling(self) -> None:
@@ -71,8 +71,8 @@ class LlamaConfig:
             for divisors in (self.rotary_scaling.short, self.rotary_scaling.long):
                 if len(divisors) != n_pairs:
                     raise ConfigError(
-                        f"{len(divisors)} divisors of rotary frequencies; expected {n_pairs}, one "
-                        f"for each pair of coordinates that turn in a head of {d_head}"
+                        f"{len(divisors)} divisors for rotary frequencies; expected {n_pairs}, one "
+                        f"for each pair of coordinates that rotates in a head of width {d_head}"
                     )
 
     def block(self) -> BlockConfig:
@@ -109,16 +109,16 @@ class LlamaConfig:
         )
         if self.window is None or layer < self.first_window_layer:
             return MultiHeadAttention(self.d_model, self.n_heads, **options)
-        window = self.window - 1  # without the query's own
+        window = self.window - 1  # without the query's own position
         return SlidingWindowAttention(self.d_model, self.n_heads, window=window, **options)
 
 
 class Llama(CausalLM):
-    """Tokens into a causal stack that turns queries and keys by their positions.
+    """A causal stack with rotary positions.
 
     Raises:
-        LengthError: in `step`, where rotary positions are scaled by the length of the text and
-            those of earlier tokens would be others now.
+        LengthError: in `step`, if rotary scaling depends on the length of the text and the angles
+            of earlier tokens would change.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -148,14 +148,14 @@ class Llama(CausalLM):
         token_mask: Bool[Tensor, "B n"] | None,
         scaling: ByLength,
     ) -> None:
-        """Refuse to go on where the keys in the cache were turned by angles that hold no more."""
+        """Raise if the keys in the cache were rotated by angles that are no longer valid."""
         past = state.n_real.expand(len(tokens))
         new = tokens.shape[1] if token_mask is None else token_mask.sum(1).to(past)
         wrong = scaling.turns_otherwise(past, past + new)
         if wrong.any():
             raise LengthError(
                 f"{int((past + new)[wrong].max())} tokens, of which the cache holds "
-                f"{int(past[wrong].max())}: beyond {scaling.original_length} this model turns all "
-                "keys of a text by other angles, and those in the cache were turned already; read "
+                f"{int(past[wrong].max())}: beyond {scaling.original_length} this model rotates "
+                "all keys by other angles, but those in the cache are already rotated; process "
                 "the whole text in one call, or stop at this length"
             )

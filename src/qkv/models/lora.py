@@ -1,4 +1,4 @@
-"""Putting LoRA on a model, taking it off again, and finding it (Hu et al. 2021)."""
+"""Add LoRA to a model, merge it, and list its layers (Hu et al. 2021)."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,17 +11,17 @@ from qkv.models.lora_layers import LoRAConfig, LoRAEmbedding, LoRALayer, LoRALin
 
 
 def add_lora(model: nn.Module, config: LoRAConfig) -> list[str]:
-    """Put LoRA beside the linear layers that a pattern finds, and freeze the rest.
+    """Add LoRA to the linear layers whose names match a pattern, and freeze the rest.
 
     Args:
-        model: changed in place; what it puts out stays as it is.
-        config: the pattern, the rank, and the modules that train besides.
+        model: modified in place; its outputs do not change.
+        config: the pattern, the rank, and further modules to train.
 
     Returns:
         The names of the layers.
 
     Raises:
-        ConfigError: if the pattern finds no linear layer, or for what `attach_lora` refuses.
+        ConfigError: if the pattern matches no linear layer, or as in `attach_lora`.
     """
     layers = _layers(model, nn.Linear)
     whole = _parameters_of(model, config.train)
@@ -33,7 +33,7 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> list[str]:
     if not names:
         kinds = dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in layers)
         raise ConfigError(
-            f"no linear layer that is frozen has {config.pattern!r} in its name; this "
+            f"no frozen linear layer has a name that matches {config.pattern!r}; this "
             f"{type(model).__name__} has: {', '.join(kinds) or 'none'}"
         )
     attach_lora(model, dict.fromkeys(names, config), config.train)
@@ -47,18 +47,18 @@ def attach_lora(
     *,
     tied: bool = False,
 ) -> None:
-    """Put LoRA beside linear layers and embeddings that are named one by one; freeze the rest.
+    """Add LoRA to linear layers and embeddings by name, and freeze the rest.
 
     Args:
-        model: changed in place.
-        configs: by the names of layers; their patterns and what they say of training is not read.
-        train: names of modules or parameters that stay trainable; other LoRA of the model does too.
-        tied: whether layers may share their weight with others, which keep it without the update;
-            such an update can never be merged.
+        model: modified in place.
+        configs: config by layer name; `pattern` and `train` are ignored.
+        train: names of modules or parameters that stay trainable, as does existing LoRA.
+        tied: whether a layer may share its weight with others, which then lack the update; such an
+            update cannot be merged.
 
     Raises:
-        ConfigError: if a name is no such layer, has LoRA or shares its parameters, or if what is
-            to train does not exist or is shared. The model is unchanged then.
+        ConfigError: if a layer does not exist, has LoRA or shares its parameters, or if a name in
+            `train` does not exist or is shared. The model is then unchanged.
     """
     trained = _parameters_of(model, train)
     _check_free(model, configs, tied=tied)
@@ -75,22 +75,22 @@ def attach_lora(
 
 
 def merge_lora(model: nn.Module) -> list[str]:
-    """Add every update to its weight, in place; plain layers remain, frozen as they were.
+    """Merge every update into its weight, in place; the plain layers stay frozen.
 
     Returns:
-        The names of the layers; none where the model has no LoRA.
+        The names of the layers; empty if the model has no LoRA.
 
     Raises:
-        ConfigError: if another layer has the same weight, which the update is not for. The model
-            is unchanged then.
+        ConfigError: if a layer shares its weight with a layer without the update. The model is then
+            unchanged.
     """
     layers, names_of = lora_layers(model), _names_of_parameters(model)
     for name, layer in layers.items():
         if others := sorted(names_of[id(layer.base.weight)] - {f"{name}.base.weight"}):
             raise ConfigError(
-                f"the update of {name} cannot be merged: its weight is that of "
-                f"{', '.join(others)} too (a tied output layer?), which the update is not for; "
-                "expected the model to be used unmerged, as load_adapter leaves it"
+                f"the update of {name} cannot be merged: it shares its weight with "
+                f"{', '.join(others)}, which has no update (a tied output layer?); "
+                "use the model unmerged, as load_adapter returns it"
             )
     for name, layer in layers.items():
         _replace(model, name, layer.merge())
@@ -98,12 +98,12 @@ def merge_lora(model: nn.Module) -> list[str]:
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
-    """Return the layers with LoRA by their names."""
+    """Return the layers with LoRA by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, LoRALayer)}
 
 
 def _layers(model: nn.Module, kind: Any) -> dict[str, Any]:
-    """Return the layers of a kind by their names, without those below LoRA; one shared has two."""
+    """Return the layers of a type by name, except those inside LoRA; shared ones appear twice."""
     inside = {f"{name}.base" for name in lora_layers(model)}
     return {
         name: module
@@ -113,11 +113,11 @@ def _layers(model: nn.Module, kind: Any) -> dict[str, Any]:
 
 
 def _check_free(model: nn.Module, names: Iterable[str], *, tied: bool) -> None:
-    """Check that these are linear layers or embeddings without LoRA, which share nothing."""
+    """Check that these are linear layers or embeddings without LoRA or shared parameters."""
     layers, names_of = _layers(model, nn.Linear | nn.Embedding), _names_of_parameters(model)
     for name in names:
         if name not in layers:
-            has = "has LoRA already" if name in lora_layers(model) else "is no linear layer"
+            has = "already has LoRA" if name in lora_layers(model) else "is not a linear layer"
             raise ConfigError(f"{name} {has}; expected a linear layer without LoRA")
         if tied:
             continue
@@ -125,8 +125,8 @@ def _check_free(model: nn.Module, names: Iterable[str], *, tied: bool) -> None:
         if shared := sorted(every - {f"{name}.weight", f"{name}.bias"}):
             raise ConfigError(
                 f"{name} shares its parameters with {', '.join(shared)} (a tied output layer, or a "
-                "layer that is used twice): merging an update would change both; expected a "
-                "pattern that leaves it out, such as 'attention|feed_forward'"
+                "layer that is used twice), so merging an update would change both; expected a "
+                "pattern that excludes it, such as 'attention|feed_forward'"
             )
 
 
@@ -138,7 +138,7 @@ def _names_of_parameters(model: nn.Module) -> dict[int, set[str]]:
 
 
 def _parameters_of(model: nn.Module, modules: Iterable[str]) -> set[int]:
-    """Return the ids of the parameters of modules that are named, which no other module holds."""
+    """Return the ids of the parameters of the named modules, which no other module may share."""
     names_of = _names_of_parameters(model)
     every = [name for names in names_of.values() for name in names]
     inside: set[str] = set()
@@ -147,15 +147,15 @@ def _parameters_of(model: nn.Module, modules: Iterable[str]) -> set[int]:
         if not own:
             parts = dict.fromkeys(name.partition(".")[0] for name, _ in model.named_parameters())
             raise ConfigError(
-                f"train = {module!r} names no part of this {type(model).__name__}; expected one "
+                f"train = {module!r} is not a part of this {type(model).__name__}; expected one "
                 f"such as {', '.join(parts)}"
             )
         inside |= own
     for names in names_of.values():
         if (outside := names - inside) and names & inside:
             raise ConfigError(
-                f"{', '.join(sorted(names & inside))} is to train, but is one parameter with "
-                f"{', '.join(sorted(outside))} (a tied output layer?); name both modules, or none"
+                f"{', '.join(sorted(names & inside))} is in train, but shares its parameter with "
+                f"{', '.join(sorted(outside))} (a tied output layer?); name both modules or neither"
             )
     return {key for key, names in names_of.items() if names & inside}
 

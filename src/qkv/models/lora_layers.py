@@ -1,10 +1,10 @@
-r"""Layers with LoRA: a small update beside a frozen weight (Hu et al. 2021, arXiv 2106.09685).
+r"""Layers with LoRA: a low-rank update of a frozen weight (Hu et al. 2021, arXiv 2106.09685).
 
-x ---- W0 ----- + -- h      W0 (D_out x D_in) stays as it is
+x ---- W0 ----- + -- h      W0 (D_out x D_in) is frozen
  \-- A --- B --/            A (r x D_in) and B (D_out x r) are trained
 
-DoRA (Liu et al. 2024, arXiv 2402.09353) trains the length of each row of the sum, too:
-W = m (W0 + s B A) / ||W0 + s B A||, where s = alpha / r.
+DoRA (Liu et al. 2024, arXiv 2402.09353) also trains the norm of each row of the sum: W = m (W0 + s
+B A) / ||W0 + s B A||, where s = alpha / r.
 """
 
 import math
@@ -24,20 +24,20 @@ from qkv.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """Which layers get an update, of which rank, and what trains besides.
+    """Which layers get an update, its rank, and which other modules train.
 
     Args:
-        pattern: a regular expression, searched in the names of linear layers; the default is what
-            the paper adapts (section 4.2), in every attention of the model.
+        pattern: regular expression, searched in the names of linear layers; the default selects the
+            layers adapted in the paper (section 4.2), in every attention module.
         rank: r.
-        alpha: the update is scaled by alpha / r, so that another r needs no other learning rate.
-        dropout: share of the update's input that is dropped in training.
+        alpha: the update is scaled by alpha / r, so that the learning rate need not change with r.
+        dropout: dropout on the update's input, in training.
         rank_stabilized: scale by alpha / sqrt(r) (Kalajdzievski 2023, arXiv 2312.03732).
-        dora: train the length of each row of the weight as well (Liu et al. 2024).
-        train: modules that train whole, such as "classifier"; their layers get no update.
+        dora: also train the norm of each row of the weight (Liu et al. 2024).
+        train: modules to train fully, such as "classifier"; their layers get no update.
 
     Raises:
-        ConfigError: if a number is out of its range, or the pattern is no regular expression.
+        ConfigError: if a number is out of range, or the pattern is not a regular expression.
     """
 
     pattern: str = r"attention\.(query|value)$"
@@ -60,22 +60,22 @@ class LoRAConfig:
             re.compile(self.pattern)
         except re.error as error:
             raise ConfigError(
-                f"pattern = {self.pattern!r} is no regular expression ({error}); expected one "
-                "such as 'query|value', searched in names: no stars are needed around it"
+                f"pattern = {self.pattern!r} is not a regular expression ({error}); expected one "
+                "such as 'query|value'; it is searched in names and needs no stars around it"
             ) from error
 
 
 class LoRALayer(nn.Module):
-    """What a linear layer and an embedding with LoRA share: a frozen weight, A, B and lengths.
+    """The base class of linear layers and embeddings with LoRA.
 
     Args:
-        base: the layer with W0, which is frozen here.
-        d_in: numbers that A reads.
-        d_out: numbers that B gives.
-        config: rank, alpha and dropout; its pattern was searched already.
+        base: layer with W0, which this freezes.
+        d_in: input width of A.
+        d_out: output width of B.
+        config: rank, alpha and dropout; the pattern is ignored.
     """
 
-    base: Any  # a linear layer or an embedding, as the subclass says
+    base: Any  # a linear layer or an embedding, depending on the subclass
     magnitude: nn.Parameter | None  # m of DoRA
 
     def __init__(self, base: nn.Linear | nn.Embedding, d_in: int, d_out: int, config: LoRAConfig):
@@ -96,41 +96,41 @@ class LoRALayer(nn.Module):
         return self.base.weight
 
     def adapted(self, dtype: torch.dtype | None = None) -> Float[Tensor, "D_out D_in"]:
-        """Compute the weight that stands for W0 and its update; in the layer's dtype where None."""
+        """Return W0 with its update; a dtype of None means the layer's."""
         weight, B, A = (x.to(dtype or x.dtype) for x in (self.frozen, self.B, self.A))
         weight = weight + (self.scale * B) @ A
         if self.magnitude is None:
             return weight
-        # As precise as the lengths that are stored, so that what nobody trained stays as it is.
+        # In the precision of the stored norms, so that an untrained update changes nothing.
         lengths = row_lengths(weight).to(self.magnitude.dtype)
         return (self.magnitude / lengths)[:, None].to(weight.dtype) * weight
 
     def stretch(self) -> Float[Tensor, " D_out"]:
-        """Compute by how much DoRA lengthens each row of W0 + s B A."""
+        """Compute DoRA's factor for each row of W0 + s B A."""
         assert self.magnitude is not None
         return self.magnitude / row_lengths(self.frozen + (self.scale * self.B) @ self.A)
 
     @torch.no_grad()
     def merge(self) -> nn.Linear | nn.Embedding:
-        """Add the update to W0, in float32 at least, and return the layer without it."""
+        """Add the update to W0, in at least float32, and return the plain layer."""
         self.frozen.copy_(self.adapted(torch.promote_types(self.A.dtype, torch.float32)))
         return self.base
 
     def extra_repr(self) -> str:
-        """Say what no parameter shows."""
+        """Show the options that no submodule shows."""
         kind = ", dora" if self.dora else ""
         return f"rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout:g}{kind}"
 
 
 class LoRALinear(LoRALayer):
-    """h = W0 x + b + (alpha / r) B A x, of which A and B are trained (Hu et al. 2021, eq. 3).
+    """h = W0 x + b + (alpha / r) B A x, with trained A and B (Hu et al. 2021, eq. 3).
 
-    A starts as in the paper's code, uniform within 1 / sqrt(D_in), and B at 0: before training the
-    layer puts out what it did, to the bit.
+    A is initialized as in the paper's code, uniform within 1 / sqrt(D_in), and B to 0: before
+    training, the output is bit for bit that of the original layer.
 
     Args:
-        base: the layer with W0 and b, which are frozen here.
-        config: rank, alpha and dropout; its pattern was searched already.
+        base: layer with W0 and b, which this freezes.
+        config: rank, alpha and dropout; the pattern is ignored.
     """
 
     base: nn.Linear
@@ -140,7 +140,7 @@ class LoRALinear(LoRALayer):
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
     def forward(self, x: Float[Tensor, "... D_in"]) -> Float[Tensor, "... D_out"]:
-        """Project by W0, and by the update through its r numbers a place."""
+        """Apply W0 and the update, through r numbers per position."""
         h = self.base(x)
         drops = self.training and self.dropout > 0
         if drops:
@@ -149,39 +149,39 @@ class LoRALinear(LoRALayer):
         if self.magnitude is None:
             return h + update
         frozen = h if self.bias is None else h - self.bias
-        if drops:  # of what DoRA lengthens, the frozen part reads what the update does
+        if drops:  # DoRA rescales both parts, so both get the dropped input
             frozen = linear(x, self.base.weight)
         stretch = self.stretch()
         return h + (stretch - 1) * frozen + stretch * update
 
     @property
     def weight(self) -> Float[Tensor, "D_out D_in"]:
-        """W0 + (alpha / r) B A, for code that reads the matrix of a layer and does not call it.
+        """W0 + (alpha / r) B A, for code that uses a layer's matrix without calling the layer.
 
         Raises:
-            ConfigError: in training with dropout, which no matrix does.
+            ConfigError: in training with dropout, which a matrix cannot express.
         """
         if self.training and self.dropout:
             raise ConfigError(
-                f"a matrix was asked for whose update has dropout = {self.dropout}: only calling "
-                "the layer can drop; expected dropout = 0 for this layer"
+                f"read the weight of a layer whose update has dropout = {self.dropout}: only "
+                "calling the layer applies dropout; expected dropout = 0 for this layer"
             )
         return self.adapted()
 
     @property
     def bias(self) -> Float[Tensor, " D_out"] | None:
-        """The bias of the layer, which no update changes."""
+        """The bias of the layer, which LoRA does not change."""
         return self.base.bias
 
 
 class LoRAEmbedding(LoRALayer):
-    """A table of vectors with an update: its transpose is W0, and x is a token's unit vector.
+    """An embedding with an update; its transpose is W0, and x is a token's one-hot vector.
 
-    Nothing is dropped. A starts at 0 and B with numbers of variance 1, as in PEFT: looking up a
-    column of A then costs nothing, and the layer puts out what it did.
+    There is no dropout. A is initialized to 0 and B from N(0, 1), as in PEFT, so that the output
+    does not change before training.
 
     Args:
-        base: the table, which is frozen here.
+        base: the embedding, which this freezes.
         config: rank and alpha.
     """
 
@@ -193,15 +193,15 @@ class LoRAEmbedding(LoRALayer):
         nn.init.normal_(self.B)
 
     def forward(self, tokens: Int[Tensor, "*any"]) -> Float[Tensor, "*any D_out"]:
-        """Look each token up, in the table and in its update."""
+        """Look up each token in the table and in its update."""
         frozen = self.base(tokens)
-        scale = self.scale * getattr(self.base, "scale", 1)  # some tables multiply their vectors
+        scale = self.scale * getattr(self.base, "scale", 1)  # some embeddings scale their vectors
         update = linear(F.embedding(tokens, self.A.T) * scale, self.B)
         return frozen + update if self.magnitude is None else self.stretch() * (frozen + update)
 
     @property
     def frozen(self) -> Float[Tensor, "D_out D_in"]:
-        """W0: the table has a row a token, W0 a column."""
+        """W0: the transpose of the table, with one column per token."""
         return self.base.weight.T
 
     @property
@@ -211,5 +211,5 @@ class LoRAEmbedding(LoRALayer):
 
 
 def row_lengths(weight: Float[Tensor, "D_out D_in"]) -> Float[Tensor, " D_out"]:
-    """Compute the length of each row, as a constant: no gradient goes through (DoRA, eq. 11)."""
+    """Return the norm of each row, detached from the graph (DoRA, eq. 11)."""
     return torch.linalg.vector_norm(weight.detach(), dim=1)

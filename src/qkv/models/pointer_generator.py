@@ -1,8 +1,8 @@
-"""A decoder that writes words of its own or copies words of the source (See et al. 2017).
+"""A decoder that generates words or copies them from the source (See et al. 2017).
 
 "Get to the point: summarization with pointer-generator networks", with a Transformer in place of
-the LSTMs. The encoder is a pretrained BERT; source and summary share its vocabulary of pieces of
-words, so what is copied needs no ids of its own.
+the LSTMs. The encoder is a pretrained BERT; source and summary share its subword vocabulary, so
+that copied tokens need no additional ids.
 
 Shapes: B batch, S source tokens, T target tokens, E width of the encoder, D d_model, V vocabulary.
 """
@@ -31,7 +31,7 @@ from qkv.models.seq2seq import Seq2Seq
 
 @dataclass(frozen=True, kw_only=True)
 class PointerGeneratorConfig:
-    """The encoder's defaults are those of all-MiniLM-L6-v2."""
+    """The configuration; the encoder's defaults are those of all-MiniLM-L6-v2."""
 
     vocab_size: int = 30_522
     n_positions: int = 512
@@ -54,7 +54,7 @@ class PointerGeneratorConfig:
         self.decoder()
 
     def encoder(self) -> BertConfig:
-        """Return the encoder's config; frozen, it drops nothing out."""
+        """Return the encoder's config; it is frozen and has no dropout."""
         return BertConfig(
             vocab_size=self.vocab_size,
             n_positions=self.n_positions,
@@ -85,11 +85,11 @@ class PointerGeneratorConfig:
 
 
 class Decoded(NamedTuple):
-    """What the two distributions of eq. 9 and their shares are made of.
+    """The parts of eq. 9: both distributions and the gate between them.
 
     Args:
-        hidden: states of the decoder, of which the vocabulary is scored.
-        copy: weights of the source's places; they sum to 1.
+        hidden: states of the decoder, from which P_vocab is computed.
+        copy: weights of the source positions; they sum to 1.
         gate: logit of p_gen.
     """
 
@@ -99,7 +99,7 @@ class Decoded(NamedTuple):
 
 
 class PointerState(DecodingState):
-    """The state of a batch being decoded, with the source's ids, which are what is copied."""
+    """The decoding state, with the source's ids, which can be copied."""
 
     def __init__(
         self,
@@ -118,10 +118,10 @@ class PointerState(DecodingState):
 
 
 class PointerGenerator(Seq2Seq[PointerState]):
-    """P(w) = p_gen P_vocab(w) + (1 - p_gen) sum over the places i of w of a_i (eq. 9).
+    """P(w) = p_gen P_vocab(w) + (1 - p_gen) sum over the positions i of w of a_i (eq. 9).
 
-    The decoder reads and writes through the encoder's embedding, between which and its own width
-    two layers translate: so what is trained is small.
+    The decoder uses the encoder's embedding for input and output, with a projection between the two
+    widths, so that few parameters are trained.
     """
 
     def __init__(self, config: PointerGeneratorConfig):
@@ -150,7 +150,7 @@ class PointerGenerator(Seq2Seq[PointerState]):
         source_mask: Bool[Tensor, "B S"] | None = None,
         target_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Compute the logarithm of the probability of each next target token."""
+        """Return the log-probabilities of each next target token."""
         decoded = self.decode(
             self.encode(source, source_mask),
             target,
@@ -173,7 +173,7 @@ class PointerGenerator(Seq2Seq[PointerState]):
         source_mask: Bool[Tensor, "B S"] | None = None,
         target_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Decoded:
-        """Run the decoder on what the encoder gave; the arguments are those of `forward`."""
+        """Run the decoder on the encoder's output; see `forward`."""
         memory, mask = self.memory(features), attention_mask(source_mask)
         check_tokens(target, features.shape[0])
         x = self.embed(target, token_positions(target, target_mask))
@@ -190,24 +190,25 @@ class PointerGenerator(Seq2Seq[PointerState]):
         source_mask: Bool[Tensor, "B S"],
         target_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, ""]:
-        """Compute the sum of -log P of eq. 9 over the target's real tokens.
+        """Return the sum of -log P of eq. 9 over the target's real tokens.
 
-        Each of the two terms enters by its logarithm: where one of them is far below what float32
-        holds, the other still has its gradient. The vocabulary is scored at real tokens only.
+        Both terms are computed as logarithms: if one of them underflows in float32, the other keeps
+        its gradient. The vocabulary is scored at real tokens only.
 
         Args:
-            features: of the encoder.
-            source: token ids, of which one may be copied.
+            features: output of the encoder.
+            source: token ids that may be copied.
             target_input: token ids, shifted right: they begin with the start token.
-            target: token ids, the right answers.
+            target: token ids to predict.
             source_mask: True = a real token.
-            target_mask: likewise, of both; padding is on the right.
+            target_mask: True = a real token, for both; padding is on the right.
         """
         hidden, copy, gate = self.decode(features, target_input, source_mask=source_mask)
         logits = self.write(hidden[target_mask]).float()  # (real tokens, V)
         written = -F.cross_entropy(logits, target[target_mask], reduction="none")
         copied = (copy * (source[:, None] == target[..., None])).sum(-1)[target_mask].float()
-        # What is not in the source cannot be copied: that term is then exp(-inf), with no gradient.
+        # A token that is not in the source cannot be copied: its term is exp(-inf), with no
+        # gradient.
         log_copied = copied.clamp_min(torch.finfo(torch.float32).tiny).log()
         log_copied = log_copied.masked_fill(copied == 0, -math.inf)
         gate = gate[target_mask].float()
@@ -217,7 +218,7 @@ class PointerGenerator(Seq2Seq[PointerState]):
     def embed(
         self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B T D"]:
-        """Turn tokens into what enters the decoder."""
+        """Embed tokens as the input of the decoder."""
         return self.dropout(self.positions(self.input(self.encoder.embedding(tokens)), positions))
 
     def point(
@@ -227,7 +228,7 @@ class PointerGenerator(Seq2Seq[PointerState]):
         memory: Float[Tensor, "B S D"],
         memory_mask: Bool[Tensor, "..."] | None,
     ) -> Decoded:
-        """Compute what to copy, and the gate from context, state and input (eq. 8)."""
+        """Compute the copy weights, and the gate from context, state and input (eq. 8)."""
         copy = attention_weights(
             self.query(hidden)[:, None], self.key(memory)[:, None], mask=memory_mask
         )[:, 0]  # (B, T, S)
@@ -235,11 +236,11 @@ class PointerGenerator(Seq2Seq[PointerState]):
         return Decoded(hidden, copy, gate)
 
     def write(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
-        """Score the vocabulary by the encoder's embedding: the logits of P_vocab."""
+        """Return the logits of P_vocab, with the encoder's embedding as output layer."""
         return F.linear(self.output(hidden), self.encoder.embedding.weight, self.bias)
 
     def log_mixture(self, decoded: Decoded, source: Int[Tensor, "B S"]) -> Float[Tensor, "B T V"]:
-        """Compute the logarithm of eq. 9 for every token; never below that of the least number."""
+        """Return the logarithm of eq. 9 for every token, clamped to that of the smallest number."""
         hidden, copy, gate = decoded
         written = self.write(hidden).softmax(-1) * gate.sigmoid()[..., None]
         copied = copy * (-gate).sigmoid()[..., None]
@@ -250,7 +251,7 @@ class PointerGenerator(Seq2Seq[PointerState]):
     def start(
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
     ) -> PointerState:
-        """Encode the source; the state that this returns is continued by `step`."""
+        """Encode the source; return the state for `step`."""
         memory = self.memory(self.encode(source, token_mask))
         return PointerState(len(self.decoder.blocks), memory, source, token_mask)
 
@@ -260,7 +261,7 @@ class PointerGenerator(Seq2Seq[PointerState]):
         state: PointerState,
         token_mask: Bool[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B n V"]:
-        """Compute the logarithm of the probability of what follows each of the n new tokens."""
+        """Return the log-probabilities of the token after each of the n new ones."""
         mask, positions = state.advance(tokens, token_mask)
         assert state.memory is not None
         x = self.embed(tokens, positions)

@@ -1,6 +1,6 @@
-"""One vector for a whole text: from its first token, its last, or the mean of all.
+"""Pool a text to one vector: its first token, its last token, or the mean of all tokens.
 
-Shapes: B batch, L tokens, D d_model. The mask is True on real tokens; None where all are.
+Shapes: B batch, L tokens, D d_model. The mask is True for real tokens; None if all are.
 """
 
 import torch
@@ -21,7 +21,7 @@ def first_token(
 def last_token(
     hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
 ) -> Float[Tensor, "B D"]:
-    """Return the last real token of each row: the one that saw all others in a causal model."""
+    """Return the last real token of each row, which sees all others in a causal model."""
     if token_mask is None:
         return hidden[:, -1]
     last = hidden.shape[1] - 1 - token_mask.long().flip(1).argmax(1)

@@ -1,4 +1,4 @@
-"""Recurrent encoder-decoders with attention (Bahdanau et al. 2015; Luong et al. 2015), or without.
+"""Recurrent encoder-decoders, optionally with attention (Bahdanau et al. 2015; Luong et al. 2015).
 
 Shapes: B batch, S source tokens, T target tokens, H width of the decoder, M width of the memory.
 """
@@ -29,15 +29,15 @@ from qkv.errors import ConfigError, LengthError
 from qkv.models.seq2seq import Seq2Seq
 
 Score = Literal["additive", "dot", "general", "concat", "location"]
-Hidden = tuple[Tensor, ...]  # (h,) of a GRU, (h, c) of an LSTM; each (B, H)
+Hidden = tuple[Tensor, ...]  # (h,) for a GRU, (h, c) for an LSTM; each (B, H)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RNNConfig:
-    """A bidirectional encoder and a decoder that may attend to it.
+    """The configuration of a bidirectional encoder and a decoder that may attend to it.
 
     Raises:
-        ConfigError: on an unknown kind, an odd width, or a combination that makes no model.
+        ConfigError: for an unknown kind, an odd width, or options that exclude each other.
     """
 
     source_vocab_size: int
@@ -45,16 +45,16 @@ class RNNConfig:
     d_embedding: int = 64
     d_hidden: int = 128  # of the decoder; each direction of the encoder has half
     cell: Literal["gru", "lstm"] = "gru"
-    score: Score | None = "additive"  # None: no attention, all must pass through one vector
-    decoder: Literal["bahdanau", "luong"] = "bahdanau"  # attend before the cell, or after it
+    score: Score | None = "additive"  # None: no attention; one vector carries the source
+    decoder: Literal["bahdanau", "luong"] = "bahdanau"  # attend before or after the cell
     local: Literal["local-m", "local-p"] | None = None
     window: int = 5  # of local attention, on either side
-    input_feeding: bool = True  # Luong's: the last attentional vector enters the cell
-    max_source_length: int | None = None  # needed by location scores only
+    input_feeding: bool = True  # Luong: the last attentional vector enters the cell
+    max_source_length: int | None = None  # for location scores only
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the values and what excludes what."""
+        """Check the values and their combinations."""
         choices = {
             "cell": ("gru", "lstm"),
             "score": ("additive", "dot", "general", "concat", "location", None),
@@ -65,20 +65,20 @@ class RNNConfig:
             if getattr(self, field) not in known:
                 raise ConfigError(f"{field} = {getattr(self, field)!r}; expected one of {known}")
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout = {self.dropout}; expected a share in [0, 1)")
+            raise ConfigError(f"dropout = {self.dropout}; expected a probability in [0, 1)")
         if self.d_hidden % 2:
-            raise ConfigError(f"d_hidden = {self.d_hidden} is odd; two directions share it equally")
+            raise ConfigError(f"d_hidden = {self.d_hidden} is odd; each direction gets half of it")
         if self.score is None and (self.decoder == "bahdanau" or self.local):
             raise ConfigError(
                 "score = None means no attention; only decoder = 'luong' with local = None "
                 "can do without"
             )
         if self.score == "location" and self.max_source_length is None:
-            raise ConfigError("location scores need max_source_length: one row of weights a place")
+            raise ConfigError("location scores need max_source_length, one row of W per position")
 
 
 def make_attention(config: RNNConfig) -> SingleHeadAttention | None:
-    """Build the attention that a config names."""
+    """Build the attention for a config."""
     width = config.d_hidden  # of queries and memory alike
     match config.score:
         case None:
@@ -99,7 +99,7 @@ def make_attention(config: RNNConfig) -> SingleHeadAttention | None:
 
 
 class RNNEncoder(nn.Module):
-    """A bidirectional GRU or LSTM: annotation s tells of the words around word s.
+    """A bidirectional GRU or LSTM; annotation s represents the words around word s.
 
     Bahdanau et al. 2015, section 3.2.
     """
@@ -114,7 +114,7 @@ class RNNEncoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "B S E"], token_mask: Bool[Tensor, "B S"] | None
     ) -> tuple[Float[Tensor, "B S M"], Hidden]:
-        """Return the annotations, zero on padding, and both directions' last states, joined."""
+        """Return the annotations, zero at padding, and the concatenated last states."""
         if token_mask is None:
             memory, last = self.recurrent(x)
             return memory, self._join(last)
@@ -124,7 +124,7 @@ class RNNEncoder(nn.Module):
                 f"rows {(lengths == 0).nonzero().flatten().tolist()} of the source have no real "
                 "token; an empty sequence has nothing to encode"
             )
-        # Real tokens first, wherever the padding was, so that the backward direction starts on one.
+        # Move real tokens to the front, so that the backward direction starts at a real token.
         order = (~token_mask).long().argsort(dim=-1, stable=True)
         packed = pack_padded_sequence(
             x.gather(1, order[..., None].expand_as(x)),
@@ -147,11 +147,11 @@ class DecoderStep(NamedTuple):
 
     hidden: Hidden
     fed: Float[Tensor, "B H"]  # the attentional vector, which Luong feeds back
-    place: Int[Tensor, " B"]  # real tokens taken in: the t of local-m
+    place: Int[Tensor, " B"]  # number of real tokens so far: the t of local-m
 
 
 class RNNState:
-    """What the decoder remembers: the memory, and every moment so far, for rewinding."""
+    """The decoding state: the memory, and every step so far, for rewinding."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class RNNState:
 
     @property
     def length(self) -> int:
-        """Tokens taken in so far."""
+        """Number of tokens so far."""
         return len(self.history) - 1
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
@@ -181,14 +181,14 @@ class RNNState:
         ]
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens."""
+        """Discard everything after the first `length` tokens."""
         if not 0 <= length <= self.length:
             raise LengthError(f"cannot rewind to length {length}: the state holds {self.length}")
         del self.history[length + 1 :]
 
 
 class RNNDecoder(nn.Module):
-    """One token at a time: cell, attention, readout, in the order of Bahdanau or of Luong."""
+    """One step of the decoder: cell, attention and readout, in Bahdanau's or Luong's order."""
 
     def __init__(self, config: RNNConfig):
         super().__init__()
@@ -203,12 +203,12 @@ class RNNDecoder(nn.Module):
         self.readout = Linear(n_vectors * config.d_hidden, config.d_hidden, bias=False)
 
     def forward(self, x: Float[Tensor, "B E"], state: RNNState) -> Float[Tensor, "B H"]:
-        """Take one token in; return the attentional vector that predicts the next.
+        """Process one token; return the attentional vector that predicts the next.
 
-        Bahdanau (section 3.1, A.2.2): c_t = attend(s_{t-1}); s_t = f(s_{t-1}, y_{t-1}, c_t).
-        Luong (section 3): h_t = f(h_{t-1}, [y_{t-1}; h~_{t-1}]); c_t = attend(h_t).
-        Both end with h~_t = tanh(W_c [c_t; h_t]) (Luong, eq. 5), for Bahdanau in the place of a
-        maxout layer, so that the two differ only in what they are compared for.
+        Bahdanau (section 3.1, A.2.2): c_t = attend(s_{t-1}); s_t = f(s_{t-1}, y_{t-1}, c_t). Luong
+        (section 3): h_t = f(h_{t-1}, [y_{t-1}; h~_{t-1}]); c_t = attend(h_t). Both end with h~_t =
+        tanh(W_c [c_t; h_t]) (Luong, eq. 5), which for Bahdanau replaces a maxout layer, so that the
+        two differ only in the order of attention.
         """
         hidden, fed, place = state.history[-1]
         if self.attend_first:
@@ -221,7 +221,7 @@ class RNNDecoder(nn.Module):
 
     def _context(self, query: Float[Tensor, "B H"], state: RNNState) -> Float[Tensor, "B M"]:
         if self.attention is None:
-            return query.new_zeros(len(query), 0)  # nothing to look at: no width
+            return query.new_zeros(len(query), 0)  # no attention: a context of width 0
         context = self.attention(
             query[:, None],
             state.memory,
@@ -238,7 +238,7 @@ class RNNDecoder(nn.Module):
 
 
 class RNNSeq2Seq(Seq2Seq[RNNState]):
-    """Encoder, bridge, decoder, output layer; decodes by the same protocol as the Transformer."""
+    """Encoder, bridge, decoder and output layer, with the Transformer's decoding protocol."""
 
     def __init__(self, config: RNNConfig):
         super().__init__()
@@ -259,13 +259,13 @@ class RNNSeq2Seq(Seq2Seq[RNNState]):
         source_mask: Bool[Tensor, "B S"] | None = None,
         target_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T H"]:
-        """Encode, and take in all of the target; padding leaves the state as it was."""
+        """Encode the source and process the target; padding does not change the state."""
         return self.advance(target, self.start(source, source_mask), target_mask)
 
     def start(
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
     ) -> RNNState:
-        """Encode the source; the state that this returns is continued by `step`."""
+        """Encode the source; return the state for `step`."""
         if token_mask is not None:
             check_token_mask(token_mask, source)
         x = self.dropout(self.source_embedding(source))
@@ -276,13 +276,13 @@ class RNNSeq2Seq(Seq2Seq[RNNState]):
     def advance(
         self, tokens: Int[Tensor, "B n"], state: RNNState, token_mask: Bool[Tensor, "B n"] | None
     ) -> Float[Tensor, "B n H"]:
-        """Take in the new tokens one after another."""
+        """Process the new tokens one after another."""
         check_tokens(tokens, state.memory.shape[0])
         if token_mask is not None:
             check_token_mask(token_mask, tokens)
         x = self.dropout(self.target_embedding(tokens))
         vectors = []
-        # Unbinding once, for the gradient of a slice would be a whole x of zeros at every t.
+        # Unbind once: the gradient of a slice would allocate a full x of zeros at every t.
         for t, x_t in enumerate(x.unbind(1)):
             before = state.history[-1]
             vectors.append(self.decoder(x_t, state))
@@ -292,7 +292,7 @@ class RNNSeq2Seq(Seq2Seq[RNNState]):
 
 
 def _keep(real: Bool[Tensor, " B"], after: DecoderStep, before: DecoderStep) -> DecoderStep:
-    """Leave rows whose token was padding as they were."""
+    """Keep the old state of rows whose token is padding."""
     column = real[:, None]
     hidden = tuple(
         torch.where(column, new, old) for new, old in zip(after.hidden, before.hidden, strict=True)

@@ -27,7 +27,7 @@ from qkv.models.initialization import initialize
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:
-    """A pre-norm encoder-decoder without biases; the defaults are the small model, version 1.0."""
+    """The configuration; the defaults are the small model, version 1.0."""
 
     vocab_size: int = 32_128
     d_model: int = 512
@@ -38,11 +38,11 @@ class T5Config:
     n_decoder_layers: int = 6
     feed_forward: FeedForwardKind = "relu"  # version 1.1: geglu_tanh
     n_buckets: int = 32  # of distances
-    max_distance: int = 128  # from which on all share a bucket
+    max_distance: int = 128  # from which on all distances share a bucket
     norm_eps: float = 1e-6
     dropout: float = 0.1
-    # True: the output layer is the embedding, and reads hidden states divided by sqrt(d_model).
-    # Version 1.1: it is a matrix of its own, and reads them as they are.
+    # True: the output layer is the embedding, and its input is divided by sqrt(d_model). Version
+    # 1.1: a separate matrix, and no division.
     tied_output: bool = True
 
     def block(self, *, decoder: bool) -> BlockConfig:
@@ -65,15 +65,15 @@ class T5Config:
 
 
 class UnscaledAttention(MultiHeadAttention):
-    """Multi-head attention whose scores are q . k: the weights start small enough for that."""
+    """Multi-head attention with scores q . k, for which the weights are initialized smaller."""
 
     def queries(self, x: Float[Tensor, "B Q D"], positions: Tensor) -> Float[Tensor, "B H Q K"]:
-        """Project, and make up for the root that `attention` divides by."""
+        """Project, and compensate for the root by which `attention` divides."""
         return super().queries(x, positions) * math.sqrt(self.d_head)
 
 
 class ClosingNorm(RMSNorm):
-    """The norm after a stack, with dropout, times a factor."""
+    """The final norm of a stack, with dropout and a factor."""
 
     def __init__(self, d_model: int, *, eps: float, dropout: float, factor: float = 1.0):
         super().__init__(d_model, eps=eps)
@@ -86,7 +86,7 @@ class ClosingNorm(RMSNorm):
 
 
 class T5Encoder(nn.Module):
-    """The encoder alone, which embeds texts and lets any head on it.
+    """The encoder alone, for text embeddings and heads.
 
     Raffel et al. 2020, section 2.1.
     """
@@ -107,14 +107,14 @@ class T5Encoder(nn.Module):
 
         Args:
             tokens: ids.
-            token_mask: True = a real token; None where all are.
+            token_mask: True = a real token; None if all are.
         """
         x = self.dropout(self.embedding(tokens))
         return self.stack(x, mask=attention_mask(token_mask))
 
 
 class T5(EncoderDecoder):
-    """Tokens without positions: a bias of the scores, one a stack, knows the distances.
+    """A pre-norm encoder-decoder with a relative position bias, one per stack.
 
     Raffel et al. 2020, section 2.1.
     """
@@ -139,24 +139,24 @@ class T5(EncoderDecoder):
     def embed_source(
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
     ) -> Float[Tensor, "B S D"]:
-        """Look each token up."""
+        """Look up each token."""
         return self.dropout(self.embedding(tokens))
 
     def embed_target(
         self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B T D"]:
-        """Look each token up."""
+        """Look up each token."""
         return self.dropout(self.embedding(tokens))
 
     def without_head(self) -> "T5":
-        """Take the output layer off, and with it the factor of a tied one."""
+        """Remove the output layer, and the factor that belongs to a tied one."""
         cast(ClosingNorm, self.decoder.norm).factor = 1.0
         super().without_head()
         return self
 
 
 def make_stack(config: T5Config, n_layers: int, *, decoder: bool) -> Stack:
-    """Build the encoder or the decoder; its layers share one bias."""
+    """Build the encoder or decoder; its layers share one position bias."""
     block = config.block(decoder=decoder)
     bias = RelativeBias(
         config.n_heads,
@@ -194,7 +194,7 @@ def make_stack(config: T5Config, n_layers: int, *, decoder: bool) -> Stack:
 
 
 def initialize_t5(model: nn.Module, config: T5Config) -> None:
-    """Start each product with the variance of what enters it, and scores with 1."""
+    """Initialize so that projections keep the variance of their input and scores have 1."""
     for name, module in model.named_modules():
         if isinstance(module, Linear):
             divided = config.d_head if name.endswith("attention.query") else 1

@@ -22,10 +22,10 @@ from qkv.models.encoder_decoder import EncoderDecoder
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The model of 2017; the defaults are the paper's base model.
+    """The configuration; the defaults are the paper's base model.
 
     Raises:
-        ConfigError: if one embedding is to be shared by vocabularies of different size.
+        ConfigError: if vocabularies of different sizes are to share an embedding.
     """
 
     source_vocab_size: int
@@ -44,13 +44,13 @@ class TransformerConfig:
     tied_output: bool = True  # the output layer's weight is the target embedding
     output_bias: bool = False
     scaled_embeddings: bool = True  # by sqrt(d_model), as in the paper
-    shared_embeddings: bool = False  # source and target have one vocabulary and one table
+    shared_embeddings: bool = False  # source and target share one vocabulary and one table
     sinusoid_layout: Literal["interleaved", "halves"] = "interleaved"
-    sinusoid_divisor: float | None = None  # d_model / 2
+    sinusoid_divisor: float | None = None  # None: d_model / 2
     first_position: int = 0
 
     def __post_init__(self) -> None:
-        """Check what no block checks."""
+        """Check the values that no block checks."""
         if self.sinusoid_layout not in ("interleaved", "halves"):
             raise ConfigError(
                 f"sinusoid_layout = {self.sinusoid_layout!r}; expected 'interleaved' or 'halves'"
@@ -80,7 +80,7 @@ class TransformerConfig:
 
 
 class Transformer(EncoderDecoder):
-    """Encoder and decoder between embeddings and output layer (Vaswani et al. 2017, figure 1)."""
+    """Encoder and decoder with embeddings and an output layer (Vaswani et al. 2017, figure 1)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -113,11 +113,11 @@ class Transformer(EncoderDecoder):
     def embed_source(
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
     ) -> Float[Tensor, "B S D"]:
-        """Add the wave of each position to the vector of each token."""
+        """Add token embeddings and sinusoids."""
         return self.dropout(self.positions(self.source_embedding(tokens), positions))
 
     def embed_target(
         self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B T D"]:
-        """Add the wave of each position to the vector of each token."""
+        """Add token embeddings and sinusoids."""
         return self.dropout(self.positions(self.target_embedding(tokens), positions))

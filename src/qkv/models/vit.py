@@ -1,9 +1,9 @@
-"""ViT: an encoder of images, which reads them as a text of patches (Dosovitskiy et al. 2021).
+"""ViT: an image encoder that treats an image as a sequence of patches (Dosovitskiy et al. 2021).
 
-DeiT (Touvron et al. 2021) is the same model with one more token, which learns from a teacher.
+DeiT (Touvron et al. 2021) adds a token that learns from a teacher.
 
-Shapes: B batch, C channels, H height, W width, N patches, P numbers of a patch, L tokens (the
-patches and what stands before them), D d_model, K classes.
+Shapes: B batch, C channels, H height, W width, N patches, P numbers per patch, L tokens (special
+tokens and patches), D d_model, K classes.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ from qkv.models.pooling import first_token
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """The encoder; the defaults are ViT-B/16. A size is a number, or height and width.
+    """The configuration of the encoder; the defaults are ViT-B/16.
 
     Raises:
-        ConfigError: if an image has no patch, or a part needs the class token and there is none.
+        ConfigError: if an image has no patch, or an option needs the missing class token.
     """
 
-    image_size: int | tuple[int, int] = 224  # in training
+    image_size: int | tuple[int, int] = 224  # in training; one number, or height and width
     patch_size: int | tuple[int, int] = 16
     n_channels: int = 3
-    class_token: bool = True  # False: nothing but patches, whose mean is the image (appendix D.3)
+    class_token: bool = True  # False: patches only, which are averaged (appendix D.3)
     distillation_token: bool = False  # DeiT
     d_model: int = 768
     n_heads: int = 12
@@ -50,7 +50,7 @@ class ViTConfig:
     attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check what no part of the model can check alone."""
+        """Check the options that no submodule can check alone."""
         if min(pair(self.patch_size)) < 1:
             raise ConfigError(f"patch_size = {self.patch_size}; expected at least 1")
         if 0 in self.grid:
@@ -59,11 +59,11 @@ class ViTConfig:
             )
         for name in ("pooler", "distillation_token"):
             if getattr(self, name) and not self.class_token:
-                raise ConfigError(f"{name} = True, but class_token = False, beside which it works")
+                raise ConfigError(f"{name} = True needs class_token = True")
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches in an image of the size of training."""
+        """The number of rows and columns of patches in a training image."""
         return grid(pair(self.image_size), pair(self.patch_size))
 
     def block(self) -> BlockConfig:
@@ -87,7 +87,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def grid(image_size: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int]:
-    """Count the rows and columns of whole patches; what remains at the far edges is not read."""
+    """Return the number of rows and columns of whole patches; the remaining edges are ignored."""
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
@@ -96,16 +96,16 @@ def embed_patches(
     weight: Float[Tensor, "D C height width"],
     bias: Float[Tensor, " D"],
 ) -> Float[Tensor, "B N D"]:
-    """x_p E of eq. 1: a linear layer of every patch, as a convolution whose steps are a patch."""
+    """x_p E of eq. 1: a linear layer on every patch, as a convolution with the patch as stride."""
     return F.conv2d(images, weight, bias, stride=weight.shape[2:]).flatten(2).mT
 
 
 def resize_positions(
     table: Float[Tensor, "1 before D"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 after D"]:
-    """Interpolate the positions of one grid of patches for another (section 3.2), bicubically.
+    """Interpolate the position embeddings of one patch grid for another (section 3.2), bicubically.
 
-    The vectors before the grid belong to tokens without a place, and stay.
+    The vectors before the grid belong to special tokens and do not change.
     """
     if new == old:
         return table
@@ -129,32 +129,33 @@ class PatchEmbedding(nn.Module):
         """Embed the patches.
 
         Raises:
-            ShapeError: if these are no images of so many channels, or they hold no patch.
+            ShapeError: if the images have the wrong number of channels, or are smaller than a
+                patch.
         """
         n_channels, height, width = self.weight.shape[1:]
         if images.ndim != 4 or images.shape[1] != n_channels:
             raise ShapeError(
-                f"images of shape {tuple(images.shape)} were given; expected (batch, "
+                f"images have shape {tuple(images.shape)}; expected (batch, "
                 f"{n_channels}, height, width), as the model was trained"
             )
         if 0 in grid(images.shape[2:], (height, width)):
             raise ShapeError(
-                f"images of {images.shape[2]} x {images.shape[3]} pixels hold no patch of "
-                f"{height} x {width}"
+                f"images of {images.shape[2]} x {images.shape[3]} pixels are smaller than "
+                f"one patch, {height} x {width}"
             )
         return embed_patches(images, self.weight, self.bias)
 
 
 def vectors(n: int, d_model: int) -> nn.Parameter:
-    """Learn n vectors, the same for every image."""
+    """Return n learned vectors, the same for every image."""
     return nn.Parameter(nn.init.normal_(torch.empty(1, n, d_model), std=0.02))
 
 
 class ViT(nn.Module):
     """Patches, learned positions and a stack of pre-norm blocks.
 
-    Dosovitskiy et al. 2021, eq. 1 to 4. The positions of an image that has another size than those
-    of training are interpolated.
+    Dosovitskiy et al. 2021, eq. 1 to 4. For images of another size than in training, the position
+    embeddings are interpolated.
     """
 
     def __init__(self, config: ViTConfig):
@@ -186,26 +187,26 @@ class ViT(nn.Module):
     def pool(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B D"]:
-        """Summarize an image by its class token: tanh(W h_0 + b).
+        """Pool an image to the state of its class token: tanh(W h_0 + b).
 
         Raises:
-            ShapeError: if the model has no pooler, as those fine-tuned on classes.
+            ShapeError: if the model has no pooler, like models fine-tuned for classification.
         """
         if self.pooler is None:
-            raise ShapeError("this model has no pooler; take the class token or the mean instead")
+            raise ShapeError("this model has no pooler; use the class token or the mean instead")
         return torch.tanh(self.pooler(first_token(hidden, token_mask)))
 
 
 def initialize_by_width(vit: ViT) -> None:
-    """Start a narrow model at random numbers that suit its width, and at zero biases.
+    """Initialize a narrow model with variances that suit its width, and biases with zero.
 
-    Matrices at N(0, 1 / 2n) for n inputs, the patches at N(0, 1 / n) and positions at N(0, 1).
-    N(0, 0.02^2), where a ViT starts, suits n near 1,000. Every block norms the sum of patch and
-    position, so the smaller of the two is hardly seen: both have size 1 here. The variance 1 / n
-    is that of LeCun et al. 1998, "Efficient BackProp", section 4.6; half of it is our choice.
+    Matrices from N(0, 1 / 2n) for n inputs, the patch projection from N(0, 1 / n), positions from
+    N(0, 1). ViT's N(0, 0.02^2) suits n near 1,000. Every block normalizes the sum of patch and
+    position, which would hide the smaller of the two: both have scale 1 here. The variance 1 / n is
+    that of LeCun et al. 1998, "Efficient BackProp", section 4.6; half of it is our choice.
 
     Args:
-        vit: changed in place.
+        vit: modified in place.
     """
     for module in vit.modules():
         if isinstance(module, nn.Linear):
@@ -215,7 +216,7 @@ def initialize_by_width(vit: ViT) -> None:
 
 
 class DistilledClassifier(ModelWithHead):
-    """Two heads: the class token learns the labels, the distillation token a teacher's answers.
+    """Two heads: the class token learns the labels, the distillation token a teacher's predictions.
 
     Touvron et al. 2021, section 4. The logits are the mean of both heads'.
     """
@@ -231,11 +232,11 @@ class DistilledClassifier(ModelWithHead):
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B K"]:
-        """Score the classes by both heads."""
+        """Return the mean logits of both heads."""
         return torch.stack(self.score_both(hidden)).mean(0)
 
     def score_both(
         self, hidden: Float[Tensor, "B L D"]
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """Score the classes by each head: for a loss against labels, and for one of the teacher."""
+        """Return the logits of each head, for a loss on the labels and a loss on the teacher's."""
         return self.classifier(hidden[:, 0]), self.distilled(hidden[:, 1])

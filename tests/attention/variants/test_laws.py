@@ -238,7 +238,7 @@ def test_over_steps_the_record_is_that_of_the_whole_pass(name):
 def test_a_memory_is_attended_to_or_refused(name, causal):
     module, x = build(name, causal), tokens()
     if name in SELF_ONLY or (name == "linear" and causal):
-        with pytest.raises(ConfigError, match=r"Attention was given a memory, .* only places of x"):
+        with pytest.raises(ConfigError, match=r"Attention got a memory, .* self-attention only"):
             module(x, x)
         return
     assert torch.equal(module(x, x), module(x))
@@ -275,9 +275,9 @@ def test_sizes_that_do_not_divide_are_refused(name, monkeypatch):
 
 def test_linear_attention_refuses_other_caches_and_masks():
     x = tokens()
-    with pytest.raises(ConfigError, match=r"given a KeyValueCache; it decodes .* a LinearState"):
+    with pytest.raises(ConfigError, match=r"got a KeyValueCache; it can decode .* a LinearState"):
         build("linear")(x, cache=KeyValueCache())
-    with pytest.raises(ConfigError, match=r"\(causal=False\) was given a LinearState"):
+    with pytest.raises(ConfigError, match=r"\(causal=False\) got a LinearState"):
         build("linear", False)(x, cache=make_cache("linear"))
     with pytest.raises(ConfigError, match=r"mask of shape \(11, 11\); keys are summed once"):
         build("linear")(x, mask=torch.ones(L, L, dtype=torch.bool))

@@ -52,7 +52,7 @@ def test_softcap_bounds_the_ratio_of_weights():
 
 
 def test_a_cap_is_positive():
-    with pytest.raises(ConfigError, match=r"a cap of 0.0; expected a positive bound"):
+    with pytest.raises(ConfigError, match=r"cap = 0.0; expected a positive bound"):
         SoftcapAttention(*SIZES, cap=0.0)
 
 

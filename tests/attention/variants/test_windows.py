@@ -207,14 +207,14 @@ def test_a_streaming_cache_does_not_grow(sizes):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SlidingWindowAttention(*SIZES, window=0), "a window of 0 places; .* at least 1"),
+        (lambda: SlidingWindowAttention(*SIZES, window=0), "window of 0 positions; .* at least 1"),
         (
             lambda: DilatedWindowAttention(*SIZES, window=2, dilation=0),
-            "a dilation of 0; expected at least 1",
+            "dilation = 0; expected at least 1",
         ),
         (
             lambda: GlobalTokensAttention(*SIZES, window=2, n_global=-1),
-            "n_global = -1; expected a number of places",
+            "n_global = -1; expected a number of tokens",
         ),
     ],
 )

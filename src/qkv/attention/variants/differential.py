@@ -1,4 +1,4 @@
-"""The difference of two softmaxes, so that noise common to both cancels.
+"""Differential attention: the difference of two softmaxes, in which common noise cancels.
 
 Ye et al. 2024, "Differential transformer".
 """
@@ -20,19 +20,19 @@ def initial_lambda(layer: int) -> float:
 
 
 class DifferentialAttention(MultiHeadAttention):
-    """(softmax(Q1 K1^T / sqrt(d)) - lambda softmax(Q2 K2^T / sqrt(d))) V (eq. 1), normed a head.
+    """(softmax(Q1 K1^T / sqrt(d)) - lambda softmax(Q2 K2^T / sqrt(d))) V (eq. 1), normed per head.
 
-    Without the norm, and with lambda = 0, this is standard attention by Q1 and K1. Weights can be
+    Without the norm and with lambda = 0, this is standard attention with Q1 and K1. Weights can be
     negative; they sum to 1 - lambda.
 
     Args:
         d_model: width of input and output.
-        n_heads: heads, each of two queries and keys of width d = d_model / (2 n_heads), and of
-            values of width 2d: half as many as a Transformer of this size has.
-        lambda_init: where lambda starts, and the scale 1 - lambda_init of the norm;
+        n_heads: heads, each with two queries and keys of width d = d_model / (2 n_heads) and values
+            of width 2d; half as many as in a Transformer of this size.
+        lambda_init: initial lambda, which also sets the scale 1 - lambda_init of the norm;
             `initial_lambda(layer)` in the paper.
-        norm_eps: of the heads' RMS norm.
-        options: of `MultiHeadAttention`; d_head is d, and n_kv_heads counts pairs of keys, too.
+        norm_eps: epsilon of the heads' RMS norm.
+        options: see `MultiHeadAttention`; d_head is d, and n_kv_heads counts pairs of key heads.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class DifferentialAttention(MultiHeadAttention):
         return (q1 @ k1).exp() - (q2 @ k2).exp() + self.lambda_init
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """Subtract the second of each pair of maps (B, 2H, Q, K) from the first."""
+        """Subtract the second of each pair of weight maps (B, 2H, Q, K) from the first."""
         plain = super().weights
         first, second = (plain(queries[:, i::2], keys[:, i::2], mask) for i in (0, 1))
         return first - self.mixing() * second
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix the values, and norm each head (eq. 3)."""
+        """Compute the weighted sum of the values and normalize each head (eq. 3)."""
         values = torch.cat((values[:, 0::2], values[:, 1::2]), -1)  # (B, 2H, K, d) -> (B, H, K, 2d)
         plain = super().attend
         first, second = (plain(queries[:, i::2], keys[:, i::2], values, mask) for i in (0, 1))

@@ -1,4 +1,4 @@
-"""A window with gaps: a longer reach for the same number of keys.
+"""Dilated sliding windows: a longer reach for the same number of keys.
 
 Beltagy, Peters and Cohan 2020, "Longformer: the long-document transformer", section 3.1.
 """
@@ -32,14 +32,14 @@ def dilated_window_mask(
 
 
 class DilatedWindowAttention(SlidingWindowAttention):
-    """Sliding windows over each `dilation`-th token; a dilation of 1 is `SlidingWindowAttention`.
+    """Sliding windows over every `dilation`-th token; with 1, the same as `SlidingWindowAttention`.
 
     Args:
         d_model: width of input and output.
         n_heads: heads.
-        window: keys seen on either side of a query's own.
-        dilation: positions from one of them to the next.
-        options: of `SlidingWindowAttention`.
+        window: keys on either side of a query's own key.
+        dilation: distance between neighboring keys.
+        options: see `SlidingWindowAttention`.
 
     Raises:
         ConfigError: if the window or the dilation is not positive.
@@ -55,21 +55,21 @@ class DilatedWindowAttention(SlidingWindowAttention):
         **options: Unpack[AttentionOptions],
     ):
         if dilation < 1:
-            raise ConfigError(f"a dilation of {dilation}; expected at least 1, a plain window")
+            raise ConfigError(f"dilation = {dilation}; expected at least 1 (a plain window)")
         super().__init__(d_model, n_heads, window=window, **options)
         self.dilation, self.reach = dilation, window * dilation
 
     def pattern(
         self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
     ) -> Bool[Tensor, "*batch Q K"]:
-        """Return which positions see which."""
+        """Return which queries may attend to which keys."""
         return dilated_window_mask(
             queries, keys, window=self.window, dilation=self.dilation, causal=self.causal
         )
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix the values of each `dilation`-th position: among those, the window is a plain one."""
-        if mask is not None or lengths_are_open():  # each row has positions of its own
+        """Attend among every `dilation`-th position, where the window is contiguous."""
+        if mask is not None or lengths_are_open():  # each row has its own positions
             return super().attend(queries, keys, values, mask)
         n_queries, past = queries.shape[2], keys.shape[2] - queries.shape[2]
         window = partial(sliding_window_mask, window=self.window, causal=self.causal)
@@ -91,7 +91,7 @@ class DilatedWindowAttention(SlidingWindowAttention):
         return heads
 
     def _bias_from(self, first: int) -> PositionBias | None:
-        """Return the bias among the positions first, first + dilation, ..., counted from 0."""
+        """Return the bias for positions first, first + dilation, ..., renumbered from 0."""
         bias = self.position_bias
         if bias is None:
             return None

@@ -1,4 +1,4 @@
-"""What variants share whose weights no fused kernel computes.
+"""The base class of variants whose weights no fused kernel computes.
 
 Shapes: B batch, H query heads, G key heads, Q queries, K keys, D head width.
 """
@@ -14,16 +14,16 @@ from qkv.attention.scores import scaled_dot_scores
 
 
 class ExplicitAttention(MultiHeadAttention):
-    """Multi-head attention in plain sight: scores, mask, weights, mix. Time and memory O(Q K)."""
+    """Multi-head attention, step by step: scores, mask, weights, sum. Time and memory O(Q K)."""
 
     def scores(
         self, queries: Float[Tensor, "B H Q D"], keys: Float[Tensor, "B H K D"], mask: Tensor | None
     ) -> Float[Tensor, "B H Q K"]:
-        """Score each query against each key; the mask tells which keys are padding."""
+        """Score each query against each key; the mask shows which keys are padding."""
         return scaled_dot_scores(queries, keys)
 
     def normalize(self, scores: Float[Tensor, "B H Q K"], mask: Tensor | None) -> Tensor:
-        """Turn scores into weights: 0 where the mask does not allow."""
+        """Convert scores into weights, 0 for masked keys."""
         return masked_softmax(scores, mask)
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
@@ -41,17 +41,17 @@ class ExplicitAttention(MultiHeadAttention):
         return self.normalize(scores, mask)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix the values by the weights."""
+        """Compute the weighted sum of the values."""
         weights = self.dropped_weights(queries, keys, mask)
         return self.mix(weights, values).to(values.dtype)
 
     def dropped_weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the weights, and drop some of them in training."""
+        """Compute the weights, with dropout in training."""
         return F.dropout(self.weights(queries, keys, mask), self.active_dropout)
 
     def mix(
         self, weights: Float[Tensor, "B H Q K"], values: Float[Tensor, "B G K D"]
     ) -> Float[Tensor, "B H Q D"]:
-        """Sum the values by the weights, in the dtype of the weights."""
+        """Compute the weighted sum of the values, in the dtype of the weights."""
         values = values.repeat_interleave(weights.shape[1] // values.shape[1], 1)
         return weights @ values.to(weights.dtype)

@@ -1,4 +1,4 @@
-"""A window, and a few tokens that see all and are seen by all.
+"""Sliding windows, and a few tokens that see all tokens and are seen by all.
 
 Beltagy, Peters and Cohan 2020, "Longformer: the long-document transformer", section 3.1.
 """
@@ -29,9 +29,9 @@ def global_tokens_mask(
     window: int,
     causal: bool = False,
 ) -> Bool[Tensor, "*batch Q K"]:
-    """Let the first `n_global` tokens see all and be seen by all, beside a window.
+    """Combine a sliding window with `n_global` first tokens that see all and are seen by all.
 
-    Where causal, no token sees a later one.
+    If causal, no token sees a later one.
     """
     near = sliding_window_mask(queries, keys, window=window, causal=causal)
     queries, keys = queries[..., :, None], keys[..., None, :]
@@ -40,16 +40,16 @@ def global_tokens_mask(
 
 
 class GlobalTokensAttention(SlidingWindowAttention):
-    """Sliding windows, and global tokens at the first places (such as a class token).
+    """Sliding windows with global tokens at the start (such as a class token).
 
-    Longformer gives global tokens projections of their own; here all tokens share theirs.
+    Longformer has separate projections for global tokens; here all tokens share the same.
 
     Args:
         d_model: width of input and output.
         n_heads: heads.
-        n_global: how many places at the start are global; without any, `SlidingWindowAttention`.
-        window: keys seen on either side of a query's own.
-        options: of `SlidingWindowAttention`; where causal, global tokens see no later key either.
+        n_global: number of global tokens; with 0, the same as `SlidingWindowAttention`.
+        window: keys on either side of a query's own key.
+        options: see `SlidingWindowAttention`; if causal, global tokens see no later key either.
 
     Raises:
         ConfigError: if the window is not positive or n_global negative.
@@ -65,20 +65,20 @@ class GlobalTokensAttention(SlidingWindowAttention):
         **options: Unpack[AttentionOptions],
     ):
         if n_global < 0:
-            raise ConfigError(f"n_global = {n_global}; expected a number of places, 0 or more")
+            raise ConfigError(f"n_global = {n_global}; expected a number of tokens, 0 or more")
         super().__init__(d_model, n_heads, window=window, **options)
         self.n_first = n_global
 
     def pattern(
         self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
     ) -> Bool[Tensor, "*batch Q K"]:
-        """Return which positions see which."""
+        """Return which queries may attend to which keys."""
         return global_tokens_mask(
             queries, keys, n_global=self.n_first, window=self.window, causal=self.causal
         )
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Let global queries see all keys, which no chunk holds; causal ones see none beyond."""
+        """Attend in chunks, then recompute global queries, which see keys outside their chunk."""
         heads = super().attend(queries, keys, values, mask)
         if self.causal or not self.n_first:
             return heads
@@ -92,7 +92,7 @@ class GlobalTokensAttention(SlidingWindowAttention):
         if self.position_bias is not None:
             bias = self.position_bias(at.take_along_dim(rows, 1), keys_at)
         is_global = is_global.take_along_dim(rows, 1)[:, None, :, None]
-        rows = rows[:, None, :, None]  # (B, 1, n, 1): the global queries, and some that are not
+        rows = rows[:, None, :, None]  # (B, 1, n, 1): the global queries, and some others
         allowed = whole_mask(mask, queries, keys).take_along_dim(rows, 2)
         whole = attention(
             queries.take_along_dim(rows, 2),

@@ -1,4 +1,4 @@
-"""Attention without a softmax: linear in the length, and a recurrent network when it decodes.
+"""Attention without a softmax: linear in the length, and recurrent when decoding.
 
 Katharopoulos et al. 2020, "Transformers are RNNs: fast autoregressive transformers with linear
 attention". Shapes: B batch, H heads, Q queries, K keys, D head width.
@@ -23,9 +23,10 @@ class LinearAttention(MultiHeadAttention):
     Args:
         d_model: width of input and output.
         n_heads: heads.
-        causal: whether queries see only keys up to their own place; then a memory is refused.
+        causal: whether queries see only keys up to their own position; then no memory is accepted.
 
-    Raises: ConfigError, in `forward`, on a mask that differs by query and on a wrong cache.
+    Raises: ConfigError, in `forward`, if the mask depends on the query or the cache has the wrong
+        type.
     """
 
     def __init__(self, d_model: int, n_heads: int, *, causal: bool = False):
@@ -40,7 +41,7 @@ class LinearAttention(MultiHeadAttention):
         positions: Int[Tensor, "..."] | None = None,
         cache: KeyValueCache | MemoryCache | LinearState | None = None,
     ) -> Float[Tensor, "B Q D_model"]:
-        """Attend with the arguments of multi-head attention; positions change nothing."""
+        """Attend; see `MultiHeadAttention.forward`. Positions have no effect."""
         if self.causal:
             refuse_memory(self, memory)
         state = self._state(cache)
@@ -64,8 +65,8 @@ class LinearAttention(MultiHeadAttention):
         mask = atleast_2d(mask)
         if mask.shape[-2] != 1:
             raise ConfigError(
-                f"linear attention was given a mask of shape {tuple(mask.shape)}; keys are summed "
-                "once for all queries, so a mask can hide a key from all of them or from none"
+                f"linear attention got a mask of shape {tuple(mask.shape)}; keys are summed "
+                "once for all queries, so a mask must hide a key from all of them or from none"
             )
         return mask.expand(*mask.shape[:-1], n_keys)[..., past:].transpose(-2, -1)
 
@@ -75,6 +76,6 @@ class LinearAttention(MultiHeadAttention):
                 raise ConfigError("a LinearState keeps no keys to weigh: record without a cache")
             return cache
         raise ConfigError(
-            f"linear attention (causal={self.causal}) was given a {type(cache).__name__}; it "
-            "decodes where causal, with a LinearState as its layer's cache.self_attention"
+            f"linear attention (causal={self.causal}) got a {type(cache).__name__}; it "
+            "can decode only if causal, with a LinearState as its layer's cache.self_attention"
         )

@@ -1,4 +1,4 @@
-"""The cache of causal linear attention. The decoding loop owns it, as it does every cache."""
+"""The cache of causal linear attention, owned by the decoding loop."""
 
 from jaxtyping import Int
 from torch import Tensor
@@ -8,14 +8,14 @@ from qkv.errors import LengthError
 
 
 class LinearState:
-    """What linear attention remembers while decoding: sums of one size, however long the text."""
+    """The decoding state of linear attention: sums whose size does not depend on the length."""
 
     def __init__(self) -> None:
         self.length = 0
         self.sums: Tensor | None = None
 
     def update(self, queries: Features, keys: Features, values: Values) -> Values:
-        """Let the next queries read the past and each other, and add their keys to the sums."""
+        """Attend to the past and to each other, and add the new keys to the sums."""
         mixed, self.sums = causal_linear_attention(queries, keys, values, self.sums)
         self.length += queries.shape[2]
         return mixed
@@ -26,9 +26,9 @@ class LinearState:
             self.sums = self.sums[rows]
 
     def rewind(self, length: int) -> None:
-        """Refuse to go back: a sum does not know its terms."""
+        """Raise, except at the current length: terms cannot be removed from a sum."""
         if length != self.length:
             raise LengthError(
-                f"cannot rewind to length {length}: a LinearState holds the sum over "
+                f"cannot rewind to length {length}: a LinearState stores the sum over "
                 f"{self.length} tokens, not each of them"
             )

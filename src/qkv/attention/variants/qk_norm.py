@@ -1,4 +1,4 @@
-"""Normalized queries and keys: scores are cosines, whatever the projections' size.
+"""Normalized queries and keys: scores are cosines, independent of the projections' scale.
 
 Henry et al. 2020, "Query-key normalization for transformers"; here with RMS norms and a learned
 weight for each coordinate, as in Gemma 3 and Qwen 3.
@@ -18,14 +18,14 @@ from qkv.attention.multi_head import AttentionOptions, MultiHeadAttention
 class QKNormAttention(MultiHeadAttention):
     """softmax(RMSNorm(Q) RMSNorm(K)^T / sqrt(d)) V, normalized in each head before rotary.
 
-    Henry et al. score by g cos(q, k) with a learned number g: this, where the product of the two
-    weights is g / sqrt(d) in every coordinate.
+    Henry et al. score by g cos(q, k) with a learned scalar g: equal to this if the product of the
+    two weights is g / sqrt(d) in every coordinate.
 
     Args:
         d_model: width of input and output.
         n_heads: query heads.
         norm_eps: added to the mean square.
-        options: of `MultiHeadAttention`.
+        options: see `MultiHeadAttention`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class QKNormAttention(MultiHeadAttention):
         self.key_norm = nn.Parameter(torch.ones(self.d_head))
 
     def queries(self, x: Float[Tensor, "B Q D_model"], positions: Tensor) -> Tensor:
-        """Project, normalize, turn."""
+        """Project, normalize, rotate."""
         return self._normed(self.query(x), self.query_norm, positions)
 
     def keys_values(self, source: Float[Tensor, "B K D_model"], positions: Tensor) -> KeysValues:

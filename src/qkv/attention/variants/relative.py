@@ -1,4 +1,4 @@
-"""Learned vectors for distances, in keys and values.
+"""Learned vectors for relative distances, added to keys and values.
 
 Shaw, Uszkoreit and Vaswani 2018, "Self-attention with relative position representations".
 Shapes: B batch, H heads, Q queries, K keys, D head width, R = 2 max_distance + 1 distances.
@@ -20,22 +20,22 @@ from qkv.attention.variants.self_attention import SelfAttention
 def clipped_distances(
     queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"], max_distance: int
 ) -> Int[Tensor, "*batch Q K"]:
-    """Number each distance: clip(key - query, -max, max) + max, from 0 (section 3.2)."""
+    """Return the index of each distance: clip(key - query, -max, max) + max (section 3.2)."""
     distances = keys[..., None, :] - queries[..., :, None]
     return distances.clamp(-max_distance, max_distance) + max_distance
 
 
 class RelativeAttention(SelfAttention, ExplicitAttention):
-    """Keys k_j + a^K_ij and values v_j + a^V_ij, one a for each clipped distance j - i (eq. 3, 4).
+    """Keys k_j + a^K_ij and values v_j + a^V_ij, with one a per clipped distance j - i (eq. 3, 4).
 
-    The vectors are shared by the heads, and never stored for each pair: q . a^K is computed once a
-    distance, and weights of one distance are added up before they meet a^V.
+    The vectors are shared by the heads and never stored per pair: q . a^K is computed once per
+    distance, and the weights of a distance are summed before they are multiplied by a^V.
 
     Args:
         d_model: width of input and output.
         n_heads: heads.
-        max_distance: k, beyond which all distances are one.
-        options: of `MultiHeadAttention`.
+        max_distance: k, beyond which all distances share one vector.
+        options: see `MultiHeadAttention`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RelativeAttention(SelfAttention, ExplicitAttention):
         return (dot_scores(queries, keys) + by_key) / self.d_head**0.5
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix v + a^V."""
+        """Compute the weighted sum of v + a^V."""
         weights = self.dropped_weights(queries, keys, mask)  # (B, H, Q, K)
         by_distance = weights.new_zeros(*weights.shape[:3], len(self.value_distances))
         by_distance = by_distance.scatter_add(-1, self._distances(queries, keys, mask), weights)

@@ -1,4 +1,4 @@
-"""What variants share that know places: self-attention alone.
+"""The base class of variants that depend on positions, which allow self-attention only.
 
 Shapes: B batch, Q queries, K keys.
 """
@@ -12,16 +12,16 @@ from qkv.errors import ConfigError
 
 
 def refuse_memory(mechanism: object, memory: Tensor | None) -> None:
-    """Raise a ConfigError if there is a memory: its places are not those of the queries."""
+    """Raise a ConfigError if there is a memory, whose positions are unrelated to the queries'."""
     if memory is not None:
         raise ConfigError(
-            f"{type(mechanism).__name__} was given a memory, but knows only places of x itself; "
+            f"{type(mechanism).__name__} got a memory, but supports self-attention only; "
             "use MultiHeadAttention for cross-attention"
         )
 
 
 class SelfAttention(MultiHeadAttention):
-    """Multi-head attention among places of one sequence; a memory is refused."""
+    """Multi-head self-attention; a memory raises an error."""
 
     def forward(
         self,
@@ -32,6 +32,6 @@ class SelfAttention(MultiHeadAttention):
         positions: Int[Tensor, "..."] | None = None,
         cache: KeyValueCache | MemoryCache | None = None,
     ) -> Float[Tensor, "B Q D_model"]:
-        """Attend as multi-head attention does, with its arguments."""
+        """Attend; see `MultiHeadAttention.forward`."""
         refuse_memory(self, memory)
         return super().forward(x, mask=mask, positions=positions, cache=cache)

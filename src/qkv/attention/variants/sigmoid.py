@@ -1,4 +1,4 @@
-"""Each weight a sigmoid of its own: keys do not compete.
+"""Sigmoid attention: each weight is a separate sigmoid, so keys do not compete.
 
 Ramapuram et al. 2024, "Theory, analysis, and best practices for sigmoid self-attention".
 """
@@ -13,7 +13,7 @@ from qkv.attention.variants.explicit import ExplicitAttention
 def sigmoid_weights(
     scores: Float[Tensor, "*batch Q K"], mask: Bool[Tensor, "..."] | None
 ) -> Float[Tensor, "*batch Q K"]:
-    """Compute sigmoid(score - log n), and 0 where the mask (True = may attend) does not allow.
+    """Compute sigmoid(score - log n), and 0 where the mask (True = may attend) is False.
 
     The bias makes n equal scores of 0 sum to n / (n + 1), nearly 1. In the paper n is the length of
     the sequence; here it counts the keys that the query may attend to, so that neither padding nor
@@ -29,5 +29,5 @@ class SigmoidAttention(ExplicitAttention):
     """sigmoid(Q K^T / sqrt(d) - log n) V: `sigmoid_weights` instead of a softmax."""
 
     def normalize(self, scores: Float[Tensor, "B H Q K"], mask: Tensor | None) -> Tensor:
-        """Weigh each key by itself."""
+        """Compute each weight independently."""
         return sigmoid_weights(scores, mask)

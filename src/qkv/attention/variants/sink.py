@@ -1,7 +1,7 @@
-"""A learned sink: one more logit a head, which takes weight and gives nothing.
+"""A learned sink: one extra logit per head that takes weight and adds no value.
 
 OpenAI 2025, "gpt-oss-120b & gpt-oss-20b model card" ("a learned bias in the denominator of the
-softmax"). What models make of their first tokens otherwise: Xiao et al. 2023, see `streaming`.
+softmax"). Without it, models use their first tokens as sinks: Xiao et al. 2023, see `streaming`.
 """
 
 from typing import Unpack
@@ -22,22 +22,22 @@ def sink_softmax(
 ) -> Float[Tensor, "B H Q K"]:
     """Compute exp(s_j) / (exp(sink) + sum_k exp(s_k)): weights that sum to less than 1.
 
-    The mask says True = may attend. Where nothing is allowed, the sink takes all.
+    In the mask, True = may attend. If no key is allowed, the sink takes all the weight.
     """
     sink = sinks[:, None, None].expand(*scores.shape[:-1], 1)  # (H,) -> (B, H, Q, 1)
     return torch.cat((mask_scores(scores, mask), sink), -1).softmax(-1)[..., :-1]
 
 
 class SinkAttention(ExplicitAttention):
-    """Attention by `sink_softmax`: a head may attend to nothing much.
+    """Attention with `sink_softmax`, which lets a head attend to almost nothing.
 
-    Standard attention as the sink falls to -inf; with a sink of 0, attention with one more key and
-    value of zeros.
+    Approaches standard attention as the sink approaches -inf; with a sink of 0, it equals attention
+    with an additional key and value of zeros.
 
     Args:
         d_model: width of input and output.
         n_heads: query heads.
-        options: of `MultiHeadAttention`.
+        options: see `MultiHeadAttention`.
     """
 
     def __init__(self, d_model: int, n_heads: int, **options: Unpack[AttentionOptions]):

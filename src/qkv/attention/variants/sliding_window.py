@@ -1,7 +1,7 @@
-"""A window of keys around each query.
+"""Sliding-window attention: each query sees a window of keys.
 
 Beltagy, Peters and Cohan 2020, "Longformer: the long-document transformer", section 3.1; causal in
-Child et al. 2019 and Mistral 7B. Standard attention where the window is as long as the text.
+Child et al. 2019 and Mistral 7B. With a window as long as the text, this is standard attention.
 """
 
 from typing import Unpack
@@ -18,13 +18,14 @@ from qkv.errors import ConfigError
 
 
 class SlidingWindowAttention(SelfAttention):
-    """Multi-head attention under a `sliding_window_mask`, of which only the band is computed.
+    """Multi-head attention with a `sliding_window_mask`; only the band of scores is computed.
 
     Args:
         d_model: width of input and output.
         n_heads: query heads.
-        window: keys on either side of a query's own (Longformer's w / 2; Mistral's W - 1, causal).
-        options: of `MultiHeadAttention`; where causal, the side of later keys is hidden.
+        window: keys on either side of a query's own key (w / 2 in Longformer; W - 1 in Mistral,
+            causal).
+        options: see `MultiHeadAttention`; if causal, later keys are hidden.
 
     Raises:
         ConfigError: if the window is not positive.
@@ -34,30 +35,30 @@ class SlidingWindowAttention(SelfAttention):
         self, d_model: int, n_heads: int, *, window: int, **options: Unpack[AttentionOptions]
     ):
         if window < 1:
-            raise ConfigError(f"a window of {window} places; expected at least 1 on either side")
+            raise ConfigError(f"a window of {window} positions; expected at least 1 on either side")
         super().__init__(d_model, n_heads, **options)
         self.window, self.reach, self.n_first = window, window, 0
 
     def pattern(
         self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
     ) -> Bool[Tensor, "*batch Q K"]:
-        """Return which positions see which."""
+        """Return which queries may attend to which keys."""
         return sliding_window_mask(queries, keys, window=self.window, causal=self.causal)
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute all weights, most of them 0, for a recorder."""
+        """Compute all weights for a recorder; most are 0."""
         allowed, bias = self.allowed(queries, keys, mask), self.score_bias(queries, keys, mask)
         return attention_weights(queries, keys, mask=allowed, bias=bias)
 
     def allowed(
         self, queries: Tensor, keys: Tensor, mask: Tensor | None
     ) -> Bool[Tensor, "b h Q K"]:
-        """Return which query may attend to which key, by the mask and by the pattern."""
+        """Combine the mask with the pattern."""
         pattern = self.pattern(*key_positions(mask, queries, keys)).unsqueeze(-3)
         return whole_mask(mask, queries, keys) & pattern
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix the values chunk by chunk."""
+        """Compute the weighted sum of the values chunk by chunk."""
         if lengths_are_open():
             return attention(
                 queries,

@@ -1,4 +1,4 @@
-"""Scores that cannot grow without bound.
+"""Soft-capped scores, which cannot grow without bound.
 
 Gemma Team 2024, "Gemma 2: Improving open language models at a practical size", section 2.
 """
@@ -16,18 +16,18 @@ from qkv.errors import ConfigError
 
 
 def softcap(scores: Float[Tensor, "..."], cap: float) -> Float[Tensor, "..."]:
-    """Compute cap * tanh(scores / cap): the identity near 0, and never beyond +-cap."""
+    """Compute cap * tanh(scores / cap): close to the identity near 0, and within +-cap."""
     return cap * torch.tanh(scores / cap)
 
 
 class SoftcapAttention(ExplicitAttention):
-    """softmax(cap tanh(Q K^T / (cap sqrt(d)))) V; standard attention as the cap grows.
+    """softmax(cap tanh(Q K^T / (cap sqrt(d)))) V; approaches standard attention as the cap grows.
 
     Args:
         d_model: width of input and output.
         n_heads: query heads.
         cap: bound of the scores; 50 in Gemma 2.
-        options: of `MultiHeadAttention`; a position bias is added to the capped scores.
+        options: see `MultiHeadAttention`; a position bias is added to the capped scores.
 
     Raises:
         ConfigError: if the cap is not positive, or the sizes do not divide each other.
@@ -37,7 +37,7 @@ class SoftcapAttention(ExplicitAttention):
         self, d_model: int, n_heads: int, *, cap: float = 50.0, **options: Unpack[AttentionOptions]
     ):
         if cap <= 0:
-            raise ConfigError(f"a cap of {cap}; expected a positive bound of the scores")
+            raise ConfigError(f"cap = {cap}; expected a positive bound on the scores")
         super().__init__(d_model, n_heads, **options)
         self.cap = cap
 

@@ -1,4 +1,4 @@
-"""Endless text: each token sees the first ones, the attention sinks, and a window.
+"""Attention for endless text: each token sees the first tokens (attention sinks) and a window.
 
 Xiao et al. 2023, "Efficient streaming language models with attention sinks", section 3.2.
 """
@@ -18,15 +18,15 @@ from qkv.errors import ConfigError
 class StreamingAttention(GlobalTokensAttention):
     """Causal attention to the first `n_sinks` tokens and the last `window`, without a limit.
 
-    With a `StreamingCache` the same as without, in constant memory (recorded columns are then the
-    kept keys). Positions stay those of the text; the paper counts them within the cache.
+    A `StreamingCache` gives the same result in constant memory; recorded columns are then the kept
+    keys. Positions are those in the text; the paper counts them within the cache.
 
     Args:
         d_model: width of input and output.
         n_heads: heads.
-        n_sinks: tokens at the start that all others see.
-        window: keys seen before a query's own.
-        options: of `MultiHeadAttention`; always causal.
+        n_sinks: number of tokens at the start that all others see.
+        window: keys before a query's own key.
+        options: see `MultiHeadAttention`; always causal.
 
     Raises:
         ConfigError: if the window is not positive, n_sinks is negative, or causal is False.
@@ -44,7 +44,7 @@ class StreamingAttention(GlobalTokensAttention):
         if not options.setdefault("causal", True):
             raise ConfigError(
                 "causal = False; a stream has no later tokens to attend to: expected True, or "
-                "GlobalTokensAttention for a text that is read as a whole"
+                "GlobalTokensAttention for a text of known length"
             )
         super().__init__(d_model, n_heads, n_global=n_sinks, window=window, **options)
 
@@ -57,7 +57,7 @@ class StreamingAttention(GlobalTokensAttention):
         positions: Int[Tensor, "..."] | None = None,
         cache: KeyValueCache | MemoryCache | None = None,
     ) -> Float[Tensor, "B Q D_model"]:
-        """Attend as multi-head attention does, with its arguments and the mask of the whole text.
+        """Attend; see `MultiHeadAttention.forward`. The mask covers the whole text.
 
         Raises:
             ShapeError: if the mask is not boolean or does not broadcast to (B, H, Q, K).

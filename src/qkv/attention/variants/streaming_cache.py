@@ -1,4 +1,4 @@
-"""The cache of streaming attention: the first tokens and a window are kept, the rest forgotten.
+"""The cache of streaming attention, which keeps only the first tokens and a window.
 
 Shapes: B batch, G key heads, D head width.
 """
@@ -15,20 +15,20 @@ from qkv.errors import LengthError
 
 
 class StreamingCache(KeyValueCache):
-    """Keeps keys and values of each row's first `n_sinks` real tokens and of its last `window`."""
+    """Stores keys and values of each row's first `n_sinks` and last `window` real tokens."""
 
     def __init__(self, *, n_sinks: int, window: int):
         super().__init__()
         self.n_sinks, self.window = n_sinks, window
         self._kept: KeysValues | None = None
-        self._columns: Int[Tensor, "B kept"] | None = None  # of the kept keys, in the whole text
-        self._real: Bool[Tensor, "B keys"] | None = None  # which of kept and new keys are
+        self._columns: Int[Tensor, "B kept"] | None = None  # indices in the whole text
+        self._real: Bool[Tensor, "B keys"] | None = None  # which of the kept and new keys are real
 
     def narrow(self, mask: Bool[Tensor, "..."], shape: tuple[int, ...]) -> Bool[Tensor, "b h q k"]:
-        """Keep a mask's columns of the kept keys and of the new ones, which `update` then adds.
+        """Select the columns of the kept keys and of the new keys, which `update` then adds.
 
         Args:
-            mask: True = may attend, of all tokens so far and the new ones.
+            mask: True = may attend; covers all earlier tokens and the new ones.
             shape: (batch, heads, new tokens, all tokens), to which the mask broadcasts.
 
         Raises:
@@ -40,7 +40,7 @@ class StreamingCache(KeyValueCache):
         return mask.expand(*mask.shape[:3], shape[3]).take_along_dim(columns[:, None, None], 3)
 
     def update(self, project: Callable[[], KeysValues]) -> KeysValues:
-        """Append the new ones, return them all, then forget what no later query sees."""
+        """Append new keys and values, return all, then discard those that no later query sees."""
         keys, values = project()
         batch, n_new = keys.shape[0], keys.shape[2]
         columns = self._all_columns(batch, n_new, keys.device)
@@ -60,7 +60,7 @@ class StreamingCache(KeyValueCache):
         return new if self._columns is None else torch.cat((self._columns, new), 1)
 
     def _keep(self, real: Bool[Tensor, "B keys"]) -> Int[Tensor, "B kept"]:
-        """Choose each row's first and last real keys, in order; padding precedes too few."""
+        """Choose each row's first and last real keys, in order, padded on the left."""
         at = positions_from_mask(real)
         kept = real & ((at < self.n_sinks) | (at > at[:, -1:] - self.window))
         return kept.long().argsort(dim=1, stable=True)[:, -(self.n_sinks + self.window) :]
@@ -72,7 +72,7 @@ class StreamingCache(KeyValueCache):
             self._columns = self._columns[rows]
 
     def rewind(self, length: int) -> None:
-        """Refuse to go back: a shorter text may need what was forgotten."""
+        """Raise, except at the current length: a shorter text may need discarded keys."""
         if length != self.length:
             raise LengthError(
                 f"cannot rewind to length {length}: of {self.length} tokens, a StreamingCache kept "
