@@ -141,8 +141,9 @@ from qkv.data.dates import FORMS, TUTORIAL_LOCALES, DatePair, date_pairs, write_
 from qkv.data.images import ImageConfig
 from qkv.data.labels import Labels, TextExample, hold_out_stratified, read_examples
 from qkv.data.masking import Masking, masked_batches
-from qkv.data.named import classification_set, parts_of, reviews
 from qkv.data.pretraining import TokenBatch, causal_batches, collate_causal, collate_targets
+from qkv.data.sets import load_set, named_sets
+from qkv.data.sets.reviews import reviews
 from qkv.data.text import find_data
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.windows import make_windows
@@ -4201,7 +4202,8 @@ def read_parts(source: str) -> dict[str, list[TextExample]]:
     if Path(source).exists():
         parts = {"train": read_examples(source)}
     else:
-        parts = {part: classification_set(source, part) for part in parts_of(source)}
+        splits = named_sets("classify")[source].splits
+        parts = {split: load_set("classify", source, split) for split in splits}
     train_part, validation, test = (parts.get(p) for p in ("train", "validation", "test"))
     if test is None:  # SST-2: what is published as validation is the test here
         validation, test = None, validation

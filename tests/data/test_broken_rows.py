@@ -15,7 +15,6 @@ from qkv.data.archives import read_members
 from qkv.data.delimited import read_delimited
 from qkv.data.labels import Labels
 from qkv.data.questions import read_squad
-from qkv.data.summaries import read_dialogsum
 from qkv.data.tables import TableLayout, read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import DataError
@@ -142,8 +141,6 @@ READERS = {
     ),
     "nested SQuAD": lambda path: read_squad(path("a.json", "[" * 100_000)),
     "a question of SQuAD": lambda path: read_squad(path("a.json", squad(question=[LONG]))),
-    "a dialogue": lambda path: read_dialogsum(path("a.jsonl", json.dumps({LONG: 1}))),
-    "a nested dialogue": lambda path: read_dialogsum(path("a.jsonl", "[" * 100_000)),
 }
 
 

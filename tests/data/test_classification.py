@@ -16,7 +16,7 @@ from qkv.data.classification import (
     evaluation_batches,
     in_order,
 )
-from qkv.data.named import classification_set
+from qkv.data.sets import load_set
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError, LengthError
 from qkv.zoo.catalog import ZOO
@@ -297,7 +297,7 @@ def test_a_text_without_tokens_and_no_room_are_refused(bert):
 @pytest.mark.parametrize("name", ["sst2", "reviews"])
 def test_of_real_texts_less_than_a_twentieth_is_padding(request, bert, name):
     folder = None if name == "reviews" else request.getfixturevalue("shared_data")
-    examples = classification_set(name, "train", folder)
+    examples = load_set("classify", name, "train", folder)
     ids = encode_texts(bert, [text for text, _ in examples], max_length=64).ids
     for size in ({"batch_size": 16}, {"batch_size": 32}, {"max_tokens": 1024}):
         assert padding(list(batched(ids, [0] * len(ids), pad=bert.pad, **size))) < 0.05

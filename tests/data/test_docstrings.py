@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qkv.data import docstrings
-from qkv.data.docstrings import (
+from qkv.data.parts import split_by_hash
+from qkv.data.sets import docstrings
+from qkv.data.sets.docstrings import (
     LICENCES,
     SHARES,
     Function,
@@ -19,8 +20,7 @@ from qkv.data.docstrings import (
     read_functions,
     split_functions,
 )
-from qkv.data.near_copies import NearCopies, similarity
-from qkv.data.parts import split_by_hash
+from qkv.data.sets.near_copies import NearCopies, similarity
 from qkv.errors import DataError, MissingDependencyError
 
 SOURCE = '''

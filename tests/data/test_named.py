@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from qkv.data.named import SETS, classification_set, parts_of, reviews
+from qkv.data.sets import load_set, named_sets
+from qkv.data.sets.reviews import reviews
 from qkv.errors import DataError
 
 PARTS = {"train": 900, "validation": 276, "test": 300}
@@ -27,22 +28,22 @@ SIZES = {
 
 @pytest.mark.parametrize(("name", "split"), SIZES)
 def test_the_real_sets_have_their_published_sizes(shared_data, name, split):
-    examples = classification_set(name, split, shared_data)
+    examples = load_set("classify", name, split, shared_data)
     counts = Counter(example.label for example in examples).most_common()
     assert " ".join(f"{label} {count}" for label, count in counts) == SIZES[name, split]
     assert all(example.text.strip() for example in examples)
 
 
 def test_what_the_columns_and_labels_mean(shared_data):
-    assert classification_set("sst2", "validation", shared_data)[0] == (
+    assert load_set("classify", "sst2", "validation", shared_data)[0] == (
         "one long string of cliches",
         "negative",
     )
-    assert classification_set("trec", "train", shared_data)[0] == (
+    assert load_set("classify", "trec", "train", shared_data)[0] == (
         "How did serfdom develop in and then leave Russia ?",
         "DESC",
     )
-    emotions = classification_set("emotion", "train", shared_data)
+    emotions = load_set("classify", "emotion", "train", shared_data)
     assert emotions[0] == ("i didnt feel humiliated", "sadness")
 
 
@@ -50,31 +51,34 @@ def test_trec_is_latin_1(tmp_path):
     (tmp_path / "trec").mkdir()
     lines = "NUM:dist How far is it ?\nLOC:city Where is Älvsjö ?\n"
     (tmp_path / "trec" / "TREC.test.gz").write_bytes(gzip.compress(lines.encode("latin-1")))
-    examples = classification_set("trec", "test", tmp_path)
+    examples = load_set("classify", "trec", "test", tmp_path)
     assert examples == [("How far is it ?", "NUM"), ("Where is Älvsjö ?", "LOC")]
 
 
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("imdb", "train", "no data set 'imdb': expected reviews, sst2, emotion, trec"),
-        ("sst2", "test", "no part 'test' of sst2: expected train, validation"),
-        ("trec", "validation", "no part 'validation' of trec: expected train, test"),
+        (
+            "imdb",
+            "train",
+            "no data set 'imdb' to classify; expected reviews, sst2, em",
+        ),
+        ("sst2", "test", "no split 'test' of sst2; expected train, validation"),
+        ("trec", "validation", "no split 'validation' of trec; expected train, test"),
         ("emotion", "train", "no data set 'emotion': looked for the folder"),
     ],
 )
 def test_what_is_not_there_is_answered_with_what_is(tmp_path, name, split, message):
     with pytest.raises(DataError, match=message):
-        classification_set(name, split, tmp_path)
+        load_set("classify", name, split, tmp_path)
 
 
 def test_each_set_says_which_parts_it_has():
-    assert {(name, part) for name in SETS for part in parts_of(name)} == {
+    sets = named_sets("classify")
+    assert {(name, split) for name in sets for split in sets[name].splits} == {
         *SIZES,
-        *(("reviews", part) for part in PARTS),
+        *(("reviews", split) for split in PARTS),
     }
-    with pytest.raises(DataError, match="no data set 'imdb': expected reviews, sst2"):
-        parts_of("imdb")
 
 
 def trigrams(text):
@@ -137,9 +141,11 @@ def test_no_review_is_nearly_in_another_part(parts):
 
 
 def test_reviews_are_examples_too(parts):
-    assert classification_set("reviews", "test") == [(row.text, row.label) for row in parts["test"]]
-    with pytest.raises(DataError, match=r"no part 'dev' of reviews: expected .*validation"):
-        reviews("dev")
+    assert load_set("classify", "reviews", "test") == [
+        (row.text, row.label) for row in parts["test"]
+    ]
+    with pytest.raises(DataError, match=r"no split 'dev' of reviews; expected .*validation"):
+        load_set("classify", "reviews", "dev")
 
 
 def test_reviews_are_read_by_part(tmp_path, monkeypatch):
@@ -149,10 +155,6 @@ def test_reviews_are_read_by_part(tmp_path, monkeypatch):
         '"Fine, really.",positive,meals,plain,train\n'
         "Not once did it cut.,negative,tools,negation,test\n"
     )
-    monkeypatch.setattr("qkv.data.named.REVIEWS", path)
+    monkeypatch.setattr("qkv.data.sets.reviews.PATH", path)
     assert reviews("test") == [("Not once did it cut.", "negative", "tools", "negation")]
-    assert classification_set("reviews", "train") == [("Fine, really.", "positive")]
-    with pytest.raises(
-        DataError, match="no part 'dev' of reviews: expected train, validation, test"
-    ):
-        reviews("dev")
+    assert load_set("classify", "reviews", "train") == [("Fine, really.", "positive")]

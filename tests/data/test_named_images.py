@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from qkv.data import named_images
 from qkv.data.idx import read_idx
-from qkv.data.named_images import FASHION, fashion_mnist, image_set
+from qkv.data.sets import fashion_mnist as module
+from qkv.data.sets import load_set
+from qkv.data.sets.fashion_mnist import fashion_mnist
 from qkv.errors import DataError, MissingDependencyError
 
 pytest.importorskip("PIL")
@@ -77,25 +78,26 @@ def write_fashion(folder, n_train=12, n_test=4, packed=True):
 @pytest.mark.parametrize("packed", [True, False])
 def test_fashion_mnist_is_found_in_the_data_folder(tmp_path, monkeypatch, packed):
     write_fashion(tmp_path, packed=packed)
-    monkeypatch.setitem(named_images.N_VALIDATION, "fashion_mnist", 5)
+    monkeypatch.setattr(module, "N_VALIDATION", 5)
     train, validation, test = (
-        image_set("fashion_mnist", split, tmp_path) for split in ("train", "validation", "test")
+        load_set("recognize", "fashion_mnist", split, tmp_path)
+        for split in ("train", "validation", "test")
     )
     assert [len(part) for part in (train, validation, test)] == [7, 5, 4]
-    assert train.labels.names == FASHION
+    assert train.labels.names == module.NAMES
     assert (train.classes, validation.classes) == ((0, 1, 2, 3, 4, 5, 6), (7, 8, 9, 0, 1))
-    pixels, classes, _ = fashion_mnist("train", tmp_path)
+    pixels, classes = fashion_mnist("train", tmp_path)
     assert np.array_equal((train + validation).pixels("L")[:, 0], pixels)
     assert np.array_equal((train + validation).classes, classes)
     assert train[0].size == (28, 28)
     assert train.names[3] == "image 3 of fashion_mnist, train"
-    both = image_set("fashion_mnist", "train+validation", tmp_path)
+    both = load_set("recognize", "fashion_mnist", "train+validation", tmp_path)
     assert torch.equal(both.pixels("L"), (train + validation).pixels("L"))
     assert both.classes == (train + validation).classes
 
 
 def test_fashion_mnist_that_is_missing_or_mixed_up_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(named_images, "DEBIAN", tmp_path / "nowhere")
+    monkeypatch.setattr(module, "DEBIAN", tmp_path / "nowhere")
     monkeypatch.setenv("QKV_DATA", str(tmp_path))
     with pytest.raises(
         DataError, match=rf"looked for {tmp_path}.fashion-mnist and {tmp_path}.nowhere \(on Debian"
@@ -120,15 +122,15 @@ def test_fashion_mnist_that_is_missing_or_mixed_up_is_refused(tmp_path, monkeypa
 
 def test_the_real_fashion_mnist():
     given = Path(os.environ.get("QKV_DATA", "/nowhere"), "fashion-mnist")
-    if not (given.is_dir() or named_images.DEBIAN.is_dir()):
+    if not (given.is_dir() or module.DEBIAN.is_dir()):
         pytest.skip("needs Fashion-MNIST: Debian's package dataset-fashion-mnist")
-    pixels, classes, names = fashion_mnist("test")
+    pixels, classes = fashion_mnist("test")
     assert pixels.shape == (10_000, 28, 28)
     assert {*Counter(classes.tolist()).values()} == {1_000}
     # The mean that everyone normalizes by is of the training images, 0.2860; this is close.
     assert pixels.mean() / 255 == pytest.approx(0.2868, abs=0.0005)
-    assert names[classes[0]] == "Ankle boot"
-    training, of_training, _ = fashion_mnist("train")
+    assert module.NAMES[classes[0]] == "Ankle boot"
+    training, of_training = fashion_mnist("train")
     assert training.shape == (60_000, 28, 28)
     assert {*Counter(of_training.tolist()).values()} == {6_000}
     assert (training.mean() / 255, training.std() / 255) == pytest.approx(
@@ -143,7 +145,7 @@ def test_the_digits_are_split_as_scikit_learn_does():
         given.images, given.target, test_size=0.5, shuffle=False
     )
     train, validation, test = (
-        image_set("digits", part) for part in ("train", "validation", "test")
+        load_set("recognize", "digits", part) for part in ("train", "validation", "test")
     )
     assert [len(part) for part in (train, validation, test)] == [718, 180, 899]
     assert (train.classes + validation.classes, test.classes) == (
@@ -154,16 +156,19 @@ def test_the_digits_are_split_as_scikit_learn_does():
     pixels = (train + validation).pixels("L")[:, 0].numpy()
     assert np.array_equal(np.round(pixels * (16 / 255)), split[0])
     assert (len(np.unique(pixels)), pixels.min(), pixels.max()) == (17, 0, 255)
-    both = image_set("digits", "train+validation")
+    both = load_set("recognize", "digits", "train+validation")
     assert np.array_equal(both.pixels("L")[:, 0].numpy(), pixels)
     assert both.classes == train.classes + validation.classes
 
 
 def test_what_is_not_there_is_answered_with_what_is(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="no data set 'mnist': expected digits, fashion_mnist"):
-        image_set("mnist", "train")
-    with pytest.raises(DataError, match="no part 'dev' of digits: expected train, validation"):
-        image_set("digits", "dev")
+    with pytest.raises(
+        DataError,
+        match="no data set 'mnist' to recognize; expected digits, fashion_mnist",
+    ):
+        load_set("recognize", "mnist", "train")
+    with pytest.raises(DataError, match="no split 'dev' of digits; expected train, validation"):
+        load_set("recognize", "digits", "dev")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingDependencyError, match=r"scikit-learn: pip install \"qkv\[train\]"):
-        image_set("digits", "train")
+        load_set("recognize", "digits", "train")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkv.data.parts import check_part, hold_out_groups, split_by_hash
+from qkv.data.parts import hold_out_groups, split_by_hash
 from qkv.errors import ConfigError, DataError
 
 SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
@@ -59,12 +59,3 @@ def test_a_share_of_nothing_or_all_is_refused(share):
 def test_keys_that_cannot_be_parted_are_refused(keys):
     with pytest.raises(DataError, match=rf"2 examples and {len(keys)} keys, .* expected a key for"):
         hold_out_groups([1, 2], keys, 0.5)
-
-
-def test_what_there_is_not_is_answered_with_what_there_is():
-    sets = {"one": ("train", "test"), "two": ("validation",)}
-    check_part("one", "test", sets)
-    with pytest.raises(DataError, match="no data set 'three': expected one, two"):
-        check_part("three", "test", sets)
-    with pytest.raises(DataError, match="no part 'test' of two: expected validation"):
-        check_part("two", "test", sets)

@@ -1,8 +1,8 @@
 import pytest
 
-from qkv.data.named import classification_set
-from qkv.data.question_pairs import NO, YES, answerable_pairs
 from qkv.data.questions import Answer, Question
+from qkv.data.sets import load_set
+from qkv.data.sets.qamr import NO, YES, answerable_pairs
 from qkv.errors import DataError
 
 PASSAGES = [
@@ -35,12 +35,12 @@ def test_every_second_question_meets_the_passage_most_like_it_that_is_not_its_ow
 
 
 def test_one_passage_is_not_enough():
-    with pytest.raises(DataError, match="2 questions on 1 passages; expected two passages or more"):
+    with pytest.raises(DataError, match="2 questions on 1 passages; expected at least two"):
         answerable_pairs([ask("What?", 0), ask("Where?", 0)])
 
 
 def test_of_the_real_questions(shared_data):
-    pairs = classification_set("qamr_sentences", "validation", shared_data)
+    pairs = load_set("classify", "qamr_sentences", "validation", shared_data)
     # The other sentence is not easy to tell: it shares words with the question, too.
     shared = [
         len({*one.text.lower().rstrip("?").split()} & {*one.second.lower().split()})

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from qkv.data.qamr import join_tokens, read_qamr
-from qkv.data.question_sets import SETS, question_set
 from qkv.data.questions import Answer
+from qkv.data.sets import load_set, named_sets
+from qkv.data.sets.qamr import join_tokens, read_qamr
 from qkv.errors import DataError
 
-load = functools.cache(question_set)
+load = functools.cache(functools.partial(load_set, "answer"))
 
 SIZES = {
     ("squadshifts", "new_wiki"): 7_938,
@@ -35,7 +35,7 @@ def test_the_real_sets_have_their_published_sizes(shared_data, name, split):
 
 
 def test_qamr_parts_share_no_article(shared_data):
-    parts = [load("qamr", split, shared_data) for split in SETS["qamr"]]
+    parts = [load("qamr", split, shared_data) for split in named_sets("answer")["qamr"].splits]
     assert len(parts[0]) + len(parts[1]) == 18_908
     sources = [{question.source for question in part} for part in parts]
     assert not sources[0] & sources[1]
@@ -100,7 +100,10 @@ def test_answers_are_words_by_their_numbers(tmp_path):
     [
         ({"answer": "9 10"}, r"q\.tsv, line 2: the answer has the words 9 10, but .* has 10"),
         ({"one": "3:-1"}, r"line 2: the answer has the words -1, but the sentence has 10"),
-        ({"other": "4:Invalid"}, r"line 2: the answer 'Invalid' is no list of numbers .*filtered"),
+        (
+            {"other": "4:Invalid"},
+            r"line 2: the answer 'Invalid' is no list of word indices",
+        ),
         ({"key": "Wiki1k:x:1:1:1"}, r"line 2: no sentence 'Wiki1k:x:1:1:1' in .*s\.tsv"),
         ({"question": " "}, r"line 2: the question is empty"),
     ],
@@ -111,9 +114,12 @@ def test_qamr_that_does_not_fit_is_named_by_line(tmp_path, changes, message):
 
 
 def test_what_is_not_there_is_answered_with_what_is(tmp_path):
-    with pytest.raises(DataError, match="no data set 'squad': expected squadshifts, xquad, qamr"):
-        question_set("squad", "train")
-    with pytest.raises(DataError, match="no part 'fr' of xquad: expected en, de, es, zh"):
-        question_set("xquad", "fr")
+    with pytest.raises(
+        DataError,
+        match="no data set 'squad' to answer; expected qamr, squadshifts, x",
+    ):
+        load("squad", "train")
+    with pytest.raises(DataError, match="no split 'fr' of xquad; expected en, de, es, zh"):
+        load("xquad", "fr")
     with pytest.raises(DataError, match="no data set 'qamr': looked for the folder"):
-        question_set("qamr", "test", tmp_path)
+        load("qamr", "test", tmp_path)

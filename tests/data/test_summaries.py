@@ -2,22 +2,20 @@
 
 import gzip
 import io
-import json
 import tarfile
 
 import pytest
 
-from qkv.data import summaries
 from qkv.data.archives import read_members
-from qkv.data.docstrings import DocstringCorpus, Function
-from qkv.data.summaries import SETS, Summarized, read_aeslc, read_dialogsum, summary_set
+from qkv.data.sets import docstrings, load_set
+from qkv.data.sets.aeslc import read_aeslc
+from qkv.data.sets.docstrings import DocstringCorpus, Function, definition
+from qkv.data.summaries import Summarized
 from qkv.errors import DataError
 
 SIZES = {
     ("aeslc", "validation"): (1_960, 4),
     ("aeslc", "test"): (1_906, 4),
-    ("dialogsum", "validation"): (500, 1),
-    ("dialogsum", "test"): (500, 3),
 }
 
 
@@ -33,26 +31,13 @@ def pack(path, files, mode="w:gz"):
 
 @pytest.mark.parametrize(("name", "split"), SIZES)
 def test_the_real_sets_have_their_published_sizes(shared_data, name, split):
-    examples = summary_set(name, split, shared_data)
+    examples = load_set("summarize", name, split, shared_data)
     n_examples, n_summaries = SIZES[name, split]
     assert len(examples) == n_examples
     # Not even a failure may quote these texts.
     assert {len(example.summaries) for example in examples} == {n_summaries}
     assert not any("@subject" in example.text for example in examples)
     assert all(example.text.strip() and all(example.summaries) for example in examples)
-
-
-def test_the_news_are_parted_by_their_text(shared_data):
-    parts = {split: summary_set("ag_news", split, shared_data) for split in SETS["ag_news"]}
-    assert {split: len(part) for split, part in parts.items()} == NEWS
-    assert sum(NEWS.values()) == 7_600
-    texts = [{example.text for example in part} for part in parts.values()]
-    assert sum(map(len, texts)) == len(set.union(*texts))
-    first = next(example for part in parts.values() for example in part if "T N" in str(example))
-    assert first.summaries == ("Fears for T N pension after talks",)
-
-
-NEWS = {"train": 6_059, "validation": 788, "test": 753}
 
 
 def test_mail_is_parted_at_its_marks(tmp_path):
@@ -76,37 +61,6 @@ def test_mail_of_another_form_is_named_and_not_quoted(tmp_path, text):
     with pytest.raises(DataError, match=r"dev/bad in .*dev\.tar\.gz has the marks \[") as error:
         read_aeslc(path)
     assert "secret" not in str(error.value)
-
-
-def test_a_dialogue_may_have_several_summaries(tmp_path):
-    rows = [
-        {"fname": "a", "dialogue": "#Person1#: Hi.\n", "summary": " Greeting ", "topic": "t"},
-        {"dialogue": "x", "summary2": "two", "summary1": "one", "topic1": "t"},
-    ]
-    path = tmp_path / "d.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_dialogsum(path) == [
-        Summarized("#Person1#: Hi.", ("Greeting",)),
-        Summarized("x", ("one", "two")),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"dialogue": "x"', r"d\.jsonl, line 2, is no JSON"),
-        ("[]", r"line 2, has the fields \[\]; expected a dialogue, and a summary"),
-        ('{"dialogue": "x"}', r"line 2, has the fields \['dialogue'\]"),
-        ('{"summary": "x"}', r"has the fields \['summary'\]"),
-        ('{"dialogue": "x", "summary": ""}', r"fields \['dialogue', 'summary'\]; .*none of them"),
-        ('{"dialogue": 5, "summary": "x"}', r"fields \['dialogue', 'summary'\]"),
-    ],
-)
-def test_a_dialogue_of_another_form_is_named_by_line(tmp_path, line, message):
-    path = tmp_path / "d.jsonl"
-    path.write_text('{"dialogue": "x", "summary": "y"}\n' + line)
-    with pytest.raises(DataError, match=message):
-        read_dialogsum(path)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +92,24 @@ def test_docstrings_are_summaries_too(monkeypatch):
     corpus = DocstringCorpus(
         parts={"train": [], "test": [function]}, sources=(), copies=0, near_copies=0
     )
-    monkeypatch.setattr(summaries, "_docstrings", lambda: corpus)
-    assert summary_set("docstrings", "test") == [
+    monkeypatch.setattr(docstrings, "_corpus", lambda: corpus)
+    assert load_set("summarize", "docstrings", "test") == [
         Summarized("def f(x):\n    return x", ("Return it as it is.",))
+    ]
+    assert load_set("generate", "docstrings", "test") == [
+        'def f(x):\n    """Return it as it is."""'
     ]
 
 
+def test_a_definition_has_the_names_of_the_arguments():
+    code = "@one\nasync def f(self, a: int, b=(1, 2), /, *c, d: str = 'x', **e) -> int:\n    go()"
+    made = definition(Function(code, "Go there.", "f", "python/a.py"))
+    assert made == 'def f(a, b, *c, d, **e):\n    """Go there."""'
+
+
 def test_what_is_not_there_is_answered_with_what_is():
-    with pytest.raises(DataError, match="no data set 'xsum': expected aeslc, dialogsum, ag_news"):
-        summary_set("xsum", "train")
-    with pytest.raises(DataError, match="no part 'train' of dialogsum: expected validation, test"):
-        summary_set("dialogsum", "train")
+    message = "no data set 'xsum' to summarize; expected aeslc, docstrings"
+    with pytest.raises(DataError, match=message):
+        load_set("summarize", "xsum", "train")
+    with pytest.raises(DataError, match="no split 'dev' of aeslc; expected train, valid"):
+        load_set("summarize", "aeslc", "dev")

@@ -108,7 +108,7 @@ def test_numbers_are_texts(tmp_path):
 
 
 BROKEN = {
-    "no bytes": ("a.csv", "", r"a\.csv is empty: expected a table with a row or more"),
+    "no bytes": ("a.csv", "", r"a\.csv is empty; expected text"),
     "blank": ("a.jsonl", "\n \n", r"a\.jsonl is empty"),
     "only a header": ("a.csv", "text,label\n\n", r"a\.csv has a header and nothing else"),
     "another name": (

@@ -4,7 +4,8 @@ import gzip
 
 import pytest
 
-from qkv.data.text import find_data, multi30k, read_lines, read_parallel, read_tsv
+from qkv.data.sets import load_set
+from qkv.data.text import find_data, read_lines, read_parallel, read_tsv
 from qkv.errors import DataError
 
 
@@ -115,13 +116,10 @@ def test_multi30k_joins_the_files_of_two_languages(tmp_path):
     (tmp_path / "multi30k").mkdir()
     for name, text in {"val.cs": "c", "val.de": "d", "test_2016_flickr.en": "e"}.items():
         write(tmp_path / "multi30k" / f"{name}.gz", text.encode())
-    assert multi30k("validation", ("de", "cs"), tmp_path) == [("d", "c")]
+    columns = {"source": "de", "target": "cs"}
+    assert load_set("translate", "multi30k", "validation", tmp_path, columns) == [("d", "c")]
     with pytest.raises(DataError, match=r"cannot read .*test_2016_flickr\.de\.gz"):
-        multi30k("test", data_dir=tmp_path)
-    with pytest.raises(
-        DataError, match="split 'dev' of multi30k: expected train, validation, test"
-    ):
-        multi30k("dev", data_dir=tmp_path)
+        load_set("translate", "multi30k", "test", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +127,7 @@ def test_multi30k_joins_the_files_of_two_languages(tmp_path):
 )
 @pytest.mark.parametrize("language", ["de", "cs"])
 def test_the_real_multi30k_has_its_published_size(shared_data, split, rows, language):
-    pairs = multi30k(split, ("en", language), shared_data)
+    columns = {"source": "en", "target": language}
+    pairs = load_set("translate", "multi30k", split, shared_data, columns)
     assert len(pairs) == rows
     assert all(source and target for source, target in pairs)

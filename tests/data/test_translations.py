@@ -4,7 +4,8 @@ import zipfile
 
 import pytest
 
-from qkv.data.translations import LANGUAGES, SETS, linked, plain, tatoeba, translation_set
+from qkv.data.sets import load_set, named_sets
+from qkv.data.sets.tatoeba import linked, plain, tatoeba
 from qkv.errors import DataError
 
 
@@ -74,7 +75,7 @@ TATOEBA = {"train": 166_369, "validation": 1_674, "test": 1_770}
 
 
 def test_the_real_set_has_its_published_size(shared_data):
-    pairs = translation_set("multi30k", "test", data_dir=shared_data)
+    pairs = load_set("translate", "multi30k", "test", data_dir=shared_data)
     assert len(pairs) == 1_000
     assert all(source.strip() and target.strip() for source, target in pairs)
 
@@ -85,28 +86,31 @@ def test_languages_may_be_turned_round(tmp_path):
     assert sorted(pairs) == [("Go.", "Geh."), ("Hi.", "Hallo!")]
     turned = [
         pair
-        for split in SETS["tatoeba"]
-        for pair in translation_set("tatoeba", split, ("de", "en"), tmp_path)
+        for split in named_sets("translate")["tatoeba"].splits
+        for pair in load_set(
+            "translate", "tatoeba", split, tmp_path, {"source": "de", "target": "en"}
+        )
     ]
     assert sorted(turned) == [("Geh.", "Go."), ("Hallo!", "Hi.")]
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(("name", "known"), [("multi30k", "en, de, cs"), ("tatoeba", "en, de")])
 @pytest.mark.parametrize("languages", [("en", "fr"), ("en", "en"), ("xx", "de")])
-def test_a_language_that_is_not_there_is_refused(tmp_path, name, languages):
+def test_a_language_that_is_not_there_is_refused(tmp_path, name, known, languages):
     source, target = languages
-    known = ", ".join(LANGUAGES[name])
     with pytest.raises(
-        DataError, match=f"no {name} from '{source}' to '{target}': expected two of {known}"
+        DataError, match=f"no {name} from '{source}' to '{target}'; expected two of {known}"
     ):
-        translation_set(name, "train", languages, tmp_path)
+        load_set("translate", name, "train", tmp_path, {"source": source, "target": target})
 
 
 def test_broken_files_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"no data set 'wmt': expected multi30k, tatoeba$"):
-        translation_set("wmt", "train")
-    with pytest.raises(DataError, match="no part 'dev' of tatoeba: expected train, validation"):
-        translation_set("tatoeba", "dev")
+    with pytest.raises(
+        DataError, match=r"no data set 'wmt' to translate; expected multi30k, tatoeba$"
+    ):
+        load_set("translate", "wmt", "train")
+    with pytest.raises(DataError, match="no split 'dev' of tatoeba; expected train, validation"):
+        load_set("translate", "tatoeba", "dev")
     path = write_tatoeba(tmp_path, "Hi.\tHallo!\nGo.\n")
     with pytest.raises(DataError, match=r"deu-eng\.zip, deu\.txt, line 2, has 1 fields, expected"):
         tatoeba(tmp_path)

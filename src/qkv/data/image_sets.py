@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from qkv.data.archives import read_members
-from qkv.data.images import convert, opened, read_image
+from qkv.data.images import convert, from_array, opened, read_image
 from qkv.data.labels import Labels
 from qkv.errors import DataError
 
@@ -98,6 +98,28 @@ class ImageSet:
             arrays.append(np.asarray(image))
         pixels = torch.from_numpy(np.stack(arrays))  # (N, H, W) or (N, H, W, 3)
         return pixels[:, None] if mode == "L" else pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def array_set(
+    name: str,
+    pixels: UInt8[np.ndarray, "N H W"],
+    classes: Sequence[int] | Int[np.ndarray, " N"],
+    labels: Sequence[str],
+) -> ImageSet:
+    """Make a set of gray images from one array.
+
+    Args:
+        name: of the set and the split, for errors.
+        pixels: of all images.
+        classes: the number of each image's class.
+        labels: the classes' names.
+    """
+    return ImageSet(
+        [f"image {i} of {name}" for i in range(len(pixels))],
+        [int(number) for number in classes],
+        Labels(labels),
+        lambda i: from_array(pixels[i]),
+    )
 
 
 def read_image_folder(path: str | os.PathLike[str], labels: Labels | None = None) -> ImageSet:

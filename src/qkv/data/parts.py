@@ -1,4 +1,4 @@
-"""Parts of a data set: which a named set has, and parts made where a set has none."""
+"""Splits of data sets that have none, by hashes of keys."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,23 +11,6 @@ from qkv.errors import ConfigError, DataError
 Example = TypeVar("Example")
 
 USUAL_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-
-
-def check_part(name: str, split: str, sets: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a named set that there is not, or a part that it has not.
-
-    Args:
-        name: of the set.
-        split: the part.
-        sets: the parts of each set that there is.
-
-    Raises:
-        DataError: saying which there are.
-    """
-    if name not in sets:
-        raise DataError(f"no data set {name!r}: expected {', '.join(sets)}")
-    if split not in sets[name]:
-        raise DataError(f"no part {split!r} of {name}: expected {', '.join(sets[name])}")
 
 
 def split_by_hash(keys: Sequence[str], shares: Mapping[str, float]) -> list[str]:

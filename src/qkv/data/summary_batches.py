@@ -54,7 +54,7 @@ def summary_batches(
         batching: see `bucketed_batches`, also for the errors.
     """
 
-    def make(rows: list[int], _: np.random.Generator) -> SummaryBatch:
+    def make(rows: list[int], rng: np.random.Generator) -> SummaryBatch:
         source, source_mask = pad_sequences([sources[row] for row in rows], pad)
         target, target_mask = pad_sequences([targets[row] for row in rows], pad)
         target_input, _ = pad_sequences([[start, *targets[row][:-1]] for row in rows], pad)

@@ -123,7 +123,7 @@ def read_text(
     """
     text = decode(read_content(path), path, encoding, tolerant=tolerant)
     if not text.strip():
-        raise DataError(f"{path} is empty: expected a table with a row or more")
+        raise DataError(f"{path} is empty; expected text")
     return text
 
 

@@ -1,10 +1,10 @@
-"""Text corpora on disk: line-aligned files, tab-separated files, named sets in a data folder."""
+"""Text files: bytes, encodings, lines, aligned files, and the folder of the data sets."""
 
 import codecs
 import gzip
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qkv.errors import DataError
@@ -19,7 +19,6 @@ MARKS = (
 WIDE = ("utf-16", "utf-32")
 SAMPLE = 1_000  # bytes that are looked at for the zeros of wide encodings
 LARGEST = 2**30  # bytes of a file that is unpacked in memory: small archives can hold huge ones
-_MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
@@ -165,21 +164,23 @@ def find_data(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path
     return folder
 
 
-def multi30k(
-    split: str,
-    languages: tuple[str, str] = ("en", "de"),
-    data_dir: str | os.PathLike[str] | None = None,
-) -> list[tuple[str, str]]:
-    """Image captions and their translations, task 1, raw text; the test split is that of 2016.
+def choose_languages(
+    name: str, columns: Mapping[str, str], languages: Sequence[str]
+) -> tuple[str, str]:
+    """Return the source and the target language of a translation set.
 
-    Elliott et al. 2016, https://arxiv.org/abs/1605.00459; its images' captions are for
-    non-commercial research and education only.
+    Args:
+        name: of the set, for the error.
+        columns: with "source" and "target"; by default the first two languages.
+        languages: of the set.
 
     Raises:
-        DataError: an unknown split, or files that are not found.
+        DataError: the set lacks a language, or both are the same.
     """
-    if split not in _MULTI30K:
-        raise DataError(f"unknown split {split!r} of multi30k: expected {', '.join(_MULTI30K)}")
-    folder = find_data("multi30k", data_dir)
-    source, target = (folder / f"{_MULTI30K[split]}.{language}.gz" for language in languages)
-    return read_parallel(source, target)
+    source = columns.get("source", languages[0])
+    target = columns.get("target", languages[1])
+    if source == target or not {source, target} <= {*languages}:
+        raise DataError(
+            f"no {name} from {source!r} to {target!r}; expected two of {', '.join(languages)}"
+        )
+    return source, target

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qkv.data.named import SETS
+from qkv.data.sets import named_sets
 from qkv.errors import ConfigError
 
 # What the cells read, in a notebook as well.
@@ -28,6 +28,7 @@ def read_options(arguments: Sequence[str] | None = None) -> list[int]:
     Raises:
         ConfigError: the data are no file and no set that is known by name.
     """
+    sets = ", ".join(known := named_sets("classify"))
     parser = argparse.ArgumentParser(description="Attention and Transformers, section by section.")
     parser.add_argument("--fast", action="store_true", help="train less: quicker, less accurate")
     parser.add_argument(
@@ -36,16 +37,16 @@ def read_options(arguments: Sequence[str] | None = None) -> list[int]:
     parser.add_argument(
         "--data",
         metavar="DATA",
-        help=f"texts for section 9: a table with the columns text and label, or {', '.join(SETS)}",
+        help=f"texts for section 9: a table with the columns text and label, or {sets}",
     )
     options = parser.parse_args(arguments)
     if options.fast:
         os.environ[FAST] = "1"
     if options.data:
-        if options.data not in SETS and not Path(options.data).exists():
+        if options.data not in known and not Path(options.data).exists():
             raise ConfigError(
                 f"--data {options.data} is no file and no named set; expected a .csv, .tsv, .jsonl "
-                f"or .parquet table, or one of {', '.join(SETS)}"
+                f"or .parquet table, or one of {sets}"
             )
         os.environ[TEXTS] = options.data
     return options.section or []

@@ -234,9 +234,9 @@ def test_named_sets_are_scored_by_their_test_part(qkv, error, base, tmp_path):
     folder = tmp_path / "reviews"
     write_classifier(folder, Labels(["negative", "positive"]), base)
     assert json.loads(qkv("evaluate", folder, "--data", "reviews", "--json"))["count"] == 300
-    assert "no part 'dev' of reviews" in error("evaluate", folder, "--data", "reviews:dev")
+    assert "no split 'dev' of reviews" in error("evaluate", folder, "--data", "reviews:dev")
     missing = error("evaluate", folder, "--data", "sst2", "--data_dir", tmp_path / "nowhere")
-    assert "no part 'test' of sst2: expected train, validation" in missing
+    assert "no split 'test' of sst2; expected train, validation" in missing
     other = ["--data", "emotion", "--data_dir", tmp_path / "nowhere"]
     assert "nowhere" in error("evaluate", folder, *other)
 

@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 from tests.helpers import assert_as_exact, unchecked
 
 import qkv.tasks.generation.recipe as recipes
-from qkv.data.docstrings import Function
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
-from qkv.tasks.generation.data import Corpus, described, read_corpus
+from qkv.tasks.generation.data import Corpus, read_corpus
 from qkv.tasks.generation.generator import Generator
 from qkv.tasks.generation.recipe import Decoder, begin_with_stop, train_language_model
 from qkv.tasks.recipe import Training
@@ -155,19 +154,13 @@ def test_data_that_cannot_be(options, message):
 
 
 def test_what_is_no_source_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"'nowhere' is no file .* no named set \(tinyshakesp"):
+    with pytest.raises(DataError, match=r"'nowhere' is no file .* no named set \(docstrings, tinyshakesp"):
         read_corpus("nowhere", "train")
-    with pytest.raises(DataError, match="no part 'rest' of docstrings"):
+    with pytest.raises(DataError, match="no split 'rest' of docstrings"):
         read_corpus("docstrings:rest", "train")
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(DataError, match=r"empty\.txt has no text: expected at least one"):
         read_corpus(str(tmp_path / "empty.txt"), "train")
-
-
-def test_a_function_is_described_by_its_names():
-    code = "@one\nasync def f(self, a: int, b=(1, 2), /, *c, d: str = 'x', **e) -> int:\n    go()"
-    found = described(Function(code, "Go there.", "f", "python/a.py"))
-    assert found == 'def f(a, b, *c, d, **e):\n    """Go there."""'
 
 
 def test_shakespeare_is_one_text():

@@ -174,7 +174,7 @@ def test_a_named_set_has_its_own_parts():
     same = read_images("digits:test", "train")
     assert other.labels.names == tuple("9876543210")
     assert [9 - number for number in other.classes] == list(same.classes)
-    with pytest.raises(DataError, match="no part 'rest' of digits"):
+    with pytest.raises(DataError, match="no split 'rest' of digits"):
         read_images("digits:rest", "test")
 
 

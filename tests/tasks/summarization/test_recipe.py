@@ -145,8 +145,8 @@ def test_sources_of_texts(tmp_path):
     assert read_summaries(str(path), "train", columns=columns) == [Summarized("a film", ("film",))]
     with pytest.raises(DataError, match="has no column 'text'"):
         read_summaries(str(path), "train")
-    with pytest.raises(DataError, match="no part 'train' of dialogsum"):
-        read_summaries("dialogsum", "train")
+    with pytest.raises(DataError, match="no split 'dev' of aeslc"):
+        read_summaries("aeslc", "dev")
 
 
 def test_what_is_refused_before_anything_is_read(fit, base, tmp_path):

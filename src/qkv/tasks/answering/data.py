@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from qkv.data.graphemes import find
 from qkv.data.parts import hold_out_groups
-from qkv.data.question_sets import SETS, question_set
 from qkv.data.questions import Answer, Question, read_squad
+from qkv.data.sets import load_set, named_sets
 from qkv.data.tables import read_table
 from qkv.errors import ConfigError
 from qkv.tasks.sources import NamedSets, checksum, limited
 
-NAMED = NamedSets(SETS)
+NAMED = NamedSets({name: one.splits for name, one in named_sets("answer").items()})
 COLUMNS = {"question": "question", "context": "context", "answer": "answer"}
 
 
@@ -123,7 +123,7 @@ def read_questions(
         DataError: the questions cannot be read.
     """
     if NAMED.has(data):
-        return question_set(*NAMED.split(data, split), data_dir)
+        return list(load_set("answer", *NAMED.split(data, split), data_dir))
     if Path(data.removesuffix(".gz")).suffix == ".json":
         return read_squad(data)
     questions = []

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qkv.data.labels import Labels, PairExample, TextExample, hold_out_stratified, read_examples
-from qkv.data.named import SETS, classification_set, parts_of
+from qkv.data.sets import load_set, named_sets
 from qkv.errors import DataError
 from qkv.tasks.sources import NamedSets, checksum, limited
 
 Example = TextExample | PairExample
-NAMED = NamedSets({name: parts_of(name) for name in SETS})
+NAMED = NamedSets({name: one.splits for name, one in named_sets("classify").items()})
 
 
 class TextParts(NamedTuple):
@@ -134,7 +134,7 @@ def read_texts(
     if not NAMED.has(source):
         columns = {"text": text, "label": label, "second": second}
         return read_examples(source, **columns, known=known, broken=broken)
-    examples = classification_set(*NAMED.split(source, part), data_dir)
+    examples = list(load_set("classify", *NAMED.split(source, part), data_dir))
     if known is not None:
         for row, example in enumerate(examples, start=1):
             known.number(example.label, f"{NAMED.full_name(source, part)}, text {row}")

@@ -1,21 +1,18 @@
 """What a language model's recipe says of its texts: where they are, and which are held out."""
 
-import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from qkv.data.corpora import SETS, text_set
-from qkv.data.docstrings import SHARES, Function, docstring_corpus
 from qkv.data.parts import hold_out_groups
+from qkv.data.sets import load_set, named_sets
 from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import DataError
 from qkv.tasks.sources import NamedSets, checksum, limited
 
-DOCSTRINGS = "docstrings"
-NAMED = NamedSets({**SETS, DOCSTRINGS: tuple(SHARES)})
+NAMED = NamedSets({name: one.splits for name, one in named_sets("generate").items()})
 
 
 class CorpusParts(NamedTuple):
@@ -114,7 +111,7 @@ def read_corpus(
         DataError: the texts cannot be read, or there are none.
     """
     if NAMED.has(source):
-        texts = _named(*NAMED.split(source, part), data_dir)
+        texts = list(load_set("generate", *NAMED.split(source, part), data_dir))
     elif Path(source).suffix == ".txt":
         texts = [decode(read_content(Path(source)), source)]
     elif Path(source).suffix:
@@ -127,25 +124,3 @@ def read_corpus(
     if not (texts := [text for text in texts if text.strip()]):
         raise DataError(f"{source} has no text: expected at least one")
     return texts
-
-
-def _named(name: str, part: str, data_dir: Path | None) -> list[str]:
-    if name != DOCSTRINGS:
-        return text_set(name, part, data_dir)
-    if part not in SHARES:
-        raise DataError(f"no part {part!r} of {name}: expected {', '.join(SHARES)}")
-    return list(dict.fromkeys(described(one) for one in docstring_corpus().parts[part]))
-
-
-def described(function: Function) -> str:
-    """The line that begins a function, with the names of its arguments alone, and its docstring."""
-    (node,) = ast.parse(function.code).body
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    plain = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
-    names = [name for name in plain if name not in ("self", "cls")]
-    if node.args.vararg is not None:
-        names.append(f"*{node.args.vararg.arg}")
-    names += [one.arg for one in node.args.kwonlyargs]
-    if node.args.kwarg is not None:
-        names.append(f"**{node.args.kwarg.arg}")
-    return f'def {function.name}({", ".join(names)}):\n    """{function.summary}"""'

@@ -12,12 +12,13 @@ from torch import Tensor
 from qkv.data.image_sets import ImageSet, read_image_archive, read_image_folder
 from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.data.labels import Labels
-from qkv.data.named_images import SETS, image_set
 from qkv.data.parts import split_by_hash
+from qkv.data.sets import load_set, named_sets
 from qkv.errors import DataError
 from qkv.tasks.sources import NamedSets, limited
 
-NAMED = NamedSets(SETS, comes_first=Path.is_dir)
+SETS = named_sets("recognize")
+NAMED = NamedSets({name: one.splits for name, one in SETS.items()}, comes_first=Path.is_dir)
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -132,7 +133,7 @@ def read_images(
             f"{source!r} is no folder of images, no tar of one ({', '.join(ARCHIVES)}), and no "
             f"named set ({', '.join(SETS)})"
         )
-    images = image_set(*NAMED.split(source, part), data_dir)
+    images = load_set("recognize", *NAMED.split(source, part), data_dir)
     if known is None or known.names == images.labels.names:
         return images
     numbers = [known.number(label, NAMED.full_name(source, part)) for label in images.labels.names]

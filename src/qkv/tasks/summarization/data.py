@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qkv.data.parts import hold_out_groups
-from qkv.data.summaries import SETS, Summarized, summary_set
+from qkv.data.sets import load_set, named_sets
+from qkv.data.summaries import Summarized
 from qkv.data.tables import read_table
 from qkv.tasks.sources import NamedSets, checksum, limited
 
-NAMED = NamedSets(SETS)
+NAMED = NamedSets({name: one.splits for name, one in named_sets("summarize").items()})
 COLUMNS = {"text": "text", "summary": "summary"}
 
 
@@ -111,6 +112,6 @@ def read_summaries(
         DataError: the texts cannot be read.
     """
     if NAMED.has(data):
-        return summary_set(*NAMED.split(data, split), data_dir)
+        return list(load_set("summarize", *NAMED.split(data, split), data_dir))
     rows = read_table(data, columns, broken=broken)
     return [Summarized(row.fields["text"], (row.fields["summary"],)) for row in rows]

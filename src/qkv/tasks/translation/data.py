@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qkv.data.parts import hold_out_groups
+from qkv.data.sets import load_set, named_sets
 from qkv.data.tables import read_table
 from qkv.data.text import read_parallel
-from qkv.data.translations import SETS, translation_set
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.sources import NamedSets, checksum, limited
 
 TextPair = tuple[str, str]  # source, target
-NAMED = NamedSets(SETS)
+NAMED = NamedSets({name: one.splits for name, one in named_sets("translate").items()})
 
 
 class PairParts(NamedTuple):
@@ -130,7 +130,8 @@ def read_translations(
     """
     if NAMED.has(data):
         name, part = NAMED.split(data, split)
-        return translation_set(name, part, (source, target), data_dir)
+        columns = {"source": source, "target": target}
+        return list(load_set("translate", name, part, data_dir, columns))
     if "," in data and not Path(data).exists():
         return _aligned(data)
     rows = read_table(data, {"source": source, "target": target}, broken=broken)

@@ -6,19 +6,22 @@ summary has 8 words on average. Reading it takes about a minute.
 """
 
 import ast
+import functools
 import importlib.metadata
 import importlib.util
 import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from qkv.data.near_copies import NearCopies
 from qkv.data.parts import split_by_hash
+from qkv.data.sets import Folder, NamedSet
+from qkv.data.sets.near_copies import NearCopies
+from qkv.data.summaries import Summarized
 from qkv.errors import DataError, MissingDependencyError
 
 SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
@@ -246,3 +249,48 @@ def _folder(package: str) -> Path | None:
         return Path(sysconfig.get_paths()["stdlib"])
     found = importlib.util.find_spec(package)
     return Path(found.origin).parent if found and found.origin else None
+
+
+def definition(function: Function) -> str:
+    """Return the `def` line of a function, with the names of its arguments, and its docstring."""
+    (node,) = ast.parse(function.code).body
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    positional = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
+    names = [name for name in positional if name not in ("self", "cls")]
+    if node.args.vararg is not None:
+        names.append(f"*{node.args.vararg.arg}")
+    names += [one.arg for one in node.args.kwonlyargs]
+    if node.args.kwarg is not None:
+        names.append(f"**{node.args.kwarg.arg}")
+    return f'def {function.name}({", ".join(names)}):\n    """{function.summary}"""'
+
+
+@functools.cache
+def _corpus() -> DocstringCorpus:
+    return docstring_corpus()
+
+
+def _summaries(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[Summarized]:
+    return [Summarized(one.code, (one.summary,)) for one in _corpus().parts[split]]
+
+
+def _texts(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[str]:
+    return list(dict.fromkeys(definition(one) for one in _corpus().parts[split]))
+
+
+SETS = (
+    NamedSet(
+        name="docstrings",
+        task="summarize",
+        splits=tuple(SHARES),
+        read=_summaries,
+        summary="31,063 Python functions and the first lines of their docstrings; see LICENCES",
+    ),
+    NamedSet(
+        name="docstrings",
+        task="generate",
+        splits=tuple(SHARES),
+        read=_texts,
+        summary="the def lines and docstrings of Python functions; see LICENCES",
+    ),
+)

@@ -1,0 +1,22 @@
+"""A new test set for SQuAD, on articles of Wikipedia; the split is where the passages are from."""
+
+from collections.abc import Mapping
+
+from qkv.data.questions import Question, read_squad
+from qkv.data.sets import Folder, NamedSet
+from qkv.data.text import find_data
+
+
+def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[Question]:
+    return read_squad(find_data("squadshifts", data_dir) / f"{split}_v1.0.json.gz")
+
+
+SETS = (
+    NamedSet(
+        name="squadshifts",
+        task="answer",
+        splits=("new_wiki",),
+        read=_read,
+        summary="7,938 questions on Wikipedia (Miller et al. 2020); license not stated",
+    ),
+)
