@@ -170,7 +170,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(
     good = {(1, 1): 4, (1, 3): 3, (4, 1): 3, (4, 3): 3}[check_every, snapshot_every]
     match = (
         rf"the loss was (nan|inf) and the norm of the gradient nan at step 6, .* of step {good}, "
-        r"the last that were found good\. Either the learning rate \(0\.001\) is too high"
+        r"the last good ones\. Either the learning rate \(0\.001\) is too high"
     )
     with pytest.raises(TrainingError, match=match):
         train(model, batches(), poisoned(6, how), settings(steps=10), device="cpu")
@@ -222,7 +222,7 @@ def test_weights_that_explode_are_put_back():
 
 def test_batches_that_end_too_early():
     three = list(itertools.islice(batches(), 3))
-    with pytest.raises(TrainingError, match="ended after 3 of 5 steps; pass an iterator"):
+    with pytest.raises(TrainingError, match="ended after 3 of 5 steps; pass an endless iterator"):
         train(toy(), three, pair_loss, settings(steps=5), device="cpu")
     assert train(toy(), three, pair_loss, settings(steps=3), device="cpu").steps == [1, 2, 3]
 

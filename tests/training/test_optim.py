@@ -45,7 +45,9 @@ def test_a_warmup_that_does_not_fit_is_refused(schedule, warmup, steps):
 
 
 def test_noam_without_warmup_is_refused():
-    with pytest.raises(ConfigError, match="warmup is 0 steps; noam needs at least 1"):
+    with pytest.raises(
+        ConfigError, match="warmup is 0 steps; noam divides by it, expected at least 1"
+    ):
         noam(16, 0)
 
 

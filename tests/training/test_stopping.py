@@ -192,7 +192,7 @@ def test_a_score_that_is_no_number():
 
 def test_nothing_was_evaluated():
     model = Counter()
-    message = "nothing was evaluated in 2 steps, so no weights are the best by 'accuracy'"
+    message = "nothing was evaluated in 2 steps, so there are no best weights by 'accuracy'"
     with pytest.raises(ConfigError, match=message):
         train(
             model,

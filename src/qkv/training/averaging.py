@@ -1,4 +1,4 @@
-"""Averages of weights: a moving one beside the training."""
+"""A moving average of the weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ class MovingAverage:
     """An exponential moving average of a model's parameters (Polyak and Juditsky 1992).
 
     average <- decay * average + (1 - decay) * weights, after each step. In the first steps the
-    decay is lower, (1 + step) / (10 + step), or the random start would stay in the average.
+    decay is lower, (1 + step) / (10 + step), so that the random initialization is forgotten.
 
     Args:
-        model: whose parameters are averaged; its buffers are not.
+        model: its parameters that train are averaged, its buffers are not.
         decay: between 0 and 1, such as 0.999: the average spans about 1 / (1 - decay) steps.
 
     Raises:
-        ConfigError: a decay that averages nothing.
+        ConfigError: the decay is not between 0 and 1.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -32,27 +32,27 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after an update, the step counted from 1."""
+        """Update the average with the current weights; `step` counts from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = list(self.weights.values())
         parameters: list[Tensor] = [*self.parameters.values()]
-        # One kernel for all on an accelerator; torch's own optimizers use it, under no other name.
+        # One kernel for all parameters on an accelerator, as in torch's own optimizers.
         torch._foreach_lerp_(averages, parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Put an average back."""
+        """Restore a saved average."""
         for name, average in self.weights.items():
             average.copy_(weights[name])
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Let the model hold the average for good."""
+        """Copy the average into the model."""
         for name, parameter in self.parameters.items():
             parameter.copy_(self.weights[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the model hold the average for a while."""
+        """Put the average into the model inside a `with` block."""
         kept = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.apply()
         try:

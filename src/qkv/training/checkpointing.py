@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: whole, verified, and resumed from to the bit.
+"""Checkpoints of a training run: written atomically, verified, and resumed from to the bit.
 
 A folder `step-00000100` holds model.safetensors (the weights alone), training.safetensors (the
-other tensors: optimizer, averages, random numbers), state.json (all else, with the recipe and the
-versions) and checksums.json. Nothing in it is unpickled.
+other tensors: optimizer, averages, random states), state.json (everything else, with the recipe and
+the versions) and checksums.json. Nothing is unpickled.
 """
 
 import hashlib
@@ -37,25 +37,25 @@ WEIGHTS, TENSORS, STATE, CHECKSUMS = (
     "checksums.json",
 )
 NAME = re.compile(r"step-(\d{8,})")
-DAMAGED = ".damaged"  # after the name of a checkpoint that was set aside
+DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside
 MISSING = object()
-# Of these the numbers depend; a run goes on only under the same.
+# The numbers depend on these; a run resumes only under the same versions.
 PACKAGES = ("qkv", "torch", "numpy", "accelerate")
 
 
 class Checkpoints(Callback):
-    """Saves a run every so many steps and at a signal, and goes on from what it finds.
+    """Save a run every `every` steps and on a signal, and resume from the last checkpoint.
 
-    It belongs last among the callbacks that have a state. SIGTERM and Ctrl-C end the run after the
-    step at hand, with a checkpoint; a second one ends it at once. Between `begin` and `close` no
-    other process trains in the same folder.
+    It must come last among the callbacks that have a state. SIGTERM and Ctrl-C end the run after
+    the current step, with a checkpoint; a second signal ends it at once. Between `begin` and
+    `close` no other process can train in the same folder.
 
     Args:
-        folder: of the checkpoints.
-        every: steps; there is one at the end in any case.
-        keep: how many; the last, and those before it.
-        recipe: that the run follows, as JSON has it: stored, and compared when it is resumed.
-        resumed: called with the step that the run goes on from, if it goes on.
+        folder: where the checkpoints are.
+        every: steps between checkpoints; the last step is always saved.
+        keep: number of checkpoints to keep.
+        recipe: the recipe of the run, JSON-serializable; compared when the run resumes.
+        resumed: called with the step from which the run resumes, if it does.
 
     Raises:
         ConfigError: numbers below 1.
@@ -82,11 +82,11 @@ class Checkpoints(Callback):
         self.alone = ExitStack()
 
     def begin(self, run: Run) -> None:
-        """Go on from the last whole checkpoint, if there is one; set damaged ones aside.
+        """Resume from the last whole checkpoint, if any; set damaged ones aside.
 
         Raises:
-            ConfigError: the last whole one belongs to another run.
-            StorageError: another process trains in this folder, or nothing can be written there.
+            ConfigError: the last whole checkpoint belongs to another run.
+            StorageError: another process trains in this folder, or it is not writable.
         """
         self.alone.enter_context(only_writer(self.folder))
         clear_unfinished(self.folder)
@@ -103,10 +103,10 @@ class Checkpoints(Callback):
             self.resumed(used)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self.handlers[number] = signal.signal(number, self._asked)
+                self.handlers[number] = signal.signal(number, self._stop)
 
     def after_step(self, run: Run) -> None:
-        """Save where it is time to; stop where someone asked for it."""
+        """Save if due; stop after a signal."""
         if run.step % self.every == 0 or run.step == run.steps or run.stop or self.signal:
             self.save(run)
         if self.signal is not None and run.step < run.steps:
@@ -117,20 +117,20 @@ class Checkpoints(Callback):
             )
 
     def close(self) -> None:
-        """Give the folder and the signals back."""
+        """Release the folder and restore the signal handlers."""
         self.alone.close()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers.clear()
 
     def save(self, run: Run) -> None:
-        """Write one checkpoint, whole or not at all, then remove those that are too old.
+        """Write one checkpoint atomically, then remove those that are too old.
 
-        Of a later step there may be one that is damaged and could not be set aside: it does not
-        count among those that are kept.
+        A checkpoint of a later step is a damaged one that could not be set aside: it does not count
+        among those to keep.
 
         Raises:
-            TrainingError: it cannot be written; the one before it is left.
+            TrainingError: it cannot be written; the previous checkpoint is left.
         """
         tensors, state = pack(run.state_dict())
         content = {"recipe": self.recipe, "versions": self.versions, "git": self.git}
@@ -172,28 +172,28 @@ class Checkpoints(Callback):
         _load_weights(run.model, load(files[WEIGHTS]), path)
         run.load_state_dict(unpack(load(files[TENSORS]), content["state"]))
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, whole or damaged, the last first; other files are passed over."""
+    """Return the checkpoints of a run, whole or damaged, last first; ignore other files."""
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint, by its name."""
+    """Return the step in the name of a checkpoint."""
     return int(path.name.removeprefix("step-"))
 
 
 def average_checkpoints(model: nn.Module, folder: Path, n: int) -> None:
-    """Let the model hold the mean of the last n checkpoints (Vaswani et al. 2017, section 6.1).
+    """Load the mean of the last n checkpoints into the model (Vaswani et al. 2017, section 6.1).
 
     Raises:
-        TrainingError: there are fewer whole ones.
+        TrainingError: there are fewer whole checkpoints.
     """
     read = (files for path in find_checkpoints(folder) if (files := _read(path)) is not None)
     weights = [load(files[WEIGHTS]) for files in islice(read, n)]
@@ -212,12 +212,12 @@ def average_checkpoints(model: nn.Module, folder: Path, n: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions on which the numbers of a run depend."""
+    """Return the versions on which the numbers of a run depend."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def git_revision() -> str | None:
-    """The commit of the folder that training was started in, "+" where files differ from it."""
+    """Return the commit of the working directory, with a "+" if files differ from it."""
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -227,7 +227,7 @@ def git_revision() -> str | None:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, each once."""
+    """Parameters and buffers, shared ones once."""
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     kept = tensors.keys() & model.state_dict(keep_vars=True).keys()
     return {name: tensors[name].detach().cpu().contiguous() for name in tensors if name in kept}
@@ -244,7 +244,7 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
 
 
 def _read(path: Path) -> dict[str, bytes] | None:
-    """The files of a checkpoint; None where one is missing or has other bytes than were written."""
+    """Return the files of a checkpoint; None if one is missing or does not match its checksum."""
     try:
         checksums = json.loads((path / CHECKSUMS).read_bytes())
         files = {name: (path / name).read_bytes() for name in (WEIGHTS, TENSORS, STATE)}
@@ -255,7 +255,7 @@ def _read(path: Path) -> dict[str, bytes] | None:
 
 
 def _set_aside(path: Path, used: int | None) -> None:
-    """Rename a damaged checkpoint, so that it is not taken for one, and say so."""
+    """Rename a damaged checkpoint so that it is not used, and warn."""
     instead = "there is none before it" if used is None else f"that of step {used} is used"
     if used is not None and used > step_of(path):
         instead = f"that of step {used}, which is used, is whole"
@@ -271,7 +271,7 @@ def _set_aside(path: Path, used: int | None) -> None:
 
 
 def _differences(then: Any, now: Any, name: str = "") -> list[str]:
-    """Which fields of two nested dicts differ, at most five."""
+    """List the fields in which two nested dicts differ, at most five."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         was, has = ("missing" if value is MISSING else repr(value) for value in (then, now))
         return [] if then == now else [f"{name} was {was} and is {has}"]

@@ -1,8 +1,8 @@
-"""Fine-tuning: which parameters train, and at which rate.
+"""Fine-tuning: which parameters train, and at which learning rate.
 
-A model's parameters form groups from bottom to top: the embedding, the layers, the head. What
-stands on the layers belongs to the head, BERT's pooler too, for a head reads through it; a norm
-after the last block belongs to the last layer. A tied parameter belongs to the lowest that has it.
+A model's parameters form groups from bottom to top: the embedding, the layers, the head. Everything
+above the layers belongs to the head, including BERT's pooler; a norm after the last block belongs
+to the last layer. A tied parameter belongs to the lowest group that contains it.
 """
 
 from collections.abc import Iterable
@@ -24,11 +24,11 @@ ABOVE = ("head.", "pooler.")  # what a model without a `ModelWithHead` around it
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Parameters that are at the same height of a model.
+    """Parameters at the same height of a model.
 
     Args:
-        name: "embedding", "layer 0", ..., "head"; of two stacks "encoder layer 0", ...
-        parameters: each once.
+        name: "embedding", "layer 0", ..., "head"; with two stacks "encoder layer 0", ...
+        parameters: without duplicates.
     """
 
     name: str
@@ -38,10 +38,10 @@ class LayerGroup:
 def layer_groups(model: nn.Module) -> list[LayerGroup]:
     """Split all parameters into groups, from bottom to top; a decoder is above its encoder.
 
-    A language model whose output layer is its embedding has no parameter in a head, hence none.
+    A language model whose output layer is tied to its embedding has no head group.
 
     Raises:
-        ConfigError: the model has no layers that are known here.
+        ConfigError: the layers of the model are unknown.
     """
     prefix, body = ("encoder.", model.encoder) if isinstance(model, ModelWithHead) else ("", model)
     layers = _layers(body)
@@ -66,7 +66,7 @@ def layer_groups(model: nn.Module) -> list[LayerGroup]:
 
 
 def _layers(body: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The names of the layers, and what the names of their parameters begin with."""
+    """Return the names of the layers and the prefixes of their parameters' names."""
     if isinstance(body, RNNSeq2Seq):
         return {"encoder": ("encoder.",), "decoder": ("bridge.", "decoder.")}
     stacks = {name: module for name, module in body.named_modules() if isinstance(module, Stack)}
@@ -85,10 +85,10 @@ def _layers(body: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def train_only(model: nn.Module, groups: Iterable[LayerGroup]) -> None:
-    """Let these groups train and freeze the rest; make the optimizer afterwards.
+    """Train these groups and freeze the rest; make the optimizer afterwards.
 
-    Autograd does not go below the lowest parameter that trains: what is below costs one pass
-    forward, without memory for its activations.
+    Autograd stops at the lowest parameter that trains: everything below costs a forward pass, but
+    no memory for its activations.
     """
     model.requires_grad_(False)
     for group in groups:
@@ -97,10 +97,10 @@ def train_only(model: nn.Module, groups: Iterable[LayerGroup]) -> None:
 
 
 def head_only(model: nn.Module) -> None:
-    """Let the head train alone, on features that stay as they are.
+    """Train only the head, on frozen features.
 
     Raises:
-        ConfigError: the model has no head, or none but its embedding.
+        ConfigError: the model has no head, or its head is tied to the embedding.
     """
     head = [group for group in layer_groups(model) if group.name == HEAD]
     if not head:
@@ -113,10 +113,10 @@ def head_only(model: nn.Module) -> None:
 
 
 def top_layers(model: nn.Module, n: int) -> None:
-    """Let the head and the n layers below it train.
+    """Train the head and the n layers below it.
 
     Raises:
-        ConfigError: there are fewer layers.
+        ConfigError: the model has fewer layers.
     """
     groups = layer_groups(model)
     layers = [group for group in groups if group.name not in (EMBEDDING, HEAD)]
@@ -130,7 +130,7 @@ def top_layers(model: nn.Module, n: int) -> None:
 
 
 def everything(model: nn.Module) -> None:
-    """Let all parameters train."""
+    """Train all parameters."""
     model.requires_grad_(True)
 
 
@@ -143,22 +143,22 @@ def layerwise_adamw(
     eps: float = 1e-9,
     weight_decay: float = 0.01,
 ) -> torch.optim.AdamW:
-    """`adamw` with a lower rate for each group of layers than for the one above it.
+    """`adamw` with a learning rate that decreases from the top layer to the bottom.
 
     Discriminative fine-tuning (Howard and Ruder 2018, section 3.2): rate of group l - 1 =
-    layer_decay * rate of group l. There it is 1 / 2.6, for three layers of LSTM; over the 12 layers
-    of BERT that would leave the embedding 1 / 248,000 of the rate: Sun et al. (2019) take 0.95.
+    layer_decay * rate of group l. The paper uses 1 / 2.6 for three LSTM layers; over the 12 layers
+    of BERT this would leave the embedding 1 / 248,000 of the rate: Sun et al. (2019) use 0.95.
 
     Args:
-        model: frozen parameters are left out, but their groups count.
-        learning_rate: of the topmost group, which is the optimizer's first.
-        layer_decay: above 0; 1 gives all groups the same rate.
+        model: frozen parameters are left out, but their groups count as layers.
+        learning_rate: learning rate of the top group, which is the optimizer's first.
+        layer_decay: above 0; 1 gives all groups the same learning rate.
         betas: as in `adamw`.
         eps: as in `adamw`.
         weight_decay: as in `adamw`.
 
     Raises:
-        ConfigError: a layer_decay that is not in (0, 1].
+        ConfigError: layer_decay is not in (0, 1].
     """
     if not 0 < layer_decay <= 1:
         raise ConfigError(
@@ -176,19 +176,18 @@ def layerwise_adamw(
 
 
 class GradualUnfreezing(Callback):
-    """Start with the topmost group, and let one more from the top train every so many steps.
+    """Train the top group first, and unfreeze the next one every `every` steps.
 
-    Howard and Ruder 2018, section 3.3, where `every` is an epoch. What trains is a function of the
-    step alone, so a run that is resumed needs to remember nothing. The optimizer holds all groups
-    from the start: AdamW passes over a parameter without a gradient, its decay and its state too.
-    What was frozen before the run stays frozen.
+    Howard and Ruder 2018, section 3.3, where `every` is an epoch. The frozen groups depend on the
+    step alone, so a resumed run needs no state. The optimizer holds all groups from the start:
+    AdamW skips parameters without a gradient, with their decay and their state. Parameters that
+    were frozen before the run stay frozen.
 
     Args:
-        every: steps.
+        every: steps per group.
 
     Raises:
-        ConfigError: `every` is no positive number of steps; in `begin`, if the optimizer lacks
-            parameters that are to be unfrozen.
+        ConfigError: `every` is below 1; in `begin`, if the optimizer lacks parameters to unfreeze.
     """
 
     def __init__(self, every: int):
@@ -198,7 +197,7 @@ class GradualUnfreezing(Callback):
         self.groups: list[list[nn.Parameter]] = []  # from the top
 
     def begin(self, run: Run) -> None:
-        """Look at what is to train in the end."""
+        """Collect the parameters that train in the end."""
         groups = [[p for p in g.parameters if p.requires_grad] for g in layer_groups(run.model)]
         self.groups = [group for group in reversed(groups) if group]
         held = {p for group in run.optimizer.param_groups for p in group["params"]}
@@ -210,11 +209,11 @@ class GradualUnfreezing(Callback):
             )
 
     def before_step(self, run: Run) -> None:
-        """Freeze and unfreeze as the step's number says."""
+        """Freeze and unfreeze by the number of the step."""
         self._unfreeze(1 + run.step // self.every)
 
     def close(self) -> None:
-        """Leave all groups as they were."""
+        """Unfreeze all groups."""
         self._unfreeze(len(self.groups))
 
     def _unfreeze(self, n_groups: int) -> None:

@@ -1,4 +1,4 @@
-"""What happened in a training run, and the watch over its numbers."""
+"""The history of a training run, and the checks of its losses."""
 
 import math
 import time
@@ -16,15 +16,15 @@ SNAPSHOT_EVERY = 50
 
 @dataclass
 class History:
-    """What happened in a training run, ready to plot.
+    """The losses, learning rates and scores of a training run, ready to plot.
 
     Args:
-        steps: numbers of the steps, from 1.
-        losses: mean loss of a target at each step.
-        learning_rates: of the optimizer's first group, at each step.
-        evaluations: (step, what `evaluate` said after it).
-        targets: trained on: tokens, or texts where each has one class.
-        seconds: spent on training, without evaluations.
+        steps: step numbers, from 1.
+        losses: mean loss per target, of each step.
+        learning_rates: learning rate of the optimizer's first group, of each step.
+        evaluations: (step, scores that `evaluate` returned after it).
+        targets: number of targets trained on: tokens, or examples with one class each.
+        seconds: training time without evaluations.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -36,26 +36,26 @@ class History:
 
     @property
     def targets_per_second(self) -> float:
-        """Targets trained on in a second, evaluations not counted."""
+        """Training speed, evaluations not counted."""
         return self.targets / self.seconds
 
 
 class Watch:
-    """Keeps the history, and the weights that were last found good.
+    """Record the history and keep a copy of the last good weights.
 
-    The host has to wait for an accelerator to read a loss: it looks every so many steps.
+    Reading a loss makes the host wait for an accelerator, so losses are read every `every` steps.
     """
 
     def __init__(self, model: nn.Module, history: History, every: int):
         self.model = model
         self.history = history
         self.every = every
-        self.pending: list[Tensor] = []  # loss, gradient norm, loss, ... that are not read yet
+        self.pending: list[Tensor] = []  # loss, gradient norm, loss, ... not read yet
         self.good: tuple[int, dict[str, Tensor]] | None = None
         self.started = time.perf_counter() - history.seconds
 
     def add(self, loss: Tensor, norm: Tensor, rate: float, n_targets: int) -> None:
-        """Take in the numbers of one more step, before its update."""
+        """Record the numbers of a step, before its update."""
         history = self.history
         history.steps.append(len(history.steps) + 1)
         self.pending += loss.float(), norm.float()
@@ -63,7 +63,11 @@ class Watch:
         history.targets += n_targets
 
     def check(self) -> None:
-        """Read what is pending in one transfer; keep good weights, or put the last ones back."""
+        """Read the pending losses in one transfer; keep a copy of good weights.
+
+        Raises:
+            TrainingError: one is not finite; the last good weights are restored.
+        """
         history = self.history
         if not self.pending:
             return
@@ -84,15 +88,15 @@ class Watch:
         rate = self.history.learning_rates[step - 1]
         raise TrainingError(
             f"the loss was {loss:.4g} and the norm of the gradient {norm:.4g} at step {step}, "
-            f"expected finite numbers; the model holds its weights of step {kept}, the last that "
-            f"were found good. Either the learning rate ({rate:.3g}) is too high, or the batch "
+            f"expected finite numbers; the model holds its weights of step {kept}, the "
+            f"last good ones. Either the learning rate ({rate:.3g}) is too high, or the batch "
             "holds values that are not finite, or no targets"
         )
 
     def evaluate(
         self, step: int, evaluate: Callable[[nn.Module], dict[str, float]]
     ) -> dict[str, float]:
-        """Ask `evaluate`, and do not count its time as training."""
+        """Return the scores of the model; their time does not count as training."""
         before = time.perf_counter()
         self.model.eval()
         with torch.no_grad():

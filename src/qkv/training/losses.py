@@ -1,4 +1,4 @@
-"""Losses: cross-entropy fused with the output projection, the logits of a batch never in memory."""
+"""Losses: cross-entropy fused with the output projection, without the logits of a whole batch."""
 
 from typing import Any, cast
 
@@ -28,7 +28,8 @@ def pair_loss(
     """Sum of the cross-entropies over the real target tokens of a batch.
 
     Padding is dropped before the projection, so it costs nothing there. The rows to keep come from
-    a sort and not from `hidden[mask]`: the host knows how many, so it waits for no accelerator.
+    a sort, not from `hidden[mask]`: their number is known, so the host need not wait for an
+    accelerator.
     """
     hidden = model.hidden(batch.source, batch.target_input, source_mask=batch.source_mask)
     real = batch.target_mask.flatten().int().argsort(descending=True, stable=True)
@@ -69,16 +70,18 @@ def linear_cross_entropy(
     (1 - smoothing) of the weight on the target, the rest spread evenly over the whole vocabulary.
 
     Args:
-        hidden: what enters the projection, one row a token.
-        weight: of the projection.
-        bias: of the projection.
-        targets: ids of the right tokens.
+        hidden: input of the projection, one row per token.
+        weight: weight of the projection.
+        bias: bias of the projection.
+        targets: ids of the target tokens.
         smoothing: share of the weight that is spread, between 0 and 1.
-        chunk_size: rows whose logits exist at one time; by default about `LOGITS_PER_CHUNK` logits.
+        chunk_size: rows whose logits exist at the same time; default about `LOGITS_PER_CHUNK`
+            logits.
 
     Raises:
-        VocabularyError: a target is not a row of `weight` (looked at on the CPU only: elsewhere
-            looking would wait for the device, which checks by itself; so does compiled code).
+        VocabularyError: a target is not a row of `weight` (checked on the CPU only:
+            elsewhere the check would wait for the device, which checks by itself; so does compiled
+            code).
     """
     vocab = len(weight)
     if targets.device.type == "cpu" and len(targets) and not torch.compiler.is_compiling():
@@ -99,7 +102,7 @@ def linear_cross_entropy(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Computes the gradients while a chunk's logits are in the cache; backward only scales them.
+    """Compute the gradients while a chunk's logits are in the cache; backward only scales them.
 
     With z a row's logits and s the smoothing, loss = logsumexp(z) - (1 - s) z[target] - s mean(z)
     and dloss/dz = softmax(z) - (1 - s) onehot(target) - s / V. The terms of the mean are sums over

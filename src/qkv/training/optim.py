@@ -1,4 +1,4 @@
-"""Schedules, plain functions from the step (counted from 1) to a factor of the rate, and AdamW."""
+"""AdamW, and schedules: functions from the step (from 1) to a factor of the learning rate."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,40 +11,40 @@ from qkv.errors import ConfigError
 
 Schedule = Callable[[int], float]
 
-# Where torch has AdamW as one kernel for all parameters together.
+# Devices on which torch fuses AdamW into one kernel for all parameters.
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def noam(d_model: int, warmup: int) -> Schedule:
-    """The rate itself of Vaswani et al. (2017), equation 3: train with `learning_rate=1.0`.
+    """The learning rate of Vaswani et al. (2017), equation 3: use it with `learning_rate=1.0`.
 
-    It rises linearly for `warmup` steps, then falls with the square root of the step.
+    It rises linearly for `warmup` steps, then decays with the inverse square root of the step.
 
     Raises:
         ConfigError: `warmup` is less than one step.
     """
     if warmup < 1:
-        raise ConfigError(f"warmup is {warmup} steps; noam needs at least 1, for it divides by it")
+        raise ConfigError(f"warmup is {warmup} steps; noam divides by it, expected at least 1")
     return lambda step: d_model**-0.5 * min(step**-0.5, step * warmup**-1.5)
 
 
 def linear_decay(warmup: int, steps: int) -> Schedule:
-    """Rises linearly to 1 at step `warmup`, then falls linearly to 0 at step `steps`.
+    """Linear warm-up to 1 at step `warmup`, then linear decay to 0 at step `steps`.
 
     Raises:
-        ConfigError: the warm-up does not end before the training.
+        ConfigError: the warm-up is not shorter than the training.
     """
     _check(warmup, steps)
     return lambda step: _warm(step, warmup) * (1 - _progress(step, warmup, steps))
 
 
 def cosine_decay(warmup: int, steps: int, floor: float = 0.0) -> Schedule:
-    """Rises linearly to 1 at step `warmup`, then falls along half a cosine to `floor` at `steps`.
+    """Linear warm-up to 1 at step `warmup`, then half a cosine down to `floor` at step `steps`.
 
     Loshchilov and Hutter (2017), equation 5, without restarts.
 
     Raises:
-        ConfigError: the warm-up does not end before the training.
+        ConfigError: the warm-up is not shorter than the training.
     """
     _check(warmup, steps)
 
@@ -56,7 +56,7 @@ def cosine_decay(warmup: int, steps: int, floor: float = 0.0) -> Schedule:
 
 
 def constant_rate(warmup: int = 0) -> Schedule:
-    """Rises linearly to 1 at step `warmup`, and stays there."""
+    """Linear warm-up to 1 at step `warmup`, then constant."""
     return lambda step: _warm(step, warmup)
 
 
@@ -84,7 +84,7 @@ def adamw(
     eps: float = 1e-9,
     weight_decay: float = 0.01,
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019), decaying the matrices only.
+    """AdamW (Loshchilov and Hutter, 2019) with weight decay on matrices only.
 
     Frozen parameters are left out. The defaults of `betas` and `eps` are those of Vaswani et al.
     (2017), section 5.3.
@@ -94,10 +94,10 @@ def adamw(
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters that train into a group that decays and one that does not.
+    """Split the parameters that train into a group with weight decay and one without.
 
-    Embeddings, norms and biases are not decayed: shrinking them does not make the function smoother
-    (a matrix that is tied to an embedding counts as one).
+    Embeddings, norms and biases are not decayed: shrinking them does not make the function
+    smoother. A matrix tied to an embedding counts as an embedding.
     """
     embeddings = {
         id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)
@@ -119,13 +119,13 @@ def fused_adamw(
     betas: tuple[float, float],
     eps: float,
 ) -> torch.optim.AdamW:
-    """AdamW over these groups, as one kernel where the device has it.
+    """AdamW over parameter groups, fused into one kernel where the device supports it.
 
     Args:
-        groups: of parameters; what they say themselves holds before the other arguments.
-        learning_rate: of the groups that name none as "lr".
-        betas: decays of the two moving averages.
-        eps: added to the root of the second.
+        groups: parameter groups as in `torch.optim`; their own options take precedence.
+        learning_rate: learning rate of the groups without an "lr".
+        betas: decay rates of the two moments.
+        eps: added to the square root of the second moment.
     """
     parameters = [p for group in groups for p in group["params"]]
     fused = all(p.device.type in FUSED_DEVICES for p in parameters)

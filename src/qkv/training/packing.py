@@ -1,4 +1,4 @@
-"""A state (nested dicts, lists, tuples, numbers, tensors) as tensors and JSON, and back."""
+"""Split a state (nested dicts, lists, tuples, numbers, tensors) into tensors and JSON."""
 
 from typing import Any
 
@@ -10,12 +10,13 @@ Packed = tuple[dict[str, Tensor], Any]
 
 
 def pack(state: Any, name: str = "") -> Packed:
-    """Take the tensors out of a state, named by where they stood; the rest is JSON.
+    """Return the tensors of a state, named by their paths, and the rest as JSON.
 
-    JSON has no tuples and no keys but strings: both are marked, and come back as they were.
+    JSON has neither tuples nor keys other than strings: both are marked, and `unpack` restores
+    them.
 
     Raises:
-        TrainingError: something in it is neither a tensor nor JSON.
+        TrainingError: a value is neither a tensor nor JSON.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -43,7 +44,7 @@ def pack(state: Any, name: str = "") -> Packed:
 
 
 def unpack(tensors: dict[str, Tensor], packed: Any) -> Any:
-    """Put the tensors back where `pack` took them out."""
+    """Restore the state that `pack` was called with."""
     if isinstance(packed, list):
         return [unpack(tensors, item) for item in packed]
     if not isinstance(packed, dict):

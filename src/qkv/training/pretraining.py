@@ -1,6 +1,6 @@
-"""Losses of the pretraining objectives: of hidden tokens, of next tokens.
+"""Losses of masked and causal language modeling.
 
-Scores of the vocabulary are computed only where a token is asked for.
+The logits are computed only at the positions to predict.
 """
 
 from typing import cast
@@ -14,26 +14,26 @@ from qkv.models.causal import CausalLM
 from qkv.models.heads import MaskedLM
 from qkv.training.losses import linear_cross_entropy
 
-# Legend of the shapes: N places at which a token is asked for, d width.
+# Shapes: N positions to predict, d width.
 
 
 def masked_loss(model: MaskedLM, batch: TokenBatch) -> Float[Tensor, ""]:
-    """Sum of the cross-entropies of the hidden tokens.
+    """Sum of the cross-entropies of the masked tokens.
 
-    Devlin et al. 2019, section 3.1, task 1. The model is a `MaskedLM`, or has its `head`.
+    Devlin et al. 2019, section 3.1, task 1. The model is a `MaskedLM` or has the same `head`.
     """
     hidden = model.hidden(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
-    asked = hidden.flatten(0, 1).index_select(0, batch.places)  # (N, d)
+    masked = hidden.flatten(0, 1).index_select(0, batch.places)  # (N, d)
     head = model.head
     return linear_cross_entropy(
-        head.transform(asked), head.output.weight, head.output.bias, batch.targets
+        head.transform(masked), head.output.weight, head.output.bias, batch.targets
     )
 
 
 def causal_loss(model: CausalLM, batch: TokenBatch) -> Float[Tensor, ""]:
     """Sum of the cross-entropies of the next tokens (Radford et al. 2018, eq. 1).
 
-    The padding stands on the right, where no real token sees it: no mask is needed.
+    Padding is on the right, where no real token attends to it: no mask is needed.
     """
     hidden = model.hidden(batch.tokens).flatten(0, 1).index_select(0, batch.places)  # (N, d)
     head = cast(Linear, model.head)

@@ -1,4 +1,4 @@
-"""Watching a run: a bar on the terminal, curves for TensorBoard."""
+"""Progress of a run: a bar on the terminal, curves in TensorBoard."""
 
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,10 @@ def _rank() -> int:
 
 
 class TensorBoard(Callback):
-    """Curves of the loss, the rate, the speed and the evaluations: `tensorboard --logdir FOLDER`.
+    """Log the loss, learning rate, speed and scores: `tensorboard --logdir FOLDER`.
 
     Args:
-        folder: of the event files; a run that is resumed adds one to those that are there.
+        folder: for the event files; a resumed run adds one.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
@@ -78,12 +78,12 @@ class TensorBoard(Callback):
         self.written = 0
 
     def begin(self, run: Run) -> None:
-        """Hide what an earlier process wrote after the step from which this one goes on."""
+        """Hide what an earlier process logged after the step from which this one resumes."""
         self.writer = self.make(str(self.folder), purge_step=run.step + 1)
         self.written = len(run.history.losses)
 
     def after_step(self, run: Run) -> None:
-        """Write the losses that were read since."""
+        """Log the losses that were read since the last call."""
         history = run.history
         for i in range(self.written, len(history.losses)):
             step = history.steps[i]
@@ -94,11 +94,11 @@ class TensorBoard(Callback):
         self.written = len(history.losses)
 
     def evaluated(self, run: Run, scores: dict[str, float]) -> None:
-        """Write the scores, beside the curves of training: a loss is in both."""
+        """Log the scores under `validation/`."""
         for name, score in scores.items():
             self.writer.add_scalar(f"validation/{name}", score, run.step)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file."""
         if self.writer is not None:
             self.writer.close()

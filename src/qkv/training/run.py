@@ -1,4 +1,4 @@
-"""A run of training: all that its next step depends on, and those who watch it."""
+"""The state of a training run, and the callbacks that observe it."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -16,50 +16,51 @@ from qkv.training.history import History
 
 
 class Callback:
-    """Something that happens beside training: the methods do nothing until a subclass says what."""
+    """A hook into the training loop; every method is a no-op by default."""
 
     def begin(self, run: "Run") -> None:
-        """Before the first step, in the order of the callbacks."""
+        """Called before the first step."""
 
     def before_step(self, run: "Run") -> None:
-        """Before step number `run.step + 1`."""
+        """Called before step `run.step + 1`."""
 
     def evaluated(self, run: "Run", scores: dict[str, float]) -> None:
-        """After an evaluation; the model still holds the weights that were evaluated."""
+        """Called after an evaluation, while the model still holds the evaluated weights."""
 
     def after_step(self, run: "Run") -> None:
-        """After step number `run.step`, and after its evaluation where there was one."""
+        """Called after step `run.step` and its evaluation, if any."""
 
     def end(self, run: "Run") -> None:
-        """After the last step; the model is in evaluation mode."""
+        """Called after the last step; the model is in evaluation mode."""
 
     def close(self) -> None:
-        """At the very end, whatever happened."""
+        """Called at the very end, even after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs to know: tensors, and what JSON can hold."""
+        """Return what resuming needs: tensors and values that JSON can hold."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
 
 
 @dataclass
 class Run:
-    """A run of training; what `state_dict` holds decides every later step, to the bit.
+    """A training run; its `state_dict` and the weights determine every later step, to the bit.
 
     Args:
         model: trained in place.
-        optimizer: over its parameters.
-        batches: that are drawn from.
-        steps: updates in all.
-        device: of the model.
-        callbacks: those who watch.
-        scaler: of float16's gradients; off in any other precision.
-        average: of the weights, where one is kept.
-        rates: of each group of the optimizer, before the schedule's factor.
-        step: updates done.
-        stop: why the run ended before its last step, if it did.
+        optimizer: holds the parameters that train.
+        batches: source of the training batches.
+        steps: total number of optimizer steps.
+        device: device of the model.
+        callbacks: called in this order.
+        scaler: scales the gradients in float16, disabled in other precisions.
+        average: moving average of the weights, if any.
+        rates: learning rate of each parameter group before the schedule's factor.
+        step: number of optimizer steps done.
+        drawn: number of batches drawn.
+        stop: set by a callback to end the run early: the reason.
     """
 
     model: nn.Module
@@ -81,23 +82,23 @@ class Run:
         self._source: Iterator[Any] = iter(self.batches)
 
     def draw(self) -> Any:
-        """The next batch, on the device.
+        """Return the next batch, on the device.
 
         Raises:
-            TrainingError: the batches have ended.
+            TrainingError: there are no more batches.
         """
         try:
             batch = next(self._source)
         except StopIteration:
             raise TrainingError(
-                f"the batches ended after {self.step} of {self.steps} steps; pass an iterator that "
-                "does not end, such as one over many epochs"
+                f"the batches ended after {self.step} of {self.steps} steps; pass an endless "
+                "iterator, such as one over many epochs"
             ) from None
         self.drawn += 1
         return batch.to(self.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, the weights apart."""
+        """Return everything the next step depends on, except the weights."""
         return {
             "step": self.step,
             "stop": self.stop,
@@ -112,7 +113,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; the weights are loaded by the caller."""
+        """Continue from where `state_dict` was taken; the caller loads the weights."""
         self.step, self.stop = state["step"], state["stop"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -124,13 +125,15 @@ class Run:
         if isinstance(self.batches, Batches):
             self.batches.seek(state["position"])
             self.drawn = state["drawn"]
-        while self.drawn < state["drawn"]:  # other batches have to be drawn again
+        while self.drawn < state["drawn"]:  # batches that cannot seek are drawn again
             self.draw()
-        set_random_state(state["random"], self.device)  # last: all before it may have drawn
+        set_random_state(
+            state["random"], self.device
+        )  # last: everything above may draw random numbers
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of the random number generators of Python, NumPy and torch."""
+    """Return the states of the random number generators of Python, NumPy and torch."""
     kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     states = {
         "python": random.getstate(),
@@ -143,7 +146,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(states: dict[str, Any], device: torch.device) -> None:
-    """Put the generators back into the states that `random_state` gave."""
+    """Restore the generators to the states that `random_state` returned."""
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -1,4 +1,4 @@
-"""The loss of answers that are spans of a passage."""
+"""The loss of extractive question answering."""
 
 import math
 
@@ -12,17 +12,17 @@ from qkv.errors import DataError
 
 
 def span_loss(model: nn.Module, batch: SpanBatch) -> Float[Tensor, ""]:
-    """Sum over the rows of the mean of the cross-entropies of the span's start and of its end.
+    """Sum over the rows of the mean of two cross-entropies: of the span's start and of its end.
 
-    Devlin et al. 2019, section 4.2; a row without an answer has its span at [CLS] (section 4.3).
+    Devlin et al. 2019, section 4.2; the span of a row without an answer is at [CLS] (section 4.3).
 
     Args:
-        model: gives logits (batch, length, 2), such as a `QuestionAnswering`.
-        batch: rows with their spans.
+        model: returns logits (batch, length, 2), such as a `QuestionAnswering`.
+        batch: windows with their answer spans.
 
     Raises:
-        DataError: a span ends before it starts, or does not stand on real tokens (looked at on the
-            CPU only: elsewhere looking would wait for the device).
+        DataError: a span ends before it starts, or is not on real tokens (checked on the CPU only:
+            elsewhere the check would wait for the device).
     """
     if batch.starts.device.type == "cpu":
         _check_spans(batch)

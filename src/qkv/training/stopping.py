@@ -1,4 +1,4 @@
-"""Early stopping, and the best weights of a run."""
+"""Early stopping and the best weights of a run."""
 
 import math
 from collections.abc import Iterator
@@ -12,22 +12,21 @@ from qkv.training.run import Callback, Run
 
 
 class KeepBest(Callback):
-    """Keep the weights that an evaluation found best, and put them back at the end.
+    """Keep the weights with the best score, and restore them at the end.
 
-    With `patience` this is early stopping (Prechelt 1998): training on until nothing has become
-    better for a while, and then going back, are one thing. The weights are kept in main memory,
-    those that the optimizer holds: no other changes. Of equally good weights, those with the lower
-    "loss" are kept, if `evaluate` returns one; that does not count against the patience.
+    With `patience` this is early stopping (Prechelt 1998). The copy is in main memory and holds
+    what training changes: the parameters of the optimizer, and buffers. On equal scores the weights
+    with the lower "loss" are kept, if `evaluate` returns one; this does not reset the patience.
 
     Args:
         metric: one of the scores that `evaluate` returns.
         mode: whether the best score is the highest ("max") or the lowest ("min").
-        patience: evaluations in a row without a better score that end the run; None never does.
+        patience: stop after this many evaluations without a better score; None never stops.
 
     Raises:
-        ConfigError: on an unknown mode or a patience below 1; during the run if `evaluate` does
-            not return the metric, and at its end if nothing was evaluated.
-        TrainingError: the metric is not a number.
+        ConfigError: an unknown mode or a patience below 1; during the run, if `evaluate` does not
+            return the metric; at its end, if nothing was evaluated.
+        TrainingError: the metric is NaN.
     """
 
     def __init__(self, metric: str, *, mode: Literal["max", "min"], patience: int | None = None):
@@ -40,18 +39,18 @@ class KeepBest(Callback):
 
     def _forget(self) -> None:
         self.score: float | None = None  # the best
-        self.loss = math.inf  # lowest of the evaluations with this score, of step `self.step`
+        self.loss = math.inf  # the lowest among evaluations with this score
         self.step = 0
         self.waited = 0  # evaluations since a better score
         self.weights: dict[str, Tensor] = {}
 
     def begin(self, run: Run) -> None:
-        """Forget an earlier run; one that is resumed is no other run."""
+        """Forget an earlier run, unless this one resumes it."""
         if run.step == 0:
             self._forget()
 
     def evaluated(self, run: Run, scores: dict[str, float]) -> None:
-        """Keep the weights if they are the best so far; else lose patience."""
+        """Keep the weights if they are the best so far."""
         score = self._read(run, scores)
         better = self.score is None or (score - self.score) * (1 if self.mode == "max" else -1) > 0
         loss = float(scores.get("loss", math.inf))
@@ -69,23 +68,23 @@ class KeepBest(Callback):
 
     @torch.no_grad()
     def end(self, run: Run) -> None:
-        """Put the best weights back."""
+        """Restore the best weights."""
         if self.score is None and run.step == run.steps:
             raise ConfigError(
-                f"nothing was evaluated in {run.steps} steps, so no weights are the best by "
-                f"{self.metric!r}; the model holds those of the last step. Give train an evaluate"
+                f"nothing was evaluated in {run.steps} steps, so there are no best weights by "
+                f"{self.metric!r}; the model holds those of the last step. Pass evaluate to train"
             )
         for name, tensor in _changing(run):
             if name in self.weights:
                 tensor.copy_(self.weights[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """The best weights and score, and how long ago they were found."""
+        """Return the best score and weights, and the evaluations since."""
         names = ("score", "loss", "step", "waited", "weights")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         vars(self).update(state)
 
     def _read(self, run: Run, scores: dict[str, float]) -> float:
@@ -96,14 +95,14 @@ class KeepBest(Callback):
         score = float(scores[self.metric])
         if score != score:
             raise TrainingError(
-                f"{self.metric} is {score} after step {run.step}; expected a number, for nothing "
-                "is better or worse than this one (was the evaluation given no data?)"
+                f"{self.metric} is {score} after step {run.step}; expected a number, "
+                "because NaN cannot be compared (did the evaluation get no data?)"
             )
         return score
 
 
 def _changing(run: Run) -> Iterator[tuple[str, Tensor]]:
-    """What training changes: parameters that the optimizer holds, and buffers."""
+    """What training changes: the parameters of the optimizer, and buffers."""
     held = {p for group in run.optimizer.param_groups for p in group["params"]}
     model: nn.Module = run.model
     yield from ((name, p) for name, p in model.named_parameters() if p in held)
