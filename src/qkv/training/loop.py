@@ -87,7 +87,7 @@ def run_steps(
     accelerator: Any,
     evaluate: Callable[[nn.Module], dict[str, float]] | None,
 ) -> None:
-    """The loop: every step from its first callback to its last, in the order of the page."""
+    """Run the remaining steps; everything happens in the order in which it is written here."""
     schedule = settings.schedule_for(run.steps, _d_model(run.model))
     every = settings.evaluation_interval(run.batches, run.steps)
     watch = Watch(run.model, run.history, check_interval(run.device))
