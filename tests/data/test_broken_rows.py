@@ -15,6 +15,7 @@ from qkv.data.archives import read_members
 from qkv.data.delimited import read_delimited
 from qkv.data.labels import Labels
 from qkv.data.questions import read_squad
+from qkv.data.rows import good_rows
 from qkv.data.tables import TableLayout, read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import DataError
@@ -47,7 +48,7 @@ BROKEN_JSON = {
 }
 
 
-def good_rows(rng, n):
+def rows_of(rng, n):
     """Texts as people write them: with quotes, commas, line ends and nothing at all odd."""
     tricky = ["plain", "with, comma", 'a "quoted" word', "two\nlines", 'both, "and"\nmore', '"']
     return [(f"{tricky[rng.integers(len(tricky))]} {i}", f"label {i % 3}") for i in range(n)]
@@ -56,7 +57,7 @@ def good_rows(rng, n):
 def check(tmp_path, lines, good, n_broken, name="a.csv"):
     path = tmp_path / name
     path.write_bytes("".join(lines).encode("utf-8", "surrogatepass"))
-    found = read_table(path, COLUMNS, tolerant=True)
+    found = read_table(path, COLUMNS, keep_bad_rows=True)
     whole = [(row.fields["text"], row.fields["label"]) for row in found if not row.problem]
     assert whole == good
     problems = [row.problem for row in found if row.problem]
@@ -69,7 +70,7 @@ def check(tmp_path, lines, good, n_broken, name="a.csv"):
 @pytest.mark.parametrize("plain", [True, False])
 def test_of_a_thousand_rows_of_csv_of_which_three_are_broken_997_come_out(tmp_path, kind, plain):
     rng = np.random.default_rng(3)
-    good = [(f"text {i}", "good") for i in range(1_000)] if plain else good_rows(rng, 1_000)
+    good = [(f"text {i}", "good") for i in range(1_000)] if plain else rows_of(rng, 1_000)
     lines = [table([row]) for row in good]
     at = [7, 500, 990]
     for i in at:
@@ -81,7 +82,7 @@ def test_of_a_thousand_rows_of_csv_of_which_three_are_broken_997_come_out(tmp_pa
 @pytest.mark.parametrize("seed", range(30))
 def test_broken_rows_of_many_kinds_and_rows_of_many_lines(tmp_path, seed):
     rng = np.random.default_rng(seed)
-    good = good_rows(rng, 101)
+    good = rows_of(rng, 101)
     lines = [table([row]) for row in good]
     kinds = list(BROKEN_CSV.values())
     # Some way apart: of two quotes that are not closed in neighboring rows nobody knows.
@@ -203,12 +204,12 @@ def test_a_limit_that_someone_has_raised_is_left(tmp_path, monkeypatch):
 def test_problems_are_listed_and_their_rows_left_out(tmp_path):
     path, broken = tmp_path / "a.csv", []
     path.write_text('text,label\na,b\n"c"d,e\nf,\ng,h\n')
-    found = read_table(path, COLUMNS, broken=broken)
+    found = good_rows(path, read_table(path, COLUMNS, keep_bad_rows=True), broken)
     assert [row.fields["text"] for row in found] == ["a", "g"]
     assert [problem.partition("line ")[2][:1] for problem in broken] == ["3", "4"]
     path.write_text("text,label\n,b\n")
-    with pytest.raises(DataError, match=r"has no row that is whole; of the first: .*line 2: the"):
-        read_table(path, COLUMNS, broken=[])
+    with pytest.raises(DataError, match=r"line 2: the text is empty"):
+        good_rows(path, read_table(path, COLUMNS, keep_bad_rows=True), [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])

@@ -2,7 +2,6 @@
 
 import pytest
 
-from qkv.data.hub import stream_hub
 from qkv.data.rows import Row
 from qkv.data.tables import read_table
 from qkv.errors import DataError
@@ -24,9 +23,9 @@ def hub(monkeypatch):
             rows, features=datasets.Features({**features, "label": classes})
         )
 
-        def load(name, config=None, *, split, streaming):
+        def load(name, config=None, *, split):
             asked.append((name, config, split))
-            return table.to_iterable_dataset() if streaming else table
+            return table
 
         monkeypatch.setattr(datasets, "load_dataset", load)
         return asked
@@ -95,61 +94,3 @@ def test_what_cannot_be_had_is_a_data_error(monkeypatch, tmp_path, error):
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(DataError, match=rf"'owner/name' is no file here, .*'train' .*: {error}"):
         read_table("owner/name", COLUMNS)
-
-
-def test_a_stream_gives_the_rows_that_a_table_does(hub, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    hub([1, 0])
-    assert list(stream_hub("owner/name", COLUMNS)) == read_table("owner/name", COLUMNS)
-
-
-def test_a_stream_takes_no_more_than_it_is_asked_for(monkeypatch):
-    made = []
-
-    def generate():
-        for i in range(1_000):
-            made.append(i)
-            yield {"text": f"text {i}"}
-
-    stream = datasets.IterableDataset.from_generator(generate)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
-    rows = stream_hub("owner/name", {"text": "text"})
-    assert [next(rows), next(rows)] == [Row(1, {"text": "text 0"}), Row(2, {"text": "text 1"})]
-    assert len(made) < 10
-
-
-def test_a_file_can_be_streamed_by_the_real_package(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    (tmp_path / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n{"text": ""}\n')
-    rows = stream_hub(str(tmp_path), {"words": "text"})
-    assert [next(rows), next(rows)] == [Row(1, {"words": "one"}), Row(2, {"words": "two"})]
-    with pytest.raises(DataError, match=r"split train, row 3: the words is empty \(''\)"):
-        next(rows)
-
-
-class Broken:
-    features = None
-
-    def __init__(self, *rows):
-        self.rows = rows
-
-    def __iter__(self):
-        for row in self.rows:
-            if isinstance(row, Exception):
-                raise row
-            yield row
-
-
-def test_a_stream_that_breaks_says_where(monkeypatch):
-    stream = Broken({"text": "a"}, ConnectionError("reset by peer"))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
-    rows = stream_hub("owner/name", {"text": "text"})
-    assert next(rows) == Row(1, {"text": "a"})
-    with pytest.raises(DataError, match=r"split train broke off at row 2: reset by peer .*network"):
-        next(rows)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Broken())
-    with pytest.raises(DataError, match="owner/name, split train is empty: expected a row or more"):
-        next(stream_hub("owner/name", {"text": "text"}))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Broken({"review": "a"}))
-    with pytest.raises(DataError, match="has no column 'text'; its columns are 'review'"):
-        next(stream_hub("owner/name", {"text": "text"}))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from qkv.data.image_sets import ImageSet, read_image_archive, read_image_folder
-from qkv.data.images import from_array
+from qkv.data.image_sets import ImageSet, image_remarks, read_image_archive, read_image_folder
+from qkv.data.images import ImageConfig, from_array
 from qkv.data.labels import Labels
 from qkv.errors import DataError
 
@@ -196,3 +196,20 @@ def test_classes_that_training_had_not_are_refused(tmp_path):
     for read, place in ((read_image_folder, folder), (read_image_archive, path)):
         with pytest.raises(DataError, match="the label 'cats' was never seen in training; known"):
             read(place, others)
+
+
+def test_remarks_on_images(tmp_path):
+    sizes = {"a/1.png": ("RGB", (7, 5)), "a/2.png": ("L", (7, 5)), "b/3.png": ("RGB", (11, 3))}
+    for name, (mode, size) in sizes.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pillow.new(mode, size).save(tmp_path / name)
+    images = read_image_folder(tmp_path)
+    gray = ImageConfig(size=(5, 7), mean=(0.5,), std=(0.5,))
+    resized, grayed = image_remarks(images, gray)
+    first = f"{images.names[2]}, 3 x 11"
+    assert resized == f"1 of 3 images were resized to 5 x 7 pixels; the first: {first}"
+    assert grayed.startswith("2 of 3 images had colors and were converted to gray; the first: ")
+    assert grayed.endswith(images.names[0])
+    assert image_remarks(images.select([0, 1]), ImageConfig(size=(5, 7))) == []
+    (edge,) = image_remarks(images, ImageConfig(size=5))
+    assert edge.startswith("1 of 3 images were resized to a shorter edge of 5 pixels")

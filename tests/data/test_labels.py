@@ -9,6 +9,8 @@ from qkv.data.labels import (
     PairExample,
     TextExample,
     hold_out_stratified,
+    label_remarks,
+    majority_baseline,
     read_examples,
     seconds_of,
 )
@@ -170,3 +172,36 @@ def test_a_share_that_leaves_nothing_is_refused(share):
 def test_nothing_cannot_be_split():
     with pytest.raises(DataError, match="no examples to hold some out from"):
         hold_out_stratified([], 0.1, seed=0)
+
+
+def test_remarks_on_labels():
+    labels = ["good"] * 5 + ["Good", "good ", "bad", "bad", "so so", "soso", "soso"]
+    single, goods, sosos = label_remarks(labels)
+    assert single.startswith("3 of 6 classes have a single example: 'Good', 'good ', 'so so' (miss")
+    assert goods.startswith(
+        "labels differ only in case or white space: 'good' (5), 'Good' (1), 'good ' (1); they are"
+    )
+    assert "'so so' (1), 'soso' (2)" in sosos
+    assert label_remarks(["a", "a", "b", "b"]) == []
+
+
+def test_the_majority_class_is_the_baseline():
+    assert majority_baseline(["a", "b", "b", "c", "b"]) == 3 / 5
+    with pytest.raises(DataError, match="no labels, no majority class"):
+        majority_baseline([])
+
+
+def test_problems_and_unknown_labels_are_reported_together(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\na,good\nb,Bad\n,good\nd,soso\n")
+    with pytest.raises(DataError) as caught:
+        read_examples(path, known=Labels(["bad", "good"]))
+    assert "3 of the 4 rows" in str(caught.value)
+    assert "- unknown label (2): line 3: the label 'Bad' was never seen" in str(caught.value)
+    assert "  also in lines 5" in str(caught.value)
+    assert "- empty text (1): line 4" in str(caught.value)
+    with pytest.raises(DataError, match="unknown label"):  # these are never left out
+        read_examples(path, known=Labels(["bad", "good"]), problems=[])
+    problems = []
+    assert [one.label for one in read_examples(path, problems=problems)] == ["good", "Bad", "soso"]
+    assert len(problems) == 1

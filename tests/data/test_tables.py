@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkv.data.rows import Row
+from qkv.data.rows import Row, report_problems
 from qkv.data.tables import TableLayout, read_table, read_text
 from qkv.errors import ConfigError, DataError, MissingDependencyError
 
@@ -75,8 +75,8 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 def test_what_the_csv_module_writes_comes_back(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     write(path, table([("text", "label"), *rows]))
-    found = read_table(path, COLUMNS)
-    assert [(row.fields["text"], row.fields["label"]) for row in found] == rows
+    found = read_table(path, {"text": "text", "second": "label"})
+    assert [(row.fields["text"], row.fields["second"]) for row in found] == rows
 
 
 def test_columns_by_number_where_there_is_no_header(tmp_path):
@@ -110,7 +110,7 @@ def test_numbers_are_texts(tmp_path):
 BROKEN = {
     "no bytes": ("a.csv", "", r"a\.csv is empty; expected text"),
     "blank": ("a.jsonl", "\n \n", r"a\.jsonl is empty"),
-    "only a header": ("a.csv", "text,label\n\n", r"a\.csv has a header and nothing else"),
+    "only a header": ("a.csv", "text,label\n\n", r"a\.csv has only a header"),
     "another name": (
         "a.csv",
         "review,label\na,b\n",
@@ -119,13 +119,13 @@ BROKEN = {
     "another separator": (
         "a.csv",
         "text|label\na|b\n",
-        r"no column 'text'; its columns are 'text\|label' \(is ',' what stands between fields",
+        r"no column 'text'; its columns are 'text\|label' \(is ',' the separator",
     ),
     "a name twice": ("a.csv", "text,label,text\na,b,c\n", r"has 2 columns 'text'; its columns are"),
     "too few": (
         "a.csv",
         'text,label\n"a\nb",c\nd\n',
-        r"line 4, has 1 fields, expected 2 as in line 1 \(a ',' too many",
+        r"line 4, has 1 fields, expected 2 as in line 1 \(is there a ',' inside",
     ),
     "too many": ("a.tsv", "text\tlabel\na\tb\tc\n", r"line 2, has 3 fields, expected 2"),
     "no text": ("a.csv", "text,label\na,b\n  ,b\n", r"line 3: the text is empty \('  '\)"),
@@ -146,12 +146,12 @@ BROKEN = {
         r"a\.jsonl, line 2, has no column 'label'; its columns are 'text'",
     ),
     "one JSON list": ("a.json", '[{"text": "a"}]', r"line 1, is a JSON list, expected an object"),
-    "one object": ("a.json", '{"text": "a",\n"label": 1}', r"line 1, is no JSON: .*several lines"),
-    "no parquet": ("a.parquet", "PAR1 or not", r"a\.parquet is no whole parquet file: "),
+    "one object": ("a.json", '{"text": "a",\n"label": 1}', r"line 1, is not JSON: .*several lines"),
+    "no parquet": ("a.parquet", "PAR1 or not", r"a\.parquet is not a whole parquet file: "),
     "not UTF-8": (
         "a.csv",
         "text,label\na,b\nß,c\n".encode("latin-1"),
-        r"a\.csv is not utf-8: byte 0xdf at offset 15, line 3 .*latin-1",
+        r"a\.csv, line 3: the text has invalid characters: .*latin-1",
     ),
     "a cut archive": ("a.csv.gz", None, r"a\.csv\.gz is not a whole gzip file"),
     "an unknown kind": ("a.doc", "text,label", r"a\.doc does not say how .*\.csv, \.tsv, \.jsonl"),
@@ -250,3 +250,68 @@ def test_semicolons_as_spreadsheets_write_them(tmp_path):
     assert read_table(path, {"x": "a;b"})[0].fields == {"x": "1;2"}
     path.write_text("a;b\n1;2\n")
     assert read_table(path, {"x": "a;b"}, TableLayout(separator=","))[0].fields == {"x": "1;2"}
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    lines = ["text,label", *(f"text {i},good" for i in range(30))]
+    for line in (3, 5, *range(10, 21)):
+        lines[line - 1] = "text,"
+    lines[6] = "one, two,bad"
+    lines[8] = '"a"b,good'
+    path = write(tmp_path / "a.csv", "\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        read_table(path, COLUMNS)
+    first, *rest = str(caught.value).split("\n")
+    assert first == f"15 of the 30 rows of {path} have problems:"
+    assert rest[0].startswith("- empty label (13): line 3: the label is empty (''); expected")
+    assert rest[1] == "  also in lines 5, 10, 11, 12, 13, 14, 15, 16, 17 and 3 more"
+    assert rest[2].startswith("- wrong number of fields (1): line 7, has 3 fields, expected 2")
+    assert rest[3].startswith("- broken quotes (1): in the row that begins at line 9: ',' expected")
+    assert len(rest) == 4
+    rows = read_table(path, COLUMNS, keep_bad_rows=True)
+    assert report_problems(path, rows) == str(caught.value)
+    assert [row.line for row in rows if not row.problem] == [2, 4, 6, 8, *range(21, 32)]
+    assert {row.kind for row in rows} == {
+        "",
+        "empty label",
+        "wrong number of fields",
+        "broken quotes",
+    }
+    assert report_problems(path, rows[:1]) == ""
+    assert report_problems(path, rows[:2]) == rows[1].problem
+
+
+def test_rows_without_lines_are_rows_in_the_report(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a", "", ""], "label": ["x", "y", "z"]}), path)
+    with pytest.raises(DataError, match=r"empty text \(2\): row 2: (.|\n)* also in rows 3$"):
+        read_table(path, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", " text ,label\t\n a , good \nb,good\n"),
+        ("a.tsv", "text \t label\n a \t good\nb\tgood \n"),
+        ("a.jsonl", '{" text": " a ", "label ": " good"}\n{"text": "b", "label": "good"}\n'),
+    ],
+)
+def test_white_space_around_names_and_labels_is_removed(tmp_path, name, content):
+    rows = read_table(write(tmp_path / name, content), {"text": "text", "label": " label"})
+    assert [row.fields for row in rows] == [
+        {"text": " a ", "label": "good"},
+        {"text": "b", "label": "good"},
+    ]
+    with pytest.raises(DataError, match="has 2 columns 'text'"):
+        read_table(write(tmp_path / "b.csv", "text,text ,label\na,b,c\n"), COLUMNS)
+
+
+def test_bytes_that_are_not_text_are_reported_with_the_rest(tmp_path):
+    content = "text,label,note\nschön,gut,a\na,,b\nc,gut,schön\n".encode("latin-1")
+    with pytest.raises(
+        DataError, match=r"2 of the 3 rows .*(.|\n)* invalid characters in the text \(1\)"
+    ):
+        read_table(write(tmp_path / "a.csv", content), COLUMNS)

@@ -75,7 +75,9 @@ def test_in_json_the_error_stands_where_the_answer_would(tmp_path, capsys):
     assert said[4] == {"text": "five", "loud": "FIVE"}
     assert "t.csv, line 4, has 1 fields, expected 2" in said[1]["error"]
     assert "t.csv, line 5: the text is empty ('')" in said[2]["error"]
-    assert "t.csv, line 6: the text is no text: 'caf\\udce9' (another" in said[3]["error"]
+    assert (
+        "t.csv, line 6: the text has invalid characters: 'caf\\udce9' (another" in said[3]["error"]
+    )
 
 
 def test_json_lines_with_broken_ones(tmp_path, capsys):
@@ -87,7 +89,12 @@ def test_json_lines_with_broken_ones(tmp_path, capsys):
         run(text_items([], table, TEXT))
     captured = capsys.readouterr()
     assert captured.out == "A\n\n\n\n7\n\n"
-    for message in ("line 2, is no JSON", "is a JSON list", "no column 'text'", "is no text"):
+    for message in (
+        "line 2, is not JSON",
+        "is a JSON list",
+        "no column 'text'",
+        "has invalid characters",
+    ):
         assert message in captured.err
 
 

@@ -1,55 +1,57 @@
-"""Lines of fields, such as csv and tsv: with quotes by the standard library, without by hand."""
+"""Delimited text, such as csv and tsv, with problems located by line."""
 
 import csv
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from qkv.data.rows import RowError
 from qkv.errors import DataError
 
-# The line where a row begins, counted from 1, and its fields, or what is wrong with it.
-Checked = tuple[int, list[str] | DataError]
-LARGEST = 2**31 - 1  # characters of a field, which fit a C long anywhere; Python says 131,072
-AHEAD = 200  # lines that are looked at to tell whether rows are whole again
+# The line where a row begins, counted from 1, and its fields, or its problem.
+Checked = tuple[int, list[str] | RowError]
+LARGEST = 2**31 - 1  # characters of a field; fits a C long anywhere (Python's limit is 131,072)
+AHEAD = 200  # lines that are inspected to find the next good row
 
 
 def read_delimited(
     path: Path, text: str, *, separator: str, quoting: bool, header: bool
 ) -> tuple[list[str], list[Checked]]:
-    r"""The columns' names and the rows: as many fields in each, or the error in its place.
+    r"""Return the names of the columns and the rows: equally many fields in each, or the error.
 
-    As everywhere, only \n and \r\n end a line. Blank lines are passed over, as pandas does. A row
-    whose quotes do not match takes no others with it.
+    Only \n and \r\n end a line. Blank lines are skipped, as in pandas. A row with unmatched quotes
+    does not affect the other rows.
 
     Args:
-        path: what errors call the table.
-        text: not blank.
+        path: name of the table in errors.
+        text: content, not blank.
         separator: between the fields of a line.
-        quoting: whether double quotes hold a field together, over several lines even.
-        header: whether the first line holds the names; else they are the numbers from 0.
+        quoting: whether double quotes enclose fields, which may then span lines.
+        header: whether the first line has the names; else they are the numbers from 0.
 
     Raises:
-        DataError: no row, or no header.
+        DataError: there are no rows, or no header.
     """
     split = _split_quoted if quoting else _split_plain
     records = [record for record in split(path, text, separator) if record[1] != []]
-    whole = ((line, fields) for line, fields in records if not isinstance(fields, DataError))
+    whole = ((line, fields) for line, fields in records if not isinstance(fields, RowError))
     first_line, first = next(whole, (0, []))
     problem = records[0][1]
-    if isinstance(problem, DataError) and (header or not first):
+    if isinstance(problem, RowError) and (header or not first):
         raise problem
     rows = records[1:] if header else records
     if not rows:
-        raise DataError(f"{path} has a header and nothing else: expected a row or more")
+        raise DataError(f"{path} has only a header; expected at least one row")
     where = f"expected {len(first)} as in line {first_line}"
     checked = [
         (line, fields)
-        if isinstance(fields, DataError) or len(fields) == len(first)
+        if isinstance(fields, RowError) or len(fields) == len(first)
         else (
             line,
-            DataError(
-                f"{path}, line {line}, has {len(fields)} fields, {where} (a {separator!r} too many "
-                "inside a text?)"
+            RowError(
+                "wrong number of fields",
+                f"{path}, line {line}, has {len(fields)} fields, {where} (is there a {separator!r} "
+                "inside a text?)",
             ),
         )
         for line, fields in rows
@@ -76,7 +78,7 @@ def _split_quoted(path: Path, text: str, separator: str) -> Iterator[Checked]:
                 break
             n_fields = n_fields or len(found)
             yield start + 1, found
-            # Perhaps a quote that was not closed met one that begins a field, far below.
+            # Perhaps an unclosed quote was closed by one that opens a field, far below.
             swallowed = end > start + 1 and len(found) != n_fields
             at = _next_row(lines, start, end, n_fields, separator) if swallowed else end
             if at != end:
@@ -86,9 +88,9 @@ def _split_quoted(path: Path, text: str, separator: str) -> Iterator[Checked]:
 def _until_error(
     lines: Sequence[str], at: int, separator: str
 ) -> Iterator[tuple[int, int, list[str] | csv.Error]]:
-    """Rows from a line on: the line where each begins, the one after it, its fields or the error.
+    """Yield the rows from a line on: first line, line after the last, fields or the error.
 
-    After an error there are no more.
+    An error is the last item.
     """
     rest = (lines[i] for i in range(at, len(lines)))
     reader, start = csv.reader(rest, delimiter=separator, strict=True), at
@@ -103,10 +105,10 @@ def _until_error(
 def _next_row(
     lines: Sequence[str], start: int, stop: int, n_fields: int | None, separator: str
 ) -> int:
-    """The line where the next row begins, after the one where a broken row does.
+    """Return the line where the next row begins, after a bad row.
 
-    It is the next line where a quote was not closed; where one inside was not doubled, all lines of
-    the row are passed over.
+    This is the next line if a quote was not closed; if a quote inside was not doubled, all lines of
+    the row are skipped.
     """
     if n_fields is None:
         return start + 1
@@ -117,13 +119,13 @@ def _next_row(
 
 
 def _begins_row(lines: Sequence[str], n_fields: int, separator: str) -> bool:
-    """Whether a row begins here, to judge by itself and by what follows it."""
+    """Whether a row begins here, judged by the line itself and by the next row."""
     if _is_tail(lines[0], separator):
         return False
     ahead = list(islice(_until_error(lines, 0, separator), 2))
     _, end, first = ahead[0]
     if isinstance(first, csv.Error) or len(first) != n_fields:
-        return '"' in lines[0]  # a broken row of its own
+        return '"' in lines[0]  # another bad row
     if len(ahead) == 1:
         return True
     second = ahead[1][2]
@@ -139,8 +141,9 @@ def _is_tail(line: str, separator: str) -> bool:
     return at == 0 and line[1:2] in (separator, "\r", "\n", "")
 
 
-def _explained(path: Path, line: int, error: csv.Error) -> DataError:
-    return DataError(
+def _explained(path: Path, line: int, error: csv.Error) -> RowError:
+    return RowError(
+        "broken quotes",
         f"{path}, in the row that begins at line {line}: {error} (a quote that is not closed, or "
-        'not doubled as in "a ""word"" here"? quoting = False reads quotes as text)'
+        'not doubled as in "a ""word"" here"? quoting = False reads quotes as text)',
     )

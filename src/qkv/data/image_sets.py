@@ -12,13 +12,14 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from qkv.data.archives import read_members
-from qkv.data.images import convert, from_array, opened, read_image
+from qkv.data.images import ImageConfig, convert, from_array, new_size, opened, read_image
 from qkv.data.labels import Labels
 from qkv.errors import DataError
 
 if TYPE_CHECKING:  # Pillow is optional
     import PIL.Image
 
+GRAY = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow without colors
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
@@ -198,6 +199,38 @@ def read_image_archive(path: str | os.PathLike[str], labels: Labels | None = Non
         labels,
         lambda i: _read_bytes(members[i][1], names[i]),
     )
+
+
+def image_remarks(images: ImageSet, config: ImageConfig) -> list[str]:
+    """Describe what the preparation of the images loses: those resized, and those made gray.
+
+    Args:
+        images: are all opened.
+        config: of the model's image processor.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    resized, grayed = list[str](), list[str]()
+    for i, name in enumerate(images.names):
+        image = images[i]
+        size = image.height, image.width
+        if config.size is not None and new_size(config.size, *size) != size:
+            resized.append(f"{name}, {size[0]} x {size[1]}")
+        if config.mode == "L" and image.mode not in GRAY:
+            grayed.append(name)
+    return [
+        f"{len(found):,} of {len(images):,} images {change}; the first: {found[0]}"
+        for found, change in (
+            (resized, f"were resized to {_shown_size(config.size)} pixels"),
+            (grayed, "had colors and were converted to gray"),
+        )
+        if found
+    ]
+
+
+def _shown_size(size: tuple[int, int] | int | None) -> str:
+    return " x ".join(map(str, size)) if isinstance(size, tuple) else f"a shorter edge of {size}"
 
 
 def check_channels(image: "PIL.Image.Image", name: str) -> "PIL.Image.Image":

@@ -100,7 +100,7 @@ class ImageProcessor:
             name, image = str(image), read_image(cast(str, image))  # refuses what is no path
         image = convert(cast("PIL.Image.Image", image), config.mode, name=name)
         if config.size is not None:
-            height, width = _new_size(config.size, image.height, image.width)
+            height, width = new_size(config.size, image.height, image.width)
             image = image.resize((width, height), pillow.Image.Resampling[config.resample.upper()])
         if config.crop_size is not None:
             height, width = config.crop_size
@@ -194,7 +194,8 @@ def _per_channel(numbers: tuple[float, ...]) -> Float[Tensor, "C 1 1"]:
     return torch.tensor(numbers, dtype=torch.float32)[:, None, None]
 
 
-def _new_size(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
+def new_size(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
+    """Return height and width after resizing; a number is the length of the shorter edge."""
     if not isinstance(size, int):
         return size
     longer = int(size * max(height, width) / min(height, width))

@@ -1,11 +1,13 @@
 """Texts with the names of their classes: the names' numbers, and parts that are held out."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from qkv.data.rows import Row, good_rows
 from qkv.data.tables import DEFAULT, TableLayout, read_table
 from qkv.errors import ConfigError, DataError
 from qkv.json_fields import quoted
@@ -56,6 +58,7 @@ class Labelled(Protocol):
 
 
 Example = TypeVar("Example", bound=Labelled)
+UNKNOWN = "unknown label"
 
 
 class Labels:
@@ -127,7 +130,7 @@ def read_examples(
     second: str | int | None = None,
     layout: TableLayout = DEFAULT,
     known: Labels | None = None,
-    broken: list[str] | None = None,
+    problems: list[str] | None = None,
 ) -> list[TextExample] | list[PairExample]:
     """Read texts, or pairs of texts, and their labels from a table; see `read_table`.
 
@@ -138,19 +141,64 @@ def read_examples(
         second: the column of the second texts, where the classes are of pairs.
         layout: what the file's name does not say.
         known: the classes of training, if the table is to evaluate by.
-        broken: takes the problems of broken rows, which are left out then, not raised.
+        problems: receives the problems of bad rows, which are left out; if None, they are an error.
 
     Raises:
-        DataError: the table cannot be read, or has a label that is not among the known.
+        DataError: the table cannot be read, or has labels that are not among the known.
     """
     columns = {"text": text, "label": label} | ({} if second is None else {"second": second})
-    rows = read_table(path, columns, layout, broken=broken)
+    rows = read_table(path, columns, layout, keep_bad_rows=True)
     if known is not None:
-        for row in rows:
-            known.number(row.fields["label"], f"{path}, line {row.line}")
+        checked = [_with_known_label(path, row, known) for row in rows]
+        unknown = any(row.kind == UNKNOWN for row in checked)
+        rows = good_rows(path, checked) if unknown else checked
+    rows = good_rows(path, rows, problems)
     if second is None:
         return [TextExample(**row.fields) for row in rows]
     return [PairExample(**row.fields) for row in rows]
+
+
+def _with_known_label(path: str | os.PathLike[str], row: Row, known: Labels) -> Row:
+    """Add the problem of a label that training did not have."""
+    if row.problem:
+        return row
+    try:
+        known.number(row.fields["label"], f"{path}, line {row.line}")
+    except DataError as error:
+        return Row(row.line, row.fields, str(error), UNKNOWN)
+    return row
+
+
+def label_remarks(labels: Sequence[str]) -> list[str]:
+    """Describe what looks like a mistake: classes with one example, and near-equal labels."""
+    counts = Counter(labels)
+    remarks = []
+    if single := [label for label, count in counts.items() if count == 1]:
+        remarks.append(
+            f"{len(single):,} of {len(counts):,} classes have a single example: {_some(single)} "
+            "(misspelled labels, or not the column of the labels?)"
+        )
+    spellings: dict[str, list[str]] = {}
+    for label in counts:
+        spellings.setdefault("".join(label.split()).casefold(), []).append(label)
+    for alike in spellings.values():
+        if len(alike) > 1:
+            listed = ", ".join(f"{quoted(label, 40)} ({counts[label]:,})" for label in alike)
+            remarks.append(
+                f"labels differ only in case or white space: {listed}; they are different classes"
+            )
+    return remarks
+
+
+def majority_baseline(labels: Sequence[str]) -> float:
+    """Accuracy of always predicting the most frequent class.
+
+    Raises:
+        DataError: there are no labels.
+    """
+    if not labels:
+        raise DataError("no labels, no majority class: expected at least one")
+    return max(Counter(labels).values()) / len(labels)
 
 
 def hold_out_stratified(

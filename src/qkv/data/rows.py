@@ -1,5 +1,6 @@
-"""Rows of a table: which columns are asked for, and what a field must be."""
+"""Rows of a table: the requested columns, checks of the fields, and a report of all problems."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,96 +10,156 @@ from typing import Any
 from qkv.errors import DataError
 from qkv.json_fields import quoted, shown
 
-NO_TEXT = re.compile("[\ud800-\udfff]")  # half of a pair, or a byte that could not be decoded
+NO_TEXT = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, or an undecodable byte
+SHOWN = 10  # problems of each kind that a report lists
+STRIPPED = "label"  # the column whose values lose the white space around them
 
 Columns = Mapping[str, str | int]
-# A row's number, and its values by role, or what is wrong with it.
-Numbered = Iterable[tuple[int, Mapping[str, Any] | DataError]]
+
+
+class RowError(DataError):
+    """A problem of one row; `kind` is the same for problems of the same cause."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+# A row's number, and its values by role, or its problem.
+Numbered = Iterable[tuple[int, Mapping[str, Any] | RowError]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was asked of one row.
+    """The requested fields of one row.
 
     Args:
-        line: of the file, where the row begins, counted from 1; in parquet and on the Hub, which
-            have no lines, the row's number.
-        fields: the texts by the names that the reader gave them; none of a broken row.
-        problem: what is wrong with the row, and where it stands.
+        line: of the file where the row begins, counted from 1; for parquet and the Hub, which have
+            no lines, the number of the row.
+        fields: the texts by role; empty for a bad row.
+        problem: the message for a bad row, with its location.
+        kind: the kind of the problem, such as "empty label".
     """
 
     line: int
     fields: dict[str, str]
     problem: str = ""
+    kind: str = ""
 
 
 def find_columns(
     where: Path | str, columns: Columns, present: Sequence[str], hint: str = ""
 ) -> dict[str, str]:
-    """The wanted columns by role.
+    """Return the names of the requested columns by role; white space around names is ignored.
 
     Raises:
-        DataError: one does not stand in the table, or stands there twice; the message lists all.
+        DataError: a column is missing or occurs twice; the message lists all columns.
     """
-    found = {role: str(column) for role, column in columns.items()}
-    for name in found.values():
-        if present.count(name) != 1:
-            number = present.count(name)
+    stripped = [name.strip() for name in present]
+    found = {}
+    for role, column in columns.items():
+        name = str(column).strip()
+        if (count := stripped.count(name)) != 1:
             raise DataError(
-                f"{where} has {f'{number} columns' if number else 'no column'} {shown(name)}; its "
+                f"{where} has {f'{count} columns' if count else 'no column'} {shown(name)}; its "
                 f"columns are {_some(present)} ({hint}is the name right?)"
             )
+        found[role] = present[stripped.index(name)]
     return found
 
 
-def check_rows(
-    where: Path | str, unit: str, rows: Numbered, *, tolerant: bool = False
-) -> list[Row]:
-    """Rows whose fields are texts, none of them empty.
+def check_rows(where: Path | str, unit: str, rows: Numbered) -> list[Row]:
+    """Check that all fields are texts that are not empty; bad rows have their problem.
 
     Args:
-        where: the table's name.
-        unit: what a row's number counts, lines or rows.
-        rows: as they were read.
-        tolerant: whether a broken row is kept, with its problem, and not raised.
+        where: name of the table.
+        unit: "line" or "row", what the numbers count.
+        rows: the values by role.
 
     Raises:
-        DataError: no rows; a field is empty, or neither a text nor a whole number.
+        DataError: there are no rows.
     """
     checked = []
     for line, values in rows:
-        problem = (
+        error = (
             values
-            if isinstance(values, DataError)
+            if isinstance(values, RowError)
             else _problem(f"{where}, {unit} {line}: the", values)
         )
-        if problem is not None and not tolerant:
-            raise problem
-        if problem is not None or isinstance(values, DataError):
-            checked.append(Row(line, {}, str(problem)))
-        else:
-            checked.append(Row(line, {role: str(value) for role, value in values.items()}))
+        if error is not None or isinstance(values, RowError):
+            checked.append(Row(line, {}, str(error), error.kind if error else ""))
+            continue
+        fields = {role: str(value) for role, value in values.items()}
+        if STRIPPED in fields:
+            fields[STRIPPED] = fields[STRIPPED].strip()
+        checked.append(Row(line, fields))
     if not checked:
-        raise DataError(f"{where} is empty: expected a table with a row or more")
+        raise DataError(f"{where} is empty; expected a table with at least one row")
     return checked
 
 
-def _problem(where: str, values: Mapping[str, Any]) -> DataError | None:
-    """What is wrong with the values of a row."""
+def good_rows(
+    path: str | os.PathLike[str], rows: Sequence[Row], problems: list[str] | None = None
+) -> list[Row]:
+    """Return the rows without problems.
+
+    Args:
+        path: name of the table.
+        rows: of `check_rows`.
+        problems: receives the problems of bad rows, which are left out; if None, they are an error.
+
+    Raises:
+        DataError: there are bad rows and `problems` is None, or all rows are bad; the message is
+            `report_problems`.
+    """
+    bad = [row for row in rows if row.problem]
+    if bad and (problems is None or len(bad) == len(rows)):
+        raise DataError(report_problems(path, rows))
+    if problems is not None:
+        problems += [row.problem for row in bad]
+    return [row for row in rows if not row.problem]
+
+
+def report_problems(path: str | os.PathLike[str], rows: Sequence[Row]) -> str:
+    """Describe all problems of a table: per kind their number, the first one, and ten lines.
+
+    A single problem is described by its own message; without problems the report is empty.
+    """
+    bad = [row for row in rows if row.problem]
+    if len(bad) < 2:
+        return "".join(row.problem for row in bad)
+    lines = [f"{len(bad):,} of the {len(rows):,} rows of {path} have problems:"]
+    for kind in dict.fromkeys(row.kind for row in bad):
+        first, *others = [row for row in bad if row.kind == kind]
+        lines.append(f"- {kind} ({1 + len(others):,}): {first.problem.removeprefix(f'{path}, ')}")
+        if others:
+            unit = "rows" if f", row {first.line}" in first.problem else "lines"
+            listed = ", ".join(f"{row.line:,}" for row in others[: SHOWN - 1])
+            more = f" and {len(others) - SHOWN + 1:,} more" if len(others) >= SHOWN else ""
+            lines.append(f"  also in {unit} {listed}{more}")
+    return "\n".join(lines)
+
+
+def _problem(where: str, values: Mapping[str, Any]) -> RowError | None:
+    """Return the problem of a row's values, if there is one."""
     for role, value in values.items():
         if value is None or (isinstance(value, str) and not value.strip()):
-            return DataError(
-                f"{where} {role} is empty ({shown(value)}), expected a text; leave such rows out "
-                "(or is this a test part whose labels are hidden?)"
+            return RowError(
+                f"empty {role}",
+                f"{where} {role} is empty ({shown(value)}); expected a text: fill it in, or leave "
+                "the row out (or is this a test split with hidden labels?)",
             )
         if not isinstance(value, str | int):
-            return DataError(
+            return RowError(
+                f"{role} of another type",
                 f"{where} {role} is a {type(value).__name__}, {shown(value)}; expected a text or a "
-                "whole number"
+                "whole number",
             )
         if isinstance(value, str) and NO_TEXT.search(value):
-            return DataError(
-                f"{where} {role} is no text: {quoted(value)} (another encoding than said?)"
+            return RowError(
+                f"invalid characters in the {role}",
+                f"{where} {role} has invalid characters: {quoted(value)} (another encoding, such as "
+                "latin-1?)",
             )
     return None
 

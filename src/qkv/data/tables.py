@@ -1,4 +1,4 @@
-"""Tables of texts from csv, tsv, JSON lines, parquet or the Hub; what is broken is named."""
+"""Tables of texts: csv, tsv, JSON lines, parquet, and data sets of the Hub."""
 
 import codecs
 import json
@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 from qkv.data.delimited import read_delimited
 from qkv.data.hub import read_hub
-from qkv.data.rows import Columns, Numbered, Row, check_rows, find_columns
+from qkv.data.rows import (
+    Columns,
+    Numbered,
+    Row,
+    RowError,
+    check_rows,
+    find_columns,
+    good_rows,
+)
 from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError, DataError, MissingDependencyError
 
@@ -23,19 +31,19 @@ HUB_NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class TableLayout:
-    """How a file holds a table; what is None follows from the file's name.
+    """File format options; None means inferred from the file name.
 
     Args:
-        kind: jsonl has an object in each line; the other names are the usual ones.
+        kind: the format; jsonl has one object per line.
         header: whether the first line of csv or tsv names the columns.
-        quoting: whether double quotes hold a field together; by default in csv and not in tsv.
-        separator: between the fields of a line; by default a tab in tsv, a comma in csv, or a
-            semicolon where the first line has one and no comma, as spreadsheets write it in
-            countries with decimal commas.
+        quoting: whether double quotes enclose fields; by default in csv, but not in tsv.
+        separator: between the fields of a line; by default a tab in tsv, and in csv a comma, or a
+            semicolon if the first line has one and no comma, as spreadsheets write csv in countries
+            with decimal commas.
         encoding: of the text, by Python's name.
 
     Raises:
-        ConfigError: an unknown encoding, or a separator that is no single character.
+        ConfigError: an unknown encoding, or a separator that is not a single character.
     """
 
     kind: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
@@ -45,7 +53,7 @@ class TableLayout:
     encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
-        """Check what no file is needed for."""
+        """Check the separator and the encoding."""
         if self.separator is not None and len(self.separator) != 1:
             raise ConfigError(f"separator = {self.separator!r}; expected a single character")
         try:
@@ -65,61 +73,58 @@ def read_table(
     columns: Columns,
     layout: TableLayout = DEFAULT,
     *,
-    tolerant: bool = False,
-    broken: list[str] | None = None,
+    keep_bad_rows: bool = False,
 ) -> list[Row]:
-    """Read the columns that are asked for, none of them empty anywhere.
+    """Read the requested columns of a table, and check that no field is empty.
 
-    A name that is no file, such as "owner/name", is looked for on the Hub (see `read_hub`), where
-    "owner/name:config[validation]" also says which configuration, and which split if not "train".
+    A name that is not a file, such as "owner/name", is looked for on the Hub (see `read_hub`);
+    "owner/name:config[validation]" also names the configuration, and the split if not "train".
+    White space around column names and around labels is removed.
 
     Args:
-        path: of a .csv, .tsv, .jsonl, .json (lines) or .parquet file, which may be packed as .gz.
-        columns: what to call a column, to its name; or to its number, counted from 0, in a table
-            without header.
-        layout: what the file's name does not say.
-        tolerant: whether a broken row is kept, with its problem, and not raised.
-        broken: takes the problems of broken rows, which are left out then, and not raised.
+        path: of a .csv, .tsv, .jsonl, .json (lines) or .parquet file, also with .gz after it.
+        columns: role to the name of its column, or, in a table without header, to its number
+            counted from 0; values of the role "label" are stripped.
+        layout: file format options.
+        keep_bad_rows: return bad rows, with their problem, instead of raising.
 
     Raises:
-        DataError: the file is missing, empty, broken or in another encoding; a column is missing; a
-            row has too few or too many fields, an empty one, or one that is no text.
-        ConfigError: the layout asks for what such a file has not.
+        DataError: the file is missing, empty, damaged or in another encoding; a column is missing;
+            rows are bad (see `report_problems`): too few or too many fields, an empty field, or one
+            that is not text.
+        ConfigError: the layout has options that the format does not have.
         MissingDependencyError: parquet and the Hub need packages that may not be installed.
     """
-    if broken is not None:
-        rows = read_table(path, columns, layout, tolerant=True)
-        broken += [row.problem for row in rows if row.problem]
-        if len(broken) == len(rows):
-            raise DataError(f"{path} has no row that is whole; of the first: {broken[0]}")
-        return [row for row in rows if not row.problem]
     hub, known = HUB_NAME.fullmatch(str(path)), layout.kind or KINDS.get(_suffix(path))
     if hub and known is None and not Path(path).exists():
-        return read_hub(hub["name"], columns, config=hub["config"], split=hub["split"] or "train")
+        rows = read_hub(hub["name"], columns, config=hub["config"], split=hub["split"] or "train")
+        return rows if keep_bad_rows else good_rows(path, rows)
     path = Path(path)
     kind = _check_kind(path, known, layout)
     if kind == "parquet":
-        return check_rows(path, "row", _read_parquet(path, columns), tolerant=tolerant)
-    text = read_text(path, layout.encoding, tolerant=tolerant)
-    if kind == "jsonl":
-        rows = _read_json_lines(path, text, columns)
+        rows = check_rows(path, "row", _read_parquet(path, columns))
     else:
-        rows = _read_fields(path, text, columns, kind, layout)
-    return check_rows(path, "line", rows, tolerant=tolerant)
+        text = read_text(path, layout.encoding, tolerant=True)
+        if kind == "jsonl":
+            numbered = _read_json_lines(path, text, columns)
+        else:
+            numbered = _read_fields(path, text, columns, kind, layout)
+        rows = check_rows(path, "line", numbered)
+    return rows if keep_bad_rows else good_rows(path, rows)
 
 
 def read_text(
     path: str | os.PathLike[str], encoding: str = "utf-8", *, tolerant: bool = False
 ) -> str:
-    """The text of a file, plain or .gz, with its line ends and without a byte-order mark.
+    """Read the text of a file, plain or .gz, with its line ends, without a byte-order mark.
 
     Args:
         path: of the file.
         encoding: of its text.
-        tolerant: whether bytes that are no text are kept, as `surrogateescape` has them.
+        tolerant: keep undecodable bytes, as `surrogateescape` does.
 
     Raises:
-        DataError: the file is missing, empty, broken or in another encoding.
+        DataError: the file is missing, empty, damaged or in another encoding.
     """
     text = decode(read_content(path), path, encoding, tolerant=tolerant)
     if not text.strip():
@@ -155,13 +160,14 @@ def _read_fields(
         quoting=kind == "csv" if layout.quoting is None else layout.quoting,
         header=layout.header,
     )
-    hint = f"is {separator!r} what stands between fields, is header = {layout.header} right, or "
+    hint = f"is {separator!r} the separator, is header = {layout.header} right, or "
     found = find_columns(path, columns, names, hint)
-    places = {role: names.index(name) for role, name in found.items()}
+    indices = {role: names.index(name) for role, name in found.items()}
     for line, fields in rows:
-        if not isinstance(fields, DataError):
-            fields = {role: fields[i] for role, i in places.items()}
-        yield line, fields
+        if isinstance(fields, RowError):
+            yield line, fields
+        else:
+            yield line, {role: fields[i] for role, i in indices.items()}
 
 
 def _separator(text: str, kind: str) -> str:
@@ -175,23 +181,26 @@ def _read_json_lines(path: Path, text: str, columns: Columns) -> Numbered:
             yield line, _json_fields(f"{path}, line {line},", content, columns)
 
 
-def _json_fields(where: str, content: str, columns: Columns) -> Mapping[str, Any] | DataError:
-    """The fields of a line, or what is wrong with it."""
+def _json_fields(where: str, content: str, columns: Columns) -> Mapping[str, Any] | RowError:
+    """The fields of a line, or its problem."""
     try:
         row = json.loads(content)
     except RecursionError:
-        return DataError(f"{where} is nested too deeply; expected an object of texts")
+        return RowError("not JSON", f"{where} is nested too deeply; expected an object of texts")
     except ValueError as error:
-        return DataError(f"{where} is no JSON: {error} (one object over several lines?)")
+        return RowError(
+            "not JSON", f"{where} is not JSON: {error} (one object over several lines?)"
+        )
     if not isinstance(row, dict):
-        return DataError(
+        return RowError(
+            "not an object",
             f"{where} is a JSON {type(row).__name__}, expected an object in each line, such as "
-            '{"text": "...", "label": "..."}'
+            '{"text": "...", "label": "..."}',
         )
     try:
         found = find_columns(where, columns, list(row))
     except DataError as error:
-        return error
+        return RowError("missing column", str(error))
     return {role: row[name] for role, name in found.items()}
 
 
@@ -201,17 +210,19 @@ def _read_parquet(path: Path, columns: Columns) -> Numbered:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingDependencyError(
-            f'{path} is parquet, which needs pyarrow: pip install "qkv[train]"'
+            f'{path} is a parquet file, which needs pyarrow: pip install "qkv[train]"'
         ) from error
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(read_content(path)))
         found = find_columns(path, columns, file.schema_arrow.names)
         rows = file.read(columns=list(set(found.values()))).to_pylist()
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is no whole parquet file: {error} (was it cut short?)") from error
+        raise DataError(
+            f"{path} is not a whole parquet file: {error} (was it cut short?)"
+        ) from error
     return enumerate(({role: row[name] for role, name in found.items()} for row in rows), start=1)
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:
-    """The end of the name, without .gz, in lower case."""
+    """The suffix of the name in lower case, without .gz."""
     return Path(str(path).lower().removesuffix(".gz")).suffix

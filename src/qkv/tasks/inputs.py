@@ -119,7 +119,7 @@ def text_items(
                 problem=row.problem,
                 files=(file,),
             )
-            for row in read_table(file, columns, tolerant=True)
+            for row in read_table(file, columns, keep_bad_rows=True)
         ]
     if file is not None:
         lines = _lines(name, read_content(file), str(file), what)

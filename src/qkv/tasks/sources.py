@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from qkv.data.rows import Columns, Row, good_rows
+from qkv.data.tables import read_table
 from qkv.errors import ConfigError
 
 Example = TypeVar("Example")
@@ -89,6 +91,11 @@ class NamedSets:
                 "scores say nothing of new ones (without data.validation a share of the training "
                 f"{what} is held out)"
             )
+
+
+def read_rows(data: str | Path, columns: Columns, broken: list[str] | None) -> list[Row]:
+    """Read a table; bad rows are an error, or left out, and their problems added to `broken`."""
+    return good_rows(data, read_table(data, columns, keep_bad_rows=True), broken)
 
 
 def limited(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:

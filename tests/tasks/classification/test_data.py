@@ -148,10 +148,10 @@ def test_a_limit_that_leaves_a_class_out(table):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "has a header and nothing else: expected a row or more"),
+        ([], "has only a header; expected at least one row"),
         ([("a", "x"), ("b", "x")], "1 classes: 'x'; expected two or more"),
         ([("a", "x"), ("b", "x"), ("c", "y")], "1 of 2 classes have a single text: 'y'; expected"),
-        ([("a", "x"), (" ", "y")], r"line 3: the text is empty \(' '\), expected a text"),
+        ([("a", "x"), (" ", "y")], r"line 3: the text is empty \(' '\); expected a text"),
         ([("a", "x"), ("b", "")], r"line 3: the label is empty"),
     ],
 )

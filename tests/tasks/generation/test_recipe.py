@@ -154,7 +154,7 @@ def test_data_that_cannot_be(options, message):
 
 
 def test_what_is_no_source_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"'nowhere' is no file .* no named set \(docstrings, tinyshakesp"):
+    with pytest.raises(DataError, match=r"'nowhere' is no file .* named set \(docstrings, tiny"):
         read_corpus("nowhere", "train")
     with pytest.raises(DataError, match="no split 'rest' of docstrings"):
         read_corpus("docstrings:rest", "train")

@@ -9,9 +9,8 @@ from qkv.data.graphemes import find
 from qkv.data.parts import hold_out_groups
 from qkv.data.questions import Answer, Question, read_squad
 from qkv.data.sets import load_set, named_sets
-from qkv.data.tables import read_table
 from qkv.errors import ConfigError
-from qkv.tasks.sources import NamedSets, checksum, limited
+from qkv.tasks.sources import NamedSets, checksum, limited, read_rows
 
 NAMED = NamedSets({name: one.splits for name, one in named_sets("answer").items()})
 COLUMNS = {"question": "question", "context": "context", "answer": "answer"}
@@ -127,7 +126,7 @@ def read_questions(
     if Path(data.removesuffix(".gz")).suffix == ".json":
         return read_squad(data)
     questions = []
-    for row in read_table(data, columns, broken=broken):
+    for row in read_rows(data, columns, broken):
         context, answer = row.fields["context"], row.fields["answer"]
         start = find(context, answer)
         questions.append(

@@ -133,7 +133,7 @@ def read_texts(
     """
     if not NAMED.has(source):
         columns = {"text": text, "label": label, "second": second}
-        return read_examples(source, **columns, known=known, broken=broken)
+        return read_examples(source, **columns, known=known, problems=broken)
     examples = list(load_set("classify", *NAMED.split(source, part), data_dir))
     if known is not None:
         for row, example in enumerate(examples, start=1):

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from qkv.data.parts import hold_out_groups
 from qkv.data.sets import load_set, named_sets
-from qkv.data.tables import read_table
 from qkv.data.text import decode, read_content
 from qkv.errors import DataError
-from qkv.tasks.sources import NamedSets, checksum, limited
+from qkv.tasks.sources import NamedSets, checksum, limited, read_rows
 
 NAMED = NamedSets({name: one.splits for name, one in named_sets("generate").items()})
 
@@ -115,7 +114,7 @@ def read_corpus(
     elif Path(source).suffix == ".txt":
         texts = [decode(read_content(Path(source)), source)]
     elif Path(source).suffix:
-        rows = read_table(Path(source), {"text": column}, broken=broken)
+        rows = read_rows(Path(source), {"text": column}, broken)
         texts = [row.fields["text"] for row in rows]
     else:
         raise DataError(

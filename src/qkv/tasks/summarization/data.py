@@ -8,8 +8,7 @@ from typing import NamedTuple
 from qkv.data.parts import hold_out_groups
 from qkv.data.sets import load_set, named_sets
 from qkv.data.summaries import Summarized
-from qkv.data.tables import read_table
-from qkv.tasks.sources import NamedSets, checksum, limited
+from qkv.tasks.sources import NamedSets, checksum, limited, read_rows
 
 NAMED = NamedSets({name: one.splits for name, one in named_sets("summarize").items()})
 COLUMNS = {"text": "text", "summary": "summary"}
@@ -113,5 +112,5 @@ def read_summaries(
     """
     if NAMED.has(data):
         return list(load_set("summarize", *NAMED.split(data, split), data_dir))
-    rows = read_table(data, columns, broken=broken)
+    rows = read_rows(data, columns, broken)
     return [Summarized(row.fields["text"], (row.fields["summary"],)) for row in rows]

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from qkv.data.parts import hold_out_groups
 from qkv.data.sets import load_set, named_sets
-from qkv.data.tables import read_table
 from qkv.data.text import read_parallel
 from qkv.errors import ConfigError, DataError
-from qkv.tasks.sources import NamedSets, checksum, limited
+from qkv.tasks.sources import NamedSets, checksum, limited, read_rows
 
 TextPair = tuple[str, str]  # source, target
 NAMED = NamedSets({name: one.splits for name, one in named_sets("translate").items()})
@@ -134,7 +133,7 @@ def read_translations(
         return list(load_set("translate", name, part, data_dir, columns))
     if "," in data and not Path(data).exists():
         return _aligned(data)
-    rows = read_table(data, {"source": source, "target": target}, broken=broken)
+    rows = read_rows(data, {"source": source, "target": target}, broken)
     return [(row.fields["source"], row.fields["target"]) for row in rows]
 
 
