@@ -33,6 +33,7 @@ MODULES = (
     "names",
     "digits",
     "fashion_mnist",
+    "town_news",
 )
 NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 
