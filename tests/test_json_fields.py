@@ -96,7 +96,7 @@ def test_names_are_quoted_only_where_they_must_be():
         ("[1]", "x holds a JSON list; expected an object"),
         ('{"a": 1,\n"b"}', "x, line 2: not JSON, is it cut short?"),
         ("[" * 10**5, "x is not JSON of a model: it is nested too deeply"),
-        (r'{"a": "\ud800"}', "x is not JSON of Unicode text"),
+        (r'{"a": "\ud800"}', "x is not valid Unicode JSON"),
         ('{"a": 1, "a": 2}', "x has 'a' twice"),
         ('{"a": 1' + "0" * 5000 + "}", "x is not JSON: "),
     ],

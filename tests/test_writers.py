@@ -64,7 +64,7 @@ def test_a_writer_names_the_other_one_and_clears_up_once_that_was_killed(tmp_pat
 
 def test_a_lock_of_another_machine_is_kept_and_may_be_removed_by_hand(tmp_path):
     lock = lock_of(tmp_path, host="elsewhere", pid=7)
-    message = f"process 7 on elsewhere; .*if there is no such process, remove {lock}"
+    message = f"process 7 on elsewhere; .*if that process no longer exists, remove {lock}"
     with pytest.raises(StorageError, match=message.replace("\\", "\\\\")):
         fill(tmp_path / "folder", "new")
     assert sorted(os.listdir(tmp_path)) == [".folder.lock"]

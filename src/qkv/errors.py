@@ -1,48 +1,48 @@
-"""Errors of qkv: a message says what was given, what was expected and the likely cause."""
+"""Errors of qkv. A message states the actual and the expected value and the likely cause."""
 
 
 class QKVError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base class of all errors of this library."""
 
 
 class ConfigError(QKVError, ValueError):
-    """A configuration that contradicts itself or asks for something unknown."""
+    """An invalid, contradictory or unknown option."""
 
 
 class ShapeError(QKVError, ValueError):
-    """A tensor, a mask included, whose shape or dtype does not fit where it was given."""
+    """A tensor or mask with a wrong shape or dtype."""
 
 
 class VocabularyError(QKVError, ValueError):
-    """A token, or a token id, that the vocabulary does not have."""
+    """A token or token id outside the vocabulary."""
 
 
 class LengthError(QKVError, ValueError):
-    """A sequence longer than the model, the cache or the table of positions can take."""
+    """A sequence longer than the model, the cache or the position table supports."""
 
 
 class DataError(QKVError, ValueError):
-    """Data that cannot be read, is empty, or whose parts do not belong together."""
+    """Data that is unreadable, empty or inconsistent."""
 
 
 class StorageError(QKVError, OSError):
-    """A file or folder that cannot be written: a full or read-only disk, or another writer."""
+    """A file or folder that cannot be written, as the disk is full or another process writes it."""
 
 
 class TrainingError(QKVError, RuntimeError):
-    """Training that cannot go on, such as a loss that is no longer a number."""
+    """Training that cannot continue, such as after a NaN loss."""
 
 
 class MissingDependencyError(QKVError, ImportError):
-    """An optional package is needed and not installed; the message says how to install it."""
+    """A missing optional package; the message tells how to install it."""
 
 
 class Interrupted(QKVError):  # noqa: N818 - nothing went wrong
-    """Training that was asked to stop, and has saved its state.
+    """Training that was interrupted by a signal and has saved its state.
 
     Args:
-        message: what was saved where.
-        signal: number of the signal that asked.
+        message: what was saved, and where.
+        signal: number of the signal.
     """
 
     def __init__(self, message: str, *, signal: int):

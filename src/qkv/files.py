@@ -1,7 +1,7 @@
-"""Files and folders that are either whole or absent, and that have one writer at a time.
+"""Files and folders that are either complete or absent, with one writer at a time.
 
-A crash never leaves half of a file or folder behind under its name. What it leaves under other
-names (`.NAME.<hex>`, `.NAME.old`, `.NAME.lock`) is put back or removed by the next writer.
+A crash never leaves a partial file or folder under its name. Leftovers under other names
+(`.NAME.<hex>`, `.NAME.old`, `.NAME.lock`) are restored or removed by the next writer.
 """
 
 import json
@@ -20,13 +20,13 @@ from typing import Any
 from qkv.errors import StorageError
 
 UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<end>[0-9a-f]{32}|old|lock)", re.DOTALL)
-FORGOTTEN = 3600  # seconds after which an unfinished file or lock has no writer: they take less
-_held: set[str] = set()  # the locks of this process, by the names of their owners' files
+FORGOTTEN = 3600  # seconds after which an unfinished file or lock is abandoned: writing takes less
+_held: set[str] = set()  # the locks of this process, as names of owner files
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that writes: its number, which another may get after it, and when it began."""
+    """A writing process: its id, which may be reused, and its start time."""
 
     pid: int
     host: str
@@ -34,7 +34,7 @@ class Owner:
 
     @property
     def lives(self) -> bool:
-        """Whether it still runs; of another machine nobody can say, so it does."""
+        """Return whether the process still runs; assumed for processes of other machines."""
         if self.host != socket.gethostname():
             return True
         began = _began(self.pid)
@@ -42,22 +42,22 @@ class Owner:
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file such that its name always holds the old content or the new, never a part.
+    """Write a file atomically: its name always refers to the complete old or new content.
 
-    The content goes to a sibling, because a rename is atomic only within one file system, and it
-    reaches the disk before the rename does. Missing folders are made.
+    The content is written to a sibling, as a rename is atomic only within a file system, and is
+    flushed to disk before the rename. Missing folders are created.
 
     Args:
         path: the file to write or to replace.
-        content: bytes as they are, or text as UTF-8 with its newlines unchanged.
+        content: bytes, or text, which is written as UTF-8 with its newlines unchanged.
 
     Raises:
-        StorageError: it cannot be written; what was there is there still.
+        StorageError: it cannot be written; the old content remains.
     """
     path, data = Path(path), content.encode() if isinstance(content, str) else content
     with _explained(path, ValueError):  # NUL or a lone surrogate in the name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not tempfile: its files are private (0600), and the rename would keep that.
+        # Not tempfile, whose files are private (0600) and would stay so after the rename.
         sibling = _sibling(path)
         try:
             with sibling.open("xb") as file:
@@ -72,17 +72,16 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 
 @contextmanager
 def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Fill an empty folder, which takes the place of `path` when the block ends without an error.
+    """Yield an empty folder, which replaces `path` if the block ends without an error.
 
-    A folder cannot be renamed onto another. The old one steps aside first, under a name by which
-    `whole_folder` finds it should the process die between the two renames.
+    A folder cannot be renamed onto another, so the old one is renamed first. If the process dies
+    between the two renames, `whole_folder` finds it under that name.
 
     Args:
-        path: the folder to write or to replace, with all that is in it.
+        path: the folder to write, or to replace with all its content.
 
     Raises:
-        StorageError: it cannot be written, or another process writes it; what was there is there
-            still.
+        StorageError: it cannot be written, or another process writes it; the old content remains.
     """
     path = _resolved(path)
     aside = _aside(path)
@@ -106,20 +105,20 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def whole_folder(path: str | os.PathLike[str]) -> Path:
-    """Return the folder to read: `path`, or what stood there before a save that died halfway."""
+    """Return the folder to read: `path`, or the old one if a save was interrupted halfway."""
     path = Path(path).resolve()
     return _aside(path) if not path.exists() and _aside(path).is_dir() else path
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder such that its name never holds a part of it."""
+    """Remove a folder so that its name never refers to a part of it."""
     gone = _sibling(path)
     os.rename(path, gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Put back or remove what writers that were killed left in a folder, which nobody writes to."""
+    """Restore or remove the leftovers of killed writers in a folder without active writers."""
     for entry in folder.glob(".*"):
         if match := UNFINISHED.fullmatch(entry.name):
             if match["end"] == "old":
@@ -130,15 +129,16 @@ def clear_unfinished(folder: Path) -> None:
 
 @contextmanager
 def only_writer(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a file or folder as the only process, and the only thread of it, that writes to it.
+    """Lock a file or folder for writing by a single thread of a single process.
 
-    The lock is a folder `.NAME.lock` with a file that names its owner. It arrives by a rename,
-    which fails where there is one, and so never without its owner; a lock whose owner was killed is
-    taken over by whoever removes that file. Nothing of this needs locks of the system, which not
-    every file system has.
+    The lock is a folder `.NAME.lock` with a file that names its owner. It is created by a rename,
+    which fails if a lock exists, so it always has an owner. The lock of a killed owner is taken
+    over by the process that removes its file. System locks are not needed, as not every file system
+    has them.
 
     Raises:
-        StorageError: another one holds it, which is named; or a lock cannot be written.
+        StorageError: another process holds the lock (the message names it), or it cannot be
+            written.
     """
     path = _resolved(path)
     lock, token = path.with_name(f".{path.name}.lock"), uuid.uuid4().hex
@@ -166,7 +166,7 @@ def only_writer(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _take(mine: Path, lock: Path, path: Path) -> None:
-    """Rename a lock to its place, from which locks of dead owners are removed."""
+    """Rename a lock to its final name, after removing locks of dead owners."""
     for attempt in range(9):
         try:
             os.rename(mine, lock)
@@ -182,16 +182,16 @@ def _take(mine: Path, lock: Path, path: Path) -> None:
             ):
                 raise StorageError(
                     f"{path} is being written by process {owner.pid} on {owner.host}; expected one "
-                    f"writer at a time: wait for it, or choose another place (if there is no such "
-                    f"process, remove {lock})"
+                    f"writer at a time: wait for it, or choose another path (if that process no "
+                    f"longer exists, remove {lock})"
                 )
             file.unlink(missing_ok=True)
         with suppress(OSError):
-            lock.rmdir()  # where a rename does not replace an empty folder
+            lock.rmdir()  # for systems on which a rename does not replace an empty folder
 
 
 def _owner(file: Path) -> Owner | None:
-    """Whom a lock names; None where that never reached the disk, or the lock has just gone."""
+    """Return the owner of a lock; None if it was never written to disk, or was just removed."""
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         return Owner(int(content["pid"]), str(content["host"]), content["began"])
@@ -200,8 +200,8 @@ def _owner(file: Path) -> Owner | None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether there is a process of this number."""
-    if os.name == "nt":  # where os.kill ends a process, whatever the signal
+    """Return whether a process with this id exists."""
+    if os.name == "nt":  # os.kill would end the process, whatever the signal
         import ctypes
 
         kernel: Any = ctypes.windll.kernel32  # pyright: ignore[reportAttributeAccessIssue]
@@ -214,14 +214,14 @@ def _runs(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True  # another user's
+        return True  # another user's process
     return True
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in a word that tells it from a later one of its number; None: unknown.
+    """Return a string that identifies the start time of a process; None if unknown.
 
-    In containers numbers are small, and come again with each start.
+    In containers, process ids are small and recur with each start.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -233,15 +233,14 @@ def _began(pid: int) -> str | None:
 
 @contextmanager
 def _explained(path: Path, *also: type[Exception]) -> Iterator[None]:
-    """Errors of the system as ours."""
+    """Convert system errors to StorageError."""
     try:
         yield
     except StorageError:
         raise
     except (OSError, *also) as error:
         raise StorageError(
-            f"{path} cannot be written: {error} (is the disk full, or the place not yours to write "
-            "to?)"
+            f"{path} cannot be written: {error} (is the disk full, or is write permission missing?)"
         ) from error
 
 
@@ -257,7 +256,7 @@ def _sibling(path: Path) -> Path:
 
 
 def _unfinished(path: Path) -> Iterator[Path]:
-    """What writers of this file or folder, or of its lock, did not finish."""
+    """Yield unfinished files of writers of this file or folder, or of its lock."""
     for entry in path.parent.glob(".*"):
         match = UNFINISHED.fullmatch(entry.name)
         if match and match["name"] == path.name and len(match["end"]) == 32:
@@ -265,7 +264,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
 
 def _forget(path: Path) -> None:
-    """Remove what a killed writer of a file or lock left, of which no lock says that it is dead."""
+    """Remove old leftovers of killed writers, for which no lock names an owner."""
     for entry in _unfinished(path):
         with suppress(OSError):
             if time.time() - entry.stat().st_mtime > FORGOTTEN:
@@ -277,7 +276,7 @@ def _aside(path: Path) -> Path:
 
 
 def _restore(path: Path) -> None:
-    """Put the old folder back where no new one came; remove it where one did."""
+    """Restore the old folder if there is no new one; otherwise remove it."""
     if not path.exists() and _aside(path).is_dir():
         os.rename(_aside(path), path)
     _remove(_aside(path))
@@ -293,7 +292,7 @@ def _remove(path: Path) -> None:
 
 def _sync(path: Path) -> None:
     if path.is_symlink() or not (path.is_file() or path.is_dir()):
-        return  # a link has no bytes of its own, and a pipe would wait for a writer
+        return  # a link has no content, and a pipe would wait for a writer
     if path.is_dir() and os.name != "posix":
         return  # only POSIX opens folders
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""JSON that others wrote: read whole, and checked field by field before anything uses it."""
+"""Read untrusted JSON and validate it field by field."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from qkv.errors import ConfigError, DataError
 
-MOST = 200  # characters of bad content that a message repeats
+MOST = 200  # maximum number of characters of bad content in a message
 _REPR = reprlib.Repr()  # Python 3.11 takes no arguments
 _REPR.maxlevel = 3
 _REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = 8
@@ -21,28 +21,28 @@ _REPR.maxstring, _REPR.maxlong, _REPR.maxother = MOST - 40, 40, 80
 
 
 def shown(value: Any, most: int = MOST) -> str:
-    """Show a value in a message: what is long or deep is cut."""
+    """Format a value for a message; long or deep values are truncated."""
     text = _REPR.repr(value)
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def quoted(text: str, most: int = MOST) -> str:
-    """Quote a text in a message: what is long is cut."""
+    """Quote a text for a message; long texts are truncated."""
     return shown(text if len(text) <= most else text[: most - 4] + " ...", most + 2)
 
 
 def named(text: str) -> str:
-    """Show a name in a message as it is, unless it is long or holds what cannot be printed."""
+    """Format a name for a message, quoted if it is long or has unprintable characters."""
     return text if len(text) <= MOST and text.isprintable() else quoted(text)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field may be.
+    """The kind of values that a field accepts.
 
     Args:
-        what: in the words of a message.
-        fits: whether a value is of this kind.
+        what: description in a message.
+        fits: returns whether a value is of this kind.
     """
 
     what: str
@@ -57,7 +57,7 @@ Kinds = Mapping[str, Kind]
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number that a float can hold."""
+    """Return whether a value is a finite number in the range of a float."""
     if type(value) not in (int, float):
         return False
     try:
@@ -67,7 +67,7 @@ def is_number(value: Any) -> bool:
 
 
 def whole(least: int, most: int = 2**63 - 1) -> Kind:
-    """A whole number from `least` to `most`; without `most`, one that 64 bits can hold."""
+    """Accept integers from `least` to `most`, by default the largest 64-bit integer."""
     limit = f" and at most {most:,}" if most < 2**63 - 1 else ""
     return Kind(
         f"a whole number of at least {least}{limit}",
@@ -76,7 +76,7 @@ def whole(least: int, most: int = 2**63 - 1) -> Kind:
 
 
 def either(*values: Any) -> Kind:
-    """One of these values."""
+    """Accept one of these values."""
     return Kind(
         " or ".join(json.dumps(one) for one in values),
         lambda one: any(
@@ -86,7 +86,7 @@ def either(*values: Any) -> Kind:
 
 
 def list_of(kind: Kind) -> Kind:
-    """A list of which each element is of a kind."""
+    """Accept lists whose elements are of a kind."""
     return Kind(
         f"a list, each {kind.what}",
         lambda one: isinstance(one, list) and all(map(kind.fits, one)),
@@ -94,7 +94,7 @@ def list_of(kind: Kind) -> Kind:
 
 
 def object_of(kind: Kind) -> Kind:
-    """An object of which each value is of a kind."""
+    """Accept objects whose values are of a kind."""
     return Kind(
         f"an object, each value {kind.what}",
         lambda one: isinstance(one, dict) and all(map(kind.fits, one.values())),
@@ -111,11 +111,11 @@ OBJECT = Kind("an object", lambda one: isinstance(one, dict))
 
 
 def kind_of(annotation: Any, kinds: Mapping[Any, Kind]) -> Kind:
-    """Return the kind of the values of a type: a simple one, a literal, or one of several.
+    """Return the kind for a type annotation: a simple type, a literal, or a union.
 
     Args:
-        annotation: the type.
-        kinds: of the simple types.
+        annotation: the type annotation.
+        kinds: kinds of the simple types.
     """
     if get_origin(annotation) in (Union, types.UnionType):
         first, *others = (kind_of(one, kinds) for one in get_args(annotation))
@@ -128,21 +128,21 @@ def kind_of(annotation: Any, kinds: Mapping[Any, Kind]) -> Kind:
 
 
 def kinds_of_fields(config: type) -> dict[str, Kind]:
-    """Return the kinds of a dataclass's fields, of which whole numbers are sizes."""
+    """Return the kinds of a dataclass's fields; integers are sizes of at least 1."""
     simple = {bool: FLAG, int: whole(1, 2**28), float: NUMBER, str: TEXT}
     return {name: kind_of(one, simple) for name, one in get_type_hints(config).items()}
 
 
 def check_kinds(raw: Mapping[str, Any], kinds: Kinds, *, where: str = "") -> None:
-    """Check the fields that have a kind and are there.
+    """Check all fields that are present and have a kind.
 
     Args:
         raw: the fields.
-        kinds: by their names; null is a kind that a field must have like any other.
-        where: what an error begins with, such as the file.
+        kinds: kind by field name; null must be accepted explicitly.
+        where: prefix of error messages, such as the file.
 
     Raises:
-        ConfigError: naming the field, what it says and what was expected.
+        ConfigError: naming the field, its value and the expected kind.
     """
     for name, kind in kinds.items():
         if name in raw and not kind.fits(raw[name]):
@@ -151,15 +151,15 @@ def check_kinds(raw: Mapping[str, Any], kinds: Kinds, *, where: str = "") -> Non
 
 
 def read_json(path: Path, *, missing_ok: bool = False, unique: bool = False) -> dict[str, Any]:
-    """Read a JSON object from a regular file of UTF-8.
+    """Read a JSON object from a regular UTF-8 file.
 
     Args:
         path: the file.
-        missing_ok: whether one that is not there is empty.
-        unique: whether a name may stand there only once; where not, the last one counts.
+        missing_ok: whether to return an empty object if the file does not exist.
+        unique: whether duplicate names are an error; if not, the last one counts.
 
     Raises:
-        DataError: if the file cannot be read or holds something else.
+        DataError: if the file cannot be read or contains something else.
     """
     if missing_ok and not os.path.lexists(path):
         return {}
@@ -167,7 +167,7 @@ def read_json(path: Path, *, missing_ok: bool = False, unique: bool = False) -> 
 
 
 def parse_json(text: str, where: str, *, unique: bool = False) -> dict[str, Any]:
-    """Parse a JSON object; the arguments and errors are those of `read_json`."""
+    """Parse a JSON object; see `read_json`."""
 
     def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
         names = dict(items)
@@ -178,7 +178,7 @@ def parse_json(text: str, where: str, *, unique: bool = False) -> dict[str, Any]
 
     try:
         value = json.loads(text, object_pairs_hook=once if unique else None)
-        if "\\ud" in text.lower():  # half of a character: no text, and no file can hold it
+        if "\\ud" in text.lower():  # an unpaired surrogate, which no file can contain
             json.dumps(value, ensure_ascii=False).encode()
     except DataError:
         raise
@@ -188,7 +188,7 @@ def parse_json(text: str, where: str, *, unique: bool = False) -> dict[str, Any]
         ) from error
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where} is not JSON of Unicode text: it has half of a surrogate pair"
+            f"{where} is not valid Unicode JSON: it has an unpaired surrogate"
         ) from error
     except RecursionError as error:
         raise DataError(f"{where} is not JSON of a model: it is nested too deeply") from error
@@ -200,10 +200,10 @@ def parse_json(text: str, where: str, *, unique: bool = False) -> dict[str, Any]
 
 
 def read_utf8(path: Path) -> str:
-    """Read a regular file of UTF-8: no device or pipe, which may have no end.
+    """Read a regular UTF-8 file, not a device or pipe, which may be endless.
 
     Raises:
-        DataError: if there is none, or it is not UTF-8.
+        DataError: if there is no such file, or it is not UTF-8.
     """
     try:
         regular = path.is_file() or not path.exists()
@@ -211,7 +211,7 @@ def read_utf8(path: Path) -> str:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not regular:
-        raise DataError(f"{path} cannot be read: it is no regular file")
+        raise DataError(f"{path} cannot be read: it is not a regular file")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -192,8 +192,8 @@ def test_scores_become_json():
         ([0, 1], [[0.5, 0.5, 0.0], [2.0, -1.0, 0.0]], r"row 2 .* sum 1; expected none below 0"),
         ([0], [[3.0, 1.0, 0.5]], r"row 1 .* the sum 4.5; .*\(logits without a softmax\?\)"),
         ([0], [[float("nan"), 1.0, 0.0]], r"row 1 of the probabilities is \[nan"),
-        ([0, 3], sure([0, 1]), r"classes from 0 to 3 were given, but there are 3 labels"),
-        ([-1, 2], sure([0, 1]), r"classes from -1 to 2 were given"),
+        ([0, 3], sure([0, 1]), r"got classes from 0 to 3, but there are 3 labels"),
+        ([-1, 2], sure([0, 1]), r"got classes from -1 to 2,"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(truth, probabilities, message):
@@ -208,7 +208,7 @@ def test_what_cannot_be_binned_is_refused():
         reliability([0.5, 0.5], [True])
     with pytest.raises(DataError, match="confidences from 0 to 1"):
         reliability([1.5], [True])
-    with pytest.raises(DataError, match="no bins, no calibration error"):
+    with pytest.raises(DataError, match="there are no bins; expected"):
         calibration_error([])
 
 

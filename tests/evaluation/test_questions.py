@@ -134,8 +134,8 @@ def test_where_silence_is_best_nothing_is_answered():
     [
         ([], [], "0 answers and references for 0 questions: expected the same number"),
         (["a"], [["a"], ["b"]], r"1 answers and references for 2 .*was a question left out"),
-        ("a", [["a"]], "one text was given; expected a list of answers"),
-        (["a"], ["a"], "one text was given"),
+        ("a", [["a"]], "got a single text; expected a list of answers"),
+        (["a"], ["a"], "got a single text"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(answers, references, message):

@@ -97,8 +97,8 @@ def test_scores_become_json():
         ([], [], "0 summaries and 0 references: expected the same number, at least one"),
         (["a"], [], r"1 summaries and 0 references: .*\(was a row left out\?\)"),
         (["a", "b"], ["a", []], "summary 2 has no reference"),
-        ("a", ["a"], "one text was given; expected a list of summaries"),
-        (["a"], "a", "one text was given"),
+        ("a", ["a"], "got a single text; expected lists of summaries"),
+        (["a"], "a", "got a single text"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(summaries, references, message):

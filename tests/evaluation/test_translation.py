@@ -134,11 +134,11 @@ def test_scores_become_json():
     [
         ([], [], "0 translations and 0 references: expected the same number, at least one"),
         (["a"], ["a", "b"], r"1 translations and 2 references: .*\(was a line left out\?\)"),
-        (["a", "b"], ["a", ""], "text 2 has 1 references, an empty one among them or none"),
-        (["a"], [["b", " "]], "text 1 has 2 references, an empty one"),
+        (["a", "b"], ["a", ""], "text 2 has 1 references, none or one of them empty"),
+        (["a"], [["b", " "]], "text 1 has 2 references, none or one"),
         (["a"], [[]], "text 1 has 0 references"),
-        ("a", ["a"], "one text was given; expected a list of translations"),
-        (["a"], "a", "one text was given"),
+        ("a", ["a"], "got a single text; expected lists of translations"),
+        (["a"], "a", "got a single text"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(translations, references, message):

@@ -292,12 +292,12 @@ def test_no_rows_give_no_answers():
     ("options", "message"),
     [
         ({"size": 0}, "a beam of size 0, expected at least 1"),
-        ({"size": 3, "n_best": 4}, "n_best is 4, expected 1 to the beam's size 3"),
+        ({"size": 3, "n_best": 4}, "n_best is 4, expected 1 to 3, the size of the beam"),
         ({"n_best": 0}, "n_best is 0, expected 1 to"),
         ({"length_rule": "mean"}, "length_rule is 'mean', expected 'gnmt' or 'power'"),
         ({"coverage_penalty": -0.1}, "coverage_penalty is -0.1, expected at least 0"),
         ({"coverage_penalty": 0.1}, "coverage_layer None: a penalty above 0 needs the name"),
-        ({"coverage_layer": "decoder.attention"}, "and 0 none"),
+        ({"coverage_layer": "decoder.attention"}, "and 0 needs None"),
     ],
 )
 def test_beams_that_make_no_sense_are_refused(options, message, unchecked_types):
@@ -317,7 +317,7 @@ def test_coverage_needs_attention_to_the_source():
     model = build("transformer")
     source, mask = sources(rows=2)
     for layer, error, message in (
-        ("decoder.blocks.1.self_attention", ShapeError, "looks at 1 keys, but the source has 5"),
+        ("decoder.blocks.1.self_attention", ShapeError, "attends to 1 keys, but the source has 5"),
         ("attention", ConfigError, "no attention to record under .*decoder.blocks.0"),
     ):
         with pytest.raises(error, match=message):

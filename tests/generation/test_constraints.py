@@ -62,7 +62,7 @@ def test_what_is_forced_is_certain():
 def test_bad_words_of_one_and_of_several_tokens():
     words = bad_words([[6], [1, 2], [3, 1, 4], [1, 5]])
     assert left(words, [1], [2], [3, 1]) == [[0, 1, 3, 4], [0, 1, 2, 3, 4, 5], [0, 1, 3]]
-    with pytest.raises(ConfigError, match="a bad word has no token; expected at least one"):
+    with pytest.raises(ConfigError, match="a bad word is empty; expected at least one token"):
         bad_words([[1], []])
 
 

@@ -189,9 +189,9 @@ def test_processors_see_what_was_said_and_change_what_is_chosen():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"start": [1, 2]}, ShapeError, "start has 2 beginnings for 3 rows"),
+        ({"start": [1, 2]}, ShapeError, "start has 2 rows, but the source has 3"),
         ({"start": [[1], [], [2]]}, LengthError, "row 1 of start is empty: decoding must begin"),
-        ({"stop": []}, ConfigError, "stop is empty, expected an id or several; -1 ends no answer"),
+        ({"stop": []}, ConfigError, "stop is empty, expected one or more ids; -1 ends no answer"),
     ],
 )
 def test_what_cannot_begin_or_end_is_refused(options, error, message):

@@ -206,7 +206,7 @@ def test_where_no_token_is_left_decoding_says_after_which():
         greedy(Markov(table), nothing(), processors=[no_repeat_ngram(1)], **options)
     empty = allowed_tokens(lambda tokens: [] if len(tokens) > 1 else [0])
     with pytest.raises(
-        VocabularyError, match=r"no token may follow \[1, 0\].*Does a constraint end"
+        VocabularyError, match=r"no token may follow \[1, 0\].*does a constraint end"
     ):
         greedy(Markov(table), nothing(), processors=[empty], **options)
 

@@ -174,7 +174,7 @@ def test_what_has_ended_is_not_shown_to_a_constraint():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": [1]}, "1 seeds for 2 rows, expected one a row"),
+        ({"seeds": [1]}, "1 seeds for 2 rows, expected one per row"),
         ({"max_length": 0}, "max_length is 0, expected at least 1"),
     ],
 )

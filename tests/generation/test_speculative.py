@@ -239,7 +239,7 @@ def test_prefixes_of_different_lengths():
     [
         ({"max_length": 0}, ConfigError, "max_length is 0, expected at least 1"),
         ({"n_drafted": 0}, ConfigError, "n_drafted is 0, expected at least 1"),
-        ({"seeds": [1, 2]}, ConfigError, "2 seeds for 1 rows, expected one a row"),
+        ({"seeds": [1, 2]}, ConfigError, "2 seeds for 1 rows, expected one per row"),
         ({"start": [[]]}, LengthError, "row 0 of start is empty"),
         (
             {"processors": [allowed_tokens(lambda tokens: [])]},
@@ -257,7 +257,7 @@ def test_what_cannot_be_decoded_is_refused(options, error, message):
 def test_a_draft_of_another_vocabulary_is_refused(unchecked_types):
     draft = ModelDraft(Markov(torch.zeros(13, 11)))
     options = {"max_length": 3, "seeds": [1], "start": START, "stop": STOP}
-    message = "the draft predicts 11 tokens and the model 13: both need the same vocabulary"
+    message = "the draft has 11 tokens and the model 13: both need the same vocabulary"
     with pytest.raises(ConfigError, match=message):
         speculative(Markov(torch.zeros(13, 13)), nothing(), draft=draft, **options)
 

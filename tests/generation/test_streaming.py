@@ -176,7 +176,7 @@ def test_sampled_answers_end_at_stop_strings():
 def test_what_cannot_be_streamed_is_refused_at_once(unchecked_types):
     options = {"start": START, "stop": STOP, "seed": 0}
     model = Markov(torch.zeros(13, 13))
-    with pytest.raises(ShapeError, match="the source has 2 rows; one answer is streamed at a time"):
+    with pytest.raises(ShapeError, match="the source has 2 rows; expected a single row"):
         stream(model, nothing(2), max_length=3, **options)
     with pytest.raises(ConfigError, match="max_length is 0, expected at least 1"):
         stream(model, nothing(), max_length=0, **options)

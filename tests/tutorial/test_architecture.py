@@ -125,5 +125,5 @@ def test_a_residual_leaves_below_its_sublayer_and_ends_at_the_sum():
 def test_a_partial_record_is_refused():
     _, axes = new_figure(size=(2.0, 2.0))
     part = [row for row in record() if not row["module"].startswith("encoder")]
-    with pytest.raises(ConfigError, match="modules were recorded, but not encoder; expected all"):
+    with pytest.raises(ConfigError, match="recorded modules lack encoder; expected all"):
         draw_transformer(axes[0, 0], part)

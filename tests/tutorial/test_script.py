@@ -116,6 +116,6 @@ def test_data_may_be_a_file(no_options, tmp_path):
 
 
 def test_data_that_is_not_there_is_refused_before_anything_runs(no_options):
-    with pytest.raises(ConfigError, match=r"--data my\.csv is no file and no .* one of reviews,"):
+    with pytest.raises(ConfigError, match=r"my\.csv is neither a file nor .* one of reviews,"):
         read_options(["--data", "my.csv"])
     assert "QKV_TEXTS" not in os.environ

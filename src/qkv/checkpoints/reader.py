@@ -154,7 +154,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """Return the header and the number of bytes that follow it."""
     try:
         if path.exists() and not path.is_file():
-            raise DataError(f"{path} cannot be read: it is no regular file")
+            raise DataError(f"{path} cannot be read: it is not a regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")

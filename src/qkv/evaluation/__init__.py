@@ -1,1 +1,1 @@
-"""Scores of finished outputs."""
+"""Evaluation metrics."""

@@ -1,4 +1,4 @@
-"""Scores of a classifier, by scikit-learn, and whether its probabilities can be believed."""
+"""Classification metrics by scikit-learn, and the calibration of probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ Numbers = Sequence[int] | np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScores:
-    """How one class is told from the others; None where a score would be 0/0.
+    """The scores of a class; None if a score would be 0/0.
 
     Args:
-        label: the class's name.
-        precision: of the texts that were given this class, the share that have it.
-        recall: of the texts that have this class, the share that were given it.
-        f1: the harmonic mean of both.
-        support: the number of texts that have this class.
+        label: name of the class.
+        precision: fraction of the examples predicted as this class that belong to it.
+        recall: fraction of the examples of this class that are predicted as it.
+        f1: harmonic mean of precision and recall.
+        support: number of examples of this class.
     """
 
     label: str
@@ -34,14 +34,14 @@ class ClassScores:
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """Texts whose class was given with a probability above `low`, up to `high`.
+    """Examples whose predicted class has a probability above `low`, up to `high`.
 
     Args:
-        low: edge.
-        high: edge.
-        count: how many texts.
-        confidence: mean probability of the classes that were given.
-        accuracy: share of them that were right; well calibrated, it is the confidence.
+        low: lower edge, exclusive.
+        high: upper edge, inclusive.
+        count: number of examples.
+        confidence: mean probability of the predicted classes.
+        accuracy: fraction of correct predictions, equal to the confidence if well calibrated.
     """
 
     low: float
@@ -53,22 +53,22 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationScores:
-    """All scores of a classifier on some texts; `dataclasses.asdict` makes JSON values of them.
+    """All scores of a classifier; `dataclasses.asdict` converts them to JSON values.
 
     Args:
-        count: how many texts.
-        accuracy: share of the texts that were given their class.
-        accuracy_interval: of the accuracy, Wilson's, 95 %.
-        loss: mean of -ln of the probability of the text's class, in nats; where that is 0, as for
-            the least number of 64 bits.
-        macro_f1: mean over the classes that any text has or was given.
-        matthews: correlation of what is and what was said, -1 to 1; 0 for guessing, whatever the
-            classes' shares, and where all texts were given one class (Matthews 1975; for more than
-            two classes Gorodkin 2004).
-        classes: one by one.
-        confusion: a row for each class that texts have, a column for each that they were given.
-        calibration_error: mean distance of confidence and accuracy (see `reliability`).
-        reliability: bins by confidence, empty ones left out.
+        count: number of examples.
+        accuracy: fraction of correct predictions.
+        accuracy_interval: Wilson's 95 % interval of the accuracy.
+        loss: mean of -ln of the probability of the true class, in nats; a probability of 0 counts
+            as the smallest 64-bit number.
+        macro_f1: mean F1 over the classes that occur as truth or prediction.
+        matthews: correlation of truth and prediction, -1 to 1; 0 for guessing, for any class
+            distribution, and if all predictions are one class (Matthews 1975; for more than two
+            classes Gorodkin 2004).
+        classes: scores of each class.
+        confusion: one row per true class, one column per predicted class.
+        calibration_error: mean difference of confidence and accuracy (see `reliability`).
+        reliability: bins by confidence, without empty bins.
     """
 
     count: int
@@ -86,17 +86,16 @@ class ClassificationScores:
 def classification_report(
     truth: Numbers, probabilities: Any, labels: Sequence[str], *, n_bins: int = 15
 ) -> ClassificationScores:
-    """Score probabilities of classes; what counts as said is the likeliest class.
+    """Score class probabilities; the most probable class is the prediction.
 
     Args:
-        truth: number of each text's class.
-        probabilities: (texts, classes), as rows, an array, or a tensor on the CPU.
+        truth: index of each example's class.
+        probabilities: (examples, classes), as rows, an array, or a tensor on the CPU.
         labels: names of the classes.
-        n_bins: of the reliability.
+        n_bins: number of reliability bins.
 
     Raises:
-        DataError: nothing to score, numbers that do not fit together, or rows that are no
-            probabilities.
+        DataError: nothing to score, sizes that do not match, or rows that are not probabilities.
         MissingDependencyError: scikit-learn or SciPy is not installed.
     """
     probabilities = _check(truth, np.asarray(probabilities, dtype=np.float64), labels)
@@ -104,7 +103,7 @@ def classification_report(
     right = said == np.asarray(truth)
     classes = _each_class(truth, said, labels)
     bins = reliability(probabilities.max(1), right, n_bins=n_bins)
-    # scikit-learn warns where all is one class, and its answer is 0 too.
+    # scikit-learn warns if there is a single class, and also returns 0.
     varied = len({*truth, *said.tolist()}) > 1
     return ClassificationScores(
         count=len(right),
@@ -150,18 +149,18 @@ def reliability(
     *,
     n_bins: int = 15,
 ) -> tuple[ReliabilityBin, ...]:
-    """Bins of equal width by confidence, from the lowest, empty ones left out.
+    """Return bins of equal width by confidence, in ascending order, without empty bins.
 
     Guo et al. 2017, "On calibration of modern neural networks", section 2.
 
     Args:
-        confidence: probability of the class that was given, one a text.
-        right: whether it is the text's class.
-        n_bins: between 0 and 1.
+        confidence: probability of the predicted class, per example.
+        right: whether the prediction is correct.
+        n_bins: number of bins between 0 and 1.
 
     Raises:
         ConfigError: fewer than one bin.
-        DataError: confidences that are not between 0 and 1, or as many as verdicts.
+        DataError: confidences that are not between 0 and 1, or whose number differs from `right`.
     """
     if n_bins < 1:
         raise ConfigError(f"n_bins = {n_bins}; expected at least 1")
@@ -172,7 +171,7 @@ def reliability(
             "and confidences from 0 to 1"
         )
     edges = np.arange(n_bins + 1) / n_bins
-    # Each bin holds its upper edge; a confidence of 0 goes to the first.
+    # Each bin includes its upper edge; a confidence of 0 belongs to the first.
     places = np.maximum(np.searchsorted(edges, confidence, side="left"), 1) - 1
     inside = [(i, places == i) for i in range(n_bins)]
     return tuple(
@@ -189,7 +188,7 @@ def reliability(
 
 
 def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
-    """The expected calibration error: mean over texts of |accuracy - confidence| of their bin.
+    """Return the expected calibration error: the mean of |accuracy - confidence| over examples.
 
     Guo et al. 2017, eq. 3; 0 is best.
 
@@ -197,20 +196,20 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
         DataError: there are no bins.
     """
     if not bins:
-        raise DataError("no bins, no calibration error: expected at least one text")
+        raise DataError("there are no bins; expected at least one example")
     count = sum(b.count for b in bins)
     return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / count
 
 
 def _check(truth: Numbers, probabilities: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """The probabilities, with the sum 1 to the last bits, once all fits together."""
+    """Check the input; return the probabilities, normalized to sum exactly to 1."""
     if not len(truth) or probabilities.shape != (len(truth), len(labels)):
         raise DataError(
             f"probabilities of shape {probabilities.shape} for {len(truth)} texts and "
             f"{len(labels)} classes; expected (texts, classes), with at least one text"
         )
     sums = probabilities.sum(1)
-    # Generous enough for rows that a model computed in 16 bits.
+    # Tolerant enough for rows that a model computed in 16 bits.
     wrong = ~((probabilities >= 0).all(1) & (np.abs(sums - 1) < 0.02))
     if wrong.any():
         row = int(wrong.argmax())
@@ -220,8 +219,8 @@ def _check(truth: Numbers, probabilities: np.ndarray, labels: Sequence[str]) -> 
         )
     if min(truth) < 0 or max(truth) >= len(labels):
         raise DataError(
-            f"classes from {min(truth)} to {max(truth)} were given, but there are {len(labels)} "
-            "labels, counted from 0 (were the classes numbered by other labels?)"
+            f"got classes from {min(truth)} to {max(truth)}, but there are {len(labels)} "
+            "labels, counted from 0 (do the classes belong to other labels?)"
         )
     return probabilities / sums[:, None]
 
@@ -235,6 +234,6 @@ def _metrics() -> ModuleType:
         from sklearn import metrics
     except ImportError as error:
         raise MissingDependencyError(
-            'the scores of a classifier need scikit-learn: pip install "qkv[train]"'
+            'classification metrics need scikit-learn: pip install "qkv[train]"'
         ) from error
     return metrics

@@ -1,4 +1,4 @@
-"""Exact match: the share of outputs that are right as a whole."""
+"""Exact match: the fraction of outputs that equal their reference."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,10 +7,10 @@ from qkv.errors import DataError
 
 
 def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """The share of predictions, 0 to 1, that equal their reference, character for character.
+    """Return the fraction of predictions, 0 to 1, that equal their reference exactly.
 
     Raises:
-        DataError: there is nothing to compare, or the numbers differ.
+        DataError: there are no predictions, or their number differs from the references'.
     """
     if len(predictions) != len(references) or not references:
         raise DataError(
@@ -24,15 +24,15 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
 def exact_match_by_length(
     lengths: Sequence[int], correct: Sequence[bool], edges: Sequence[int]
 ) -> dict[tuple[int, int], float]:
-    """The share of correct outputs for each range of lengths that occurs.
+    """Return the fraction of correct outputs for each range of lengths that occurs.
 
     Args:
-        lengths: of each source, in whichever unit the edges have.
-        correct: whether the output is right as a whole.
-        edges: increasing; two neighbours bound a range, which holds the lower but not the upper.
+        lengths: length of each source, in the unit of the edges.
+        correct: whether each output is correct.
+        edges: increasing edges of the ranges, which include the lower edge but not the upper.
 
     Raises:
-        DataError: the numbers differ, or a length lies outside the edges.
+        DataError: there are not as many lengths as outputs, or a length is outside the edges.
     """
     if len(lengths) != len(correct):
         raise DataError(
@@ -41,7 +41,7 @@ def exact_match_by_length(
     outside = [length for length in lengths if not edges[0] <= length < edges[-1]]
     if outside:
         raise DataError(
-            f"{len(outside)} lengths, such as {outside[0]}, lie outside the edges: expected "
+            f"{len(outside)} lengths, such as {outside[0]}, are outside the edges: expected "
             f"{edges[0]} <= length < {edges[-1]}"
         )
     shares = {}

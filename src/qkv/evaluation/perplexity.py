@@ -1,4 +1,4 @@
-"""How well a language model foretells text: loss, perplexity, bits per character."""
+"""Language-model metrics: loss, perplexity, bits per character."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from qkv.evaluation.intervals import bootstrap_interval
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelScores:
-    """How well some texts were foretold; `dataclasses.asdict` makes JSON values of them.
+    """All scores of a language model; `dataclasses.asdict` converts them to JSON values.
 
     Args:
-        count: how many texts, or pieces of a long one.
-        tokens: that were foretold, all together.
+        count: number of texts, or of pieces of a long text.
+        tokens: total number of predicted tokens.
         loss: mean over the tokens of -ln p, in nats.
-        loss_interval: by the bootstrap over the texts, 95 %; None of a single text, which does not
-            tell how others would do.
-        perplexity: exp(loss); comparable only between models with the same tokens.
-        perplexity_interval: exp of the loss's.
-        characters: of the texts; None where they were not counted.
-        bits_per_character: all -log2 p by the characters; comparable whatever the tokens.
+        loss_interval: 95 % bootstrap interval over the texts; None for a single text.
+        perplexity: exp(loss); comparable only between models with the same tokenization.
+        perplexity_interval: exp of the loss interval.
+        characters: total number of characters; None if they were not counted.
+        bits_per_character: total -log2 p divided by the characters; comparable across
+            tokenizations.
     """
 
     count: int
@@ -41,16 +41,16 @@ def language_model_scores(
     tokens: Sequence[int] | np.ndarray,
     characters: Sequence[int] | np.ndarray | None = None,
 ) -> LanguageModelScores:
-    """Score texts by what a model lost on them.
+    """Compute the scores from the losses of texts.
 
     Args:
-        losses: of each text, the sum over its tokens of -ln p.
-        tokens: how many tokens that sum has.
-        characters: how many characters these tokens stand for; the end of the text may count as
-            one, as nanoGPT and the papers on characters do, or not: say which.
+        losses: sum of -ln p over the tokens of each text.
+        tokens: number of tokens in each sum.
+        characters: number of characters in these tokens. The end of the text may count as one, as
+            in nanoGPT and papers on character models, or not: report which.
 
     Raises:
-        DataError: no texts, numbers that do not agree, a loss that is none, or an empty text.
+        DataError: no texts, sizes that do not match, an invalid loss, or an empty text.
     """
     nats = np.asarray(losses, dtype=float)
     counts = [np.asarray(count) for count in (tokens, characters) if count is not None]
@@ -83,5 +83,5 @@ def language_model_scores(
 
 
 def _exp(loss: float) -> float:
-    """exp, infinite where a float ends."""
+    """Return exp(loss), or infinity on overflow."""
     return math.exp(loss) if loss < 709 else math.inf

@@ -1,4 +1,4 @@
-"""Scores of answers to questions, as SQuAD defines them: exact match and F1 over words."""
+"""Question-answering metrics as in SQuAD: exact match and F1 over words."""
 
 import math
 import re
@@ -18,18 +18,18 @@ WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScores:
-    """Scores of some answers, 0 to 100; `dataclasses.asdict` makes JSON values of them.
+    """All scores of answers, 0 to 100; `dataclasses.asdict` converts them to JSON values.
 
     Args:
-        count: how many questions.
-        exact_match: share of the answers that equal a reference, once both are normalized.
-        exact_match_interval: Wilson's, 95 %.
-        f1: mean over the questions of the F1 of words, with the best reference.
-        f1_interval: by the bootstrap, 95 %.
-        n_answerable: how many questions have an answer.
-        answerable_exact_match: of these alone; None where there are none.
-        answerable_f1: of these alone.
-        unanswerable_accuracy: share of the other questions that were left without an answer.
+        count: number of questions.
+        exact_match: fraction of answers that equal a reference after normalization.
+        exact_match_interval: Wilson's 95 % interval.
+        f1: mean over the questions of the word F1 with the best reference.
+        f1_interval: 95 % bootstrap interval.
+        n_answerable: number of questions with an answer.
+        answerable_exact_match: exact match on answerable questions; None if there are none.
+        answerable_f1: F1 on answerable questions; None if there are none.
+        unanswerable_accuracy: fraction of the other questions predicted to have no answer.
     """
 
     count: int
@@ -45,11 +45,11 @@ class AnswerScores:
 
 @dataclass(frozen=True, kw_only=True)
 class NoAnswerThreshold:
-    """Above which score for "no answer" none is given.
+    """The score for "no answer" above which no answer is predicted.
 
     Args:
-        threshold: an answer is given where the score is at most this.
-        f1: with it, 0 to 100.
+        threshold: an answer is predicted if the score is at most this.
+        f1: F1 at this threshold, 0 to 100.
     """
 
     threshold: float
@@ -57,19 +57,20 @@ class NoAnswerThreshold:
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, no ASCII punctuation, no articles "a", "an", "the", one space between words.
+    """Lowercase, remove ASCII punctuation and the articles "a", "an", "the", and collapse spaces.
 
-    In this order, which matters: "U.S." becomes "us" and "A." nothing.
-    Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250, section 6.1.
+    The order matters: "U.S." becomes "us", and "A." becomes the empty string. Rajpurkar et al.
+    2016, https://arxiv.org/abs/1606.05250, section 6.1.
     """
     return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
 
 
 def answer_f1(answer: str, reference: str) -> float:
-    """The F1, 0 to 1, of the words in common, each counted as often as it occurs.
+    """Return the F1, 0 to 1, of the common words, counted with multiplicity.
 
-    Where one of them has no words, it is 1 if the other has none either. Words are what spaces
-    separate: in Chinese or Japanese a whole answer is one word.
+    If one text has no words, the F1 is 1 if the other has none either, else 0. Words are separated
+    by
+    spaces: in Chinese or Japanese a whole answer is one word.
     """
     words, expected = normalize_answer(answer).split(), normalize_answer(reference).split()
     if not words or not expected:
@@ -79,14 +80,14 @@ def answer_f1(answer: str, reference: str) -> float:
 
 
 def answer_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> AnswerScores:
-    """Score answers; "" says that there is none (Rajpurkar et al. 2018 for questions without).
+    """Score answers; "" means no answer (Rajpurkar et al. 2018, for unanswerable questions).
 
     Args:
-        answers: what a model said.
-        references: all answers that are right for each question; none where it has no answer.
+        answers: predictions of a model.
+        references: all correct answers of each question; empty if it has none.
 
     Raises:
-        DataError: nothing to score, or other numbers of answers than of questions.
+        DataError: nothing to score, or the number of answers differs from that of questions.
     """
     exact, f1 = _each(answers, references)
     answerable = np.array([bool(of_question) for of_question in references])
@@ -109,31 +110,31 @@ def best_threshold(
     references: Sequence[Sequence[str]],
     no_answer_scores: Sequence[float] | np.ndarray,
 ) -> NoAnswerThreshold:
-    """The threshold with the highest F1; it belongs to a validation part, not to the test.
+    """Return the threshold with the highest F1; choose it on validation data, not on test data.
 
     Args:
-        answers: what a model would say, were it to answer each question.
+        answers: the model's best answer to each question.
         references: as for `answer_scores`.
-        no_answer_scores: of the model for each question, high where it has no answer.
+        no_answer_scores: the model's score for each question, high if it has no answer.
 
     Raises:
-        DataError: nothing to score, numbers that do not agree, or scores that are no numbers.
+        DataError: nothing to score, sizes that do not match, or scores that are not finite.
     """
     _, answered = _each(answers, references)
     scores = np.asarray(no_answer_scores, dtype=float)
     if scores.shape != answered.shape or not np.isfinite(scores).all():
         raise DataError(
             f"{len(scores)} scores for no answer and {len(answered)} answers; expected one finite "
-            "score an answer"
+            "score per answer"
         )
     _, silent = _each([""] * len(answers), references)
     order = np.argsort(scores, kind="stable")
     gains = np.cumsum((answered - silent)[order])
-    # Questions of one score are answered together, so only the last of them is a place to stop.
+    # Questions with equal scores are answered together, so only the last can be the threshold.
     last = np.flatnonzero(np.diff(scores[order], append=math.inf))
     best = last[gains[last].argmax()]
     threshold, gain = float(scores[order][best]), float(gains[best])
-    if gain <= 0:  # never to answer is as good
+    if gain <= 0:  # never answering is as good
         threshold, gain = math.nextafter(float(scores.min()), -math.inf), 0.0
     return NoAnswerThreshold(threshold=threshold, f1=(float(silent.sum()) + gain) / len(answers))
 
@@ -141,9 +142,9 @@ def best_threshold(
 def _each(
     answers: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact match and F1 of each answer, 0 to 100."""
+    """Return exact match and F1 of each answer, 0 to 100."""
     if isinstance(answers, str) or any(isinstance(of, str) for of in references):
-        raise DataError("one text was given; expected a list of answers, and a list of references")
+        raise DataError("got a single text; expected a list of answers and a list of references")
     if len(answers) != len(references) or not answers:
         raise DataError(
             f"{len(answers)} answers and references for {len(references)} questions: expected the "
@@ -151,7 +152,7 @@ def _each(
         )
     exact, f1 = [], []
     for answer, of_question in zip(answers, references, strict=True):
-        # A reference of articles and punctuation alone says nothing; so SQuAD 2.0 drops it.
+        # As in SQuAD 2.0, references of only articles and punctuation are dropped.
         right = [text for text in of_question if normalize_answer(text)] or [""]
         exact.append(max(normalize_answer(answer) == normalize_answer(text) for text in right))
         f1.append(max(answer_f1(answer, text) for text in right))

@@ -1,4 +1,4 @@
-"""ROUGE of summaries by rouge-score, against one reference or the best of several."""
+"""Summarization metrics: ROUGE by rouge-score, with one or several references."""
 
 import importlib.metadata
 import re
@@ -16,13 +16,13 @@ KINDS = ("rouge1", "rouge2", "rougeL")
 
 @dataclass(frozen=True, kw_only=True)
 class Rouge:
-    """Means over the summaries, 0 to 100.
+    """Mean ROUGE over the summaries, 0 to 100.
 
     Args:
-        precision: share of the summary's units that the reference has.
-        recall: share of the reference's units that the summary has.
-        f1: their harmonic mean, the number that papers report.
-        interval: of the F1, by the bootstrap, 95 %.
+        precision: fraction of the summary's units that are in the reference.
+        recall: fraction of the reference's units that are in the summary.
+        f1: harmonic mean of precision and recall, as reported in papers.
+        interval: 95 % bootstrap interval of the F1.
     """
 
     precision: float
@@ -33,17 +33,17 @@ class Rouge:
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryScores:
-    """All scores of some summaries; `dataclasses.asdict` makes JSON values of them.
+    """All scores of summaries; `dataclasses.asdict` converts them to JSON values.
 
     Args:
-        count: how many summaries.
-        rouge1: words in common.
-        rouge2: pairs of neighbouring words in common.
-        rouge_l: the longest common subsequence, whose words may have others between them.
-        without_words: how many summaries have only references without a letter a-z or digit, which
-            are all that rouge-score sees; they count as 0.
-        signature: how the scores were computed.
-        by_first: the same against the first reference of each text alone; None where all have one.
+        count: number of summaries.
+        rouge1: common words.
+        rouge2: common pairs of adjacent words.
+        rouge_l: longest common subsequence of words, not necessarily contiguous.
+        without_words: number of summaries without a reference that has a letter a-z or a digit, the
+            only characters that rouge-score uses; they count as 0.
+        signature: description of how the scores were computed.
+        by_first: scores with the first reference of each text only; None if all have only one.
     """
 
     count: int
@@ -63,16 +63,16 @@ def summary_scores(
 ) -> SummaryScores:
     """Score summaries (Lin 2004, "ROUGE: a package for automatic evaluation of summaries").
 
-    Of several references the one with the highest F1 counts, for each kind of ROUGE by itself. Case
-    and all but a-z and 0-9 are ignored, so this is for English.
+    With several references, the highest F1 counts, separately for each kind of ROUGE. Case and all
+    characters but a-z and 0-9 are ignored, so this is for English.
 
     Args:
-        summaries: what a model said.
-        references: one for each summary, or several.
-        stemmer: whether "reports" equals "reported", as in most papers.
+        summaries: predictions of a model.
+        references: one or more for each summary.
+        stemmer: whether to stem words, so that "reports" equals "reported", as in most papers.
 
     Raises:
-        DataError: nothing to score, other numbers of texts, or no reference that has a word.
+        DataError: nothing to score, sizes that do not match, or no reference with a word.
         MissingDependencyError: rouge-score is not installed.
     """
     several = _check(summaries, references)
@@ -105,7 +105,7 @@ def _score(
 
 
 def _mean(scores: np.ndarray) -> Rouge:
-    """The mean of rows of precision, recall and F1."""
+    """Return the mean of rows of precision, recall and F1."""
     precision, recall, f1 = scores.mean(0).tolist()
     return Rouge(
         precision=precision, recall=recall, f1=f1, interval=bootstrap_interval(scores[:, 2])
@@ -115,9 +115,9 @@ def _mean(scores: np.ndarray) -> Rouge:
 def _check(
     summaries: Sequence[str], references: Sequence[str | Sequence[str]]
 ) -> list[Sequence[str]]:
-    """The references of each summary as a list."""
+    """Return the references of each summary as a list."""
     if isinstance(summaries, str) or isinstance(references, str):
-        raise DataError("one text was given; expected a list of summaries, and of references")
+        raise DataError("got a single text; expected lists of summaries and references")
     if len(summaries) != len(references) or not summaries:
         raise DataError(
             f"{len(summaries)} summaries and {len(references)} references: expected the same "
@@ -129,8 +129,8 @@ def _check(
             raise DataError(f"summary {row} has no reference: expected one or more")
     if not any(_has_words(text) for of_text in several for text in of_text):
         raise DataError(
-            "no reference has a letter a-z or a digit, which are all that rouge-score sees (is "
-            "this another script than the Latin one?)"
+            "no reference has a letter a-z or a digit; rouge-score ignores all others (is "
+            "this a script other than Latin?)"
         )
     return several
 
@@ -144,6 +144,6 @@ def _rouge_scorer() -> ModuleType:
         from rouge_score import rouge_scorer
     except ImportError as error:
         raise MissingDependencyError(
-            'the scores of a summary need rouge-score: pip install "qkv[train]"'
+            'summarization metrics need rouge-score: pip install "qkv[train]"'
         ) from error
     return rouge_scorer

@@ -1,10 +1,10 @@
-"""Scores of translations by sacreBLEU, each with the signature that makes it comparable.
+"""Translation metrics by sacreBLEU, with the signatures that make them comparable.
 
-The papers on Multi30k report BLEU of text that Moses tokenized and lower-cased, translations and
-references alike. `bleu_lowercase` is that convention with sacreBLEU's own tokens: plain text on
-both sides, lower-cased, tokenized by mteval-13a, corpus BLEU-4. On the German references of
-test_2016 both tokenizers split 996 of the 1,000 lines alike, and with 5 to 30 % of their words
-spoiled the two scores lay within 0.05 of each other.
+Papers on Multi30k report BLEU of translations and references tokenized and lowercased by Moses.
+`bleu_lowercase` follows that convention with sacreBLEU's tokenizer: plain text on both sides,
+lowercased, tokenized by mteval-13a, corpus BLEU-4. On the German references of test_2016 both
+tokenizers agree on 996 of 1,000 lines, and with 5 to 30 % of the words corrupted the two scores
+differed by at most 0.05.
 """
 
 import json
@@ -15,18 +15,18 @@ from typing import Any
 
 from qkv.errors import ConfigError, DataError, MissingDependencyError
 
-# sacreBLEU's tokenizers that need no further packages.
+# sacreBLEU's tokenizers that need no additional packages.
 TOKENIZERS = ("13a", "intl", "zh", "char", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusScore:
-    """One score of a whole corpus, 0 to 100.
+    """A corpus-level score, 0 to 100.
 
     Args:
-        score: as sacreBLEU gives it.
-        interval: 95 %, by sacreBLEU's bootstrap over the texts: around the mean of its samples.
-        signature: how it was computed; scores are comparable where the signatures agree.
+        score: value computed by sacreBLEU.
+        interval: 95 % interval of sacreBLEU's bootstrap over the texts, around the samples' mean.
+        signature: how it was computed; scores with equal signatures are comparable.
     """
 
     score: float
@@ -36,13 +36,14 @@ class CorpusScore:
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationScores:
-    """All scores of some translations; `dataclasses.asdict` makes JSON values of them.
+    """All scores of translations; `dataclasses.asdict` converts them to JSON values.
 
     Args:
-        count: how many texts.
-        bleu: matching words, 1 to 4 in a row, and length (Papineni et al. 2002).
-        chrf: matching characters, 1 to 6 in a row, recall counting twice: chrF2 (Popović 2015).
-        bleu_lowercase: BLEU that takes no account of case (see the head of this file).
+        count: number of texts.
+        bleu: matching 1- to 4-grams of words, with a brevity penalty (Papineni et al. 2002).
+        chrf: chrF2, matching 1- to 6-grams of characters, with recall weighted twice (Popović
+            2015).
+        bleu_lowercase: case-insensitive BLEU (see the docstring of this module).
     """
 
     count: int
@@ -58,17 +59,17 @@ def translation_scores(
     tokenizer: str = "13a",
     samples: int = 1_000,
 ) -> TranslationScores:
-    """Score translations, in plain text with the case and spaces that people write.
+    """Score translations in plain text, with natural case and spacing.
 
     Args:
-        translations: what a model said.
-        references: one for each translation, or several.
-        tokenizer: sacreBLEU's, for BLEU: "13a" for languages with spaces, "zh" for Chinese, "none"
-            for text that is tokenized already.
-        samples: of the bootstrap, two or more.
+        translations: predictions of a model.
+        references: one or more for each translation.
+        tokenizer: sacreBLEU's tokenizer for BLEU: "13a" for languages with spaces, "zh" for
+            Chinese, "none" for tokenized text.
+        samples: number of bootstrap samples, two or more.
 
     Raises:
-        DataError: nothing to score, other numbers of texts, or an empty reference.
+        DataError: nothing to score, sizes that do not match, or an empty reference.
         ConfigError: an unknown tokenizer, or too few samples.
         MissingDependencyError: sacreBLEU is not installed.
     """
@@ -83,7 +84,7 @@ def translation_scores(
     def score(metric: Any) -> CorpusScore:
         given = metric.corpus_score(list(translations), streams, n_bootstrap=samples)
         signature = str(metric.get_signature())
-        # The samples' mean and the interval's half width have no other public place.
+        # The samples' mean and the interval's half width are not available otherwise.
         told = json.loads(given.format(width=9, signature=signature, is_json=True))
         mean, half = told.get("confidence_mean", 0.0), told.get("confidence_var", 0.0)
         return CorpusScore(
@@ -99,10 +100,10 @@ def translation_scores(
 
 
 def _chrf(metrics: ModuleType) -> Any:
-    """The metric chrF, with scores that are all floats.
+    """Return the metric chrF with scores that are all floats.
 
-    In sacreBLEU 2.6 those of the samples are float32, but 0 is a float where nothing matches, and
-    the mean of both kinds is an error.
+    In sacreBLEU 2.6 the samples' scores are float32, but 0 is a float if nothing matches, and the
+    mean of mixed types raises an error.
     """
 
     class CHRF(metrics.CHRF):
@@ -117,9 +118,9 @@ def _chrf(metrics: ModuleType) -> Any:
 def _streams(
     translations: Sequence[str], references: Sequence[str | Sequence[str]]
 ) -> list[list[str | None]]:
-    """The first reference of each text, then the second of each, None where there is none."""
+    """Return all first references, then all second ones, with None for missing ones."""
     if isinstance(translations, str) or isinstance(references, str):
-        raise DataError("one text was given; expected a list of translations, and of references")
+        raise DataError("got a single text; expected lists of translations and references")
     if len(translations) != len(references) or not translations:
         raise DataError(
             f"{len(translations)} translations and {len(references)} references: expected the same "
@@ -129,8 +130,8 @@ def _streams(
     for row, of_text in enumerate(several, start=1):
         if not of_text or not all(text.strip() for text in of_text):
             raise DataError(
-                f"text {row} has {len(of_text)} references, an empty one among them or none; "
-                "expected one or more with words (is there an empty line in the file?)"
+                f"text {row} has {len(of_text)} references, none or one of them empty; "
+                "expected one or more, all with words (is there an empty line in the file?)"
             )
     most = max(map(len, several))
     return [[(*of_text, *[None] * most)[k] for of_text in several] for k in range(most)]
@@ -141,6 +142,6 @@ def _sacrebleu() -> ModuleType:
         import sacrebleu.metrics
     except ImportError as error:
         raise MissingDependencyError(
-            'the scores of a translation need sacreBLEU: pip install "qkv[train]"'
+            'translation metrics need sacreBLEU: pip install "qkv[train]"'
         ) from error
     return sacrebleu

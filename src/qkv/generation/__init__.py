@@ -1,1 +1,1 @@
-"""Decoding: what turns logits into sequences, written against the state protocol alone."""
+"""Decoding strategies, which depend on the state protocol alone."""

@@ -1,4 +1,4 @@
-"""What decoding hands back where more than the tokens is asked for."""
+"""The results of decoding: tokens with their log-probabilities, and answers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ class Token(NamedTuple):
     """One decoded token."""
 
     id: int
-    logprob: float  # nats; what the model gave it, before any processor
+    logprob: float  # in nats, from the model, before any processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +17,11 @@ class Answer:
     """One decoded sequence.
 
     Args:
-        tokens: without `start`; the `stop` that ended it is the last.
-        logprobs: the log-probability (nats) that the model gave each token, before any processor.
-        score: what answers to one source are ranked by; the sum of `logprobs`, except in beam
-            search with penalties or processors.
-        ended: by `stop` or `ends`, and not cut off at `max_length`.
+        tokens: ids without `start`; the last is the `stop` that ended it.
+        logprobs: the model's log-probability (nats) of each token, before any processor.
+        score: ranks the answers to one source; the sum of `logprobs`, except in beam search with
+            penalties or processors.
+        ended: whether it ended by `stop` or `ends`, rather than at `max_length`.
     """
 
     tokens: list[int]
@@ -31,12 +31,12 @@ class Answer:
 
     @property
     def text(self) -> list[int]:
-        """The tokens without the `stop` that ended them."""
+        """The tokens without the final `stop`."""
         return self.tokens[:-1] if self.ended else self.tokens
 
     @classmethod
     def of(cls, tokens: Iterable[Token], stops: Sequence[int]) -> "Answer":
-        """Collect an answer's tokens."""
+        """Collect the tokens of an answer."""
         found = list(tokens)
         ids, logprobs = [token.id for token in found], [token.logprob for token in found]
         return cls(tokens=ids, logprobs=logprobs, score=sum(logprobs), ended=ids[-1] in stops)

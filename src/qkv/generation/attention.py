@@ -1,4 +1,4 @@
-"""Attention on request: what a model looked at while it wrote an answer."""
+"""Attention weights of finished answers."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -22,26 +22,26 @@ def attention_of(
     start: Start,
     layers: Sequence[str] | None = None,
 ) -> AttentionRecord:
-    """Record one pass over answers, whichever way they were found.
+    """Record the attention of one pass over answers from any decoding strategy.
 
-    While decoding, rows leave and hypotheses change places; one pass afterwards computes the same
-    weights (cached == uncached), all rows side by side.
+    While decoding, rows leave the batch and hypotheses are reordered. A single pass afterwards
+    computes the same weights (cached == uncached) for all rows.
 
     Args:
-        model: in evaluation mode.
-        source: what was read, one row an answer.
-        answers: one a row.
-        token_mask: True = a real token of the source; by default all.
-        start: what the decoder read first.
-        layers: names of the attention modules to record; None records all.
+        model: model in evaluation mode.
+        source: source ids, one row per answer.
+        answers: one answer per row.
+        token_mask: True = a real token of the source; None means all.
+        start: initial ids of the decoder; see `Stepper`.
+        layers: names of the attention modules to record; None means all.
 
     Returns:
-        Weights by module, (batch, heads, queries, keys). With one id of `start`, query t of a
-        decoder is the look before token t; a causal model's prompt is among queries and keys.
+        Weights by module, (batch, heads, queries, keys). If `start` is a single id, query t of a
+        decoder predicts token t; in a causal model, queries and keys include the prompt.
     """
     begun = read_start(start, source)
     longest = max((len(answer.tokens) for answer in answers), default=1)
-    # The last token was written and not read.
+    # The last token was generated but never fed to the model.
     written = [answer.tokens[:-1] for answer in answers]
     rows = [tokens + [-1] * (longest - 1 - len(tokens)) for tokens in written]
     tokens = torch.cat((begun, begun.new_tensor(rows).reshape(len(source), -1)), 1)

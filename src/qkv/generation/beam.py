@@ -1,4 +1,4 @@
-"""Beam search: the few best beginnings go on side by side (Wu et al. 2016, section 7, "GNMT")."""
+"""Beam search over the most probable hypotheses (Wu et al. 2016, section 7, "GNMT")."""
 
 import math
 from collections.abc import Sequence
@@ -28,32 +28,31 @@ def beam_search(
     beam: Beam,
     processors: Sequence[Processor] = (),
 ) -> list[list[Answer]]:
-    """Search for the answers of the highest score: log P / lp + cp (eq. 14 and 15).
+    """Search for the answers with the highest score, log P / lp + cp (eq. 14 and 15).
 
-    At each step the beginnings of a source are continued by every token. Of the `size` best
-    continuations those that end are answers; the `size` best of the others go on. They are compared
-    by log-probability alone, answers by their score. At `max_length` what goes on is an answer too,
-    with `ended` False. A source leaves the batch when its search ends.
+    At each step, every hypothesis of a source is extended by every token. Those of the `size` best
+    extensions that end become answers; the `size` best of the others are kept. Hypotheses are
+    compared by log-probability alone, answers by score. At `max_length` unfinished hypotheses
+    become answers, with `ended` False. A source leaves the batch when its search ends.
 
     Args:
-        model: in evaluation mode.
-        source: what is read, one row a search.
-        token_mask: True = a real token of the source; by default all.
-        start: what the decoder reads first; see `Stepper`.
-        stop: id, or ids, that end an answer.
-        max_length: most tokens of an answer, `stop` included.
-        beam: width, penalties, and when to end.
-        processors: applied to log-probabilities, which are not normalized again: what is forbidden
-            makes nothing else more probable. They may raise none above 0.
+        model: model in evaluation mode.
+        source: source ids, one search per row.
+        token_mask: True = a real token of the source; None means all.
+        start: initial ids of the decoder; see `Stepper`.
+        stop: id or ids that end an answer.
+        max_length: maximum number of tokens of an answer, including `stop`.
+        beam: size, penalties and stopping rule.
+        processors: applied to log-probabilities, which are not renormalized: forbidding a token
+            does not make others more probable. They must not raise any above 0.
 
     Raises:
-        ConfigError: `max_length` leaves no place for a token, or the model has no such layer.
+        ConfigError: `max_length` is below 1, or the model does not have the coverage layer.
         LengthError: a row of `start` is empty.
-        VocabularyError: the processors leave a source no continuation and no answer.
+        VocabularyError: the processors leave a source without continuation and answer.
 
     Returns:
-        For each source its `n_best` answers, the best first, no two alike: fewer where there are
-        not so many.
+        For each source at most `n_best` different answers, best first.
     """
     check_max_length(max_length)
     with torch.inference_mode():
@@ -75,17 +74,17 @@ def beam_search(
 
 
 class Candidates(NamedTuple):
-    """The best continuations of each source, the best first."""
+    """The best extensions of each source's hypotheses, best first."""
 
-    totals: Float[Tensor, "sources c"]  # log-probabilities of the whole, as processed
-    rows: Int[Tensor, "sources c"]  # which beginnings they continue
+    totals: Float[Tensor, "sources c"]  # log-probabilities of the hypotheses, after processors
+    rows: Int[Tensor, "sources c"]  # the hypotheses that they extend
     tokens: Int[Tensor, "sources c"]
-    logprobs: Float[Tensor, "sources c"]  # of the token alone, as the model says
+    logprobs: Float[Tensor, "sources c"]  # of the token alone, before processors
     finished: Bool[Tensor, "sources c"]
 
 
 class Search:
-    """The beginnings that go on: as many rows of the batch for each source still searched."""
+    """The state of the search: an equal number of hypotheses (batch rows) per active source."""
 
     def __init__(
         self,
@@ -106,12 +105,12 @@ class Search:
         self._tokens = begun  # (rows, t)
         self._logprobs: Tensor | None = None  # (rows, written)
         self._covered: Tensor | None = None  # (rows, source): the sum of eq. 15
-        self._totals: Tensor | None = None  # (sources, beginnings of each)
+        self._totals: Tensor | None = None  # (sources, hypotheses of each)
         self.sources = torch.arange(len(source), device=source.device)
         self.found: list[list[Answer]] = [[] for _ in source]
 
     def candidates(self) -> Candidates:
-        """Continue each beginning by each token, and keep enough that `size` of them go on."""
+        """Extend each hypothesis by each token; keep enough for `size` unfinished ones."""
         logprobs = self._step().log_softmax(-1)  # (rows, V)
         if self._totals is None:
             self._totals = logprobs.new_zeros(len(self.sources), 1)
@@ -120,7 +119,7 @@ class Search:
             processed = processor(self._tokens, processed)
         (n, width), vocab = self._totals.shape, logprobs.shape[1]
         sums = self._totals[..., None] + processed.view(n, width, vocab)
-        # Each beginning may end in every stop.
+        # Each hypothesis may end with every stop.
         enough = self._beam.size * (1 + len(self._stops))
         totals, places = sums.flatten(1).topk(min(enough, width * vocab))
         first = torch.arange(n, device=places.device)[:, None] * width
@@ -139,14 +138,14 @@ class Search:
         looked = weights[layer][:, :, -1].mean(1)  # (rows, keys)
         if looked.shape[1] != self._real.shape[1]:
             raise ShapeError(
-                f"{layer!r} looks at {looked.shape[1]} keys, but the source has "
+                f"{layer!r} attends to {looked.shape[1]} keys, but the source has "
                 f"{self._real.shape[1]} tokens: coverage_layer must attend to the source"
             )
         self._covered = looked if self._covered is None else self._covered + looked
         return logits
 
     def finish(self, candidates: Candidates) -> None:
-        """Take the answers from among the `size` best continuations."""
+        """Collect the answers among the `size` best extensions."""
         ended = candidates.finished & (candidates.totals > FORBIDDEN)
         for i, k in ended[:, : self._beam.size].nonzero().tolist():
             row, token = int(candidates.rows[i, k]), int(candidates.tokens[i, k])
@@ -167,10 +166,10 @@ class Search:
             del found[self._beam.size :]
 
     def go_on(self, candidates: Candidates) -> None:
-        """Go on with the best continuations that have not ended, of sources still searched."""
+        """Keep the best unfinished extensions, and drop sources whose search has ended."""
         order = candidates.finished.long().argsort(dim=1, stable=True)[:, : self._beam.size]
         totals = candidates.totals.masked_fill(candidates.finished, FORBIDDEN).gather(1, order)
-        # One that cannot go on gives its place to a copy of the best, which counts for nothing.
+        # An impossible extension is replaced by a copy of the best, with a score of -inf.
         order = torch.where(totals == FORBIDDEN, order[:, :1], order)
         rows, tokens, logprobs = (
             x.gather(1, order) for x in (candidates.rows, candidates.tokens, candidates.logprobs)
@@ -187,7 +186,7 @@ class Search:
         self._totals, self.sources = totals[kept], self.sources[kept]
 
     def _ends(self, i: int, best: float, row: int) -> bool:
-        """Whether the search of the i-th source is at its end; see `Beam`."""
+        """Return whether the search of the i-th source has ended; see `Beam`."""
         found, length = self.found[int(self.sources[i])], self._tokens.shape[1] + 1 - self._begun
         if best == -math.inf:
             if not found:

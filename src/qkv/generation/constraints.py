@@ -1,7 +1,7 @@
-"""Processors that forbid or force tokens: the constraints that published models come with.
+"""Processors that forbid or force tokens, as used by the configs of published models.
 
 A `place` is an index into the new tokens, from 0; `begun` is the number of columns of `tokens`
-before them, which decoding started from.
+before them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from qkv.generation.processors import (
 
 
 def forbid(ids: Iterable[int]) -> Processor:
-    """Forbid these tokens everywhere."""
+    """Forbid these tokens at every position."""
     ids = tuple(ids)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def forbid(ids: Iterable[int]) -> Processor:
 
 
 def forbid_at(ids: Iterable[int], *, place: int, begun: int) -> Processor:
-    """Forbid these tokens at one place."""
+    """Forbid these tokens at one position."""
     forbidding = forbid(ids)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def forbid_at(ids: Iterable[int], *, place: int, begun: int) -> Processor:
 
 
 def minimum_length(n: int, stops: Iterable[int], *, begun: int) -> Processor:
-    """Forbid the stop tokens before `n` tokens were generated."""
+    """Forbid the stop tokens until `n` tokens have been generated."""
     forbidding = forbid(stops)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def minimum_length(n: int, stops: Iterable[int], *, begun: int) -> Processor:
 
 
 def force_at(ids: Iterable[int], *, place: int, begun: int) -> Processor:
-    """Force one of these tokens, equally likely, at a place; all others are forbidden."""
+    """Force one of these tokens, with equal probability, at one position."""
     ids = tuple(ids)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -64,14 +64,14 @@ def force_at(ids: Iterable[int], *, place: int, begun: int) -> Processor:
 
 
 def bad_words(words: Iterable[Sequence[int]]) -> Processor:
-    """Forbid the token that would complete one of these sequences, which may have one token alone.
+    """Forbid the token that would complete one of these sequences of one or more tokens.
 
     Raises:
         ConfigError: if a sequence is empty.
     """
     words = [tuple(word) for word in words]
     if () in words:
-        raise ConfigError("a bad word has no token; expected at least one")
+        raise ConfigError("a bad word is empty; expected at least one token")
     alone = forbid(word[0] for word in words if len(word) == 1)
     longer = [torch.tensor(word)[None] for word in words if len(word) > 1]
 
@@ -85,7 +85,7 @@ def bad_words(words: Iterable[Sequence[int]]) -> Processor:
 
 
 def no_ngram_of(source: Sequence[int], n: int) -> Processor:
-    """Forbid the token that would complete an n-gram of the source, which all rows share.
+    """Forbid the token that would complete an n-gram of the source, shared by all rows.
 
     Raises:
         ConfigError: if `n` is below 1.
@@ -103,10 +103,10 @@ def no_ngram_of(source: Sequence[int], n: int) -> Processor:
 
 
 def source_penalty(source: Sequence[int], penalty: float) -> Processor:
-    """Make what the source says more probable, where `penalty` is above 1; all rows share it.
+    """Make tokens of the source more probable if `penalty` is above 1; all rows share the source.
 
     Raises:
-        ConfigError: if it is not above 0.
+        ConfigError: if the penalty is not above 0.
     """
     check_penalty("source_penalty", penalty)
 
@@ -118,11 +118,11 @@ def source_penalty(source: Sequence[int], penalty: float) -> Processor:
 
 
 def renormalize(tokens: Tensor, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
-    """Make log-probabilities of what the processors before left."""
+    """Renormalize logits to log-probabilities, after earlier processors."""
     return logits.log_softmax(-1)
 
 
 def _among(ids: Sequence[int], like: Float[Tensor, "rows V"]) -> Bool[Tensor, " V"]:
-    """True at these tokens; one that the vocabulary does not have is passed over."""
+    """Return a mask of these tokens, ignoring ids outside the vocabulary."""
     every = torch.arange(like.shape[1], device=like.device)
     return torch.isin(every, torch.tensor(ids, dtype=torch.long, device=like.device))

@@ -1,4 +1,4 @@
-"""What runs ahead in speculative decoding: a smaller model, or a look into the text so far."""
+"""Drafts for speculative decoding: from a smaller model, or copied from the text so far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from qkv.generation.stepping import read
 
 
 class Chooser:
-    """Chooses tokens of one sequence from what the processors leave, by the sequence's own numbers.
+    """Draws the tokens of one sequence, after processors, with the sequence's own random numbers.
 
     Args:
         processors: applied in this order.
         stops: ids after which nothing is drafted.
-        seed: of the sequence.
+        seed: random seed of the sequence.
     """
 
     def __init__(self, processors: Sequence[Processor], stops: list[int], seed: int):
@@ -31,25 +31,25 @@ class Chooser:
     def distribution(
         self, tokens: Int[Tensor, "1 t"], logits: Float[Tensor, "1 V"]
     ) -> Float[Tensor, " V"]:
-        """The probabilities of the token after these, as processed: on the CPU, in float64."""
+        """Return the processed probabilities of the next token, on the CPU in float64."""
         return process(self.processors, tokens, logits)[0].cpu().double().softmax(-1)
 
     def draw(self, probabilities: Float[Tensor, " V"]) -> int:
-        """Draw a token; the probabilities may have any sum."""
+        """Draw a token; the probabilities need not sum to 1."""
         return int(draw(probabilities[None], self._uniform()))
 
     def verify(self, p: Float[Tensor, " V"], token: int, q: Float[Tensor, " V"] | None) -> int:
-        """Keep a token that was drawn from q, or replace it, such that the outcome is drawn from p.
+        """Accept or replace a token drawn from q, so that the result has the distribution p.
 
-        Leviathan et al. 2023, algorithm 1: it is kept with probability min(1, p / q), and otherwise
-        another is drawn from max(0, p - q). Where the draft was certain, q is 1 at the token.
+        Leviathan et al. 2023, algorithm 1: it is accepted with probability min(1, p / q); otherwise
+        another is drawn from max(0, p - q). If q is None, it is 1 at the token.
         """
         if q is None:
             q = torch.zeros_like(p)
             q[token] = 1
         if len(p) != len(q):
             raise ConfigError(
-                f"the draft predicts {len(q)} tokens and the model {len(p)}: both need the same "
+                f"the draft has {len(q)} tokens and the model {len(p)}: both need the same "
                 "vocabulary"
             )
         if self._uniform() * q[token] < p[token]:
@@ -64,7 +64,7 @@ class Drafted(NamedTuple):
     """A proposed token."""
 
     token: int
-    probabilities: Float[Tensor, " V"] | None  # what it was drawn from; None: it was certain
+    probabilities: Float[Tensor, " V"] | None  # its distribution; None: deterministic
 
 
 @runtime_checkable
@@ -78,39 +78,39 @@ class Drafter(Protocol):
 
 @runtime_checkable
 class Draft(Protocol):
-    """Makes a drafter for each sequence."""
+    """Creates a drafter for each sequence."""
 
     def start(
         self, source: Int[Tensor, "1 source"], token_mask: Bool[Tensor, "1 source"] | None
     ) -> Drafter:
-        """Read what the model reads (mask: True = a real token)."""
+        """Process the model's source (mask: True = a real token)."""
         ...
 
 
 @dataclass(frozen=True)
 class ModelDraft:
-    """A smaller model of the same vocabulary draws the draft, token by token.
+    """A smaller model with the same vocabulary draws the draft, token by token.
 
     Args:
-        model: in evaluation mode; reads the same source.
+        model: model in evaluation mode; gets the same source.
     """
 
     model: Decodable
 
     def start(self, source: Tensor, token_mask: Tensor | None) -> "ModelDrafter":
-        """Let the smaller model read the source."""
+        """Process the source with the smaller model."""
         return ModelDrafter(self.model, self.model.start(source, token_mask))
 
 
 @dataclass
 class ModelDrafter:
-    """The smaller model's memory of one sequence."""
+    """The smaller model's state for one sequence."""
 
     model: Decodable
     state: State
 
     def propose(self, tokens: Int[Tensor, "1 t"], n: int, chooser: Chooser) -> list[Drafted]:
-        """Forget what was not kept, read what came instead, and go on from there."""
+        """Rewind rejected tokens, process their replacements, and draft the next tokens."""
         self.state.rewind(min(self.state.length, tokens.shape[1] - 1))
         drafted: list[Drafted] = []
         while len(drafted) < n:
@@ -125,14 +125,14 @@ class ModelDrafter:
 
 @dataclass(frozen=True)
 class PromptLookup:
-    """The text so far is the draft: what followed when its last tokens stood there before.
+    """Drafts the tokens that followed an earlier occurrence of the last tokens.
 
     Saxena 2023, "Prompt lookup decoding" (github.com/apoorvumang/prompt-lookup-decoding).
 
     Args:
-        longest: most tokens that must be the same; fewer are tried after it.
-        in_source: look into the source as well: a prompt, or a text to summarize. False where the
-            source has another vocabulary.
+        longest: length of the longest suffix to look up; shorter ones are tried next.
+        in_source: also search the source (a prompt, or a text to summarize). False if the source
+            has another vocabulary.
     """
 
     longest: int = 3
@@ -144,20 +144,20 @@ class PromptLookup:
             raise ConfigError(f"longest is {self.longest}, expected at least 1 token to look up")
 
     def start(self, source: Tensor, token_mask: Tensor | None) -> "PromptReader":
-        """Keep the source's real tokens."""
+        """Store the source's real tokens."""
         real = source[0] if token_mask is None else source[0, token_mask[0]]
         return PromptReader(self.longest, real.tolist() if self.in_source else [])
 
 
 @dataclass
 class PromptReader:
-    """What stands before one sequence."""
+    """The text before one sequence."""
 
     longest: int
     before: list[int]
 
     def propose(self, tokens: Int[Tensor, "1 t"], n: int, chooser: Chooser) -> list[Drafted]:
-        """Find the last place where the longest end of the text has stood before."""
+        """Find the last earlier occurrence of the longest possible suffix."""
         text = self.before + tokens[0].tolist()
         for size in range(min(self.longest, len(text) - 1), 0, -1):
             for at in range(len(text) - size - 1, -1, -1):

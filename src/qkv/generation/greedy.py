@@ -21,23 +21,22 @@ def greedy(
     max_length: int,
     processors: Sequence[Processor] = (),
 ) -> Int[Tensor, "batch length"]:
-    """The most probable token at each step, for each row until its `stop`.
+    """Generate the most probable token at each step, until each row's `stop`.
 
-    Finished rows leave the batch, so that the others decode faster. The answers' log-probabilities
-    are those of `sample` at temperature 0.
+    Finished rows leave the batch, so that the others decode faster. For log-probabilities, use
+    `sample` at temperature 0.
 
     Args:
-        model: in evaluation mode.
-        source: what is read, one row an answer.
-        token_mask: True = a real token of the source; by default all.
-        start: id that the decoder reads first, for all rows or one a row, or several ids a row; it
-            is not part of the answer.
-        stop: id, or ids, that end an answer; its last token. The first fills the shorter answers.
-        max_length: most tokens of an answer, `stop` included.
-        processors: change the logits, in this order.
+        model: model in evaluation mode.
+        source: source ids, one row per answer.
+        token_mask: True = a real token of the source; None means all.
+        start: initial ids of the decoder, which are not part of the answer; see `Stepper`.
+        stop: id or ids that end an answer and are part of it. The first pads shorter answers.
+        max_length: maximum number of tokens of an answer, including `stop`.
+        processors: applied to the logits in this order.
 
     Raises:
-        ConfigError: `max_length` leaves no place for a token.
+        ConfigError: `max_length` is below 1.
         LengthError: a row of `start` is empty.
         VocabularyError: the processors leave no token.
     """
@@ -53,5 +52,5 @@ def greedy(
         )
         while stepper.unfinished:
             stepper.append(stepper.apply_processors(stepper.logits()).argmax(-1))
-    # Copied outside of inference mode: answers may be trained on.
+    # Copied outside of inference mode, so that answers may be used in training.
     return stepper.padded().clone()

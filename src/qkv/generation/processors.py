@@ -1,9 +1,8 @@
 """Logit processors: plain functions (tokens, logits) -> logits, applied one after another.
 
-`tokens` (rows, t) is what each row has read and written since decoding began: `start`, then the
-answer so far; -1 stands to the left of rows that began with less. `logits` (rows, V) is of what
-comes next; beam search hands log-probabilities over, which are logits too. What a processor forbids
-becomes -inf. It may not change its arguments in place.
+`tokens` (rows, t) holds `start` and the answer so far of each row, padded with -1 on the left.
+`logits` (rows, V) are those of the next token; beam search passes log-probabilities. A processor
+sets forbidden tokens to -inf. It must not modify its arguments in place.
 """
 
 import math
@@ -21,18 +20,18 @@ Processor = Callable[
 ]
 
 FORBIDDEN = -math.inf
-# By how many units in the last place of 1 a sum of probabilities may be off: what meets a bound
-# exactly is not kept, or left out, by the rounding.
+# Tolerance for sums of probabilities, in units in the last place of 1, so that rounding does not
+# decide about tokens that meet a bound exactly.
 SLACK = 16
 
 
 def process(
     processors: Sequence[Processor], tokens: Int[Tensor, "rows t"], logits: Float[Tensor, "rows V"]
 ) -> Float[Tensor, "rows V"]:
-    """Apply the processors in their order.
+    """Apply the processors in order.
 
     Raises:
-        VocabularyError: if they leave a row no token.
+        VocabularyError: if they leave a row without any token.
     """
     for processor in processors:
         logits = processor(tokens, logits)
@@ -44,20 +43,20 @@ def process(
 
 
 def no_token_left(tokens: Int[Tensor, " t"]) -> VocabularyError:
-    """Say after which tokens a constraint or a processor allows none."""
+    """Return the error for a row in which the processors forbid every token."""
     said = [i for i in tokens.tolist() if i >= 0]
     shown = f"{'..., ' if len(said) > 8 else ''}{', '.join(map(str, said[-8:]))}"
     return VocabularyError(
-        f"no token may follow [{shown}]: the processors forbid them all. Does a constraint end "
-        "where the answer does not, or does no_repeat_ngram leave a small vocabulary nothing new?"
+        f"no token may follow [{shown}]: the processors forbid them all (does a constraint end "
+        "before the answer, or is the vocabulary too small for no_repeat_ngram?)"
     )
 
 
 def temperature(value: float) -> Processor:
-    """Divide the logits by `value`; at 0 only the most probable token is left: greedy decoding.
+    """Divide the logits by `value`; 0 keeps only the most probable token (greedy decoding).
 
     Raises:
-        ConfigError: if it is below 0 or not finite.
+        ConfigError: if the value is below 0 or not finite.
     """
     if not 0 <= value < math.inf:
         raise ConfigError(f"temperature is {value}, expected at least 0 (0 is greedy decoding)")
@@ -72,7 +71,7 @@ def temperature(value: float) -> Processor:
 
 
 def top_k(k: int) -> Processor:
-    """Keep the k most probable tokens, and those that equal the last of them (Fan et al. 2018).
+    """Keep the k most probable tokens, and ties with the last of them (Fan et al. 2018).
 
     Raises:
         ConfigError: if `k` is below 1.
@@ -88,7 +87,7 @@ def top_k(k: int) -> Processor:
 
 
 def top_p(p: float) -> Processor:
-    """Keep the nucleus: the fewest most probable tokens that have `p` together.
+    """Keep the nucleus: the smallest set of most probable tokens with total probability `p`.
 
     Holtzman et al. 2020, "The curious case of neural text degeneration", section 3.1.
 
@@ -101,8 +100,8 @@ def top_p(p: float) -> Processor:
         if p == 1:
             return logits
         ordered, order = logits.sort(descending=True, stable=True)
-        # Summed from the least probable on, where sums are small: each holds a token and all that
-        # are less probable. What must go is at most 1 - p, and a sum that is rounded beyond it too.
+        # Cumulative sums from the least probable token, where sums are small. Tokens whose sum is
+        # at most 1 - p, up to rounding, are removed.
         tail = _probabilities(ordered).flip(-1).cumsum(-1).flip(-1)
         dropped = tail <= 1 - p + SLACK * torch.finfo(tail.dtype).eps
         dropped[:, 0] = False
@@ -112,12 +111,12 @@ def top_p(p: float) -> Processor:
 
 
 def _probabilities(logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
-    """The softmax, in float32 at least: sums in 16 bits would be off by whole tokens."""
+    """Return the softmax in at least float32: 16-bit sums would be off by whole tokens."""
     return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def min_p(p: float) -> Processor:
-    """Keep the tokens that are at least `p` times as probable as the most probable one.
+    """Keep tokens at least `p` times as probable as the most probable token.
 
     Nguyen et al. 2024, "Turning up the heat: min-p sampling".
 
@@ -141,12 +140,12 @@ def _check_share(name: str, p: float) -> None:
 
 
 def repetition_penalty(penalty: float) -> Processor:
-    """Make what was read or written already less probable (Keskar et al. 2019, section 4.1).
+    """Make tokens that have occurred less probable (Keskar et al. 2019, section 4.1).
 
-    Positive logits are divided by `penalty`, others multiplied; below 1 it favours repetition.
+    Positive logits are divided by `penalty`, others multiplied; below 1 it favors repetition.
 
     Raises:
-        ConfigError: if it is not above 0.
+        ConfigError: if the penalty is not above 0.
     """
     check_penalty("repetition_penalty", penalty)
 
@@ -157,17 +156,17 @@ def repetition_penalty(penalty: float) -> Processor:
 
 
 def check_penalty(name: str, penalty: float) -> None:
-    """Refuse a factor that is not above 0.
+    """Check that a factor is above 0.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: if it is not; names the option.
     """
     if not 0 < penalty < math.inf:
         raise ConfigError(f"{name} is {penalty}, expected above 0; 1 changes nothing")
 
 
 def penalized(logits: Float[Tensor, "rows V"], penalty: float) -> Float[Tensor, "rows V"]:
-    """Divide positive logits by `penalty`, and multiply others: above 1 that makes all smaller."""
+    """Divide positive logits by `penalty` and multiply others, which lowers them if above 1."""
     return torch.where(logits > 0, logits / penalty, logits * penalty)
 
 
@@ -194,7 +193,7 @@ def completing(
     tokens: Int[Tensor, "rows t"],
     like: Float[Tensor, "rows V"],
 ) -> Bool[Tensor, "rows V"]:
-    """True where a token would complete one of the n-grams: of each row, or of all."""
+    """Return a mask of tokens that would complete an n-gram, per row or shared by all rows."""
     before = ngrams.shape[-1] - 1  # tokens
     begun = tokens[:, None, max(0, tokens.shape[1] - before) :]
     if begun.shape[2] < before:
@@ -204,17 +203,17 @@ def completing(
 
 
 def marked(tokens: Int[Tensor, "rows t"], like: Float[Tensor, "rows V"]) -> Bool[Tensor, "rows V"]:
-    """True where a row has that token; -1 is none."""
+    """Return a mask of the tokens in each row, ignoring -1."""
     size = like.shape[1]
     marked = torch.zeros(len(tokens), size + 1, dtype=torch.bool, device=like.device)
     return marked.scatter(1, tokens.masked_fill(tokens < 0, size), True)[:, :size]
 
 
 def allowed_tokens(allowed: Callable[[list[int]], Iterable[int]]) -> Processor:
-    """Allow only what `allowed` names, which is handed a row's tokens, `start` among them.
+    """Allow only the ids that `allowed` returns for a row's tokens, including `start`.
 
     Raises:
-        VocabularyError: when it is applied, if an id is not in the vocabulary.
+        VocabularyError: when applied, if an id is not in the vocabulary.
     """
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -225,7 +224,7 @@ def allowed_tokens(allowed: Callable[[list[int]], Iterable[int]]) -> Processor:
             if ids and not 0 <= min(ids) <= max(ids) < size:
                 raise VocabularyError(
                     f"the constraint allows ids from {min(ids)} to {max(ids)}, but the vocabulary "
-                    f"has {size} (ids 0 to {size - 1}); is it of another tokenizer?"
+                    f"has {size} (ids 0 to {size - 1}); does it belong to another tokenizer?"
                 )
             forbidden[row, ids] = False
         return logits.masked_fill(forbidden, FORBIDDEN)

@@ -1,4 +1,4 @@
-"""Sampling: at each step a token drawn from the model's distribution, changed as one likes."""
+"""Sampling: draw each token from the model's distribution, modified by processors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from qkv.generation.stepping import Ends, Start, Stepper, Stop
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the distribution is changed before a token is drawn: `processors`, in their usual order.
+    """Sampling options; `processors` returns the logit processors in their usual order.
 
     Raises:
-        ConfigError: on a value that its processor refuses.
+        ConfigError: if a value is out of range.
     """
 
     temperature: float = 1.0  # 0: greedy decoding
@@ -42,10 +42,10 @@ class Sampling:
         self.processors()
 
     def processors(self, constraints: Sequence[Processor] = ()) -> list[Processor]:
-        """What is forbidden comes first, then the temperature, then what it leaves is truncated.
+        """Return the processors: constraints first, then the temperature, then truncation.
 
         Args:
-            constraints: more that is forbidden or forced.
+            constraints: further processors that forbid or force tokens.
         """
         found = list[Processor]()
         if self.repetition_penalty != 1:
@@ -76,23 +76,23 @@ def sample(
     processors: Sequence[Processor] = (),
     ends: Ends | None = None,
 ) -> list[Answer]:
-    """Draw each token from the distribution that the processors leave.
+    """Draw each token from the distribution after processors.
 
-    An answer depends on its source and its seed, and on nothing else in the batch.
+    An answer depends only on its source and its seed, not on the rest of the batch.
 
     Args:
-        model: in evaluation mode.
-        source: what is read, one row an answer; repeat a row for several answers.
-        token_mask: True = a real token of the source; by default all.
-        start: what the decoder reads first; see `Stepper`.
-        stop: id, or ids, that end an answer.
-        max_length: most tokens of an answer, `stop` included.
-        seeds: one a row.
-        processors: those of `Sampling(...).processors()`, others before them.
-        ends: told an answer's tokens after each step, says whether it is at its end.
+        model: model in evaluation mode.
+        source: source ids, one row per answer; repeat a row for several answers.
+        token_mask: True = a real token of the source; None means all.
+        start: initial ids of the decoder; see `Stepper`.
+        stop: id or ids that end an answer.
+        max_length: maximum number of tokens of an answer, including `stop`.
+        seeds: one seed per row.
+        processors: usually those of `Sampling(...).processors()`.
+        ends: called with an answer's tokens after each step; True ends the answer.
 
     Raises:
-        ConfigError: `max_length` leaves no place for a token, or there is not one seed a row.
+        ConfigError: `max_length` is below 1, or there is not one seed per row.
         LengthError: a row of `start` is empty.
         VocabularyError: the processors leave no token.
     """
@@ -116,7 +116,7 @@ def sample(
 def draw_next(
     stepper: Stepper, uniforms: Float[Tensor, "batch length"]
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """Write one drawn token to each row; return them, and what the model itself gave them."""
+    """Draw and append a token for each row; return the tokens and the model's log-probabilities."""
     logits = stepper.logits()
     probabilities = stepper.apply_processors(logits).softmax(-1)
     tokens = draw(probabilities, uniforms[stepper.rows, stepper.length])
@@ -128,28 +128,28 @@ def draw_next(
 def draw(
     probabilities: Float[Tensor, "rows V"], uniforms: Float[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:
-    """The first token at which the probabilities' running sum is beyond the uniform number."""
+    """Return the first token whose cumulative probability exceeds the uniform number."""
     sums = probabilities.to(uniforms).cumsum(-1)
     total = sums[:, -1:]
-    # In float32 a number may be rounded to 1, and no token is beyond the total.
+    # In float32 a number may round to 1, which no cumulative sum exceeds.
     return ((sums <= uniforms[:, None] * total) & (sums < total)).sum(-1)
 
 
 def uniform_noise(
     seeds: Sequence[int], source: Int[Tensor, "batch _"], max_length: int
 ) -> Float[Tensor, "batch length"]:
-    """The uniform numbers of each row, from its seed: the same on every device.
+    """Return uniform random numbers for each row from its seed, the same on every device.
 
     Raises:
-        ConfigError: if there is not one seed a row.
+        ConfigError: if there is not one seed per row.
     """
     if len(seeds) != len(source):
-        raise ConfigError(f"{len(seeds)} seeds for {len(source)} rows, expected one a row")
+        raise ConfigError(f"{len(seeds)} seeds for {len(source)} rows, expected one per row")
     numbers = [
         torch.rand(max_length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         for seed in seeds
     ]
     table = torch.stack(numbers) if numbers else torch.zeros(0, max_length, dtype=torch.float64)
-    # MPS knows no float64.
+    # MPS does not support float64.
     dtype = torch.float32 if source.device.type == "mps" else torch.float64
     return table.to(source.device, dtype)

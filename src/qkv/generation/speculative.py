@@ -1,9 +1,9 @@
-"""Speculative decoding: a cheap draft runs ahead, and the model checks it in one step.
+"""Speculative decoding: the model verifies several cheaply drafted tokens in one step.
 
 Leviathan et al. 2023, "Fast inference from Transformers via speculative decoding"; Chen et al.
 2023, "Accelerating large language model decoding with speculative sampling". Answers have the
-distribution of `sample`, whatever the draft is: a bad one only costs time. At temperature 0 they
-are those of `greedy`.
+distribution of `sample` for any draft; a bad draft only costs time. At temperature 0 they equal
+those of `greedy`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,31 +33,30 @@ def speculative(
     seeds: Sequence[int],
     processors: Sequence[Processor] = (),
 ) -> list[Answer]:
-    """Draw answers as `sample` does (other ones: the numbers are used in another order).
+    """Draw answers with the distribution of `sample` (random numbers are used in another order).
 
-    Rows are decoded one after the other: a state is rewound for all its rows at once, and each row
-    would have to go back to another place.
+    Rows are decoded one by one: a state can be rewound only for all its rows to the same length.
 
     Args:
-        model: in evaluation mode.
-        source: what is read, one row an answer.
-        draft: what proposes tokens: `ModelDraft` or `PromptLookup`.
-        n_drafted: most tokens that are proposed at a time.
-        token_mask: True = a real token of the source; by default all.
-        start: what the decoder reads first; see `Stepper`.
-        stop: id, or ids, that end an answer.
-        max_length: most tokens of an answer, `stop` included.
-        seeds: one a row.
-        processors: as for `sample`; a `ModelDraft` draws from what they leave too.
+        model: model in evaluation mode.
+        source: source ids, one row per answer.
+        draft: `ModelDraft` or `PromptLookup`.
+        n_drafted: maximum number of tokens drafted at a time.
+        token_mask: True = a real token of the source; None means all.
+        start: initial ids of the decoder; see `Stepper`.
+        stop: id or ids that end an answer.
+        max_length: maximum number of tokens of an answer, including `stop`.
+        seeds: one seed per row.
+        processors: as for `sample`; also applied by a `ModelDraft`.
 
     Raises:
-        ConfigError: no place for a token, none to draft, not one seed a row, or a draft of another
-            vocabulary.
+        ConfigError: `max_length` or `n_drafted` is below 1, there is not one seed per row, or the
+            draft has another vocabulary.
         LengthError: a row of `start` is empty.
         VocabularyError: the processors leave no token.
     """
     if len(seeds) != len(source):
-        raise ConfigError(f"{len(seeds)} seeds for {len(source)} rows, expected one a row")
+        raise ConfigError(f"{len(seeds)} seeds for {len(source)} rows, expected one per row")
     begun, answers = read_start(start, source), []
     for row, seed in enumerate(seeds):
         tokens = speculate(
@@ -89,7 +88,7 @@ def speculate(
     seed: int,
     processors: Sequence[Processor] = (),
 ) -> Iterator[Token]:
-    """Yield the tokens of one answer as they are found; see `speculative`."""
+    """Yield the tokens of one answer as they are decoded; see `speculative`."""
     check_max_length(max_length)
     if n_drafted < 1:
         raise ConfigError(f"n_drafted is {n_drafted}, expected at least 1")
@@ -114,7 +113,7 @@ def _rounds(
     room = max_length
     while room:
         with torch.inference_mode():
-            # The model's own token comes after the drafted ones, and takes a place.
+            # The model's own token follows the drafted ones, so it counts as well.
             drafted = drafter.propose(tokens, min(n_drafted, room - 1), chooser)
             found = advance(model, state, tokens, drafted, chooser)
             new = tokens.new_tensor([[token.id for token in found]])
@@ -131,10 +130,10 @@ def advance(
     drafted: list[Drafted],
     chooser: Chooser,
 ) -> list[Token]:
-    """Check what was drafted in one step: what is kept of it, and a token of the model's own.
+    """Verify drafted tokens in one step; return the accepted ones and a token from the model.
 
-    Leviathan et al. 2023, algorithm 1. The first token that is not kept is replaced, and what was
-    drafted after it continues another text.
+    Leviathan et al. 2023, algorithm 1. The first rejected token is replaced, and the drafted tokens
+    after it are dropped.
     """
     ahead = tokens.new_tensor([[token for token, _ in drafted]]).long()
     new = torch.cat((tokens[:, state.length :], ahead), 1)

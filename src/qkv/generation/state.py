@@ -1,4 +1,4 @@
-"""What decoding asks of a model and of its memory; no decoder ever asks which model it has."""
+"""The protocols between decoding strategies and models."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 @runtime_checkable
 class State(Protocol):
-    """Everything that a model remembers between steps: owned by the decoder, never by the model."""
+    """The state of a model between steps, owned by the decoding loop, never by the model."""
 
     @property
     def length(self) -> int:
-        """Positions stepped so far."""
+        """Number of positions so far."""
         ...
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
@@ -20,20 +20,20 @@ class State(Protocol):
         ...
 
     def rewind(self, length: int) -> None:
-        """Forget every position from `length` on."""
+        """Discard every position from `length` on."""
         ...
 
 
 @runtime_checkable
 class Decodable(Protocol):
-    """A model that can be stepped through its output."""
+    """A model that can generate its output step by step."""
 
     def start(
         self,
         source: Int[Tensor, "batch source"],
         token_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> State:
-        """Read the source (mask: True = a real token) and remember it."""
+        """Process the source (mask: True = a real token) and return the state."""
         ...
 
     def step(
@@ -42,9 +42,9 @@ class Decodable(Protocol):
         state: State,
         token_mask: Bool[Tensor, "batch n"] | None = None,
     ) -> Float[Tensor, "batch n vocab"]:
-        """Logits of what follows each of the next n tokens, which the state then holds as well.
+        """Return the logits of the token after each of n new tokens, and add these to the state.
 
-        The mask (True = a real token) is given only where rows begin with different lengths, padded
+        The mask (True = a real token) is passed only if rows begin with different lengths, padded
         on the left.
         """
         ...

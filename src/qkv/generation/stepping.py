@@ -1,4 +1,4 @@
-"""The stepping core of every way of decoding: rows read, write, end, and leave the batch."""
+"""The loop shared by all decoding strategies: prefill, step, finish rows, compact the batch."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,41 +11,40 @@ from qkv.generation.answer import Answer
 from qkv.generation.processors import Processor, process
 from qkv.generation.state import Decodable, State
 
-# Of all rows, of each row, or several of each row: `start` and a prefix that answers must have.
+# One id for all rows, one per row, or several per row: `start` and a prefix of the answer.
 Start = int | Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, " batch"]
 Stop = int | Sequence[int]
-Ends = Callable[[list[int]], bool]  # is an answer with these tokens at its end?
+Ends = Callable[[list[int]], bool]  # whether an answer with these tokens has ended
 
 # Compact the batch once a quarter of its rows has finished: it copies the caches of the others.
 COMPACT_AT = 1 / 4
-# A long beginning is read in pieces: only the logits of one piece are held at a time.
+# A long prompt is processed in chunks, to store the logits of only one chunk at a time.
 PREFILL_CHUNK = 256
 
 
 class Stepper:
-    """The rows of a batch that are being decoded, and the model's memory of them.
+    """The rows of a batch during decoding, with the model's state.
 
         while stepper.unfinished:
             stepper.append(stepper.apply_processors(stepper.logits()).argmax(-1))
 
     Args:
-        model: in evaluation mode.
-        source: what is read, one row an answer.
-        token_mask: True = a real token of the source; by default all.
-        start: what the decoder reads first, and no part of the answer: an id for all rows, an id a
-            row, or several ids a row (of which rows may have different numbers), so that answers
-            continue a prefix. Of a causal model's prompt it is the last token, and the source is
-            what stands before; or it is the whole prompt, which processors then count as said, and
-            the source has no token.
-        stop: id or ids that end an answer; the first of them fills the shorter answers. -1, which
-            is no token, ends none.
-        max_length: most tokens of an answer, `stop` included.
+        model: model in evaluation mode.
+        source: source ids, one row per answer.
+        token_mask: True = a real token of the source; None means all.
+        start: initial ids of the decoder, not part of the answer: an id for all rows, an id per
+            row, or several ids per row (rows may differ in number), so that answers continue a
+            prefix. For a causal model, it is the last token of the prompt, and the source holds the
+            others; or it is the whole prompt, which processors then see, and the source is empty.
+        stop: id or ids that end an answer; the first pads shorter answers. -1, which is not a
+            token, ends none.
+        max_length: maximum number of tokens of an answer, including `stop`.
         processors: applied to the logits in this order.
-        ends: told an answer's tokens after each step, says whether it is at its end.
+        ends: called with an answer's tokens after each step; True ends the answer.
 
     Raises:
-        ConfigError: `max_length` leaves no place for a token, or there is no `stop`.
-        LengthError: a row begins with nothing.
+        ConfigError: `max_length` is below 1, or there is no `stop`.
+        LengthError: a row of `start` is empty.
     """
 
     def __init__(
@@ -71,31 +70,31 @@ class Stepper:
         self._logprobs = torch.zeros(0)
         self._lengths = begun.new_zeros(len(source))
         self._ended = torch.zeros_like(self._lengths, dtype=torch.bool)
-        self.rows = torch.arange(len(source), device=source.device)  # those still in the batch
+        self.rows = torch.arange(len(source), device=source.device)  # rows still in the batch
         self.state = model.start(source, token_mask)
 
     @property
     def length(self) -> int:
-        """Tokens written so far."""
+        """Number of tokens generated so far."""
         return self._end - self._begun
 
     @property
     def unfinished(self) -> bool:
-        """Whether a row may still be written to."""
+        """True while a row is unfinished and below `max_length`."""
         return len(self.rows) > 0 and self.length < self._max_length
 
     @property
     def tokens(self) -> Int[Tensor, "rows t"]:
-        """What the rows have read and written; -1 is padding to the left of it."""
+        """`start` and the generated tokens of each row, padded with -1 on the left."""
         return self._tokens[self.rows, : self._end]
 
     def logits(self) -> Float[Tensor, "rows V"]:
-        """Step what was not stepped yet: the logits of each row's next token."""
+        """Process new tokens; return the logits of each row's next token."""
         new = self._tokens[self.rows, self.state.length : self._end]
         return read(self._model, new, self.state)
 
     def apply_processors(self, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
-        """Apply the processors to the rows that have not ended."""
+        """Apply the processors to unfinished rows."""
         if not self._processors:
             return logits
         unfinished = ~self._ended[self.rows]
@@ -106,7 +105,7 @@ class Stepper:
     def append(
         self, tokens: Int[Tensor, " rows"], logprobs: Float[Tensor, " rows"] | None = None
     ) -> None:
-        """Write one token to each row that has not ended; rows that have may leave the batch."""
+        """Append a token to each unfinished row; finished rows may leave the batch."""
         unfinished = ~self._ended[self.rows]
         rows, tokens = self.rows[unfinished], tokens[unfinished]
         self._tokens[rows, self._end] = tokens
@@ -127,11 +126,11 @@ class Stepper:
             self.rows = self.rows[unfinished]
 
     def padded(self) -> Int[Tensor, "batch length"]:
-        """The answers of all rows in the source's order, the shorter ones filled with `stop`."""
+        """Return the answers of all rows in the source's order, padded with `stop`."""
         return self._tokens[:, self._begun : self._end]
 
     def answers(self) -> list[Answer]:
-        """The answers of all rows in the source's order; `append` was given log-probabilities."""
+        """Return all answers in the source's order; requires log-probabilities in `append`."""
         columns = zip(
             self._lengths.tolist(),
             self.padded().tolist(),
@@ -151,7 +150,7 @@ class Stepper:
 
 
 def read(model: Decodable, tokens: Int[Tensor, "rows n"], state: State) -> Float[Tensor, "rows V"]:
-    """Step these tokens (-1: padding); return the logits of what follows the last of them."""
+    """Process these tokens (-1: padding); return the logits of the token after the last."""
     logits = torch.empty(0)
     for piece in tokens.split(PREFILL_CHUNK, dim=1):
         real = piece >= 0
@@ -163,11 +162,11 @@ def read(model: Decodable, tokens: Int[Tensor, "rows n"], state: State) -> Float
 
 
 def read_start(start: Start, source: Int[Tensor, "batch _"]) -> Int[Tensor, "batch n"]:
-    """Write what each row begins with as one table, -1 to the left of rows that have less.
+    """Convert `start` to a tensor, padding rows with -1 on the left.
 
     Raises:
-        ShapeError: if there is not one beginning a row.
-        LengthError: if one is empty.
+        ShapeError: if the number of rows differs from the source's.
+        LengthError: if a row is empty.
     """
     batch = len(source)
     if isinstance(start, int):
@@ -176,8 +175,8 @@ def read_start(start: Start, source: Int[Tensor, "batch _"]) -> Int[Tensor, "bat
     rows = [[ids] if isinstance(ids, int) else list(ids) for ids in given]
     if len(rows) != batch:
         raise ShapeError(
-            f"start has {len(rows)} beginnings for {batch} rows of the source; expected an id for "
-            "all, or an id or a list of ids a row"
+            f"start has {len(rows)} rows, but the source has {batch}; expected an id for "
+            "all rows, or an id or a list of ids per row"
         )
     if not all(rows):
         raise LengthError(
@@ -189,22 +188,22 @@ def read_start(start: Start, source: Int[Tensor, "batch _"]) -> Int[Tensor, "bat
 
 
 def read_stop(stop: Stop, source: Int[Tensor, "batch _"]) -> Int[Tensor, " stops"]:
-    """Write the ids that end an answer as a tensor beside the source.
+    """Convert the ids that end an answer to a tensor on the source's device.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there are none.
     """
     stops = [stop] if isinstance(stop, int) else list(stop)
     if not stops:
-        raise ConfigError("stop is empty, expected an id or several; -1 ends no answer")
+        raise ConfigError("stop is empty, expected one or more ids; -1 ends no answer")
     return source.new_tensor(stops)
 
 
 def check_max_length(max_length: int) -> None:
-    """Refuse to write nothing.
+    """Check that answers may have a token.
 
     Raises:
-        ConfigError: if there is no place for a token.
+        ConfigError: if `max_length` is below 1.
     """
     if max_length < 1:
-        raise ConfigError(f"max_length is {max_length}, expected at least 1: `stop` takes a place")
+        raise ConfigError(f"max_length is {max_length}, expected at least 1 (`stop` counts)")

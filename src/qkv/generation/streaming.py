@@ -1,4 +1,4 @@
-"""Streaming: tokens as they are drawn, and their text in pieces that are never taken back."""
+"""Streaming: tokens as they are drawn, and their text in pieces that are never revised."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -15,7 +15,7 @@ from qkv.generation.stepping import Ends, Start, Stepper, Stop
 
 Decode = Callable[[list[int]], str]
 
-REPLACEMENT = "\ufffd"  # what bytes that are no whole character are decoded to
+REPLACEMENT = "\ufffd"  # the decoding of incomplete characters
 
 
 def stream(
@@ -31,11 +31,10 @@ def stream(
 ) -> Iterator[Token]:
     """Yield the tokens of `sample` for one source, each as soon as it is drawn.
 
-    Args and errors are those of `sample`; whoever reads no further ends it. The errors of the
-    arguments come at once, and not with the first token.
+    See `sample` for arguments and errors, which are raised at once, not with the first token.
     """
     if len(source) != 1:
-        raise ShapeError(f"the source has {len(source)} rows; one answer is streamed at a time")
+        raise ShapeError(f"the source has {len(source)} rows; expected a single row to stream")
     uniforms = uniform_noise([seed], source, max_length)
     with torch.inference_mode():
         stepper = Stepper(
@@ -54,22 +53,22 @@ def _stream(stepper: Stepper, uniforms: Float[Tensor, "1 length"]) -> Iterator[T
     while stepper.unfinished:
         with torch.inference_mode():
             tokens, logprobs = draw_next(stepper, uniforms)
-        yield Token(int(tokens), float(logprobs))  # outside of inference mode, as the reader is
+        yield Token(int(tokens), float(logprobs))  # outside of inference mode, like the caller
 
 
 def text_pieces(
     ids: Iterable[int], decode: Decode, *, stop_strings: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Yield the text of the ids piece by piece; the pieces together are `decode` of all ids.
+    """Yield the text of the ids piece by piece; concatenated, the pieces equal `decode` of all ids.
 
-    A piece waits while it ends in bytes that are no whole character yet, or in what may become a
-    stop string. All ids so far are decoded each time, since a text may depend on its beginning.
-    Where bytes stay broken until the end, as `max_length` may leave them, what was said stays.
+    Text is held back while it ends in an incomplete character or in a possible beginning of a stop
+    string. All ids so far are decoded each time, since a text may depend on its beginning. If the
+    last character stays incomplete, as `max_length` may cause, earlier pieces remain valid.
 
     Args:
-        ids: of `stream`, `speculate`, or any other source.
-        decode: the tokenizer's.
-        stop_strings: the text ends before the first of them, and no more ids are asked for.
+        ids: ids from `stream`, `speculate`, or any other iterable.
+        decode: `decode` of the tokenizer.
+        stop_strings: the text ends before the first of them, and no more ids are consumed.
 
     Raises:
         ConfigError: if a stop string is empty.
@@ -93,30 +92,30 @@ def text_pieces(
 
 
 def _settled(text: str, stop_strings: Sequence[str]) -> str:
-    """Leave an end out that a stop string may begin with."""
+    """Remove a suffix that may be the beginning of a stop string."""
     held = (n for s in stop_strings for n in range(1, len(s)) if text.endswith(s[:n]))
     return text[: len(text) - max(held, default=0)]
 
 
 def cut_text(text: str, stop_strings: Sequence[str]) -> str:
-    """The text before the first of the stop strings; all of it where there is none."""
+    """Return the text before the first stop string; all of it if there is none."""
     return text[: min((at for s in stop_strings if (at := text.find(s)) >= 0), default=len(text))]
 
 
 def ends_at(decode: Decode, stop_strings: Sequence[str]) -> Ends:
-    """Make the `ends` of `sample` that ends an answer when its text has one of the strings.
+    """Return an `ends` for `sample` that ends an answer once its text contains a stop string.
 
-    The text before it is `cut_text(decode(answer.tokens), stop_strings)`.
+    The text before the string is `cut_text(decode(answer.tokens), stop_strings)`.
 
     Raises:
-        ConfigError: if a string is empty.
+        ConfigError: if a stop string is empty.
     """
     check_stop_strings(stop_strings)
     return lambda tokens: any(s in decode(tokens) for s in stop_strings)
 
 
 def check_stop_strings(stop_strings: Sequence[str]) -> None:
-    """Refuse what every text has.
+    """Check that no stop string is empty, as every text contains it.
 
     Raises:
         ConfigError: if a stop string is empty.

@@ -1,1 +1,1 @@
-"""The tools of the tutorial: shown source, sections, tables, figures, timers."""
+"""Tools for the tutorial: source code, sections, tables, figures."""

@@ -1,4 +1,4 @@
-"""The Transformer drawn as in its paper, each box with the shape that a run gave."""
+"""Draw the Transformer as in its paper, with the recorded shape in each box."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 Point = tuple[float, float]
 
-# What a box says and its colour, by the module's name or the last part of it.
+# Text and color of a box, by the module's name or its last part.
 _PARTS = {
     "decoder.blocks.0.self_attention": ("Masked self-attention", "#fbe0c0"),
     "source_embedding": ("Embedding", "#f8d9dc"),
@@ -36,10 +36,10 @@ _ALONE = (
 )
 
 # In the units of the axes.
-WIDTH, HEIGHT = 3.2, 0.8  # of a box
-CLOSE, APART = 1.0, 1.5  # from one box to the next: within a sublayer, and before another
-ENTRY = 0.35  # how far below a sublayer its residual leaves
-ASIDE = 0.4  # how far beside the boxes a residual runs
+WIDTH, HEIGHT = 3.2, 0.8  # size of a box
+CLOSE, APART = 1.0, 1.5  # between boxes within a sublayer, and between sublayers
+ENTRY = 0.35  # distance below a sublayer at which its residual branches off
+ASIDE = 0.4  # distance of a residual from the boxes
 INK = "#333333"
 
 
@@ -48,31 +48,31 @@ class _Box:
     label: str
     colour: str
     shape: tuple[int, ...]
-    y: float  # of its lower edge
+    y: float  # lower edge
     sublayer: str | None = None  # None outside of the blocks
 
 
 def draw_transformer(axes: "Axes", shapes: Sequence[Record]) -> None:
     """Draw figure 1 of Vaswani et al. 2017 from a run of `qkv.models.transformer.Transformer`.
 
-    Boxes stand in the order in which the run called them, so that a model which normalizes before
-    its sublayers is drawn so. Of each stack one block is drawn, and how often it is repeated.
+    Boxes are in the order of the calls, so pre-norm models are drawn as such. One block of each
+    stack is drawn, with the number of repetitions.
 
     Args:
-        axes: where to draw.
-        shapes: what `record_shapes` gives for the whole model.
+        axes: axes to draw on.
+        shapes: result of `record_shapes` for the whole model.
 
     Raises:
-        ConfigError: the record is not of all modules of an encoder-decoder model.
+        ConfigError: the record does not cover all modules of an encoder-decoder model.
     """
     names = [record["module"] for record in shapes]
     missing = {"encoder", "decoder", "target_embedding"} - set(names)
     if missing:
         raise ConfigError(
-            f"{len(names)} modules were recorded, but not {', '.join(sorted(missing))}; expected "
-            "all modules of a run of the encoder-decoder Transformer"
+            f"the {len(names)} recorded modules lack {', '.join(sorted(missing))}; expected "
+            "all modules of an encoder-decoder Transformer"
         )
-    # The last time, since source and target may share one embedding.
+    # The last call, as source and target may share an embedding.
     start = len(names) - 1 - names[::-1].index("target_embedding")
     encoder, decoder = _column(shapes[:start]), _column(shapes[start:])
     for part, boxes, x, side in (("encoder", encoder, 2.5, -1), ("decoder", decoder, 8.0, 1)):
@@ -89,7 +89,7 @@ def draw_transformer(axes: "Axes", shapes: Sequence[Record]) -> None:
 
 
 def _column(shapes: Sequence[Record]) -> list[_Box]:
-    """The boxes from below; a norm that a sublayer ends with shares the box of the sum."""
+    """Return the boxes from the bottom up; a post-norm shares the box of the residual sum."""
     boxes = list[_Box]()
 
     def put(part: tuple[str, str], shape: tuple[int, ...], sublayer: str | None) -> None:
@@ -113,7 +113,7 @@ def _column(shapes: Sequence[Record]) -> list[_Box]:
 
 
 def _draw_column(axes: "Axes", boxes: Sequence[_Box], x: float, side: int) -> None:
-    """Draw boxes, the arrows between them, and beside each sublayer its residual."""
+    """Draw boxes, the arrows between them, and the residual of each sublayer."""
     from matplotlib.patches import FancyBboxPatch
 
     tops = [-0.55, *(box.y + HEIGHT for box in boxes)]
@@ -143,7 +143,7 @@ def _draw_column(axes: "Axes", boxes: Sequence[_Box], x: float, side: int) -> No
 
 
 def _draw_frame(axes: "Axes", boxes: Sequence[_Box], x: float, side: int, text: str) -> None:
-    """Draw what surrounds the parts that are repeated."""
+    """Draw the frame around the repeated block."""
     from matplotlib.patches import FancyBboxPatch
 
     inside = [box.y for box in boxes if box.sublayer]
@@ -165,7 +165,7 @@ def _draw_frame(axes: "Axes", boxes: Sequence[_Box], x: float, side: int, text: 
 
 
 def _draw_memory(axes: "Axes", source: _Box, reader: _Box) -> None:
-    """Draw the way of the encoder's output into cross-attention."""
+    """Draw the arrow from the encoder's output to cross-attention."""
     top, into = source.y + HEIGHT + 0.5, reader.y + HEIGHT / 2
     start = (2.5, source.y + HEIGHT)
     _draw_arrow(axes, start, (2.5, top), (5.25, top), (5.25, into), (8.0 - WIDTH / 2, into))
@@ -173,7 +173,7 @@ def _draw_memory(axes: "Axes", source: _Box, reader: _Box) -> None:
 
 
 def _draw_arrow(axes: "Axes", *points: Point) -> None:
-    """Draw a line through points that ends in an arrow head."""
+    """Draw a line through points, with an arrowhead at the end."""
     xs, ys = zip(*points, strict=True)
     axes.plot(xs[:-1], ys[:-1], color=INK, linewidth=1, solid_capstyle="round")
     axes.annotate(

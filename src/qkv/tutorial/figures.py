@@ -1,4 +1,4 @@
-"""Figures of attention and of training, by matplotlib; each title says what to see."""
+"""Figures of attention and training, by matplotlib; each title states the point."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -39,11 +39,11 @@ def draw_weights(
     """Draw weights (queries, keys) as a heat map: white is 0, dark is 1.
 
     Args:
-        axes: where to draw.
-        weights: what `record_attention` gives for one head.
+        axes: axes to draw on.
+        weights: weights of one head from `record_attention`.
         queries: labels of the rows, from the top.
         keys: labels of the columns.
-        title: what to see.
+        title: the point of the figure.
     """
     axes.imshow(np.asarray(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(keys)), [_visible(key) for key in keys])
@@ -67,7 +67,7 @@ def draw_curves(
 
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
-    """Average each value with the ones before it, at most `window` in all."""
+    """Average each value with the preceding values, at most `window` in total."""
     sums = np.cumsum(np.concatenate(([0.0], np.asarray(values, dtype=float))))
     ends = np.arange(1, len(sums))
     starts = np.maximum(ends - window, 0)
@@ -75,22 +75,22 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG of 256 colors, making its folder; a notebook also shows it."""
+    """Write a figure as a PNG with 256 colors, creating its folder; a notebook also shows it."""
     import matplotlib.pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
     path.write_bytes(with_palette(png.getvalue()))
-    # A notebook's backend shows and closes what is open at the end of the cell.
+    # A notebook's backend shows and closes open figures at the end of the cell.
     if "inline" not in plt.get_backend():
         plt.close(figure)
 
 
 def with_palette(png: bytes) -> bytes:
-    """Return a PNG on white with at most 256 colors: about a third of the bytes of a figure.
+    """Return a PNG on white with at most 256 colors, about a third of the size.
 
-    One that has a palette is returned as it is, so that this may be applied twice.
+    A PNG with a palette is returned unchanged.
     """
     from PIL import Image
 
@@ -100,7 +100,7 @@ def with_palette(png: bytes) -> bytes:
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
     small = io.BytesIO()
-    # The colors that the image has most; dots of two colors for one between them would not shrink.
+    # The most frequent colors, without dithering, which compresses badly.
     palette = opaque.convert("RGB").quantize(
         256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
     )
@@ -109,5 +109,5 @@ def with_palette(png: bytes) -> bytes:
 
 
 def _visible(token: str) -> str:
-    """Spaces have no ink: draw a mark."""
+    """Replace spaces with a visible mark."""
     return token.replace(" ", "␣").replace("\u00a0", "␣").replace("\u202f", "␣")

@@ -1,4 +1,4 @@
-"""Parts of a script in percent format: its options, its cells, and the sections they make."""
+"""Options, cells and sections of a script in percent format."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from qkv.data.sets import named_sets
 from qkv.errors import ConfigError
 
-# What the cells read, in a notebook as well.
+# The variables that the cells read, also in a notebook.
 FAST, TEXTS = "QKV_FAST", "QKV_TEXTS"
 
 _SECTION = re.compile(r"# ## (\d+) ")
@@ -20,13 +20,13 @@ def read_options(arguments: Sequence[str] | None = None) -> list[int]:
     """Read the tutorial's command line into the variables that its cells read.
 
     Args:
-        arguments: those of the process if not given.
+        arguments: None means those of the process.
 
     Returns:
         The sections to run; none means all.
 
     Raises:
-        ConfigError: the data are no file and no set that is known by name.
+        ConfigError: the data is neither a file nor a named data set.
     """
     sets = ", ".join(known := named_sets("classify"))
     parser = argparse.ArgumentParser(description="Attention and Transformers, section by section.")
@@ -45,8 +45,8 @@ def read_options(arguments: Sequence[str] | None = None) -> list[int]:
     if options.data:
         if options.data not in known and not Path(options.data).exists():
             raise ConfigError(
-                f"--data {options.data} is no file and no named set; expected a .csv, .tsv, .jsonl "
-                f"or .parquet table, or one of {sets}"
+                f"--data {options.data} is neither a file nor a named set; expected a .csv, .tsv, "
+                f".jsonl or .parquet table, or one of {sets}"
             )
         os.environ[TEXTS] = options.data
     return options.section or []
@@ -54,7 +54,7 @@ def read_options(arguments: Sequence[str] | None = None) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell of a script; ``line`` is that of its marker, and 0 where it stands before any."""
+    """A cell of a script; ``line`` is the line of its marker, or 0 before the first marker."""
 
     marker: str
     line: int
@@ -62,12 +62,12 @@ class Cell:
 
     @property
     def runs(self) -> bool:
-        """Whether this is code, and not code for whole scripts alone."""
+        """Whether this is code, except code tagged for scripts only."""
         return "[markdown]" not in self.marker and '"script"' not in self.marker
 
     @property
     def section(self) -> int | None:
-        """The number in its heading, where this cell begins a section."""
+        """The number in its heading, if this cell begins a section."""
         if "[markdown]" not in self.marker:
             return None
         heading = next((line for line in self.source.splitlines() if line.startswith("# #")), "")
@@ -76,7 +76,7 @@ class Cell:
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """The cells of a script, each begun by a line ``# %%``."""
+    """Return the cells of a script, each of which begins with a line ``# %%``."""
     cells, marker, first, body = [], "", 0, list[str]()
     for number, line in enumerate([*path.read_text(encoding="utf-8").splitlines(), "# %%"], 1):
         if line.startswith("# %%"):
@@ -88,13 +88,13 @@ def read_cells(path: Path) -> list[Cell]:
 
 
 def run_sections(path: Path, sections: list[int]) -> None:
-    """Run some sections of a script, after what stands before its first section.
+    """Run the cells before the first section of a script, then the given sections.
 
-    A section begins at a markdown cell headed ``## 1 Its title``; cells tagged ``script`` are
-    left out. Tracebacks name the script's own lines.
+    A section begins with a markdown cell headed ``## 1 Its title``; cells tagged ``script`` are
+    skipped. Tracebacks refer to the script's own lines.
 
     Raises:
-        ConfigError: The script has no section of that number.
+        ConfigError: the script has no section with that number.
     """
     cells = read_cells(path)
     known = [cell.section for cell in cells if cell.section is not None]

@@ -1,4 +1,4 @@
-"""What shape each module of a model puts out."""
+"""Record the output shapes of a model's modules."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +11,19 @@ Row = dict[str, object]
 
 @contextmanager
 def record_shapes(model: nn.Module, kinds: tuple[type, ...] | None = None) -> Iterator[list[Row]]:
-    """Record the shape of what each module puts out inside the `with`, in the order it is done.
+    """Record the output shape of each module called inside the `with`, in the order of completion.
 
         with record_shapes(model, (nn.Linear,)) as rows:
             model(source, target)
         show_table("linear layers", rows)
 
     Args:
-        model: whose modules are watched.
-        kinds: classes of the modules to watch; None watches all. A module that puts out something
-            else than one tensor has no row.
+        model: model whose modules are recorded.
+        kinds: classes of the modules to record; None means all. Modules whose output is not a
+            single tensor are skipped.
 
     Yields:
-        Rows with "module" (its name in the model), "kind" (of its class) and "output" (the shape).
+        Rows with "module" (its name in the model), "kind" (its class) and "output" (the shape).
     """
     rows: list[Row] = []
 

@@ -1,4 +1,4 @@
-"""The library's own source, as it ships, for a tutorial that shows the code that runs."""
+"""Show the library's source code, so that the tutorial shows the code that runs."""
 
 import importlib
 import inspect
@@ -16,19 +16,19 @@ Shown = Callable[..., Any] | type
 
 
 def source_of(shown: Shown) -> str:
-    """The source of a function or a class, without the indentation of where it stands.
+    """Return the dedented source of a function or class.
 
     Raises:
-        ConfigError: It has no Python source.
+        ConfigError: it has no Python source.
     """
     return textwrap.dedent("".join(_lines(shown)[0])).rstrip()
 
 
 def location(shown: Shown) -> str:
-    """The file that defines a function or a class, as a path in its repository.
+    """Return the file that defines a function or class, as a path in its repository.
 
     Raises:
-        ConfigError: It has no Python source.
+        ConfigError: it has no Python source.
     """
     _lines(shown)
     file = Path(inspect.getfile(inspect.unwrap(shown))).resolve()
@@ -36,12 +36,12 @@ def location(shown: Shown) -> str:
     if not hasattr(top, "__path__"):
         return file.name
     path = file.relative_to(Path(inspect.getfile(top)).resolve().parents[1])
-    # qkv alone is known to lie in src/, and an installed copy is still the repository's file.
+    # Only qkv is known to be in src/; an installed copy corresponds to the repository's file.
     return (Path("src") / path if top.__name__ == "qkv" else path).as_posix()
 
 
 def show_source(*shown: Shown) -> None:
-    """Print the shipped source of functions and classes, each under its file and line."""
+    """Print the source of functions and classes, each with its file and line."""
     console = Console()
     for one in shown:
         text = f"# {location(one)}, line {_lines(one)[1]}\n{source_of(one)}\n"

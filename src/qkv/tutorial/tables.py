@@ -1,4 +1,4 @@
-"""Tables that a terminal and a notebook both show well."""
+"""Tables for terminals and notebooks."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from rich.table import Table
 
 
 def in_notebook() -> bool:
-    """Return whether a Jupyter kernel runs this, and so can show Markdown and figures."""
-    ipython = sys.modules.get("IPython")  # a kernel has imported it; many a library has, too
+    """Return whether this runs in a Jupyter kernel, which can show Markdown and figures."""
+    ipython = sys.modules.get("IPython")  # imported by a kernel, but also by many libraries
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Write rows, all with the same columns, as a Markdown table."""
+    """Format rows with the same columns as a Markdown table."""
     columns = list(rows[0])
     lines = [
         columns,
@@ -25,7 +25,7 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def show_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Show rows, all with the same columns, under a title."""
+    """Show rows with the same columns under a title."""
     if in_notebook():
         from IPython.display import Markdown, display
 
@@ -33,7 +33,7 @@ def show_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         return
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
-        table.add_column(name, overflow="fold")  # a narrow terminal cuts no name short
+        table.add_column(name, overflow="fold")  # a narrow terminal must not truncate names
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console().print(table)

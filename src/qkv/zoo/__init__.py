@@ -1,1 +1,1 @@
-"""Trained models that come with a package: the catalogue of their names."""
+"""Trained models that ship in packages."""

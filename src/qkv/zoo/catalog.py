@@ -1,4 +1,4 @@
-"""What can be loaded by a name without a network."""
+"""The models that can be loaded by name without a network."""
 
 import difflib
 import importlib.util
@@ -13,11 +13,11 @@ class Entry:
     """A trained model in an installed package.
 
     Args:
-        package: that holds it.
-        folder: inside the package.
-        about: one line for a list.
-        install: how to get the package, if it is another than this one.
-        base: the name of the model that it is an update of.
+        package: name of the package.
+        folder: folder inside the package.
+        about: one-line description.
+        install: command that installs the package, if it is not this one.
+        base: name of the base model of an adapter.
     """
 
     package: str
@@ -41,7 +41,7 @@ class Entry:
 
 
 def _ours(name: str, about: str, *, base: str = "") -> Entry:
-    """A model that ships with this package."""
+    """Return the entry of a model that ships with this package."""
     return Entry(package="qkv.zoo", folder=f"models/{name}", about=about, base=base)
 
 
@@ -80,7 +80,7 @@ def read_card(name: str) -> str:
     """Return the model card of a shipped model.
 
     Raises:
-        DataError: there is no such model; near names are proposed.
+        DataError: there is no such model; the message suggests similar names.
         MissingDependencyError: its package is not installed.
     """
     if name not in ZOO:
@@ -92,13 +92,13 @@ def read_card(name: str) -> str:
     if not card.is_file():
         return f"{name}: {ZOO[name].about}"
     text = card.read_text(encoding="utf-8")
-    if text.startswith("---\n"):  # fields for the Hub stand before the text
+    if text.startswith("---\n"):  # metadata for the Hub precedes the text
         text = text.split("\n---\n", 1)[-1]
     return text.strip()
 
 
 def list_zoo() -> list[dict[str, str]]:
-    """One row a model: its name, what it is, and whether it is installed."""
+    """Return one row per model: its name, description, and whether it is installed."""
     return [
         {"zoo": name, "about": entry.about, "installed": _missing(entry) or "yes"}
         for name, entry in ZOO.items()
@@ -106,6 +106,6 @@ def list_zoo() -> list[dict[str, str]]:
 
 
 def _missing(entry: Entry) -> str:
-    """How to get what a model lacks, or its base."""
+    """Return how to install the missing package of a model or of its base."""
     lacks = "" if importlib.util.find_spec(entry.package) else entry.install
     return lacks or (_missing(ZOO[entry.base]) if entry.base else "")

@@ -91,7 +91,7 @@ def test_broken_inputs_stop_no_others(run, capsys, folder):
     [
         ({"max_length": 0}, "max_length is 0"),
         ({"beam": 0}, "a beam of size 0, expected at least 1"),
-        ({"beam": 2, "n_best": 3}, "n_best is 3, expected 1 to the beam's size 2"),
+        ({"beam": 2, "n_best": 3}, "n_best is 3, expected 1 to 2, the size"),
         ({"n_best": 0}, "n_best is 0"),
     ],
 )
