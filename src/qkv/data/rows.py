@@ -158,8 +158,8 @@ def _problem(where: str, values: Mapping[str, Any]) -> RowError | None:
         if isinstance(value, str) and NO_TEXT.search(value):
             return RowError(
                 f"invalid characters in the {role}",
-                f"{where} {role} has invalid characters: {quoted(value)} (another encoding, such as "
-                "latin-1?)",
+                f"{where} {role} has invalid characters: {quoted(value)} (another encoding, such "
+                "as latin-1?)",
             )
     return None
 
