@@ -1,7 +1,3 @@
-import dataclasses
-import importlib
-import inspect
-import pkgutil
 import re
 import subprocess
 import sys
@@ -89,29 +85,3 @@ def test_the_citation_and_the_workflow_agree_with_the_project():
 
 def test_the_package_says_that_it_has_types():
     assert (Path(qkv.__file__).parent / "py.typed").exists()
-
-
-def functions_of(package):
-    """Functions and methods that a package defines; constructors of frozen configs are left out."""
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        for found in vars(importlib.import_module(module.name)).values():
-            if getattr(found, "__module__", None) != module.name:
-                continue
-            if inspect.isclass(found):
-                methods = (m for m in vars(found).values() if inspect.isfunction(m))
-                config = dataclasses.is_dataclass(found)
-                yield from (m for m in methods if not (config and m.__name__ == "__init__"))
-            elif inspect.isfunction(found):
-                yield found
-
-
-@pytest.mark.parametrize("name", ["data"])
-def test_no_function_takes_more_than_eight_parameters(name):
-    package = importlib.import_module(f"qkv.{name}")
-    counts = {
-        f"{one.__module__}.{one.__qualname__}": len(inspect.signature(one).parameters)
-        - (next(iter(inspect.signature(one).parameters), "") in ("self", "cls"))
-        for one in functions_of(package)
-    }
-    assert len(counts) > 50
-    assert {name: count for name, count in counts.items() if count > 8} == {}

@@ -1,4 +1,4 @@
-"""Images with classes: folders of them, tars of such folders, and arrays."""
+"""Labeled images: image folders, tars of such folders, and arrays."""
 
 import io
 import os
@@ -24,13 +24,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 
 
 class ImageSet:
-    """Images that are opened when they are asked for, and the number of each one's class.
+    """Images that are opened on access, and their classes.
 
     Args:
-        names: what errors call each.
-        classes: their numbers.
+        names: of the images, for errors.
+        classes: the number of each image's class.
         labels: the classes' names.
-        read: number of an image to the image.
+        read: maps an index to the image.
     """
 
     def __init__(
@@ -47,20 +47,20 @@ class ImageSet:
         return len(self.names)
 
     def __getitem__(self, i: int) -> "PIL.Image.Image":
-        """The image, of one or three channels.
+        """Open an image, of one or three channels.
 
         Raises:
-            DataError: the file is missing, no image, broken, or has four channels.
+            DataError: the file is missing, damaged, not an image, or has four channels.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"no image {i}: there are {len(self)}, counted from 0")
         return check_channels(self._read(i), self.names[i])
 
     def __add__(self, other: "ImageSet") -> "ImageSet":
-        """The images of both, such as of the training and the validation part.
+        """Concatenate two sets, such as a training and a validation split.
 
         Raises:
-            DataError: their classes differ.
+            DataError: the classes differ.
         """
         if self.labels.names != other.labels.names:
             raise DataError(f"{self.labels} and {other.labels} are not the same classes")
@@ -72,7 +72,7 @@ class ImageSet:
         )
 
     def select(self, rows: Sequence[int]) -> "ImageSet":
-        """Some of the images, in the order asked for."""
+        """Return the images of some indices, in this order."""
         return ImageSet(
             [self.names[row] for row in rows],
             [self.classes[row] for row in rows],
@@ -81,7 +81,7 @@ class ImageSet:
         )
 
     def pixels(self, mode: Literal["RGB", "L"]) -> UInt8[Tensor, "images channels height width"]:
-        """All images at once, for sets of small ones of one size, such as CIFAR.
+        """Stack all images, for sets of small images of one size, such as CIFAR.
 
         Raises:
             DataError: there are none, one cannot be read, or has another size than the first.
@@ -124,7 +124,7 @@ def array_set(
 
 
 def read_image_folder(path: str | os.PathLike[str], labels: Labels | None = None) -> ImageSet:
-    """Images in a folder for each class, such as train/ants/1.jpg; by class, then by name.
+    """Read a folder with one folder per class, such as train/ants/1.jpg; by class, then by name.
 
     Hidden files are passed over. Every file is opened once, so that a broken one is found before
     training and not in the middle of it; its pixels are read later.
@@ -169,7 +169,7 @@ def read_image_folder(path: str | os.PathLike[str], labels: Labels | None = None
 
 
 def read_image_archive(path: str | os.PathLike[str], labels: Labels | None = None) -> ImageSet:
-    """Images in a tar (.tar, .tar.gz) of such a folder, in its order; the files stay in memory.
+    """Read a tar (.tar, .tar.gz) of an image folder, in its order; the files stay in memory.
 
     The class of an image is the folder that it lies in, whatever that lies in.
 
@@ -234,7 +234,7 @@ def _shown_size(size: tuple[int, int] | int | None) -> str:
 
 
 def check_channels(image: "PIL.Image.Image", name: str) -> "PIL.Image.Image":
-    """Refuse an image that is partly transparent, or made for printing: what is its background?
+    """Raise for an image with transparency or for printing, as its background is unknown.
 
     Raises:
         DataError: naming the image.

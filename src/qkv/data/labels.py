@@ -1,4 +1,4 @@
-"""Texts with the names of their classes: the names' numbers, and parts that are held out."""
+"""Labeled texts: reading, class numbers, remarks on the labels, and a stratified split."""
 
 import os
 from collections import Counter
@@ -29,10 +29,10 @@ class PairExample(NamedTuple):
 
 
 def seconds_of(examples: Sequence[TextExample | PairExample]) -> list[str] | None:
-    """The second texts, where the examples are pairs.
+    """Return the second texts of pairs; None for single texts.
 
     Raises:
-        DataError: some are pairs, and some are not.
+        DataError: some examples are pairs, and some are not.
     """
     seconds = [one.second for one in examples if isinstance(one, PairExample)]
     if seconds and len(seconds) < len(examples):
@@ -44,11 +44,11 @@ def seconds_of(examples: Sequence[TextExample | PairExample]) -> list[str] | Non
 
 @runtime_checkable
 class Labelled(Protocol):
-    """What `hold_out_stratified` reads of an example."""
+    """An example with a text and a label, as `hold_out_stratified` needs."""
 
     @property
     def text(self) -> str:
-        """What the class is of."""
+        """The text that is classified."""
         ...
 
     @property
@@ -62,19 +62,19 @@ UNKNOWN = "unknown label"
 
 
 class Labels:
-    """The names of the classes, whose numbers are their places.
+    """The names of the classes; the number of a class is the index of its name.
 
     Args:
         names: in the order of the numbers.
 
     Raises:
-        DataError: fewer than two names, or one twice.
+        DataError: fewer than two names, or a name that occurs twice.
     """
 
     def __init__(self, names: Sequence[str]):
         self.names = tuple(names)
         self._numbers = {name: number for number, name in enumerate(self.names)}
-        # Where classes have no names transformers calls them so, and data has their numbers.
+        # The names that transformers gives to classes without names; data has their numbers.
         if self.names == tuple(f"LABEL_{number}" for number in range(len(self.names))):
             self._also = {str(number): number for number in range(len(self.names))}
         else:
@@ -89,10 +89,10 @@ class Labels:
 
     @classmethod
     def of(cls, labels: Iterable[str]) -> "Labels":
-        """The names that occur: whole numbers by their value, other names as Unicode orders them.
+        """Collect the names: whole numbers sorted by value, other names by code point.
 
         Raises:
-            DataError: all are the same, or there are none.
+            DataError: there are fewer than two different names.
         """
         names = sorted(set(labels))
         if all(name.isascii() and name.isdigit() for name in names):
@@ -106,9 +106,9 @@ class Labels:
         return f"Labels({list(self.names)})"
 
     def number(self, label: str, where: str = "") -> int:
-        """The number of a class by its name; `where` it was met is for the error.
+        """Return the number of a class; `where` is the location of the label, for the error.
 
-        Of LABEL_0, LABEL_1 and so on, which are no names, the number will do.
+        For the default names LABEL_0, LABEL_1, ... the number alone is accepted, too.
 
         Raises:
             DataError: training had no such class.
@@ -138,9 +138,9 @@ def read_examples(
         path: of the table, or a data set's name on the Hub.
         text: the column of the texts.
         label: the column of the labels.
-        second: the column of the second texts, where the classes are of pairs.
-        layout: what the file's name does not say.
-        known: the classes of training, if the table is to evaluate by.
+        second: the column of the second texts, for pairs; None for single texts.
+        layout: file format options.
+        known: the classes of training, for a table to evaluate on.
         problems: receives the problems of bad rows, which are left out; if None, they are an error.
 
     Raises:
@@ -204,20 +204,20 @@ def majority_baseline(labels: Sequence[str]) -> float:
 def hold_out_stratified(
     examples: Sequence[Example], share: float, *, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Hold out the same share of each class: what stays, and what is held out, both in order.
+    """Hold out a fraction of each class; return the rest and the held-out examples, in order.
 
-    Every class is in both parts, so a small one gives more than its share. Equal texts stay
-    together, or the model would be asked what it was told: the share is of the different texts,
-    and one with several labels counts for the class that it has first.
+    Every class is in both splits, so a small one gives more than its fraction. Equal texts are kept
+    in one split, so that no test text was seen in training: the fraction is of the distinct texts,
+    and a text with several labels counts for its first one.
 
     Args:
         examples: texts with labels.
-        share: that is held out, between 0 and 1.
-        seed: of the choice, which depends on nothing else but the examples.
+        share: fraction to hold out, between 0 and 1.
+        seed: of the random choice, which depends only on it and the examples.
 
     Raises:
-        ConfigError: a share that leaves nothing in one of the parts.
-        DataError: no examples, or a class with a single text.
+        ConfigError: a fraction that is not between 0 and 1.
+        DataError: there are no examples, or a class has a single text.
     """
     if not 0 < share < 1:
         raise ConfigError(f"share = {share} to hold out; expected between 0 and 1, such as 0.1")

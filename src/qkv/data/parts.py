@@ -14,11 +14,12 @@ USUAL_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 def split_by_hash(keys: Sequence[str], shares: Mapping[str, float]) -> list[str]:
-    """The part of each key, by its checksum, so that rows which come or go move no other.
+    """Assign each key to a split by its hash, so that adding or removing rows moves no other row.
 
     Args:
-        keys: one a row; rows of one key, such as the translations of one sentence, stay together.
-        shares: of the parts, with the sum 1.
+        keys: one per row; rows with the same key, such as translations of one sentence, share a
+            split.
+        shares: fraction of each split, with the sum 1.
     """
     parts, ends = list(shares), np.cumsum(list(shares.values()))
     places = np.searchsorted(ends, _places(keys), side="right")
@@ -28,19 +29,20 @@ def split_by_hash(keys: Sequence[str], shares: Mapping[str, float]) -> list[str]
 def hold_out_groups(
     examples: Sequence[Example], keys: Sequence[str], share: float
 ) -> tuple[list[Example], list[Example]]:
-    """Hold out a share of the keys with all their examples: what stays, and what is held out.
+    """Hold out a fraction of the keys; return the remaining and the held-out examples, in order.
 
-    Both are in order. Which keys are held out depends on the keys alone.
+    The choice depends on the keys alone.
 
     Args:
-        examples: of any kind.
-        keys: one an example; examples of one key, such as the questions on one article, stay
-            together, as one would help to answer the other.
-        share: of the different keys; at least one is held out, and one stays.
+        examples: of any type.
+        keys: one per example; examples with the same key, such as the questions on one article,
+            share a split.
+        share: fraction of the distinct keys; at least one is held out, and one remains.
 
     Raises:
-        ConfigError: a share that is not between 0 and 1.
-        DataError: not as many keys as examples, or fewer than two different ones.
+        ConfigError: a fraction that is not between 0 and 1.
+        DataError: the numbers of keys and examples differ, or there are fewer than two distinct
+            keys.
     """
     if not 0 < share < 1:
         raise ConfigError(f"share = {share} to hold out; expected between 0 and 1, such as 0.1")
@@ -49,7 +51,7 @@ def hold_out_groups(
     if len(keys) != len(examples) or len(different) < 2:
         raise DataError(
             f"{len(examples)} examples and {len(keys)} keys, {len(different)} different; expected "
-            "a key for each, and two different keys or more, to hold one out"
+            "one key per example, and at least two distinct keys"
         )
     n_held = min(max(1, round(share * len(different))), len(different) - 1)
     held = set(different[:n_held])
@@ -60,6 +62,6 @@ def hold_out_groups(
 
 
 def _places(keys: Sequence[str]) -> list[float]:
-    """A number from 0 to 1 for each key, the same on every machine."""
+    """Map each key to a number in [0, 1), the same on every machine."""
     sums = (hashlib.blake2b(key.encode(), digest_size=6).digest() for key in keys)
     return [int.from_bytes(checksum, "big") / 2**48 for checksum in sums]

@@ -1,4 +1,4 @@
-"""Batches whose targets are the texts' own tokens, and those of causal language models."""
+"""Batches for language modeling: the targets are tokens of the texts themselves."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ MaskedExample = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBatch(Movable):
-    """Texts, padded on the right, and the places at which a model is to name a token.
+    """Texts, padded on the right, and the positions at which the model predicts a token.
 
-    Masked and causal language models differ in what is asked where, not in the batch.
+    Masked and causal language models use the same batch, with different positions.
 
     Args:
-        tokens: what the model reads.
+        tokens: token ids, the model's input.
         token_mask: True = a real token.
-        places: where a token is asked for, as numbers into `tokens.flatten()`.
-        targets: the right tokens there.
+        places: positions of the predictions, as indices into `tokens.flatten()`.
+        targets: the correct tokens there.
         segments: 0 for the first text of a pair, 1 for the second; None for single texts.
     """
 
@@ -37,7 +37,7 @@ class TokenBatch(Movable):
 
     @property
     def n_targets(self) -> int:
-        """The number of targets: a shape, so that no one waits for a device to count."""
+        """Number of targets, known from a shape without waiting for a device."""
         return len(self.targets)
 
 
@@ -56,7 +56,7 @@ def collate_targets(rows: Sequence[MaskedExample], *, pad: int) -> TokenBatch:
 
 
 def collate_causal(sequences: Sequence[Sequence[int]], *, pad: int) -> TokenBatch:
-    """Ask for each next token: what is read are all tokens but the last."""
+    """Make a batch for next-token prediction; the last token of each sequence is only a target."""
     rows = [(tokens[:-1], range(len(tokens) - 1), tokens[1:]) for tokens in sequences]
     return collate_targets(rows, pad=pad)
 

@@ -17,15 +17,15 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 WIDE = ("utf-16", "utf-32")
-SAMPLE = 1_000  # bytes that are looked at for the zeros of wide encodings
+SAMPLE = 1_000  # bytes that are searched for the zeros of wide encodings
 LARGEST = 2**30  # bytes of a file that is unpacked in memory: small archives can hold huge ones
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, decompressed if its name ends in .gz.
+    """Read the bytes of a file, decompressed if its name ends in .gz.
 
     Raises:
-        DataError: the file is missing or broken, or larger than `LARGEST` or the memory.
+        DataError: the file is missing or damaged, or larger than `LARGEST` or the memory.
     """
     path = Path(path)
     try:
@@ -44,7 +44,7 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
 
 
 def check_size(path: str | os.PathLike[str], n_bytes: int) -> None:
-    """Refuse what would fill the memory once it is unpacked.
+    """Raise if a file is too large to be unpacked in memory.
 
     Raises:
         DataError: it is larger than `LARGEST`.
@@ -63,13 +63,13 @@ def decode(
     *,
     tolerant: bool = False,
 ) -> str:
-    """Bytes as text, without a byte-order mark; `path` is what the error calls them.
+    """Decode bytes, without a byte-order mark; `path` names them in the error.
 
-    What begins with the mark of UTF-16 or UTF-32 is read so, where the encoding is UTF-8. Tolerant,
-    what is no text becomes half pairs of surrogates (PEP 383), which no text has.
+    With the encoding UTF-8, content that begins with a mark of UTF-16 or UTF-32 is decoded as such.
+    With `tolerant`, undecodable bytes become lone surrogates (PEP 383), which valid text never has.
 
     Raises:
-        DataError: they are in another encoding.
+        DataError: the content is in another encoding.
     """
     if codecs.lookup(encoding).name == "utf-8":
         encoding = next((name for mark, name in MARKS if content.startswith(mark)), encoding)
@@ -92,13 +92,13 @@ def decode(
 
 
 def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8") -> list[str]:
-    r"""The lines of a file, plain or .gz, without their ends (\n or \r\n).
+    r"""Read the lines of a file, plain or .gz, without their ends (\n or \r\n).
 
-    Only these end a line: `str.splitlines` would also split at U+2028 and the like, which stand
-    inside real sentences, and so move every later line of an aligned file.
+    Only these end a line: `str.splitlines` would also split at U+2028 and the like, which occur
+    inside real sentences, and so shift all later lines of an aligned file.
 
     Raises:
-        DataError: the file is missing, empty, broken or in another encoding.
+        DataError: the file is missing, empty, damaged or in another encoding.
     """
     lines = decode(read_content(path), path, encoding).removesuffix("\n").split("\n")
     if lines == [""]:
@@ -111,16 +111,16 @@ def read_parallel(
     target_path: str | os.PathLike[str],
     encoding: str = "utf-8",
 ) -> list[tuple[str, str]]:
-    """Pairs of sentences from two files that are aligned by line.
+    """Read pairs of sentences from two files that are aligned by line.
 
     Raises:
-        DataError: a file cannot be read (see `read_lines`), or their numbers of lines differ.
+        DataError: a file cannot be read (see `read_lines`), or the numbers of lines differ.
     """
     sources, targets = (read_lines(path, encoding) for path in (source_path, target_path))
     if len(sources) != len(targets):
         raise DataError(
             f"{source_path} has {len(sources)} lines and {target_path} has {len(targets)}: "
-            "expected one translation a line (different splits, or a line break in a sentence?)"
+            "expected one translation per line (different splits, or a line break in a sentence?)"
         )
     return list(zip(sources, targets, strict=True))
 
@@ -128,7 +128,7 @@ def read_parallel(
 def read_tsv(
     path: str | os.PathLike[str], *, columns: Sequence[int] = (0, 1)
 ) -> list[tuple[str, ...]]:
-    """The chosen columns, counted from 0, of a tab-separated file without header and quoting.
+    """Read columns, counted from 0, of a tab-separated file without header and quoting.
 
     Raises:
         DataError: the file cannot be read (see `read_lines`), or a line has too few columns.
@@ -138,16 +138,16 @@ def read_tsv(
         if len(row) <= max(columns):
             raise DataError(
                 f"{path}, line {number}, has {len(row)} columns, expected {max(columns) + 1} or "
-                "more (spaces in the place of tabs, or a line break inside a field?)"
+                "more (spaces instead of tabs, or a line break inside a field?)"
             )
     return [tuple(row[column] for column in columns) for row in rows]
 
 
 def find_data(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of a named data set, under `data_dir` or else under the variable QKV_DATA.
+    """Return the folder of a data set, under `data_dir` or else under the variable QKV_DATA.
 
     Raises:
-        DataError: neither is given, or the folder has no such set.
+        DataError: neither is set, or the folder has no such set.
     """
     data_dir = data_dir or os.environ.get("QKV_DATA")
     if not data_dir:

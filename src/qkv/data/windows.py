@@ -1,6 +1,6 @@
-"""Windows: a question before a piece of its passage, where both are too long for a model at once.
+"""Windows: a question and a piece of its passage, for passages longer than a model's input.
 
-A passage of many tokens is read through overlapping windows, and each begins with the question:
+A long passage is cut into overlapping windows, each of which begins with the question:
 
     [CLS] question [SEP] passage, tokens 0 to 9   [SEP]
     [CLS] question [SEP] passage, tokens 6 to 15  [SEP]     stride 6
@@ -23,20 +23,19 @@ from qkv.data.tokenizers.vocabulary import Span
 from qkv.errors import ConfigError, DataError, LengthError
 from qkv.json_fields import quoted
 
-NO_ANSWER = (0, 0)  # the place of [CLS], where a window without the answer points
+NO_ANSWER = (0, 0)  # the span of [CLS], the target of a window without the answer
 
 
 class Window(NamedTuple):
     """A question with a piece of its passage.
 
     Args:
-        row: which question this is, counted from 0.
-        ids: what a model reads, special tokens included.
-        segments: 0 for the question, 1 for the passage, in families that tell them apart.
-        first: the place among the ids of the piece's first token.
-        spans: characters of the passage, [from, to), that each token of the piece stands for; none
-            begins or ends within what a reader sees as one character (an accent, a joined emoji),
-            so that no answer does.
+        row: index of the question.
+        ids: token ids, special tokens included.
+        segments: 0 for the question, 1 for the passage, in families that distinguish them.
+        first: index, among the ids, of the piece's first token.
+        spans: characters [start, end) of the passage for each token of the piece; none splits what
+            a reader sees as one character (an accent, a joined emoji), so no answer does.
     """
 
     row: int
@@ -46,9 +45,9 @@ class Window(NamedTuple):
     spans: list[Span]
 
     def places(self, start: int, end: int) -> tuple[int, int] | None:
-        """The places of the first and the last token of characters [start, end).
+        """Return the indices of the first and the last token of characters [start, end).
 
-        None where the window does not hold all of them.
+        None if the window does not contain all of them.
         """
         if not self.spans or start < self.spans[0][0] or end > self.spans[-1][1]:
             return None
@@ -56,7 +55,7 @@ class Window(NamedTuple):
         return (self.first + held[0], self.first + held[-1]) if held else None
 
     def characters(self, first: int, last: int) -> Span:
-        """The characters [start, end) of the tokens from one place to another."""
+        """Return the characters [start, end) of the tokens from index `first` to `last`."""
         return self.spans[first - self.first][0], self.spans[last - self.first][1]
 
 
@@ -68,9 +67,9 @@ def make_windows(
     max_length: int,
     stride: int,
 ) -> list[Window]:
-    """Cut passages into windows that overlap; the question is whole in each.
+    """Cut passages into overlapping windows, each with the whole question.
 
-    Devlin et al.'s run_squad.py for SQuAD does so.
+    As in run_squad.py of Devlin et al. 2019.
 
     Args:
         tokenizer: of the model.
