@@ -106,7 +106,7 @@ def test_files_are_written_back_as_they_were(folder, tmp_path):
         assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes()
     again = Tokenizer.load(tmp_path / "copy")
     assert again.encode("the dogs </s>") == tokenizer.encode("the dogs </s>")
-    with pytest.raises(DataError, match=r"one\.json cannot hold a tokenizer of .*expected a fol"):
+    with pytest.raises(DataError, match=r"one\.json is a single file, .*expected a fol"):
         tokenizer.save(tmp_path / "one.json")
 
 
@@ -181,7 +181,7 @@ def test_special_tokens_by_their_roles(make):
     assert gpt2.start == gpt2.stop == gpt2.id_of(END) == gpt2.vocab_size - 1
     with pytest.raises(VocabularyError, match=r"no pad token, only start 103, stop 103, unknown"):
         _ = gpt2.pad
-    with pytest.raises(VocabularyError, match=r"'dogma' is none of the 104 tokens"):
+    with pytest.raises(VocabularyError, match=r"'dogma' is not one of the 104 tokens"):
         gpt2.id_of("dogma")
     assert gpt2.decode([gpt2.start, *gpt2.encode("the dog"), gpt2.stop, 0]) == "the dog"
 
@@ -303,7 +303,7 @@ def broken(name, files=None, /, **settings):
 
 SHORT = json.dumps(FILES["GPT2Tokenizer"]["vocab.json"], indent=0)[:100]
 BROKEN = {
-    r"vocab\.txt, line 3: 'the' is on line 1 too; one token cannot have two ids": broken(
+    r"vocab\.txt, line 3: 'the' is also on line 1; a token cannot have two ids": broken(
         "BertTokenizer", {"vocab.txt": "the\ndog\nthe\n"}
     ),
     r"vocab\.txt, line 2: empty; expected a token": broken(
@@ -312,7 +312,7 @@ BROKEN = {
     r"vocab\.txt, line 3: not UTF-8 \(invalid continuation byte\)": broken(
         "BertTokenizer", {"vocab.txt": b"the\ndog\n\xc3\x28\n"}
     ),
-    r"vocab\.txt has no '\[CLS\]', the start token: is the file cut short": broken(
+    r"vocab\.txt has no '\[CLS\]', the start token: is the file truncated": broken(
         "BertTokenizer", {"vocab.txt": "\n".join(WORDPIECE[:2])}
     ),
     r"vocab\.json, line \d+: not JSON, is it cut short\? \(Expecting": broken(
@@ -331,26 +331,26 @@ BROKEN = {
     r"vocab\.json: 'b' has id '1'; expected": broken(
         "GPT2Tokenizer", {"vocab.json": {"a": 0, "b": "1"}}
     ),
-    r"merges\.txt, line 3: 'the' is no merge; expected two pieces": broken(
+    r"merges\.txt, line 3: 'the' is not a merge; expected two pieces": broken(
         "GPT2Tokenizer", {"merges.txt": "#version: 0.2\nt h\nthe\n"}
     ),
-    r"merges\.txt, line 2: 't  h' is no merge": broken(
+    r"merges\.txt, line 2: 't  h' is not a merge": broken(
         "GPT2Tokenizer", {"merges.txt": "#version: 0.2\nt  h\n"}
     ),
     r"merges\.txt, line 2: 'hx' is not in the vocabulary": broken(
         "GPT2Tokenizer", {"merges.txt": "t h\nh x\n"}
     ),
-    r"spiece\.model is no SentencePiece model: is it cut short": broken(
+    r"spiece\.model is not a SentencePiece model: is it truncated": broken(
         "T5Tokenizer", {"spiece.model": T5_PIECES[:-9]}
     ),
-    r"tokenizer\.model is no SentencePiece model: .*Llama 3": broken(
+    r"tokenizer\.model is not a SentencePiece model: .*Llama 3": broken(
         "LlamaTokenizer", {"tokenizer.model": "IQ== 0\nIg== 1\n"}
     ),
-    r"target\.spm is no SentencePiece model": broken("MarianTokenizer", {"target.spm": b""}),
+    r"target\.spm is not a SentencePiece model": broken("MarianTokenizer", {"target.spm": b""}),
     r"has no tokenizer\.json, and its tokenizer class is 'XLNetTokenizer'; .*BertTok": broken(
         "T5Tokenizer", tokenizer_class="XLNetTokenizer"
     ),
-    r"has no vocab\.txt: a BertTokenizer is made of tokenizer\.json, or else of voc": broken(
+    r"has no vocab\.txt: a BertTokenizer needs tokenizer\.json, or voc": broken(
         "T5Tokenizer", tokenizer_class="BertTokenizer"
     ),
     r"tokenizer_config\.json: do_basic_tokenize = False is not implemented for a Bert": broken(
@@ -358,11 +358,11 @@ BROKEN = {
     ),
     r"separate_vocabs = True is not implemented": broken("MarianTokenizer", separate_vocabs=True),
     r"vocab\.txt has no '<gone>', the mask token": broken("BertTokenizer", mask_token="<gone>"),
-    r"adds '<new>' to its vocabulary, a token that is no special one": broken(
+    r"adds '<new>' to its vocabulary, which is not a special token": broken(
         "BertTokenizer", {"added_tokens.json": {"<new>": 11}}
     ),
     **{
-        rf"the added token '<new>' id {i}, expected {expected}: is the vocabulary cut": broken(
+        rf"the added token '<new>' id {i}, expected {expected}: is the vocabulary trunc": broken(
             name, {"added_tokens.json": {"<new>": i}}, pad_token="<new>"
         )
         for name, i, expected in (

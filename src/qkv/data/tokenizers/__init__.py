@@ -1,4 +1,4 @@
-"""One tokenizer for every vocabulary: trained here, or read from a published folder."""
+"""A tokenizer for all kinds of vocabularies, trained here or loaded from a published folder."""
 
 from qkv.data.tokenizers.folder import FILE_NAME, TOKENIZER_FILES
 from qkv.data.tokenizers.special_tokens import ModelInput

@@ -1,4 +1,4 @@
-"""Vocabularies built from the files of published folders, a function a kind."""
+"""Build vocabularies from the files of published folders, one function per kind."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ BEFORE = ("<s>", "<pad>", "</s>", "<unk>")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a vocabulary is built from.
+    """The input for building a vocabulary.
 
     Args:
-        folder: where its files are.
-        settings: tokenizer_config.json and special_tokens_map.json.
-        roles: special tokens, by pad, start, stop, unknown and mask.
-        added: tokens that the folder adds to the vocabulary, and their ids.
+        folder: folder with its files.
+        settings: content of tokenizer_config.json and special_tokens_map.json.
+        roles: special tokens by role: pad, start, stop, unknown and mask.
+        added: ids of tokens that the folder adds to the vocabulary.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ def build_gpt2(source: Source) -> Vocabulary:
 
 
 def build_roberta(source: Source) -> Vocabulary:
-    """RoBERTa and BART: as GPT-2, but a token's offsets leave its spaces out."""
+    """RoBERTa and BART: as GPT-2, but a token's offsets exclude its spaces."""
     return _byte_level_bpe(source, trim_offsets=source.settings.get("trim_offsets", True))
 
 
@@ -89,7 +89,7 @@ def _library(
 
 
 def build_t5(source: Source) -> Vocabulary:
-    """T5: spiece.model, and sentinels after its pieces."""
+    """T5: spiece.model, followed by sentinels."""
     return _sentencepiece(source, "spiece.model", sentinels=source.settings.get("extra_ids", 100))
 
 
@@ -101,7 +101,7 @@ def build_llama(source: Source) -> Vocabulary:
 def _sentencepiece(source: Source, file: str, *, sentinels: int) -> Vocabulary:
     model = read_model(source.folder / file)
     size = len(model)
-    # The last sentinel comes first: <extra_id_0> is the highest id.
+    # Sentinels are in descending order: <extra_id_0> has the highest id.
     own = {f"<extra_id_{i}>": size + sentinels - 1 - i for i in range(sentinels)}
     vocabulary = SentencePieceVocabulary(model, own)
     after = _after(source, vocabulary.id, len(vocabulary))
@@ -111,24 +111,24 @@ def _sentencepiece(source: Source, file: str, *, sentinels: int) -> Vocabulary:
 
 
 def build_xlm_roberta(source: Source) -> Vocabulary:
-    """XLM-R: sentencepiece.bpe.model, whose first three pieces have four other ids."""
+    """XLM-R: sentencepiece.bpe.model, with four special tokens for its first three pieces."""
     return _fairseq(source, BEFORE, start=3)
 
 
 def build_camembert(source: Source) -> Vocabulary:
-    """CamemBERT: five tokens, of which three are never used, before the model's "<s>"."""
+    """CamemBERT: five tokens, three of them unused, before the model's "<s>"."""
     return _fairseq(
         source, ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"), start=1
     )
 
 
 def build_mbart(source: Source) -> Vocabulary:
-    """mBART: XLM-R's, and the codes of 25 languages before the mask."""
+    """mBART: as XLM-R, with the codes of 25 languages before the mask."""
     return _fairseq(source, BEFORE, start=3, after=LANGUAGES)
 
 
 def build_mbart50(source: Source) -> Vocabulary:
-    """mBART-50: XLM-R's, and the codes of 52 languages before the mask."""
+    """mBART-50: as XLM-R, with the codes of 52 languages before the mask."""
     return _fairseq(source, BEFORE, start=3, after=LANGUAGES + MORE_LANGUAGES)
 
 
@@ -164,13 +164,13 @@ def _check_roles(find: Callable[[str], int | None], source: Source, file: str) -
     for role, token in source.roles.items():
         if find(token) is None:
             raise DataError(
-                f"{source.folder / file} has no {quoted(token)}, the {role} token: is the file cut "
-                "short, or of another class of tokenizers?"
+                f"{source.folder / file} has no {quoted(token)}, the {role} token: is the file "
+                "truncated, or does it belong to another tokenizer class?"
             )
 
 
 def _after(source: Source, find: Callable[[str], int | None], size: int) -> dict[str, int]:
-    """The added tokens that a vocabulary of this size lacks; their ids go on where its own end."""
+    """Return the added tokens missing in a vocabulary of this size; their ids follow its own."""
     after: dict[str, int] = {}
     for token, i in sorted(source.added.items(), key=lambda item: item[1]):
         expected = find(token)
@@ -180,6 +180,6 @@ def _after(source: Source, find: Callable[[str], int | None], size: int) -> dict
         if i != expected:
             raise DataError(
                 f"{source.folder} gives the added token {quoted(token)} id {i}, expected "
-                f"{expected}: is the vocabulary cut short?"
+                f"{expected}: is the vocabulary truncated?"
             )
     return after

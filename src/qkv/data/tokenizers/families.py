@@ -1,4 +1,4 @@
-"""Tokenizer classes of published folders: files, special tokens, and what stands around a text."""
+"""Tokenizer classes of published folders: files, special tokens and templates."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,19 +23,18 @@ from qkv.data.tokenizers.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A tokenizer class, as tokenizer_config.json names it.
+    """A tokenizer class named in tokenizer_config.json.
 
     Args:
-        files: what its folder must have where there is no tokenizer.json.
-        build: the vocabulary, or that of the source and that of the target.
-        roles: its special tokens, where the folder names no others.
-        single: what stands around one sequence, as `Template.parse` reads it.
-        pair: what stands around two.
-        flagged: `add_bos_token` and `add_eos_token` of the folder say what stands around.
-        language: of its texts, where the folder names none; `single` and `pair` have its token as
-            "language".
-        target_start: the role of what decoding begins with, or "language".
-        only: settings of which only these values are implemented; absent is one of them.
+        files: required files if there is no tokenizer.json.
+        build: builds the vocabulary, or those of the source and the target.
+        roles: its default special tokens.
+        single: template of a single sequence; see `Template.parse`.
+        pair: template of a pair.
+        flagged: whether `add_bos_token` and `add_eos_token` of the folder replace the templates.
+        language: default language of its texts, whose token is "language" in the templates.
+        target_start: role of the initial token of decoding, or "language".
+        only: supported values of some settings; absence is also supported.
     """
 
     files: tuple[str, ...]
@@ -138,7 +137,7 @@ FAMILIES = {
         only={"sp_model_kwargs": (None, {}), "separate_vocabs": (None, False)},
     ),
 }
-# For folders whose tokenizer_config.json names no class.
+# For folders whose tokenizer_config.json does not name a class.
 OF_MODEL = {
     "bert": "BertTokenizer",
     "distilbert": "DistilBertTokenizer",
@@ -154,7 +153,7 @@ OF_MODEL = {
     "mistral": "LlamaTokenizer",
     "marian": "MarianTokenizer",
 }
-# For folders that have no config.json either: the file that only one kind has.
+# For folders without config.json: files that identify a class.
 OF_FILE = {
     "vocab.txt": "BertTokenizer",
     "merges.txt": "GPT2Tokenizer",

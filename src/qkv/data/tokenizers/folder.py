@@ -1,4 +1,4 @@
-"""Published folders: what their files say about text, special tokens and what stands around."""
+"""Read the tokenizers of published folders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ FILE_NAME = "tokenizer.json"
 VOCABULARIES = frozenset((FILE_NAME, *(file for one in FAMILIES.values() for file in one.files)))
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TOKENIZER_FILES = VOCABULARIES | {*SETTINGS, "chat_template.jinja"}
-ROLES = {  # as the settings name them
+ROLES = {  # by their names in the settings
     "pad": ("pad_token",),
     "start": ("cls_token", "bos_token"),
     "stop": ("sep_token", "eos_token"),
@@ -77,12 +77,12 @@ OURS = {"pad": PAD, "start": START, "stop": STOP, "unknown": UNKNOWN}
 
 @dataclass(frozen=True, kw_only=True)
 class Languages:
-    """What texts are marked with.
+    """The languages with which texts are marked.
 
     Args:
-        family: says where the mark stands.
-        source: code of the language that is read, such as "en_XX".
-        target: code of the language that is written.
+        family: determines the position of the mark.
+        source: code of the source language, such as "en_XX".
+        target: code of the target language.
     """
 
     family: Family
@@ -92,15 +92,15 @@ class Languages:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a `Tokenizer` is made of.
+    """The parts of a `Tokenizer`.
 
     Args:
-        vocabulary: text to ids and back.
-        roles: the ids of pad, start, stop, unknown and mask, of those that there are.
-        template: what stands around one sequence and two.
-        files: by name, to be written back.
-        target: the vocabulary of what is translated into, where it is another.
-        languages: of a tokenizer that marks each text with its own.
+        vocabulary: converts text to ids and back.
+        roles: ids of the available roles: pad, start, stop, unknown and mask.
+        template: template of single sequences and pairs.
+        files: content by file name, to be written back.
+        target: vocabulary of the target language, if it differs.
+        languages: languages of a tokenizer that marks texts with them.
     """
 
     vocabulary: Vocabulary
@@ -112,10 +112,10 @@ class Parts:
 
 
 def read_file(file: Path) -> Parts:
-    """Read a tokenizer.json by itself.
+    """Read a single tokenizer.json.
 
     Raises:
-        DataError: there is no such file, or it describes no tokenizer.
+        DataError: there is no such file, or it is not a tokenizer.
     """
     return replace(_from_json(file, {}, None), files={FILE_NAME: file.read_bytes()})
 
@@ -124,7 +124,7 @@ def read_folder(folder: Path) -> Parts:
     """Read the tokenizer of a published folder.
 
     Raises:
-        DataError: a file is missing or broken, or asks for what is not implemented.
+        DataError: a file is missing, broken, or not supported.
     """
     settings = {}
     for file in (folder / SETTINGS[1], folder / SETTINGS[0]):
@@ -149,17 +149,17 @@ def read_folder(folder: Path) -> Parts:
     belonging = [path for path in sorted(folder.glob("*")) if path.name in TOKENIZER_FILES]
     for path in belonging:
         if not path.is_file():
-            raise DataError(f"{path} cannot be read: it is no file, or a link to none")
+            raise DataError(f"{path} cannot be read: it is not a file, or a broken link")
     return replace(parts, files={path.name: path.read_bytes() for path in belonging})
 
 
 def known_ids(roles: Mapping[str, str], id_of: Callable[[str], int | None]) -> dict[str, int]:
-    """Return the id of each role's token; of the tokens that the vocabulary has."""
+    """Return the id of each role's token, for tokens in the vocabulary."""
     return {role: i for role, token in roles.items() if (i := id_of(token)) is not None}
 
 
 def mark(parts: Parts, languages: Languages) -> Parts:
-    """Mark texts as those of a language.
+    """Mark texts with their languages.
 
     Raises:
         VocabularyError: the vocabulary has no such language.
@@ -171,7 +171,7 @@ def mark(parts: Parts, languages: Languages) -> Parts:
 
 
 def of_target(parts: Parts) -> Parts:
-    """What is translated into: Marian has another vocabulary for it, mBART another mark."""
+    """Return the parts for the target: Marian has another vocabulary for it, mBART another mark."""
     if parts.target is not None:
         return replace(parts, vocabulary=parts.target)
     if parts.languages is None:
@@ -196,7 +196,7 @@ def _language_id(parts: Parts, languages: Languages, code: str) -> int:
 
 
 def _class(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The tokenizer class that the folder names, or else that of its model, or of its files."""
+    """Return the tokenizer class named by the folder, else by its model, else by its files."""
     config = read_json(folder / "config.json", missing_ok=True)
     check_kinds(config, dict.fromkeys(("model_type", "tokenizer_class"), TEXT | NULL))
     name = settings.get("tokenizer_class") or config.get("tokenizer_class")
@@ -211,7 +211,7 @@ def _from_json(file: Path, settings: Mapping[str, Any], family: Family | None) -
     content = read_text(file)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content)
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower class
         raise DataError(
             f"{file} is not a tokenizer: expected JSON of the `tokenizers` library "
             f"({quoted(str(error))})"
@@ -232,15 +232,15 @@ def _from_json(file: Path, settings: Mapping[str, Any], family: Family | None) -
 def _roles_in(
     tokenizer: tokenizers.Tokenizer, file: Path, settings: Mapping[str, Any], family: Family | None
 ) -> dict[str, str]:
-    """The special tokens that the settings name, else those of the family, else ours."""
+    """Return the special tokens of the settings, else of the family, else ours."""
     named = _named(settings)
     for role, token in named.items():
         if tokenizer.token_to_id(token) is None:
             raise DataError(
                 f"{file.parent / SETTINGS[0]} names {quoted(token)} as {role} token, which "
-                f"{file.name} does not have: are the two files of one tokenizer?"
+                f"{file.name} does not have: do both files belong to the same tokenizer?"
             )
-    # "</s>" is ours only where it is special: in some vocabularies it is a piece of web pages.
+    # "</s>" is used only if special: in some vocabularies it is a piece from web pages.
     added = tokenizer.get_added_tokens_decoder().values()
     special = {token.content for token in added if token.special}
     ours = {role: token for role, token in OURS.items() if token in special}
@@ -254,7 +254,7 @@ def _from_vocabulary(folder: Path, settings: Mapping[str, Any], name: str) -> Pa
     for file in family.files:
         if not (folder / file).is_file():
             raise DataError(
-                f"{folder} has no {file}: a {name} is made of {FILE_NAME}, or else of "
+                f"{folder} has no {file}: a {name} needs {FILE_NAME}, or "
                 f"{' and '.join(family.files)}"
             )
     for key, values in family.only.items():
@@ -268,7 +268,7 @@ def _from_vocabulary(folder: Path, settings: Mapping[str, Any], name: str) -> Pa
     vocabulary = family.build(Source(folder=folder, settings=settings, roles=roles, added=added))
     vocabulary, target = vocabulary if isinstance(vocabulary, tuple) else (vocabulary, None)
     ids = known_ids(roles, vocabulary.id)
-    template = PLAIN  # until the languages are known
+    template = PLAIN  # replaced once the languages are known
     if family.language is None:
         template = _flagged(family, settings, ids) or Template.parse(
             family.single, family.pair, ids
@@ -285,7 +285,7 @@ def _from_vocabulary(folder: Path, settings: Mapping[str, Any], name: str) -> Pa
 def _flagged(
     family: Family, settings: Mapping[str, Any], roles: Mapping[str, int]
 ) -> Template | None:
-    """What `add_bos_token` and `add_eos_token` ask for, where a family has them."""
+    """Return the templates with the tokens of `add_bos_token` and `add_eos_token`."""
     if not family.flagged or not {"add_bos_token", "add_eos_token"} & settings.keys():
         return None
     start = "start" in roles and settings.get("add_bos_token", family.single.startswith("start"))
@@ -299,7 +299,7 @@ def _flagged(
 
 
 def _named(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The special tokens that the settings name, by role."""
+    """Return the special tokens of the settings, by role."""
     named = {}
     for role, keys in ROLES.items():
         tokens = [_content(settings[key]) for key in keys if settings.get(key) is not None]
@@ -309,7 +309,7 @@ def _named(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _added(folder: Path, settings: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, int]:
-    """The tokens that a folder adds to its vocabulary, all of them special."""
+    """Return the tokens that a folder adds to its vocabulary, which must be special."""
     listed = settings.get("added_tokens_decoder") or {}
     added = {_content(token): int(i) for i, token in listed.items()}
     special = {_content(token) for token in listed.values() if token.get("special")}
@@ -319,8 +319,8 @@ def _added(folder: Path, settings: Mapping[str, Any], roles: Mapping[str, str]) 
     added |= more
     for token in added.keys() - special:
         raise DataError(
-            f"{folder} adds {quoted(token)} to its vocabulary, a token that is no special one: "
-            f"that needs a {FILE_NAME}"
+            f"{folder} adds {quoted(token)} to its vocabulary, which is not a special token: "
+            f"this needs a {FILE_NAME}"
         )
     return added
 

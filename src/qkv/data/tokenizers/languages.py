@@ -1,4 +1,4 @@
-"""The languages of mBART, in the order of their ids."""
+"""The language codes of mBART, in the order of their ids."""
 
 # Liu et al. 2020, "Multilingual denoising pre-training for neural machine translation".
 LANGUAGES = tuple(

@@ -1,4 +1,4 @@
-"""Text to ids and back: what SentencePiece runs, alone (T5, Llama 2), for fairseq or for Marian."""
+"""Vocabularies based on SentencePiece: T5 and Llama 2, fairseq, and Marian."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from qkv.errors import DataError
 
 
 class SentencePieceVocabulary:
-    """The pieces of a SentencePiece model, and special tokens after them.
+    """The pieces of a SentencePiece model, followed by special tokens.
 
-    Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226. Run by its own library: conversions
-    normalize letters with accents in another way, and merge runs of spaces in another order.
+    Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226. It uses the original library, since
+    conversions normalize accented letters and merge runs of spaces differently.
 
     Args:
-        model: as `read_model` gives it.
-        added: special tokens that the model does not have, and their ids.
+        model: result of `read_model`.
+        added: ids of special tokens that the model does not have.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SentencePieceVocabulary:
 
     def id(self, token: str) -> int | None:
         i = self._added.get(token, self._model.piece_to_id(token))
-        return i if self.token(i) == token else None  # what it does not know is its unknown token
+        return i if self.token(i) == token else None  # unknown tokens map to the unknown id
 
     def token(self, i: int) -> str | None:
         if 0 <= i < len(self._model):
@@ -61,14 +61,14 @@ class SentencePieceVocabulary:
 
 
 class MovedVocabulary(SentencePieceVocabulary):
-    """The pieces of a SentencePiece model under the ids that fairseq gave them.
+    """The pieces of a SentencePiece model with the ids of fairseq.
 
     Args:
-        model: as `read_model` gives it.
-        first: the tokens of the ids from 0 on, whatever the model calls its own.
-        unknown: the id of what the model does not know.
-        start: the first piece of the model that keeps its name; it comes after `first`.
-        added: special tokens after the pieces, and their ids.
+        model: result of `read_model`.
+        first: the first tokens, from id 0, regardless of the model's.
+        unknown: id of unknown pieces.
+        start: first piece of the model that is used, placed after `first`.
+        added: ids of special tokens after the pieces.
     """
 
     def __init__(
@@ -116,16 +116,16 @@ class MovedVocabulary(SentencePieceVocabulary):
 
 
 class MarianVocabulary:
-    """Marian's pieces by SentencePiece, and its ids from a list of its own.
+    """Marian's vocabulary: pieces by SentencePiece, ids from a separate list.
 
-    Source and target have a model each and share the list. A text may begin with the code of the
-    language to translate into, as in ">>fra<< Good morning".
+    Source and target have separate models and share the list. A text may begin with the code of the
+    target language, as in ">>fra<< Good morning".
 
     Args:
-        model: of the source or of the target, as `read_model` gives it.
-        ids: the list, vocab.json.
-        special: the ids that stand for no text.
-        unknown: the id of pieces that are not in the list.
+        model: result of `read_model` for the source or the target.
+        ids: content of vocab.json.
+        special: ids without text.
+        unknown: id of pieces that are not in the list.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class MarianVocabulary:
 
     def decode(self, ids: list[int]) -> str:
         text = self._model.decode_pieces([self._names[i] for i in ids])
-        return text.replace("▁", " ").strip()  # pieces of the other side come through as they are
+        return text.replace("▁", " ").strip()  # pieces of the other language are kept as they are
 
     def id(self, token: str) -> int | None:
         return self._ids.get(token)
@@ -171,20 +171,20 @@ class MarianVocabulary:
 
     def _id(self, piece: str) -> int:
         i = self._ids.get(piece, self._unknown)
-        return self._unknown if i in self.special else i  # an unknown piece is spelled as it is
+        return self._unknown if i in self.special else i  # a piece spelled like a special token
 
 
 def read_model(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Read a SentencePiece model.
 
     Raises:
-        DataError: the file is missing, cut short or something else.
+        DataError: the file is missing, truncated or has another format.
     """
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{path} is no SentencePiece model: is it cut short, or of another kind, such as the "
+            f"{path} is not a SentencePiece model: is it truncated, or of another kind, like the "
             f"tokenizer.model of Llama 3? ({error})"
         ) from error
 

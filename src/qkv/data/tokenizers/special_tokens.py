@@ -1,4 +1,4 @@
-"""What a family puts around one sequence, or around two."""
+"""The special tokens that a model family adds to a sequence or a pair of sequences."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,16 +6,16 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import models
 
-Slot = tuple[int | str, int]  # an id, or "A" or "B" where a sequence goes; and its segment
+Slot = tuple[int | str, int]  # an id, or "A" or "B" for a sequence; and its segment
 
 
 class ModelInput(NamedTuple):
-    """A row of a model's input, before padding; three lists of one length.
+    """A row of a model's input, before padding; three lists of the same length.
 
     Args:
-        ids: sequences and special tokens.
-        segments: 0 or 1 a token, for models that embed them, as BERT does.
-        sequence: 0 where a token is of the first sequence, 1 of the second, None of neither.
+        ids: ids of the sequences and special tokens.
+        segments: 0 or 1 per token, for models with segment embeddings, such as BERT.
+        sequence: 0 for a token of the first sequence, 1 of the second, None for special tokens.
     """
 
     ids: list[int]
@@ -24,11 +24,11 @@ class ModelInput(NamedTuple):
 
 
 class Template:
-    """The order of special tokens and sequences, for one sequence and for two.
+    """The order of special tokens and sequences, for single sequences and pairs.
 
     Args:
-        single: what stands around one sequence, "A".
-        pair: what stands around and between two, "A" and "B".
+        single: tokens around a single sequence, "A".
+        pair: tokens around and between two sequences, "A" and "B".
     """
 
     def __init__(self, single: Sequence[Slot], pair: Sequence[Slot]) -> None:
@@ -36,7 +36,7 @@ class Template:
 
     @classmethod
     def parse(cls, single: str, pair: str, special: Mapping[str, int]) -> "Template":
-        """Read "start A stop B:1 stop:1": roles and sequences, and their segment if it is not 0."""
+        """Parse "start A stop B:1 stop:1": roles and sequences, with segments other than 0."""
 
         def slot(word: str) -> Slot:
             name, _, segment = word.partition(":")
@@ -46,7 +46,7 @@ class Template:
 
     @classmethod
     def of_post_processor(cls, processor: object) -> "Template":
-        """What a post-processor of the `tokenizers` library does, found by asking it."""
+        """Infer the template from the output of a post-processor of the `tokenizers` library."""
         probe = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
         probe.post_processor = processor
 
@@ -63,18 +63,18 @@ class Template:
     def add_special_tokens(
         self, first: Sequence[int], second: Sequence[int] | None = None
     ) -> ModelInput:
-        """Put one sequence, or two, where they belong."""
-        wrapped = ModelInput([], [], [])
+        """Insert a sequence or a pair into the template."""
+        row = ModelInput([], [], [])
         for what, segment in self.single if second is None else self.pair:
             if isinstance(what, str):
                 sequence = "AB".index(what)
                 ids = (first, second or ())[sequence]
             else:
                 sequence, ids = None, [what]
-            wrapped.ids.extend(ids)
-            wrapped.segments.extend([segment] * len(ids))
-            wrapped.sequence.extend([sequence] * len(ids))
-        return wrapped
+            row.ids.extend(ids)
+            row.segments.extend([segment] * len(ids))
+            row.sequence.extend([sequence] * len(ids))
+        return row
 
 
 PLAIN = Template.parse("A", "A B", {})

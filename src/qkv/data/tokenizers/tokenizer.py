@@ -1,4 +1,4 @@
-"""Text to ids and back, special tokens, and what a family puts around a sequence."""
+"""The tokenizer: text to ids and back, and special tokens."""
 
 import json
 import os
@@ -30,10 +30,10 @@ from qkv.files import write_atomically
 
 
 class Tokenizer:
-    """Text to ids and back, whatever the vocabulary: trained here, or of a published folder.
+    """Converts text to ids and back, with a vocabulary trained here or loaded from a folder.
 
-    Encoding adds no start and no stop token: add them with `add_special_tokens`, or when collating.
-    A special token's name inside a text, such as "</s>", is encoded as ordinary text.
+    Encoding adds no start or stop token: add them with `add_special_tokens`, or when collating. A
+    special token's name inside a text, such as "</s>", is encoded as ordinary text.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -41,7 +41,7 @@ class Tokenizer:
 
     @classmethod
     def train_characters(cls, texts: Iterable[str]) -> "Tokenizer":
-        """A vocabulary of the characters (code points) of the texts, in the order of Unicode.
+        """Build a vocabulary of the characters (code points) of the texts, in Unicode order.
 
         Raises:
             DataError: there is no text.
@@ -52,13 +52,13 @@ class Tokenizer:
     def train_bpe(
         cls, texts: Iterable[str], vocab_size: int, *, lowercase: bool = False
     ) -> "Tokenizer":
-        """Byte-pair encoding of UTF-8 bytes: no text is unknown, decoding gives it back exactly.
+        """Train byte-pair encoding of UTF-8 bytes, which encodes every text losslessly.
 
-        Sennrich et al. 2016, https://arxiv.org/abs/1508.07909; of bytes: Radford et al. 2019
-        (GPT-2). With `lowercase` every text is read in lower case, and comes back so.
+        Sennrich et al. 2016, https://arxiv.org/abs/1508.07909; on bytes: Radford et al. 2019
+        (GPT-2). With `lowercase`, all texts are lowercased.
 
         Raises:
-            ConfigError: `vocab_size` cannot hold the 256 bytes and the special tokens.
+            ConfigError: `vocab_size` is too small for the 256 bytes and the special tokens.
             DataError: there is no text.
         """
         return cls._trained(training.train_bpe(texts, vocab_size, lowercase=lowercase))
@@ -67,40 +67,41 @@ class Tokenizer:
     def train_wordpiece(
         cls, texts: Iterable[str], vocab_size: int, *, lowercase: bool = True
     ) -> "Tokenizer":
-        """WordPiece as in BERT: words and punctuation apart, "##" before a piece inside a word.
+        """Train WordPiece as in BERT, with "##" before a piece inside a word.
 
         Schuster and Nakajima 2012; BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
         `lowercase` also removes accents, as in the uncased BERT.
 
         Raises:
-            ConfigError: `vocab_size` cannot hold the characters, at the start of and inside a word.
+            ConfigError: `vocab_size` is too small for all characters, at the start of and inside
+                words.
             DataError: there is no text.
         """
         return cls._trained(training.train_wordpiece(texts, vocab_size, lowercase=lowercase))
 
     @classmethod
     def train_unigram(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """The unigram language model over pieces, "▁" where a word begins.
+        """Train a unigram language model over pieces, with "▁" at the beginning of words.
 
-        Kudo 2018, https://arxiv.org/abs/1804.10959. Trained by SentencePiece, because the result of
-        the trainer in `tokenizers` changes with each run. A small corpus gives fewer pieces.
+        Kudo 2018, https://arxiv.org/abs/1804.10959. It is trained by SentencePiece, because the
+        trainer in `tokenizers` is not deterministic. A small corpus gives fewer pieces.
 
         Raises:
-            ConfigError: `vocab_size` cannot hold the characters of the texts.
+            ConfigError: `vocab_size` is too small for the characters of the texts.
             DataError: there is no text.
         """
         return cls._trained(training.train_unigram(texts, vocab_size))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Read a published folder's tokenizer, or a `tokenizer.json` by itself.
+        """Load the tokenizer of a published folder, or a single `tokenizer.json`.
 
-        A folder's tokenizer.json counts where there is one. Otherwise its tokenizer class says what
-        the files mean: vocab.txt, vocab.json with merges.txt, or SentencePiece models.
+        If the folder has a tokenizer.json, it is used. Otherwise, the tokenizer class determines
+        the files: vocab.txt, vocab.json with merges.txt, or SentencePiece models.
 
         Raises:
-            DataError: there is no such tokenizer; or a file of it is missing, broken, or asks for
-                what is not implemented.
+            DataError: there is no tokenizer; or one of its files is missing, broken, or not
+                supported.
         """
         path = Path(path)
         if path.suffix == ".json" and path.is_file():
@@ -114,13 +115,13 @@ class Tokenizer:
         return tokenizer
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the files as they were read, each atomically.
+        """Write the files as they were loaded, each atomically.
 
         Args:
-            path: a folder; or a file that ends in ".json", for a tokenizer that is one such file.
+            path: folder; or a file with the suffix ".json", for a tokenizer that is one such file.
 
         Raises:
-            DataError: one file cannot hold this tokenizer.
+            DataError: this tokenizer cannot be written as a single file.
         """
         path = Path(path)
         if path.suffix != ".json":
@@ -130,61 +131,61 @@ class Tokenizer:
             write_atomically(path, self.files[FILE_NAME])
         else:
             raise DataError(
-                f"{path} cannot hold a tokenizer of {', '.join(self.files)}; expected a folder"
+                f"{path} is a single file, but there are {', '.join(self.files)}; expected a folder"
             )
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What `save` writes, by name."""
+        """The content of the files that `save` writes, by name."""
         return dict(self._parts.files)
 
     @property
     def target(self) -> "Tokenizer":
-        """The tokenizer of what is translated into: that of Marian and mBART is another."""
+        """The tokenizer of the target language, which differs for Marian and mBART."""
         parts = of_target(self._parts)
         return self if parts is self._parts else type(self)(parts)
 
     def with_languages(self, source: str, target: str) -> "Tokenizer":
-        """The same tokenizer for texts of other languages, of which mBART marks each text's.
+        """Return the same tokenizer for other languages, with which mBART marks texts.
 
         Args:
-            source: code of the language that is read, such as "en_XX".
-            target: code of the language that is written: that of `target`.
+            source: code of the source language, such as "en_XX".
+            target: code of the target language, for `target`.
 
         Raises:
-            VocabularyError: it marks no languages, or not these.
+            VocabularyError: the tokenizer does not mark languages, or not these.
         """
         if self._parts.languages is None:
             raise VocabularyError(
-                f"languages {source!r} and {target!r} were given to a tokenizer that marks none; "
-                "the classes MBartTokenizer and MBart50Tokenizer do"
+                f"got languages {source!r} and {target!r} for a tokenizer without languages; "
+                "MBartTokenizer and MBart50Tokenizer have them"
             )
         languages = replace(self._parts.languages, source=source, target=target)
         return type(self)(mark(self._parts, languages))
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids, special tokens included."""
+        """The number of ids, including special tokens."""
         return len(self._vocabulary)
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """The ids that stand for no text."""
+        """The ids of special tokens."""
         return self._vocabulary.special
 
     @property
     def pad(self) -> int:
-        """The id that fills short rows of a batch."""
+        """The id that pads short rows of a batch."""
         return self._role("pad")
 
     @property
     def filler(self) -> int:
-        """The id that fills short rows where a mask hides them: any, where there is none to pad."""
+        """The padding id, or any id if there is none, for padding that a mask hides."""
         return self._parts.roles.get("pad", 0)
 
     @property
     def start(self) -> int:
-        """The id that begins a sequence: of decoding, or of an encoder's input (BERT's [CLS])."""
+        """The id that begins decoding, or an encoder's input (BERT's [CLS])."""
         return self._role("start")
 
     @property
@@ -194,73 +195,73 @@ class Tokenizer:
 
     @property
     def unknown(self) -> int:
-        """The id of what the vocabulary does not have; byte-level BPE never uses it."""
+        """The id of unknown text; byte-level BPE never uses it."""
         return self._role("unknown")
 
     @property
     def mask(self) -> int:
-        """The id of a place whose token is asked for, in masked language modelling."""
+        """The id of the mask token, for masked language modeling."""
         return self._role("mask")
 
     def id_of(self, token: str) -> int:
-        """The id of a token by its name in the vocabulary, such as T5's "<extra_id_0>".
+        """Return the id of a token by its name in the vocabulary, such as T5's "<extra_id_0>".
 
         Raises:
             VocabularyError: the vocabulary does not have it.
         """
         i = self._vocabulary.id(token)
         if i is None:
-            raise VocabularyError(f"{token!r} is none of the {self.vocab_size} tokens")
+            raise VocabularyError(f"{token!r} is not one of the {self.vocab_size} tokens")
         return i
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without start and stop."""
+        """Return the ids of a text, without start and stop."""
         return self._vocabulary.encode(text)
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text, not padded."""
+        """Return the ids of each text, without padding."""
         return self._vocabulary.encode_batch(texts)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
-        """The ids of a text, and for each the characters that it stands for: text[first:end].
+        """Return the ids of a text and the characters text[first:end] of each.
 
-        A token that begins with a space may count it in. Where a character has several tokens, as
-        an emoji in bytes, either all of them have it or only the last.
+        The range of a token may include a leading space. If a character has several tokens, such as
+        the bytes of an emoji, either all of them or only the last have it.
         """
         return self._vocabulary.spans(text)
 
     def add_special_tokens(
         self, first: Sequence[int], second: Sequence[int] | None = None
     ) -> ModelInput:
-        """Put the family's special tokens around one encoded text, or around and between two.
+        """Add the family's special tokens to an encoded text, or to a pair.
 
-        BERT: [CLS] a [SEP] b [SEP], b and what follows in segment 1; RoBERTa: <s> a </s></s> b
-        </s>; T5: a </s> b </s>; mBART: a </s> en_XX; Llama: <s> a; GPT-2 and tokenizers that were
-        trained here: a.
+        BERT: [CLS] a [SEP] b [SEP], with segment 1 from b on; RoBERTa: <s> a </s></s> b </s>; T5: a
+        </s> b </s>; mBART: a </s> en_XX; Llama: <s> a; GPT-2 and tokenizers trained
+        here: a.
         """
         return self._parts.template.add_special_tokens(first, second)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text up to the first `stop`, without special tokens.
+        """Return the text up to the first `stop`, without special tokens.
 
-        A `start` that comes first is passed over: it may be the same token as `stop`, as in GPT-2.
+        A leading `start` is skipped, as it may be the same token as `stop`, such as in GPT-2.
 
         Raises:
-            VocabularyError: an id that the vocabulary does not have.
+            VocabularyError: an id is not in the vocabulary.
         """
         ids, roles = list(ids), self._parts.roles
         if ids and ids[0] == roles.get("start"):
             ids = ids[1:]
         kept = list(takewhile(lambda i: i != roles.get("stop"), ids))
         for i in kept:
-            self._token(i)  # the library would leave an unknown id out in silence
+            self._token(i)  # the library would silently skip an unknown id
         return self._vocabulary.decode([i for i in kept if i not in self._vocabulary.special])
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Each id as a label to read: its text where it has one, else its name in the vocabulary.
+        """Return a readable label of each id: its text if it has one, else its name.
 
         Raises:
-            VocabularyError: an id that the vocabulary does not have.
+            VocabularyError: an id is not in the vocabulary.
         """
         return [self._token(i) and self._vocabulary.label(i) for i in ids]
 
@@ -273,7 +274,7 @@ class Tokenizer:
                 template=PLAIN,
                 files={
                     FILE_NAME: tokenizer.to_str(pretty=True).encode(),
-                    # Else the folder of a family whose special tokens are others lends it those.
+                    # Otherwise it would get the special tokens of the folder's family.
                     SETTINGS[0]: _settings().encode(),
                 },
             )
@@ -292,23 +293,23 @@ class Tokenizer:
         if role not in self._parts.roles:
             has = ", ".join(f"{name} {i}" for name, i in self._parts.roles.items())
             raise VocabularyError(
-                f"this tokenizer has no {role} token, only {has or 'none at all'}: was it made for "
+                f"this tokenizer has no {role} token, only {has or 'none'}: was it made for "
                 "another purpose, or saved without its tokenizer_config.json?"
             )
         return self._parts.roles[role]
 
 
 def _settings() -> str:
-    """A tokenizer_config.json that names our special tokens, to us and to transformers."""
+    """Return a tokenizer_config.json with our special tokens, also for transformers."""
     named = {ROLES[role][-1]: token for role, token in OURS.items()}
     return json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}, indent=2) + "\n"
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
-    """The tokenizer of a published folder; None where it has no file of a vocabulary.
+    """Load the tokenizer of a published folder; None if it has no vocabulary.
 
     Raises:
-        DataError: a file is missing or broken, or asks for what is not implemented.
+        DataError: a file is missing, broken, or not supported.
     """
     folder = Path(folder)
     if not any((folder / file).is_file() for file in VOCABULARIES):

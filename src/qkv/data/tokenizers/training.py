@@ -1,4 +1,4 @@
-"""Vocabularies learned from texts: characters, byte-level BPE, WordPiece and unigram."""
+"""Train vocabularies: characters, byte-level BPE, WordPiece and unigram."""
 
 import io
 from collections.abc import Iterable
@@ -52,9 +52,9 @@ def train_wordpiece(
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     texts = [normalizer.normalize_str(text) for text in _checked(texts)]
-    # The trainer numbers "##a", "##b", ... in an order that changes with each run, and breaks
-    # ties by these numbers. As special tokens they have a fixed order; the second tokenizer,
-    # with the same vocabulary, has them as ordinary ones.
+    # The trainer numbers "##a", "##b", ... in a nondeterministic order, and breaks ties by these
+    # numbers. As special tokens they have a fixed order; the second tokenizer, with the same
+    # vocabulary, has them as ordinary tokens.
     words = {word for text in texts for word, _ in pre_tokenizer.pre_tokenize_str(text)}
     inside = {f"##{character}" for word in words for character in word[1:]}
     tokens = [*SPECIALS, *sorted(set().union(*words)), *sorted(inside)]
@@ -91,12 +91,12 @@ def train_unigram(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer
         normalization_rule_name="identity",  # done above, and by the tokenizer
         character_coverage=1.0,
         hard_vocab_limit=False,
-        max_sentence_length=2**30,  # the default leaves long texts out without a word
+        max_sentence_length=2**30,  # the default silently skips long texts
         minloglevel=2,
     )
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     scores = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
-    # "<" stands alone, or the model would find its own piece "<s>" in a text.
+    # "<" is a separate piece, or the model would find its own piece "<s>" in a text.
     alone = pre_tokenizers.Split("<", behavior="isolated")
     return _assemble(
         models.Unigram(scores, unk_id=SPECIALS.index(UNKNOWN)),
@@ -124,13 +124,13 @@ def _assemble(
 def _check_size(vocab_size: int, smallest: int) -> None:
     if vocab_size < smallest:
         raise ConfigError(
-            f"vocab_size is {vocab_size}, expected at least {smallest}: so many special tokens and "
-            "single characters (or bytes) there are before the first longer piece"
+            f"vocab_size is {vocab_size}, expected at least {smallest}: the special tokens and "
+            "single characters (or bytes)"
         )
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
     texts = list(texts)
     if not any(texts):
-        raise DataError(f"no vocabulary without text: {len(texts)} texts are given, all empty")
+        raise DataError(f"cannot train a vocabulary without text: all {len(texts)} texts are empty")
     return texts

@@ -1,4 +1,4 @@
-"""Text to ids and back: what the `tokenizers` library runs."""
+"""The protocol of vocabularies, and vocabularies of the `tokenizers` library."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,15 +7,15 @@ from typing import Protocol, runtime_checkable
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
-Span = tuple[int, int]  # first character and the one after the last
+Span = tuple[int, int]  # [first character, end)
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """Text to ids and back, in whatever library does it; no text gives the id of a special token.
+    """Converts text to ids and back; text is never encoded to special tokens.
 
     Args:
-        special: ids that stand for no text.
+        special: ids of special tokens.
     """
 
     special: frozenset[int]
@@ -24,25 +24,25 @@ class Vocabulary(Protocol):
     def encode(self, text: str) -> list[int]: ...
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]: ...
     def spans(self, text: str) -> tuple[list[int], list[Span]]: ...
-    def decode(self, ids: list[int]) -> str: ...  # none of them special
+    def decode(self, ids: list[int]) -> str: ...  # no special ids
     def id(self, token: str) -> int | None: ...
     def token(self, i: int) -> str | None: ...
     def label(self, i: int) -> str: ...
 
 
 class LibraryVocabulary:
-    """A vocabulary that the `tokenizers` library runs.
+    """A vocabulary of the `tokenizers` library.
 
     Args:
-        tokenizer: with all its special tokens.
+        tokenizer: tokenizer with all its special tokens.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
-        # A file may ask for padding and cutting; here batches pad, and what is too long raises.
+        # A file may enable padding and truncation; here batches pad, and long texts raise errors.
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True  # no one can type a token
+        tokenizer.encode_special_tokens = True  # text is never parsed as a special token
         special = {
             token.content: i
             for i, token in tokenizer.get_added_tokens_decoder().items()
@@ -52,7 +52,7 @@ class LibraryVocabulary:
         self.special = frozenset(special.values())
 
     def __reduce__(self) -> tuple:
-        # A copy of the library's own looks for special tokens again.
+        # The library's own copy would parse special tokens again.
         return type(self), (self._tokenizer,)
 
     def __len__(self) -> int:
@@ -82,16 +82,16 @@ class LibraryVocabulary:
         token = self._tokenizer.id_to_token(i) or ""
         if not isinstance(self._tokenizer.decoder, decoders.ByteLevel):
             return token
-        # Byte-level tokens spell bytes as letters ("Ġ" is a space); a part of a character has no
+        # Byte-level tokens spell bytes as letters ("Ġ" is a space); part of a character has no
         # text.
         text = self._tokenizer.decode([i], skip_special_tokens=False)
         return token if "\ufffd" in text else text
 
 
 def _close(tokenizer: tokenizers.Tokenizer, special: Mapping[str, int]) -> None:
-    """Cut after their first letter the names that the model itself would find in a text.
+    """Split special names after their first letter if the model itself would find them in a text.
 
-    The library looks for no special token, but a unigram model has "</s>" among its pieces.
+    The library does not parse special tokens, but a unigram model has "</s>" among its pieces.
     """
 
     def found(name: str, i: int) -> bool:
