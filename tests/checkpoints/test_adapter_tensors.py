@@ -36,8 +36,8 @@ def put(name, tensor):
         (without("classifier.bias"), r"classifier\.bias in .* is missing: modules_to_save names"),
         (
             put("bert.encoder.layer.7.attention.self.query.lora_A.weight", torch.zeros(3, 22)),
-            r"layer\.7\.attention\.self\.query\.lora_A\.weight in .*: the BertForSequenceClass.* th"
-            r"is model is has no such layer; the adapter was made for BertForSequenceClass",
+            r"layer\.7\.attention\.self\.query\.lora_A\.weight in .*: this model is a BertFor.* "
+            r"and has no such layer; the adapter was made for BertForSequenceClass",
         ),
         (put("bert.oddity", torch.zeros(3)), r"model\.bert\.oddity in .*has no such layer"),
         (
@@ -46,11 +46,11 @@ def put(name, tensor):
         ),
         (
             put("bert.embeddings.LayerNorm.lora_A.weight", torch.zeros(3, 22)),
-            r"bert\.embeddings\.LayerNorm is no linear layer or embedding of its own",
+            r"bert\.embeddings\.LayerNorm is not a separate linear layer or embedding",
         ),
         (
             put(f"{QUERY}.lora_A.weight", torch.zeros(5, 22)),
-            rf"{QUERY}\.lora_A\.weight in .* has shape \(5, 22\) .*\(3, 22\).*says rank 3",
+            rf"{QUERY}\.lora_A\.weight in .* has shape \(5, 22\) .*\(3, 22\).*has rank 3",
         ),
         (
             put(f"{QUERY}.lora_B.weight", torch.zeros(26, 3)),
@@ -83,20 +83,20 @@ def test_a_tied_output_layer_is_not_stored_whole(tmp_path):
     rewrite(tmp_path / "a", put("lm_head.weight", torch.zeros(37, 22)))
     rewrite(tmp_path / "b", modules_to_save=["lm_head"])
     one = base("gpt2", head)
-    refused(tmp_path / "a", DataError, r"lm_head\.weight in .*no parameter of its own", one)
+    refused(tmp_path / "a", DataError, r"lm_head\.weight in .*no separate parameter", one)
     refused(tmp_path / "b", DataError, r"lm_head\.weight in .*missing: modules_to_save", one)
 
 
 def test_another_base_model(tmp_path):
     save_adapter(adapted(), tmp_path / "bert")
-    message = r"bert\.encoder.* and 8 more: the GPT2LMHeadModel that this model is has no such"
+    message = r"bert\.encoder.* and 8 more: this model is a GPT2LMHeadModel and has no such"
     refused(tmp_path / "bert", DataError, message, base("gpt2", "GPT2LMHeadModel"))
     narrow = randomized(base().__class__(model(hidden_size=33, intermediate_size=31), 5))
     refused(tmp_path / "bert", DataError, r"has shape \(3, 22\) .*\(3, 33\)", narrow)
     save_adapter(adapted("bert", "BertModel"), tmp_path / "encoder")
     refused(tmp_path / "encoder", DataError, "the adapter was made for BertModel")
     linear = nn.Sequential(nn.Linear(3, 5))
-    refused(tmp_path / "bert", ConfigError, "this Sequential is no model of any family", linear)
+    refused(tmp_path / "bert", ConfigError, "this Sequential is not a model of any family", linear)
 
 
 GPT_QUERY = "base_model.model.transformer.h.0.attn.c_attn"

@@ -203,7 +203,7 @@ def test_what_peft_cannot_say_is_not_saved(tmp_path):
             save_adapter(one, tmp_path / "x", **options)
         assert not (tmp_path / "x").exists()
 
-    fails(base(), "this SequenceClassifier has no LoRA; add_lora comes first")
+    fails(base(), "this SequenceClassifier has no LoRA; call add_lora first")
     fails(adapted().requires_grad_(False), r"query, .* and 2 more: A is frozen")
     two = adapted(pattern="query")
     add_lora(two, LoRAConfig(pattern="value", dropout=0.5))
@@ -211,19 +211,19 @@ def test_what_peft_cannot_say_is_not_saved(tmp_path):
     # A class token is no module; of c_attn only a part would train; a tied weight would part; a
     # block has LoRA inside.
     vit = adapted("vit", "ViTForImageClassification", train=("encoder.class_token",))
-    fails(vit, r"encoder\.class_token: PEFT's files hold, besides A and B, whole modules")
+    fails(vit, r"encoder\.class_token: besides A and B, PEFT's files can store full modules")
     gpt = adapted("gpt2", "GPT2LMHeadModel", pattern="up")
     gpt.stack.blocks[0].self_attention.query.requires_grad_(True)
-    fails(gpt, r"query\.bias, stack\.blocks\.0\.self_attention\.query\.weight: PEFT's files")
+    fails(gpt, r"query\.bias, stack\.blocks\.0\.self_attention\.query\.weight: besides A")
     tied = adapted("gpt2", "GPT2LMHeadModel", train=("head", "embedding"))
-    fails(tied, r"embedding\.weight: PEFT's files hold.*none tied")
+    fails(tied, r"embedding\.weight: besides A and B, .*neither tied")
     inside = adapted()
     inside.encoder.stack.blocks[0].requires_grad_(True)
-    fails(inside, r"query\.weight.*: PEFT's files hold.*none with LoRA inside")
+    fails(inside, r"query\.weight.*: besides A and B.* nor with LoRA inside")
     linear = nn.Sequential(nn.Linear(3, 5))
     add_lora(linear, LoRAConfig(pattern="0"))
-    fails(linear, "this Sequential is no model of any family")
-    fails(adapted(), "no model of gpt2", model_type="gpt2")
+    fails(linear, "this Sequential is not a model of any family")
+    fails(adapted(), "not a model of gpt2", model_type="gpt2")
 
 
 def test_a_model_that_no_config_describes_is_not_saved(tmp_path):
@@ -232,7 +232,9 @@ def test_a_model_that_no_config_describes_is_not_saved(tmp_path):
     strange = adapted()
     strange.encoder.config = strange.config = replace(strange.config, first_position=7)
     for one in (wider, strange):
-        with pytest.raises(ConfigError, match="this SequenceClassifier is no model of any family"):
+        with pytest.raises(
+            ConfigError, match="this SequenceClassifier is not a model of any family"
+        ):
             save_adapter(one, tmp_path)
     mistral = adapted("mistral", "MistralForCausalLM")
     save_adapter(mistral, tmp_path)
@@ -274,7 +276,7 @@ def test_modules_to_save_that_this_model_has_not(tmp_path):
 def test_a_model_with_lora_gets_no_other(tmp_path):
     one = adapted()
     save_adapter(one, tmp_path)
-    refused(tmp_path, ConfigError, "SequenceClassifier has LoRA already; expected the base", one)
+    refused(tmp_path, ConfigError, "SequenceClassifier already has LoRA; expected the base", one)
 
 
 def test_files_that_are_missing_or_broken(tmp_path):
@@ -282,7 +284,7 @@ def test_files_that_are_missing_or_broken(tmp_path):
     save_adapter(adapted(), tmp_path / "adapter")
     content = (tmp_path / "adapter" / WEIGHTS).read_bytes()
     (tmp_path / "adapter" / WEIGHTS).write_bytes(content[:-8])
-    refused(tmp_path / "adapter", DataError, "is cut short")
+    refused(tmp_path / "adapter", DataError, "is truncated")
     (tmp_path / "adapter" / WEIGHTS).rename(tmp_path / "adapter" / "adapter_model.bin")
     refused(tmp_path / "adapter", DataError, r"only adapter_model\.bin: a pickle can run any code")
     (tmp_path / "adapter" / "adapter_model.bin").unlink()

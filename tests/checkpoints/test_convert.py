@@ -139,12 +139,12 @@ def test_llama2c_turns_neighbours_and_we_halves(tied, tmp_path):
     ("change", "message"),
     [
         (lambda data: data[:20], "too short for the header"),
-        (lambda data: data[:-4], r"has (\d+) numbers .* expected \d+ .* was cut short"),
-        (lambda data: data + bytes(8), "cut short, or is of another format"),
+        (lambda data: data[:-4], r"has (\d+) numbers .* expected \d+ .* is truncated"),
+        (lambda data: data + bytes(8), "truncated, or has another format"),
         (lambda data: struct.pack("<i", 0x616B3432) + data[4:], "version 0 of llama2.c's format"),
-        (lambda data: struct.pack("<4i", 24, 29, 3, 7) + data[16:], "no sizes of a model"),
-        (lambda data: struct.pack("<5i", 24, 29, 3, 6, 0) + data[20:], "no sizes of a model"),
-        (lambda data: struct.pack("<5i", 24, 29, 3, 6, 4) + data[20:], "no sizes of a model"),
+        (lambda data: struct.pack("<4i", 24, 29, 3, 7) + data[16:], "not with model sizes"),
+        (lambda data: struct.pack("<5i", 24, 29, 3, 6, 0) + data[20:], "not with model sizes"),
+        (lambda data: struct.pack("<5i", 24, 29, 3, 6, 4) + data[20:], "not with model sizes"),
     ],
 )
 def test_what_is_no_llama2c_is_refused(change, message, tmp_path):
@@ -162,7 +162,7 @@ def test_pieces(tmp_path):
     path.write_bytes(data)
     assert read_llama2c_pieces(path) == [b"<unk>", b"\n", "ß".encode(), b" a<0x0B>"]
     path.write_bytes(data[:-1])
-    with pytest.raises(DataError, match=f"{path} ends after .* cut short"):
+    with pytest.raises(DataError, match=f"{path} ends after .* truncated"):
         read_llama2c_pieces(path)
 
 
@@ -277,10 +277,10 @@ def test_tensors_of_another_model_are_refused(change, message, tmp_path):
 def test_other_versions_and_kinds_are_refused(tmp_path):
     path, tensors = tmp_path / "model.bin", ctranslate2_tensors(opennmt())
     path.write_bytes(ctranslate2(tensors, version=6))
-    with pytest.raises(DataError, match=f"{path} is of version 6; expected CTranslate2's 2"):
+    with pytest.raises(DataError, match=f"{path} has version 6; expected CTranslate2's 2"):
         read_ctranslate2(path)
     path.write_bytes(ctranslate2(tensors, kind="WhisperSpec"))
-    with pytest.raises(DataError, match="holds a 'WhisperSpec', expected one of TransformerBase"):
+    with pytest.raises(DataError, match="contains a 'WhisperSpec', expected one of Transformer"):
         read_ctranslate2(path)
 
 

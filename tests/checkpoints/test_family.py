@@ -53,7 +53,7 @@ def test_classifiers_drop_what_the_rest_drops_unless_told():
         ({"is_decoder": True}, "is_decoder = True is not implemented for bert; expected False"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
         ({"pruned_heads": {"1": [0]}}, "pruned_heads = {'1': "),
-        ({"rope_theta": 10.0}, "rope_theta = 10.0: not known for bert"),
+        ({"rope_theta": 10.0}, "rope_theta = 10.0: unknown for bert"),
         ({"hidden_size": "22"}, "hidden_size = '22'; expected a whole number of at least 1"),
         ({"num_hidden_layers": None}, "num_hidden_layers = None; expected a whole number"),
         ({"layer_norm_eps": True}, "layer_norm_eps = True; expected a number"),
@@ -66,7 +66,7 @@ def test_classifiers_drop_what_the_rest_drops_unless_told():
         ({"layer_norm_eps": 0}, "eps = 0.0 in a norm"),
         ({"layer_norm_eps": 10**400}, "layer_norm_eps = 1000.*; expected a number"),
         ({"hidden_act": []}, r"hidden_act = \[\] is not implemented for bert"),
-        ({"pad_token_id": 37}, "pad_token_id = 37, but vocab_size = 37; .* was a token added"),
+        ({"pad_token_id": 37}, "pad_token_id = 37, but vocab_size = 37; .*was a token added"),
         ({"pad_token_id": -7}, "pad_token_id = -7; expected a token id"),
     ],
 )

@@ -30,7 +30,7 @@ def test_no_network_and_nothing_cached(monkeypatch):
         raise LocalEntryNotFoundError("no way to the Hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with pytest.raises(DataError, match=r"'a/b' is no folder here, .* no way to the Hub"):
+    with pytest.raises(DataError, match=r"'a/b' is not a folder, .* no way to the Hub"):
         download("a/b")
 
 

@@ -48,7 +48,7 @@ def test_a_model_that_was_saved_without_its_pooler(tmp_path):
     write(tmp_path / "bert")
     rewrite(tmp_path / "bert", lambda name: "pooler" not in name)
     with pytest.raises(
-        DataError, match=r"saved without its pooler\. new=\['pooler'\] starts one at"
+        DataError, match=r"saved without its pooler\. new=\['pooler'\] initializes one"
     ):
         load_checkpoint(tmp_path / "bert")
     loaded = load_checkpoint(tmp_path / "bert", new=["pooler"])

@@ -74,7 +74,7 @@ REFUSED = {
     "jinaai--jina-embeddings-v2-small-en": "architecture 'JinaBertForMaskedLM' of bert is not impl",
     "microsoft--Phi-3-mini-4k-instruct": "model_type = 'phi3' is not implemented",
     "unnamed--bert-as-a-decoder": "architecture 'BertLMHeadModel' of bert is not implemented",
-    "unsloth--Llama-3.2-1B-Instruct-bnb-4bit": r"quantization_config = \{.*: not known for llama",
+    "unsloth--Llama-3.2-1B-Instruct-bnb-4bit": r"quantization_config = \{.*: unknown for llama",
 }
 
 
@@ -109,13 +109,13 @@ def test_refused(name):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("Qwen--Qwen2.5-0.5B", {"use_mrope": True}, "use_mrope = True: not known for qwen2"),
+        ("Qwen--Qwen2.5-0.5B", {"use_mrope": True}, "use_mrope = True: unknown for qwen2"),
         (
             "HuggingFaceTB--SmolLM2-135M-Instruct",
             {"rope_interleaved": True},
-            "rope_interleaved = True: not known for llama",
+            "rope_interleaved = True: unknown for llama",
         ),
-        ("openai-community--gpt2", {"is_decoder": True}, "is_decoder = True: not known for gpt2"),
+        ("openai-community--gpt2", {"is_decoder": True}, "is_decoder = True: unknown for gpt2"),
         ("google--mt5-small", {"is_decoder": True}, "is_decoder = True is not implemented for mt5"),
         (
             "google-bert--bert-base-uncased",

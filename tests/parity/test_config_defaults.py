@@ -77,13 +77,13 @@ def test_a_switch_that_is_turned_off_is_refused_by_name(model_type):
     ]
     assert len(unknown) > 100
     for name in unknown:
-        with pytest.raises(ConfigError, match=rf"{name} = False: not known for {model_type}"):
+        with pytest.raises(ConfigError, match=rf"{name} = False: unknown for {model_type}"):
             read(model_type, **{name: False})
 
 
 @pytest.mark.parametrize("value", [0, 0.0, "", [], {}, None, False])
 def test_nothing_is_harmless_for_being_empty(value):
-    with pytest.raises(ConfigError, match=r"use_qkv_scale = .*: not known for bert"):
+    with pytest.raises(ConfigError, match=r"use_qkv_scale = .*: unknown for bert"):
         read("bert", use_qkv_scale=value)
 
 

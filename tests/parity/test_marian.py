@@ -111,7 +111,7 @@ def test_positions_in_a_file_are_checked_and_kept(dtype, tmp_path):
     files_agree(tmp_path, tmp_path / "again")
     weights["model.decoder.embed_positions.weight"][3, 5] += 0.01
     save_file(weights, tmp_path / "model.safetensors")
-    message = r"decoder\.embed_positions\.weight .* is not what config\.json makes it"
+    message = r"decoder\.embed_positions\.weight .* differs from the constant for config.json"
     with pytest.raises(DataError, match=message):
         load_checkpoint(tmp_path)
 

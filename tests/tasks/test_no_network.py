@@ -101,7 +101,7 @@ def test_a_model_that_is_named_as_one_is_looked_up(asked, tmp_path, capsys):
     assert main(["evaluate", "owner/name", "--data", "reviews"]) == 2
     assert main(["inspect", "owner/name"]) == 2
     assert main(["convert", "owner/name", str(tmp_path / "new")]) == 2
-    with pytest.raises(DataError, match="'owner/name' is no folder here"):
+    with pytest.raises(DataError, match="'owner/name' is not a folder"):
         load("owner/name")
     assert asked == ["owner/name"] * 5
     capsys.readouterr()

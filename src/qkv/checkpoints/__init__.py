@@ -1,1 +1,1 @@
-"""Published checkpoints: files read and written, and the tables that map them onto our models."""
+"""Published checkpoints: reading and writing files, and tables that map them to our models."""

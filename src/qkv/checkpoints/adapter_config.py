@@ -1,4 +1,4 @@
-"""adapter_config.json of PEFT's LoRA: what is read, what is refused, what is written."""
+"""Reading and writing adapter_config.json of PEFT's LoRA."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,8 +43,8 @@ KINDS: dict[str, Kind] = {
     "auto_mapping": object_of(TEXT | NULL) | NULL,
     "base_model_name_or_path": TEXT | NULL,
 }
-# Fields of which these values are implemented. How A and B started matters only where the weights
-# beside them were changed for it, as PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ do.
+# Fields with the values that are implemented. The initialization of A and B matters only if it also
+# changed the base weights, as in PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ.
 ONLY: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none", "all", "lora_only"),
@@ -52,10 +52,10 @@ ONLY: dict[str, tuple[Any, ...]] = {
 }
 WAY_OUT = {
     "init_lora_weights": " (others change the base model's weights as well: PEFT's save_pretrained "
-    "writes a plain LoRA if it is given path_initial_model_for_weight_conversion)"
+    "writes a plain LoRA with path_initial_model_for_weight_conversion)"
 }
-# No number depends on these; whether a weight is stored as (in, out) is known without the file, and
-# the rest says how an init that is named above was computed.
+# These have no effect on outputs: whether a weight is stored as (in, out) is known without the
+# file, and the others are options of the initializations above.
 HARMLESS = frozenset(
     (
         *("base_model_name_or_path", "fan_in_fan_out", "inference_mode", "megatron_core"),
@@ -67,26 +67,26 @@ HARMLESS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """What adapter_config.json says of a LoRA, by the names of the modules in transformers.
+    """The content of adapter_config.json, with the module names of transformers.
 
     Args:
-        rank: r, where no pattern says another.
-        alpha: where no pattern says another.
-        dropout: before A.
-        rank_stabilized: whether alpha is divided by sqrt(r) and not by r.
-        dora: whether the length of each row is stored as well.
-        bias: which biases are stored: "none", "all", or "lora_only" for those of the layers.
-        target_modules: ends of the names of the layers, or a regular expression for whole names.
-        layers: the numbers of those that have A and B, where not all have; for ends of names.
-        layers_pattern: what stands before that number, such as "layers"; anything where empty.
-        exclude_modules: of those, which are none.
-        modules_to_save: ends of the names of modules that are stored whole.
-        rank_pattern: ranks by regular expressions for ends of names.
-        alpha_pattern: alphas by the same.
-        base: what the file says of the model below it.
+        rank: r, unless a pattern sets another.
+        alpha: alpha, unless a pattern sets another.
+        dropout: dropout before A.
+        rank_stabilized: whether alpha is divided by sqrt(r) instead of r.
+        dora: whether row norms are stored as well.
+        bias: which biases are stored: "none", "all", or "lora_only" for layers with LoRA.
+        target_modules: suffixes of layer names, or a regular expression for full names.
+        layers: indices of the layers with A and B, if not all; only with suffixes.
+        layers_pattern: names before that index, such as "layers"; empty means any.
+        exclude_modules: layers to exclude, as in target_modules.
+        modules_to_save: suffixes of the names of fully stored modules.
+        rank_pattern: rank by regular expression for suffixes of names.
+        alpha_pattern: alpha by regular expression for suffixes of names.
+        base: base model named by the file.
 
     Raises:
-        ConfigError: if a regular expression is none, or a number is out of its range.
+        ConfigError: if a regular expression is invalid, or a number is out of range.
     """
 
     rank: int
@@ -105,16 +105,16 @@ class AdapterConfig:
     base: str = ""
 
     def __post_init__(self) -> None:
-        """Check what would fail later, at a name."""
+        """Check values that would fail only later."""
         single = [one for one in (self.target_modules, self.exclude_modules) if type(one) is str]
         patterns = (*self.modules_to_save, *self.rank_pattern, *self.alpha_pattern)
         for pattern in (*single, *patterns, *self.layers_pattern):
             compile_pattern(pattern)
         if isinstance(self.target_modules, str) and self.layers:
             raise ConfigError(
-                f"layers_to_transform = {list(self.layers)} beside target_modules = "
-                f"{self.target_modules!r}; expected a list of names, as a regular expression says "
-                "the layers itself"
+                f"layers_to_transform = {list(self.layers)} with target_modules = "
+                f"{self.target_modules!r}; expected a list of names, as a regular expression "
+                "already selects layers"
             )
         for rank in (self.rank, *self.rank_pattern.values()):
             for alpha in (self.alpha, *self.alpha_pattern.values()):
@@ -131,7 +131,7 @@ class AdapterConfig:
         )
 
     def targets(self, module: str) -> bool:
-        """Tell whether a layer has A and B."""
+        """Return whether a layer has A and B."""
         return (
             _named(self.target_modules, module)
             and self._in_layers(module)
@@ -140,10 +140,10 @@ class AdapterConfig:
         )
 
     def _in_layers(self, module: str) -> bool:
-        """Tell whether a layer has one of the numbers that are named; a whole name needs none."""
+        """Return whether a layer has one of the selected indices; full names need none."""
         if not self.layers or isinstance(self.target_modules, str) or module in self.target_modules:
             return True
-        # As in PEFT: the first number of the name counts, and of several patterns the first match.
+        # As in PEFT, the first index in the name counts, and the first pattern that matches.
         patterns = [rf"(?:^|.*?\.){one}\.\d+\." for one in self.layers_pattern]
         parts = module.split(".")
         places = [i for i in range(len(parts) - 1) if parts[i].isdecimal()]
@@ -156,14 +156,14 @@ class AdapterConfig:
         return next(found, None) in self.layers
 
     def saves(self, parameter: str) -> bool:
-        """Tell whether a parameter is stored, as one of a module that is stored whole."""
+        """Return whether a parameter belongs to a fully stored module."""
         module, _, part = parameter.rpartition(".")
         biases = {"none": False, "all": True, "lora_only": self.targets(module)}
         return saves(self.modules_to_save, parameter) or (part == "bias" and biases[self.bias])
 
 
 def saves(modules: tuple[str, ...], parameter: str) -> bool:
-    """Tell whether a parameter is in one of these modules; PEFT compares ends of names."""
+    """Return whether a parameter is in one of these modules; PEFT compares suffixes."""
     parts = parameter.split(".")
     around = (".".join(parts[:i]) for i in range(1, len(parts)))
     return any(one.endswith(modules) for one in around)
@@ -174,13 +174,13 @@ def read_adapter_config(path: Path) -> AdapterConfig:
 
     Raises:
         DataError: if it cannot be read, or a field is missing.
-        ConfigError: naming a field that has another type, or is switched on and not implemented.
+        ConfigError: naming a field with a wrong type or an unsupported value.
     """
     raw = read_json(path)
     if raw.get("peft_type", "LORA") not in ("LORA", None):
         raise ConfigError(
-            f"{path}: this adapter is not LoRA but {shown(raw['peft_type'])} (its peft_type), "
-            "which is not implemented"
+            f"{path}: peft_type = {shown(raw['peft_type'])}; expected LORA, as no other type "
+            "is implemented"
         )
     if missing := [name for name in REQUIRED if raw.get(name) is None]:
         raise DataError(f"{path} lacks {listed(missing)}; is it an adapter_config.json of PEFT?")
@@ -210,7 +210,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
 
 
 def write_adapter_config(config: AdapterConfig, **said: Any) -> dict[str, Any]:
-    """Turn a config into the fields of the file; `said` are those on which no number depends."""
+    """Convert a config to the fields of the file; `said` are fields without effect on outputs."""
     fields = {
         "alpha_pattern": {name: _short(alpha) for name, alpha in config.alpha_pattern.items()},
         "bias": config.bias,
@@ -231,7 +231,7 @@ def write_adapter_config(config: AdapterConfig, **said: Any) -> dict[str, Any]:
 
 
 def _check(what: str, name: str, value: Any) -> None:
-    """Check one field; of those that PEFT may add, what is off changes no number."""
+    """Check one field; unknown fields that are off have no effect on outputs."""
     if name in ONLY and value not in ONLY[name]:
         raise ConfigError(
             f"{what} is not implemented; expected {' or '.join(map(repr, ONLY[name]))}"
@@ -239,7 +239,7 @@ def _check(what: str, name: str, value: Any) -> None:
         )
     if name not in KINDS and name not in ONLY and name not in HARMLESS and value:
         raise ConfigError(
-            f"{what} is not implemented, and the numbers would differ from those of PEFT; "
+            f"{what} is not implemented, and outputs would differ from PEFT's; "
             "expected it to be off"
         )
 
@@ -274,5 +274,5 @@ def _numbers(value: list[int] | int | None) -> tuple[int, ...]:
 
 
 def _short(number: float) -> float | int:
-    """Return a whole number as PEFT writes it, without its point."""
+    """Convert a whole number to an integer, as PEFT writes it."""
     return int(number) if float(number).is_integer() else number

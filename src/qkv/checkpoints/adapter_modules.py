@@ -1,4 +1,4 @@
-"""What trains besides A and B, in PEFT's files: whole modules, and biases."""
+"""Fully trained modules and biases in PEFT's files."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -14,12 +14,12 @@ Rows = Mapping[str, Row]
 
 
 class Whole(NamedTuple):
-    """What the files hold whole.
+    """The fully stored modules and biases of an adapter.
 
     Args:
-        modules: of theirs that train whole.
-        bias: which biases train: "none", "all", or "lora_only" for those of layers with LoRA.
-        tensors: by the names of theirs.
+        modules: names of their fully trained modules.
+        bias: which biases train: "none", "all", or "lora_only" for layers with LoRA.
+        tensors: tensors by their names.
     """
 
     modules: tuple[str, ...]
@@ -28,15 +28,16 @@ class Whole(NamedTuple):
 
 
 def join_whole(model: nn.Module, rows: Rows, adapted: Collection[str]) -> Whole:
-    """Return what trains whole, by PEFT's names for it.
+    """Return fully trained modules and biases, with PEFT's names.
 
     Args:
-        model: of ours.
-        rows: of its parameters.
-        adapted: the layers of theirs that have LoRA.
+        model: our model.
+        rows: table rows of its parameters.
+        adapted: names of their layers with LoRA.
 
     Raises:
-        ConfigError: if what trains is no whole module of theirs and no bias, or has LoRA inside.
+        ConfigError: if trained parameters are neither a full module of theirs nor biases, or
+            contain LoRA.
     """
     parameters = plain_parameters(model)
     trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
@@ -53,9 +54,9 @@ def join_whole(model: nn.Module, rows: Rows, adapted: Collection[str]) -> Whole:
     blame = (trained - said) | (trained & tied) | {ours for n in inside for ours in own[n].ours}
     if blame:
         raise ConfigError(
-            f"{listed(sorted(blame))}: PEFT's files hold, besides A and B, whole modules of "
-            "transformers that train, none tied to another and none with LoRA inside, and biases, "
-            "all or those of layers with LoRA; expected this to be frozen, or its whole module to "
+            f"{listed(sorted(blame))}: besides A and B, PEFT's files can store full modules of "
+            "transformers, neither tied nor with LoRA inside, and biases, either all or those of "
+            "layers with LoRA; expected these parameters to be frozen, or their full module to "
             "train"
         )
     tensors = {
@@ -69,7 +70,7 @@ def join_whole(model: nn.Module, rows: Rows, adapted: Collection[str]) -> Whole:
 def _biases(
     own: Rows, modules: Mapping[str, str], adapted: Collection[str]
 ) -> tuple[str, set[str]]:
-    """Tell which biases train beside the modules, in PEFT's words, and name them."""
+    """Return PEFT's value for the biases that train outside the modules, and their names."""
     every = {name for name in own if name.endswith(".bias")}
     of_layers = {name for name in every if name.removesuffix(".bias") in adapted}
     alone = {name for name in every if name in modules and not modules[name]}
@@ -79,7 +80,7 @@ def _biases(
 
 
 def _whole_module(name: str, own: Rows, taken: Collection[str]) -> str:
-    """Return the largest module around a parameter of which all are taken; "" if there is none."""
+    """Return the largest module around a parameter that trains fully; "" if there is none."""
     parts = name.split(".")
     for i in range(1, len(parts)):
         module = ".".join(parts[:i])

@@ -1,4 +1,4 @@
-"""What transformers calls the parameters of a model of ours, and so what PEFT calls them."""
+"""Names of our parameters in transformers, and therefore in PEFT."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from qkv.checkpoints.table import Row
 from qkv.errors import ConfigError, QKVError
 from qkv.models.lora import lora_layers
 
-# Version 5 of transformers holds these modules under other names than its files have, and PEFT
-# writes what it finds in memory: in its files both occur.
+# In version 5 of transformers, these modules have other names in memory than in its files. PEFT
+# writes the names in memory, so its files may have either.
 VIT = (
     ("encoder.layer.", "layers."),
     ("attention.attention.query", "attention.q_proj"),
@@ -30,12 +30,12 @@ IN_MEMORY = {"vit": VIT, "deit": VIT}
 
 @dataclass(frozen=True)
 class Published:
-    """A class of transformers that a model of ours is.
+    """The class of transformers that corresponds to our model.
 
     Args:
-        name: of the class.
-        module: where it is defined.
-        rows: of the parameters, by its names for them.
+        name: name of the class.
+        module: module that defines it.
+        rows: table rows with its parameter names.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Published:
 
 
 def published(model: nn.Module, model_type: str | None = None) -> list[Published]:
-    """Find the classes that a model is, LoRA or not; its names in memory come before old ones.
+    """Return the matching classes for a model with or without LoRA, current names first.
 
     Args:
-        model: of ours.
-        model_type: as in config.json, where several families have this model; all where None.
+        model: our model.
+        model_type: as in config.json, if several families use this model; None means all.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if there is none.
     """
     families = FAMILIES.values() if model_type is None else [family_of(model_type)]
     found = []
@@ -63,15 +63,15 @@ def published(model: nn.Module, model_type: str | None = None) -> list[Published
                 found += [_publish(family, shape, built, ())] if names else []
     if not found:
         raise ConfigError(
-            f"this {type(model).__name__} is no model of {model_type or 'any family'} that PEFT "
-            "could know: no config.json says how it is built (one of its settings, or of its "
-            f"head's, is not that of the family); families are {', '.join(FAMILIES)}"
+            f"this {type(model).__name__} is not a model of {model_type or 'any family'} in PEFT: "
+            "no config.json describes it (a setting of the model or of its head differs from "
+            f"the family's); families are {', '.join(FAMILIES)}"
         )
     return found
 
 
 def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters as they are called without LoRA; A and B are left out."""
+    """Return the parameters with their names without LoRA, except A and B."""
     layers = lora_layers(model)
     found = {}
     for name, parameter in model.named_parameters():
@@ -85,7 +85,7 @@ def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _build_alike(family: Family, shape: Architecture, model: nn.Module) -> nn.Module | None:
-    """Build the model anew from what a config.json would say, if that is the same model."""
+    """Rebuild the model from a config.json, if that gives the same model."""
     if type(model) is not shape.model or type(model.config) is not family.config:
         return None
     try:

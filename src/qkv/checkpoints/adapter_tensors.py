@@ -1,10 +1,10 @@
-"""A and B between PEFT's files and our layers.
+"""Convert A and B between PEFT's files and our layers.
 
-Where one layer of theirs is several of ours (GPT-2's c_attn is query, key and value), each of ours
-gets their A and its own rows of their B. The way back is exact:
+If one of their layers is several of ours (GPT-2's c_attn is query, key and value), each of ours
+gets their A and its own rows of their B. The inverse is exact:
 
-    all still have the same A     that A, and the rows of B joined
-    they have not                 [A_q; A_k; A_v], of rank 3 r, and diag(B_q, B_k, B_v)
+    all have the same A           that A, and the rows of B joined
+    otherwise                     [A_q; A_k; A_v], of rank 3 r, and diag(B_q, B_k, B_v)
 """
 
 import math
@@ -21,23 +21,23 @@ from qkv.errors import ConfigError, DataError
 from qkv.models.lora import LoRAConfig, LoRALayer, lora_layers
 from qkv.models.lora_layers import row_lengths
 
-# The ends of names: A, B and DoRA's lengths, of a linear layer and of an embedding.
+# Suffixes of A, B and DoRA's norms, for a linear layer and for an embedding.
 LINEAR = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 EMBEDDING = (".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
 ENDS = tuple(dict.fromkeys(LINEAR + EMBEDDING))
 Rows = Mapping[str, Row]
-Where = Callable[[str], str]  # how an error calls a tensor
-Layers = Mapping[str, Sequence[str]]  # of theirs: what they are here
+Where = Callable[[str], str]  # the name of a tensor in an error
+Layers = Mapping[str, Sequence[str]]  # our layers by the name of theirs
 
 
 class Update(NamedTuple):
-    """What the files say of one layer.
+    """The LoRA of one layer in the files.
 
     Args:
-        lora: rank and scale.
-        A: reads the input.
-        B: gives the update.
-        magnitude: lengths of rows, of DoRA.
+        lora: configuration with rank and scale.
+        A: matrix A, applied to the input.
+        B: matrix B, which gives the update.
+        magnitude: row norms, for DoRA.
     """
 
     lora: LoRAConfig
@@ -49,26 +49,26 @@ class Update(NamedTuple):
 def choose(
     kinds: Sequence[Published], names: Sequence[str], config: AdapterConfig, where: Where
 ) -> Rows:
-    """Return the rows of the class of transformers that knows all names of an adapter.
+    """Return the rows of the class of transformers that has all names of an adapter.
 
     Raises:
-        DataError: naming the tensors that it does not know.
+        DataError: naming the unknown tensors.
     """
     unknown = [[name for name in names if _filled(name) not in kind.rows] for kind in kinds]
     fewest, kind = min(zip(unknown, kinds, strict=True), key=lambda pair: len(pair[0]))
     if fewest:
         raise DataError(
-            f"{listed([where(name) for name in fewest])}: the {kind.name} that this model is has "
+            f"{listed([where(name) for name in fewest])}: this model is a {kind.name} and has "
             f"no such layer; the adapter was made for {config.base or 'another model'}"
         )
     return kind.rows
 
 
 def adaptable(model: nn.Module, rows: Rows) -> dict[str, list[str]]:
-    """Find which layers of ours each layer of theirs is; those that cannot have LoRA are left out.
+    """Map each of their layers that can have LoRA to our layers.
 
-    A tied output layer is a layer of its own, whose weight is an alias. Where several embeddings of
-    theirs are one here, an update of one of them has no place.
+    A tied output layer is a separate layer whose weight is an alias. If several of their embeddings
+    are one of ours, none of them can have an update.
     """
     layers = {
         name: getattr(module, "base", module)
@@ -98,10 +98,10 @@ def read_updates(
     config: AdapterConfig,
     where: Where,
 ) -> dict[str, Update]:
-    """Return rank and scale, A and B for each layer of ours that has LoRA in the files.
+    """Return rank and scale, A and B for each of our layers that has LoRA in the files.
 
     Raises:
-        DataError: if a tensor is missing, not announced by the config, or of another shape.
+        DataError: if a tensor is missing, not covered by the config, or of another shape.
     """
     named = [name for name in tensors if _filled(name) != name]
     pairs = dict.fromkeys(_filled(name).removesuffix(".weight") for name in named)
@@ -109,9 +109,8 @@ def read_updates(
     for name in pairs:
         if name not in layers:
             raise DataError(
-                f"{where(_first(name, named))}: {name} is no linear layer or embedding of its own "
-                "in this model (an output layer or an embedding that is tied?), so it cannot have "
-                "LoRA"
+                f"{where(_first(name, named))}: {name} is not a separate linear layer or embedding "
+                "in this model (is it a tied output layer or embedding?), so it cannot have LoRA"
             )
         if not config.targets(name):
             raise DataError(
@@ -128,8 +127,8 @@ def read_updates(
         raise DataError(f"{listed(missing)} is missing: target_modules names its layer")
     if strange := sorted(set(named) - set(expected)):
         raise DataError(
-            f"{listed([where(name) for name in strange])}: lengths of rows, which DoRA has, or a "
-            "tensor of another kind of layer; adapter_config.json does not announce it (use_dora)"
+            f"{listed([where(name) for name in strange])}: row norms of DoRA without use_dora in "
+            "adapter_config.json, or a tensor of another kind of layer"
         )
     updates: dict[str, Update] = {}
     for name in pairs:
@@ -146,17 +145,15 @@ def read_whole(
     config: AdapterConfig,
     where: Where,
 ) -> dict[str, Tensor]:
-    """Return the parameters of ours that the files hold whole.
+    """Return our parameters that are fully stored in the files.
 
     Raises:
-        DataError: if a tensor is missing, of another shape, or no parameter of its own.
+        DataError: if a tensor is missing, of another shape, or not a separate parameter.
     """
     whole = {name: tensor for name, tensor in tensors.items() if _filled(name) == name}
     own = {ours for name in whole if not rows[name].optional for ours in rows[name].ours}
     if tied := [where(n) for n in whole if rows[n].optional and not own.issuperset(rows[n].ours)]:
-        raise DataError(
-            f"{listed(tied)}: this model has no parameter of its own for it; it is tied"
-        )
+        raise DataError(f"{listed(tied)}: this model has no separate parameter for it; it is tied")
     aliases = {name for name, row in rows.items() if row.optional and name.endswith(".bias")}
     expected = [name for name in rows if config.saves(name) and name not in aliases]
     if missing := [where(name) for name in expected if name not in whole]:
@@ -172,10 +169,10 @@ def read_whole(
 def check_unchanged(
     model: nn.Module, rows: Rows, tensors: Mapping[str, Tensor], where: Where
 ) -> None:
-    """Check the weights beside A and B, where the files have them: they are those of the base.
+    """Check that base weights in the files, if any, equal those of the model.
 
     Raises:
-        DataError: if they are others.
+        DataError: if they differ.
     """
     parameters = plain_parameters(model)
     for name, tensor in tensors.items():
@@ -183,24 +180,25 @@ def check_unchanged(
         narrow = min(weight.dtype, tensor.dtype, key=lambda kind: torch.finfo(kind).bits)
         if weight.shape != tensor.shape or not torch.equal(weight.to(narrow), tensor.to(narrow)):
             raise DataError(
-                f"{where(name)}, of shape {tuple(tensor.shape)}, is not that of this model, of "
+                f"{where(name)}, of shape {tuple(tensor.shape)}, differs from this model's, of "
                 f"shape {tuple(weight.shape)}; expected the base model that the adapter was "
                 "trained on, with the same vocabulary"
             )
 
 
 def join_updates(model: nn.Module, rows: Rows) -> tuple[dict[str, LoRAConfig], dict[str, Tensor]]:
-    """Return rank and scale of each layer of theirs that has LoRA in our model, and its tensors.
+    """Return rank, scale and tensors of each of their layers that has LoRA in our model.
 
     Raises:
-        ConfigError: if what is one layer there has several scales here, or none has such an update.
+        ConfigError: if parts of one of their layers have different scales, or none can have the
+            update.
     """
     present, layers = lora_layers(model), adaptable(model, rows)
     modules = dict(model.named_modules(remove_duplicate=False))
     if lost := sorted(present.keys() - {one for ours in layers.values() for one in ours}):
         raise ConfigError(
-            f"{listed(lost)}: PEFT's files have no place for this update, as several layers of "
-            "transformers are this one here"
+            f"{listed(lost)}: PEFT's files cannot store this update, as it belongs to several "
+            "layers of transformers"
         )
     loras, tensors = {}, {}
     for name, ours in layers.items():
@@ -215,12 +213,12 @@ def join_updates(model: nn.Module, rows: Rows) -> tuple[dict[str, LoRAConfig], d
 
 
 def _ends(layer: nn.Module) -> tuple[str, ...]:
-    """Return how PEFT's names for A, B and the lengths of a layer end."""
+    """Return the suffixes of PEFT's names for A, B and the row norms of a layer."""
     return LINEAR if isinstance(getattr(layer, "base", layer), nn.Linear) else EMBEDDING
 
 
 def _filled(name: str) -> str:
-    """Return the parameter that a tensor is for: of A and B, the weight that they stand beside."""
+    """Return the parameter that a tensor belongs to; for A and B, the weight."""
     for end in ENDS:
         if name.endswith(end):
             return f"{name.removesuffix(end)}.weight"
@@ -236,7 +234,7 @@ def _is_embedding(name: str) -> bool:
 
 
 def _part(row: Row, ours: Sequence[str], update: Update) -> dict[str, Update]:
-    """Give each layer of ours its rows of B."""
+    """Split B into the rows of our layers."""
     columns = [update.B] if update.magnitude is None else [update.B, update.magnitude[:, None]]
     turned = [x.T if TRANSPOSE in row.verbs else x for x in columns]
     parts = [row.load(x) for x in turned]
@@ -258,13 +256,13 @@ def _check_shapes(
         if tensor.shape != shape or not tensor.is_floating_point():
             raise DataError(
                 f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; expected "
-                f"floating point numbers of shape {shape}: adapter_config.json says rank {rank}, "
-                "and the rest is the width of the layer (is this the base model of the adapter?)"
+                f"floating point numbers of shape {shape}: adapter_config.json has rank {rank}, "
+                "and the width is the layer's (is this the base model of the adapter?)"
             )
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:
-    """Return the widths of what A reads and B gives."""
+    """Return the input width of A and the output width of B."""
     if isinstance(layer, nn.Embedding):
         return layer.num_embeddings, layer.embedding_dim
     assert isinstance(layer, nn.Linear)
@@ -272,7 +270,7 @@ def _widths(layer: nn.Module) -> tuple[int, int]:
 
 
 def _join(row: Row, parts: Sequence[nn.Module]) -> Update:
-    """Join what is one layer of theirs; a part without LoRA gets rows of zeros."""
+    """Join the parts of one of their layers; a part without LoRA gets rows of zeros."""
     present = [one for one in parts if isinstance(one, LoRALayer)]
     first = present[0]
     if any(one.scale != first.scale for one in present):
@@ -300,7 +298,7 @@ def _join(row: Row, parts: Sequence[nn.Module]) -> Update:
 
 
 def _lengths(row: Row, parts: Sequence[nn.Module]) -> Tensor:
-    """Join the lengths of rows; those without LoRA have the lengths that they are stored with."""
+    """Join the row norms; layers without LoRA have the norms of their weights."""
     lengths = [
         one.magnitude.detach()
         if isinstance(one, LoRALayer) and one.magnitude is not None

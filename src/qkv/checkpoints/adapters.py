@@ -1,6 +1,6 @@
-"""LoRA adapters in the files of PEFT: A and B alone, for a base model that lies elsewhere.
+"""LoRA adapters in PEFT's format, which stores A and B without the base model.
 
-The tensors have the names of modules of transformers, which the name tables know, such as
+The tensors have the module names of transformers, which the name tables contain, such as
 `base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight`.
 """
 
@@ -38,32 +38,32 @@ from qkv.models.lora import LoRAConfig, attach_lora, lora_layers
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-BASE = "base_layer"  # what PEFT calls the layer beside A and B
+BASE = "base_layer"  # PEFT's name of the layer with LoRA
 
 
 def load_adapter(
     model: nn.Module, folder: str | os.PathLike[str], *, model_type: str | None = None
 ) -> list[str]:
-    """Put a LoRA of PEFT's files on its base model; all of it fits, or nothing is changed.
+    """Load an adapter in PEFT's format into its base model; on an error, nothing changes.
 
-    From then on only what the files hold trains: A and B, in the dtype of the model, and modules
-    that were saved whole, such as a classifier.
+    Then only parameters in the files train: A and B, in the dtype of the model, and fully stored
+    modules, such as a classifier.
 
     Args:
         model: the base model, without LoRA.
-        folder: with adapter_config.json and adapter_model.safetensors.
-        model_type: of config.json, where several families have this model.
+        folder: folder with adapter_config.json and adapter_model.safetensors.
+        model_type: as in config.json, if several families use this model.
 
     Returns:
         The names of the layers with LoRA.
 
     Raises:
-        ConfigError: if the adapter is no plain LoRA, or the model cannot have it.
-        DataError: if files are missing or broken, or tensors do not fit the model; it names them.
+        ConfigError: if the adapter is not a plain LoRA, or the model cannot have it.
+        DataError: if files are missing or broken, or tensors do not match the model; names them.
     """
     if lora_layers(model):
         raise ConfigError(
-            f"this {type(model).__name__} has LoRA already; expected the base model of the adapter"
+            f"this {type(model).__name__} already has LoRA; expected the base model of the adapter"
         )
     folder = whole_folder(folder)
     config = read_adapter_config(folder / CONFIG)
@@ -97,31 +97,31 @@ def save_adapter(
     model_type: str | None = None,
     base_model: str | None = None,
 ) -> None:
-    """Write the LoRA of a model, and what trains besides, as PEFT does: whole or not at all.
+    """Write the LoRA of a model and other trained parameters in PEFT's format, atomically.
 
     Args:
-        model: with LoRA that trains.
-        folder: new, or one with an adapter to replace; its other files stay.
-        model_type: of config.json, where several families have this model.
+        model: model with trainable LoRA.
+        folder: a new folder, or one with an adapter to replace; other files in it stay.
+        model_type: as in config.json, if several families use this model.
         base_model: path or Hub id of the base model, for programs that load it and the adapter.
 
     Raises:
-        ConfigError: if the model has no LoRA, is frozen, or has what PEFT's files cannot say.
+        ConfigError: if the model has no LoRA, is frozen, or cannot be expressed in PEFT's format.
         DataError: if the folder is a file.
     """
     layers = lora_layers(model)
     if not layers:
-        raise ConfigError(f"this {type(model).__name__} has no LoRA; add_lora comes first")
+        raise ConfigError(f"this {type(model).__name__} has no LoRA; call add_lora first")
     if frozen := [name for name, one in layers.items() if not one.A.requires_grad]:
         raise ConfigError(
-            f"{listed(frozen)}: A is frozen, so nothing tells which modules were trained with it; "
-            "expected a model as add_lora or load_adapter leaves it"
+            f"{listed(frozen)}: A is frozen, so the modules trained with it are unknown; "
+            "expected a model as returned by add_lora or load_adapter"
         )
     kinds = {(one.dropout, one.rank_stabilized, one.dora) for one in layers.values()}
     if len(kinds) > 1:
         raise ConfigError(
             f"layers with LoRA differ in (dropout, rank_stabilized, dora): {sorted(kinds)}; PEFT's "
-            "files have one of each"
+            "format has one of each"
         )
     kind = _class_of(model, model_type)
     loras, tensors = join_updates(model, kind.rows)
@@ -139,7 +139,7 @@ def save_adapter(
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the tensors by the names in transformers, without PEFT's prefix."""
+    """Read the tensors by their names in transformers, without PEFT's prefix."""
     path = folder / WEIGHTS
     if not path.is_file() and (folder / "adapter_model.bin").is_file():
         raise DataError(
@@ -155,31 +155,31 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 def _sort(
     tensors: Mapping[str, Tensor], config: AdapterConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Name what stands beside A and B as the base model does, apart from what nobody trained.
+    """Rename base-model tensors in an adapter, apart from untrained ones.
 
     Returns:
-        What the adapter is, and the base model's own tensors, which PEFT writes for embeddings and
-        output layers.
+        The tensors of the adapter, and the base model's own tensors, which PEFT writes for
+        embeddings and output layers.
     """
     own, unchanged = {}, {}
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         plain = f"{module.removesuffix(f'.{BASE}')}.{part}"
         if config.bias == "all" and {"original_module", "modules_to_save"} & {*name.split(".")}:
-            continue  # among all biases are those that a module had before, and once more its own
+            continue  # with all biases, a saved module has its original biases and its own
         trained = plain == name or (part == "bias" and config.bias != "none")
         (own if trained else unchanged)[plain] = tensor
     return own, unchanged
 
 
 def _class_of(model: nn.Module, model_type: str | None) -> Published:
-    """Return the one class of transformers that a model is, as far as names go."""
+    """Return the class of transformers that determines the names of a model."""
     kind, *others = published(model, model_type)
     for other in others:
         if other.name != kind.name and other.rows.keys() != kind.rows.keys():
             raise ConfigError(
-                f"this {type(model).__name__} could be a {kind.name} or a {other.name}, which have "
-                "other names for its layers; expected model_type, as config.json of the base says"
+                f"this {type(model).__name__} could be a {kind.name} or a {other.name}, which name "
+                "its layers differently; pass model_type, as in config.json of the base model"
             )
     return kind
 
@@ -187,7 +187,7 @@ def _class_of(model: nn.Module, model_type: str | None) -> Published:
 def _describe(
     loras: Mapping[str, LoRAConfig], modules: tuple[str, ...], bias: str
 ) -> AdapterConfig:
-    """Say what most layers have as rank and alpha, and what others have by their names."""
+    """Return the most common rank and alpha, and those of other layers by name."""
     ranks = {name: lora.rank for name, lora in loras.items()}
     alphas = {name: lora.alpha for name, lora in loras.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
@@ -209,7 +209,7 @@ def _describe(
 
 def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     if folder.is_file():
-        raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
+        raise DataError(f"{folder} is a file; expected a folder that is new or may be replaced")
 
     def replaced(where: str, names: Iterable[str]) -> set[str]:
         return {CONFIG, WEIGHTS} if Path(where) == folder else set()

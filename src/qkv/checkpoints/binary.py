@@ -1,4 +1,4 @@
-"""Little-endian files read value by value, and models filled from what they held."""
+"""Read little-endian files value by value, and fill models from them."""
 
 import struct
 from collections.abc import Iterable, Mapping
@@ -15,10 +15,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class BinaryFile:
-    """A file's bytes, and how many of them were read.
+    """The bytes of a file with a read position.
 
     Raises:
-        DataError: on reading beyond the end.
+        DataError: if reading goes beyond the end.
     """
 
     def __init__(self, path: Path):
@@ -28,7 +28,7 @@ class BinaryFile:
 
     @property
     def at_end(self) -> bool:
-        """Whether all was read."""
+        """Whether all bytes have been read."""
         return self._read == len(self._bytes)
 
     def take(self, n: int) -> bytes:
@@ -37,25 +37,25 @@ class BinaryFile:
         if not start <= self._read <= len(self._bytes):
             raise DataError(
                 f"{self.path} ends after {len(self._bytes)} bytes, but {n} are to be read from "
-                f"byte {start} on: it was cut short, or is of another format"
+                f"byte {start} on: it is truncated, or has another format"
             )
         return self._bytes[start : self._read]
 
     def number(self, kind: str) -> int:
-        """Read one integer of a kind that `struct` names."""
+        """Read one integer with a format character of `struct`."""
         (value,) = struct.unpack(f"<{kind}", self.take(struct.calcsize(f"<{kind}")))
         return value
 
     def floats(self, n: int) -> Tensor:
-        """Read n numbers of float32."""
+        """Read n float32 numbers."""
         return torch.frombuffer(bytearray(self.take(4 * n)), dtype=torch.float32)
 
 
 def filled(model: Model, rows: Iterable[Row], tensors: Mapping[str, Tensor], path: Path) -> Model:
-    """Copy a file's tensors into a model, by its table.
+    """Copy the tensors of a file into a model, as mapped by its table.
 
     Raises:
-        DataError: naming the tensors that do not fit.
+        DataError: naming the tensors that do not match.
     """
     parameters = dict(model.named_parameters())
     shapes = {name: parameter.shape for name, parameter in parameters.items()}

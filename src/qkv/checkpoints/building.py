@@ -1,4 +1,4 @@
-"""Building the model that a config.json describes, once its sizes are known to make sense."""
+"""Build the model of a config.json after checking its sizes."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -14,15 +14,15 @@ from qkv.checkpoints.table import listed
 from qkv.errors import ConfigError
 from qkv.json_fields import check_kinds, quoted
 
-FEW_LAYERS = 128  # take no time to build, even if the file has none of them
+FEW_LAYERS = 128  # fast to build, even if the file has none of them
 MOST_CLASSES = 2**20
-MOST_FRESH = 2**30  # numbers: 4 GB in float32, the embedding of a large model
+MOST_FRESH = 2**30  # elements: 4 GB in float32, as in the embedding of a large model
 
 
 class Uninitialized(TorchFunctionMode):
-    """Leave out initialization: what has no memory needs none.
+    """Skip initialization, which parameters without memory do not need.
 
-    On the meta device it would do nothing, but import torch's compiler for that (a second).
+    On the meta device it would do nothing, but would import PyTorch's compiler (one second).
     """
 
     def __torch_function__(
@@ -37,20 +37,20 @@ class Uninitialized(TorchFunctionMode):
 
 
 def named_architecture(raw: Mapping[str, Any]) -> str | None:
-    """Return the first name in the `architectures` of config.json, where it has one.
+    """Return the first name in the `architectures` of config.json, or None.
 
     Raises:
-        ConfigError: if they are no list of names.
+        ConfigError: if they are not a list of names.
     """
     check_kinds(raw, {"architectures": KINDS["architectures"]})
     return (raw.get("architectures") or [None])[0]
 
 
 def count_classes(raw: Mapping[str, Any]) -> int:
-    """Return how many classes config.json says there are; 2 where it does not, as transformers.
+    """Return the number of classes in config.json; the default is 2, as in transformers.
 
     Raises:
-        ConfigError: if it says neither a number of classes nor their names.
+        ConfigError: if its number or names of classes are invalid.
     """
     check_kinds(raw, {name: KINDS[name] for name in ("id2label", "num_labels")})
     n_labels = raw.get("num_labels")
@@ -58,52 +58,51 @@ def count_classes(raw: Mapping[str, Any]) -> int:
 
 
 def build(shape: Architecture, config: Any, raw: Mapping[str, Any]) -> nn.Module:
-    """Build the model of a config.json without memory.
+    """Build the model of a config.json without allocating memory.
 
     Raises:
-        ConfigError: if its sizes make no model.
+        ConfigError: if its sizes are impossible.
     """
     try:
         with torch.device("meta"), Uninitialized():
             return shape.build(config, count_classes(raw))
     except (RuntimeError, OverflowError) as error:
         raise ConfigError(
-            f"its sizes make no tensors that a computer can address: {quoted(str(error))}"
+            f"its sizes give tensors that cannot be allocated: {quoted(str(error))}"
         ) from error
 
 
 def check_size(
     family: Family, config: Any, raw: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
-    """Check what would take long to build before it is built: numbers of layers and of classes.
+    """Check the numbers of layers and classes, before building takes long.
 
     Raises:
-        ConfigError: if there are more layers than tensors of all, or absurdly many classes.
+        ConfigError: if there are more layers than tensors, or implausibly many classes.
     """
     for one in family.fields:
         n_layers = getattr(config, one.ours)
         if one.ours.endswith("layers") and n_layers > max(len(weights), FEW_LAYERS):
             raise ConfigError(
-                f"{one.theirs} = {n_layers}, but the weights are {len(weights)} tensors in all: "
-                "config.json describes another model than the one that is stored"
+                f"{one.theirs} = {n_layers}, but there are only {len(weights)} tensors: "
+                "config.json describes another model than the stored one"
             )
     if (n_classes := count_classes(raw)) > MOST_CLASSES:
         raise ConfigError(
-            f"num_labels = {n_classes}; expected at most {MOST_CLASSES:,}, of which id2label has "
-            "the names"
+            f"num_labels = {n_classes}; expected at most {MOST_CLASSES:,}, with names in id2label"
         )
 
 
 def check_fresh(model: nn.Module, fresh: Collection[str], weights: Weights) -> None:
-    """Check that what starts fresh is not absurdly larger than what is there.
+    """Check that newly initialized parameters are not implausibly larger than the stored ones.
 
     Raises:
-        ConfigError: with the numbers of both.
+        ConfigError: if they are; states both sizes.
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     most = max(MOST_FRESH, sum(shard.n_bytes for shard in weights.shards))
     if (n_new := sum(sizes[name] for name in fresh)) > most:
         raise ConfigError(
-            f"{listed(sorted(fresh))} would start fresh with {n_new:,} numbers; expected at most "
-            f"{most:,}: a size in config.json is wrong"
+            f"{listed(sorted(fresh))} would be newly initialized with {n_new:,} elements; expected "
+            f"at most {most:,}: a size in config.json is wrong"
         )

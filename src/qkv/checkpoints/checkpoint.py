@@ -1,4 +1,4 @@
-"""A published checkpoint into our model, and back into the same files."""
+"""Load a published checkpoint into our model, and save it to the same files."""
 
 import dataclasses
 import os
@@ -33,14 +33,14 @@ SHARD_BYTES = 5 * 10**9
 
 @dataclass(frozen=True)
 class Origin:
-    """What saving back needs to know of the files that a model came from.
+    """The layout of the files from which a model was loaded, for saving it again.
 
     Args:
-        names: the table's names to those of the file.
-        layout: which tensor lies in which file, by the names of the file.
-        kept: tensors that the model does without, by the table's names.
-        files: tokenizer and other companions.
-        n_bytes: of all tensors.
+        names: the file's name by the table's name.
+        layout: file of each tensor, by the file's names.
+        kept: tensors that the model does not use, by the table's names.
+        files: tokenizer and other files.
+        n_bytes: total size of the tensors.
     """
 
     names: Mapping[str, str]
@@ -52,12 +52,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model, the config.json that describes it, and where it came from.
+    """A model with its config.json and the layout of its files.
 
     Args:
-        model: in evaluation mode.
-        config: as config.json has it.
-        origin: of a model that was loaded.
+        model: model in evaluation mode.
+        config: content of config.json.
+        origin: layout of the files of a loaded model.
     """
 
     model: nn.Module
@@ -75,22 +75,21 @@ def load_checkpoint(
     labels: Sequence[str] | None = None,
     ignore: Iterable[str] | str = (),
 ) -> Checkpoint:
-    """Read a folder of the Hugging Face layout; all of it fits, or nothing is returned.
+    """Load a folder in the Hugging Face layout; every tensor must match.
 
     Args:
         path: the folder, or the safetensors file in it.
-        dtype: of the parameters; that of the file where None.
-        device: of the parameters; the weights stay mapped where None or "cpu".
-        new: modules that start fresh, such as "classifier", whether the file has them or not.
-        architecture: to build another than config.json names, such as
-            "BertForSequenceClassification" of a masked LM.
-        labels: names of the classes, where they are others than in config.json.
-        ignore: fields of config.json to pass over, as if they were not there; they are not written
-            back.
+        dtype: dtype of the parameters; None means that of the file.
+        device: device of the parameters; with None or "cpu" the weights stay memory-mapped.
+        new: modules to initialize anew, such as "classifier", even if the file has them.
+        architecture: architecture to build instead of that in config.json, such as
+            "BertForSequenceClassification" from a masked LM.
+        labels: names of the classes, if they differ from config.json.
+        ignore: fields of config.json to ignore; they are not written back.
 
     Raises:
-        ConfigError: if config.json, or what is asked for, is not implemented.
-        DataError: if a file is missing or broken, or tensors do not fit; it names them.
+        ConfigError: if config.json or an argument is not supported.
+        DataError: if a file is missing or broken, or tensors do not match; names them.
     """
     path, new = Path(path), (new,) if isinstance(new, str) else tuple(new)
     folder = whole_folder(path.parent if path.is_file() else path)
@@ -121,7 +120,7 @@ def load_checkpoint(
         return f"{names.get(name, name)} in {weights.file(names.get(name, name))}"
 
     filled = load_rows(rows, tensors, shapes, where=where)
-    if fresh:  # only now, when all else fits, is memory asked for
+    if fresh:  # allocate memory only after all other checks
         model = shape.build(config, count_classes(raw))
     _fill(model, filled, dtype=dtype, device=device)
     if architecture is not None:
@@ -137,26 +136,25 @@ def save_checkpoint(
     files: Mapping[str, bytes] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a folder of the Hugging Face layout, whole or not at all.
+    """Write a folder in the Hugging Face layout, atomically.
 
-    What was loaded is written as it was: the same tensors under the same names in the same files,
-    with the same metadata. Another head, or a model that was never loaded, is written as
-    transformers would write it.
+    A loaded model is written back identically: the same tensors, names, files and metadata. A model
+    with another head, or one that was never loaded, is written as transformers would write it.
 
     Args:
-        checkpoint: the model; without a config it becomes that of the first family that fits.
-        folder: new, or to be replaced.
-        files: what else to write, such as a tokenizer's files; those of the origin where None.
-        shard_bytes: the size beyond which a model that was never loaded is cut into files.
+        checkpoint: the model; without a config, the first matching family is used.
+        folder: a new folder, or one to replace.
+        files: other files to write, such as a tokenizer's; None means those of the origin.
+        shard_bytes: maximum file size for a model that was never loaded.
 
     Raises:
-        ConfigError: if no family of checkpoints describes the model, or its LoRA is not merged.
+        ConfigError: if no family describes the model, or it has unmerged LoRA.
     """
     model, origin = checkpoint.model, checkpoint.origin
     if unmerged := list(lora_layers(model)):
         raise ConfigError(
-            f"this {type(model).__name__} cannot be saved with LoRA beside {listed(unmerged)}; "
-            "merge_lora(model) comes first, or save_adapter writes the LoRA alone"
+            f"this {type(model).__name__} cannot be saved with LoRA on {listed(unmerged)}; "
+            "call merge_lora(model) first, or save the LoRA alone with save_adapter"
         )
     family, shape, raw = _describe(model, checkpoint.config)
     tensors = save_rows(
@@ -196,7 +194,7 @@ def _parameters_in(model: nn.Module, modules: Iterable[str]) -> set[str]:
         if not inside:
             parts = dict.fromkeys(name.partition(".")[0] for name in names)
             raise ConfigError(
-                f"new = {module!r} names no part of a {type(model).__name__}; expected one such as "
+                f"new = {module!r} is not a part of a {type(model).__name__}; expected one such as "
                 f"{', '.join(parts)}"
             )
         found |= inside
@@ -206,9 +204,9 @@ def _parameters_in(model: nn.Module, modules: Iterable[str]) -> set[str]:
 def _spell(
     family: Family, shape: Architecture, rows: Iterable[Row], weights: Weights, *, own_head: bool
 ) -> dict[str, str]:
-    """Find the table's name of each tensor, which may lack its prefix or be spelled as of old.
+    """Find the table's name of each tensor, which may lack a prefix or have an old spelling.
 
-    Tensors of a head are left out where another head than the file's own was asked for.
+    Tensors of a head are skipped if another head was requested.
     """
     known = {one.theirs for one in rows}
     prefix = family.prefix if shape.prefix is None else shape.prefix
@@ -227,8 +225,7 @@ def _spell(
             continue
         if name in names:
             raise DataError(
-                f"{theirs} in {weights.file(theirs)} is the same tensor as {names[name]}; expected "
-                "one of them"
+                f"{theirs} in {weights.file(theirs)} duplicates {names[name]}; expected one of them"
             )
         names[name] = theirs
     return names
@@ -241,15 +238,15 @@ def _fill(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> None:
-    """Put tensors in the place of parameters; what was shared stays shared."""
+    """Replace parameters by tensors, keeping shared parameters shared."""
     kinds = {tensor.dtype for tensor in tensors.values()}
     if dtype is None and len(kinds) > 1:
         raise DataError(
-            f"the parameters have the dtypes {', '.join(sorted(map(str, kinds)))}; say which one "
-            "is meant, such as dtype=torch.float32"
+            f"the parameters have the dtypes {', '.join(sorted(map(str, kinds)))}; choose one "
+            "explicitly, such as dtype=torch.float32"
         )
     dtype = dtype or kinds.pop()
-    # Not `model.to`, which parts what is shared on devices of another kind.
+    # Not `model.to`, which may separate shared parameters on other kinds of devices.
     filled = {
         id(parameter): nn.Parameter(
             tensors.get(name, parameter.detach()).to(device=device, dtype=dtype).contiguous()
@@ -273,14 +270,14 @@ def _origin(
 def _describe(
     model: nn.Module, config: Mapping[str, Any]
 ) -> tuple[Family, Architecture, dict[str, Any]]:
-    """Find the family and the config.json from which this very model would be built again."""
+    """Find the family and the config.json that would rebuild exactly this model."""
     given = config.get("model_type")
     for family in FAMILIES.values() if given is None else [family_of(given)]:
         for shape in family.architectures:
             if type(model) is not shape.model or type(model.config) is not family.config:
                 continue
             raw = {**config, "architectures": [shape.name]}
-            if given is None or not _says(family, shape, raw, model):
+            if given is None or not _describes(family, shape, raw, model):
                 try:
                     raw |= family.write_config(model.config)
                 except ConfigError:
@@ -288,19 +285,21 @@ def _describe(
                 n_classes = getattr(model, "n_classes", None)
                 if n_classes is not None:
                     raw |= _label_fields([f"LABEL_{i}" for i in range(n_classes)])
-            if _says(family, shape, raw, model):
+            if _describes(family, shape, raw, model):
                 kind = next(model.parameters()).dtype
                 said = {key: str(kind).removeprefix("torch.") for key in ("dtype", "torch_dtype")}
                 return family, shape, {**raw, **{k: v for k, v in said.items() if k in raw}}
     raise ConfigError(
         f"this {type(model).__name__} cannot be saved as {given or 'any family'}: no config.json "
-        "says how it is built (one of its settings, or of its head's, is not that of the family); "
+        "describes it (a setting of the model or of its head differs from the family's); "
         f"families are {', '.join(FAMILIES)}"
     )
 
 
-def _says(family: Family, shape: Architecture, raw: Mapping[str, Any], model: nn.Module) -> bool:
-    """Tell whether a config.json describes a model: its config, its parameters and its head."""
+def _describes(
+    family: Family, shape: Architecture, raw: Mapping[str, Any], model: nn.Module
+) -> bool:
+    """Return whether a config.json describes a model's config, parameters and head."""
     try:
         built = build(shape, family.read_config(raw, shape), raw)
     except QKVError:

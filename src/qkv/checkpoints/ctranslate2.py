@@ -1,4 +1,4 @@
-"""CTranslate2's model.bin (Klein et al. 2020): the encoder-decoders of OpenNMT, in float32."""
+"""CTranslate2's model.bin (Klein et al. 2020): OpenNMT's encoder-decoders in float32."""
 
 import os
 from math import prod
@@ -12,16 +12,16 @@ from qkv.errors import DataError
 from qkv.models.transformer import Transformer, TransformerConfig
 
 VERSION = 2
-# The file does not say the number of heads; the name of its model does.
+# The number of heads is not in the file, but follows from the model's name.
 HEADS = {"TransformerBase": 8, "TransformerBig": 16}
 
 
 def read_ctranslate2(path: str | os.PathLike[str]) -> Transformer:
-    """Read a model: pre-norm, ReLU, sinusoids in halves that begin at position 1.
+    """Load a model: pre-norm, ReLU, sinusoids in halves from position 1.
 
     Raises:
-        DataError: on another version or kind of model, numbers that are no float32, a file that is
-            cut short, or tensors of another model.
+        DataError: if the version or kind of model is not supported, the numbers are not float32,
+            the file is truncated, or the tensors do not match.
     """
     path = Path(path)
     kind, tensors = _read_tensors(BinaryFile(path))
@@ -33,8 +33,8 @@ def read_ctranslate2(path: str | os.PathLike[str]) -> Transformer:
     }
     if kind not in HEADS or not tensors.keys() >= set(sized_by.values()):
         raise DataError(
-            f"{path} holds a {kind!r}, expected one of {', '.join(HEADS)} with the tensors "
-            f"{', '.join(sized_by.values())}: only pre-norm Transformers of OpenNMT are read"
+            f"{path} contains a {kind!r}, expected one of {', '.join(HEADS)} with the tensors "
+            f"{', '.join(sized_by.values())}: only pre-norm Transformers of OpenNMT are supported"
         )
     sizes = {ours: tensors[name].shape[0] for ours, name in sized_by.items()}
     config = TransformerConfig(
@@ -58,9 +58,9 @@ def read_ctranslate2(path: str | os.PathLike[str]) -> Transformer:
 def _read_tensors(file: BinaryFile) -> tuple[str, dict[str, Tensor]]:
     version = file.number("i")
     if version != VERSION:
-        raise DataError(f"{file.path} is of version {version}; expected CTranslate2's {VERSION}")
+        raise DataError(f"{file.path} has version {version}; expected CTranslate2's {VERSION}")
     kind = _read_name(file)
-    file.number("I")  # revision of that kind
+    file.number("I")  # revision of this kind
     tensors = {}
     for _ in range(file.number("I")):
         name = _read_name(file)
@@ -69,7 +69,7 @@ def _read_tensors(file: BinaryFile) -> tuple[str, dict[str, Tensor]]:
         if n_bytes != 4:
             raise DataError(
                 f"{name} in {file.path} has numbers of {n_bytes} bytes, expected 4 (float32): the "
-                "model was quantized when it was converted; convert it again without"
+                "model was quantized during conversion; convert it without quantization"
             )
         if n_numbers != prod(shape):
             raise DataError(f"{name} in {file.path} has {n_numbers} numbers for shape {shape}")
@@ -86,7 +86,7 @@ def _n_layers(stack: str, tensors: dict[str, Tensor]) -> int:
 
 
 def _linear(theirs: str, *ours: str, width: int = 0) -> list[Row]:
-    """Rows of one linear layer of theirs, or of several of ours that it stacks, of equal width."""
+    """Return the rows of a linear layer, or of several of ours of equal width in one of theirs."""
     cut = [split(*[width] * len(ours))] if width else []
     return [
         row(f"{theirs}/{part}", tuple(f"{name}.{part}" for name in ours), *cut)

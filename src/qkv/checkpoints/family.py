@@ -1,4 +1,4 @@
-"""What a family is to a checkpoint: its config's fields, its architectures and their tables."""
+"""Descriptions of model families: config fields, architectures and their name tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,22 +16,22 @@ REQUIRED = object()
 SIZE = whole(1, 2**28)
 OF_TYPE: dict[type, Kind] = {bool: FLAG, int: SIZE, float: NUMBER, str: TEXT}
 
-# Refused in every family, unless they say that nothing is special.
+# Rejected in every family unless set to their neutral value.
 ONLY: dict[str, Any] = {"pruned_heads": {}}
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of config.json and the field of our config that it becomes.
+    """A field of config.json and the corresponding field of our config.
 
     Args:
-        theirs: its name in config.json.
-        ours: its name in our config.
-        default: what its absence means; without one the file must say it.
-        values: theirs to ours where the spelling differs; others are refused.
-        decode: theirs to ours where that is a computation.
-        encode: the way back.
-        kind: what it may be; by its default where None: whole numbers are sizes, of at least 1.
+        theirs: name in config.json.
+        ours: name in our config.
+        default: value if it is absent; without a default, the field is required.
+        values: our value by theirs, if the spelling differs; other values are rejected.
+        decode: function from their value to ours.
+        encode: inverse of decode.
+        kind: accepted values; None infers it from the default, with integers as sizes >= 1.
     """
 
     theirs: str
@@ -43,7 +43,7 @@ class Field:
     kind: Kind | None = None
 
     def expected(self) -> Kind | None:
-        """Return what the field may be; None where only `values` or `decode` know."""
+        """Return the accepted values; None if `values` or `decode` determine them."""
         if self.kind is not None or self.values is not None:
             return self.kind
         return next((kind for type_, kind in OF_TYPE.items() if type(self.default) is type_), None)
@@ -51,16 +51,16 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One model of a family: what config.json calls it, how it is built, and its table.
+    """A model class of a family, with its name in config.json and its name table.
 
     Args:
-        name: in the `architectures` of config.json.
-        model: the class that `build` returns.
-        build: makes it of our config and a number of classes, which most have no use for.
-        rows: its table; names of the base model begin with the family's prefix.
-        changes: to the config, where config.json does not say them (a model without its pooler).
-        base: whether this is the base model, whose own files have no prefix.
-        prefix: before the names of the base model, where it is another than the family's.
+        name: name in the `architectures` of config.json.
+        model: class that `build` returns.
+        build: builds it from our config and a number of classes, which most ignore.
+        rows: name table; names of the base model begin with the family's prefix.
+        changes: config changes that config.json does not contain (a model without its pooler).
+        base: whether this is the base model, whose files have no prefix.
+        prefix: prefix of base-model names, if it differs from the family's.
     """
 
     name: str
@@ -74,18 +74,18 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """All that loading and saving ask about a `model_type`.
+    """The description of a `model_type` for loading and saving.
 
     Args:
-        model_type: in config.json.
-        config: our config's class.
-        fields: of config.json.
-        only: fields of which one value is implemented; others are refused by name.
-        harmless: further fields on which no number depends.
-        architectures: the first is built where config.json names none.
-        prefix: before the names of the base model in the file of a model with a head.
-        spellings: old pieces of tensor names and the table's.
-        normalize: brings an older or newer config.json into the form of `fields`.
+        model_type: name in config.json.
+        config: class of our config.
+        fields: supported fields of config.json.
+        only: fields with a single supported value; other values are rejected by name.
+        harmless: further fields without effect on outputs.
+        architectures: the first is built if config.json names none.
+        prefix: prefix of base-model names in the file of a model with a head.
+        spellings: old parts of tensor names and their replacements.
+        normalize: converts an older or newer config.json to the form of `fields`.
     """
 
     model_type: str
@@ -99,10 +99,10 @@ class Family:
     normalize: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
     def architecture(self, name: str | None) -> Architecture:
-        """Return the architecture of this name; the first where None is given.
+        """Return the architecture with this name; None means the first.
 
         Raises:
-            ConfigError: if the family has none of this name.
+            ConfigError: if the family has none with this name.
         """
         if name is None:
             return self.architectures[0]
@@ -115,11 +115,11 @@ class Family:
         )
 
     def read_config(self, raw: Mapping[str, Any], architecture: Architecture) -> Any:
-        """Turn config.json into our config.
+        """Convert config.json to our config.
 
         Raises:
-            ConfigError: on a field or a value that is not implemented.
-            DataError: if a field is missing that has no default.
+            ConfigError: if a field or a value is not supported.
+            DataError: if a required field is missing.
         """
         self._check_kinds(raw)
         raw = self.normalize(dict(raw))
@@ -137,18 +137,18 @@ class Family:
         if unknown:
             said = [f"{name} = {shown(raw[name], 60)}" for name in unknown]
             raise ConfigError(
-                f"{listed(said)}: not known for {self.model_type}, so the numbers could differ "
-                f"from those of the model's authors; load(..., ignore={unknown[:4]}) passes over "
-                "what you know to be harmless"
+                f"{listed(said)}: unknown for {self.model_type}, so outputs could differ "
+                f"from the original model's; load(..., ignore={unknown[:4]}) ignores "
+                "fields that you know to be harmless"
             )
         ours = {one.ours: self._decode(one, raw) for one in self.fields}
         return self.config(**{**ours, **architecture.changes})
 
     def write_config(self, config: Any) -> dict[str, Any]:
-        """Turn our config into the fields of config.json.
+        """Convert our config to the fields of config.json.
 
         Raises:
-            ConfigError: on a value that has no name there.
+            ConfigError: if a value cannot be expressed there.
         """
         raw = {"model_type": self.model_type, **self.only}
         for one in self.fields:
@@ -165,7 +165,7 @@ class Family:
         return raw
 
     def _check_kinds(self, raw: Mapping[str, Any]) -> None:
-        """Check what is there before anything computes with it; null is what is left out."""
+        """Check the present fields before they are used; null means absent."""
         kinds = {one.theirs: kind for one in self.fields if (kind := one.expected()) is not None}
         check_kinds(raw, {name: kind | NULL for name, kind in kinds.items()})
         for one in self.fields:
@@ -177,8 +177,8 @@ class Family:
         for name in used & raw.keys() if type(rows := raw.get("vocab_size")) is int else ():
             if type(raw[name]) is int and raw[name] >= rows:
                 raise ConfigError(
-                    f"{name} = {raw[name]}, but vocab_size = {rows}; expected one of its ids: was "
-                    "a token added, but no row of the embedding?"
+                    f"{name} = {raw[name]}, but vocab_size = {rows}; expected an id below it (was "
+                    "a token added without a row of the embedding?)"
                 )
 
     def _decode(self, one: Field, raw: Mapping[str, Any]) -> Any:
@@ -193,7 +193,7 @@ class Family:
         return one.values[value]
 
     def _check_name(self, one: Field, value: Any) -> None:
-        """Check that a value has a name of ours: any value, also what no name can be."""
+        """Check that a value of any type is one of the supported names."""
         if not isinstance(value, str | int) or value not in (one.values or ()):
             raise ConfigError(
                 f"{one.theirs} = {shown(value)} is not implemented for {self.model_type}; expected "

@@ -1,11 +1,11 @@
-"""Fields of config.json that change no number: which they are, and what those may be that are read.
+"""Fields of config.json without effect on outputs.
 
-An unknown field is passed over in two cases only:
+An unknown field is ignored in two cases only:
 
 - it is on one of the lists below, begins with "_" or "unsloth_", or names a token that the forward
   pass of the family does not use;
-- it says that something is off (null, false, empty), as it is where the field is left out: by the
-  defaults of transformers, or as reviewed below.
+- it switches something off (null, false, empty), which is the default of transformers, or was
+  reviewed below.
 """
 
 from collections.abc import Iterable, Mapping
@@ -44,19 +44,19 @@ HARMLESS = frozenset(
     use_cache xla_device
     """.split()  # noqa: SIM905 - a hundred lines of quotes would hide them
 )
-# Shares of what is dropped in training: no number of a loaded model depends on them. Where one is
-# no field of a family, training drops nothing for it.
+# Dropout probabilities, which do not affect a loaded model in evaluation. If one is not a field of
+# a family, training does not apply it.
 TRAINING_ONLY = frozenset(
     """
     activation_dropout attention_dropout classif_dropout classifier_dropout decoder_layerdrop
     encoder_layerdrop layerdrop
     """.split()  # noqa: SIM905
 )
-PREFIXES = ("_", "unsloth_")  # what a program notes for itself
+PREFIXES = ("_", "unsloth_")  # private notes of a program
 TOKENS = ("_token_id", "_token_ids")
 
-# Harmless where they are off, as they are in every published file of these families that has them:
-# what every config of transformers 4 could switch on, and what others' programs write.
+# Harmless if off, as in all published files of these families: options of every config of
+# transformers 4, and fields written by other programs.
 OFF = frozenset(
     """
     add_cross_attention cross_attention_hidden_size is_decoder quantization_config rope_interleaved
@@ -64,8 +64,8 @@ OFF = frozenset(
     """.split()  # noqa: SIM905
 )
 
-# The defaults of transformers' config classes that are null, false or empty; a test compares them
-# with the installed version.
+# Defaults of transformers' config classes that are null, false or empty; a test compares them with
+# the installed version.
 ENCODER: dict[str, Any] = {
     "classifier_dropout": None,
     "is_decoder": False,
@@ -117,7 +117,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "mt5": {**T5, "bos_token_id": None},
 }
 
-# Families whose embedding has a row for padding, which must be one of its rows.
+# Families whose embedding has a row for padding, so that its id must be in the vocabulary.
 PADDED = frozenset(
     """
     bart bert camembert distilbert llama marian mbart mistral qwen2 roberta xlm-roberta
@@ -126,7 +126,7 @@ PADDED = frozenset(
 
 _NAME = TEXT | FLAG | NUMBER
 LABELS = Kind(
-    "an object from the numbers of classes to their names",
+    "an object from class indices to names",
     lambda one: (
         isinstance(one, dict)
         and all(key.isascii() and key.isdecimal() and len(key) < 10 for key in one)
@@ -135,7 +135,7 @@ LABELS = Kind(
 )
 _INT = Kind("a token id", lambda one: type(one) is int and -1 <= one < 2**31)
 TOKEN_IDS = _INT | list_of(_INT) | NULL
-# What the loading of a model or a task reads of them.
+# The harmless fields that loading a model or a task reads.
 KINDS: dict[str, Kind] = {
     "architectures": list_of(TEXT) | NULL,
     "dtype": TEXT | NULL,
@@ -158,13 +158,13 @@ KINDS: dict[str, Kind] = {
 
 
 def kinds_of(raw: Iterable[str]) -> dict[str, Kind]:
-    """Return the kinds of the harmless fields, and of the token ids that are there."""
+    """Return the kinds of the harmless fields and of the token ids in config.json."""
     names_of_tokens = [name for name in raw if name.endswith(TOKENS)]
     return KINDS | dict.fromkeys(names_of_tokens, TOKEN_IDS)
 
 
 def is_harmless(name: str, value: Any, model_type: str) -> bool:
-    """Whether an unknown field of a family's config.json may be passed over."""
+    """Return whether an unknown field of a family's config.json may be ignored."""
     if name in HARMLESS | TRAINING_ONLY or name.startswith(PREFIXES) or name.endswith(TOKENS):
         return True
     off = value is None or value is False or value in ("", [], {})
@@ -173,7 +173,7 @@ def is_harmless(name: str, value: Any, model_type: str) -> bool:
 
 
 def read_labels(raw: Mapping[str, Any]) -> list[str] | None:
-    """Return the names of the classes in the order of their numbers, where config.json has them."""
+    """Return the names of the classes by index, or None if config.json has none."""
     names = raw.get("id2label")
     if not names:
         return None

@@ -1,4 +1,4 @@
-"""llama2.c's models and vocabularies (Karpathy 2023), version 0 of the format."""
+"""Models and vocabularies of llama2.c (Karpathy 2023), version 0 of the format."""
 
 import os
 import re
@@ -13,20 +13,20 @@ from qkv.errors import DataError
 from qkv.models.llama import Llama, LlamaConfig
 
 HEADER = 7  # numbers: width, feed-forward, layers, heads, key heads, vocabulary, length
-BYTE = re.compile(rb"<0x([0-9A-F]{2})>")  # the token of a byte that no piece has
+BYTE = re.compile(rb"<0x([0-9A-F]{2})>")  # the token of a single byte
 
 
 def read_llama2c(path: str | os.PathLike[str]) -> Llama:
-    """Read a model: seven sizes, then all tensors without names, float32.
+    """Load a model: seven sizes, then all tensors without names, in float32.
 
     Raises:
-        DataError: if the file does not hold what its sizes say.
+        DataError: if the file does not match its sizes.
     """
     path = Path(path)
     n_numbers = path.stat().st_size // 4
     if n_numbers < HEADER:
-        raise DataError(f"{path} is too short for the header of llama2.c, seven whole numbers")
-    # Mapped, not read: the model's own memory is the only copy.
+        raise DataError(f"{path} is too short for the header of llama2.c, seven integers")
+    # Memory-mapped, so that the model's own memory is the only copy.
     numbers = torch.from_file(str(path), size=n_numbers, dtype=torch.float32)
     config = _config(numbers[:HEADER].view(torch.int32).tolist(), path)
     shapes = _shapes(config)
@@ -34,7 +34,7 @@ def read_llama2c(path: str | os.PathLike[str]) -> Llama:
     if n_numbers != HEADER + sum(sizes):
         raise DataError(
             f"{path} has {n_numbers} numbers of four bytes, expected {HEADER + sum(sizes)} for the "
-            "sizes in its header: it was cut short, or is of another format"
+            "sizes in its header: it is truncated, or has another format"
         )
     tensors = {}
     for (name, shape), part in zip(shapes.items(), numbers[HEADER:].split(sizes), strict=True):
@@ -47,11 +47,11 @@ def read_llama2c(path: str | os.PathLike[str]) -> Llama:
 
 def _config(sizes: list[int], path: Path) -> LlamaConfig:
     d_model, d_ff, n_layers, n_heads, n_kv_heads, vocab_size, length = sizes
-    tied, vocab_size = vocab_size > 0, abs(vocab_size)  # a negative one says: not tied
+    tied, vocab_size = vocab_size > 0, abs(vocab_size)  # negative: not tied
     if min(*sizes[:5], vocab_size, length) < 1 or d_model % (2 * n_heads) or n_heads % n_kv_heads:
         raise DataError(
-            f"{path} begins with {sizes}, no sizes of a model (width, feed-forward, layers, heads, "
-            "key heads, vocabulary, length); is it version 0 of llama2.c's format?"
+            f"{path} begins with {sizes}, not with model sizes (width, feed-forward, layers, "
+            "heads, key heads, vocabulary, length); is it version 0 of llama2.c's format?"
         )
     return LlamaConfig(
         vocab_size=vocab_size,
@@ -66,7 +66,7 @@ def _config(sizes: list[int], path: Path) -> LlamaConfig:
 
 
 def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Name the tensors in the file's order; `{}` is the layer, their first axis."""
+    """Return the tensors' shapes in the file's order; `{}` is the layer, their first axis."""
     n, d_model, d_ff = config.n_layers, config.d_model, config.d_ff
     d_head = d_model // config.n_heads
     d_kv = d_head * (config.n_kv_heads or config.n_heads)
@@ -89,7 +89,7 @@ def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _rows(config: LlamaConfig) -> list[Row]:
-    # Their rotary pairs are neighbours, ours are halves, as in the files of transformers.
+    # Their rotary pairs are adjacent, ours are halves, as in the files of transformers.
     pairs = config.d_model // config.n_heads // 2
     queries, keys = (
         permute(0, 2, 1, rows=(heads, pairs, 2))
@@ -120,18 +120,18 @@ def _rows(config: LlamaConfig) -> list[Row]:
 
 
 def read_llama2c_pieces(path: str | os.PathLike[str]) -> list[bytes]:
-    """Read a vocabulary: the bytes that each token stands for, by id.
+    """Read a vocabulary: the bytes of each token, by id.
 
-    A text begins with a space that is no part of it.
+    A text is encoded with an extra space at the beginning.
 
     Raises:
         DataError: if the file ends within a piece.
     """
     file = BinaryFile(Path(path))
-    file.number("i")  # the length of the longest
+    file.number("i")  # length of the longest token
     pieces = []
     while not file.at_end:
-        file.take(4)  # its score
+        file.take(4)  # score
         piece = file.take(file.number("i"))
         byte = BYTE.fullmatch(piece)
         pieces.append(bytes([int(byte[1], 16)]) if byte else piece)

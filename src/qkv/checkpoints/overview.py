@@ -1,4 +1,4 @@
-"""What is implemented of the published families, in words: read from their name tables."""
+"""Lists of the supported published families, generated from their name tables."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,7 +13,7 @@ FORMATS: Rows = [
 
 
 def list_families(families: Iterable[Family]) -> Rows:
-    """One row a `model_type`: our model, and the architectures that load and save."""
+    """Return one row per `model_type`: our model, and its architectures."""
     return [
         {
             "model_type": family.model_type,
@@ -25,20 +25,20 @@ def list_families(families: Iterable[Family]) -> Rows:
 
 
 def base_model(family: Family) -> str:
-    """The name of our class without a head of another."""
+    """Return the name of our class without a head."""
     bases = [one.model.__name__ for one in family.architectures if one.base]
     return (bases or [family.architectures[0].model.__name__])[0]
 
 
 def list_architectures(family: Family) -> Rows:
-    """One row an architecture of config.json: the class that is built."""
+    """Return one row per architecture of config.json, with the class that is built."""
     return [
         {"architecture": one.name, "builds": one.model.__name__} for one in family.architectures
     ]
 
 
 def list_fields(family: Family) -> Rows:
-    """One row a field of config.json that numbers depend on: ours, and what it may say."""
+    """Return one row per supported field of config.json: our name and the accepted values."""
     rows: dict[str, dict[str, str]] = {}
     for one in family.fields:
         row = rows.setdefault(one.theirs, {"config.json": one.theirs, "here": "", "may be": ""})
@@ -49,6 +49,6 @@ def list_fields(family: Family) -> Rows:
 
 
 def list_refused(family: Family) -> Rows:
-    """One row a field of which one value is implemented: all others are refused by name."""
+    """Return one row per field with a single supported value; others are rejected by name."""
     only: Mapping[str, object] = {**ONLY, **family.only}
     return [{"config.json": name, "must be": repr(value)} for name, value in only.items()]

@@ -1,9 +1,8 @@
-"""Regular expressions of others' files, matched in time that grows with text times pattern.
+"""Untrusted regular expressions, matched in time proportional to text times pattern.
 
-Python's `re` tries one way after another, and some patterns have more ways than can ever be tried:
-`((a+)+)+b` on thirty letters a. Here all ways are followed at once, as sets of states (Thompson
-1968, "Regular expression search algorithm"). What refers to an earlier match, or looks behind
-itself, is refused.
+Python's `re` tries one alternative after another, and some patterns have exponentially many:
+`((a+)+)+b` on thirty letters a. Here all alternatives are followed at once, as sets of states
+(Thompson 1968, "Regular expression search algorithm"). Back references and lookbehind are rejected.
 """
 
 import re
@@ -15,9 +14,9 @@ from qkv.errors import ConfigError
 from qkv.json_fields import quoted
 
 LONGEST, DEEPEST, MOST_STATES = 4000, 40, 8000
-END = 0  # the state in which a text has matched
+END = 0  # the accepting state
 AHEAD = {"(?=": True, "(?!": False}
-# What is between brackets, and what a backslash may stand before.
+# The content of brackets, and the characters allowed after a backslash.
 CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 WORD = re.compile(r"\w")
 COUNTS = re.compile(r"\{(\d*)(,?)(\d*)\}")
@@ -27,13 +26,13 @@ Node = tuple[Any, ...]
 
 @dataclass
 class State:
-    """A step of a pattern.
+    """A state of the automaton of a pattern.
 
     Args:
-        kind: "any" of the next states at once, a "char" that is read, a place that is "at", or a
-            pattern that must ("ahead") or must not ("not ahead") follow.
-        of: the character's pattern, the place, or the first state of what follows.
-        out: the states after it.
+        kind: "any" (all next states at once), "char" (consumes a character), "at" (tests a
+            position), or "ahead" and "not ahead" (a pattern that must or must not follow).
+        of: pattern of the character, the position, or the first state of the lookahead.
+        out: next states.
     """
 
     kind: str
@@ -45,7 +44,7 @@ class Pattern:
     """A regular expression that matches whole texts.
 
     Raises:
-        ConfigError: if it is none, too large, or of a kind that is not implemented.
+        ConfigError: if it is invalid, too large, or uses an unsupported feature.
     """
 
     def __init__(self, pattern: str):
@@ -58,14 +57,14 @@ class Pattern:
         try:
             self._simple = re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            raise ConfigError(f"{quoted(pattern)} is no regular expression: {error}") from error
-        # Without choices there is but one way to try.
+            raise ConfigError(f"{quoted(pattern)} is not a regular expression: {error}") from error
+        # Without alternatives, `re` has only one way to try.
         if set(pattern) & set("|*+?{("):
             self.states = [State("end")]
             self.start = self._build(_Parser(pattern).parse(), END)
 
     def fullmatch(self, text: str) -> bool:
-        """Tell whether the whole text matches."""
+        """Return whether the whole text matches."""
         if not hasattr(self, "start"):
             return self._simple.fullmatch(text) is not None
         return len(text) in self._ends(self.start, text, 0)
@@ -73,14 +72,14 @@ class Pattern:
     def _add(self, kind: str, of: Any, *out: int) -> int:
         if len(self.states) >= MOST_STATES:
             raise ConfigError(
-                f"{quoted(self.pattern)} is too large a regular expression: its repetitions make "
-                f"more than {MOST_STATES} steps"
+                f"{quoted(self.pattern)} is too large a regular expression: its repetitions need "
+                f"more than {MOST_STATES} states"
             )
         self.states.append(State(kind, of, list(out)))
         return len(self.states) - 1
 
     def _build(self, node: Node, after: int) -> int:
-        """Add the states of a node before those that come after it; returns the first."""
+        """Add the states of a node before those that follow; return the first."""
         match node:
             case ("char" | "at" as kind, of):
                 return self._add(kind, of, after)
@@ -110,7 +109,7 @@ class Pattern:
         return start
 
     def _ends(self, start: int, text: str, begin: int) -> set[int]:
-        """Return the places at which a match that begins at a place may end."""
+        """Return the positions at which a match that begins at `begin` may end."""
         ends, known = set(), {}
         current = self._reach([start], text, begin, known)
         for place in range(begin, len(text) + 1):
@@ -126,7 +125,7 @@ class Pattern:
     def _reach(
         self, starts: list[int], text: str, place: int, known: dict[tuple[int, int], bool]
     ) -> set[int]:
-        """Return all states that are reached without reading."""
+        """Return all states reachable without consuming a character."""
         reached, todo = set(), list(starts)
         while todo:
             number = todo.pop()
@@ -147,7 +146,7 @@ class Pattern:
 
 @lru_cache(maxsize=4096)
 def compile_pattern(pattern: str) -> Pattern:
-    """Return the pattern; the errors are those of `Pattern`."""
+    """Return the compiled pattern; for errors, see `Pattern`."""
     return Pattern(pattern)
 
 
@@ -160,12 +159,12 @@ def _is_at(place: str, text: str, i: int) -> bool:
         return i == len(text)
     before, after = (text[i - 1 : i] if i else ""), text[i : i + 1]
     at_edge = (WORD.fullmatch(before) is None) != (WORD.fullmatch(after) is None)
-    # Python below 3.14: an empty text has no place that is not at an edge either.
+    # Python below 3.14: an empty text has no non-boundary either.
     return at_edge if place == r"\b" else bool(text) and not at_edge
 
 
 class _Parser:
-    """Reads a pattern that `re` has found to be one."""
+    """A parser of patterns that `re` accepts."""
 
     def __init__(self, pattern: str):
         self.pattern, self.i, self.depth = pattern, 0, 0
@@ -206,7 +205,7 @@ class _Parser:
             raise self._refused("a possessive quantifier")
         self.i += self.pattern.startswith(
             "?", self.i
-        )  # lazy: which way comes first does not matter
+        )  # lazy: the order of alternatives does not matter
         return ("repeat", atom, least, most)
 
     def _atom(self) -> Node:
@@ -237,7 +236,7 @@ class _Parser:
             raise self._refused(self.pattern[self.i : self.i + 3])
         self.depth += 1
         if self.depth > DEEPEST:
-            raise self._refused(f"groups in more than {DEEPEST} groups")
+            raise self._refused(f"groups nested deeper than {DEEPEST}")
         self.i += len(opening)
         node = self._alternatives()
         self.i += 1  # its end
@@ -252,5 +251,5 @@ class _Parser:
 
     def _refused(self, what: str) -> ConfigError:
         return ConfigError(
-            f"{quoted(self.pattern)}: {what} of regular expressions is not implemented"
+            f"{quoted(self.pattern)}: {what} is not supported in regular expressions"
         )

@@ -1,7 +1,7 @@
-"""Reading a checkpoint's files: safetensors, in one file or in shards, and JSON.
+"""Read the files of a checkpoint: safetensors, in one file or in shards, and JSON.
 
-Weights are mapped into memory, not read: a tensor costs nothing before it is used, and changing one
-does not change the file. Nothing is unpickled.
+Weights are memory-mapped: a tensor costs nothing before it is used, and modifying it does not
+change the file. Nothing is unpickled.
 """
 
 import json
@@ -32,7 +32,7 @@ BYTES = {
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file: its path, its metadata, its tensors' names, and their size in all."""
+    """A safetensors file: its path, metadata, tensor names, and total size of the tensors."""
 
     path: Path
     metadata: dict[str, str] | None
@@ -41,11 +41,11 @@ class Shard:
 
 
 class Weights(Mapping[str, Tensor]):
-    """The tensors of a checkpoint by the names of the file.
+    """The tensors of a checkpoint, by the file's names.
 
     Args:
         shards: the files.
-        index: the index's own metadata, where there is an index.
+        index: metadata of the index, if there is one.
     """
 
     def __init__(self, shards: tuple[Shard, ...], index: dict[str, Any] | None = None):
@@ -67,7 +67,7 @@ class Weights(Mapping[str, Tensor]):
         return len(self._shard_of)
 
     def file(self, name: str) -> Path:
-        """Return the file that holds a tensor, or the first file for a tensor that none holds."""
+        """Return the file with a tensor, or the first file if there is none."""
         return self._shard_of.get(name, self.shards[0]).path
 
 
@@ -79,15 +79,15 @@ def _open(path: Path) -> Any:
         OSError,
         TypeError,
         ValueError,
-    ) as error:  # stricter than our JSON
-        raise DataError(f"{path} is no safetensors file: {quoted(str(error))}") from error
+    ) as error:  # safetensors' JSON is stricter than ours
+        raise DataError(f"{path} is not a safetensors file: {quoted(str(error))}") from error
 
 
 def open_weights(path: str | os.PathLike[str]) -> Weights:
-    """Map the weights of a folder, or of one safetensors file.
+    """Memory-map the weights of a folder, or of one safetensors file.
 
     Raises:
-        DataError: if there are none, a file is not whole, or index and shards disagree.
+        DataError: if there are none, a file is incomplete, or index and shards disagree.
     """
     path = Path(path)
     if not path.is_dir():
@@ -109,10 +109,10 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
 
 
 def companions(folder: Path) -> list[Path]:
-    """Return the files beside config and weights that belong to a checkpoint: tokenizers and such.
+    """Return the other files of a checkpoint, such as those of the tokenizer.
 
-    They are the texts and SentencePiece models at the top, and config.json one level below, where
-    sentence-transformers says how to pool.
+    These are text files and SentencePiece models at the top level, and config.json one level below,
+    which configures the pooling of sentence-transformers.
     """
     tops = [path for path in folder.glob("*") if path.suffix in COMPANIONS]
     own = (folder / CONFIG, folder / INDEX)
@@ -122,10 +122,10 @@ def companions(folder: Path) -> list[Path]:
 
 
 def read_shard(path: Path) -> Shard:
-    """Check that a safetensors file is whole: that its header is true of its bytes.
+    """Check that a safetensors file is complete and that its header matches its data.
 
     Raises:
-        DataError: naming the file, and the tensor where one is to blame.
+        DataError: naming the file, and the tensor if there is one.
     """
     header, n_bytes = _read_header(path)
     metadata = header.pop("__metadata__", None)
@@ -136,13 +136,13 @@ def read_shard(path: Path) -> Shard:
         start, end = entry["data_offsets"]
         if start != done:
             raise DataError(
-                f"{path}: {name} should begin at byte {done} of the data, where the tensor before "
-                f"it ends, but the header says {start}"
+                f"{path}: {name} should begin at byte {done} of the data, where the previous "
+                f"tensor ends, but begins at {start} according to the header"
             )
         if end > n_bytes:
             raise DataError(
                 f"{path}: {name} should end at byte {end} of the data, which has {n_bytes}: the "
-                "file is cut short (a download that broke off?)"
+                "file is truncated (an interrupted download?)"
             )
         done = end
     if done != n_bytes:
@@ -151,7 +151,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header and the number of bytes that follow it."""
+    """Return the header and the number of bytes after it."""
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path} cannot be read: it is not a regular file")
@@ -160,8 +160,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 raise DataError(
-                    f"{path} announces a header of {length} bytes, but has {size} bytes in all: it "
-                    "is cut short, or no safetensors file"
+                    f"{path} announces a header of {length} bytes, but has {size} bytes: it is "
+                    "truncated, or not a safetensors file"
                 )
             header = json.loads(file.read(length))
     except OSError as error:
@@ -186,7 +186,7 @@ def _check_entry(where: str, entry: Any) -> None:
     if not whole or end - start != length:
         raise DataError(
             f"{where} has dtype {dtype} and shape {shown(shape)}, which are {shown(length)} bytes, "
-            f"but its offsets are {shown(start)} and {shown(end)}: the header lies"
+            f"but its offsets are {shown(start)} and {shown(end)}: the header is wrong"
         )
 
 
@@ -196,11 +196,11 @@ def _open_shards(path: Path) -> Weights:
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         raise DataError(f"{path} has no weight_map from the names of tensors to files")
     for file in places.values():
-        # Windows knows both separators, and drives.
+        # Windows has both separators, and drives.
         if file in ("", "..") or PureWindowsPath(file).name != file:
             raise DataError(
-                f"{path} names the file {file!r}; expected the name of a file beside it: a "
-                "checkpoint reads nothing outside its folder"
+                f"{path} names the file {file!r}; expected a file in the same folder, as a "
+                "checkpoint never reads outside its folder"
             )
     shards = []
     for file in sorted(set(places.values())):

@@ -1,4 +1,4 @@
-"""Which family each `model_type` of config.json is."""
+"""The families by their `model_type` in config.json."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model_type: Any) -> Family:
-    """Return the family.
+    """Return the family of a `model_type`.
 
     Raises:
-        ConfigError: if there is none of this name.
+        ConfigError: if there is none with this name.
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(

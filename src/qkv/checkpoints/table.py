@@ -1,6 +1,6 @@
-"""Name tables: rows that say how the tensors of a file map onto our parameters, and back.
+"""Name tables, which map the tensors of a file to our parameters and back.
 
-One row a tensor, `{}` for the layer number, and a closed list of verbs:
+One row per tensor, with `{}` for the layer index, and a closed list of verbs:
 
     row(theirs, ours)                      the same tensor under two names
     row(theirs, ours, TRANSPOSE)           a matrix stored as (in, out)
@@ -8,12 +8,12 @@ One row a tensor, `{}` for the layer number, and a closed list of verbs:
     row(theirs, ours, permute(...))        the same numbers in another order
     row(theirs, ours, ONE_ROW)             a vector stored as a matrix of one row
     alias(theirs, ours)                    a second name of a parameter (a tied head)
-    own_or_same(theirs, ours, other)       a parameter that starts as another where a file lacks it
+    own_or_same(theirs, ours, other)       a parameter that defaults to another if missing
     constant(theirs, make)                 a buffer that the config determines
-    ignore(theirs)                         a tensor that this model has no use for
+    ignore(theirs)                         a tensor that this model does not use
 
-Verbs compose from left to right on the way in: `row(theirs, (q, k, v), TRANSPOSE, split(8, 8, 8))`.
-The last three are optional: a file may have them or not, and is written back as it was.
+Verbs are applied from left to right when loading: `row(theirs, (q, k, v), TRANSPOSE, split(8, 8,
+8))`. The last three are optional in a file, which is written back as it was.
 """
 
 import dataclasses
@@ -28,12 +28,17 @@ from qkv.errors import DataError
 
 Tensors = Sequence[Tensor]
 BODY = ("stack", "decoder", "embedding", "source_embedding", "target_embedding")
-COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # not float8: no sums
+COMPUTED = (
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float64,
+)  # not float8, which has no arithmetic
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A step between a tensor of theirs and the tensors of ours, and the way back."""
+    """A conversion from a tensor of theirs to tensors of ours, and its inverse."""
 
     load: Callable[[Tensors], Tensors]
     save: Callable[[Tensors], Tensors]
@@ -48,15 +53,15 @@ ONE_ROW = Verb(
 
 
 def split(*sizes: int) -> Verb:
-    """Cut the first axis into parts of these sizes: one tensor of theirs is several of ours."""
+    """Split the first axis into parts of these sizes: one tensor of theirs is several of ours."""
     return Verb(lambda parts: parts[0].split(sizes), lambda parts: [torch.cat(list(parts))])
 
 
 def permute(*axes: int, rows: Sequence[int] | None = None) -> Verb:
-    """Reorder the axes; with `rows`, those into which the first axis is cut, joined again after.
+    """Permute the axes; with `rows`, those into which the first axis is unflattened.
 
-    `permute(0, 2, 1, rows=(n_heads, d_head // 2, 2))` turns heads whose rotary pairs are
-    interleaved into heads whose pairs are halves.
+    `permute(0, 2, 1, rows=(n_heads, d_head // 2, 2))` converts heads with interleaved rotary pairs
+    to heads whose pairs are halves.
     """
     back = [axes.index(i) for i in range(len(axes))]
     if rows is None:
@@ -73,70 +78,70 @@ def permute(*axes: int, rows: Sequence[int] | None = None) -> Verb:
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of the file and the parameters of ours that it fills."""
+    """A tensor of the file and our parameters that it fills."""
 
     theirs: str
     ours: tuple[str, ...] = ()
     verbs: tuple[Verb, ...] = ()
     optional: bool = False
-    value: Callable[[], Tensor] | None = None  # what a constant must be
-    same: str | None = None  # the parameter of ours that stands in for a tensor that is missing
+    value: Callable[[], Tensor] | None = None  # the required value of a constant
+    same: str | None = None  # our parameter that replaces a missing tensor
 
     def load(self, tensor: Tensor) -> Tensors:
-        """Turn the file's tensor into ours."""
+        """Convert the file's tensor to ours."""
         parts: Tensors = [tensor]
         for verb in self.verbs:
             parts = verb.load(parts)
         return parts
 
     def save(self, parts: Tensors) -> Tensor:
-        """Turn our tensors into the file's."""
+        """Convert our tensors to the file's."""
         for verb in reversed(self.verbs):
             parts = verb.save(parts)
         return parts[0]
 
 
 def row(theirs: str, ours: str | tuple[str, ...], *verbs: Verb) -> Row:
-    """A tensor that fills parameters."""
+    """Return the row of a tensor that fills parameters."""
     return Row(theirs, (ours,) if isinstance(ours, str) else ours, verbs)
 
 
 def affine(theirs: str, ours: str) -> list[Row]:
-    """The weight and the bias of one module."""
+    """Return the rows of the weight and bias of a module."""
     return [row(f"{theirs}.{part}", f"{ours}.{part}") for part in ("weight", "bias")]
 
 
 def alias(theirs: str, ours: str, *verbs: Verb) -> Row:
-    """A second name of a parameter, which must agree with the first where a file has both."""
+    """Return the row of a second name of a parameter; if a file has both, they must be equal."""
     return dataclasses.replace(row(theirs, ours, *verbs), optional=True)
 
 
 def own_or_same(theirs: str, ours: str, other: str) -> Row:
-    """A tensor that a file leaves out where it is that of another parameter (mT5's output layer).
+    """Return the row of a tensor that a file omits if it equals another (mT5's output layer).
 
-    Two parameters either way: training parts them. While they are equal, it is left out again.
+    There are always two parameters, which may diverge in training. While equal, it is omitted.
     """
     return dataclasses.replace(row(theirs, ours), same=other)
 
 
 def constant(theirs: str, value: Callable[[], Tensor]) -> Row:
-    """A buffer that is known without the file: checked when read, within the file's rounding."""
+    """Return the row of a known buffer, which is checked when read, within the file's rounding."""
     return Row(theirs, optional=True, value=value)
 
 
 def ignore(theirs: str) -> Row:
-    """A tensor that the model does without; it is kept to be written back."""
+    """Return the row of a tensor that the model does not use, but that is written back."""
     return Row(theirs, optional=True)
 
 
 def layers(rows: Iterable[Row], n: int) -> list[Row]:
-    """Repeat rows for each layer: `{}` is its number."""
+    """Repeat rows for each layer, with `{}` as its index."""
     rows = list(rows)
     return [_renamed(one, "{}", str(i)) for i in range(n) for one in rows]
 
 
 def under(rows: Iterable[Row], *, theirs: str = "", ours: str = "") -> list[Row]:
-    """Put the rows below a module: prefixes such as "bert." and "encoder."."""
+    """Add prefixes to the names in rows, such as "bert." and "encoder."."""
     return [
         dataclasses.replace(
             one, theirs=theirs + one.theirs, ours=tuple(ours + name for name in one.ours)
@@ -152,21 +157,21 @@ def load_rows(
     *,
     where: Callable[[str], str] = str,
 ) -> dict[str, Tensor]:
-    """Fill our parameters, and check that nothing is unknown, missing or of another shape.
+    """Convert all tensors, and check that none is unknown, missing or of another shape.
 
     Args:
-        rows: the table.
-        weights: the file's tensors by the table's names.
-        shapes: of each of our parameters.
-        where: how an error calls a tensor of theirs, such as with its file.
+        rows: rows of the table.
+        weights: the file's tensors, by the table's names.
+        shapes: shape of each of our parameters.
+        where: returns the description of a tensor of theirs in errors, such as with its file.
 
     Raises:
-        DataError: naming the tensors that do not fit.
+        DataError: naming the tensors that do not match.
     """
     table = {one.theirs: one for one in rows}
     if unknown := [where(name) for name in weights if name not in table]:
         raise DataError(
-            f"no parameter of this model is called {listed(unknown)}; is config.json that of "
+            f"no parameter of this model is called {listed(unknown)}; does config.json belong to "
             "these weights, and does it name their family and head?"
         )
     filled: dict[str, Tensor] = {}
@@ -181,7 +186,7 @@ def load_rows(
                 if ours in filled and not torch.equal(filled[ours], part):
                     raise DataError(
                         f"{where(name)} differs from {_names_of(ours, table)[0]}, but the model "
-                        f"has one parameter for both ({ours}): config.json says that they are tied"
+                        f"has one parameter for both ({ours}): config.json ties them"
                     )
                 filled[ours] = part
     for one in table.values():
@@ -202,14 +207,14 @@ def save_rows(
     had: Collection[str] = (),
     kept: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Turn our parameters into the file's tensors.
+    """Convert our parameters to the file's tensors.
 
     Args:
-        rows: the table.
-        parameters: ours.
-        had: the table's names that the file had from which the model came; what it had under an
-            alias alone stays there.
-        kept: tensors that the model does without.
+        rows: rows of the table.
+        parameters: our parameters.
+        had: the table's names in the file from which the model was loaded; a tensor that it had
+            only under an alias keeps that name.
+        kept: tensors that the model does not use.
     """
     kept = kept or {}
     rows = list(rows)
@@ -231,31 +236,31 @@ def save_rows(
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Join names for a message, the first few of many."""
+    """Join names for a message, truncated to the first few."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
 
 def _advice(missing: Sequence[str], shapes: Mapping[str, torch.Size]) -> str:
-    """Say what probably happened to parameters that are missing, and what to do."""
+    """Return the likely reason why parameters are missing, and what to do."""
     modules = list(dict.fromkeys(ours.rpartition(".")[0] for ours in missing))
     if {one.rpartition(".")[2] for one in modules} == {"pooler"}:
         return (
-            f"the model was saved without its pooler. new={modules} starts one at random, on which "
-            "no token's hidden state depends"
+            f"the model was saved without its pooler. new={modules} initializes one randomly; "
+            "hidden states do not depend on it"
         )
     tied = [name for name, shape in shapes.items() if name.endswith("embedding.weight")]
     if missing == ["head.weight"] and any(shapes[one] == shapes["head.weight"] for one in tied):
         return (
-            "a language model without an output layer has one that is tied to its embedding: does "
+            "the output layer of this language model is probably tied to its embedding: does "
             "config.json lack tie_word_embeddings = true?"
         )
     if any(one.split(".")[0] in BODY or ".blocks." in one for one in missing):
         return (
-            "is config.json that of these weights (such as its number of layers), and is the file "
-            "whole?"
+            "does config.json belong to these weights (such as its number of layers), and is the "
+            "file complete?"
         )
-    return f"what is still to be trained is asked for by name: new={modules[:4]}"
+    return f"pass the modules that are still to be trained: new={modules[:4]}"
 
 
 def _renamed(one: Row, old: str, new: str) -> Row:
@@ -285,20 +290,20 @@ def _check_part(where: str, tensor: Tensor, part: Tensor, shape: torch.Size) -> 
     if part.shape != shape:
         raise DataError(
             f"{where} has shape {tuple(tensor.shape)}, which gives {tuple(part.shape)}; expected "
-            f"{tuple(shape)}: config.json describes another model than the one that is stored"
+            f"{tuple(shape)}: config.json describes another model than the stored one"
         )
 
 
 def _check_constant(name: str, tensor: Tensor, make: Callable[[], Tensor]) -> None:
-    with torch.device("meta"):  # a size in config.json may be wrong, and memory is asked for below
+    with torch.device("meta"):  # allocate nothing yet, as a size in config.json may be wrong
         shape = make().shape
     rounding = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
     if tensor.shape != shape or not torch.allclose(
         tensor.double(), make().double(), rtol=rounding, atol=rounding
     ):
         raise DataError(
-            f"{name} has shape {tuple(tensor.shape)} and is not what config.json makes it "
-            f"({tuple(shape)}); this model cannot use other values"
+            f"{name} has shape {tuple(tensor.shape)} and differs from the constant for "
+            f"config.json, of shape {tuple(shape)}; other values are not supported"
         )
 
 

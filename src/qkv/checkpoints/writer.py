@@ -1,4 +1,4 @@
-"""Writing a checkpoint's folder, whole or not at all."""
+"""Write the folder of a checkpoint atomically."""
 
 import json
 import os
@@ -16,16 +16,16 @@ from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, companions
 from qkv.errors import DataError
 from qkv.files import replace_folder
 
-METADATA = {"format": "pt"}  # transformers refuses files that do not say so
+METADATA = {"format": "pt"}  # required by transformers
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How tensors are spread over files.
+    """The distribution of tensors over files.
 
     Args:
-        files: for each file its metadata and the names of its tensors.
-        index: the metadata of the index, where there is an index.
+        files: metadata and tensor names of each file.
+        index: metadata of the index, if there is one.
     """
 
     files: Mapping[str, tuple[Mapping[str, str] | None, Sequence[str]]]
@@ -33,7 +33,7 @@ class Layout:
 
 
 def lay_out(tensors: Mapping[str, Tensor], shard_bytes: int) -> Layout:
-    """Spread tensors over as many files as are needed, in order."""
+    """Distribute tensors over as many files as needed, in order."""
     shards: list[list[str]] = [[]]
     used = 0
     for name, tensor in tensors.items():
@@ -59,24 +59,24 @@ def write_checkpoint(
     layout: Layout,
     files: Mapping[str, bytes],
 ) -> None:
-    """Write or replace a folder: the old checkpoint stays until the new one is whole.
+    """Write or replace a folder; the old checkpoint remains until the new one is complete.
 
-    Files of the folder that belong to no checkpoint (notes, logs) stay where they are.
+    Files in the folder that do not belong to a checkpoint (notes, logs) are kept.
 
     Args:
-        folder: the checkpoint's.
-        config: config.json.
-        tensors: by their names in the file.
-        layout: which file each goes to.
-        files: what else belongs to it, such as a tokenizer.
+        folder: folder of the checkpoint.
+        config: content of config.json.
+        tensors: tensors by their names in the file.
+        layout: distribution over files.
+        files: other files, such as a tokenizer's.
 
     Raises:
         DataError: if the folder is a file.
-        StorageError: if it cannot be written.
+        StorageError: if the folder cannot be written.
     """
     folder = Path(folder)
     if folder.is_file():
-        raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
+        raise DataError(f"{folder} is a file; expected a folder that is new or may be replaced")
     with replace_folder(folder) as fresh:
         (fresh / CONFIG).write_bytes(_json(config))
         for name, content in files.items():
@@ -95,14 +95,14 @@ def write_checkpoint(
 def write_weights(
     tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None, *, like: Path
 ) -> None:
-    """Write a safetensors file with the permissions of another file: the library's are private.
+    """Write a safetensors file with the usual permissions; the library makes it private.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: if the file cannot be written.
     """
     try:
         save_file(tensors, path, None if metadata is None else dict(metadata))
-    except SafetensorError as error:  # as which it reports a full disk
+    except SafetensorError as error:  # raised for a full disk
         raise OSError(str(error)) from error
     shutil.copymode(like, path)
 
@@ -114,17 +114,17 @@ def _carry_over(old: Path, fresh: Path) -> None:
         if path in replaced or target.exists() or (path.is_dir() and not path.is_symlink()):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():  # to a file, a folder or nothing
+        if path.is_symlink():  # possibly broken
             target.symlink_to(os.readlink(path))
             continue
         try:
-            os.link(path, target)  # a second name of the same bytes: large logs cost nothing
+            os.link(path, target)  # a hard link, so that large logs are not copied
         except OSError:
             shutil.copy2(path, target)
 
 
 def _distinct(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors, those with the same memory copied: the format cannot say it is shared."""
+    """Copy tensors that share memory, which the format cannot express."""
     chosen: dict[str, Tensor] = {}
     seen = set()
     for name in names:
@@ -136,6 +136,6 @@ def _distinct(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    """JSON with its letters as they are, but half pairs of surrogates, which are escaped."""
+    """Return JSON without escapes, except for unpaired surrogates."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace")

@@ -32,7 +32,9 @@ def test_sizes_are_numbers_or_pairs():
     assert read(image_size=15, patch_size=5).grid == (3, 3)
     assert read(image_size=[15, 7]).grid == (3, 2)
     for size in (15.0, "15", [15], [15, 7, 3], None):
-        with pytest.raises(ConfigError, match=r"is no size; expected a number, or height and wi"):
+        with pytest.raises(
+            ConfigError, match=r"is not a size; expected a number, or height and wi"
+        ):
             read(image_size=size)
 
 

@@ -1,20 +1,20 @@
-"""The families that load and save: one file each.
+"""The supported families, one per file.
 
 How to add a family:
 
-1. The model is in `models/`, and everything that its config.json can change is in its config. It
-   holds no buffers (positions and masks are computed), because it is built without memory.
-2. `tables/<family>.py` has the rows (`checkpoints/table.py` lists the verbs), names of the base
-   model with the prefix that they have below a head ("bert.", "model."), and one `Family` a
-   `model_type` (`checkpoints/family.py`): the fields of config.json, the values that are refused
-   (`only`), those without effect (`harmless`), and one `Architecture` for each name in
-   `architectures`.
-3. `registry.py` lists the family.
-4. `tests/checkpoints/tiny.py` gets a small config.json; then all laws of tables run for it: each
-   table is a bijection, and what is saved and loaded is the same. Its numbers are compared with
+1. Put the model in `models/`, with all options of config.json in its config. It must not have
+   buffers (compute positions and masks), because it is built without memory.
+2. Write `tables/<family>.py` with the rows (see `checkpoints/table.py` for the verbs), in which
+   base-model names have the prefix that they have below a head ("bert.", "model."), and with one
+   `Family` per `model_type` (`checkpoints/family.py`): the fields of config.json, the only
+   supported values (`only`), fields without effect (`harmless`), and one `Architecture` for each
+   name in `architectures`.
+3. List the family in `registry.py`.
+4. Add a small config.json to `tests/checkpoints/tiny.py`; all laws of tables then run for it: each
+   table is a bijection, and saving and loading is the identity. Compare the outputs with
    transformers in `tests/parity/test_<family>.py`.
 
-A row's verbs for the common cases:
+Common rows:
 
     row("h.{}.attn.c_attn.weight", (q, k, v), TRANSPOSE, split(d, d, d))   GPT-2: (in, 3 * out)
     alias("lm_head.weight", "embedding.weight")                            a tied head

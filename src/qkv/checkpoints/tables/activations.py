@@ -1,7 +1,7 @@
-"""Activations as config.json names them: the one table that every family reads."""
+"""The names of activations in config.json, for all families."""
 
-# The first name of each is the one that is written. "gelu_fast" has ten digits of sqrt(2 / pi):
-# that changes the function by 4e-12, and not at all in float32.
+# The first name of each is used for writing. "gelu_fast" rounds sqrt(2 / pi) to ten digits, which
+# changes the function by 4e-12, and not at all in float32.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -15,5 +15,5 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 _GATES = {"gelu": "geglu", "gelu_tanh": "geglu_tanh", "silu": "swiglu"}
-# Of a feed-forward network where the activation gates a second product (Llama, T5 1.1).
+# For gated feed-forward networks (Llama, T5 1.1).
 GATED = {name: _GATES[kind] for name, kind in ACTIVATIONS.items() if kind in _GATES}

@@ -1,4 +1,4 @@
-"""BART and mBART, and what their files share with those of Marian."""
+"""BART and mBART, and tables shared with Marian."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from qkv.models.heads import QuestionAnswering, SequenceClassifier
 
 PREFIX = "model."
 
-# Sizes that config.json says more than once: encoder and decoder cannot differ in them here.
+# Sizes that config.json has for encoder and decoder, which must be equal here.
 SAID_TWICE = (
     ("encoder_attention_heads", "decoder_attention_heads"),
     ("encoder_ffn_dim", "decoder_ffn_dim"),
@@ -24,7 +24,7 @@ SAID_TWICE = (
 WITHOUT_EFFECT = frozenset(
     (
         "_num_labels",
-        "extra_pos_embeddings",  # how many rows came before the first position; it is 2 regardless
+        "extra_pos_embeddings",  # rows before the first position, always 2
         "force_bos_token_to_be_generated",
         "init_std",
         "num_hidden_layers",
@@ -32,7 +32,7 @@ WITHOUT_EFFECT = frozenset(
 )
 ONLY = {
     "is_decoder": False,
-    # Of files that older programs wrote, which said more than one model's variants.
+    # From older programs, whose files described variants of several models.
     "add_bias_logits": False,
     "add_final_layer_norm": False,
     "do_blenderbot_90_layernorm": False,
@@ -41,15 +41,15 @@ ONLY = {
 
 
 def check_said_twice(raw: dict[str, Any]) -> dict[str, Any]:
-    """Refuse an encoder and a decoder of different sizes, and numbers that contradict each other.
+    """Check that encoder and decoder have the same sizes, and that no fields contradict each other.
 
     Raises:
-        ConfigError: with both fields.
+        ConfigError: naming both fields.
     """
     for one, other in SAID_TWICE:
         if one in raw and other in raw and raw[one] != raw[other]:
             raise ConfigError(
-                f"{one} = {raw[one]!r} and {other} = {raw[other]!r}; only equal ones are "
+                f"{one} = {raw[one]!r} and {other} = {raw[other]!r}; only equal values are "
                 "implemented"
             )
     return raw
@@ -94,14 +94,14 @@ def stacks(config: Any) -> list[Row]:
 
 
 def body(model: Any, ours: str = "") -> list[Row]:
-    """Return the rows of all but the head, whose names of ours begin with `ours`."""
+    """Return the rows of all but the head; our names begin with `ours`."""
     rows = [row("shared.weight", "embedding.weight")]
     for stack, side in (("encoder", "source"), ("decoder", "target")):
         rows += [
             alias(f"{stack}.embed_tokens.weight", "embedding.weight"),
             row(f"{stack}.embed_positions.weight", f"{side}_positions.table.weight"),
             *affine(f"{stack}.layernorm_embedding", f"{side}_norm"),
-            ignore(f"{stack}.version"),  # of the program that wrote older files
+            ignore(f"{stack}.version"),  # version of the program that wrote older files
         ]
         if model.config.norm_first:
             rows += affine(f"{stack}.layer_norm", f"{stack}.norm")
@@ -109,7 +109,7 @@ def body(model: Any, ours: str = "") -> list[Row]:
 
 
 def with_head(model: Bart) -> list[Row]:
-    """Return all rows. Nothing trains the bias of the logits, which some files have."""
+    """Return all rows. The bias of the logits in some files is never trained."""
     return [
         *body(model),
         alias("lm_head.weight", "embedding.weight"),
@@ -118,15 +118,15 @@ def with_head(model: Bart) -> list[Row]:
 
 
 def classifier(config: BartConfig, n_classes: int) -> SequenceClassifier:
-    """Build the head that reads the state at the end of a text, once both stacks have read it.
+    """Build a classification head on the final state of a text from both stacks.
 
     Raises:
-        ConfigError: if config.json does not say with which token texts end.
+        ConfigError: if config.json has no end token.
     """
     if type(config.end_token) is not int:
         raise ConfigError(
-            f"eos_token_id = {config.end_token!r}; expected the id of the token that ends a text, "
-            "whose state this model classifies"
+            f"eos_token_id = {config.end_token!r}; expected the id of the end token, "
+            "whose state is classified"
         )
     return SequenceClassifier(
         reader(config),
@@ -139,11 +139,11 @@ def classifier(config: BartConfig, n_classes: int) -> SequenceClassifier:
 
 
 def reader(config: BartConfig) -> Bart:
-    """Build the model below a head, where the decoder reads what the encoder does.
+    """Build the model below a head, in which the decoder gets the same text as the encoder.
 
     Raises:
-        ConfigError: if config.json does not say what comes first there; mBART's decoder begins with
-            the last token of the text, its language.
+        ConfigError: if config.json has no start token; mBART's decoder begins with the last token
+            of the text, its language.
     """
     if config.norm_first:
         config = dataclasses.replace(config, start_token=None)
@@ -158,19 +158,19 @@ def reader(config: BartConfig) -> Bart:
 
 
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what is null where it is meant, and not where it is left out."""
+    """Set fields whose explicit null differs from absence."""
     return {"decoder_start_token_id": 2, **normalize_mbart(raw)}
 
 
 def normalize_mbart(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say with which token texts end, and what a head drops, where that is left out."""
+    """Set the defaults of the end token and the head's dropout."""
     raw = {"eos_token_id": 2, **check_said_twice(raw)}
     raw["classifier_dropout"] = raw.get("classifier_dropout") or 0.0
     return raw
 
 
 def architectures(name: str, **changes: Any) -> tuple[Architecture, ...]:
-    """Return a family's architectures; changes to our config are what no field says."""
+    """Return a family's architectures; `changes` are config changes without a field."""
     return (
         Architecture(
             name=f"{name}ForConditionalGeneration",
@@ -208,7 +208,7 @@ def architectures(name: str, **changes: Any) -> tuple[Architecture, ...]:
     )
 
 
-SHARED_FIELDS = [  # with Marian
+SHARED_FIELDS = [  # shared with Marian
     Field("max_position_embeddings", "n_positions", 1024),
     Field("d_model", "d_model", 1024),
     Field("encoder_attention_heads", "n_heads", 16),
@@ -227,7 +227,7 @@ FIELDS = [
     Field("activation_dropout", "activation_dropout", 0.0, decode=float),
     Field("scale_embedding", "scaled_embedding", False),
     Field("classifier_dropout", "head_dropout", 0.0, decode=float),
-    # A list is for decoding, and is written back as one.
+    # A list is used for decoding, and is written back unchanged.
     Field(
         "eos_token_id",
         "end_token",

@@ -82,7 +82,7 @@ def bert_rows(
         *EMBEDDINGS,
         *([SEGMENTS] if config.n_segments else []),
         *layers(under(block, theirs=blocks, ours="stack.blocks.{}."), config.n_layers),
-        # A pooler that was trained stays in the files of models that do not read it.
+        # A trained pooler stays in the files of models that do not use it.
         *(POOLER if config.pooler else [ignore(one.theirs) for one in POOLER]),
         constant("embeddings.position_ids", lambda: torch.arange(config.n_positions)[None]),
     ]
@@ -97,12 +97,12 @@ def distilbert_rows(model: Any, prefix: str) -> list[Row]:
 def describe(
     encoder: Callable[[Any, str], list[Row]], prefix: str, **fixed: Any
 ) -> Callable[..., Architecture]:
-    """Return a function that describes a family's architectures.
+    """Return a function that creates a family's architectures.
 
     Args:
-        encoder: its rows.
-        prefix: of the encoder below a head.
-        fixed: of our config, what no field of config.json says.
+        encoder: returns the rows of the encoder.
+        prefix: prefix of the encoder below a head.
+        fixed: values of our config without a field in config.json.
     """
 
     def architecture(
@@ -125,7 +125,7 @@ def describe(
 
 
 def of_tokens(make: Callable[..., Architecture], name: str) -> tuple[Architecture, ...]:
-    """Return the two architectures that score each token, which are alike in all families."""
+    """Return the two token-level architectures, which are the same in all families."""
     return (
         make(
             f"{name}ForTokenClassification",
@@ -145,14 +145,14 @@ def of_tokens(make: Callable[..., Architecture], name: str) -> tuple[Architectur
 
 
 def with_classifier_dropout(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what BERT's classifiers drop where config.json leaves it to the dropout of the rest."""
+    """Set the classifiers' dropout, which defaults to the dropout of hidden states."""
     if raw.get("classifier_dropout") is None:
         raw["classifier_dropout"] = raw.get("hidden_dropout_prob", BertConfig().dropout)
     return raw
 
 
 def fields(*own: Field, **theirs: str) -> list[Field]:
-    """Return the fields of a family: ours by their names there, with BERT's defaults."""
+    """Return the fields of a family, with BERT's defaults."""
     defaults, kinds = BertConfig(), {"n_segments": COUNT}  # 0: none
     return [
         *own,
@@ -236,13 +236,13 @@ BERT = Family(
 
 
 def roberta_architectures(name: str) -> tuple[Architecture, ...]:
-    """Return the architectures of RoBERTa and of those that were trained as it was."""
+    """Return the architectures of RoBERTa and its relatives."""
     return (
         roberta(f"{name}Model", Bert, lambda e, n: e),
         roberta(
             f"{name}ForMaskedLM",
             MaskedLM,
-            lambda e, n: MaskedLM(e, activation="gelu"),  # whatever the blocks have
+            lambda e, n: MaskedLM(e, activation="gelu"),  # independent of the blocks' activation
             ROBERTA_MASKED_LM,
             pooler=False,
         ),
@@ -269,21 +269,21 @@ def roberta_architectures(name: str) -> tuple[Architecture, ...]:
 
 
 def like_roberta(model_type: str, name: str, *, vocab_size: int = 30_522) -> Family:
-    """Describe RoBERTa, or a family that differs from it in its data and its tokenizer."""
+    """Return the family of RoBERTa, or one that differs only in its data and tokenizer."""
     return Family(
         model_type=model_type,
         config=BertConfig,
         fields=fields(
             Field("vocab_size", "vocab_size", vocab_size),
             Field("hidden_act", "activation", "gelu", ACTIVATIONS),
-            # Its positions are numbered from the one after the padding's.
+            # Its positions start after the padding id.
             Field(
                 "pad_token_id",
                 "first_position",
                 1,
                 decode=lambda pad: pad + 1,
                 encode=lambda first: first - 1,
-                kind=whole(-1, 2**28),  # -1: no id is padding's, and positions start at 0
+                kind=whole(-1, 2**28),  # -1: no padding id, and positions start at 0
             ),
             **BERT_FIELDS,
         ),
@@ -315,7 +315,7 @@ DISTILBERT = Family(
         attention_dropout="attention_dropout",
     ),
     only={"tie_word_embeddings": True},
-    # Sinusoids are how the position table may start; it is trained and stored like any other.
+    # The position table may be initialized with sinusoids; it is trained and stored as usual.
     harmless=frozenset(("sinusoidal_pos_embds", "tie_weights_", "qa_dropout")),
     prefix="distilbert.",
     architectures=(

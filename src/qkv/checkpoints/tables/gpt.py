@@ -1,4 +1,4 @@
-"""GPT-2. Its linear layers are stored as (in, out), those of queries, keys and values as one."""
+"""GPT-2. Linear layers are stored as (in, out); queries, keys and values are one layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ PREFIX = "transformer."
 
 
 def transposed(theirs: str, ours: str) -> list[Row]:
-    """The weight and the bias of a linear layer whose weight is stored as (in, out)."""
+    """Return the rows of a linear layer whose weight is stored as (in, out)."""
     return [
         row(f"{theirs}.weight", f"{ours}.weight", TRANSPOSE),
         row(f"{theirs}.bias", f"{ours}.bias"),
@@ -42,7 +42,7 @@ def block(d_model: int) -> list[Row]:
         row("attn.c_attn.weight", weights, TRANSPOSE, thirds),
         row("attn.c_attn.bias", biases, thirds),
         *transposed("attn.c_proj", "self_attention.output"),
-        # The causal mask, and what older files put in its place.
+        # The causal mask, and the fill value of older files.
         ignore("attn.bias"),
         ignore("attn.masked_bias"),
         *affine("ln_2", "feed_forward_residual.norm"),
@@ -52,7 +52,7 @@ def block(d_model: int) -> list[Row]:
 
 
 def body(config: GPTConfig, ours: str = "") -> list[Row]:
-    """Return the rows of all but the head, whose names of ours begin with `ours`."""
+    """Return the rows of all but the head; our names begin with `ours`."""
     rows = [
         row("wte.weight", "embedding.weight"),
         row("wpe.weight", "positions.table.weight"),
@@ -72,13 +72,13 @@ def output_layer(config: Any) -> Row:
 
 
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say the inner width, which is four times the outer one where it is not said."""
+    """Set the default inner width, four times the model width."""
     raw["n_inner"] = raw.get("n_inner") or 4 * raw.get("n_embd", GPTConfig.d_model)
     return with_head_dropout(raw)
 
 
 def with_head_dropout(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what a head for tokens drops where config.json leaves it open."""
+    """Set the default dropout of a token classification head."""
     if raw.get("classifier_dropout") is None:
         raw["classifier_dropout"] = 0.1
     return raw
@@ -119,9 +119,9 @@ GPT2 = Family(
     },
     harmless=frozenset(
         (
-            "n_ctx",  # n_positions, of old
-            "reorder_and_upcast_attn",  # in which precision a 16-bit model computes its scores
-            # Of a head that is not implemented.
+            "n_ctx",  # old name of n_positions
+            "reorder_and_upcast_attn",  # precision of the scores of a 16-bit model
+            # Options of an unsupported head.
             "summary_activation",
             "summary_first_dropout",
             "summary_proj_to_labels",

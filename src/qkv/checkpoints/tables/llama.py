@@ -1,4 +1,4 @@
-"""Llama, Mistral and Qwen2: one model, whose configs say its differences in different words."""
+"""Llama, Mistral and Qwen2: one model with three config formats."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def normalize_llama(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what is left out, and check that all layers see everything.
+    """Set defaults, and check that no layer has a window.
 
     Raises:
         ConfigError: if `layer_types` gives a layer a window: the model has none.
@@ -31,10 +31,10 @@ def normalize_llama(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def normalize_mistral(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what is null where it is meant, and not where it is left out.
+    """Set fields whose explicit null differs from absence.
 
     Raises:
-        ConfigError: if `layer_types` contradicts `sliding_window`, which all layers follow.
+        ConfigError: if `layer_types` contradicts `sliding_window`, which applies to all layers.
     """
     left_out = {
         "num_key_value_heads": 8,
@@ -46,19 +46,20 @@ def normalize_mistral(raw: dict[str, Any]) -> dict[str, Any]:
     _check_layer_types(
         raw,
         expected=FULL if window is None else SLIDING,
-        because=f"sliding_window = {window!r} holds for every layer",
+        because=f"sliding_window = {window!r} applies to every layer",
     )
     return raw
 
 
 def normalize_qwen2(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say which layers have a window by the number of the first one.
+    """Convert the layers with a window to the index of the first one.
 
-    As in transformers, `use_sliding_window` decides whether there are windows at all, then
-    `layer_types` decides which layers have one, and `max_window_layers` only where it is left out.
+    As in transformers, `use_sliding_window` determines whether there are windows at all, and
+    `layer_types`, or by default `max_window_layers`, which layers have one.
 
     Raises:
-        ConfigError: if layers without a window follow one with, or a window has no width.
+        ConfigError: if a layer without a window follows one with a window, or a window has no
+            width.
     """
     left_out = {
         "sliding_window": 4096,
@@ -75,11 +76,11 @@ def normalize_qwen2(raw: dict[str, Any]) -> dict[str, Any]:
         if len(kinds) != n_layers or kinds != [FULL] * n_full + [SLIDING] * (n_layers - n_full):
             raise ConfigError(
                 f"layer_types = {shown(kinds)} is not implemented; expected {FULL}, then "
-                f"{SLIDING}, for {n_layers} layers in all"
+                f"{SLIDING}, for {n_layers} layers in total"
             )
         if n_full < n_layers and raw["sliding_window"] is None:
             raise ConfigError(
-                f"layer_types has {SLIDING}, but no window has a width; expected "
+                f"layer_types has {SLIDING}, but there is no window size; expected "
                 "use_sliding_window = true and a number as sliding_window"
             )
         raw["max_window_layers"] = n_full
@@ -94,7 +95,7 @@ def _layer_types(raw: dict[str, Any]) -> list[str] | None:
 
 
 def _check_layer_types(raw: dict[str, Any], *, expected: str, because: str) -> None:
-    """Take `layer_types` out, which these families do not read, if it says what is done anyway."""
+    """Remove `layer_types`, which these families do not use, if it agrees with the default."""
     kinds = _layer_types(raw)
     if kinds is not None and kinds != [expected] * len(kinds):
         raise ConfigError(
@@ -108,7 +109,7 @@ def block(config: LlamaConfig) -> list[Row]:
     rows = [
         row("input_layernorm.weight", "self_attention_residual.norm.weight"),
         row("post_attention_layernorm.weight", "feed_forward_residual.norm.weight"),
-        ignore("self_attn.rotary_emb.inv_freq"),  # old files have the frequencies
+        ignore("self_attn.rotary_emb.inv_freq"),  # the frequencies, in old files
     ]
     for theirs, ours, bias in (
         ("self_attn.q_proj", "self_attention.query", config.qkv_bias),
@@ -125,7 +126,7 @@ def block(config: LlamaConfig) -> list[Row]:
 
 
 def body(config: LlamaConfig, ours: str = "", theirs: str = PREFIX) -> list[Row]:
-    """Return the rows of all but the head, with what the names of both sides begin with."""
+    """Return the rows of all but the head, with the prefixes of both sides."""
     rows = [
         row("embed_tokens.weight", "embedding.weight"),
         *layers(
@@ -161,9 +162,9 @@ def architectures(
     """Return a family's architectures.
 
     Args:
-        name: what their names begin with.
-        of_answers: the prefix of the base model below the head for answers.
-        changes: to our config, what no field says.
+        name: prefix of the architectures' names.
+        of_answers: prefix of the base model below the question-answering head.
+        changes: config changes without a field.
     """
     return (
         Architecture(
@@ -214,7 +215,7 @@ def heads(name: str, of_answers: str, changes: Mapping[str, Any]) -> tuple[Archi
 
 
 def fields(*own: Field, vocab_size: int, d_ff: int, n_positions: int) -> list[Field]:
-    """Return the fields of a family, with what it takes for granted."""
+    """Return the fields of a family with its defaults."""
     return [
         Field("vocab_size", "vocab_size", vocab_size),
         Field("hidden_size", "d_model", 4096),
@@ -247,7 +248,7 @@ LLAMA = Family(
     config=LlamaConfig,
     fields=fields(
         Field("head_dim", "d_head", None, kind=SIZE | NULL),
-        # One word for all four projections: a model where they differ cannot be written so.
+        # One field for all four projections, so a model in which they differ cannot be written.
         Field("attention_bias", "qkv_bias", False),
         Field("attention_bias", "output_bias", False),
         Field("mlp_bias", "feed_forward_bias", False),
@@ -255,7 +256,7 @@ LLAMA = Family(
         d_ff=11_008,
         n_positions=2048,
     ),
-    harmless=frozenset(("pretraining_tp",)),  # in how many pieces a product was computed
+    harmless=frozenset(("pretraining_tp",)),  # number of slices of a matrix product
     prefix=PREFIX,
     normalize=normalize_llama,
     architectures=architectures("Llama", of_answers="transformer."),

@@ -21,7 +21,7 @@ from qkv.models.marian import Marian, MarianConfig
 
 
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what a file means that leaves it out."""
+    """Set defaults."""
     said = check_said_twice(raw)
     size = said.get("decoder_vocab_size") or said.get("vocab_size", 58_101)
     return {**said, "decoder_vocab_size": size}
@@ -80,7 +80,7 @@ MARIAN = Family(
         **ONLY,
         "normalize_embedding": False,
     },
-    # Their positions are sinusoids, whatever it says.
+    # Positions are always sinusoids, regardless of this field.
     harmless=WITHOUT_EFFECT | {"classifier_dropout", "static_position_embeddings"},
     prefix=PREFIX,
     normalize=normalize,

@@ -1,4 +1,4 @@
-"""Models of our own that no published table covers: every name is ours."""
+"""Our own models without a published counterpart: all names are ours."""
 
 import dataclasses
 from typing import Any, get_type_hints
@@ -12,11 +12,11 @@ from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfi
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
 
-FROM_0 = ("first_position", "window")  # whole numbers that may be 0
+FROM_0 = ("first_position", "window")  # integers that may be 0
 
 
 def own(model_type: str, model: type[nn.Module], config: Any) -> Family:
-    """Describe a model whose config.json and tensors have the names that we give them."""
+    """Return the family of a model whose config.json and tensors have our names."""
     annotations = get_type_hints(config)
     return Family(
         model_type=model_type,

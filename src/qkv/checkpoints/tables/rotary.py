@@ -1,4 +1,4 @@
-"""Rotary positions as config.json says them, in older and in newer words."""
+"""Rotary positions in config.json, in the older and newer formats."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def _numbers(values: list[int | float]) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-# What each kind of scaling says beside its name: our name for it, and how it is read.
+# Fields of each kind of scaling: our name and the conversion.
 SCALINGS: Mapping[
     str, tuple[Callable[..., RotaryScaling], Mapping[str, tuple[str, Callable[..., Any]]]]
 ] = {
@@ -67,7 +67,7 @@ SCALINGS: Mapping[
         },
     ),
 }
-# Zero means in transformers that they are not given.
+# Zero means unset in transformers.
 UNSET_BY_ZERO = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
 
@@ -80,10 +80,10 @@ KINDS: Mapping[Read, Kind] = {
 
 
 def read_scaling(said: Raw) -> RotaryScaling | None:
-    """Turn a normalized `rope_scaling` into ours.
+    """Convert a normalized `rope_scaling` to ours.
 
     Raises:
-        ConfigError: on a kind, a name or a number that is not implemented.
+        ConfigError: if a kind, a name or a number is not supported.
     """
     kind, given = said["rope_type"], {**said}
     del given["rope_type"]
@@ -95,7 +95,7 @@ def read_scaling(said: Raw) -> RotaryScaling | None:
         )
     if unknown := sorted(given.keys() - known.keys()):
         raise ConfigError(
-            f"{listed(unknown)} of rotary positions of type {kind!r}: not implemented; expected "
+            f"{listed(unknown)} is not implemented for rotary positions of type {kind!r}; expected "
             f"{listed(list(known)) or 'nothing'}"
         )
     if make is None:
@@ -105,12 +105,12 @@ def read_scaling(said: Raw) -> RotaryScaling | None:
     numbers = {known[name][0]: known[name][1](value) for name, value in given.items()}
     try:
         return make(**numbers)
-    except TypeError as error:  # one is missing
+    except TypeError as error:  # a field is missing
         raise ConfigError(f"{where} with {given}: {error}") from error
 
 
 def write_scaling(scaling: RotaryScaling | None) -> Raw | None:
-    """Turn ours into `rope_scaling`."""
+    """Convert ours to `rope_scaling`."""
     for kind, (make, known) in SCALINGS.items():
         if make is type(scaling):
             said = {theirs: getattr(scaling, ours) for theirs, (ours, _) in known.items()}
@@ -122,10 +122,10 @@ def write_scaling(scaling: RotaryScaling | None) -> Raw | None:
 
 
 def normalize_rotary(raw: Raw) -> Raw:
-    """Say rotary positions in one way: old files have several fields for them, new ones one.
+    """Normalize rotary positions: old files have several fields for them, new files one.
 
     Raises:
-        ConfigError: if they are no object.
+        ConfigError: if they are not an object.
     """
     newer = raw.pop("rope_parameters", None)
     said = raw.get("rope_scaling") or newer or {}
@@ -143,13 +143,13 @@ def normalize_rotary(raw: Raw) -> Raw:
         and not (name in UNSET_BY_ZERO and value == 0)
     }
     said.setdefault("rope_type", older_kind)
-    _say_lengths(raw, said)
+    _set_lengths(raw, said)
     raw["rope_scaling"] = said
     return raw
 
 
-def _say_lengths(raw: Raw, said: Raw) -> None:
-    """Say for which length a model was trained, and by how much longer its texts may be."""
+def _set_lengths(raw: Raw, said: Raw) -> None:
+    """Set the length of training, and the ratio of the longest text to it."""
     original, longest = raw.pop(ORIGINAL_LENGTH, None), raw.get("max_position_embeddings")
     kind = said["rope_type"]
     if not isinstance(kind, str) or ORIGINAL_LENGTH not in SCALINGS.get(kind, (None, {}))[1]:

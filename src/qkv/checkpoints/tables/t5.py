@@ -11,7 +11,7 @@ from qkv.checkpoints.tables.activations import ACTIVATIONS, GATED
 from qkv.errors import ConfigError
 from qkv.models.t5 import T5, T5Config, T5Encoder
 
-# "gated-gelu" has always meant the approximation by tanh; "gelu" means the exact function.
+# "gated-gelu" means the tanh approximation; "gelu" means the exact function.
 FEED_FORWARDS = {
     **ACTIVATIONS,
     **{f"gated-{name}": kind for name, kind in GATED.items()},
@@ -21,13 +21,13 @@ PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "output"}
 
 
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what other fields imply; version 5 of transformers has other words for version 1.1.
+    """Set fields implied by others; version 5 of transformers has other fields for version 1.1.
 
-    It writes `scale_decoder_outputs`, and that the output layer is tied whether it is or not: which
-    it is follows from the scale, as no published model has the one without the other.
+    It writes `scale_decoder_outputs`, and always that the output layer is tied. The truth follows
+    from the scale, as published models have either both or neither.
 
     Raises:
-        ConfigError: if the parts of the feed-forward network are not those that its name says.
+        ConfigError: if fields contradict the name of the feed-forward network.
     """
     raw = {"feed_forward_proj": "relu", **raw}
     raw["num_decoder_layers"] = raw.get("num_decoder_layers") or raw.get("num_layers", 6)
@@ -48,10 +48,10 @@ def normalize(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def normalize_mt5(raw: dict[str, Any]) -> dict[str, Any]:
-    """Say what other fields imply; no factor stands before the output layer, tied or not.
+    """Set fields implied by others; hidden states are never scaled before the output layer.
 
     Raises:
-        ConfigError: as `normalize`.
+        ConfigError: as in `normalize`.
     """
     raw = {"feed_forward_proj": "gated-gelu", **raw}
     raw.setdefault("num_layers", 8)
@@ -59,7 +59,7 @@ def normalize_mt5(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def attention(theirs: str, ours: str) -> list[Row]:
-    """Return the rows of one attention."""
+    """Return the rows of an attention layer."""
     return [
         row(f"{theirs}.{their}.weight", f"{ours}.{our}.weight")
         for their, our in PROJECTIONS.items()
@@ -67,7 +67,7 @@ def attention(theirs: str, ours: str) -> list[Row]:
 
 
 def block(config: T5Config, *, decoder: bool) -> list[Row]:
-    """Return the rows of one block, whose sublayers are numbered."""
+    """Return the rows of a block, whose sublayers are numbered."""
     sublayers = {"self_attention": attention("SelfAttention", "self_attention")}
     if decoder:
         sublayers["cross_attention"] = attention("EncDecAttention", "cross_attention")
@@ -93,7 +93,7 @@ def body(model: T5 | T5Encoder) -> list[Row]:
     first = "layer.0.SelfAttention.relative_attention_bias.weight"
     rows = [
         row("shared.weight", "embedding.weight"),
-        # Of the time before the memory was known to have no order.
+        # From old files with a position bias in cross-attention, which is unused.
         ignore("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"),
     ]
     for stack, n in (("encoder", config.n_encoder_layers), ("decoder", config.n_decoder_layers)):
@@ -104,7 +104,7 @@ def body(model: T5 | T5Encoder) -> list[Row]:
         )
         rows += [
             alias(f"{stack}.embed_tokens.weight", "embedding.weight"),
-            # All layers share the first one's.
+            # All layers share the bias of the first.
             row(
                 f"{stack}.block.0.{first}",
                 f"{stack}.blocks.0.self_attention.position_bias.table.weight",
@@ -116,7 +116,7 @@ def body(model: T5 | T5Encoder) -> list[Row]:
 
 
 def encoder(model: T5Encoder) -> list[Row]:
-    """Return the rows of the encoder alone; files may have the rest as well, which is kept."""
+    """Return the rows of the encoder alone; other tensors in the file are kept."""
     rows = []
     for one in body(model):
         if one.theirs.startswith("decoder."):
@@ -135,9 +135,9 @@ def with_head(model: T5) -> list[Row]:
 
 
 def with_own_head(model: T5) -> list[Row]:
-    """Return all rows; a file without an output layer has the embedding in its place, unscaled.
+    """Return all rows; without an output layer in the file, the unscaled embedding is used.
 
-    As in transformers, where `tie_word_embeddings` says whether hidden states are scaled, and the
+    As in transformers, `tie_word_embeddings` determines whether hidden states are scaled, and the
     file whether the output layer is tied. mT5 never scales.
     """
     return [*body(model), own_or_same("lm_head.weight", "head.weight", "embedding.weight")]
@@ -148,7 +148,7 @@ def architectures(
 ) -> tuple[Architecture, ...]:
     """Return a family's architectures, and the rows of the one with a head.
 
-    Changes to our config are what no field says.
+    `changes` are config changes without a field.
     """
     return (
         Architecture(
@@ -177,7 +177,7 @@ def architectures(
 
 
 def fields(*own: Field, vocab_size: int, d_ff: int, n_layers: int, n_heads: int) -> list[Field]:
-    """Return the fields of a family, with what it takes for granted."""
+    """Return the fields of a family with its defaults."""
     return [
         Field("vocab_size", "vocab_size", vocab_size),
         Field("d_model", "d_model", 512),
@@ -195,7 +195,7 @@ def fields(*own: Field, vocab_size: int, d_ff: int, n_layers: int, n_heads: int)
     ]
 
 
-# No position is too far: n_positions was the length of the inputs in training.
+# There is no maximum length: n_positions was the input length in training.
 WITHOUT_EFFECT = frozenset(("initializer_factor", "n_positions"))
 
 T5_FAMILY = Family(
@@ -219,7 +219,7 @@ MT5_FAMILY = Family(
     config=T5Config,
     fields=fields(vocab_size=250_112, d_ff=1024, n_layers=8, n_heads=6),
     only={"is_decoder": False},
-    # Published files say that nothing is tied, newer ones that everything is: neither is read.
+    # Published files claim that nothing is tied, newer ones that everything is; both are ignored.
     harmless=WITHOUT_EFFECT | {"tie_word_embeddings"},
     normalize=normalize_mt5,
     architectures=architectures("MT5", with_own_head, tied_output=False),

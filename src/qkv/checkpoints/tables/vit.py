@@ -40,11 +40,11 @@ def vit_rows(model: Any, prefix: str) -> list[Row]:
         *(row(theirs, ours) for theirs, ours in tokens.items() if getattr(config, ours)),
         row("embeddings.position_embeddings", "positions"),
         *affine("embeddings.patch_embeddings.projection", "patches"),
-        # What stood for patches that were hidden in pretraining.
+        # The mask token of pretraining.
         ignore("embeddings.mask_token"),
         *layers(under(block, theirs="encoder.layer.{}.", ours="stack.blocks.{}."), config.n_layers),
         *affine("layernorm", "stack.norm"),
-        # A pooler that was trained stays in the files of models that do not read it.
+        # A trained pooler stays in the files of models that do not use it.
         *(POOLER if config.pooler else [ignore(one.theirs) for one in POOLER]),
     ]
     return under(rows, theirs=prefix, ours="" if isinstance(model, ViT) else "encoder.")
@@ -59,7 +59,7 @@ def architecture(
     prefix: str,
     **changes: Any,
 ) -> Architecture:
-    """Describe an architecture; `changes` are to the config."""
+    """Return an architecture; `changes` are config changes without a field."""
     return Architecture(
         name=name,
         model=model,
@@ -71,7 +71,7 @@ def architecture(
 
 
 def classifier(encoder: ViT, n_classes: int) -> SequenceClassifier:
-    """Put the published head on: of the class token, or of the mean where there is none."""
+    """Add the published head, on the class token, or on the mean if there is none."""
     pool = "first" if encoder.config.class_token else "mean"
     return SequenceClassifier(encoder, n_classes, pool=pool)
 
@@ -80,7 +80,7 @@ SIDE = whole(1, 2**16)
 
 
 def read_size(size: Any) -> int | tuple[int, int]:
-    """Read a size of config.json: a number, or height and width.
+    """Convert a size in config.json: a number, or height and width.
 
     Raises:
         ConfigError: if it is neither.
@@ -90,30 +90,30 @@ def read_size(size: Any) -> int | tuple[int, int]:
             return height, width
         case _ if SIDE.fits(size):
             return size
-    raise ConfigError(f"{shown(size)} is no size; expected a number, or height and width")
+    raise ConfigError(f"{shown(size)} is not a size; expected a number, or height and width")
 
 
 def write_size(size: int | tuple[int, int]) -> int | list[int]:
-    """Write a size as JSON has it."""
+    """Convert a size to JSON."""
     return size if isinstance(size, int) else list(size)
 
 
 def without_own_pooler_size(raw: dict[str, Any]) -> dict[str, Any]:
-    """Take a size of the pooler out where it says only that it is the model's."""
+    """Remove the pooler's size if it equals the model's."""
     if raw.get("pooler_output_size") == raw.get("hidden_size", ViTConfig().d_model):
         raw = {name: value for name, value in raw.items() if name != "pooler_output_size"}
     return raw
 
 
 def describe(model_type: str, architectures: Sequence[Architecture], *own: Field) -> Family:
-    """Describe a family; ViT's and DeiT's config.json have the same fields."""
+    """Return a family; ViT's and DeiT's config.json have the same fields."""
     defaults = ViTConfig()
     return Family(
         model_type=model_type,
         config=ViTConfig,
         fields=[
             *own,
-            # Their defaults are pairs, as only `read_size` knows that a number would do.
+            # The defaults are pairs; `read_size` also accepts a number.
             Field("image_size", "image_size", [224, 224], decode=read_size, encode=write_size),
             Field("patch_size", "patch_size", [16, 16], decode=read_size, encode=write_size),
             Field("hidden_act", "activation", "gelu", ACTIVATIONS),
@@ -152,7 +152,7 @@ VIT = describe(
             affine("classifier", "classifier.output"),
         ),
     ),
-    # Ours: published models have one.
+    # Our own option; published models have a class token.
     Field("class_token", "class_token", True),
 )
 DEIT = describe(
