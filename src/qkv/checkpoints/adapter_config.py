@@ -147,13 +147,13 @@ class AdapterConfig:
         patterns = [rf"(?:^|.*?\.){one}\.\d+\." for one in self.layers_pattern]
         parts = module.split(".")
         places = [i for i in range(len(parts) - 1) if parts[i].isdecimal()]
-        found = (
+        indices = (
             int(parts[i])
             for pattern in patterns or [r".*?\.[^.]*\.\d+\."]
             for i in places
             if _matches(pattern, ".".join(parts[: i + 1]) + ".")
         )
-        return next(found, None) in self.layers
+        return next(indices, None) in self.layers
 
     def saves(self, parameter: str) -> bool:
         """Return whether a parameter belongs to a fully stored module."""
@@ -209,8 +209,8 @@ def read_adapter_config(path: Path) -> AdapterConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def write_adapter_config(config: AdapterConfig, **said: Any) -> dict[str, Any]:
-    """Convert a config to the fields of the file; `said` are fields without effect on outputs."""
+def write_adapter_config(config: AdapterConfig, **extra: Any) -> dict[str, Any]:
+    """Convert a config to the fields of the file; `extra` are fields without effect on outputs."""
     fields = {
         "alpha_pattern": {name: _short(alpha) for name, alpha in config.alpha_pattern.items()},
         "bias": config.bias,
@@ -227,7 +227,7 @@ def write_adapter_config(config: AdapterConfig, **said: Any) -> dict[str, Any]:
         "use_dora": config.dora,
         "use_rslora": config.rank_stabilized,
     }
-    return dict(sorted({**fields, **said}.items()))
+    return dict(sorted({**fields, **extra}.items()))
 
 
 def _check(what: str, name: str, value: Any) -> None:

@@ -48,10 +48,10 @@ def join_whole(model: nn.Module, rows: Rows, adapted: Collection[str]) -> Whole:
     stored = tuple(sorted(set(filter(None, modules.values()))))
     names = {name for name in own if saves(stored, name)}
     inside = {n for n in names if n.rpartition(".")[0] in adapted}
-    said = {ours for name in taken if modules[name] or name in biases for ours in own[name].ours}
+    covered = {ours for name in taken if modules[name] or name in biases for ours in own[name].ours}
     tied = {ours for row in rows.values() if row.optional for ours in row.ours}
     tied -= {ours for name in biases for ours in own[name].ours}
-    blame = (trained - said) | (trained & tied) | {ours for n in inside for ours in own[n].ours}
+    blame = (trained - covered) | (trained & tied) | {ours for n in inside for ours in own[n].ours}
     if blame:
         raise ConfigError(
             f"{listed(sorted(blame))}: besides A and B, PEFT's files can store full modules of "

@@ -54,34 +54,34 @@ def published(model: nn.Module, model_type: str | None = None) -> list[Published
         ConfigError: if there is none.
     """
     families = FAMILIES.values() if model_type is None else [family_of(model_type)]
-    found = []
+    matches = []
     for family in families:
         for shape in family.architectures:
             if (built := _build_alike(family, shape, model)) is not None:
                 names = IN_MEMORY.get(family.model_type, ())
-                found += [_publish(family, shape, built, names)]
-                found += [_publish(family, shape, built, ())] if names else []
-    if not found:
+                matches += [_publish(family, shape, built, names)]
+                matches += [_publish(family, shape, built, ())] if names else []
+    if not matches:
         raise ConfigError(
             f"this {type(model).__name__} is not a model of {model_type or 'any family'} in PEFT: "
             "no config.json describes it (a setting of the model or of its head differs from "
             f"the family's); families are {', '.join(FAMILIES)}"
         )
-    return found
+    return matches
 
 
 def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters with their names without LoRA, except A and B."""
     layers = lora_layers(model)
-    found = {}
+    parameters = {}
     for name, parameter in model.named_parameters():
         module, _, part = name.rpartition(".")
         if module in layers:
             continue
         if module.removesuffix(".base") in layers:
             name = f"{module.removesuffix('.base')}.{part}"
-        found[name] = parameter
-    return found
+        parameters[name] = parameter
+    return parameters
 
 
 def _build_alike(family: Family, shape: Architecture, model: nn.Module) -> nn.Module | None:

@@ -77,7 +77,7 @@ def adaptable(model: nn.Module, rows: Rows) -> dict[str, list[str]]:
     }
     parameters = plain_parameters(model)
     joined = {row.ours for name, row in rows.items() if row.optional and _is_embedding(name)}
-    found = {}
+    mapping = {}
     for name, row in rows.items():
         ours = [one.removesuffix(".weight") for one in row.ours if one.endswith(".weight")]
         if row.optional:
@@ -87,8 +87,8 @@ def adaptable(model: nn.Module, rows: Rows) -> dict[str, list[str]]:
             ours = [one for one in ours if isinstance(layers.get(one), nn.Linear)]
         fits = not (row.optional and _is_embedding(name)) and name.endswith(".weight")
         if ours and fits and all(one in layers for one in ours):
-            found[name.removesuffix(".weight")] = ours
-    return found
+            mapping[name.removesuffix(".weight")] = ours
+    return mapping
 
 
 def read_updates(

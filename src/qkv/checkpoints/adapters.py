@@ -130,12 +130,12 @@ def save_adapter(
         module, _, part = name.rpartition(".")
         tensors[f"{module}.{BASE}.{part}" if module in loras else name] = tensor
     config = _describe(loras, modules, bias)
-    said = {
+    extra = {
         "auto_mapping": {"base_model_class": kind.name, "parent_library": kind.module},
         "base_model_name_or_path": base_model,
         "fan_in_fan_out": any(TRANSPOSE in kind.rows[f"{name}.weight"].verbs for name in loras),
     }
-    _write(Path(folder), write_adapter_config(config, **said), tensors)
+    _write(Path(folder), write_adapter_config(config, **extra), tensors)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

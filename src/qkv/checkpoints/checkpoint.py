@@ -188,7 +188,7 @@ def _without(raw: dict[str, Any], names: Iterable[str] | str, where: Path) -> di
 def _parameters_in(model: nn.Module, modules: Iterable[str]) -> set[str]:
     """Return the names of the parameters of some modules."""
     names = [name for name, _ in model.named_parameters()]
-    found: set[str] = set()
+    selected: set[str] = set()
     for module in modules:
         inside = {name for name in names if f"{name}.".startswith(f"{module}.")}
         if not inside:
@@ -197,8 +197,8 @@ def _parameters_in(model: nn.Module, modules: Iterable[str]) -> set[str]:
                 f"new = {module!r} is not a part of a {type(model).__name__}; expected one such as "
                 f"{', '.join(parts)}"
             )
-        found |= inside
-    return found
+        selected |= inside
+    return selected
 
 
 def _spell(
@@ -271,13 +271,13 @@ def _describe(
     model: nn.Module, config: Mapping[str, Any]
 ) -> tuple[Family, Architecture, dict[str, Any]]:
     """Find the family and the config.json that would rebuild exactly this model."""
-    given = config.get("model_type")
-    for family in FAMILIES.values() if given is None else [family_of(given)]:
+    wanted = config.get("model_type")
+    for family in FAMILIES.values() if wanted is None else [family_of(wanted)]:
         for shape in family.architectures:
             if type(model) is not shape.model or type(model.config) is not family.config:
                 continue
             raw = {**config, "architectures": [shape.name]}
-            if given is None or not _describes(family, shape, raw, model):
+            if wanted is None or not _describes(family, shape, raw, model):
                 try:
                     raw |= family.write_config(model.config)
                 except ConfigError:
@@ -287,10 +287,10 @@ def _describe(
                     raw |= _label_fields([f"LABEL_{i}" for i in range(n_classes)])
             if _describes(family, shape, raw, model):
                 kind = next(model.parameters()).dtype
-                said = {key: str(kind).removeprefix("torch.") for key in ("dtype", "torch_dtype")}
-                return family, shape, {**raw, **{k: v for k, v in said.items() if k in raw}}
+                dtypes = {key: str(kind).removeprefix("torch.") for key in ("dtype", "torch_dtype")}
+                return family, shape, {**raw, **{k: v for k, v in dtypes.items() if k in raw}}
     raise ConfigError(
-        f"this {type(model).__name__} cannot be saved as {given or 'any family'}: no config.json "
+        f"this {type(model).__name__} cannot be saved as {wanted or 'any family'}: no config.json "
         "describes it (a setting of the model or of its head differs from the family's); "
         f"families are {', '.join(FAMILIES)}"
     )

@@ -135,9 +135,9 @@ class Family:
             name for name in raw.keys() - known if not is_harmless(name, raw[name], self.model_type)
         )
         if unknown:
-            said = [f"{name} = {shown(raw[name], 60)}" for name in unknown]
+            described = [f"{name} = {shown(raw[name], 60)}" for name in unknown]
             raise ConfigError(
-                f"{listed(said)}: unknown for {self.model_type}, so outputs could differ "
+                f"{listed(described)}: unknown for {self.model_type}, so outputs could differ "
                 f"from the original model's; load(..., ignore={unknown[:4]}) ignores "
                 "fields that you know to be harmless"
             )

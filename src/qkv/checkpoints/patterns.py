@@ -246,8 +246,8 @@ class _Parser:
         return node
 
     def _next(self, expected: re.Pattern[str]) -> str:
-        found = expected.match(self.pattern, self.i)
-        return found[0] if found else ""
+        match = expected.match(self.pattern, self.i)
+        return match[0] if match else ""
 
     def _refused(self, what: str) -> ConfigError:
         return ConfigError(

@@ -99,23 +99,23 @@ def classification_report(
         MissingDependencyError: scikit-learn or SciPy is not installed.
     """
     probabilities = _check(truth, np.asarray(probabilities, dtype=np.float64), labels)
-    said, metrics = probabilities.argmax(1), _metrics()
-    right = said == np.asarray(truth)
-    classes = _each_class(truth, said, labels)
+    pred, metrics = probabilities.argmax(1), _metrics()
+    right = pred == np.asarray(truth)
+    classes = _each_class(truth, pred, labels)
     bins = reliability(probabilities.max(1), right, n_bins=n_bins)
     # scikit-learn warns if there is a single class, and also returns 0.
-    varied = len({*truth, *said.tolist()}) > 1
+    varied = len({*truth, *pred.tolist()}) > 1
     return ClassificationScores(
         count=len(right),
-        accuracy=float(metrics.accuracy_score(truth, said)),
+        accuracy=float(metrics.accuracy_score(truth, pred)),
         accuracy_interval=proportion_interval(int(right.sum()), len(right)),
         loss=_loss(probabilities, np.asarray(truth)),
         macro_f1=float(np.mean([c.f1 for c in classes if c.f1 is not None])),
-        matthews=float(metrics.matthews_corrcoef(truth, said)) if varied else 0.0,
+        matthews=float(metrics.matthews_corrcoef(truth, pred)) if varied else 0.0,
         classes=classes,
         confusion=tuple(
             tuple(row)
-            for row in metrics.confusion_matrix(truth, said, labels=range(len(labels))).tolist()
+            for row in metrics.confusion_matrix(truth, pred, labels=range(len(labels))).tolist()
         ),
         calibration_error=calibration_error(bins),
         reliability=bins,
@@ -127,9 +127,9 @@ def _loss(probabilities: np.ndarray, truth: np.ndarray) -> float:
     return float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean())
 
 
-def _each_class(truth: Numbers, said: np.ndarray, labels: Sequence[str]) -> tuple[ClassScores, ...]:
+def _each_class(truth: Numbers, pred: np.ndarray, labels: Sequence[str]) -> tuple[ClassScores, ...]:
     columns = _metrics().precision_recall_fscore_support(
-        truth, said, labels=range(len(labels)), zero_division=np.nan
+        truth, pred, labels=range(len(labels)), zero_division=np.nan
     )
     return tuple(
         ClassScores(

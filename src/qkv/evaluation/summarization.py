@@ -123,7 +123,7 @@ def _check(
             f"{len(summaries)} summaries and {len(references)} references: expected the same "
             "number, at least one (was a row left out?)"
         )
-    several = [[given] if isinstance(given, str) else given for given in references]
+    several = [[texts] if isinstance(texts, str) else texts for texts in references]
     for row, of_text in enumerate(several, start=1):
         if not of_text:
             raise DataError(f"summary {row} has no reference: expected one or more")

@@ -82,13 +82,13 @@ def translation_scores(
     metrics = _sacrebleu().metrics
 
     def score(metric: Any) -> CorpusScore:
-        given = metric.corpus_score(list(translations), streams, n_bootstrap=samples)
+        result = metric.corpus_score(list(translations), streams, n_bootstrap=samples)
         signature = str(metric.get_signature())
         # The samples' mean and the interval's half width are not available otherwise.
-        told = json.loads(given.format(width=9, signature=signature, is_json=True))
-        mean, half = told.get("confidence_mean", 0.0), told.get("confidence_var", 0.0)
+        report = json.loads(result.format(width=9, signature=signature, is_json=True))
+        mean, half = report.get("confidence_mean", 0.0), report.get("confidence_var", 0.0)
         return CorpusScore(
-            score=given.score, interval=(mean - half, mean + half), signature=signature
+            score=result.score, interval=(mean - half, mean + half), signature=signature
         )
 
     return TranslationScores(
@@ -108,9 +108,9 @@ def _chrf(metrics: ModuleType) -> Any:
 
     class CHRF(metrics.CHRF):
         def _compute_score_from_stats(self, statistics: Any) -> Any:
-            given = super()._compute_score_from_stats(statistics)
-            given.score = float(given.score)
-            return given
+            result = super()._compute_score_from_stats(statistics)
+            result.score = float(result.score)
+            return result
 
     return CHRF()
 
@@ -126,7 +126,7 @@ def _streams(
             f"{len(translations)} translations and {len(references)} references: expected the same "
             "number, at least one (was a line left out?)"
         )
-    several = [[given] if isinstance(given, str) else list(given) for given in references]
+    several = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
     for row, of_text in enumerate(several, start=1):
         if not of_text or not all(text.strip() for text in of_text):
             raise DataError(

@@ -37,6 +37,6 @@ class Answer:
     @classmethod
     def of(cls, tokens: Iterable[Token], stops: Sequence[int]) -> "Answer":
         """Collect the tokens of an answer."""
-        found = list(tokens)
-        ids, logprobs = [token.id for token in found], [token.logprob for token in found]
+        collected = list(tokens)
+        ids, logprobs = [token.id for token in collected], [token.logprob for token in collected]
         return cls(tokens=ids, logprobs=logprobs, score=sum(logprobs), ended=ids[-1] in stops)

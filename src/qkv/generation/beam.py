@@ -69,8 +69,8 @@ def beam_search(
         while len(search.sources):
             candidates = search.candidates()
             search.finish(candidates)
-            search.go_on(candidates)
-    return [found[: beam.n_best] for found in search.found]
+            search.extend(candidates)
+    return [answers[: beam.n_best] for answers in search.answers]
 
 
 class Candidates(NamedTuple):
@@ -107,7 +107,7 @@ class Search:
         self._covered: Tensor | None = None  # (rows, source): the sum of eq. 15
         self._totals: Tensor | None = None  # (sources, hypotheses of each)
         self.sources = torch.arange(len(source), device=source.device)
-        self.found: list[list[Answer]] = [[] for _ in source]
+        self.answers: list[list[Answer]] = [[] for _ in source]
 
     def candidates(self) -> Candidates:
         """Extend each hypothesis by each token; keep enough for `size` unfinished ones."""
@@ -121,9 +121,9 @@ class Search:
         sums = self._totals[..., None] + processed.view(n, width, vocab)
         # Each hypothesis may end with every stop.
         enough = self._beam.size * (1 + len(self._stops))
-        totals, places = sums.flatten(1).topk(min(enough, width * vocab))
-        first = torch.arange(n, device=places.device)[:, None] * width
-        rows, tokens = first + places // vocab, places % vocab
+        totals, indices = sums.flatten(1).topk(min(enough, width * vocab))
+        first = torch.arange(n, device=indices.device)[:, None] * width
+        rows, tokens = first + indices // vocab, indices % vocab
         finished = torch.isin(tokens, self._stops)
         if self._tokens.shape[1] + 1 == self._begun + self._max_length:
             finished = torch.ones_like(finished)
@@ -160,12 +160,12 @@ class Search:
                 score=score,
                 ended=token in self._stops,
             )
-            found = self.found[int(self.sources[i])]
-            found.append(answer)
-            found.sort(key=lambda answer: -answer.score)
-            del found[self._beam.size :]
+            answers = self.answers[int(self.sources[i])]
+            answers.append(answer)
+            answers.sort(key=lambda answer: -answer.score)
+            del answers[self._beam.size :]
 
-    def go_on(self, candidates: Candidates) -> None:
+    def extend(self, candidates: Candidates) -> None:
         """Keep the best unfinished extensions, and drop sources whose search has ended."""
         order = candidates.finished.long().argsort(dim=1, stable=True)[:, : self._beam.size]
         totals = candidates.totals.masked_fill(candidates.finished, FORBIDDEN).gather(1, order)
@@ -187,13 +187,14 @@ class Search:
 
     def _ends(self, i: int, best: float, row: int) -> bool:
         """Return whether the search of the i-th source has ended; see `Beam`."""
-        found, length = self.found[int(self.sources[i])], self._tokens.shape[1] + 1 - self._begun
+        answers = self.answers[int(self.sources[i])]
+        length = self._tokens.shape[1] + 1 - self._begun
         if best == -math.inf:
-            if not found:
+            if not answers:
                 raise no_token_left(self._tokens[row])
             return True
         if self._beam.early_stopping:
-            return len(found) >= self._beam.size
-        enough = len(found) >= self._beam.n_best
+            return len(answers) >= self._beam.size
+        enough = len(answers) >= self._beam.n_best
         bar = self._beam.attainable(best, length, self._max_length)
-        return enough and found[self._beam.n_best - 1].score >= bar
+        return enough and answers[self._beam.n_best - 1].score >= bar

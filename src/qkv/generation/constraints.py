@@ -111,8 +111,8 @@ def source_penalty(source: Sequence[int], penalty: float) -> Processor:
     check_penalty("source_penalty", penalty)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
-        said = tokens.new_tensor(source)[None].expand(len(tokens), -1)
-        return torch.where(marked(said, logits), penalized(logits, 1 / penalty), logits)
+        ids = tokens.new_tensor(source)[None].expand(len(tokens), -1)
+        return torch.where(marked(ids, logits), penalized(logits, 1 / penalty), logits)
 
     return processor
 

@@ -162,7 +162,7 @@ class PromptReader:
         for size in range(min(self.longest, len(text) - 1), 0, -1):
             for at in range(len(text) - size - 1, -1, -1):
                 if text[at : at + size] == text[-size:]:
-                    found = text[at + size : at + size + n]
-                    ends = [i + 1 for i, token in enumerate(found) if token in chooser.stops]
-                    return [Drafted(token, None) for token in found[: min(ends, default=n)]]
+                    following = text[at + size : at + size + n]
+                    ends = [i + 1 for i, token in enumerate(following) if token in chooser.stops]
+                    return [Drafted(token, None) for token in following[: min(ends, default=n)]]
         return []

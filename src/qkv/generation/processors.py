@@ -44,8 +44,8 @@ def process(
 
 def no_token_left(tokens: Int[Tensor, " t"]) -> VocabularyError:
     """Return the error for a row in which the processors forbid every token."""
-    said = [i for i in tokens.tolist() if i >= 0]
-    shown = f"{'..., ' if len(said) > 8 else ''}{', '.join(map(str, said[-8:]))}"
+    written = [i for i in tokens.tolist() if i >= 0]
+    shown = f"{'..., ' if len(written) > 8 else ''}{', '.join(map(str, written[-8:]))}"
     return VocabularyError(
         f"no token may follow [{shown}]: the processors forbid them all (does a constraint end "
         "before the answer, or is the vocabulary too small for no_repeat_ngram?)"
@@ -219,8 +219,8 @@ def allowed_tokens(allowed: Callable[[list[int]], Iterable[int]]) -> Processor:
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
         size = logits.shape[1]
         forbidden = torch.ones_like(logits, dtype=torch.bool)
-        for row, said in enumerate(tokens.tolist()):
-            ids = list(allowed([i for i in said if i >= 0]))
+        for row, written in enumerate(tokens.tolist()):
+            ids = list(allowed([i for i in written if i >= 0]))
             if ids and not 0 <= min(ids) <= max(ids) < size:
                 raise VocabularyError(
                     f"the constraint allows ids from {min(ids)} to {max(ids)}, but the vocabulary "

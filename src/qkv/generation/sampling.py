@@ -47,21 +47,21 @@ class Sampling:
         Args:
             constraints: further processors that forbid or force tokens.
         """
-        found = list[Processor]()
+        chain = list[Processor]()
         if self.repetition_penalty != 1:
-            found.append(repetition_penalty(self.repetition_penalty))
+            chain.append(repetition_penalty(self.repetition_penalty))
         if self.no_repeat_ngram is not None:
-            found.append(no_repeat_ngram(self.no_repeat_ngram))
-        found.extend(constraints)
+            chain.append(no_repeat_ngram(self.no_repeat_ngram))
+        chain.extend(constraints)
         if self.temperature != 1:
-            found.append(temperature(self.temperature))
+            chain.append(temperature(self.temperature))
         if self.top_k is not None:
-            found.append(top_k(self.top_k))
+            chain.append(top_k(self.top_k))
         if self.top_p is not None:
-            found.append(top_p(self.top_p))
+            chain.append(top_p(self.top_p))
         if self.min_p is not None:
-            found.append(min_p(self.min_p))
-        return found
+            chain.append(min_p(self.min_p))
+        return chain
 
 
 def sample(

@@ -115,12 +115,12 @@ def _rounds(
         with torch.inference_mode():
             # The model's own token follows the drafted ones, so it counts as well.
             drafted = drafter.propose(tokens, min(n_drafted, room - 1), chooser)
-            found = advance(model, state, tokens, drafted, chooser)
-            new = tokens.new_tensor([[token.id for token in found]])
+            accepted = advance(model, state, tokens, drafted, chooser)
+            new = tokens.new_tensor([[token.id for token in accepted]])
             tokens = torch.cat((tokens, new), 1)
             state.rewind(tokens.shape[1] - 1)
-        yield from found
-        room = 0 if found[-1].id in chooser.stops else room - len(found)
+        yield from accepted
+        room = 0 if accepted[-1].id in chooser.stops else room - len(accepted)
 
 
 def advance(
@@ -138,12 +138,12 @@ def advance(
     ahead = tokens.new_tensor([[token for token, _ in drafted]]).long()
     new = torch.cat((tokens[:, state.length :], ahead), 1)
     logits = model.step(new, state)[:, -len(drafted) - 1 :]
-    found: list[Token] = []
+    accepted: list[Token] = []
     for i, here in enumerate(logits.unbind(1)):  # (1, V)
         p = chooser.distribution(tokens, here)
         token = chooser.verify(p, *drafted[i]) if i < len(drafted) else chooser.draw(p)
-        found.append(Token(token, float(here[0].log_softmax(-1)[token])))
+        accepted.append(Token(token, float(here[0].log_softmax(-1)[token])))
         if token in chooser.stops or (i < len(drafted) and token != drafted[i].token):
             break
         tokens = torch.cat((tokens, tokens.new_tensor([[token]])), 1)
-    return found
+    return accepted

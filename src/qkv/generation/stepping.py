@@ -171,8 +171,8 @@ def read_start(start: Start, source: Int[Tensor, "batch _"]) -> Int[Tensor, "bat
     batch = len(source)
     if isinstance(start, int):
         return source.new_full((batch, 1), start)
-    given = start.tolist() if isinstance(start, Tensor) else start
-    rows = [[ids] if isinstance(ids, int) else list(ids) for ids in given]
+    starts = start.tolist() if isinstance(start, Tensor) else start
+    rows = [[ids] if isinstance(ids, int) else list(ids) for ids in starts]
     if len(rows) != batch:
         raise ShapeError(
             f"start has {len(rows)} rows, but the source has {batch}; expected an id for "

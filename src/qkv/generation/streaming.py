@@ -75,7 +75,7 @@ def text_pieces(
     """
     check_stop_strings(stop_strings)
     read: list[int] = []
-    said = text = ""
+    emitted = text = ""
     for i in ids:
         read.append(i)
         text = decode(read)
@@ -84,11 +84,11 @@ def text_pieces(
             text = cut
             break
         whole = _settled(text.rstrip(REPLACEMENT), stop_strings)
-        if whole.startswith(said) and whole != said:
-            yield whole[len(said) :]
-            said = whole
-    if text.startswith(said) and text != said:
-        yield text[len(said) :]
+        if whole.startswith(emitted) and whole != emitted:
+            yield whole[len(emitted) :]
+            emitted = whole
+    if text.startswith(emitted) and text != emitted:
+        yield text[len(emitted) :]
 
 
 def _settled(text: str, stop_strings: Sequence[str]) -> str:

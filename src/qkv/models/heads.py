@@ -68,9 +68,9 @@ class ModelWithHead(nn.Module):
         positions: Int[Tensor, "*B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Run the encoder; None is not passed on, as not every encoder accepts every argument."""
-        given = {"token_mask": token_mask, "segments": segments, "positions": positions}
+        options = {"token_mask": token_mask, "segments": segments, "positions": positions}
         run = getattr(self.encoder, "read", getattr(self.encoder, "hidden", self.encoder))
-        return run(inputs, **{name: value for name, value in given.items() if value is not None})
+        return run(inputs, **{name: value for name, value in options.items() if value is not None})
 
     def score(
         self, hidden: Float[Tensor, "B L D"], token_mask: Bool[Tensor, "B L"] | None = None

@@ -131,10 +131,10 @@ def _check_free(model: nn.Module, names: Iterable[str], *, tied: bool) -> None:
 
 
 def _names_of_parameters(model: nn.Module) -> dict[int, set[str]]:
-    found: dict[int, set[str]] = {}
+    by_id: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        found.setdefault(id(parameter), set()).add(name)
-    return found
+        by_id.setdefault(id(parameter), set()).add(name)
+    return by_id
 
 
 def _parameters_of(model: nn.Module, modules: Iterable[str]) -> set[int]:

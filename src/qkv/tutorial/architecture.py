@@ -46,7 +46,7 @@ INK = "#333333"
 @dataclass(frozen=True)
 class _Box:
     label: str
-    colour: str
+    color: str
     shape: tuple[int, ...]
     y: float  # lower edge
     sublayer: str | None = None  # None outside of the blocks
@@ -104,11 +104,11 @@ def _column(shapes: Sequence[Record]) -> list[_Box]:
         elif part and block and block[1] == "0":
             put(part, shape, block[2])
         elif block and block[1] == "0" and block[3] and not block[4]:
-            label, colour = _PARTS["norm"]
+            label, color = _PARTS["norm"]
             closes = boxes[-1].label == label
             if closes:
                 boxes.pop()
-            put(("Add & norm" if closes else "Add", colour), shape, block[2])
+            put(("Add & norm" if closes else "Add", color), shape, block[2])
     return boxes
 
 
@@ -126,7 +126,7 @@ def _draw_column(axes: "Axes", boxes: Sequence[_Box], x: float, side: int) -> No
                 WIDTH,
                 HEIGHT,
                 boxstyle="round,pad=0,rounding_size=0.12",
-                facecolor=box.colour,
+                facecolor=box.color,
                 edgecolor=INK,
                 linewidth=1,
             )

@@ -32,12 +32,12 @@ class Entry:
         Raises:
             MissingDependencyError: if the package is not installed.
         """
-        found = importlib.util.find_spec(self.package)
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or spec.origin is None:
             raise MissingDependencyError(
                 f"the package {self.package} is not installed; install it: {self.install}"
             )
-        return Path(found.origin).parent / self.folder
+        return Path(spec.origin).parent / self.folder
 
 
 def _ours(name: str, about: str, *, base: str = "") -> Entry:

@@ -40,7 +40,7 @@ ONLY = {
 }
 
 
-def check_said_twice(raw: dict[str, Any]) -> dict[str, Any]:
+def check_duplicates(raw: dict[str, Any]) -> dict[str, Any]:
     """Check that encoder and decoder have the same sizes, and that no fields contradict each other.
 
     Raises:
@@ -164,7 +164,7 @@ def normalize(raw: dict[str, Any]) -> dict[str, Any]:
 
 def normalize_mbart(raw: dict[str, Any]) -> dict[str, Any]:
     """Set the defaults of the end token and the head's dropout."""
-    raw = {"eos_token_id": 2, **check_said_twice(raw)}
+    raw = {"eos_token_id": 2, **check_duplicates(raw)}
     raw["classifier_dropout"] = raw.get("classifier_dropout") or 0.0
     return raw
 

@@ -14,7 +14,7 @@ from qkv.checkpoints.tables.bart import (
     PREFIX,
     SHARED_FIELDS,
     WITHOUT_EFFECT,
-    check_said_twice,
+    check_duplicates,
     stacks,
 )
 from qkv.models.marian import Marian, MarianConfig
@@ -22,9 +22,9 @@ from qkv.models.marian import Marian, MarianConfig
 
 def normalize(raw: dict[str, Any]) -> dict[str, Any]:
     """Set defaults."""
-    said = check_said_twice(raw)
-    size = said.get("decoder_vocab_size") or said.get("vocab_size", 58_101)
-    return {**said, "decoder_vocab_size": size}
+    raw = check_duplicates(raw)
+    size = raw.get("decoder_vocab_size") or raw.get("vocab_size", 58_101)
+    return {**raw, "decoder_vocab_size": size}
 
 
 def body(model: Marian) -> list[Row]:

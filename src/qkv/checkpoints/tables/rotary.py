@@ -79,21 +79,21 @@ KINDS: Mapping[Read, Kind] = {
 }
 
 
-def read_scaling(said: Raw) -> RotaryScaling | None:
+def read_scaling(fields: Raw) -> RotaryScaling | None:
     """Convert a normalized `rope_scaling` to ours.
 
     Raises:
         ConfigError: if a kind, a name or a number is not supported.
     """
-    kind, given = said["rope_type"], {**said}
-    del given["rope_type"]
+    kind, options = fields["rope_type"], {**fields}
+    del options["rope_type"]
     make, known = SCALINGS.get(kind, (None, {})) if isinstance(kind, str) else (None, {})
     if make is None and kind != "default":
         raise ConfigError(
             f"rotary positions of type {shown(kind)} are not implemented; expected default, "
             f"{', '.join(SCALINGS)}"
         )
-    if unknown := sorted(given.keys() - known.keys()):
+    if unknown := sorted(options.keys() - known.keys()):
         raise ConfigError(
             f"{listed(unknown)} is not implemented for rotary positions of type {kind!r}; expected "
             f"{listed(list(known)) or 'nothing'}"
@@ -101,23 +101,23 @@ def read_scaling(said: Raw) -> RotaryScaling | None:
     if make is None:
         return None
     where = f"rotary positions of type {kind!r}"
-    check_kinds(given, {name: KINDS[known[name][1]] for name in given}, where=where)
-    numbers = {known[name][0]: known[name][1](value) for name, value in given.items()}
+    check_kinds(options, {name: KINDS[known[name][1]] for name in options}, where=where)
+    numbers = {known[name][0]: known[name][1](value) for name, value in options.items()}
     try:
         return make(**numbers)
     except TypeError as error:  # a field is missing
-        raise ConfigError(f"{where} with {given}: {error}") from error
+        raise ConfigError(f"{where} with {options}: {error}") from error
 
 
 def write_scaling(scaling: RotaryScaling | None) -> Raw | None:
     """Convert ours to `rope_scaling`."""
     for kind, (make, known) in SCALINGS.items():
         if make is type(scaling):
-            said = {theirs: getattr(scaling, ours) for theirs, (ours, _) in known.items()}
+            fields = {theirs: getattr(scaling, ours) for theirs, (ours, _) in known.items()}
             if kind == "dynamic":
-                del said[ORIGINAL_LENGTH]  # max_position_embeddings
-            said = {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
-            return {"rope_type": kind} | {k: v for k, v in said.items() if v is not None}
+                del fields[ORIGINAL_LENGTH]  # max_position_embeddings
+            fields = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+            return {"rope_type": kind} | {k: v for k, v in fields.items() if v is not None}
     return None
 
 
@@ -128,39 +128,39 @@ def normalize_rotary(raw: Raw) -> Raw:
         ConfigError: if they are not an object.
     """
     newer = raw.pop("rope_parameters", None)
-    said = raw.get("rope_scaling") or newer or {}
-    if not isinstance(said, dict):
-        raise ConfigError(f"rope_scaling = {shown(said)}; expected an object with a rope_type")
-    older_kind, base = said.get("type", "default"), raw.get("rope_theta", 10_000.0)
-    raw["rope_theta"] = said.get("rope_theta", base)
-    if said.get("partial_rotary_factor") is not None:
-        raw["partial_rotary_factor"] = said["partial_rotary_factor"]
-    said = {
+    fields = raw.get("rope_scaling") or newer or {}
+    if not isinstance(fields, dict):
+        raise ConfigError(f"rope_scaling = {shown(fields)}; expected an object with a rope_type")
+    older_kind, base = fields.get("type", "default"), raw.get("rope_theta", 10_000.0)
+    raw["rope_theta"] = fields.get("rope_theta", base)
+    if fields.get("partial_rotary_factor") is not None:
+        raw["partial_rotary_factor"] = fields["partial_rotary_factor"]
+    fields = {
         name: value
-        for name, value in said.items()
+        for name, value in fields.items()
         if name not in ("type", "rope_theta", "partial_rotary_factor")
         and value is not None
         and not (name in UNSET_BY_ZERO and value == 0)
     }
-    said.setdefault("rope_type", older_kind)
-    _set_lengths(raw, said)
-    raw["rope_scaling"] = said
+    fields.setdefault("rope_type", older_kind)
+    _set_lengths(raw, fields)
+    raw["rope_scaling"] = fields
     return raw
 
 
-def _set_lengths(raw: Raw, said: Raw) -> None:
+def _set_lengths(raw: Raw, fields: Raw) -> None:
     """Set the length of training, and the ratio of the longest text to it."""
     original, longest = raw.pop(ORIGINAL_LENGTH, None), raw.get("max_position_embeddings")
-    kind = said["rope_type"]
+    kind = fields["rope_type"]
     if not isinstance(kind, str) or ORIGINAL_LENGTH not in SCALINGS.get(kind, (None, {}))[1]:
         return
     if kind == "dynamic":
-        said[ORIGINAL_LENGTH] = longest
+        fields[ORIGINAL_LENGTH] = longest
     elif original is not None:
-        said[ORIGINAL_LENGTH] = original
+        fields[ORIGINAL_LENGTH] = original
     else:
-        said.setdefault(ORIGINAL_LENGTH, longest)
-    original = said[ORIGINAL_LENGTH]
+        fields.setdefault(ORIGINAL_LENGTH, longest)
+    original = fields[ORIGINAL_LENGTH]
     lengths = whole(1)
     if kind in ("yarn", "longrope") and lengths.fits(original) and lengths.fits(longest):
-        said.setdefault("factor", longest / original)
+        fields.setdefault("factor", longest / original)

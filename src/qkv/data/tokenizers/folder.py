@@ -128,9 +128,9 @@ def read_folder(folder: Path) -> Parts:
     """
     settings = {}
     for file in (folder / SETTINGS[1], folder / SETTINGS[0]):
-        said = read_json(file, missing_ok=True, unique=True)
-        check_kinds(said, KINDS, where=str(file))
-        settings |= said
+        content = read_json(file, missing_ok=True, unique=True)
+        check_kinds(content, KINDS, where=str(file))
+        settings |= content
     name = _class(folder, settings)
     family = FAMILIES.get(name or "")
     if (folder / FILE_NAME).exists():
@@ -186,13 +186,13 @@ def _ids(parts: Parts, languages: Languages) -> dict[str, int]:
 
 
 def _language_id(parts: Parts, languages: Languages, code: str) -> int:
-    found = parts.vocabulary.id(code)
-    if found is None:
+    i = parts.vocabulary.id(code)
+    if i is None:
         raise VocabularyError(
             f"the vocabulary has no language {code!r}; expected a code such as "
             f"{languages.family.language!r}"
         )
-    return found
+    return i
 
 
 def _class(folder: Path, settings: Mapping[str, Any]) -> str | None:

@@ -37,8 +37,8 @@ class SentencePieceVocabulary:
         return [self.encode(text) for text in texts]
 
     def spans(self, text: str) -> tuple[list[int], list[Span]]:
-        found = self._model.encode(text, out_type="offset_mapping")
-        return found["ids"], found["offsets"]
+        encoded = self._model.encode(text, out_type="offset_mapping")
+        return encoded["ids"], encoded["offsets"]
 
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids)
@@ -151,9 +151,9 @@ class MarianVocabulary:
 
     def spans(self, text: str) -> tuple[list[int], list[Span]]:
         code, rest = _language_code(text)
-        found = self._model.encode(rest, out_type="offset_mapping")
+        encoded = self._model.encode(rest, out_type="offset_mapping")
         skipped = len(text) - len(rest)
-        spans = [(first + skipped, end + skipped) for first, end in found["offsets"]]
+        spans = [(first + skipped, end + skipped) for first, end in encoded["offsets"]]
         return self.encode(text), [*((0, skipped) for _ in code), *spans]
 
     def decode(self, ids: list[int]) -> str:

@@ -94,7 +94,7 @@ def _close(tokenizer: tokenizers.Tokenizer, special: Mapping[str, int]) -> None:
     The library does not parse special tokens, but a unigram model has "</s>" among its pieces.
     """
 
-    def found(name: str, i: int) -> bool:
+    def occurs(name: str, i: int) -> bool:
         text = f"a{name} {name}"
         encoding = tokenizer.encode(text, add_special_tokens=False)
         return any(
@@ -102,7 +102,7 @@ def _close(tokenizer: tokenizers.Tokenizer, special: Mapping[str, int]) -> None:
             for one, (first, end) in zip(encoding.ids, encoding.offsets, strict=True)
         )
 
-    names = [name for name, i in special.items() if len(name) > 1 and found(name, i)]
+    names = [name for name, i in special.items() if len(name) > 1 and occurs(name, i)]
     if names:
         first_letters = "|".join(f"{re.escape(n[0])}(?={re.escape(n[1:])})" for n in names)
         cut = pre_tokenizers.Split(tokenizers.Regex(first_letters), behavior="isolated")
