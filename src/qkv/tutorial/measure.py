@@ -1,4 +1,4 @@
-"""What a computation costs: time beside its rivals, memory, arithmetic."""
+"""Measure computations: time in comparison with rivals, memory, and operations."""
 
 import os
 import statistics
@@ -9,7 +9,7 @@ import torch
 from rich.progress import track
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-# torch's counter knows the fused kernels of a GPU, but not that of a CPU: the same products.
+# PyTorch's counter supports the fused kernels of a GPU, but not that of a CPU, which is added.
 _FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _FUSED_ON_CPU = {
@@ -26,18 +26,18 @@ def interleave(
     warmup: int = 1,
     progress: bool = False,
 ) -> dict[str, list[float]]:
-    """Let the rivals take turns, so that a drift of the machine meets all alike.
+    """Time rivals in turns, so that a drift of the machine affects all of them equally.
 
     Args:
-        rivals: what to time, by name.
-        rounds: how many turns of each count.
-        turn: calls in a turn, timed together; after the first the caches hold the rival's own data,
-            as they do in real use.
-        warmup: turns that do not count.
-        progress: whether to show a bar.
+        rivals: functions to time, by name.
+        rounds: number of timed turns of each rival.
+        turn: number of calls in a turn, timed together; after the first, the caches contain the
+            rival's own data, as in real use.
+        warmup: number of untimed turns.
+        progress: whether to show a progress bar.
 
     Returns:
-        Seconds a call in every counted turn, by name.
+        Seconds per call in every timed turn, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     numbers = range(warmup + rounds)
@@ -52,15 +52,15 @@ def interleave(
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    """Return the median over rounds, by name: a pause of the machine does not move it."""
+    """Return the medians over rounds, by name, which are robust to pauses of the machine."""
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def peak_memory(run: Callable[[], object]) -> int:
-    """Return the most bytes of CPU tensors alive at once that `run` allocates.
+    """Return the peak memory, in bytes, of the CPU tensors that `run` allocates.
 
-    Kernels' own buffers count, as far as torch allocates them; memory of before does not. The
-    result of `run` is dropped.
+    It includes kernels' buffers allocated by PyTorch, but not earlier allocations. The result of
+    `run` is discarded.
     """
     # The profiler reports its own stages on stderr, at level 5 and below.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -69,17 +69,17 @@ def peak_memory(run: Callable[[], object]) -> int:
     level = lowest = peak = 0
     for event in profile.kineto_results.events():
         if event.name() == "[memory]" and event.device_type() == torch.autograd.DeviceType.CPU:
-            level += event.nbytes()  # negative where memory is freed
-            # Below 0 goes only what an earlier measurement allocated and this one frees.
+            level += event.nbytes()  # negative if memory is freed
+            # Only memory of an earlier measurement, freed in this one, makes it negative.
             lowest = min(lowest, level)
             peak = max(peak, level - lowest)
     return peak
 
 
 def flops(run: Callable[[], object]) -> int:
-    """Return the floating point operations of matrix products in `run`: 2 a multiply-add.
+    """Return the floating point operations of matrix products in `run`, 2 per multiply-add.
 
-    A fused kernel counts as if nothing were masked, whatever it skips.
+    A fused kernel is counted without a mask, even if it skips masked blocks.
     """
     with FlopCounterMode(display=False, custom_mapping=_FUSED_ON_CPU) as counter:
         run()
