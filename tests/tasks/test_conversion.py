@@ -85,7 +85,7 @@ def test_a_source_that_cannot_be_read_leaves_the_target_whole(tmp_path):
         with pytest.raises(DataError, match="is no folder, no name of the zoo"):
             convert_model(source, tmp_path / "target")
     (tmp_path / "text.bin").write_bytes(b"no model at all, only some words of text")
-    with pytest.raises(DataError, match="no sizes of a model"):
+    with pytest.raises(DataError, match="not with model sizes"):
         convert_model(tmp_path / "text.bin", tmp_path / "target")
     (tmp_path / "text.bin").unlink()
     assert contents(tmp_path) == before
