@@ -46,7 +46,7 @@ def test_what_is_no_batch_of_tokens_is_refused(name, what):
 @every_model
 def test_rows_that_are_not_those_of_the_source_are_refused(name):
     model, (source, target, _) = build(name), problem()
-    message = "tokens have 2 rows, but the source or state .* has 3"
+    message = "tokens have 2 rows, but their source or state has 3"
     if type(model).__name__ not in ("DecoderOnly", "Prompted"):  # which join the two themselves
         with pytest.raises(ShapeError, match=message):
             model(source, target[:2])
