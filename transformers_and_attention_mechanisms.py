@@ -170,11 +170,12 @@ from qkv.models.rnn import RNNConfig, RNNDecoder, RNNSeq2Seq
 from qkv.models.seq2seq import Seq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.models.vit import ViT, ViTConfig
-from qkv.tasks.classification.classifier import TextClassifier
-from qkv.tasks.images.data import Images, bytes_of
-from qkv.tasks.images.recipe import fresh_recognizer, statistics
-from qkv.tasks.pretrained import locate
-from qkv.tasks.translation.translator import Translator
+from qkv.tasks.classification import TextClassifier
+from qkv.tasks.images import TASK as RECOGNIZE
+from qkv.tasks.images import fresh_recognizer, statistics, training_pixels
+from qkv.tasks.pretrained import Loaded, locate
+from qkv.tasks.splits import DataConfig, read_splits
+from qkv.tasks.translation import Translator
 from qkv.training.classification import classification_loss, image_loss
 from qkv.training.finetune import (
     GradualUnfreezing,
@@ -394,17 +395,19 @@ STEPS = {"none": 220, "additive (Bahdanau)": 320, "general": 490}
 def learn(name: str, config: RNNConfig) -> dict:
     """Train one model and score it on the unseen dates."""
     torch.manual_seed(0)
-    translator = Translator(RNNSeq2Seq(config), source_tokenizer, target_tokenizer, max_length=12)
+    translator = Translator(
+        Loaded(RNNSeq2Seq(config), source_tokenizer), target=target_tokenizer, max_length=12
+    )
     steps = steps_of(STEPS.get(name, 170))
     history = train(
         translator.model,
-        translator.batches(text_pairs, max_tokens=3000),
+        translator.batches(text_pairs, Batching(max_tokens=3000, epochs=None)),
         pair_loss,
         Training(steps=steps, learning_rate=5e-3, warmup=30),
         callbacks=[Bar(f"{name:20}")],
     )
     outputs = translator([text for text, _ in test_pairs])
-    correct = [output == iso for output, (_, iso) in zip(outputs, test_pairs, strict=True)]
+    correct = [str(output) == iso for output, (_, iso) in zip(outputs, test_pairs, strict=True)]
     return {"translator": translator, "history": history, "correct": correct}
 
 
@@ -498,15 +501,15 @@ for name in ("none", "additive (Bahdanau)"):
     torch.manual_seed(0)
     sizes = dict.fromkeys(("source_vocab_size", "target_vocab_size"), tokenizer.vocab_size)
     config = dataclasses.replace(MODELS[name], **sizes)
-    copier = Translator(RNNSeq2Seq(config), tokenizer, tokenizer, max_length=14)
+    copier = Translator(Loaded(RNNSeq2Seq(config), tokenizer), max_length=14)
     train(
         copier.model,
-        copier.batches([(text, text) for text in seen], max_tokens=1500),
+        copier.batches([(text, text) for text in seen], Batching(max_tokens=1500, epochs=None)),
         pair_loss,
         Training(steps=steps_of(200), learning_rate=5e-3, warmup=30),
         callbacks=[Bar(f"copy, {name}")],
     )
-    hits = [output == text for output, text in zip(copier(unseen), unseen, strict=True)]
+    hits = [str(output) == text for output, text in zip(copier(unseen), unseen, strict=True)]
     copied[name] = exact_match_by_length([len(t) for t in unseen], hits, [1, 4, 7, 10, 13])
 show_by_length("Copying digits: exact match by their number", copied)
 without = list(copied["none"].values())
@@ -1242,11 +1245,13 @@ small = TransformerConfig(
     n_decoder_layers=2,
     dropout=0.0,
 )
-rewriter = Translator(Transformer(small), source_tokenizer, target_tokenizer, max_length=12)
+rewriter = Translator(
+    Loaded(Transformer(small), source_tokenizer), target=target_tokenizer, max_length=12
+)
 lessons = steps_of(900)
 learned = train(
     rewriter.model,
-    rewriter.batches(text_pairs, max_tokens=2000),
+    rewriter.batches(text_pairs, Batching(max_tokens=2000, epochs=None)),
     pair_loss,
     Training(steps=lessons, learning_rate=5e-3, warmup=lessons // 8),
     callbacks=[Bar("small Transformer")],
@@ -1396,7 +1401,7 @@ test_texts, test_isos = zip(*test_pairs[: 250 if FAST else None], strict=True)
 
 def what_is_right() -> dict[str, float]:
     """The shares of the test dates that are right as a whole, and in each part."""
-    guesses = list(zip(rewriter(test_texts), test_isos, strict=True))
+    guesses = list(zip(map(str, rewriter(test_texts)), test_isos, strict=True))
     shapes = [(len(guess), guess[4:5], guess[7:8]) == (10, "-", "-") for guess, _ in guesses]
     right = {"whole": [guess == iso for guess, iso in guesses]}
     for part, place in WRITTEN.items():
@@ -2649,7 +2654,7 @@ show_source(beam_search)
 
 # %%
 HARD = "The old man told us a story that nobody believed."
-reader, writer = to_german.source, to_german.target
+reader, writer = to_german.tokenizer, to_german.target
 hard_ids = torch.tensor([reader.add_special_tokens(reader.encode(HARD)).ids])
 rules = {"start": writer.start, "stop": writer.stop, "max_length": 40}
 ways_to_write = {
@@ -2794,7 +2799,7 @@ show_table(
 # looked at most:
 
 # %%
-pieces_read = in_a_line.encode(FUNCTIONS[:1])[0]
+pieces_read = in_a_line.encode(FUNCTIONS[:1]).ids[0]
 tokens_of = in_a_line.tokenizer
 wrote = [tokens_of.start, *tokens_of.encode(told[0].summary), tokens_of.stop]
 with torch.inference_mode():
@@ -2998,11 +3003,12 @@ assert "." not in "".join(streamed)
 show_source(ViT)
 
 # %%
-digits = Images(train="digits").parts()
+digits = read_splits(RECOGNIZE, DataConfig(train="digits"))
+digit_labels = Labels.of(one.label for one in digits.train)
 sizes = ImageConfig(size=(16, 16), mean=(0.0,), std=(1.0,))
-digit_pixels = bytes_of(digits.train, sizes)  # 8 x 8 as they are stored, enlarged
+digit_pixels = training_pixels(digits, sizes)  # 8 x 8 as they are stored, enlarged
 recognizer = fresh_recognizer(
-    digits,
+    digit_labels,
     dataclasses.replace(sizes, **statistics(digit_pixels)),
     ViTConfig(
         image_size=16, patch_size=4, n_channels=1, d_model=64, n_heads=4, d_ff=128, n_layers=2
@@ -3024,7 +3030,7 @@ save_figure(figure, FIGURES / "6_digits.png")
 # %%
 digit_batches = image_batches(
     digit_pixels,
-    torch.tensor(digits.train.classes),
+    torch.tensor([digit_labels.number(one.label) for one in digits.train]),
     mean=recognizer.preprocessor.config.mean,
     std=recognizer.preprocessor.config.std,
     augmentation=shaken,
@@ -3056,17 +3062,18 @@ assert FAST or digit_scores.accuracy >= 0.96
 show_source(attention_rollout)
 
 # %%
-test_digits = [digits.test[i] for i in range(len(digits.test))]
+test_digits = [one.open() for one in digits.test]
+true_digits = [digit_labels.number(one.label) for one in digits.test]
 said = recognizer.probabilities(test_digits).argmax(-1).tolist()
-wrong = [i for i, right in enumerate(digits.test.classes) if said[i] != right]
+wrong = [i for i, right in enumerate(true_digits) if said[i] != right]
 four = [
-    next(i for i, right in enumerate(digits.test.classes) if right == said[i] == number)
+    next(i for i, right in enumerate(true_digits) if right == said[i] == number)
     for number in (0, 3, 4, 8)
 ]
 figure, axes = new_figure(2, 12, size=(15, 3.2))
 for place, i in zip(axes[0], wrong, strict=False):
     place.imshow(np.asarray(test_digits[i]), cmap="gray_r")
-    place.set_title(f"{digits.test.classes[i]}, says {said[i]}", fontsize=8)
+    place.set_title(f"{true_digits[i]}, says {said[i]}", fontsize=8)
 with record_attention(recognizer.model) as patches_looked:
     recognizer.probabilities([test_digits[i] for i in four])
 share = attention_rollout(list(patches_looked.values()))[:, 0, 1:]  # the class token's row
@@ -3231,11 +3238,13 @@ show_source(pair_loss, noam, cosine_decay)
 
 # %%
 torch.manual_seed(0)
-transformer = Translator(Transformer(config), source_tokenizer, target_tokenizer, max_length=12)
+transformer = Translator(
+    Loaded(Transformer(config), source_tokenizer), target=target_tokenizer, max_length=12
+)
 steps = steps_of(600)
 history = train(
     transformer.model,
-    transformer.batches(text_pairs, max_tokens=3000),
+    transformer.batches(text_pairs, Batching(max_tokens=3000, epochs=None)),
     pair_loss,
     Training(steps=steps, learning_rate=2e-3, warmup=steps // 8, evaluate_every=steps // 8),
     evaluate=lambda model: {"exact match": transformer.exact_match(test_pairs[:200])},
@@ -3281,7 +3290,7 @@ show_source(greedy, Stepper.logits, Stepper.append)
 begin = time.perf_counter()
 outputs = transformer([text for text, _ in test_pairs])
 seconds = time.perf_counter() - begin
-correct = [output == iso for output, (_, iso) in zip(outputs, test_pairs, strict=True)]
+correct = [str(output) == iso for output, (_, iso) in zip(outputs, test_pairs, strict=True)]
 transformer_exact = sum(correct) / len(correct)
 print(f"exact match on 1,000 unseen dates: {transformer_exact:.1%}, decoded in {seconds:.1f} s")
 assert FAST or transformer_exact >= 0.99
@@ -3380,7 +3389,7 @@ strangers = {
 }
 rows, wrong = [], []
 for locale, pairs in strangers.items():
-    written = transformer([pair.text for pair in pairs])
+    written = [str(output) for output in transformer([pair.text for pair in pairs])]
     parts = [
         [output[part] == pair.iso[part] for output, pair in zip(written, pairs, strict=True)]
         for part in (slice(None), slice(0, 4), slice(5, 7), slice(8, 10))

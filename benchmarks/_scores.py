@@ -51,6 +51,11 @@ def of_classes(part: Mapping[str, Any]) -> list[Score]:
     return [percent("accuracy, %", part["accuracy"], part["accuracy_interval"])]
 
 
+def of_entities(part: Mapping[str, Any]) -> list[Score]:
+    """Return the F1 of entities."""
+    return [percent("entity F1, %", part["f1"], part["f1_interval"])]
+
+
 def percent(name: str, share: float, interval: tuple[float, float] | None = None) -> Score:
     """A share, and its interval, of 100."""
     return Score(name, 100 * share, interval and (100 * interval[0], 100 * interval[1]))

@@ -37,10 +37,12 @@ from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.positions import Rotary, SinusoidalPositions
 from qkv.blocks.stack import Stack
 from qkv.blocks.state import DecodingState
+from qkv.data.batches import Batching
 from qkv.data.dates import TUTORIAL_LOCALES, date_pairs
 from qkv.data.tokenizers import Tokenizer
 from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.tasks.translation.translator import Translator
+from qkv.tasks.pretrained import Loaded
+from qkv.tasks.translation import Translator
 from qkv.training.loop import History, train
 from qkv.training.losses import linear_cross_entropy, pair_loss
 from qkv.training.progress import Bar
@@ -193,10 +195,12 @@ def learn_dates(name: str, seed: int, steps: int) -> dict[str, Any]:
         dropout=0.0,
     )
     torch.manual_seed(seed)
-    translator = Translator(DateTransformer(config, MECHANISMS[name]), source, target, 12)
+    loaded = Loaded(DateTransformer(config, MECHANISMS[name]), source)
+    translator = Translator(loaded, target=target, max_length=12)
+    batching = Batching(max_tokens=DATES["positions a batch"], seed=seed, epochs=None)
     history = train(
         translator.model,
-        translator.batches(pairs, max_tokens=DATES["positions a batch"], seed=seed),
+        translator.batches(pairs, batching),
         pair_loss,
         Training(steps=steps, learning_rate=DATES["learning rate"], warmup=steps // 8),
         device="cpu",

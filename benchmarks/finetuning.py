@@ -84,9 +84,9 @@ def run(row: Row) -> list[dict[str, Any]]:
                 "macro F1": result["test"]["macro_f1"],
                 "validation accuracy": result["validation"]["accuracy"],
                 "held out": result["test"]["count"],
-                "learned from": result["texts to learn from"],
-                "trained parameters": result["trained parameters"],
-                "seconds": result["seconds of training"],
+                "learned from": result["train_examples"],
+                "trained parameters": result["trained_parameters"],
+                "seconds": result["train_seconds"],
                 "threads": result["threads"],
             }
         )

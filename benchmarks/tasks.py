@@ -37,12 +37,12 @@ THREADS = (
 
 def of_dates(found: dict[str, Any]) -> list[Score]:
     """Character for character, with no interval: the recipe keeps the share alone."""
-    return [percent("exact match, %", found["test exact match"])]
+    return [percent("exact match, %", found["test_exact_match"])]
 
 
 def of_part(scores: Callable[[dict[str, Any]], list[Score]]) -> Callable[..., list[Score]]:
     """Of the test part; a set with two parts is measured by the one that chose."""
-    return lambda found: scores(found["test"] or found["validation"])
+    return lambda found: scores(found.get("test") or found["validation"])
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def run(row: Row) -> dict[str, Any]:
         "command": shown,
         "seed": found["recipe"]["training"]["seed"],
         "parameters": found["parameters"],
-        "trained parameters": found.get("trained parameters", found["parameters"]),
-        "seconds": found["seconds of training"],
+        "trained parameters": found["trained_parameters"],
+        "seconds": found["train_seconds"],
         "threads": found["threads"],
         "scores": [
             {"score": one.name, "value": one.value, "interval": one.interval, "bar": bar}

@@ -20,6 +20,7 @@ from _scores import (
     number,
     of_answers,
     of_classes,
+    of_entities,
     of_summaries,
     of_texts,
     of_translations,
@@ -29,8 +30,9 @@ from _scores import (
 from qkv.data.dates import LOCALES, date_pairs
 from qkv.errors import DataError, MissingDependencyError
 from qkv.evaluation.intervals import proportion_interval
-from qkv.tasks.evaluate_command import Asked, measure
-from qkv.tasks.translation.translator import Translator
+from qkv.tasks.splits import Source
+from qkv.tasks.task import find_task, task_of
+from qkv.tasks.translation import Translator
 from qkv.tutorial.tables import markdown_table, show_table
 
 DOCUMENT, FILE = DOCS / "results.md", RESULTS / "zoo.json"
@@ -39,16 +41,17 @@ NEAR = 0.01  # of a score: other processors round otherwise
 
 
 def scored(name: str, data: str, **columns: str) -> dict[str, Any]:
-    """What `qkv evaluate NAME --data DATA` finds."""
-    return asdict(measure(name, Asked(data, "test", columns, None), None, device="cpu")[0])
+    """Return the scores that `qkv evaluate NAME --data DATA` prints."""
+    task = find_task(task_of(name))
+    examples = Source(task, columns).read(data, "test")
+    return asdict(task.pipeline.load(name, device="cpu").evaluate(examples, progress=True))
 
 
 def of_dates() -> list[Score]:
     """The share of new dates that come out character for character."""
     drawn = islice(date_pairs(LOCALES, split="test", seed=1), N_DATES)
     pairs = [(pair.text, pair.iso) for pair in drawn]
-    said = Translator.load("dates")([text for text, _ in pairs])
-    right = sum(one == iso for one, (_, iso) in zip(said, pairs, strict=True))
+    right = round(Translator.load("dates").exact_match(pairs) * len(pairs))
     interval = proportion_interval(right, len(pairs))
     return [percent("exact match, %", right / len(pairs), interval)]
 
@@ -59,6 +62,7 @@ MEASURES: dict[str, tuple[str, Callable[[], list[Score]]]] = {
         "tatoeba, test",
         lambda: of_translations(scored("translator-en-de", "tatoeba", source="en", target="de")),
     ),
+    "tagger": ("town_news, test", lambda: of_entities(scored("tagger", "town_news"))),
     "summarizer": ("docstrings, test", lambda: of_summaries(scored("summarizer", "docstrings"))),
     "answerer": ("qamr, test", lambda: of_answers(scored("answerer", "qamr"))),
     "sentiment": ("reviews, test", lambda: of_classes(scored("sentiment", "reviews"))),

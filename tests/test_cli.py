@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 from tests.checkpoints.folders import contents, write
@@ -11,8 +12,10 @@ from tests.checkpoints.folders import contents, write
 import qkv.cli as cli
 from qkv.checkpoints.registry import FAMILIES
 from qkv.errors import ConfigError, DataError, Interrupted, StorageError, TrainingError
-from qkv.tasks import overview, recipes
+from qkv.tasks import overview
+from qkv.tasks import train as trained
 from qkv.tasks.console import show_table
+from qkv.tasks.task import PAGES, Page, commands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,33 +28,32 @@ class Training:
             raise ConfigError(f"steps is {self.steps}, expected at least 1")
 
 
-SLOW = Training(rate=0.125)
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """Train something."""
+
+    output: str
+    training: Training = Training(rate=0.125)
+    seed: int = 0
+
+
+TASK = SimpleNamespace(name="walking", recipe=Walk)
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """Put one more kind of recipe on the command line, and list what it is called with."""
     received = []
-
-    def train(*, training: Training = SLOW, seed: int = 0) -> None:
-        """Train something."""
-        received.append((training, seed))
-
-    put(monkeypatch, recipes.RECIPES, "walking", train, lambda place: place)
+    monkeypatch.setitem(PAGES, "walking", Page(__name__, ""))
+    monkeypatch.setattr(trained, "train", lambda task, recipe: received.append(recipe))
     return received
 
 
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("task: walking\nseed: 3\ntraining:\n  steps: 11\n")
+    path.write_text("task: walking\noutput: out\nseed: 3\ntraining:\n  steps: 11\n")
     return str(path)
-
-
-def put(monkeypatch, table, name, function, entry):
-    """Name a function of this file where commands or recipes are named."""
-    monkeypatch.setattr(sys.modules[__name__], f"made_{name}", function, raising=False)
-    monkeypatch.setitem(table, name, entry(f"{__name__}:made_{name}"))
 
 
 @pytest.fixture
@@ -59,7 +61,9 @@ def command(monkeypatch):
     """Put one more command on the command line."""
 
     def add(name, function):
-        put(monkeypatch, cli.COMMANDS, name, function, lambda place: (place, "It is for a test."))
+        monkeypatch.setattr(sys.modules[__name__], f"made_{name}", function, raising=False)
+        entry = (f"{__name__}:made_{name}", "It is for a test.")
+        monkeypatch.setitem(cli.COMMANDS, name, entry)
 
     return add
 
@@ -119,7 +123,10 @@ def test_a_recipe_sets_options_and_options_on_the_command_line_win(calls, recipe
     """What neither says is the function's own default, and not that of the class."""
     assert cli.main(["train", recipe, "--training.rate", "0.25"]) == 0
     assert cli.main(["train", recipe, "--training.steps", "2", "--seed", "5"]) == 0
-    assert calls == [(Training(steps=11, rate=0.25), 3), (Training(steps=2, rate=0.125), 5)]
+    assert calls == [
+        Walk(output="out", training=Training(steps=11, rate=0.25), seed=3),
+        Walk(output="out", training=Training(steps=2, rate=0.125), seed=5),
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["walk"], ["{}", "--training.stepz", "1"]])
@@ -182,10 +189,11 @@ def test_other_errors_keep_their_traceback(command):
         cli.main(["bug"])
 
 
-@pytest.mark.parametrize("command", list(cli.COMMANDS))
+@pytest.mark.parametrize("command", [*cli.COMMANDS, *commands()])
 def test_every_command_has_help(command, capsys):
     assert cli.main([command, "--help"]) == 0
-    assert cli.COMMANDS[command][1] in " ".join(capsys.readouterr().out.split())
+    summary = PAGES[command].summary if command in PAGES else cli.COMMANDS[command][1]
+    assert summary in " ".join(capsys.readouterr().out.split())
 
 
 def test_models_lists_families_zoo_and_formats(capsys):

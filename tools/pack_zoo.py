@@ -19,8 +19,8 @@ from qkv.checkpoints.adapters import CONFIG as ADAPTER
 from qkv.checkpoints.adapters import WEIGHTS as UPDATE
 from qkv.checkpoints.reader import CONFIG
 from qkv.checkpoints.writer import METADATA
+from qkv.tasks.frozen_encoder import BASE, DECODER_FILE
 from qkv.tasks.pretrained import load, save
-from qkv.tasks.summarization.model import BASE, DECODER_FILE
 
 ZOO = Path(__file__).parents[1] / "src" / "qkv" / "zoo" / "models"
 CARD, RESULTS = "README.md", "results.json"

@@ -13,8 +13,10 @@ from qkv.errors import ConfigError, Interrupted, QKVError, TrainingError
 from qkv.json_fields import quoted
 from qkv.tasks.options import whole_numbers
 from qkv.tasks.streams import complain, flush_output, prepare_streams
+from qkv.tasks.task import PAGES, commands
 
-# What each command does is the first line of its function's docstring: a test compares them.
+# The commands besides those of the tasks. What each does is the first line of its function's
+# docstring: a test compares them.
 COMMANDS = {
     "info": (
         "qkv.tasks.overview:info",
@@ -36,39 +38,12 @@ COMMANDS = {
         "qkv.tasks.recipes:train",
         "Train a model by a recipe: qkv train RECIPE --any.field VALUE.",
     ),
-    "evaluate": (
-        "qkv.tasks.evaluate_command:evaluate",
-        "Score a model on data with known answers.",
-    ),
-    "translate": (
-        "qkv.tasks.translation.command:translate",
-        "Translate texts from arguments, a file, or standard input.",
-    ),
-    "summarize": (
-        "qkv.tasks.summarization.command:summarize",
-        "Summarize texts from arguments, a file, or standard input.",
-    ),
-    "answer": (
-        "qkv.tasks.answering.command:answer",
-        "Answer questions with words of a passage: qkv answer --context PASSAGE QUESTION.",
-    ),
-    "classify": (
-        "qkv.tasks.classification.command:classify",
-        "Classify texts from arguments, a file, or standard input.",
-    ),
-    "generate": (
-        "qkv.tasks.generation.command:generate",
-        "Continue prompts from arguments, a file, or standard input.",
-    ),
-    "recognize": (
-        "qkv.tasks.images.command:recognize",
-        "Classify images from files and folders.",
-    ),
+    "evaluate": ("qkv.tasks.commands:evaluate", "Score a model on data with known answers."),
 }
 
 
-def make_app() -> App:
-    """Build the command line; nothing that a command needs is imported yet."""
+def make_app(command: str = "") -> App:
+    """Build the command line; nothing is imported but what `command`, a task's, needs."""
     app = App(
         name="qkv",
         help="Attention and Transformers in PyTorch.",
@@ -79,8 +54,14 @@ def make_app() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    for name, (function, summary) in COMMANDS.items():
-        app.command(function, name=name, help=summary)
+    tasks = {name: (f"qkv.tasks.commands:{name}", PAGES[name].summary) for name in commands()}
+    for name, (function, summary) in {**COMMANDS, **tasks}.items():
+        if name == command and name in tasks:
+            from qkv.tasks.commands import command_of
+
+            app.command(command_of(name), name=name)  # with its whole help
+        else:
+            app.command(function, name=name, help=summary)
     app.register_install_completion_command()
     return app
 
@@ -127,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    app = make_app()
+    app = make_app(*arguments[:1])
     if arguments[:1] == ["train"] and arguments[1:2] not in (["-h"], ["--help"]):
         from qkv.tasks.recipes import run_recipe
 

@@ -18,8 +18,8 @@ from tests.helpers import unchecked
 from qkv.checkpoints.reader import open_weights
 from qkv.data.tokenizers import load_tokenizer
 from qkv.errors import ConfigError, DataError, QKVError
-from qkv.tasks.kinds import task_of
 from qkv.tasks.pretrained import load
+from qkv.tasks.task import task_of
 
 WRONG = [
     *(None, True, False, 0, 1, -1, -7, 2, 3, 5, 10_000, 10**7, 10**9, 2**62, 2**63, 10**400),

@@ -45,7 +45,6 @@ def test_classes_get_their_names(hub, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
-        ("name", ("name", None, "train")),
         ("owner/name-2.0", ("owner/name-2.0", None, "train")),
         ("owner/name[validation]", ("owner/name", None, "validation")),
         ("owner/name:part", ("owner/name", "part", "train")),
@@ -59,7 +58,9 @@ def test_a_name_says_what_to_load(hub, monkeypatch, tmp_path, path, wanted):
     assert asked == [wanted]
 
 
-@pytest.mark.parametrize("path", ["data.csv", "folder/data.jsonl.gz", "a/b/c", "/owner/name"])
+@pytest.mark.parametrize(
+    "path", ["name", "data.csv", "folder/data.jsonl.gz", "a/b/c", "/owner/name"]
+)
 def test_a_path_is_not_looked_for_on_the_hub(hub, monkeypatch, tmp_path, path):
     monkeypatch.chdir(tmp_path)
     asked = hub([1, 0])

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from qkv.data.sets import load_set, named_sets
-from qkv.data.tagging import Entity, TaggedSentence, entities, read_tagged
+from qkv.data.tagging import TaggedSentence, read_tagged
 from qkv.errors import DataError
+from qkv.evaluation.entities import spans
 
 ANN = TaggedSentence(("Ann", "saw", "New", "York"), ("B-PER", "O", "B-LOC", "I-LOC"))
 BOB = TaggedSentence(("Bob", "slept"), ("B-PER", "O"))
@@ -87,22 +88,6 @@ def test_all_problems_are_reported_and_good_sentences_kept(tmp_path):
         read_tagged(write(tmp_path / "b.conll", "-DOCSTART- O\n\n"))
 
 
-@pytest.mark.parametrize(
-    ("tags", "found"),
-    [
-        ("O O", []),
-        ("B-PER I-PER O B-LOC", [("PER", 0, 2), ("LOC", 3, 4)]),
-        ("B-PER B-PER I-PER", [("PER", 0, 1), ("PER", 1, 3)]),
-        # As conlleval reads what a model may predict.
-        ("O I-PER I-PER", [("PER", 1, 3)]),
-        ("B-PER I-LOC I-LOC", [("PER", 0, 1), ("LOC", 1, 3)]),
-        ("I-PER O I-PER", [("PER", 0, 1), ("PER", 2, 3)]),
-    ],
-)
-def test_entities_by_hand(tags, found):
-    assert entities(tags.split()) == [Entity(*one) for one in found]
-
-
 SPLITS = {"train": 475, "validation": 113, "test": 186}
 
 
@@ -115,7 +100,7 @@ def test_the_news_are_enough_of_each_kind(news):
     assert named_sets("tag")["town_news"].splits == tuple(SPLITS)
     assert {split: len(rows) for split, rows in news.items()} == SPLITS
     for rows in news.values():
-        kinds = [one.kind for row in rows for one in entities(row.tags)]
+        kinds = [one.label for row in rows for one in spans(row.tags)]
         assert set(kinds) == {"PER", "LOC", "ORG", "DATE"}
         assert min(kinds.count(kind) for kind in set(kinds)) > 0.1 * len(kinds)
         assert len(set(rows)) == len(rows)
@@ -139,8 +124,8 @@ def test_the_splits_of_the_news_share_no_pattern_and_no_name(news):
         names[split] = {
             " ".join(row.tokens[one.start : one.end])
             for row in rows
-            for one in entities(row.tags)
-            if one.kind != "DATE"
+            for one in spans(row.tags)
+            if one.label != "DATE"
         }
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not patterns[one] & patterns[other]

@@ -10,9 +10,9 @@ from tests.data.test_graphemes import FAMILY, PARTS
 from tests.tasks.small import FILES
 
 from qkv.data.graphemes import is_boundary
+from qkv.data.span_search import best_spans, merge_windows
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.windows import make_windows
-from qkv.tasks.answering.spans import best_spans, merge_windows
 
 QUESTION = "the place"
 

@@ -6,9 +6,8 @@ from tests.helpers import assert_as_exact
 from tests.parity.reference import in_float64
 from tests.tasks.small import write_base
 
-from qkv.data.windows import make_windows
-from qkv.tasks.answering.answerer import Answerer
-from qkv.tasks.answering.search import Reading
+from qkv.data.windows import WindowConfig, make_windows
+from qkv.tasks.answering import Answerer
 from qkv.tasks.pretrained import save
 
 CONTEXT = "the film was not dull . a clever  plot and the superb books ! the meal was lovely"
@@ -17,8 +16,8 @@ QUESTION = "was the film dull"
 
 def test_the_folder_loads_and_says_the_same(tmp_path):
     torch.manual_seed(1)
-    reading = Reading(max_length=17, stride=5)
-    made = Answerer.fresh(write_base(tmp_path / "base"), reading)
+    config = WindowConfig(max_length=17, stride=5)
+    made = Answerer.fresh(write_base(tmp_path / "base"), config)
     with torch.no_grad():
         made.model.classifier.weight *= 40
     save(made.loaded, tmp_path / "made")
@@ -29,7 +28,7 @@ def test_the_folder_loads_and_says_the_same(tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "made")
     answerer = Answerer.load(tmp_path / "made")
     windows = make_windows(
-        answerer.tokenizer, [QUESTION], [CONTEXT], max_length=17, stride=reading.stride
+        answerer.tokenizer, [QUESTION], [CONTEXT], max_length=17, stride=config.stride
     )
     room = 17 - len(answerer.tokenizer.encode(QUESTION)) - 3
     batch = tokenizer(
@@ -37,7 +36,7 @@ def test_the_folder_loads_and_says_the_same(tmp_path):
         CONTEXT,
         max_length=17,
         truncation="only_second",
-        stride=room - reading.stride,  # theirs is what windows share
+        stride=room - config.stride,  # theirs is what windows share
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         padding=True,

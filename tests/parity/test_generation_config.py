@@ -15,13 +15,14 @@ from tests.parity.test_decoding import FAMILIES, PAD, START, VOCAB
 
 from qkv.generation.answer import Token
 from qkv.generation.beam import beam_search
+from qkv.generation.config import APPLIED, KNOWN
+from qkv.generation.continuation import Continuation
+from qkv.generation.decoding import Decoding
 from qkv.generation.processors import process
 from qkv.generation.stepping import read
-from qkv.tasks.decoding import Decoding
-from qkv.tasks.generation.writing import Writer
-from qkv.tasks.generation_config import APPLIED, FILE, KNOWN, read_decoding
+from qkv.tasks.decoding import FILE, read_decoding
 from qkv.tasks.pretrained import Loaded, load
-from qkv.tasks.translation.search import Search
+from qkv.tasks.seq2seq import Seq2SeqDecoder
 
 BOTH = {"pad_token_id": PAD, "decoder_start_token_id": START, "max_length": 14}
 CAUSAL = ("gpt2", "llama")
@@ -43,7 +44,7 @@ def built(family):
 
 
 def saying(loaded: Loaded, said) -> Loaded:
-    files = {**loaded.origin.files, FILE: json.dumps(said).encode()}
+    files = {**loaded.files, FILE: json.dumps(said).encode()}
     return replace(loaded, origin=replace(loaded.origin, files=files))
 
 
@@ -66,7 +67,7 @@ def we_write(family, said):
     loaded = saying(loaded, said)
     decoding = read_decoding(loaded)
     if family not in CAUSAL:
-        search = Search(
+        search = Seq2SeqDecoder(
             pad=PAD,
             start=decoding.start,
             stops=decoding.stops or (-1,),
@@ -75,10 +76,10 @@ def we_write(family, said):
             decoding=decoding,
         )
         return [best.tokens for best, *_ in search(loaded.model, sources, rows=64)]
-    return [continuation(loaded, decoding, ids) for ids in sources]
+    return [tokens_of(loaded, decoding, ids) for ids in sources]
 
 
-def continuation(loaded, decoding: Decoding, ids):
+def tokens_of(loaded, decoding: Decoding, ids):
     stops, limits = decoding.stops or (-1,), decoding.limits(len(ids), usual=19)
     if decoding.beam.size > 1:
         [[best]] = beam_search(
@@ -93,10 +94,10 @@ def continuation(loaded, decoding: Decoding, ids):
             ),
         )
         return best.tokens
-    writer = Writer(loaded.model, 41, stops, decoding.sampling, decoding)
-    tokens: list[Token] = list(writer.tokens(ids, limits, 0))
-    [again] = [writer.answers([ids], limits, [0])] if not decoding.reads_source else [[tokens]]
-    assert again == [tokens]
+    continuation = Continuation(loaded.model, 41, stops, decoding.sampling, decoding)
+    tokens: list[Token] = list(continuation.tokens(ids, limits, 0))
+    if not decoding.reads_source:
+        assert continuation.answers([ids], limits, [0]) == [tokens]
     return [token.id for token in tokens]
 
 

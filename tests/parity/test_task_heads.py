@@ -6,8 +6,8 @@ import transformers
 from tests.tasks.byte_level import write_byte_level
 
 from qkv.data.windows import make_windows
-from qkv.tasks.answering.answerer import Answerer
-from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.answering import Answerer
+from qkv.tasks.classification import TextClassifier
 
 TEXTS = ["the film", "a fine film, and the best there is", "in short: no", "Ładny!"]
 SECONDS = ["the book", "no", "a longer text than the first", "?"]

@@ -9,10 +9,10 @@ import transformers
 from tests.helpers import unchecked
 from tests.parity.encoder_decoder import compare_logits
 
-from qkv.tasks.translation.data import Translations
-from qkv.tasks.translation.recipe import Sizes, train_translator
-from qkv.tasks.translation.search import BEAM
-from qkv.tasks.translation.translator import Translator
+from qkv.tasks.seq2seq import BEAM, Sizes
+from qkv.tasks.splits import DataConfig
+from qkv.tasks.train import train
+from qkv.tasks.translation import TASK, TranslationRecipe, Translator
 from qkv.training.settings import Training
 
 WORDS = {"Red": "rot", "blue": "blau", "two": "zwei", "houses": "Häuser", "dogs": "Hunde"}
@@ -26,11 +26,16 @@ def folder(tmp_path_factory):
             for ws in itertools.permutations(WORDS, 3)]  # fmt: skip
     (folder / "my.csv").write_text("\n".join(["en,de", *rows]), encoding="utf-8")
     with unchecked():
-        train_translator(
+        recipe = TranslationRecipe(
             output=folder / "made",
-            data=Translations(
-                train=str(folder / "my.csv"), lowercase=True, vocab_size=280, max_length=31
+            data=DataConfig(
+                train=str(folder / "my.csv"),
+                columns={"source": "en", "target": "de"},
+                validation_fraction=0.02,
             ),
+            lowercase=True,
+            vocab_size=280,
+            max_length=31,
             model=Sizes(
                 d_model=34,
                 n_heads=2,
@@ -42,6 +47,7 @@ def folder(tmp_path_factory):
             training=Training(steps=40, max_tokens=300, learning_rate=5e-3, evaluate_every=40),
             device="cpu",
         )
+        train(TASK, recipe)
     return folder / "made"
 
 
@@ -51,7 +57,7 @@ def test_logits_are_equal_and_so_is_what_the_folder_says(folder):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     ours = Translator.load(folder)
     for text in TEXTS:
-        ids = ours.source.encode(text)
+        ids = ours.tokenizer.encode(text)
         assert tokenizer(text, add_special_tokens=False).input_ids == ids
         source, target = torch.tensor([ids]), torch.tensor([[1, 7, 5, 270, 11]])
         masks = [torch.ones_like(tokens).bool() for tokens in (source, target)]
@@ -59,7 +65,7 @@ def test_logits_are_equal_and_so_is_what_the_folder_says(folder):
         compare_logits(ours.model, model.eval(), batch, padded=False)
     special = {"pad": tokenizer.pad_token_id, "start": tokenizer.bos_token_id}
     special |= {"stop": tokenizer.eos_token_id, "unknown": tokenizer.unk_token_id}
-    assert special == {name: getattr(ours.source, name) for name in special}
+    assert special == {name: getattr(ours.tokenizer, name) for name in special}
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -74,4 +80,4 @@ def test_translations_are_theirs(folder, size):
         batch = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         options = {} if size == 5 else {"num_beams": 1, "early_stopping": False}
         said = model.generate(batch.input_ids, max_length=32, **options)
-        assert ours(text) == tokenizer.decode(said[0], skip_special_tokens=True)
+        assert str(ours(text)) == tokenizer.decode(said[0], skip_special_tokens=True)

@@ -11,7 +11,7 @@ import transformers
 from tests.helpers import unchecked
 
 from qkv.generation.ranking import Beam
-from qkv.tasks.translation.translator import Translator
+from qkv.tasks.translation import Translator
 
 TEXTS = ["A man sleeps.", "Der Vertrag, der gestern galt, gilt nicht mehr.", "wörds"]
 LENGTH = 7
@@ -73,7 +73,7 @@ def test_translations_are_theirs(published, size):
         for text in TEXTS:
             batch = tokenizer(text, return_tensors="pt")
             assert (
-                ours.source.add_special_tokens(ours.source.encode(text)).ids
+                ours.tokenizer.add_special_tokens(ours.tokenizer.encode(text)).ids
                 == batch.input_ids[0].tolist()
             )
             said = model.generate(
@@ -81,5 +81,20 @@ def test_translations_are_theirs(published, size):
                 forced_eos_token_id=None, **early,
             )  # fmt: skip
             expected = tokenizer.decode(said[0], skip_special_tokens=True)
-            assert ours(text).strip() == expected.strip()
+            assert str(ours(text)).strip() == expected.strip()
             assert expected.strip()
+
+
+def test_what_was_published_is_saved_as_it_was_read(published, tmp_path):
+    """A Marian has two vocabularies in one folder."""
+    folder = published[2]
+    with unchecked():
+        ours = Translator.load(folder)
+        ours.save(tmp_path / "saved")
+        again = Translator.load(tmp_path / "saved")
+        assert [str(one) for one in again(TEXTS)] == [str(one) for one in ours(TEXTS)]
+    assert (again.beam, again.max_length) == (ours.beam, ours.max_length)
+    configs = [
+        json.loads((one / "config.json").read_text()) for one in (folder, tmp_path / "saved")
+    ]
+    assert configs[0] == configs[1]

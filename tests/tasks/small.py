@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from tests.checkpoints.folders import model
 
+import qkv.tasks.pipeline as pipeline
 from qkv.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification import TextClassifier
 from qkv.tasks.pretrained import save
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -26,7 +27,8 @@ task: classify
 output: {output}
 base: {base}
 device: cpu
-data: {{train: {data}, max_length: 13, validation_share: 0.25}}
+data: {{train: {data}, validation_fraction: 0.25}}
+max_length: 13
 training: {{epochs: 2, batch_size: 7, learning_rate: 1e-3, schedule: constant, warmup: 0}}
 """
 
@@ -56,14 +58,14 @@ def write_classifier(folder, labels, base, max_length=13):
     return folder
 
 
-def load_in_float64(monkeypatch, module):
-    """Let a task load its models in float64: two runs then print the same digits everywhere."""
+def load_in_float64(monkeypatch, module=pipeline):
+    """Let pipelines load models in float64: two runs then print the same digits everywhere."""
     load = module.load
     monkeypatch.setattr(module, "load", lambda *a, **o: load(*a, **{**o, "dtype": torch.float64}))
 
 
 def sentences(n):
-    """(text, label), different texts of different lengths, the classes in turn."""
+    """(text, label): different texts of different lengths, with alternating classes."""
     words = itertools.product(THINGS, range(4), ["the", "a", "the the"])
     rows = []
     for i, (thing, j, article) in enumerate(itertools.islice(words, n)):
@@ -96,7 +98,10 @@ def tensors(folder):
 
 
 def results(folder):
-    """What results.json says, but for times and the state of the repository."""
+    """The content of results.json without seconds and the state of the repository."""
     content = json.loads((folder / "results.json").read_text())
-    left_out = ("seconds", "git")
-    return {name: value for name, value in content.items() if not name.startswith(left_out)}
+    return {
+        name: value
+        for name, value in content.items()
+        if not name.endswith("_seconds") and name != "git"
+    }

@@ -10,11 +10,12 @@ from tests.checkpoints.folders import write
 from tests.tasks.translators import make_translator
 
 from qkv.errors import ConfigError, DataError, LengthError
+from qkv.generation.config import APPLIED, OF_DRAWING, REFUSED
+from qkv.generation.decoding import Decoding, Limits
 from qkv.generation.ranking import Beam
-from qkv.tasks.decoding import Decoding, Limits
-from qkv.tasks.generation_config import APPLIED, FILE, OF_DRAWING, REFUSED, read_decoding
+from qkv.tasks.decoding import FILE, read_decoding
 from qkv.tasks.pretrained import load
-from qkv.tasks.translation.translator import Translator
+from qkv.tasks.translation import Translator
 
 
 @pytest.fixture
@@ -95,7 +96,11 @@ def test_numbers_out_of_range(folder, said, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[1]", "holds a JSON list"), ("{", "is not JSON"), ("[" * 100_000, "is not JSON")],
+    [
+        ("[1]", "is a JSON list; expected an object"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+    ],
 )
 def test_what_is_no_object(folder, content, message):
     with raises(DataError, f"{FILE} {message}"):
@@ -125,7 +130,7 @@ def test_a_translator_follows_its_files(tmp_path):
     free = plain("abc")
     said = {"max_length": 9, "min_length": 9, "no_repeat_ngram_size": 1}
     ruled = Translator.load(write_translator(tmp_path, **said))
-    tokens = ruled.target.encode(ruled("abc"))
+    tokens = ruled.target.encode(ruled("abc").translation)
     assert len(tokens) == len(set(tokens)) > 0
     assert ruled("abc") != free
     assert Translator.load(tmp_path, max_length=3).max_length == 3
@@ -133,23 +138,22 @@ def test_a_translator_follows_its_files(tmp_path):
 
 def test_a_second_end_ends_a_translation_and_is_no_part_of_it(tmp_path):
     letters = {"max_length": 5, "suppress_tokens": [0, 1, 2, 3], "no_repeat_ngram_size": 1}
-    whole = Translator.load(write_translator(tmp_path, **letters))("abc")
+    whole = Translator.load(write_translator(tmp_path, **letters))("abc").translation
     assert len(whole) == 4
     end = make_translator("marian").target.id_of(whole[2])
     found = Translator.load(write_translator(tmp_path, **letters, eos_token_id=[2, end]))("abc")
-    assert found == whole[:2]
+    assert found.translation == whole[:2]
     assert found.note == ""
 
 
 def test_what_a_translator_cannot_do_is_refused(tmp_path):
     write_translator(tmp_path, do_sample=True, top_k=5, num_beams=2)
-    with raises(ConfigError, "do_sample = true, but here nothing is drawn; expected false, or"):
+    with raises(ConfigError, "do_sample = true, but this task does not sample; expected false, or"):
         Translator.load(tmp_path)
-    assert Translator.load(tmp_path, beam=1)("abc") == Translator.load(tmp_path, beam=Beam(size=1))(
-        "abc"
-    )
+    greedy, beam = (Translator.load(tmp_path, beam=one) for one in (1, Beam(size=1)))
+    assert greedy("abc").translation == beam("abc").translation
     write_translator(tmp_path, stop_strings=["ab"])
-    with raises(ConfigError, "stop_strings = ['ab']; expected none: searching knows stop tokens"):
+    with raises(ConfigError, "stop_strings = ['ab']; expected none: beam search only knows stop"):
         Translator.load(tmp_path)
 
 
@@ -160,5 +164,6 @@ def test_a_rule_about_the_source_is_about_each_text_alone(tmp_path):
         translator = Translator.load(tmp_path, beam=beam)
         with torch.no_grad():
             translator.model.head.bias[:5] = -1e4  # letters alone
-        for text, said in zip(["aab", "c", "b."], translator(["aab", "c", "b."]), strict=True):
-            assert not set(text) & set(said)
+        for text, found in zip(["aab", "c", "b."], translator(["aab", "c", "b."]), strict=True):
+            assert found.translation
+            assert not set(text) & set(found.translation)

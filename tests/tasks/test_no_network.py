@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
@@ -13,12 +14,12 @@ from qkv.cli import main
 from qkv.data.labels import Labels
 from qkv.errors import DataError
 from qkv.models.lora import LoRAConfig, add_lora
-from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification import TextClassifier
 from qkv.tasks.conversion import convert_model, read_model
-from qkv.tasks.kinds import task
+from qkv.tasks.frozen_encoder import BASE, write_decoder
 from qkv.tasks.pretrained import load, save
-from qkv.tasks.summarization.model import write_decoder
-from qkv.tasks.summarization.summarizer import Summarizer, Writing
+from qkv.tasks.summarization import DecodingConfig, Summarizer
+from qkv.tasks.task import task
 
 NOWHERE = "an-owner/a-base"
 
@@ -62,8 +63,8 @@ def adapted(base, tmp_path):
 @pytest.fixture
 def decoder(base, tmp_path):
     """A summarizer's decoder, which names an encoder that may be on the Hub."""
-    made = Summarizer.fresh(base, Writing(max_source=13)).noted(NOWHERE)
-    save(made.loaded, tmp_path / "made")
+    made = Summarizer.fresh(base, DecodingConfig(max_source=13)).loaded
+    save(replace(made, config=made.config | {BASE: NOWHERE}), tmp_path / "made")
     (tmp_path / "decoder").mkdir()
     write_decoder(tmp_path / "made", tmp_path / "decoder")
     return tmp_path / "decoder"

@@ -6,12 +6,12 @@ from tests.tasks.byte_level import write_byte_level
 from tests.tasks.small import sentences, write_base
 
 from qkv.data.labels import Labels
+from qkv.data.windows import WindowConfig
 from qkv.errors import ConfigError
-from qkv.tasks.answering.answerer import Answerer
-from qkv.tasks.answering.search import Reading
-from qkv.tasks.classification.classifier import TextClassifier
-from qkv.tasks.kinds import task_of
+from qkv.tasks.answering import Answerer
+from qkv.tasks.classification import TextClassifier
 from qkv.tasks.pretrained import save
+from qkv.tasks.task import task_of
 
 BASES = [("gpt2", "GPT2LMHeadModel"), ("bart", "BartForConditionalGeneration")]
 each = pytest.mark.parametrize(("model_type", "architecture"), BASES)
@@ -46,7 +46,7 @@ def test_a_fresh_classifier_trains_and_comes_back(model_type, architecture, tmp_
 @each
 def test_a_fresh_answerer_trains_and_comes_back(model_type, architecture, tmp_path):
     write_byte_level(tmp_path / "base", model_type, architecture)
-    made = Answerer.fresh(tmp_path / "base", Reading(max_length=50, stride=7))
+    made = Answerer.fresh(tmp_path / "base", WindowConfig(max_length=50, stride=7))
     logits = made.model(torch.arange(3, 20)[None])
     assert "classifier.weight" in changed_by_a_step(made.model, logits.square().sum())
     save(made.loaded, tmp_path / "made")
@@ -69,5 +69,5 @@ def test_a_model_that_compares_choices_is_made_for_no_task(tmp_path):
     write_base(tmp_path, architecture="BertForMultipleChoice")
     with pytest.raises(ConfigError, match="is a MultipleChoice with a tokenizer; expected a model"):
         TextClassifier.load(tmp_path)
-    with pytest.raises(ConfigError, match="is a MultipleChoice, which is made for none of the tas"):
+    with pytest.raises(ConfigError, match="is a MultipleChoice, which fits none of the tas"):
         task_of(str(tmp_path))

@@ -13,7 +13,7 @@ from qkv.checkpoints.adapters import save_adapter
 from qkv.data.labels import Labels
 from qkv.errors import ConfigError, DataError
 from qkv.models.lora import LoRAConfig, add_lora, attach_lora, lora_layers, merge_lora
-from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification import TextClassifier
 from qkv.tasks.pretrained import load, save
 
 LABELS = ["bad", "good", "mixed"]

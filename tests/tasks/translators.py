@@ -7,7 +7,8 @@ from qkv.data.tokenizers import Tokenizer
 from qkv.models.marian import Marian, MarianConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.tasks.translation.translator import Translator
+from qkv.tasks.pretrained import Loaded
+from qkv.tasks.translation import Translator
 
 PAIRS = [("abc", "cba"), ("b", "b"), ("cabba", "abbac"), ("bc", "cb"), ("aacb", "bcaa")]
 TEXTS = [text for text, _ in PAIRS]
@@ -28,4 +29,4 @@ def make_translator(kind: str, *, shared: bool = True, **options) -> Translator:
         model = Transformer(TransformerConfig(**sizes, **SIZES, dropout=0.0))
     else:
         model = Marian(MarianConfig(**sizes, **SIZES, dropout=0.0, n_positions=13))
-    return Translator(model, source, target, **{"max_length": 7} | options)
+    return Translator(Loaded(model, source), target=target, **{"max_length": 7} | options)

@@ -6,16 +6,16 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from qkv.errors import ConfigError, DataError, MissingDependencyError
@@ -79,14 +79,7 @@ class ImageProcessor:
         Raises:
             DataError: if one cannot be read, or they come out in different sizes.
         """
-        prepared = [self.prepare(image) for image in images]
-        sizes = sorted({tuple(x.shape[1:]) for x in prepared})
-        if len(sizes) != 1:
-            raise DataError(
-                f"{len(prepared)} images come out in the sizes {sizes}, and a batch has one; "
-                "expected images of one size, or a config with a crop_size"
-            )
-        return torch.stack(prepared)
+        return _stack([self.prepare(image) for image in images])
 
     def prepare(self, image: "PIL.Image.Image | str | os.PathLike[str]") -> Float[Tensor, "C H W"]:
         """Resize, crop, rescale and normalize one image.
@@ -188,6 +181,41 @@ def convert(
         white = _pillow().Image.new("RGBA", image.size, "white")
         image = _pillow().Image.alpha_composite(white, image)
     return image.convert(mode)
+
+
+def unscaled(config: ImageConfig) -> ImageConfig:
+    """Return a config that makes pixels from 0 to 255, in the size and the channels of `config`."""
+    n = len(config.mode)
+    return replace(config, rescale_factor=None, mean=(0.0,) * n, std=(1.0,) * n)
+
+
+def resize_all(
+    images: Iterable["PIL.Image.Image"], config: ImageConfig
+) -> UInt8[Tensor, "images C H W"]:
+    """Return images in the size and the channels of a config, before rescaling and normalization.
+
+    Raises:
+        DataError: an image cannot be read, or the images come out in different sizes.
+    """
+    processor = ImageProcessor(unscaled(config))
+    return _stack([processor.prepare(image).byte() for image in images])
+
+
+def statistics(pixels: UInt8[Tensor, "images C H W"]) -> dict[str, tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, as fractions of 255; no std is 0."""
+    channels = [channel.double() / 255 for channel in pixels.transpose(0, 1).flatten(1)]
+    mean = tuple(round(float(channel.mean()), 4) for channel in channels)
+    return {"mean": mean, "std": tuple(round(float(x.std()), 4) or 1.0 for x in channels)}
+
+
+def _stack(prepared: Sequence[Tensor]) -> Tensor:
+    sizes = sorted({tuple(x.shape[1:]) for x in prepared})
+    if len(sizes) != 1:
+        raise DataError(
+            f"{len(prepared)} images come out in the sizes {sizes}, and a batch has one; "
+            "expected images of one size, or a config with a crop_size"
+        )
+    return torch.stack(list(prepared))
 
 
 def _per_channel(numbers: tuple[float, ...]) -> Float[Tensor, "C 1 1"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from qkv.data.batches import Batches, Batching, Movable, pad_sequences
+from qkv.data.batches import Batches, Batching, Movable, bucketed_batches, pad_sequences
 from qkv.errors import ConfigError, DataError
 
 # The tokens that a model reads, the positions at which it predicts, and the targets there.
@@ -59,6 +59,23 @@ def collate_causal(sequences: Sequence[Sequence[int]], *, pad: int) -> TokenBatc
     """Make a batch for next-token prediction; the last token of each sequence is only a target."""
     rows = [(tokens[:-1], range(len(tokens) - 1), tokens[1:]) for tokens in sequences]
     return collate_targets(rows, pad=pad)
+
+
+def token_batches(
+    rows: Sequence[MaskedExample], *, pad: int, batching: Batching
+) -> Batches[TokenBatch]:
+    """Batch texts of similar length that have targets at some of their positions.
+
+    Args:
+        rows: the token ids of each text, the positions of its targets, and the targets.
+        pad: id that fills short texts.
+        batching: how texts are grouped.
+    """
+
+    def make(chosen: list[int], _: np.random.Generator) -> TokenBatch:
+        return collate_targets([rows[i] for i in chosen], pad=pad)
+
+    return bucketed_batches([(len(tokens),) for tokens, _, _ in rows], make, batching)
 
 
 def causal_batches(

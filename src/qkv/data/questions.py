@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from qkv.data.graphemes import find
 from qkv.data.text import decode, read_content
 from qkv.errors import DataError
 from qkv.json_fields import quoted, shown
@@ -44,6 +45,18 @@ class Question:
     def span(self) -> Answer | None:
         """The answer to learn: the first that is a span; None where there is none."""
         return next((answer for answer in self.answers if answer.start is not None), None)
+
+
+def make_question(question: str, context: str, answer: str) -> Question:
+    """Make a question of a table's row; its answer is trained on where the passage first has it."""
+    start = find(context, answer)
+    answers = (Answer(answer, None if start < 0 else start),)
+    return Question(id="", question=question, context=context, answers=answers, source=context)
+
+
+def references(questions: Sequence[Question]) -> list[list[str]]:
+    """Return the right answers to each question."""
+    return [[answer.text for answer in one.answers] for one in questions]
 
 
 def read_squad(path: str | os.PathLike[str]) -> list[Question]:

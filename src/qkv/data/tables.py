@@ -24,9 +24,7 @@ from qkv.data.text import decode, read_content
 from qkv.errors import ConfigError, DataError, MissingDependencyError
 
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-HUB_NAME = re.compile(
-    r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(\[(?P<split>[\w.]+)\])?"
-)
+HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(\[(?P<split>[\w.]+)\])?")
 
 
 @dataclass(frozen=True, kw_only=True)

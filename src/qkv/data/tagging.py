@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from qkv.data.rows import Row, RowError, good_rows
@@ -23,14 +23,6 @@ class TaggedSentence(NamedTuple):
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
-
-
-class Entity(NamedTuple):
-    """An entity of a sentence: its type, and the indices of its tokens, [start, end)."""
-
-    kind: str
-    start: int
-    end: int
 
 
 def read_tagged(
@@ -75,21 +67,6 @@ def read_tagged(
     ]
     good_rows(path, rows, problems)
     return [one for _, one in found if isinstance(one, TaggedSentence)]
-
-
-def entities(tags: Sequence[str]) -> list[Entity]:
-    """Return the entities of BIO tags, as conlleval: an I- tag after another type begins one."""
-    found = list[Entity]()
-    for i, tag in enumerate(tags):
-        prefix, _, kind = tag.partition("-")
-        if not kind:
-            continue
-        last = found[-1] if found else None
-        if prefix == "I" and last is not None and (last.kind, last.end) == (kind, i):
-            found[-1] = last._replace(end=i + 1)
-        else:
-            found.append(Entity(kind, i, i + 1))
-    return found
 
 
 def _read_conll(

@@ -125,6 +125,32 @@ def read_parallel(
     return list(zip(sources, targets, strict=True))
 
 
+def read_aligned(source: str) -> list[tuple[str, str]] | None:
+    """Read two files named "my.en,my.de"; return None for any other source.
+
+    Raises:
+        DataError: there are not two, a file cannot be read, their lengths differ, or a line is
+            empty.
+    """
+    if "," not in source or Path(source).exists():
+        return None
+    paths = source.split(",")
+    if len(paths) != 2:
+        raise DataError(
+            f"{source!r} names {len(paths)} files; expected two with one sentence per line, such "
+            "as my.en,my.de"
+        )
+    pairs = read_parallel(*paths)
+    for line, pair in enumerate(pairs, start=1):
+        for path, text in zip(paths, pair, strict=True):
+            if not text.strip():
+                raise DataError(
+                    f"{path}, line {line}, is empty: expected a sentence; leave the line out of "
+                    "both files"
+                )
+    return pairs
+
+
 def read_tsv(
     path: str | os.PathLike[str], *, columns: Sequence[int] = (0, 1)
 ) -> list[tuple[str, ...]]:

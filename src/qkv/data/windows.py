@@ -18,12 +18,39 @@ from torch import Tensor
 
 from qkv.data.batches import Batches, Batching, Movable, bucketed_batches, pad_sequences
 from qkv.data.graphemes import widen
+from qkv.data.questions import Question
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.tokenizers.vocabulary import Span
 from qkv.errors import ConfigError, DataError, LengthError
 from qkv.json_fields import quoted
 
 NO_ANSWER = (0, 0)  # the span of [CLS], the target of a window without the answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """How passages are cut into windows, and answers are chosen; config.json keeps it.
+
+    Args:
+        max_length: maximum number of tokens of a window, question and special tokens included.
+        stride: number of passage tokens from the start of a window to that of the next.
+        max_answer: maximum number of tokens of an answer.
+        threshold: score for "no answer" above which there is none; None: always answer.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    max_length: int = 384
+    stride: int = 128
+    max_answer: int = 30
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("max_length", "stride", "max_answer"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1 token")
 
 
 class Window(NamedTuple):
@@ -67,17 +94,14 @@ def make_windows(
     max_length: int,
     stride: int,
 ) -> list[Window]:
-    """Cut passages into overlapping windows, each with the whole question.
-
-    As in run_squad.py of Devlin et al. 2019.
+    """Cut passages into windows that overlap, as run_squad.py of Devlin et al. (2019) does.
 
     Args:
-        tokenizer: of the model.
-        questions: one a passage.
+        tokenizer: the model's tokenizer.
+        questions: one question per passage.
         contexts: the passages.
-        max_length: the most tokens of a window, question and special tokens included.
-        stride: tokens of the passage from the beginning of one window to that of the next; where
-            fewer fit into a window, the next begins where it ends.
+        max_length: maximum number of tokens of a window, question and special tokens included.
+        stride: maximum number of passage tokens from the start of a window to that of the next.
 
     Raises:
         DataError: a question or a passage has no tokens, or there are other numbers of them.
@@ -94,24 +118,31 @@ def make_windows(
     windows = list[Window]()
     for row, question in enumerate(tokenizer.encode_batch(questions)):
         ids, spans = read[contexts[row]]
-        for what, tokens, text in (
-            ("question", question, questions[row]),
-            ("passage", ids, contexts[row]),
-        ):
-            if not tokens:
-                raise DataError(f"{what} {row + 1} has no tokens: {quoted(text)} (is it empty?)")
-        room = max_length - len(tokenizer.add_special_tokens(question, []).ids)
-        if room < 1:
-            raise LengthError(
-                f"question {row + 1} has {len(question)} tokens, and with the special tokens "
-                f"leaves none of max_length = {max_length} to its passage; expected a shorter one"
-            )
+        _check_tokens(row, question=(question, questions[row]), passage=(ids, contexts[row]))
+        room = _room(tokenizer, question, row, max_length)
         for begin in _beginnings(len(ids), room, stride):
-            wrapped = tokenizer.add_special_tokens(question, ids[begin : begin + room])
+            part = slice(begin, begin + room)
+            wrapped = tokenizer.add_special_tokens(question, ids[part])
             first = wrapped.sequence.index(1)
-            piece = spans[begin : begin + room]
-            windows.append(Window(row, wrapped.ids, wrapped.segments, first, piece))
+            windows.append(Window(row, wrapped.ids, wrapped.segments, first, spans[part]))
     return windows
+
+
+def _room(tokenizer: Tokenizer, question: Sequence[int], row: int, max_length: int) -> int:
+    """Return the number of passage tokens that fit beside a question."""
+    room = max_length - len(tokenizer.add_special_tokens(question, []).ids)
+    if room < 1:
+        raise LengthError(
+            f"question {row + 1} has {len(question)} tokens, and with the special tokens "
+            f"leaves none of max_length = {max_length} to its passage; expected a shorter one"
+        )
+    return room
+
+
+def _check_tokens(row: int, **encoded: tuple[Sequence[int], str]) -> None:
+    for what, (ids, text) in encoded.items():
+        if not ids:
+            raise DataError(f"{what} {row + 1} has no tokens: {quoted(text)} (is it empty?)")
 
 
 def _read(tokenizer: Tokenizer, context: str) -> tuple[list[int], list[Span]]:
@@ -127,6 +158,41 @@ def _beginnings(n: int, room: int, stride: int) -> Iterable[int]:
         yield begin
         if begin + room >= n:
             return
+
+
+def training_windows(
+    tokenizer: Tokenizer, questions: Sequence[Question], config: WindowConfig
+) -> tuple[list[Window], list[tuple[int, int]]]:
+    """Return windows to train on, and the indices of the first and last token of each answer.
+
+    A window that does not contain the whole answer has `NO_ANSWER`. Questions whose every answer is
+    no span are left out: their passages do contain the answer.
+
+    Raises:
+        DataError: no question is left.
+    """
+    kept = [one for one in questions if one.span is not None or not one.answers]
+    if not kept:
+        raise DataError(
+            f"none of {len(questions)} questions has an answer that is part of its passage; "
+            "expected words of the passage (are the columns the right ones?)"
+        )
+    windows = make_windows(
+        tokenizer,
+        [one.question for one in kept],
+        [one.context for one in kept],
+        max_length=config.max_length,
+        stride=config.stride,
+    )
+    spans = []
+    for window in windows:
+        answer = kept[window.row].span
+        if answer is None or answer.start is None:
+            spans.append(NO_ANSWER)
+        else:
+            end = answer.start + len(answer.text)
+            spans.append(window.places(answer.start, end) or NO_ANSWER)
+    return windows, spans
 
 
 @dataclass(frozen=True, kw_only=True)

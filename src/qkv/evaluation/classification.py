@@ -83,6 +83,73 @@ class ClassificationScores:
     reliability: tuple[ReliabilityBin, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MultiLabelScores:
+    """Scores of a classifier that gives each text any number of classes.
+
+    Args:
+        count: number of texts.
+        accuracy: fraction of texts whose classes are all right (subset accuracy).
+        accuracy_interval: Wilson's 95 % interval of the accuracy.
+        majority: accuracy of always predicting the most frequent combination of classes.
+        loss: mean over texts and classes of -ln of the probability of what is true, in nats.
+        micro_f1: F1 over all decisions, classes together.
+        macro_f1: mean F1 over the classes that any text has or was given.
+        classes: the scores of each class.
+    """
+
+    count: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    majority: float
+    loss: float
+    micro_f1: float
+    macro_f1: float
+    classes: tuple[ClassScores, ...]
+
+
+def multi_label_report(
+    truth: Sequence[Sequence[float]], probabilities: Any, labels: Sequence[str]
+) -> MultiLabelScores:
+    """Score independent probabilities of classes; a class is predicted from 0.5 on.
+
+    Args:
+        truth: (texts, classes), 1 where the text has the class and 0 elsewhere.
+        probabilities: (texts, classes), as rows, an array, or a tensor on the CPU.
+        labels: names of the classes.
+
+    Raises:
+        DataError: nothing to score, shapes that do not fit, or numbers that are no probabilities.
+        MissingDependencyError: scikit-learn or SciPy is not installed.
+    """
+    true, rows = np.asarray(truth, dtype=int), np.asarray(probabilities, dtype=np.float64)
+    if not len(true) or true.shape != rows.shape or rows.shape[1] != len(labels):
+        raise DataError(
+            f"probabilities of shape {rows.shape} for classes of shape {true.shape} and "
+            f"{len(labels)} labels; expected (texts, classes), with at least one text"
+        )
+    if not ((rows >= 0) & (rows <= 1)).all():
+        raise DataError(
+            f"probabilities from {rows.min():.4g} to {rows.max():.4g}; expected 0 to 1 (logits "
+            "without a sigmoid?)"
+        )
+    predicted, metrics = (rows >= 0.5).astype(int), _metrics()
+    right = (predicted == true).all(1)
+    columns = metrics.precision_recall_fscore_support(true, predicted, zero_division=np.nan)
+    classes = _class_scores(labels, columns)
+    of_truth = np.where(true == 1, rows, 1 - rows)
+    return MultiLabelScores(
+        count=len(true),
+        accuracy=float(right.mean()),
+        accuracy_interval=proportion_interval(int(right.sum()), len(true)),
+        majority=float(np.unique(true, axis=0, return_counts=True)[1].max() / len(true)),
+        loss=float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean()),
+        micro_f1=float(metrics.f1_score(true, predicted, average="micro", zero_division=0.0)),
+        macro_f1=float(np.mean([c.f1 for c in classes if c.f1 is not None] or [0.0])),
+        classes=classes,
+    )
+
+
 def classification_report(
     truth: Numbers, probabilities: Any, labels: Sequence[str], *, n_bins: int = 15
 ) -> ClassificationScores:
@@ -131,6 +198,11 @@ def _each_class(truth: Numbers, pred: np.ndarray, labels: Sequence[str]) -> tupl
     columns = _metrics().precision_recall_fscore_support(
         truth, pred, labels=range(len(labels)), zero_division=np.nan
     )
+    return _class_scores(labels, columns)
+
+
+def _class_scores(labels: Sequence[str], columns: Any) -> tuple[ClassScores, ...]:
+    """Make scores of scikit-learn's columns: precision, recall, F1, support."""
     return tuple(
         ClassScores(
             label=label,

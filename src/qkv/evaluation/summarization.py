@@ -54,6 +54,11 @@ class SummaryScores:
     signature: str
     by_first: "SummaryScores | None" = None
 
+    @property
+    def named(self) -> dict[str, Rouge]:
+        """The scores by their usual names."""
+        return {"ROUGE-1": self.rouge1, "ROUGE-2": self.rouge2, "ROUGE-L": self.rouge_l}
+
 
 def summary_scores(
     summaries: Sequence[str],

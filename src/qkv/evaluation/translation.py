@@ -51,6 +51,12 @@ class TranslationScores:
     chrf: CorpusScore
     bleu_lowercase: CorpusScore
 
+    @property
+    def named(self) -> dict[str, float]:
+        """The scores by their short names."""
+        named = {"BLEU": self.bleu, "lowercase": self.bleu_lowercase, "chrF": self.chrf}
+        return {name: one.score for name, one in named.items()}
+
 
 def translation_scores(
     translations: Sequence[str],

@@ -230,3 +230,23 @@ def allowed_tokens(allowed: Callable[[list[int]], Iterable[int]]) -> Processor:
         return logits.masked_fill(forbidden, FORBIDDEN)
 
     return processor
+
+
+def forbid_tokens(ids: Sequence[int], vocab_size: int) -> Processor:
+    """Forbid tokens, and ids beyond a tokenizer's vocabulary.
+
+    Args:
+        ids: the forbidden ids.
+        vocab_size: size of the tokenizer's vocabulary; the model's may be larger.
+    """
+    forbidden = list(ids)
+
+    def forbid(
+        tokens: Int[Tensor, "rows t"], logits: Float[Tensor, "rows V"]
+    ) -> Float[Tensor, "rows V"]:
+        logits = logits.clone()
+        logits[:, forbidden] = FORBIDDEN
+        logits[:, vocab_size:] = FORBIDDEN
+        return logits
+
+    return forbid

@@ -1,6 +1,6 @@
 """The protocols between decoding strategies and models."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -39,7 +39,7 @@ class Decodable(Protocol):
     def step(
         self,
         tokens: Int[Tensor, "batch n"],
-        state: State,
+        state: Any,  # what `start` returned
         token_mask: Bool[Tensor, "batch n"] | None = None,
     ) -> Float[Tensor, "batch n vocab"]:
         """Return the logits of the token after each of n new tokens, and add these to the state.

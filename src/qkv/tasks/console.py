@@ -1,19 +1,30 @@
-"""Words and tables for a reader's terminal, and whole lines for a pipe."""
+"""Console output: tables and progress bars on a terminal, one row per line in a pipe."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
+
+Item = TypeVar("Item")
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """A console that prints what it is given: no line is cut, no [word] or :word: is a command."""
+    """Return a console that prints text as it is: no wrapping, no markup, no emoji codes."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def progress_bar(items: Sequence[Item], label: str, *, show: bool) -> Iterable[Item]:
+    """Iterate over items with a progress bar on standard error, if that is a terminal."""
+    console = plain_console(stderr=True)
+    hidden = not (show and console.is_terminal)
+    return track(items, label, console=console, transient=True, disable=hidden)
+
+
 def show_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Print a table; into a pipe each row is one line, however long."""
+    """Print a table; in a pipe each row is one line, however long."""
     table = Table()
     for name in rows[0]:
         table.add_column(name, overflow="fold")

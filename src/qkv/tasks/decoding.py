@@ -1,160 +1,239 @@
-"""Decoding settings from a model's own files, for every task that generates text."""
+"""Decoding settings in a model's own files, for every task that generates text."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any
 
-from qkv.errors import LengthError
-from qkv.generation import constraints
-from qkv.generation.processors import Processor
+from qkv.checkpoints.reader import CONFIG
+from qkv.errors import ConfigError, DataError
+from qkv.generation.config import IDS, KNOWN, decoding_of
+from qkv.generation.decoding import Decoding
 from qkv.generation.ranking import Beam
-from qkv.generation.sampling import Sampling
+from qkv.models.pointer_generator import PointerGenerator
+from qkv.tasks.pipeline import PARAMETERS, read_settings, with_parameters
+from qkv.tasks.pretrained import Loaded
 
-GREEDY = Sampling(temperature=0.0)
-ONE = Beam(size=1, length_penalty=1.0, length_rule="power")
+FILE = "generation_config.json"
+SUMMARIES = "summarization"  # in task_specific_params of config.json
 
 
-class Limits(NamedTuple):
-    """Length limits of one output.
+def read_decoding(loaded: Loaded, more: Mapping[str, Any] | None = None) -> Decoding:
+    """Return the decoding settings of generation_config.json, as transformers reads them.
+
+    Without this file they are the fields of config.json. Ids that start and end outputs are looked
+    up in config.json, too, if the first file lacks them.
 
     Args:
-        least: minimum number of new tokens.
-        most: maximum number of new tokens.
-        forced: whether the first new token is forced.
-    """
+        loaded: the model.
+        more: fields that override those of the file, such as those of a task.
 
-    least: int
-    most: int
-    forced: bool
+    Raises:
+        ConfigError: a field has a wrong type, or a value that is not implemented.
+        DataError: the file is not a JSON object.
+    """
+    where, fields = _file(loaded)
+    for name in IDS:
+        if fields.get(name) is None and loaded.config.get(name) is not None:
+            fields[name] = loaded.config[name]
+    config = getattr(loaded.model, "config", None)
+    sizes = (getattr(config, name, None) for name in ("target_vocab_size", "vocab_size"))
+    vocab_size = next((size for size in sizes if size is not None), None)
+    return decoding_of(fields | dict(more or {}), where=where, vocab_size=vocab_size)
+
+
+def _file(loaded: Loaded) -> tuple[str, dict[str, Any]]:
+    """Return the name of the file that is read, and its fields."""
+    content = loaded.files.get(FILE)
+    if content is None:
+        return CONFIG, {name: loaded.config[name] for name in KNOWN & set(loaded.config)}
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{FILE} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"{FILE} is a JSON {type(fields).__name__}; expected an object")
+    return FILE, fields
+
+
+def decoding_fields(beam: Beam, max_length: int) -> dict[str, Any]:
+    """Return the fields from which `read_decoding` restores a beam search.
+
+    Args:
+        beam: how to search.
+        max_length: maximum number of new tokens.
+
+    Raises:
+        ConfigError: the files of a model cannot express the beam.
+    """
+    if (beam.length_penalty and beam.length_rule != "power") or beam.coverage_penalty:
+        raise ConfigError(
+            f"a beam with length_rule = {beam.length_rule!r} and coverage_penalty = "
+            f"{beam.coverage_penalty} cannot be saved; expected 'power' and 0, the only ones that "
+            "config.json can express"
+        )
+    return {
+        "max_length": max_length + 1,  # includes the start token
+        "num_beams": beam.size,
+        "length_penalty": beam.length_penalty,
+        "early_stopping": beam.early_stopping,
+    }
+
+
+def with_decoding(loaded: Loaded, beam: Beam, max_length: int, *, usual: int) -> Loaded:
+    """Return a model whose files have these settings; unchanged if they have them already.
+
+    Args:
+        loaded: the model; without files, special tokens come from its tokenizer's target side.
+        beam: how to search.
+        max_length: maximum number of new tokens.
+        usual: its value if the files set none.
+
+    Raises:
+        ConfigError: the files cannot express the beam.
+    """
+    if loaded.origin is not None:
+        known = read_decoding(loaded)
+        if (known.beam, known.limits(1, usual=usual).most) == (beam, max_length):
+            return loaded
+    settings = decoding_fields(beam, max_length)
+    if loaded.origin is None:
+        return replace(loaded, config={**loaded.config, **_special_tokens(loaded), **settings})
+    settings |= {"do_sample": False, "max_new_tokens": None}
+    if FILE not in loaded.files:
+        return replace(loaded, config={**loaded.config, **settings})
+    fields = json.dumps({**_file(loaded)[1], **settings}, indent=2) + "\n"
+    files = {**loaded.files, FILE: fields.encode()}
+    return replace(loaded, origin=replace(loaded.origin, files=files))
+
+
+def _special_tokens(loaded: Loaded) -> dict[str, Any]:
+    """Return the fields for the special tokens of a new encoder-decoder."""
+    if loaded.tokenizer is None:
+        return {}
+    tokenizer = loaded.tokenizer.target
+    return {
+        "is_encoder_decoder": True,
+        "pad_token_id": tokenizer.pad,
+        "bos_token_id": tokenizer.start,
+        "eos_token_id": tokenizer.stop,
+        "decoder_start_token_id": tokenizer.start,
+        "forced_eos_token_id": None,
+    }
+
+
+def check_search(decoding: Decoding, *, chosen: bool) -> None:
+    """Refuse decoding settings that search cannot follow.
+
+    Args:
+        decoding: the model's settings.
+        chosen: whether the caller chose a beam size.
+
+    Raises:
+        ConfigError: the files ask for sampling and the caller chose nothing else, or they have stop
+            strings.
+    """
+    if decoding.draws and not chosen:
+        raise ConfigError(
+            "the model's files have do_sample = true, but this task does not sample; expected "
+            "false, or a beam size: beam=1 (--beam 1) is greedy decoding"
+        )
+    if decoding.stop_strings:
+        raise ConfigError(
+            f"the model's files have stop_strings = {list(decoding.stop_strings)}; expected none: "
+            "beam search only knows stop tokens"
+        )
+
+
+def choose_beam(decoding: Decoding, beam: Beam | int | None) -> Beam:
+    """Return the caller's beam, or the model's own with the caller's size, if any.
+
+    Raises:
+        ConfigError: what `check_search` raises.
+    """
+    check_search(decoding, chosen=beam is not None)
+    if isinstance(beam, Beam):
+        return beam
+    return decoding.beam if beam is None else replace(decoding.beam, size=beam)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """A model's decoding settings; `read_decoding` reads them from its files.
-
-    Lengths are those of transformers: `max_length` and `min_length` include the tokens that
-    decoding starts from; `max_new_tokens` and `min_new_tokens` do not, and take precedence. None
-    means that the files do not set the field.
+class DecodingConfig:
+    """How summaries are decoded; config.json keeps it.
 
     Args:
-        start: id of the decoder's first input token.
-        stops: ids that end the output.
-        draws: whether to sample.
-        sampling: how to sample; greedy unless `draws` is true.
-        beam: how to search.
-        max_length: maximum total length, in tokens.
-        max_new_tokens: maximum number of new tokens.
-        min_length: minimum total length, in tokens.
-        min_new_tokens: minimum number of new tokens.
-        forced_first: first new token after a single start token, such as a target language.
-        forced_last: ids of which one ends an output that reaches `max_length`.
-        bad_words: token sequences that are never generated.
-        suppressed: ids that are never generated.
-        suppressed_first: ids that are not generated first (after a forced first token).
-        source_ngram: forbid copying n-grams of this length from the source; 0 allows all.
-        source_penalty: values above 1 make the tokens of the source more probable.
-        renormalized: whether to renormalize log-probabilities after all rules were applied.
-        stop_strings: strings that end the output and are not part of it.
+        max_source: maximum number of tokens of a text, special tokens included; the rest is cut
+            off.
+        max_length: maximum number of tokens of a summary.
+        beam: beam size; 1 is greedy decoding.
+        length_penalty: alpha of Wu et al. 2016, eq. 14; values above 0 favor longer summaries.
+        prefix: text before each input, as T5 expects it.
+
+    Raises:
+        ConfigError: a number below 1.
     """
 
-    start: int | None = None
-    stops: tuple[int, ...] = ()
-    draws: bool | None = None
-    sampling: Sampling = GREEDY
-    beam: Beam = ONE
-    max_length: int | None = None
-    max_new_tokens: int | None = None
-    min_length: int = 0
-    min_new_tokens: int | None = None
-    forced_first: int | None = None
-    forced_last: tuple[int, ...] = ()
-    bad_words: tuple[tuple[int, ...], ...] = ()
-    suppressed: tuple[int, ...] = ()
-    suppressed_first: tuple[int, ...] = ()
-    source_ngram: int = 0
-    source_penalty: float = 1.0
-    renormalized: bool = False
-    stop_strings: tuple[str, ...] = ()
+    max_source: int = 160
+    max_length: int = 32
+    beam: int = 4
+    length_penalty: float = 1.0
+    prefix: str = ""
 
-    @property
-    def reads_source(self) -> bool:
-        """Whether a rule depends on the source; each source is then decoded on its own."""
-        return self.source_ngram > 0 or self.source_penalty != 1
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("max_source", "max_length", "beam"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1")
 
-    def limits(self, read: int, *, usual: int, most: int | None = None) -> Limits:
-        """Return the length limits of an output that starts from `read` tokens.
 
-        Args:
-            read: number of tokens that decoding starts from.
-            usual: maximum number of new tokens if the files set none.
-            most: maximum number of new tokens, overriding the files.
+def read_summary_decoding(loaded: Loaded, *, chosen: bool) -> tuple[dict[str, Any], Decoding]:
+    """Return the fields of `DecodingConfig` by a model's files, and its other settings.
 
-        Raises:
-            LengthError: the start already reaches `max_length`.
-        """
-        if most is None and self.max_new_tokens is not None:
-            most = self.max_new_tokens
-        elif most is None and self.max_length is not None:
-            most = self.max_length - read
-            if most < 1:
-                raise LengthError(
-                    f"decoding begins with {read} tokens, but the model's files say max_length = "
-                    f"{self.max_length}, which counts them; expected another max_length"
-                )
-        least = self.min_length - read if self.min_new_tokens is None else self.min_new_tokens
-        return Limits(
-            max(0, least),
-            usual if most is None else most,
-            forced=self.forced_first is not None and read == 1,
+    Those of a BART or T5 come from the fields of transformers.
+
+    Args:
+        loaded: the model.
+        chosen: whether the caller chose a beam size.
+
+    Raises:
+        ConfigError: the files lack a start or stop token, or ask for what is not implemented.
+    """
+    own = read_settings(loaded, SUMMARIES, DecodingConfig)
+    if isinstance(loaded.model, PointerGenerator):
+        return own, Decoding()
+    stored = dict((loaded.config.get(PARAMETERS) or {}).get(SUMMARIES) or {})
+    theirs = {name: own[name] for name in ("max_length", "length_penalty") if name in own}
+    more = {name: value for name, value in stored.items() if name not in own}
+    decoding = read_decoding(loaded, more | theirs)
+    if decoding.start is None or not decoding.stops:
+        raise ConfigError(
+            f"the model's files have decoder_start_token_id = {decoding.start} and eos_token_id = "
+            f"{list(decoding.stops)}; expected an id each, for the start and the end of a summary"
         )
+    check_search(decoding, chosen=chosen)
+    config = {
+        "max_source": own.get("max_source", 512),
+        "max_length": decoding.limits(1, usual=128).most,
+        "beam": decoding.beam.size,
+        "length_penalty": decoding.beam.length_penalty,
+        "prefix": own.get("prefix", ""),
+    }
+    return config, decoding
 
-    def processors(
-        self,
-        limits: Limits,
-        *,
-        begun: int,
-        source: Sequence[int] = (),
-        sampling: Sampling | None = None,
-        first: Sequence[Processor] = (),
-        stops: Sequence[int] | None = None,
-    ) -> list[Processor]:
-        """All rules, in the order of transformers.
 
-        Args:
-            limits: of the answers.
-            begun: columns of tokens before the first that is written.
-            source: ids that `reads_source` is about.
-            sampling: how tokens are drawn, instead of what a file says.
-            first: rules that come before those that force tokens.
-            stops: ids that end an answer, where they are others.
-        """
-        found, stops = list(first), self.stops if stops is None else stops
-        if self.source_penalty != 1:
-            found.append(constraints.source_penalty(source, self.source_penalty))
-        if self.source_ngram:
-            found.append(constraints.no_ngram_of(source, self.source_ngram))
-        # A word that is the end alone stays possible: it is how answers end.
-        if words := [word for word in self.bad_words if word not in {(stop,) for stop in stops}]:
-            found.append(constraints.bad_words(words))
-        if limits.least:
-            found.append(constraints.minimum_length(limits.least, stops, begun=begun))
-        if limits.forced and self.forced_first is not None:
-            found.append(constraints.force_at([self.forced_first], place=0, begun=begun))
-        if self.forced_last:
-            last = limits.most - 1
-            found.append(constraints.force_at(self.forced_last, place=last, begun=begun))
-        if self.suppressed:
-            found.append(constraints.forbid(self.suppressed))
-        if self.suppressed_first:
-            place = int(limits.forced)
-            found.append(constraints.forbid_at(self.suppressed_first, place=place, begun=begun))
-        end = [constraints.renormalize] if self.renormalized else []
-        return [*(sampling or self.sampling).processors(found), *end]
-
-    def searched(self) -> Sampling:
-        """How beam search changes probabilities: the same rules, but nothing is drawn."""
-        return replace(self.sampling, temperature=1.0, top_k=None, top_p=None, min_p=None)
-
-    def greedy(self) -> Sampling:
-        """The same rules, and the most probable token that they leave."""
-        return replace(self.searched(), temperature=0.0)
+def with_summary_decoding(loaded: Loaded, config: DecodingConfig) -> Loaded:
+    """Return a model whose config.json has these settings, for `read_summary_decoding`."""
+    if isinstance(loaded.model, PointerGenerator):
+        return with_parameters(loaded, **{SUMMARIES: vars(config)})
+    stored = (loaded.config.get(PARAMETERS) or {}).get(SUMMARIES) or {}
+    fields = {
+        **stored,
+        "max_source": config.max_source,
+        "prefix": config.prefix,
+        "max_length": config.max_length + 1,  # includes the start token
+        "max_new_tokens": None,
+        "num_beams": config.beam,
+        "length_penalty": config.length_penalty,
+        "do_sample": False,
+    }
+    return with_parameters(loaded, **{SUMMARIES: fields})

@@ -1,29 +1,22 @@
-"""Fine-tuning a pretrained encoder: what of it trains, and the run, which all tasks share."""
+"""Fine-tuning a pretrained model: which parameters train, and what LoRA leaves behind."""
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxtyping import Float
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from qkv.checkpoints.adapters import save_adapter
-from qkv.data.batches import Batches
+from qkv.checkpoints.reader import CONFIG, open_weights
+from qkv.checkpoints.registry import family_of
 from qkv.errors import ConfigError
+from qkv.files import whole_folder
+from qkv.json_fields import read_json
+from qkv.models.heads import SequenceClassifier
 from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
-from qkv.tasks.console import show_table
-from qkv.tasks.pretrained import Loaded, locate
-from qkv.tasks.recipe import Place, Training, run_training
-from qkv.training.finetune import (
-    GradualUnfreezing,
-    everything,
-    head_only,
-    top_layers,
-)
-from qkv.training.history import History
-from qkv.training.loop import recompute_activations
-from qkv.training.report import describe_training
+from qkv.tasks.pretrained import Loaded, load, locate
+from qkv.training.finetune import GradualUnfreezing, everything, head_only, top_layers
 from qkv.training.run import Callback
 from qkv.zoo.catalog import ZOO
 
@@ -33,18 +26,18 @@ LORA = LoRAConfig(train=(HEAD,))
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """What of the pretrained model trains.
+    """Which parameters of a pretrained model train.
 
     Args:
-        train: "head", "top" (and n_layers below it), "gradual" (one more layer from the top every
-            so many steps), "all", "lora", or "scratch" (all, from random weights).
-        n_layers: of "top"; 2 if not given.
-        unfreeze_every: steps, of "gradual"; a seventh of all if not given.
-        layer_decay: a layer's learning rate over that of the layer above it.
-        lora: of "lora"; the head always trains besides.
+        train: "head"; "top", the head and the n_layers below it; "gradual", one more layer from the
+            top every unfreeze_every steps; "all"; "lora"; or "scratch", all from random weights.
+        n_layers: number of layers for "top"; default 2.
+        unfreeze_every: steps between two layers for "gradual"; default a seventh of all steps.
+        layer_decay: a layer's learning rate divided by that of the layer above it.
+        lora: settings for "lora"; a new head trains, too.
 
     Raises:
-        ConfigError: an option that what trains does not have.
+        ConfigError: an option that does not belong to `train`.
     """
 
     train: Literal["head", "top", "gradual", "all", "lora", "scratch"] = "all"
@@ -54,16 +47,16 @@ class FineTuning:
     lora: LoRAConfig = field(default_factory=lambda: LORA)
 
     def __post_init__(self) -> None:
-        """Refuse what would be ignored."""
-        for name, owner, given in (
+        """Refuse options that would be ignored."""
+        for name, owner, is_set in (
             ("n_layers", "top", self.n_layers is not None),
             ("unfreeze_every", "gradual", self.unfreeze_every is not None),
-            ("lora", "lora", self._lora() != LORA),
+            ("lora", "lora", self.lora != LORA),
         ):
-            if given and self.train != owner:
+            if is_set and self.train != owner:
                 raise ConfigError(
-                    f"finetuning.{name} was given with finetuning.train = {self.train}; it is read "
-                    f"only with finetuning.train = {owner}"
+                    f"finetuning.{name} is set, but finetuning.train = {self.train}; expected "
+                    f"finetuning.train = {owner}, the only one that uses it"
                 )
         if self.unfreeze_every is not None and self.unfreeze_every < 1:
             raise ConfigError(
@@ -71,108 +64,75 @@ class FineTuning:
             )
 
     def prepare(self, model: nn.Module, steps: int) -> list[Callback]:
-        """Freeze what does not train; what else has to happen during training."""
+        """Freeze the parameters that do not train; return the callbacks that this needs."""
         match self.train:
             case "head":
                 head_only(model)
             case "top":
                 top_layers(model, 2 if self.n_layers is None else self.n_layers)
             case "lora":
-                add_lora(model, self._lora())
+                add_lora(model, self._lora(model))
             case _:
                 everything(model)
         if self.train == "gradual":
             return [GradualUnfreezing(self.unfreeze_every or max(1, steps // 7))]
         return []
 
-    def _lora(self) -> LoRAConfig:
-        """With the head, which starts at random."""
-        names = self.lora.train
-        return self.lora if HEAD in names else replace(self.lora, train=(*names, HEAD))
+    def _lora(self, model: nn.Module) -> LoRAConfig:
+        """Train the head besides, which starts from random weights, if the model has one."""
+        names = tuple(name for name in self.lora.train if name != HEAD)
+        return replace(self.lora, train=(*names, HEAD) if hasattr(model, HEAD) else names)
+
+
+def load_with_head(
+    base: str,
+    head: type[nn.Module],
+    *,
+    pretrained: bool,
+    labels: Any = None,
+) -> Loaded:
+    """Load a pretrained encoder with a new head, in float32.
+
+    Args:
+        base: a checkpoint's folder, the name of a shipped model, or an id of the Hub.
+        head: the class of the model with its head, such as `SequenceClassifier`.
+        pretrained: False starts the encoder from random weights as well.
+        labels: names of the classes.
+
+    Raises:
+        ConfigError: the family has no model with such a head, or the base has no tokenizer.
+    """
+    folder = whole_folder(locate(base))
+    family = family_of(read_json(folder / CONFIG).get("model_type"))
+    names = [one.name for one in family.architectures if one.model is head]
+    if not names:
+        raise ConfigError(
+            f"{base} is of the family {family.model_type}, which has no {head.__name__} here; "
+            f"qkv models --family {family.model_type} lists its models"
+        )
+    new = [HEAD, "encoder"]
+    if pretrained:
+        # Only BERT's classifier reads through a pooler, which a base may lack.
+        pooled = head is SequenceClassifier and family.model_type == "bert"
+        lacks_one = pooled and not any("pooler" in name for name in open_weights(folder))
+        new = [HEAD, "encoder.pooler"] if lacks_one else [HEAD]
+    return load(base, architecture=names[0], new=new, labels=labels, dtype=torch.float32)
 
 
 def check_base(base: str, output: Path) -> None:
-    """Refuse to write a model over the one that it is made of.
-
-    Raises:
-        ConfigError: the output is the base.
-    """
+    """Raise ConfigError if a model would replace its own base."""
     if Path(base).resolve() == output.resolve():
         raise ConfigError(
-            f"output and base are both {base}; expected another folder, for the base is read again "
-            "wherever the run goes on"
+            f"output and base are both {base}; expected another folder, because the base is read "
+            "again when the run is resumed"
         )
 
 
-def fine_tune(
-    model: nn.Module,
-    batches: Batches[Any],
-    loss: Callable[[nn.Module, Any], Float[Tensor, ""]],
-    finetuning: FineTuning,
-    training: Training,
-    place: Place,
-    *,
-    lengths: Sequence[int],
-    evaluate: Callable[[nn.Module], Mapping[str, float]],
-    metric: str,
-    unit: str,
-    device: str,
-) -> tuple[History, int]:
-    """Say what trains and what it needs, and train: the history, and how many parameters trained.
-
-    Args:
-        model: a pretrained encoder with a new head.
-        batches: without end.
-        loss: the sum over a batch's targets.
-        finetuning: what of the model trains.
-        training: how long and how fast.
-        place: where the run is kept.
-        lengths: tokens of each row that is learned from, for the memory that is expected.
-        evaluate: scores the model.
-        metric: the score by which the best weights are kept.
-        unit: what a row is called.
-        device: of the training.
-    """
-    callbacks = finetuning.prepare(model, training.n_steps(batches))
-    optimizer = training.optimizer(model, layer_decay=finetuning.layer_decay, eps=1e-8)
-    if training.recompute:
-        recompute_activations(model)
-    length = -(-sum(lengths) // len(lengths))
-    rows = training.batch_size or max(1, (training.max_tokens or 0) // length)
-    # The loop's own copy of good weights, the moving average, and the best weights so far.
-    copies = 1 + (training.ema is not None) + (training.average_last == 1)
-    rows = min(rows, len(lengths))
-    tables = describe_training(model, optimizer, rows=rows, length=length, copies=copies)
-    for title, table in tables.items():
-        show_table(title, table)
-    place.console.print(
-        f"{training.n_steps(batches):,} steps, about {training.steps_per_epoch(batches):,} an "
-        f"epoch -> {place.output}"
-    )
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    history = run_training(
-        model,
-        batches,
-        loss,
-        training,
-        place,
-        evaluate=evaluate,
-        metric=metric,
-        optimizer=optimizer,
-        device=device,
-        unit=unit,
-        callbacks=callbacks,
-    )
-    return history, trained
-
-
-def keep_adapter(loaded: Loaded, base: str, place: Place) -> None:
-    """Write what LoRA learned alone, if it did, and merge it into the weights."""
+def keep_adapter(loaded: Loaded, base: str, folder: Path) -> bool:
+    """Write what LoRA learned as an adapter of PEFT, and merge it; return whether there was any."""
     if not lora_layers(loaded.model):
-        return
-    adapter = place.kept / "adapter"
-    known = str(locate(base)) if base in ZOO else base  # others do not know our zoo
-    family = loaded.config["model_type"]
-    save_adapter(loaded.model, adapter, model_type=family, base_model=known)
-    place.console.print(f"the update alone, as PEFT reads it: {adapter}")
+        return False
+    known = str(locate(base)) if base in ZOO else base  # PEFT does not know our shipped models
+    save_adapter(loaded.model, folder, model_type=loaded.config["model_type"], base_model=known)
     merge_lora(loaded.model)
+    return True

@@ -131,6 +131,45 @@ def text_items(
     return _lines(name, read_input(), "standard input", what)
 
 
+def pair_items(
+    texts: Sequence[str],
+    file: Path | None,
+    columns: Mapping[str, str],
+    second: str | None,
+    *,
+    column: str | None = None,
+) -> list[Item]:
+    """Return texts with the fields "text" and, if there is any, "second".
+
+    Args:
+        texts: arguments.
+        file: a .txt file with one text per line, else a table.
+        columns: the table's column of both fields, or of "text" alone.
+        second: the second text of each; None for single texts, and for pairs from a table.
+        column: name of the second column if it was set by an option.
+
+    Raises:
+        ConfigError: `column` without a table or beside `second`, or as `text_items`.
+        DataError: as `text_items`.
+    """
+    table = file is not None and file.suffix != ".txt"
+    if column is not None and (second is not None or not table):
+        raise ConfigError(
+            f"columns.second = {column!r} names a column of a table; expected --file TABLE, and "
+            "no --second beside it"
+        )
+    if second is None and table:
+        return text_items(texts, file, columns)
+    items = text_items(texts, file, {"text": columns["text"]})
+    if second is None:
+        return items
+    if not second.strip():
+        raise ConfigError("--second is empty; expected a text")
+    check_texts([second])
+    both = {"second": second}
+    return [item if item.problem else replace(item, fields=item.fields | both) for item in items]
+
+
 def _lines(name: str, content: bytes, where: str, what: str) -> list[Item]:
     """One input a line; blank lines at the end do not count."""
     lines = decode(content, where, tolerant=True).split("\n")

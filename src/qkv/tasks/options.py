@@ -8,7 +8,7 @@ from cyclopts import App, ArgumentCollection, Parameter
 from qkv.errors import ConfigError
 
 Model = Annotated[
-    str,
+    str | None,
     Parameter(
         alias="-m",
         help="a folder that qkv train made, a shipped model, or an id of the Hugging Face Hub",
@@ -56,18 +56,3 @@ def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
         for token in argument.tokens if int in kinds and not kinds & {float, str} else ():
             if "." in token.value:
                 raise ConfigError(f"{argument.name} = {token.value}; expected a whole number")
-
-
-def name_columns(columns: dict[str, str] | None, *roles: str) -> dict[str, str]:
-    """Map each role to its column: the one that was named, else the role's own name.
-
-    Raises:
-        ConfigError: a role that the command does not have.
-    """
-    columns = columns or {}
-    if unknown := sorted(set(columns) - set(roles)):
-        raise ConfigError(
-            f"columns.{unknown[0]} = {columns[unknown[0]]!r}: this command reads no such column; "
-            f"expected some of {', '.join(roles)}"
-        )
-    return {role: columns.get(role, role) for role in roles}

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from qkv.blocks.embedding import TokenEmbedding
 from qkv.checkpoints.overview import (
     FORMATS,
     list_architectures,
@@ -18,11 +19,21 @@ from qkv.checkpoints.overview import (
 )
 from qkv.checkpoints.registry import FAMILIES, family_of
 from qkv.errors import ConfigError
+from qkv.models.inspection import (
+    Rows,
+    describe_attention,
+    describe_blocks,
+    describe_memory,
+    describe_parameters,
+    name_positions,
+    shared_parameters,
+    size,
+)
 from qkv.tasks.console import show_table
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
-from qkv.tasks.inspection import describe_model, inspect_model, size
 from qkv.tasks.options import AllowDownload, JsonTables
 from qkv.tasks.outputs import dumps
+from qkv.tasks.pretrained import Loaded
 from qkv.zoo.catalog import list_zoo, read_card
 
 
@@ -108,6 +119,47 @@ def convert(
     files = checkpoint_files(folder)
     written = [{"file": str(file), "size": size(file.stat().st_size)} for file in files]
     show_tables({"read": describe_model(loaded), "written": written}, json)
+
+
+def inspect_model(loaded: Loaded) -> dict[str, Rows]:
+    """Describe a model as tables by title; a table without rows is left out."""
+    model = loaded.model
+    tables = {
+        "model": describe_model(loaded),
+        "blocks": describe_blocks(model),
+        "attention": describe_attention(model),
+        "parameters": describe_parameters(model),
+        "memory": describe_memory(model),
+    }
+    return {title: rows for title, rows in tables.items() if rows}
+
+
+def describe_model(loaded: Loaded) -> Rows:
+    """Describe the model, its vocabulary, and its positions."""
+    model, raw = loaded.model, loaded.config
+    modules = dict(model.named_modules())
+    facts = {"class": type(model).__name__}
+    if raw:
+        facts["config.json"] = ", ".join([raw["model_type"], *(raw.get("architectures") or [])])
+    if hasattr(model, "n_classes"):
+        facts["classes"] = str(model.n_classes)
+    for name, module in modules.items():
+        if isinstance(module, TokenEmbedding):
+            facts[f"vocabulary, {name}"] = (
+                f"{module.num_embeddings:,} tokens of {module.embedding_dim:,} numbers"
+            )
+    tokenizer = loaded.tokenizer
+    facts["tokenizer"] = "none" if tokenizer is None else f"{tokenizer.vocab_size:,} tokens"
+    positions = {name_positions(module) for module in modules.values()} - {""}
+    positions |= {
+        f"learned, {parameter.shape[1]:,}"
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[2] == "positions"
+    }
+    facts["positions"] = "; ".join(sorted(positions)) or "none"
+    if shared := shared_parameters(model):
+        facts["shared"] = ", ".join(f"{second} is {first}" for second, first in shared.items())
+    return [{"what": what, "value": value} for what, value in facts.items()]
 
 
 def show_tables(tables: Mapping[str, Sequence[Mapping[str, str]]], json: bool) -> None:

@@ -3,13 +3,12 @@
 import difflib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from qkv.checkpoints.adapters import CONFIG as ADAPTER
 from qkv.checkpoints.adapters import load_adapter
@@ -27,7 +26,7 @@ from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS
 from qkv.checkpoints.registry import family_of
 from qkv.data.image_config import FILE_NAME as IMAGES_FILE
 from qkv.data.image_config import read_image_config, write_image_config
-from qkv.data.images import ImageProcessor
+from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
@@ -50,12 +49,23 @@ class Loaded:
         read: the tokenizer that those files hold.
     """
 
-    model: nn.Module
+    model: Any  # an nn.Module
     tokenizer: Tokenizer | None = None
     preprocessor: ImageProcessor | None = None
     config: dict[str, Any] = field(default_factory=dict)
     origin: Origin | None = field(default=None, repr=False)
     read: Tokenizer | None = field(default=None, repr=False)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files beside config.json and the weights, by name."""
+        return dict(self.origin.files) if self.origin is not None else {}
+
+    def with_files(self, files: Mapping[str, bytes]) -> "Loaded":
+        """Return the same model with other files; without the tensors that it does not use."""
+        if self.origin is None:
+            return self
+        return replace(self, origin=replace(self.origin, files=files, kept={}))
 
 
 def load(
@@ -212,13 +222,14 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
     Raises:
         ConfigError: if no family of checkpoints describes the model.
     """
-    files = dict(loaded.origin.files) if loaded.origin is not None else {}
+    files = loaded.files
     if loaded.tokenizer is not loaded.read:
         files = {name: content for name, content in files.items() if name not in TOKENIZER_FILES}
         if loaded.tokenizer is not None:
             files |= loaded.tokenizer.files
     if loaded.preprocessor is not None:
-        files[IMAGES_FILE] = _write_preprocessor(loaded, files.get(IMAGES_FILE))
+        old = files.get(IMAGES_FILE)
+        files[IMAGES_FILE] = _write_preprocessor(loaded.preprocessor.config, loaded.config, old)
     checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
     save_checkpoint(checkpoint, folder, files=files, shard_bytes=shard_bytes)
 
@@ -290,26 +301,26 @@ def _tokenizer(folder: Path, checkpoint: Checkpoint) -> Tokenizer | None:
 
 
 def _preprocessor(folder: Path, checkpoint: Checkpoint) -> ImageProcessor | None:
-    path, model = folder / IMAGES_FILE, checkpoint.model
-    if not path.is_file() or not hasattr(model.config, "n_channels"):
+    path = folder / IMAGES_FILE
+    n_channels = getattr(checkpoint.model.config, "n_channels", None)
+    if not path.is_file() or n_channels is None:
         return None
     try:
         config = read_image_config(read_json(path), model_type=checkpoint.config["model_type"])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if len(config.mode) != model.config.n_channels:
+    if len(config.mode) != n_channels:
         raise DataError(
             f"{path} makes images of {len(config.mode)} channels, but the model reads "
-            f"{model.config.n_channels}: they do not belong together"
+            f"{n_channels}: they do not belong together"
         )
     return ImageProcessor(config)
 
 
-def _write_preprocessor(loaded: Loaded, old: bytes | None) -> bytes:
-    """Keep the file's own bytes where they say what the preprocessor does."""
-    config = loaded.preprocessor.config
-    if old is not None:
-        said = read_image_config(json.loads(old), model_type=loaded.config["model_type"])
-        if said == config:
-            return old
+def _write_preprocessor(config: ImageConfig, model: dict[str, Any], old: bytes | None) -> bytes:
+    """Keep the file's own bytes if they still describe the preprocessor."""
+    if old is not None and config == read_image_config(
+        json.loads(old), model_type=model["model_type"]
+    ):
+        return old
     return (json.dumps(write_image_config(config), indent=2) + "\n").encode()

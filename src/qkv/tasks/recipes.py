@@ -1,14 +1,12 @@
-"""`qkv train`: recipes are YAML files whose fields are the parameters of a task's function."""
+"""`qkv train`: recipes are YAML files whose fields are those of a task's recipe class."""
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib.resources import files
-from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import yaml
 from cyclopts import App, CycloptsError, Parameter
@@ -16,17 +14,8 @@ from cyclopts.config import Dict
 
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.options import whole_numbers
+from qkv.tasks.task import PAGES, find_task
 
-# What `task` in a recipe may be, and the function that trains by it.
-RECIPES = {
-    "answer": "qkv.tasks.answering.recipe:train_answerer",
-    "classify": "qkv.tasks.classification.recipe:train_classifier",
-    "dates": "qkv.tasks.translation.dates:train_dates",
-    "generate": "qkv.tasks.generation.recipe:train_language_model",
-    "recognize": "qkv.tasks.images.recipe:train_recognizer",
-    "summarize": "qkv.tasks.summarization.recipe:train_summarizer",
-    "translate": "qkv.tasks.translation.recipe:train_translator",
-}
 PRINT = "--print-config"
 
 
@@ -51,7 +40,7 @@ def run_recipe(name: str, options: Sequence[str]) -> None:
         options: such as ["--training.steps", "100"].
 
     Raises:
-        ConfigError: the recipe names no task, is not made of fields, or is not known.
+        ConfigError: the recipe is unknown, names no task, or does not consist of fields.
         DataError: the recipe cannot be read.
         cyclopts.CycloptsError: a field is unknown or has a wrong value.
     """
@@ -59,18 +48,18 @@ def run_recipe(name: str, options: Sequence[str]) -> None:
         print("\n".join(shipped_recipes()))
         return
     path = find_recipe(name)
-    task, function, fields = read_recipe(path)
+    task, kind, content = read_recipe(path)
     app = App(
         name=f"qkv train {name}",
         help_format="markdown",
         version_flags=(),
-        # The recipe's values count, which --print-config shows, and not those of the classes.
+        # The defaults are the recipe's, which --print-config shows, not those of the classes.
         default_parameter=Parameter(negative_iterable=(), show_default=False),
-        config=[Dict(with_defaults(function, fields), source=str(path)), whole_numbers],
+        config=[Dict(with_defaults(kind, content), source=str(path)), whole_numbers],
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    app.default(function)
+    app.default(_command(task, kind))
     wanted = [option for option in options if option != PRINT]
     try:
         if len(wanted) == len(options):
@@ -80,16 +69,26 @@ def run_recipe(name: str, options: Sequence[str]) -> None:
     except CycloptsError as error:
         error.command_chain = ("train", name)
         raise
-    bound.apply_defaults()
-    values = {"task": task, **{key: _plain(value) for key, value in bound.arguments.items()}}
+    values = {"task": task, **_plain(bound.arguments["recipe"])}
     print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+
+
+def _command(task: str, kind: type) -> Callable[..., None]:
+    def command(*, recipe: Any) -> None:
+        from qkv.tasks.train import train
+
+        train(find_task(task), recipe)
+
+    command.__doc__ = (kind.__doc__ or "").partition("\n")[0]
+    command.__annotations__ = {"recipe": Annotated[kind, Parameter(name="*")], "return": None}
+    return command
 
 
 def find_recipe(name: str) -> Path:
     """Return the path of a file, or of the shipped recipe of this name.
 
     Raises:
-        DataError: there is neither; near names are proposed.
+        DataError: there is neither; a similar name is proposed.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
@@ -111,11 +110,11 @@ def _folder() -> Path:
     return Path(str(files("qkv") / "recipes"))
 
 
-def read_recipe(path: Path) -> tuple[str, Any, dict[str, Any]]:
-    """Return a recipe's task, the function that trains by it, and the recipe's fields.
+def read_recipe(path: Path) -> tuple[str, type, dict[str, Any]]:
+    """Return a recipe's task, the class of its fields, and the fields in the file.
 
     Raises:
-        ConfigError: the recipe names no task, or is not made of fields.
+        ConfigError: the recipe names no task, or does not consist of fields.
         DataError: it cannot be read.
     """
     try:
@@ -124,43 +123,42 @@ def read_recipe(path: Path) -> tuple[str, Any, dict[str, Any]]:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as a recipe: {reason}") from error
     task = content.get("task") if isinstance(content, dict) else None
-    if not isinstance(task, str) or task not in RECIPES:
+    if not isinstance(task, str) or task not in PAGES:
         raise ConfigError(
-            f"{path} has task: {task}; expected one of {', '.join(RECIPES)} (is it a recipe?)"
+            f"{path} has task: {task}; expected one of {', '.join(PAGES)} (is it a recipe?)"
         )
-    module, _, name = RECIPES[task].partition(":")
-    function = getattr(import_module(module), name)
-    for parameter, field in signature(function).parameters.items():
-        value = content.get(parameter, {})
-        if is_dataclass(field.annotation) and not isinstance(value, dict):
+    kind = find_task(task).recipe
+    for name, hint in get_type_hints(kind).items():
+        value = content.get(name, {})
+        if is_dataclass(hint) and not isinstance(value, dict):
             raise ConfigError(
-                f"{path}: {parameter} is a {type(value).__name__}; expected its fields, each with "
-                "a name"
+                f"{path}: {name} is a {type(value).__name__}; expected fields with names"
             )
-    return task, function, {key: value for key, value in content.items() if key != "task"}
+    return task, kind, {key: value for key, value in content.items() if key != "task"}
 
 
-def with_defaults(function: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what the recipe leaves out, by the defaults of the task's function."""
-    filled = {**fields}
-    for name, parameter in signature(function).parameters.items():
-        if is_dataclass(parameter.default):
-            filled[name] = _merged(_plain(parameter.default), fields.get(name, {}))
+def with_defaults(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in what the recipe leaves out of its sections, by the defaults of its class."""
+    filled = {**content}
+    for field in fields(kind):
+        made = field.default if field.default_factory is MISSING else field.default_factory()
+        if is_dataclass(made):
+            filled[field.name] = _merged(_plain(made), content.get(field.name, {}))
     return filled
 
 
-def _merged(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(defaults: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
     """Put fields over defaults, also inside fields that have fields."""
     return {**defaults} | {
         name: _merged(defaults[name], value)
         if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
         else value
-        for name, value in fields.items()
+        for name, value in content.items()
     }
 
 
 def _plain(value: Any) -> Any:
-    """Turn a dataclass and what is in it into what YAML writes."""
+    """Turn a dataclass and all that it contains into values that YAML can write."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -64,13 +65,14 @@ def peak_memory(run: Callable[[], object]) -> int:
     """
     # The profiler reports its own stages on stderr, at level 5 and below.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+    profile: Any = torch.autograd.profiler.profile(profile_memory=True)
+    with profile:
         run()
     level = lowest = peak = 0
     for event in profile.kineto_results.events():
-        if event.name() == "[memory]" and event.device_type() == torch.autograd.DeviceType.CPU:
-            level += event.nbytes()  # negative if memory is freed
-            # Only memory of an earlier measurement, freed in this one, makes it negative.
+        if event.name() == "[memory]" and event.device_type().name == "CPU":
+            level += event.nbytes()  # negative where memory is freed
+            # Below 0 goes only what an earlier measurement allocated and this one frees.
             lowest = min(lowest, level)
             peak = max(peak, level - lowest)
     return peak

@@ -68,6 +68,9 @@ ZOO = {
     "sentiment": _ours(
         "sentiment", "is a review positive or negative? A LoRA adapter of MiniLM", base=MINILM
     ),
+    "tagger": _ours(
+        "tagger", "people, places, organizations and dates: a LoRA adapter of MiniLM", base=MINILM
+    ),
     "generator": _ours("generator", "writes docstrings: a decoder of a million parameters"),
     "recognizer": _ours(
         "recognizer", "handwritten digits: a Vision Transformer of 70 thousand parameters"

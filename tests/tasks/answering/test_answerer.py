@@ -8,20 +8,23 @@ import torch
 from tests.helpers import unchecked
 from tests.tasks.small import write_base
 
+from qkv.data.labels import Labels
 from qkv.data.questions import Answer, Question
-from qkv.data.windows import make_windows
+from qkv.data.span_search import best_spans
+from qkv.data.windows import WindowConfig, make_windows
 from qkv.errors import ConfigError, DataError, LengthError
 from qkv.evaluation.questions import answer_scores
 from qkv.models.heads import QuestionAnswering
-from qkv.tasks.answering.answerer import Answerer
-from qkv.tasks.answering.search import Reading
-from qkv.tasks.answering.spans import best_spans
+from qkv.tasks.answering import Answerer
+from qkv.tasks.classification import TextClassifier
+from qkv.tasks.pipeline import OURS, with_parameters
 from qkv.tasks.pretrained import save
+from qkv.tasks.task import task_of
 
 CONTEXT = "the film was not dull . a clever  plot and the superb books ! the meal was lovely"
 CONTEXTS = [CONTEXT, "the book was fine", CONTEXT + " . " + CONTEXT]
 QUESTIONS = ["was the film dull", "fine book", "the meal was"]
-READING = Reading(max_length=17, stride=5, max_answer=3)
+WINDOWS = WindowConfig(max_length=17, stride=5, max_answer=3)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(base, tmp_path_factory):
     torch.manual_seed(1)
-    answerer = Answerer.fresh(base, READING)
+    answerer = Answerer.fresh(base, WINDOWS)
     with torch.no_grad():
         answerer.model.classifier.weight *= 40  # of opinions
     folder = tmp_path_factory.mktemp("made") / "model"
@@ -48,7 +51,7 @@ def answerer(folder):
 
 
 def test_what_was_saved_is_read_the_same_way(answerer):
-    assert answerer.reading == READING
+    assert answerer.windows == WINDOWS
     assert isinstance(answerer.model, QuestionAnswering)
 
 
@@ -73,7 +76,7 @@ def test_best_spans_are_those_of_all_pairs():
         assert [scores[k] for k in real] == pytest.approx([pairs[pair] for pair in best])
         total = math.log(sum(math.exp(score) for score in pairs.values()))
         assert float(found.log_total[row]) == pytest.approx(total)
-        assert float(found.silence[row]) == pytest.approx(float(logits[row, 0].sum()))
+        assert float(found.null_score[row]) == pytest.approx(float(logits[row, 0].sum()))
 
 
 def test_answers_stand_where_they_say(answerer):
@@ -93,7 +96,7 @@ def test_probabilities_of_all_spans_and_of_silence_sum_to_one(answerer):
     (found,) = replace(answerer, n_best=100).search(QUESTIONS[1:2], CONTEXTS[1:2])
     n = len(CONTEXTS[1].split())
     assert len(found.candidates) == n + (n - 1) + (n - 2)
-    total = found.silence + sum(one.confidence for one in found.candidates)
+    total = found.null_probability + sum(one.confidence for one in found.candidates)
     assert total == pytest.approx(1, abs=1e-12)
 
 
@@ -140,7 +143,7 @@ def test_above_the_threshold_there_is_no_answer(answerer):
     always = answerer(QUESTIONS, CONTEXTS)
     scores = [one.no_answer_score for one in always]
     middle = sorted(scores)[1]
-    some = replace(answerer, reading=replace(READING, threshold=middle))(QUESTIONS, CONTEXTS)
+    some = replace(answerer, windows=replace(WINDOWS, threshold=middle))(QUESTIONS, CONTEXTS)
     for one, other, score in zip(always, some, scores, strict=True):
         if score <= middle:
             assert one == other
@@ -148,7 +151,7 @@ def test_above_the_threshold_there_is_no_answer(answerer):
             assert (other.answer, other.start, other.end) == ("", None, None)
             assert other.n_best == one.n_best
             (found,) = answerer.search([other.question], [other.context])
-            assert other.confidence == pytest.approx(found.silence)
+            assert other.confidence == pytest.approx(found.null_probability)
 
 
 def questions(answerer, silent=()):
@@ -183,7 +186,7 @@ def test_the_threshold_is_chosen_where_some_have_no_answer(answerer, tmp_path):
     assert chosen.evaluate(asked).f1 == 100
     assert answerer.with_threshold(questions(answerer)) is answerer
     save(chosen.loaded, tmp_path / "made")
-    assert Answerer.load(tmp_path / "made").reading == chosen.reading != READING
+    assert Answerer.load(tmp_path / "made").windows == chosen.windows != WINDOWS
 
 
 def test_what_cannot_be_asked(answerer):
@@ -204,26 +207,42 @@ def test_what_cannot_be_asked(answerer):
 
 def test_numbers_out_of_range(base, answerer):
     with pytest.raises(ConfigError, match="stride = 0; expected at least 1 token"):
-        Reading(stride=0)
+        WindowConfig(stride=0)
     with pytest.raises(ConfigError, match=r"max_length = 42, but .* for 41 tokens"):
-        Answerer.fresh(base, Reading(max_length=42))
+        Answerer.fresh(base, WindowConfig(max_length=42))
     with pytest.raises(ConfigError, match="n_best = 0; expected at least 1"):
         replace(answerer, n_best=0)
+
+
+def test_a_base_that_was_trained_for_another_task_lends_no_task(base, tmp_path):
+    classifier = TextClassifier.fresh(base, Labels(("bad", "good")), max_length=17)
+    recorded = {"task": "classify", "columns": {"text": "review"}}
+    save(with_parameters(classifier.loaded, **{OURS: recorded}), tmp_path / "classifier")
+    save(Answerer.fresh(tmp_path / "classifier", WINDOWS).loaded, tmp_path / "made")
+    assert task_of(tmp_path / "classifier") == "classify"
+    assert task_of(tmp_path / "made") == "answer"
+    assert Answerer.load(tmp_path / "made").windows == WINDOWS
+
+
+def test_the_passage_may_be_a_keyword(answerer):
+    found = answerer(QUESTIONS[0], CONTEXT)
+    assert answerer(QUESTIONS[0], context=CONTEXT) == found
+    assert answerer([QUESTIONS[0]], context=CONTEXT) == [found]
 
 
 def test_models_of_other_kinds_are_refused(base, tmp_path):
     with pytest.raises(ConfigError, match="is a Bert with a tokenizer; expected a model that was"):
         Answerer.load(base)
-    with pytest.raises(ConfigError, match="of the family vit, for which no model that finds"):
+    with pytest.raises(ConfigError, match="of the family vit, which has no QuestionAnswering here"):
         Answerer.fresh(write_base(tmp_path / "vit", "vit", files={}))
     with pytest.raises(ConfigError, match="has no tokenizer"):
-        Answerer.fresh(write_base(tmp_path / "bare", files={}), READING)
+        Answerer.fresh(write_base(tmp_path / "bare", files={}), WINDOWS)
 
 
 @pytest.mark.parametrize("model_type", ["distilbert", "roberta"])
 def test_other_encoders_answer_too(tmp_path, model_type):
     base = write_base(tmp_path / "base", model_type)
-    found = Answerer.fresh(base, READING)(QUESTIONS[0], CONTEXT)
+    found = Answerer.fresh(base, WINDOWS)(QUESTIONS[0], CONTEXT)
     assert found.answer in CONTEXT
 
 
@@ -237,5 +256,6 @@ def test_other_encoders_answer_too(tmp_path, model_type):
 )
 def test_how_passages_are_read_is_checked(answerer, said, message):
     config = {**answerer.loaded.config, "task_specific_params": {"question-answering": said}}
-    with pytest.raises(ConfigError, match=f"task_specific_params of this: {message}"):
+    message = f"task_specific_params.question-answering of config.json: {message}"
+    with pytest.raises(ConfigError, match=message):
         Answerer.of(replace(answerer.loaded, config=config))

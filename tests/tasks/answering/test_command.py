@@ -9,9 +9,9 @@ import torch
 from tests.tasks.small import load_in_float64, write_base, write_table
 
 from qkv.cli import main
-from qkv.tasks.answering import answerer
-from qkv.tasks.answering.answerer import Answerer
-from qkv.tasks.answering.search import Reading
+from qkv.data.windows import WindowConfig
+from qkv.tasks import pipeline
+from qkv.tasks.answering import Answerer
 from qkv.tasks.pretrained import save
 
 CONTEXT = "the film was not dull and\tthe book was a superb meal"
@@ -22,7 +22,7 @@ ASKED = ["was the film dull", "the book"]
 def model(tmp_path_factory):
     base = write_base(tmp_path_factory.mktemp("base") / "bert")
     torch.manual_seed(1)
-    made = Answerer.fresh(base, Reading(max_length=17, stride=4, max_answer=5))
+    made = Answerer.fresh(base, WindowConfig(max_length=17, stride=4, max_answer=5))
     folder = tmp_path_factory.mktemp("made") / "model"
     save(made.loaded, folder)
     return str(folder)
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def float64(monkeypatch):
-    load_in_float64(monkeypatch, answerer)
+    load_in_float64(monkeypatch, pipeline)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_what_cannot_be_answered(qkv, model, tmp_path):
         ([model, "--context", " ", "who"], "--context is empty"),
         (
             [model, "--context", "nofile.txt", "who"],
-            "--context nofile.txt looks like the name of a file, which",
+            "--context nofile.txt looks like the name of a file, but there is no such file",
         ),
         ([model, "--context", tmp_path, "who"], "is a folder: did you mean"),
         ([model, "--context", CONTEXT, "nofile.txt"], "'nofile.txt' was given as a text, but"),

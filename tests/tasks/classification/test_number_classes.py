@@ -8,7 +8,7 @@ from tests.tasks.small import sentences, write_base, write_classifier
 from qkv.cli import main
 from qkv.data.labels import Labels
 from qkv.errors import ConfigError
-from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification import TextClassifier
 from qkv.tasks.pretrained import load, save
 
 NUMBERS = {"bad": 0, "good": 1}
@@ -74,10 +74,12 @@ def test_one_output_is_no_class(tmp_path, capsys):
     base = write_base(tmp_path / "base")
     loaded = load(base, architecture=architecture, new="classifier", labels=["LABEL_0"])
     save(loaded, tmp_path / "made")
-    with pytest.raises(ConfigError, match="SequenceClassifier has one output, which"):
+    with pytest.raises(
+        ConfigError, match="the SequenceClassifier has one output, which is a score"
+    ):
         TextClassifier.load(tmp_path / "made")
     data = write_data(tmp_path, "csv", NUMBERS)
     assert main(["evaluate", str(tmp_path / "made"), "--data", data]) == 2
     said = capsys.readouterr().err
-    assert "as cross-encoders give" in said
+    assert "a cross-encoder's score" in said
     assert "data.csv" not in said

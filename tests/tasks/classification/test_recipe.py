@@ -20,17 +20,17 @@ from tests.tasks.small import (
     write_table,
 )
 
-import qkv.tasks.classification.recipe as recipes
+import qkv.tasks.classification as page
 from qkv.cli import main
 from qkv.data.labels import TextExample
 from qkv.errors import ConfigError
 from qkv.models.lora import LoRAConfig
-from qkv.tasks.classification.classifier import TextClassifier
-from qkv.tasks.classification.data import Texts
-from qkv.tasks.classification.recipe import train_classifier
+from qkv.tasks.classification import TASK, ClassificationRecipe, TextClassifier
 from qkv.tasks.finetuning import FineTuning
-from qkv.tasks.recipe import Training
-from qkv.training.loop import train
+from qkv.tasks.splits import DataConfig, read_splits
+from qkv.tasks.train import train
+from qkv.training import loop
+from qkv.training.settings import Training
 
 ROWS = sentences(32)
 # 24 texts to learn from: 4 batches of 6 an epoch.
@@ -59,18 +59,23 @@ def table(tmp_path_factory):
 def fit(base, table):
     """Train into a folder; returns it."""
 
-    def run(output, *, fresh=False, finetuning=FineTuning(), data=None, **training):  # noqa: B008
-        texts = {"train": str(table), "max_length": 13, "validation_share": 0.25} | (data or {})
+    def run(
+        output, *, fresh=False, finetuning=None, data=None, max_length=13, several=False, **training
+    ):
+        texts = {"train": (str(table),), "validation_fraction": 0.25} | (data or {})
+        recipe = ClassificationRecipe(
+            output=output,
+            base=str(base),
+            data=DataConfig(**texts),
+            finetuning=finetuning or FineTuning(),
+            training=Training(**TRAINING | training),
+            max_length=max_length,
+            several=several,
+            device="cpu",
+            fresh=fresh,
+        )
         with unchecked():
-            train_classifier(
-                output=output,
-                base=str(base),
-                data=Texts(**texts),
-                finetuning=finetuning,
-                training=Training(**TRAINING | training),
-                device="cpu",
-                fresh=fresh,
-            )
+            train(TASK, recipe)
         return output
 
     return run
@@ -81,7 +86,7 @@ def kill(fit, monkeypatch):
     """Train until the n-th call of the loss raises."""
 
     def run(at, output, **options):
-        calls, original = itertools.count(1), recipes.classification_loss
+        calls, original = itertools.count(1), page.classification_loss
 
         def loss(*arguments, **names):
             if next(calls) == at:
@@ -89,7 +94,7 @@ def kill(fit, monkeypatch):
             return original(*arguments, **names)
 
         with monkeypatch.context() as patch:
-            patch.setattr(recipes, "classification_loss", loss)
+            patch.setattr(page, "classification_loss", loss)
             with pytest.raises(ZeroDivisionError):
                 fit(output, **options)
 
@@ -103,7 +108,7 @@ def no_training(monkeypatch):
     def loss(*arguments, **names):
         raise AssertionError("a step was made")
 
-    return lambda: monkeypatch.setattr(recipes, "classification_loss", loss)
+    return lambda: monkeypatch.setattr(page, "classification_loss", loss)
 
 
 WAYS = {
@@ -132,22 +137,15 @@ def changed_by(way, folder, base):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_way_to_train_changes_what_it_says_and_goes_on_to_the_bit(fit, base, tmp_path, way, kill):
+def test_a_way_to_train_changes_what_it_says(fit, base, tmp_path, way, kill):
     options, parts = WAYS[way]
     # One evaluation, at the end: the weights that are kept have seen all steps.
     options = {"finetuning": FineTuning(**options), "evaluate_every": 8}
     whole = fit(tmp_path / "whole", **options)
     every = set(tensors(whole))
-    said = {name for name in every if any(part in name for part in parts)}
-    assert changed_by(way, whole, base) == said
-
-    killed = tmp_path / "killed"
-    for at in (4, 3):  # at step 4, and at step 5, whose two before are done again
-        kill(at, killed, **options)
-        assert not killed.exists()
-    fit(killed, **options)
-    assert_same_run(whole, killed)
-    trained = results(whole)["trained parameters"]
+    expected = {name for name in every if any(part in name for part in parts)}
+    assert changed_by(way, whole, base) == expected
+    trained = results(whole)["trained_parameters"]
     if way == "lora":
         assert trained == 3 * 3 * (22 + 22) + 2 * 22 + 2
         adapter = whole.with_name("whole.training") / "adapter"
@@ -157,7 +155,14 @@ def test_a_way_to_train_changes_what_it_says_and_goes_on_to_the_bit(fit, base, t
             for x in "AB"
         }
     elif way != "gradual":  # whose lowest layers would train, were there more steps
-        assert trained == sum(tensors(whole)[name].numel() for name in said)
+        assert trained == sum(tensors(whole)[name].numel() for name in expected)
+    if way in ("all", "gradual", "lora"):
+        killed = tmp_path / "killed"
+        for at in (4, 3):  # at step 4, and at step 5, whose two before are repeated
+            kill(at, killed, **options)
+            assert not killed.exists()
+        fit(killed, **options)
+        assert_same_run(whole, killed)
 
 
 def assert_same_run(one, other):
@@ -173,27 +178,6 @@ def assert_same_run(one, other):
         assert contents(adapters[0]) == contents(adapters[1])
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"ema": 0.9, "accumulate": 2, "smoothing": 0.1},
-        {"average_last": 3},
-        {"evaluate_every": 1, "patience": 6, "learning_rate": 0.05},
-        {"batch_size": None, "max_tokens": 70, "schedule": "noam", "warmup": 3.0},
-        {"recompute": True, "tensorboard": True},
-        {"precision": "bfloat16", "schedule": "cosine", "warmup": 0.25},
-    ],
-)
-def test_with_any_option_a_killed_run_goes_on_to_the_bit(fit, tmp_path, kill, options):
-    whole, killed = fit(tmp_path / "whole", **options), tmp_path / "killed"
-    kill(5, killed, **options)
-    fit(killed, **options)
-    assert_same_run(whole, killed)
-    plain = tensors(fit(tmp_path / "plain"))
-    if "recompute" not in options:
-        assert not torch.equal(tensors(whole)["classifier.weight"], plain["classifier.weight"])
-
-
 def test_a_run_that_is_over_is_not_trained_again(fit, tmp_path, no_training, capsys):
     fit(tmp_path / "made")
     first = contents(tmp_path / "made")
@@ -201,12 +185,16 @@ def test_a_run_that_is_over_is_not_trained_again(fit, tmp_path, no_training, cap
     fit(tmp_path / "made")
     again = contents(tmp_path / "made")
     assert first["model.safetensors"] == again["model.safetensors"]
-    assert "holds 8 of 8 steps already, which are not done again" in capsys.readouterr().out
+    assert (
+        "holds 8 of 8 steps, which are not repeated; --fresh starts over" in capsys.readouterr().out
+    )
 
 
 def test_the_best_weights_by_the_validation_texts_are_kept(fit, tmp_path, monkeypatch, capsys):
     scores = iter([0.3, 0.8, 0.8, 0.7, 0.6])
-    monkeypatch.setattr(recipes, "_evaluate", lambda *_: {"accuracy": next(scores)})
+    monkeypatch.setattr(
+        ClassificationRecipe, "metrics", lambda recipe, _: {"accuracy": next(scores)}
+    )
     fit(tmp_path / "best", evaluate_every=1, patience=3)
     out = capsys.readouterr().out
     assert "step 2 of 8, validation: accuracy 0.8000\n" in out
@@ -241,16 +229,16 @@ def test_it_learns_and_results_say_what_was_measured(fit, tmp_path, table, capsy
     )
     said = results(made)
     assert said["test"]["accuracy"] >= 0.9
-    assert said["texts to learn from"] == 24
+    assert said["train_examples"] == 24
     assert said["validation"]["count"] == 8
     assert said["test"]["count"] == 40
     assert said["parameters"] == sum(x.numel() for x in tensors(made).values())
     recipe = said["recipe"]
     assert recipe["training"]["learning_rate"] == 3e-3
-    assert recipe["data"]["train"] == str(table)
+    assert recipe["data"]["train"] == [str(table)]
     assert {"torch", "qkv", "python"} <= said["versions"].keys()
     rest = json.loads((made / "results.json").read_text())
-    assert rest["seconds of training"] > 0
+    assert rest["train_seconds"] > 0
     assert "git" in rest
     examples = [TextExample(*row) for row in sentences(80)[40:]]
     classifier = TextClassifier.load(made)
@@ -264,9 +252,9 @@ def test_it_learns_and_results_say_what_was_measured(fit, tmp_path, table, capsy
     out = capsys.readouterr().out
     for line in (
         "2 classes: bad (12), good (12)\n",
-        "to learn from: 24 texts, the longest of 12 tokens; none was cut\n",
-        "to choose the best weights by: 8 texts; to test: 40\n",
-        f"80 steps, about 4 an epoch -> {made}\n",
+        "24 texts, the longest of 12 tokens; none was cut\n",
+        "24 examples to train on, 8 to validate, 40 to test; ",
+        f"80 steps, about 4 per epoch -> {made}\n",
         f"try it: qkv classify --model {made} 'a text'\n",
     ):
         assert line in out
@@ -289,20 +277,22 @@ def test_another_recipe_in_the_same_place_is_refused_by_its_fields(fit, tmp_path
 
 def test_other_texts_under_the_same_name_are_another_run(fit, tmp_path, kill):
     table = write_table(tmp_path / "mine.csv", ROWS)
-    kill(4, tmp_path / "made", data={"train": str(table)})
+    kill(4, tmp_path / "made", data={"train": (str(table),)})
     write_table(table, [*ROWS[:-1], ("the soup was superb !", "good")])
-    with pytest.raises(
-        ConfigError, match=r"recipe checksum of the texts was '[0-9a-f]{16}' and is"
-    ):
-        fit(tmp_path / "made", data={"train": str(table)})
+    with pytest.raises(ConfigError, match=r"recipe data_checksum was '[0-9a-f]{16}' and is"):
+        fit(tmp_path / "made", data={"train": (str(table),)})
 
 
 def test_a_fresh_start_that_cannot_be_made_leaves_the_old_run(fit, tmp_path, kill):
     kill(4, tmp_path / "made")
     before = contents(tmp_path)
-    for wrong in ({"train": str(tmp_path / "nothing.csv")}, {"limit": 1}, {"max_length": 99}):
+    for wrong in (
+        {"data": {"train": (str(tmp_path / "nothing.csv"),)}},
+        {"data": {"limit": 1}},
+        {"max_length": 99},
+    ):
         with pytest.raises(ValueError, match=r"nothing\.csv|limit|max_length"):
-            fit(tmp_path / "made", fresh=True, data=wrong)
+            fit(tmp_path / "made", fresh=True, **wrong)
     assert contents(tmp_path) == before
 
 
@@ -325,7 +315,7 @@ def test_steps_and_evaluations_of_an_epoch(fit, tmp_path, capsys):
     assert out.count(", validation: accuracy") == 2
     fit(tmp_path / "b", epochs=2.0, accumulate=3)  # 8 batches, 3 an update, 4 / 3 an epoch
     out = capsys.readouterr().out
-    assert "3 steps, about 1 an epoch" in out
+    assert "3 steps, about 1 per epoch" in out
     assert out.count(", validation: accuracy") == 3
 
 
@@ -334,9 +324,10 @@ def test_options_reach_the_loop(fit, tmp_path, monkeypatch):
 
     def spy(model, batches, loss, training, **options):
         seen.update(vars(training))
-        return train(model, batches, loss, training, **options)
+        return original(model, batches, loss, training, **options)
 
-    monkeypatch.setattr("qkv.tasks.recipe.train", spy)
+    original = loop.train
+    monkeypatch.setattr(loop, "train", spy)
     compiled = []
     monkeypatch.setattr("torch.nn.Module.compile", lambda module: compiled.append(module))
     options = {"clip": 0.7, "accumulate": 2, "ema": 0.8, "compile": True, "evaluate_every": 3}
@@ -358,7 +349,7 @@ def test_curves_are_written(fit, tmp_path):
 def test_names_of_classes_are_printed_as_they_are(fit, tmp_path, capsys):
     names = {"good": "[bold]:smile:", "bad": "[/x]"}
     rows = [(text, names[label]) for text, label in ROWS]
-    made = fit(tmp_path / "made", data={"train": str(write_table(tmp_path / "odd.csv", rows))})
+    made = fit(tmp_path / "made", data={"train": (str(write_table(tmp_path / "odd.csv", rows)),)})
     assert "2 classes: [/x] (12), [bold]:smile: (12)\n" in capsys.readouterr().out
     assert TextClassifier.load(made).labels.names == ("[/x]", "[bold]:smile:")
 
@@ -366,9 +357,12 @@ def test_names_of_classes_are_printed_as_they_are(fit, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_layers": 1}, "finetuning.n_layers was given with finetuning.train = all; it is read"),
-        ({"train": "top", "unfreeze_every": 2}, r"only with finetuning\.train = gradual"),
-        ({"lora": LoRAConfig(rank=4)}, r"finetuning\.lora was given .*train = lora"),
+        (
+            {"n_layers": 1},
+            "n_layers is set, but finetuning.train = all; expected finetuning.train = top",
+        ),
+        ({"train": "top", "unfreeze_every": 2}, r"expected finetuning\.train = gradual, the only"),
+        ({"lora": LoRAConfig(rank=4)}, r"finetuning\.lora is set, .*train = lora"),
         ({"train": "gradual", "unfreeze_every": 0}, "unfreeze_every = 0; expected at least 1"),
     ],
 )
@@ -425,7 +419,7 @@ def test_sigterm_saves_says_where_and_the_same_command_goes_on(tmp_path, base, t
     assert not made.exists()
 
     done = subprocess.run(command, **how, check=True)
-    assert f"{kept} holds {step} of 80 steps already" in done.stdout
+    assert f"{kept} holds {step} of 80 steps, which are not repeated" in done.stdout
     assert "step 10 of" not in done.stdout
     assert done.stderr == ""
     with unchecked():
@@ -441,15 +435,14 @@ def test_pairs_of_texts_from_the_first_table_to_the_last_answer(fit, tmp_path, c
         for word in ("fine", "dull", "rude", "clever")
     ]
     table = write_table(tmp_path / "pairs.csv", rows, ("text", "label", "next"))
-    data = {"train": str(table), "second": "next", "max_length": 19}
-    folder = fit(tmp_path / "made", data=data, epochs=1.0)
+    data = {"train": (str(table),), "columns": {"second": "next"}, "validation_fraction": 0.25}
+    folder = fit(tmp_path / "made", data=data, max_length=19, epochs=1.0)
     found = results(folder)
-    assert found["recipe"]["data"]["second"] == "next"
+    assert found["recipe"]["data"]["columns"] == {"second": "next"}
     assert json.loads((folder / "tokenizer_config.json").read_text())["text_pairs"] is True
     classifier = TextClassifier.load(folder)
-    whole = Texts(**data | {"validation_share": 0.25}).parts()
-    scores = classifier.evaluate(whole.validation)
-    assert scores.accuracy == found["validation"]["accuracy"]
+    held_out = read_splits(TASK, DataConfig(**data)).validation
+    assert classifier.evaluate(held_out).accuracy == found["validation"]["accuracy"]
 
     capsys.readouterr()
     assert (
@@ -460,26 +453,21 @@ def test_pairs_of_texts_from_the_first_table_to_the_last_answer(fit, tmp_path, c
     assert [(one[0], one[2], one[3]) for one in lines] == [
         (one.label, one.text, one.second) for one in said
     ]
-    asked = [
-        "classify",
-        "-m",
-        str(folder),
-        "--file",
-        str(table),
-        "--columns.second",
-        "next",
-        "--json",
-    ]
-    assert main(asked) == 0
-    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(one["text"], one["second"]) for one in shown] == [(a, c) for a, _, c in rows]
-    columns = ["--data", str(table), "--columns.second", "next"]
-    assert main(["evaluate", str(folder), *columns, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["count"] == len(rows)
+    # The model remembers the columns of its training data, which --columns replaces.
+    other = write_table(tmp_path / "other.csv", rows, ("text", "label", "b"))
+    for source in ([str(table)], [str(other), "--columns.second", "b"]):
+        assert main(["classify", "-m", str(folder), "--json", "--file", *source]) == 0
+        shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(one["text"], one["second"]) for one in shown] == [(a, c) for a, _, c in rows]
+        assert main(["evaluate", str(folder), "--json", "--data", *source]) == 0
+        assert json.loads(capsys.readouterr().out)["count"] == len(rows)
 
     assert main(["classify", "-m", str(folder), "a text"]) == 2
-    assert "single texts were given; this model classifies pairs" in capsys.readouterr().err
+    assert "the inputs are single texts; this model classifies pairs" in capsys.readouterr().err
     assert main(["classify", "-m", str(folder), "a text", "--second", " "]) == 2
     assert "--second is empty" in capsys.readouterr().err
-    assert main(["evaluate", str(folder), "--data", str(table)]) == 2
-    assert "single texts were given" in capsys.readouterr().err
+    column = ["--second", "a soup", "--columns.second", "b"]
+    assert main(["classify", "-m", str(folder), "--file", str(other), *column]) == 2
+    assert "names a column of a table; expected --file TABLE, and no" in capsys.readouterr().err
+    assert main(["evaluate", str(folder), "--data", str(other)]) == 2
+    assert "has no column 'next'" in capsys.readouterr().err

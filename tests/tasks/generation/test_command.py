@@ -1,4 +1,4 @@
-"""`qkv generate` and `qkv recognize`: arguments, what is printed, and what is refused."""
+"""`qkv generate`: arguments, what is printed, and what is refused."""
 
 import io
 import json
@@ -14,9 +14,8 @@ from qkv.cli import main
 from qkv.data.tokenizers import Tokenizer
 from qkv.generation.sampling import Sampling
 from qkv.models.llama import Llama, LlamaConfig
-from qkv.tasks.generation import generator
-from qkv.tasks.generation.generator import Generator
-from qkv.tasks.generation.recipe import begin_with_stop
+from qkv.tasks import pipeline
+from qkv.tasks.generation import Generator
 from qkv.tasks.pretrained import Loaded, save
 
 TEXT = "to be or not to be, that is the question"
@@ -24,7 +23,7 @@ TEXT = "to be or not to be, that is the question"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    tokenizer = begin_with_stop(Tokenizer.train_characters([TEXT]))
+    tokenizer = Tokenizer.train_characters([TEXT]).begin_with_stop()
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size, d_model=12, n_heads=2, d_ff=13, n_layers=1, n_positions=19
     )
@@ -36,7 +35,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def float64(monkeypatch):
-    load_in_float64(monkeypatch, generator)
+    load_in_float64(monkeypatch, pipeline)
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def test_lines_of_standard_input(qkv, model, monkeypatch):
         (["--top_k", "0"], "top_k is 0, expected at least 1"),
         (["--max_length", "0"], "max_length is 0, expected at least 1"),
         (["--n", "0"], "n = 0; expected at least 1 text for each prompt"),
-        (["--lookup", "--json"], "--lookup was given for 1 prompts with --json"),
+        (["--lookup", "--json"], "--lookup for 1 prompts with --json; expected a single prompt"),
         (["--file", "x.txt"], "expected one of the two"),
         (
             ["generator"],

@@ -10,15 +10,14 @@ from tests.helpers import randomized
 
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError, LengthError
+from qkv.generation.continuation import Continuation
+from qkv.generation.decoding import Limits
 from qkv.generation.sampling import Sampling
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.llama import Llama, LlamaConfig
-from qkv.tasks.decoding import Limits
-from qkv.tasks.generation.foretelling import foretell
-from qkv.tasks.generation.generator import Generator
-from qkv.tasks.generation.recipe import begin_with_stop
-from qkv.tasks.generation.writing import Writer
+from qkv.tasks.generation import Generator
+from qkv.tasks.likelihood import negative_log_likelihoods
 from qkv.tasks.pretrained import Loaded
 
 TEXT = "to be or not to be, that is the question: whether 'tis nobler ćć in the mind to suffer"
@@ -26,7 +25,7 @@ PROMPTS = ["to be", "the question: ", "or"]
 
 
 def generator(kind="llama", context=31, tokenizer=None, **config):
-    tokenizer = tokenizer or begin_with_stop(Tokenizer.train_bpe([TEXT] * 3, 290))
+    tokenizer = tokenizer or Tokenizer.train_bpe([TEXT] * 3, 290).begin_with_stop()
     sizes = {"vocab_size": tokenizer.vocab_size, "d_model": 24, "n_layers": 2}
     if kind == "llama":
         model = Llama(LlamaConfig(**sizes, n_heads=6, n_kv_heads=2, d_ff=29, n_positions=context))
@@ -61,7 +60,8 @@ def test_beyond_a_context_it_goes_on_from_its_last_half():
     model, greedy = generator(context=13), Sampling(temperature=0.0)
     ids = model.encode("to be or not to")
     assert 3 < len(ids) < 13
-    found = list(Writer(model.model, 13, model.stops, greedy).tokens(ids, Limits(0, 23, False), 0))
+    continuation = Continuation(model.model, 13, model.stops, greedy)
+    found = list(continuation.tokens(ids, Limits(0, 23, False), 0))
     if found[-1].id in model.stops:  # the seed of the weights says otherwise
         raise AssertionError("it ended early")
     text = list(ids)
@@ -129,7 +129,7 @@ def test_windows_foretell_each_token_once_from_what_stands_before(stride):
     context, model = 11, generator(context=11).model
     generator_ = torch.Generator().manual_seed(0)
     rows = [torch.randint(0, 290, (n,), generator=generator_).tolist() for n in (2, 11, 12, 13, 37)]
-    found = foretell(model, rows, context=context, stride=stride)
+    found = negative_log_likelihoods(model, rows, context=context, stride=stride)
     for row, loss in zip(rows, found, strict=True):
         expected, done = 0.0, 1
         while done < len(row):
@@ -155,10 +155,12 @@ def test_scores_count_tokens_and_characters_with_the_end():
     total = sum(one.loss * n for one, n in zip(alone, n_tokens, strict=True))
     assert scores.loss * scores.tokens == pytest.approx(total)
     assert scores.perplexity == pytest.approx(math.exp(scores.loss))
-    with pytest.raises(DataError, match="no texts to foretell: expected at least one"):
+    with pytest.raises(DataError, match="there are no texts to score; expected at least one"):
         model.evaluate([])
-    with pytest.raises(ConfigError, match="stride = 32; expected from 1 to the context, 31"):
-        model.evaluate(texts, stride=32)
+    for stride in (0, 32):
+        message = f"stride = {stride}; expected from 1 to the context, 31"
+        with pytest.raises(ConfigError, match=message):
+            model.evaluate(texts, stride=stride)
 
 
 @pytest.mark.parametrize(
@@ -180,24 +182,24 @@ def test_what_cannot_be_written_is_refused(options, message):
 
 def test_another_kind_of_model_is_refused():
     bert = Bert(BertConfig(vocab_size=7, d_model=6, n_heads=2, d_ff=5, n_layers=1, n_positions=11))
-    with pytest.raises(ConfigError, match=r"a Bert with no tokenizer .* a causal language model"):
+    with pytest.raises(ConfigError, match="is a Bert with no tokenizer; expected a causal"):
         Generator(Loaded(bert))
     loaded = generator().loaded
-    with pytest.raises(ConfigError, match=r"a Llama with no tokenizer was given"):
+    with pytest.raises(ConfigError, match="is a Llama with no tokenizer; expected a causal"):
         Generator(dataclasses.replace(loaded, tokenizer=None))
     headless = dataclasses.replace(loaded, model=loaded.model.without_head())
-    with pytest.raises(ConfigError, match=r"a Llama with a tokenizer was given"):
+    with pytest.raises(ConfigError, match="is a Llama without an output layer; expected"):
         Generator(headless)
 
 
 def ids_of(model, prompt, most):
     """What is written greedily."""
-    writer = Writer(
+    continuation = Continuation(
         model.model, model.context, model.stops, model.decoding.greedy(), model.decoding
     )
     read = model.encode(prompt)
     limits = model.decoding.limits(len(read), usual=most)
-    return [token.id for token in writer.tokens(read, limits, 0)]
+    return [token.id for token in continuation.tokens(read, limits, 0)]
 
 
 def test_it_ends_at_each_end_that_its_files_say():
@@ -243,6 +245,6 @@ def test_lengths_of_the_files_count_the_prompt_and_hold_across_contexts():
 def test_beams_are_refused_where_the_caller_says_nothing_else():
     model = generator(num_beams=4)
     for write in (model, lambda prompt: list(model.stream(prompt))):
-        with pytest.raises(ConfigError, match="num_beams = 4, but texts are drawn or written"):
+        with pytest.raises(ConfigError, match="num_beams = 4, but this task samples or decodes"):
             write("to be")
     assert model("to be", max_length=3, sampling=Sampling()).tokens

@@ -8,9 +8,7 @@ from tests.tasks.images.test_recognizer import NAMES, recognizer
 from tests.tasks.small import load_in_float64
 
 from qkv.cli import main
-from qkv.tasks.images import recognizer as recognizers
-from qkv.tasks.images.command import image_items
-from qkv.tasks.images.recognizer import Recognizer
+from qkv.tasks.images import Recognizer
 from qkv.tasks.pretrained import Loaded, save
 
 pillow = pytest.importorskip("PIL.Image")
@@ -30,7 +28,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def float64(monkeypatch):
-    load_in_float64(monkeypatch, recognizers)
+    load_in_float64(monkeypatch)
 
 
 @pytest.fixture
@@ -111,15 +109,17 @@ def test_what_cannot_be_is_refused(qkv, model, photos, tmp_path):
     for arguments, message in (
         ([model], "no input: expected image files, or folders of them"),
         ([model, photos, "--top", "0"], "top = 0; expected at least 1 class"),
-        ([model, model, photos], "was given as an image, but is a model: did you mean --model"),
-        ([model, "recognizer"], "'recognizer' was given as an image, but is a model: did you"),
+        ([model, model, photos], "is a model, not an image: did you mean --model"),
+        ([model, "recognizer"], "'recognizer' is a model, not an image: did you mean --model rec"),
+        ([model, "--file", "a.txt"], "file = a.txt; expected images, or folders, as arguments"),
+        ([model, photos, "--columns.image", "x"], "columns = {'image': 'x'}; expected images, or"),
         ([model, tmp_path / "nothing.png"], "nothing.png: there is no such file"),
     ):
         status, out, err = qkv("recognize", "--model", *arguments)
         assert (status, out) == (2, "")
         assert message in err
     (tmp_path / "empty").mkdir()
-    (item,) = image_items([str(tmp_path / "empty")])
-    assert item.problem.endswith(
-        "no images in this folder; expected files such as *.jpg, *.jpeg, *.png, *.bmp"
+    _, _, err = qkv("recognize", "--model", model, tmp_path / "empty")
+    assert err.endswith(
+        "no images in this folder; expected files such as *.jpg, *.jpeg, *.png, *.bmp\n"
     )

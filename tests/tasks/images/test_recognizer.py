@@ -8,14 +8,13 @@ import pytest
 import torch
 from tests.helpers import randomized
 
-from qkv.data.image_sets import ImageSet
+from qkv.data.image_sets import ImageExample
 from qkv.data.images import ImageConfig, ImageProcessor
-from qkv.data.labels import Labels
 from qkv.errors import ConfigError, DataError
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.heads import SequenceClassifier
 from qkv.models.vit import ViT, ViTConfig
-from qkv.tasks.images.recognizer import Recognizer
+from qkv.tasks.images import Recognizer
 from qkv.tasks.pretrained import Loaded, save
 
 pillow = pytest.importorskip("PIL.Image")
@@ -97,23 +96,24 @@ def test_without_names_classes_are_numbered():
     assert recognizer(names=()).labels.names == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
-def test_scores_by_hand_whatever_the_order_of_the_classes():
+def test_scores_by_hand():
     model, images = recognizer(), pictures()
-    said = [one.label for one in model(images)]
-    other = Labels(NAMES[::-1])
-    truth = [*said[:-2], *(NAMES[(NAMES.index(label) + 1) % 3] for label in said[-2:])]
-    examples = ImageSet(
-        [str(i) for i in range(5)],
-        [other.number(label) for label in truth],
-        other,
-        lambda i: images[i],
-    )
+    found = [one.label for one in model(images)]
+    truth = [*found[:-2], *(NAMES[(NAMES.index(label) + 1) % 3] for label in found[-2:])]
+    examples = [ImageExample(str(i), label, lambda i=i: images[i]) for i, label in enumerate(truth)]
     scores = model.evaluate(examples)
     assert scores.accuracy == pytest.approx(3 / 5)
     assert [one.label for one in scores.classes] == list(NAMES)
-    foreign = ImageSet(["0"], [0], Labels(["ant", "wasp"]), lambda i: images[i])
-    with pytest.raises(DataError, match="wasp"):
+    assert model.evaluate(examples[::-1]).confusion == scores.confusion
+    foreign = [*examples, ImageExample("the sixth", "wasp", lambda: images[0])]
+    with pytest.raises(DataError, match="the sixth: the label 'wasp' was never seen in training"):
         model.evaluate(foreign)
+    with pytest.raises(DataError, match="there are no images; expected at least one"):
+        model.evaluate([])
+    # To score what was made transparent by mistake would be to score a guess of its background.
+    clear = ImageExample("clear.png", NAMES[0], lambda: pillow.new("RGBA", (7, 5)))
+    with pytest.raises(DataError, match=r"clear\.png has the channels R\+G\+B\+A; expected"):
+        model.evaluate([clear])
 
 
 def test_bad_images_are_named(tmp_path, files):
@@ -124,7 +124,7 @@ def test_bad_images_are_named(tmp_path, files):
         model(files)
     with pytest.raises(DataError, match=r"text\.png is no image"):
         model(tmp_path / "text.png")
-    with pytest.raises(DataError, match="no images to recognize: expected at least one"):
+    with pytest.raises(DataError, match="there are no images; expected at least one"):
         model([])
     with pytest.raises(DataError, match=r"an image has Pillow's mode 'I;16', more than 8 bits"):
         model(pillow.new("I;16", (5, 5)))
@@ -132,11 +132,16 @@ def test_bad_images_are_named(tmp_path, files):
 
 def test_another_kind_of_model_is_refused(tmp_path):
     bert = Bert(BertConfig(vocab_size=7, d_model=6, n_heads=2, d_ff=5, n_layers=1, n_positions=11))
-    with pytest.raises(ConfigError, match=r"a Bert with no preprocessor of images .* expected a "):
+    with pytest.raises(
+        ConfigError,
+        match=r"is a Bert with no preprocessor; expected a model that was trained to classify",
+    ):
         Recognizer(Loaded(bert))
     without = dataclasses.replace(recognizer().loaded, preprocessor=None)
-    with pytest.raises(ConfigError, match="a SequenceClassifier with no preprocessor"):
+    with pytest.raises(ConfigError, match="is a SequenceClassifier with no preprocessor"):
         Recognizer(without)
     save(Loaded(recognizer().model.float()), tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"model: a SequenceClassifier with no preprocessor"):
+    with pytest.raises(
+        ConfigError, match=r"model: the model is a SequenceClassifier with no preprocessor"
+    ):
         Recognizer.load(tmp_path / "model")

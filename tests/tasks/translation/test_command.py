@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+from pathlib import Path
 
 import pytest
 from tests.helpers import unchecked
@@ -13,8 +14,9 @@ from qkv.errors import ConfigError, DataError
 from qkv.evaluation.translation import translation_scores
 from qkv.generation.ranking import Beam
 from qkv.models.encoder_decoder import EncoderDecoder
-from qkv.tasks.translation.command import tables_of, translate
-from qkv.tasks.translation.translator import Translator
+from qkv.tasks.commands import command_of
+from qkv.tasks.pipeline import OURS, PARAMETERS
+from qkv.tasks.translation import TASK, Translate, Translator
 
 
 @pytest.fixture(scope="module")
@@ -31,28 +33,38 @@ def run(folder, capsys):
 
     def run(*inputs, **options):
         with unchecked():
-            translate(*inputs, model=folder, device="cpu", **options)
+            Translate(model=folder, device="cpu", **options).run(TASK, inputs)
         return capsys.readouterr().out.splitlines()
 
     return run
 
 
 def test_each_text_has_its_line(run, folder):
-    said = Translator.load(folder)(TEXTS)
-    assert run(*TEXTS) == [" ".join(one.split()) for one in said]
+    translations = Translator.load(folder)(TEXTS)
+    assert run(*TEXTS) == [" ".join(str(one).split()) for one in translations]
     assert run(*reversed(TEXTS)) == run(*TEXTS)[::-1]
 
 
-def test_from_a_file_and_from_standard_input(run, tmp_path, monkeypatch):
+def test_from_a_file_and_from_standard_input(run, folder, tmp_path, monkeypatch):
     table, lines = tmp_path / "my.csv", tmp_path / "my.txt"
-    table.write_text("said\nabc\ncabba\n", encoding="utf-8")
+    table.write_text("english\nabc\ncabba\n", encoding="utf-8")
     lines.write_text("abc\ncabba\n", encoding="utf-8")
     expected = run("abc", "cabba")
-    assert run(file=table, columns={"text": "said"}) == run(file=lines) == expected
+    assert run(file=table, columns={"source": "english"}) == run(file=lines) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
     assert run() == expected
-    with pytest.raises(DataError, match=r"my\.csv has no column 'text'"):
+    with pytest.raises(DataError, match=r"my\.csv has no column 'source'"):
         run(file=table)
+    with pytest.raises(ConfigError, match=r"columns\.text = 'english': there is no such role"):
+        run(file=table, columns={"text": "english"})
+    config = Path(folder, "config.json")
+    before = config.read_bytes()
+    columns = {"task": "translate", "columns": {"source": "english", "target": "german"}}
+    try:
+        config.write_text(json.dumps({**json.loads(before), PARAMETERS: {OURS: columns}}))
+        assert run(file=table) == expected  # as in the training data
+    finally:
+        config.write_bytes(before)
 
 
 def test_json_has_candidates_scores_and_the_note(run, folder):
@@ -64,22 +76,23 @@ def test_json_has_candidates_scores_and_the_note(run, folder):
     assert said["n_best"][0] == {name: said[name] for name in ("translation", "score")}
     [greedy] = run("abc", beam=1, json=True)
     beam = Beam(size=1, length_penalty=1.0, length_rule="power")
-    assert json.loads(greedy)["translation"] == Translator.load(folder, beam=beam)("abc")
+    assert json.loads(greedy)["translation"] == str(Translator.load(folder, beam=beam)("abc"))
     [cut] = run("abc", max_length=2, json=True)
     assert len(json.loads(cut)["translation"]) <= 2
 
 
-def test_what_is_not_whole_is_said_beside(run, folder, capsys):
+def test_what_is_not_whole_is_said_beside(folder, capsys):
     with unchecked():
-        translate("abcab. " * 3, model=folder, device="cpu")
+        command_of("translate")("abcab. " * 3, options=Translate(model=folder, device="cpu"))
     said = capsys.readouterr()
-    assert "21 tokens, the model reads 13 at once: split into 2 parts" in " ".join(said.err.split())
+    note = "21 tokens, but the model reads at most 13: split into 2 parts"
+    assert note in " ".join(said.err.split())
     assert len(said.out.splitlines()) == 1
 
 
 def test_broken_inputs_stop_no_others(run, capsys, folder):
     with unchecked(), pytest.raises(DataError, match="1 of 3 inputs have no answer"):
-        translate("abc", " ", "b", model=folder, device="cpu")
+        Translate(model=folder, device="cpu").run(TASK, ["abc", " ", "b"])
     said = capsys.readouterr()
     assert said.out.splitlines()[1] == ""
     assert "argument 2: empty" in said.err
@@ -101,9 +114,11 @@ def test_numbers_out_of_range(run, options, words):
 
 
 def test_scores_have_a_table_with_signatures():
-    [(title, rows)] = tables_of(translation_scores(["a b c d"], ["a b c d"], samples=2)).items()
+    scores = translation_scores(["a b c d"], ["a b c d"], samples=2)
+    [(title, rows)] = TASK.tables(scores).items()
+    assert TASK.summary(scores) == "BLEU 100.00, lowercase 100.00, chrF 100.00 of 1 texts"
     assert title == "1 texts"
-    assert [row["score"] for row in rows] == ["BLEU", "BLEU, lower-cased", "chrF2"]
+    assert [row["score"] for row in rows] == ["BLEU", "BLEU, lowercase", "chrF2"]
     assert [row["value"] for row in rows] == ["100.00"] * 3
     assert all("version:" in row["signature"] for row in rows)
 

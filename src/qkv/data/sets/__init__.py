@@ -71,7 +71,7 @@ def load_set(
     data_dir: Folder = None,
     columns: Mapping[str, str] = NO_COLUMNS,
 ) -> Any:
-    """Read one split of a named set: a sequence of examples, or an `ImageSet`.
+    """Read one split of a named set: a sequence of examples.
 
     Args:
         task: such as "classify"; see `NamedSet`.

@@ -5,14 +5,14 @@ from typing import cast
 
 import numpy as np
 
-from qkv.data.image_sets import ImageSet, array_set
+from qkv.data.image_sets import ImageExample, array_examples
 from qkv.data.sets import Folder, NamedSet
 from qkv.errors import MissingDependencyError
 
 N_VALIDATION = 180
 
 
-def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> ImageSet:
+def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[ImageExample]:
     """Split the digits in halves, in their order: a half has few writers of the other.
 
     Their 17 shades of gray, 0 to 16, become 0 to 255. The validation split is the end of the first
@@ -38,7 +38,7 @@ def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> ImageSet:
         "test": slice(middle, None),
     }[split]
     names = tuple("0123456789")
-    return array_set(f"digits, {split}", pixels[rows], digits.target[rows], names)
+    return array_examples(f"digits, {split}", pixels[rows], digits.target[rows], names)
 
 
 SETS = (

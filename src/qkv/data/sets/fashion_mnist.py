@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qkv.data.idx import read_idx
-from qkv.data.image_sets import ImageSet, array_set
+from qkv.data.image_sets import ImageExample, array_examples
 from qkv.data.sets import Folder, NamedSet
 from qkv.errors import DataError
 
@@ -61,14 +61,14 @@ def _find(folder: Path, name: str) -> Path:
     return packed if packed.exists() else folder / name
 
 
-def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> ImageSet:
+def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[ImageExample]:
     """Read a split; the validation split is the end of the published training split."""
     pixels, classes = fashion_mnist(split, data_dir)
     if split in ("train", "validation"):
         end = len(pixels) - N_VALIDATION
         rows = slice(end) if split == "train" else slice(end, None)
         pixels, classes = pixels[rows], classes[rows]
-    return array_set(f"fashion_mnist, {split}", pixels, classes, NAMES)
+    return array_examples(f"fashion_mnist, {split}", pixels, classes, NAMES)
 
 
 SETS = (

@@ -2,8 +2,10 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
@@ -114,6 +116,18 @@ class Tokenizer:
             )
         return tokenizer
 
+    def begin_with_stop(self) -> "Tokenizer":
+        """Return a tokenizer whose `add_special_tokens` puts `stop` first, as in language models.
+
+        For a tokenizer that was trained here; its files say so to transformers, too.
+        """
+        files = self.files
+        files[FILE_NAME] = training.begin_with_stop(files[FILE_NAME], self.stop)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                Path(folder, name).write_bytes(content)
+            return type(self).load(folder)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the files as they were loaded, each atomically.
 
@@ -139,7 +153,7 @@ class Tokenizer:
         """The content of the files that `save` writes, by name."""
         return dict(self._parts.files)
 
-    @property
+    @cached_property
     def target(self) -> "Tokenizer":
         """The tokenizer of the target language, which differs for Marian and mBART."""
         parts = of_target(self._parts)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 
 from qkv.errors import ConfigError, DataError
 
@@ -134,3 +135,12 @@ def _checked(texts: Iterable[str]) -> list[str]:
     if not any(texts):
         raise DataError(f"cannot train a vocabulary without text: all {len(texts)} texts are empty")
     return texts
+
+
+def begin_with_stop(file: bytes, stop: int) -> bytes:
+    """See `Tokenizer.begin_with_stop`; takes and returns the content of tokenizer.json."""
+    library = tokenizers.Tokenizer.from_str(file.decode())
+    library.post_processor = TemplateProcessing(
+        single=f"{STOP} $A", pair=f"{STOP} $A {STOP} $B", special_tokens=[(STOP, stop)]
+    )
+    return library.to_str(pretty=True).encode()

@@ -1,0 +1,166 @@
+"""What a model consists of, as tables of text: parts, blocks, attention, parameters, memory."""
+
+import re
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import nn
+
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.single_head import SingleHeadAttention
+from qkv.blocks.block import Block
+from qkv.blocks.feed_forward import FeedForward
+from qkv.blocks.positions import ALiBi, LearnedPositions, RelativeBias, Rotary, SinusoidalPositions
+from qkv.blocks.stack import Stack
+
+Rows = list[dict[str, str]]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CACHED = 1000  # tokens
+
+
+def describe_blocks(model: nn.Module) -> Rows:
+    """One row a stack of blocks."""
+    rows = []
+    for name, stack in model.named_modules():
+        if not isinstance(stack, Stack):
+            continue
+        block = cast(Block, stack.blocks[0])
+        parts = [part for part, _ in block.named_children() if not part.endswith("_residual")]
+        residual, feed_forward = block.feed_forward_residual, cast(FeedForward, block.feed_forward)
+        order = "before" if residual.norm_first else "after"
+        rows.append(
+            {
+                "stack": name,
+                "blocks": str(len(stack.blocks)),
+                "sublayers": ", ".join(parts),
+                "norm": f"{type(residual.norm).__name__} {order} each",
+                "feed-forward": f"{feed_forward.kind}, {feed_forward.up.out_features:,} wide",
+            }
+        )
+    return rows
+
+
+def describe_attention(model: nn.Module) -> Rows:
+    """One row a kind of attention: those of all blocks together where they are alike."""
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, MultiHeadAttention | SingleHeadAttention):
+            row = {"kind": type(module).__name__, **_heads(module)}
+            alike.setdefault(tuple(row.items()), []).append(name)
+    return [{"where": _joined(names), **dict(row)} for row, names in alike.items()]
+
+
+def describe_parameters(model: nn.Module) -> Rows:
+    """One row a part, the same parts of all blocks together; shared parameters count once."""
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = _part(name)
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    total = sum(counts.values())
+    rows = [*counts.items(), ("all", total)]
+    return [{"part": part, "parameters": f"{n:,}", "share": f"{n / total:.1%}"} for part, n in rows]
+
+
+def describe_memory(model: nn.Module) -> Rows:
+    """One row a dtype: the weights, training them by AdamW, and what decoding remembers."""
+    parameters = list(model.parameters())
+    n_parameters, own = sum(p.numel() for p in parameters), parameters[0].dtype
+    cached = [
+        2 * module.key.out_features * CACHED
+        for module in model.modules()
+        if isinstance(module, MultiHeadAttention) and module.causal
+    ]
+    rows = []
+    for dtype in dict.fromkeys((own, *DTYPES)):
+        weights = n_parameters * dtype.itemsize
+        row = {
+            "dtype": str(dtype).removeprefix("torch.") + (" (as it is)" if dtype == own else ""),
+            "weights": size(weights),
+            "weights, gradients, AdamW": size(4 * weights),
+        }
+        if cached:
+            row[f"cache of {CACHED:,} tokens"] = size(sum(cached) * dtype.itemsize)
+        rows.append(row)
+    return rows
+
+
+def shared_parameters(model: nn.Module) -> dict[str, str]:
+    """Names of parameters that are others by a second name, and these."""
+    first: dict[int, str] = {}
+    shared = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in first:
+            first[id(parameter)] = name
+        elif _numbered(name) != _numbered(first[id(parameter)]):  # not one that all blocks share
+            shared[name] = first[id(parameter)]
+    return shared
+
+
+def name_positions(module: object) -> str:
+    """Say how a module tells the order; nothing where it does not."""
+    match module:
+        case LearnedPositions():
+            return f"learned, {module.max_length:,}"
+        case SinusoidalPositions():
+            return f"sinusoids, {module.layout}"
+        case Rotary():
+            scaling = "" if module.scaling is None else f", {module.scaling}"
+            return f"rotary, base {module.base:,.0f}{scaling}"
+        case RelativeBias():
+            return f"relative bias, {module.n_buckets} buckets up to {module.max_distance}"
+        case ALiBi():
+            return "ALiBi"
+    return ""
+
+
+def size(n_bytes: int) -> str:
+    """Write a number of bytes for people: 1 MB is a million."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:,.1f} {unit}"
+    return f"{n_bytes / 1000:,.1f} kB"
+
+
+def _heads(module: MultiHeadAttention | SingleHeadAttention) -> dict[str, str]:
+    if isinstance(module, SingleHeadAttention):
+        n_heads = n_kv_heads = 1
+        d_head = causal = window = None
+        positions = ""
+    else:
+        n_heads, d_head, causal = module.n_heads, module.d_head, module.causal
+        n_kv_heads = module.key.out_features // d_head
+        window = getattr(module, "window", None)
+        positions = name_positions(module.rotary) or name_positions(module.position_bias)
+    side = "before" if causal else "on either side"
+    return {
+        "heads": str(n_heads),
+        "key heads": str(n_kv_heads),
+        "width": "" if d_head is None else str(d_head),
+        "causal": "yes" if causal else "no",
+        "window": "" if window is None else f"{window:,} {side}",
+        "positions": positions,
+    }
+
+
+def _part(name: str) -> str:
+    """The part that a parameter belongs to: a sublayer of all blocks, or a module outside them."""
+    module = name.rpartition(".")[0] or name
+    block = re.match(r"(.*\.)\d+\.(\w+)", module)
+    return f"{block[1]}*.{block[2]}" if block else module
+
+
+def _numbered(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", name)
+
+
+def _joined(names: Iterable[str]) -> str:
+    """Write modules of several blocks as one name with the blocks' numbers."""
+    numbers: dict[str, list[str]] = {}
+    for name in names:
+        numbers.setdefault(_numbered(name), []).extend(re.findall(r"\.(\d+)\.", name))
+    return ", ".join(
+        pattern.replace("*", f"{found[0]}-{found[-1]}" if len(found) > 1 else "".join(found))
+        for pattern, found in numbers.items()
+    )

@@ -1,0 +1,398 @@
+"""Text classification: one class per text or pair of texts, or several classes per text."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, ClassVar, Self
+
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from qkv.data.classification import (
+    EncodedTexts,
+    classification_batches,
+    encode_texts,
+    evaluation_batches,
+    in_order,
+)
+from qkv.data.labels import Labels, PairExample, TextExample, label_remarks, seconds_of
+from qkv.errors import ConfigError, DataError
+from qkv.evaluation.classification import (
+    ClassificationScores,
+    MultiLabelScores,
+    classification_report,
+    multi_label_report,
+)
+from qkv.models.heads import SequenceClassifier
+from qkv.tasks.commands import Predict
+from qkv.tasks.finetuning import load_with_head
+from qkv.tasks.inputs import Item, pair_items
+from qkv.tasks.labels import (
+    SEPARATOR,
+    check_classes,
+    check_known,
+    class_metrics,
+    class_tables,
+    classes_line,
+    labels_of,
+    score_line,
+    split_labels,
+    targets_of,
+)
+from qkv.tasks.outputs import remark
+from qkv.tasks.pipeline import (
+    Pipeline,
+    check_positions,
+    check_strings,
+    longest_input,
+    tells_texts_apart,
+    tokenizer_setting,
+    without_base_files,
+)
+from qkv.tasks.pretrained import Loaded
+from qkv.tasks.splits import DataConfig, Splits
+from qkv.tasks.task import Task
+from qkv.tasks.train import Recipe, TrainingBatches
+from qkv.training.classification import classification_loss
+from qkv.training.settings import Training
+
+Example = TextExample | PairExample
+Scores = ClassificationScores | MultiLabelScores
+
+LENGTH, PAIRS = "model_max_length", "text_pairs"  # in tokenizer_config.json; the second is ours
+MAX_LENGTH = 512  # where neither the tokenizer's files nor the model have a limit
+MAX_TOKENS = 4_000  # positions of a batch, padding included
+SEVERAL = "multi_label_classification"  # problem_type in config.json
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classification of a text.
+
+    Args:
+        text: the text.
+        label: the most probable class; of a model with several classes per text those with a
+            probability of at least 0.5, separated by "|".
+        probability: probability of the label.
+        probabilities: probability of each class.
+        note: what a reader should know, such as that the text was truncated.
+    """
+
+    text: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    note: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class PairPrediction(Prediction):
+    """The classification of a pair of texts, of which `second` is the second one."""
+
+    second: str
+
+
+@dataclass(frozen=True)
+class TextClassifier(Pipeline[Example, Prediction, Scores]):
+    """A classifier of texts or of pairs of texts.
+
+    Args:
+        loaded: model and tokenizer; config.json names the classes.
+        max_length: maximum number of tokens of an input, special tokens included; longer inputs
+            are truncated.
+
+    Raises:
+        ConfigError: `max_length` exceeds the model's positions.
+    """
+
+    max_length: int = MAX_LENGTH
+
+    kinds: ClassVar = (SequenceClassifier,)
+    expected: ClassVar = (
+        "a model that was trained to classify texts (qkv train classify trains one)"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the length."""
+        check_positions(self.model, "max_length", self.max_length)
+
+    @classmethod
+    def of(cls, loaded: Loaded, *, max_length: int | None = None) -> Self:
+        """Make a classifier of what `qkv.load` returned; `max_length` is as in training if None."""
+        cls.check(loaded)
+        check_classes(loaded)
+        kind = loaded.config.get("problem_type") or "single_label_classification"
+        if kind not in ("single_label_classification", SEVERAL):
+            raise ConfigError(
+                f"the model was trained for problem_type = {kind!r}; expected one of "
+                f"single_label_classification and {SEVERAL}"
+            )
+        if max_length is None:
+            max_length = longest_input(loaded) or MAX_LENGTH
+        return cls(loaded, max_length)
+
+    @classmethod
+    def fresh(
+        cls,
+        base: str,
+        labels: Labels,
+        *,
+        max_length: int = 128,
+        pairs: bool = False,
+        several: bool = False,
+        pretrained: bool = True,
+    ) -> Self:
+        """Put a new head on a pretrained encoder, in float32.
+
+        Args:
+            base: a checkpoint's folder, the name of a shipped model, or an id of the Hub.
+            labels: names of the classes.
+            max_length: maximum number of tokens of an input; saved with the model.
+            pairs: whether inputs are pairs of texts; saved with the model.
+            several: whether a text may have several classes; saved with the model.
+            pretrained: False starts the encoder from random weights as well.
+
+        Raises:
+            ConfigError: the family has no classifier, or `max_length` is too long for it.
+        """
+        loaded = load_with_head(
+            base, SequenceClassifier, pretrained=pretrained, labels=labels.names
+        )
+        if loaded.tokenizer is None:
+            raise ConfigError(f"{base} has no tokenizer; expected an encoder of texts")
+        other = ("problem_type", "num_labels", "_num_labels")
+        loaded = without_base_files(loaded, other, **{LENGTH: max_length, PAIRS: pairs})
+        if several:
+            loaded = replace(loaded, config={**loaded.config, "problem_type": SEVERAL})
+        return cls(loaded, max_length)
+
+    @property
+    def labels(self) -> Labels:
+        """The names of the classes, in the order of the logits."""
+        return labels_of(self.loaded)
+
+    @property
+    def several(self) -> bool:
+        """Whether a text may have several classes."""
+        return self.loaded.config.get("problem_type") == SEVERAL
+
+    def encode(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> EncodedTexts:
+        """Return texts or pairs of texts as token ids, truncated to `max_length`.
+
+        Raises:
+            DataError: a text is empty, or the model was trained on pairs and these are single
+                texts, or the other way round.
+        """
+        for part in (texts, seconds or ()):
+            check_strings(part)
+        pairs = tokenizer_setting(self.tokenizer, PAIRS)  # None in files of other libraries
+        if pairs is not None and pairs != (seconds is not None):
+            kinds = ("single texts", "pairs of texts")
+            raise DataError(
+                f"the inputs are {kinds[not pairs]}; this model classifies {kinds[pairs]}"
+            )
+        encoded = encode_texts(self.tokenizer, texts, seconds, max_length=self.max_length)
+        return encoded if tells_texts_apart(self.model) else replace(encoded, segments=None)
+
+    def probabilities(
+        self,
+        texts: Sequence[str],
+        seconds: Sequence[str] | None = None,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        progress: bool = False,
+    ) -> Float64[Tensor, "texts classes"]:
+        """Return the probability of each class; texts of similar length share a batch.
+
+        A batch has at most `max_tokens` positions, padding included.
+
+        Raises:
+            DataError: see `encode`; or there are no texts.
+        """
+        return self._classify(self.encode(texts, seconds), max_tokens, progress)
+
+    def _classify(
+        self, encoded: EncodedTexts, max_tokens: int, progress: bool
+    ) -> Float64[Tensor, "texts classes"]:
+        batches = evaluation_batches(
+            encoded.ids,
+            pad=self.tokenizer.filler,
+            max_tokens=max(max_tokens, self.max_length),
+            segments=encoded.segments,
+        )
+
+        def forward(batch: Any) -> Tensor:
+            moved = batch.to(self.device)
+            return self.model(moved.tokens, token_mask=moved.token_mask, segments=moved.segments)
+
+        logits = self.run(batches, forward, "classifying", progress=progress)
+        rows = in_order(batches, logits).cpu().double()
+        return rows.sigmoid() if self.several else rows.softmax(-1)
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        seconds: Sequence[str] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[Prediction]:
+        """Classify texts, or pairs of texts, in their order."""
+        encoded, names, found = self.encode(texts, seconds), self.labels.names, list[Prediction]()
+        rows = self._classify(encoded, MAX_TOKENS, progress).tolist()
+        for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            label, probability = names[row.index(max(row))], max(row)
+            if self.several:
+                label = SEPARATOR.join(n for n, p in zip(names, row, strict=True) if p >= 0.5)
+                probability = prod(max(p, 1 - p) for p in row)
+            fields = text, label, probability, dict(zip(names, row, strict=True))
+            if seconds is None:
+                found.append(Prediction(*fields, note=encoded.note(i)))
+            else:
+                found.append(PairPrediction(*fields, seconds[i], note=encoded.note(i)))
+        return found
+
+    def evaluate(self, examples: Iterable[Example], *, progress: bool = False) -> Scores:
+        """Score the classifier on texts whose classes are known.
+
+        Raises:
+            DataError: there are no texts, or one has a class that the model does not know.
+        """
+        examples, labels = list(examples), self.labels
+        truth = [targets_of(labels, one, several=self.several) for one in examples]
+        texts = [one.text for one in examples]
+        probabilities = self.probabilities(texts, seconds_of(examples), progress=progress)
+        report: Any = multi_label_report if self.several else classification_report
+        return report(truth, probabilities, labels.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationRecipe(Recipe[TextClassifier]):
+    """Fine-tune an encoder to classify texts.
+
+    Args:
+        max_length: maximum number of tokens of an input; longer inputs are truncated.
+        several: whether a text may have several labels, separated by | in the table, or none,
+            written as | alone.
+    """
+
+    base: str | None = "all-MiniLM-L6-v2"
+    data: DataConfig = DataConfig(train=("reviews",))
+    # Devlin et al. 2019, appendix A.3: a batch of 32 texts, 2 to 4 epochs; their rates.
+    training: Training = Training(
+        epochs=4.0, batch_size=32, learning_rate=1e-4, schedule="linear", betas=(0.9, 0.999)
+    )
+    max_length: int = 128
+    several: bool = False
+
+    metric: ClassVar = "accuracy"
+    unit: ClassVar = "texts"
+    hint: ClassVar = "qkv classify --model {} 'a text'"
+    new_head: ClassVar = True
+
+    def read(self, task: Task[Any, Any]) -> Splits[Example]:
+        """Read the data; combinations of labels need no equal shares in the splits."""
+        return super().read(replace(task, labels=None) if self.several else task)
+
+    def remarks(self, splits: Splits[Example]) -> list[str]:
+        """Return the classes, and what looks like a mistake in them."""
+        names = [name for one in splits.train for name in self._names(one)]
+        return [classes_line(Counter(names)), *label_remarks(names)]
+
+    def _names(self, example: Example) -> list[str]:
+        return split_labels(example.label) if self.several else [example.label]
+
+    def build(self, splits: Splits[Example]) -> TextClassifier:
+        """Put a new head on the base."""
+        known = splits.train
+        if self.several and self.data.validation is None:  # a rare label may be held out
+            known = [*known, *splits.validation]
+        labels = Labels.of(name for one in known for name in self._names(one))
+        check_known(labels, splits, self._names)
+        return TextClassifier.fresh(
+            self.base or "",
+            labels,
+            max_length=self.max_length,
+            pairs=isinstance(splits.train[0], PairExample),
+            several=self.several,
+            pretrained=self.finetuning.train != "scratch",
+        )
+
+    def batches(self, pipeline: TextClassifier, splits: Splits[Example]) -> TrainingBatches:
+        """Encode the training texts."""
+        texts = pipeline.encode([one.text for one in splits.train], seconds_of(splits.train))
+        labels = pipeline.labels
+        classes = [targets_of(labels, one, several=self.several) for one in splits.train]
+        batches = classification_batches(
+            texts, classes, pad=pipeline.tokenizer.filler, batching=self.training.batching()
+        )
+        length = -(-sum(map(len, texts.ids)) // len(texts.ids))
+        return TrainingBatches(batches, length, (str(texts),))
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the sum of the cross-entropies."""
+        return classification_loss(model, batch, smoothing=self.training.smoothing)
+
+    def metrics(self, scores: Scores) -> dict[str, float]:
+        """Return accuracy, F1 and loss."""
+        return class_metrics(scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify(Predict[TextClassifier]):
+    """Options of `qkv classify`.
+
+    Args:
+        second: the text that each text is paired with, for models of text pairs; if both are
+            columns of a table, use --columns.second.
+        max_length: maximum number of tokens of an input, of which the rest is cut off; default: as
+            in training.
+    """
+
+    second: str | None = None
+    max_length: int | None = None
+
+    inputs: ClassVar = "the texts to classify, one per argument"
+    roles: ClassVar = ("text", "second")
+    settings: ClassVar = ("max_length",)
+
+    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
+        """Return the texts, each with its second text if there is any."""
+        named = (self.columns or {}).get("second")
+        return pair_items(inputs, self.file, columns, self.second, column=named)
+
+    def predict(
+        self, pipeline: TextClassifier, fields: Sequence[Mapping[str, str]]
+    ) -> list[Prediction]:
+        """Classify the texts."""
+        seconds = [one["second"] for one in fields] if "second" in fields[0] else None
+        return pipeline.predict([one["text"] for one in fields], seconds, progress=True)
+
+    def line(self, prediction: Prediction) -> str:
+        """Return label, probability and text, separated by tabs."""
+        remark(prediction.text, prediction.note)
+        texts = [prediction.text]
+        if isinstance(prediction, PairPrediction):
+            texts.append(prediction.second)
+        cells = (" ".join(text.split()) for text in texts)
+        return "\t".join([prediction.label, f"{prediction.probability:.4f}", *cells])
+
+
+def make_example(text: str, label: str, second: str | None = None) -> Example:
+    """Make an example of a row's fields."""
+    return TextExample(text, label) if second is None else PairExample(text, label, second)
+
+
+TASK = Task(
+    name="classify",
+    default="sentiment",
+    pipeline=TextClassifier,
+    recipe=ClassificationRecipe,
+    predict=Classify,
+    columns={"text": "text", "label": "label", "second": None},
+    example=make_example,
+    tables=class_tables,
+    summary=score_line,
+    group=lambda example: example.text,
+    labels=lambda example: example.label,
+)

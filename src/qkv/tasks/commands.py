@@ -1,0 +1,174 @@
+"""The commands of the tasks: one per task for predictions, and `qkv evaluate` for all."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from cyclopts import Parameter
+
+from qkv.errors import ConfigError, DataError
+from qkv.tasks.console import show_table
+from qkv.tasks.inputs import Item, pick_device, text_items
+from qkv.tasks.options import AllowDownload, Columns, Device, File, Json, JsonTables, Model, Output
+from qkv.tasks.outputs import answer_all, dumps
+from qkv.tasks.pipeline import Pipeline, recorded
+from qkv.tasks.splits import Source, name_columns
+from qkv.tasks.streams import complain
+from qkv.tasks.task import PAGES, Task, find_task, task_of
+
+P = TypeVar("P", bound=Pipeline[Any, Any, Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Generic[P]):
+    """The options of a command that makes predictions. A task adds its own, and its inputs."""
+
+    model: Model = None
+    file: File = None
+    columns: Columns = None
+    output: Output = None
+    json: Json = False
+    device: Device = "auto"
+    allow_download: AllowDownload = False
+
+    inputs: ClassVar[str]  # help text of the positional arguments
+    about: ClassVar[str] = ""  # help text after the command's summary
+    roles: ClassVar[tuple[str, ...]] = ("text",)  # columns of a table that are read
+    settings: ClassVar[tuple[str, ...]] = ()  # options that are keyword arguments of Pipeline.of
+
+    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
+        """Return the inputs: arguments, rows or lines of a file, or lines of standard input."""
+        return text_items(inputs, self.file, columns)
+
+    def predict(self, pipeline: P, fields: Sequence[Mapping[str, str]]) -> Iterable[Any]:
+        """Return a prediction for the fields of each input."""
+        return pipeline([one[self.roles[0]] for one in fields], progress=True)
+
+    def line(self, prediction: Any) -> str:
+        """Return a prediction as one line of text."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise ConfigError for what can be refused before a model is loaded."""
+
+    def run(self, task: Task[Any, Any], inputs: Sequence[str]) -> None:
+        """Load the model, and print or write a prediction for each input."""
+        self.check()
+        model = self.model or task.default
+        if not model:
+            raise ConfigError(f"qkv {task.name} has no shipped model; expected --model MODEL")
+        # Inputs are read first: what is wrong with them should not wait for the model.
+        items = self.items(inputs, self._columns(task, model))
+        pipeline: Any = task.pipeline.load(
+            model,
+            device=pick_device(self.device),
+            allow_download=self.allow_download,
+            **{name: getattr(self, name) for name in self.settings},
+        )
+        self.answer(pipeline, items)
+
+    def answer(self, pipeline: P, items: Sequence[Item]) -> None:
+        """Print or write a prediction for each item."""
+        answer_all(
+            items,
+            lambda fields: self.predict(pipeline, fields),
+            line=self.line,
+            as_json=self.json,
+            output=self.output,
+        )
+
+    def _columns(self, task: Task[Any, Any], model: str) -> dict[str, str]:
+        """Return the column of each role: the option's, else the training data's, else its name."""
+        roles = {role: task.columns.get(role, role) for role in self.roles}
+        remembered = trained_columns(model) if self.file is not None else {}
+        known = {role: remembered.get(role, default) for role, default in roles.items()}
+        return name_columns(self.columns or {}, known)
+
+
+def trained_columns(model: str) -> dict[str, str]:
+    """Return the columns of the data that a model was trained on, by role; none if unknown."""
+    from qkv.checkpoints.reader import CONFIG
+    from qkv.files import whole_folder
+    from qkv.json_fields import read_json
+    from qkv.tasks.pretrained import locate
+
+    path = whole_folder(locate(model)) / CONFIG
+    columns = recorded(read_json(path)).get("columns") if path.is_file() else None
+    return dict(columns) if isinstance(columns, dict) else {}
+
+
+def command_of(name: str) -> Callable[..., None]:
+    """Return the function behind a task's command; its parameters become options."""
+    task = find_task(name)
+    kind: Any = task.predict
+
+    def command(*inputs: str, options: Any) -> None:
+        options.run(task, inputs)
+
+    command.__name__ = name
+    summary = PAGES[name].summary
+    shipped = f"Without --model, the shipped model {task.default} is used." if task.default else ""
+    command.__doc__ = "\n\n".join(filter(None, (summary, kind.about, shipped)))
+    command.__annotations__ = {
+        "inputs": Annotated[str, Parameter(help=kind.inputs)],
+        "options": Annotated[kind, Parameter(name="*")],
+        "return": None,
+    }
+    command.__kwdefaults__ = {"options": kind()}
+    return command
+
+
+def evaluate(
+    model: str,
+    /,
+    *,
+    data: str,
+    split: str = "test",
+    task: str | None = None,
+    columns: Columns = None,
+    data_dir: Path | None = None,
+    json: JsonTables = False,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
+) -> None:
+    """Score a model on data with known answers.
+
+    Malformed rows of a table are left out of the scores and reported after them.
+
+    Args:
+        model: a folder that qkv train made, a shipped model, or an id of the Hugging Face Hub.
+        data: a file; a named set, such as reviews, or a split of it, such as reviews:validation; or
+            a data set of the Hub. For images: a folder with one folder for each class.
+        split: split of a named set, unless data names one.
+        task: task of the model; default: the one that it was trained for.
+        data_dir: folder of the named sets; default: the environment variable QKV_DATA.
+    """
+    found = find_task(task or task_of(model))
+    source = Source(found, {**trained_columns(model), **(columns or {})}, data_dir, "skip")
+    options = {"device": pick_device(device), "allow_download": allow_download}
+    pipeline = found.pipeline.load(model, **options)
+    scores = pipeline.evaluate(source.read(data, split), progress=True)
+    if json:
+        print(dumps(asdict(scores)))
+    for title, rows in found.tables(scores).items() if not json else ():
+        show_table(title, rows)
+    for remark in source.remarks:
+        complain(remark)
+    if source.remarks:
+        raise DataError(f"{data} has malformed rows, which have no part in the scores, see above")
+
+
+def score_row(
+    name: str, value: float, interval: tuple[float, float] | None, *, digits: int = 2
+) -> dict[str, str]:
+    """Return a row of a table of scores."""
+    within = f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else "-"
+    return {"score": name, "value": f"{value:.{digits}f}", "95 %": within}
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    """Return the command of a task, so that `qkv.tasks.commands:classify` names it."""
+    if name in PAGES and PAGES[name].summary:
+        return command_of(name)
+    raise AttributeError(name)

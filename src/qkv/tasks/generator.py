@@ -1,0 +1,304 @@
+"""Texts that a causal language model generates, and the likelihood of texts under it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from torch import nn
+
+from qkv.errors import ConfigError, DataError, VocabularyError
+from qkv.evaluation.perplexity import LanguageModelScores, language_model_scores
+from qkv.generation.answer import Token
+from qkv.generation.continuation import Continuation, until
+from qkv.generation.decoding import Decoding, Limits
+from qkv.generation.sampling import Sampling
+from qkv.generation.stepping import check_max_length
+from qkv.generation.streaming import check_stop_strings, cut_text, ends_at, text_pieces
+from qkv.models.causal import CausalLM
+from qkv.models.modes import evaluating
+from qkv.tasks.console import progress_bar
+from qkv.tasks.decoding import read_decoding
+from qkv.tasks.likelihood import negative_log_likelihoods
+from qkv.tasks.pipeline import Pipeline, check_strings
+
+MAX_LENGTH = 200  # tokens of an output, if neither caller nor files set a limit
+ROWS = 32  # prompts per batch
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The continuation of a prompt.
+
+    Args:
+        prompt: the prompt.
+        text: its continuation, up to the first stop string.
+        tokens: the tokens of the continuation as text; the one that ended it is the last.
+        logprobs: log-probability (nats) of each token under the model, before any processor.
+        ended: whether the text ended by itself or at a stop string, not at the maximum length.
+        seed: random seed.
+    """
+
+    prompt: str
+    text: str
+    tokens: list[str]
+    logprobs: list[float]
+    ended: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Generator(Pipeline[str, Generation, LanguageModelScores]):
+    """A causal language model.
+
+    A prompt gets the special tokens of the tokenizer, except those that end a text; an empty prompt
+    becomes the model's start token. When prompt and output outgrow the context of training, the
+    model continues from the last half of a context, as often as needed: it does not see what comes
+    before, and neither do the processors.
+
+    Args:
+        loaded: model and tokenizer.
+
+    Raises:
+        ConfigError: the model is of another kind, or its files ask for what is not implemented.
+    """
+
+    kinds: ClassVar = (CausalLM,)
+    expected: ClassVar = (
+        "a causal language model of the families of GPT-2 or Llama, with output layer and "
+        "tokenizer (qkv train tinyshakespeare trains one)"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the model, and read its decoding settings."""
+        self.check(self.loaded)
+        if isinstance(self.model.head, nn.Identity):
+            raise ConfigError(
+                f"the model is a {type(self.model).__name__} without an output layer; expected "
+                f"{self.expected}"
+            )
+        _ = self.decoding
+
+    @property
+    def context(self) -> int:
+        """The number of tokens that the model saw at once in training."""
+        return self.model.config.n_positions
+
+    @property
+    def stops(self) -> list[int]:
+        """The ids that end a text; -1, which is no id, if there is no such token."""
+        stop = self._special("stop")
+        return list(self.decoding.stops) or [-1 if stop is None else stop]
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """The decoding settings of the model's files."""
+        return read_decoding(self.loaded)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are sampled by default: as generation_config.json says.
+
+        Greedy if it has do_sample = false; from the model's own distribution if it has neither.
+        """
+        rules = self.decoding
+        return rules.searched() if rules.draws is None else rules.sampling
+
+    def encode(self, prompt: str) -> list[int]:
+        """Return the token ids of a prompt.
+
+        Raises:
+            DataError: the prompt is empty, and the model has no start token.
+        """
+        ids = self.tokenizer.add_special_tokens(self.tokenizer.encode(prompt)).ids
+        ends = {*self.stops, self._special("stop")}
+        while len(ids) > 1 and ids[-1] in ends:
+            ids = ids[:-1]
+        if ids:
+            return ids
+        candidates = self.loaded.config.get("bos_token_id"), self._special("start")
+        known = [i for i in (*candidates, self._special("stop")) if i is not None]
+        if not known:
+            raise DataError(
+                "the prompt is empty, and neither config.json nor the tokenizer has a token that "
+                "starts a text; expected a prompt"
+            )
+        return known[:1]
+
+    def predict(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int | Sequence[int] = 0,
+        stop_strings: Sequence[str] | None = None,
+        progress: bool = False,
+    ) -> list[Generation]:
+        """Continue prompts, in their order; repeat a prompt, with other seeds, for more texts.
+
+        Args:
+            prompts: the prompts; may be empty texts.
+            max_length: maximum number of new tokens; default: as the model's files say, else 200.
+            sampling: how tokens are sampled; default: `self.sampling`.
+            seed: random seed of all prompts, or one per prompt; a text depends on nothing else.
+            stop_strings: strings that end a text and are not part of it; default: as the files say.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            ConfigError: a maximum length below 1, another number of seeds than prompts, or an empty
+                stop string.
+            DataError: a prompt is empty, and the model has no start token.
+        """
+        check_strings(prompts, "prompt")
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(prompts):
+            raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts; expected one each")
+        sampling, stop_strings = self._chosen(max_length, sampling, stop_strings)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        done: dict[int, Generation] = {}
+        for at in progress_bar(range(0, len(order), ROWS), "generating", show=progress):
+            rows = order[at : at + ROWS]
+            texts, numbers = [prompts[i] for i in rows], [seeds[i] for i in rows]
+            outputs = self._continue(texts, max_length, sampling, numbers, stop_strings)
+            for i, output in zip(rows, outputs, strict=True):
+                done[i] = self._generation(prompts[i], output, seeds[i], stop_strings)
+        return [done[i] for i in range(len(prompts))]
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_length: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        stop_strings: Sequence[str] | None = None,
+        lookup: bool = False,
+    ) -> Iterator[str]:
+        """Yield the continuation of a prompt in pieces, as it is generated; see `predict`.
+
+        Args:
+            prompt: the prompt; may be empty.
+            max_length: maximum number of new tokens.
+            sampling: how tokens are sampled.
+            seed: random seed.
+            stop_strings: strings that end the text and are not part of it.
+            lookup: speculative decoding with drafts from the text so far (see `PromptLookup`): the
+                same distribution, but another text for a seed.
+
+        Raises:
+            ConfigError: a maximum length below 1, or an empty stop string.
+            DataError: the prompt is empty, and the model has no start token.
+        """
+        sampling, stop_strings = self._chosen(max_length, sampling, stop_strings)
+        ids = self.encode(prompt)
+        limits = self._limits(ids, max_length)
+        tokens = self._continuation(sampling).tokens(ids, limits, seed, lookup=lookup)
+        generated = (token.id for token in tokens)
+        return text_pieces(generated, self._decoder(prompt), stop_strings=stop_strings)
+
+    def evaluate(
+        self, examples: Sequence[str], *, stride: int | None = None, progress: bool = False
+    ) -> LanguageModelScores:
+        """Score the likelihood of texts, each from its start token to its stop token.
+
+        Long texts are read in windows (see `negative_log_likelihoods`). The end of a text counts as
+        a character.
+
+        Args:
+            examples: texts that are not empty.
+            stride: number of tokens between two windows; default: half a context.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            DataError: there are no texts, or the model has no start token.
+        """
+        if not examples:
+            raise DataError("there are no texts to score; expected at least one")
+        start, stop = self.encode(""), [i for i in self.stops[:1] if i >= 0]
+        rows = [[*start, *ids, *stop] for ids in self.tokenizer.encode_batch(examples)]
+        with evaluating(self.model):
+            losses = negative_log_likelihoods(
+                self.model,
+                rows,
+                context=self.context,
+                stride=max(1, self.context // 2) if stride is None else stride,
+                progress=progress,
+            )
+        tokens = [len(row) - 1 for row in rows]
+        return language_model_scores(losses, tokens, [len(text) + 1 for text in examples])
+
+    def _continue(
+        self,
+        prompts: Sequence[str],
+        max_length: int | None,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        stop_strings: Sequence[str],
+    ) -> list[list[Token]]:
+        """Return the tokens of each output: in one batch, if all fit the context."""
+        ids = [self.encode(prompt) for prompt in prompts]
+        limits = [self._limits(row, max_length) for row in ids]
+        alike = len(set(limits)) == 1 and not self.decoding.reads_source
+        continuation = self._continuation(sampling)
+        with evaluating(self.model):
+            fits = max(map(len, ids)) + limits[0].most <= self.context
+            if alike and fits and not stop_strings:
+                return continuation.answers(ids, limits[0], seeds)
+            ends = [ends_at(self._decoder(prompt), stop_strings) for prompt in prompts]
+            rows = zip(ids, limits, seeds, ends, strict=True)
+            return [
+                until(continuation.tokens(row, limit, seed), end) for row, limit, seed, end in rows
+            ]
+
+    def _chosen(
+        self,
+        max_length: int | None,
+        sampling: Sampling | None,
+        stop_strings: Sequence[str] | None,
+    ) -> tuple[Sampling, Sequence[str]]:
+        """Check the options, and fill in those that are None."""
+        if max_length is not None:
+            check_max_length(max_length)
+        strings = self.decoding.stop_strings if stop_strings is None else stop_strings
+        check_stop_strings(strings)
+        beams = self.decoding.beam.size
+        if sampling is None and beams > 1:
+            raise ConfigError(
+                f"the model's files have num_beams = {beams}, but this task samples or decodes "
+                "greedily; expected 1, or a sampling (--temperature 0 is greedy decoding)"
+            )
+        return sampling or self.sampling, strings
+
+    def _limits(self, ids: Sequence[int], max_length: int | None) -> Limits:
+        return self.decoding.limits(len(ids), usual=MAX_LENGTH, most=max_length)
+
+    def _continuation(self, sampling: Sampling) -> Continuation:
+        return Continuation(self.model, self.context, self.stops, sampling, self.decoding)
+
+    def _decoder(self, prompt: str) -> Callable[[list[int]], str]:
+        """Decode an output after its prompt: alone it might lose its first space."""
+        before = self.tokenizer.encode(prompt)
+        known = len(self.tokenizer.decode(before))
+        return lambda ids: self.tokenizer.decode([*before, *ids])[known:]
+
+    def _generation(
+        self, prompt: str, output: Sequence[Token], seed: int, stop_strings: Sequence[str]
+    ) -> Generation:
+        ids = [token.id for token in output]
+        whole = self._decoder(prompt)(ids)
+        text = cut_text(whole, stop_strings)
+        return Generation(
+            prompt=prompt,
+            text=text,
+            tokens=self.tokenizer.tokens(ids),
+            logprobs=[token.logprob for token in output],
+            ended=ids[-1] in self.stops or text != whole,
+            seed=seed,
+        )
+
+    def _special(self, role: str) -> int | None:
+        try:
+            return getattr(self.tokenizer, role)
+        except VocabularyError:
+            return None

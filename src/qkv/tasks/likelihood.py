@@ -1,0 +1,83 @@
+"""The log-likelihood of texts of any length under a causal language model."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from qkv.data.pretraining import collate_targets
+from qkv.errors import ConfigError
+from qkv.models.causal import CausalLM
+from qkv.tasks.console import progress_bar
+
+LOGITS = 2**23  # logits in memory at one time
+
+
+class Window(NamedTuple):
+    """A part of a text.
+
+    Args:
+        row: index of the text.
+        tokens: token ids of the part.
+        new: how many of the last tokens are scored here.
+    """
+
+    row: int
+    tokens: Sequence[int]
+    new: int
+
+
+def negative_log_likelihoods(
+    model: CausalLM,
+    rows: Sequence[Sequence[int]],
+    *,
+    context: int,
+    stride: int,
+    progress: bool = False,
+) -> list[float]:
+    """Return the sum of -ln p over all tokens of each row but its first.
+
+    Rows longer than the context are scored with a sliding window: each token is scored once, with
+    at least `context - stride` tokens of left context, or all that there are.
+
+    Args:
+        model: language model in evaluation mode.
+        rows: token ids, at least two per row.
+        context: maximum number of tokens of a window.
+        stride: number of tokens between the starts of two windows, from 1 to `context`.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        ConfigError: the stride is out of range.
+    """
+    if not 1 <= stride <= context:
+        raise ConfigError(f"stride = {stride}; expected from 1 to the context, {context}")
+    windows = [one for i, row in enumerate(rows) for one in _windows(i, row, context, stride)]
+    windows.sort(key=lambda one: len(one.tokens))
+    at_once = max(1, LOGITS // (context * model.embedding.weight.shape[0]))
+    losses = torch.zeros(len(rows), dtype=torch.float64)
+    for first in progress_bar(range(0, len(windows), at_once), "scoring", show=progress):
+        some = windows[first : first + at_once]
+        examples = [(w.tokens[:-1], _scored(w), w.tokens[-w.new :]) for w in some]
+        batch = collate_targets(examples, pad=0).to(model.embedding.weight.device)
+        with torch.inference_mode():
+            logits = model.head(model.hidden(batch.tokens).flatten(0, 1)[batch.places])
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            each = F.cross_entropy(logits, batch.targets, reduction="none")
+        owners = [w.row for w in some for _ in range(w.new)]
+        losses.index_add_(0, torch.tensor(owners), each.double().cpu())
+    return losses.tolist()
+
+
+def _windows(number: int, row: Sequence[int], context: int, stride: int) -> Iterator[Window]:
+    """Split a row; a window reads `context` tokens and scores the token after each."""
+    done = 1  # tokens that are scored, or need not be
+    while done < len(row):
+        end = min(len(row), context + 1 if done == 1 else done + stride)
+        yield Window(number, row[max(0, end - context - 1) : end], end - done)
+        done = end
+
+
+def _scored(window: Window) -> range:
+    return range(len(window.tokens) - 1 - window.new, len(window.tokens) - 1)

@@ -1,0 +1,109 @@
+"""Reading passages for the answers to questions, window by window."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qkv.data.classification import evaluation_batches, in_order
+from qkv.data.span_search import SpanCandidates, Spans, best_spans, merge_windows
+from qkv.data.windows import Window, WindowConfig, make_windows
+from qkv.errors import DataError
+from qkv.tasks.console import progress_bar
+from qkv.tasks.pipeline import Pipeline, check_strings, tells_texts_apart
+
+AT_ONCE = 2_000  # questions whose windows are in memory at one time
+
+
+def search(
+    pipeline: Pipeline[Any, Any, Any],
+    config: WindowConfig,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    *,
+    n: int,
+    progress: bool = False,
+) -> list[SpanCandidates]:
+    """Return the most probable spans of each passage.
+
+    Args:
+        pipeline: a `QuestionAnswering` model with its tokenizer.
+        config: how passages are cut into windows.
+        questions: one question per passage.
+        contexts: the passages.
+        n: number of spans to compare per window, and to keep.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        DataError: a question or a passage is empty, or their numbers differ.
+        LengthError: a question leaves no room for its passage.
+    """
+    check_strings(questions, "question")
+    check_strings(contexts, "passage")
+    if len(questions) != len(contexts):
+        raise DataError(
+            f"{len(questions)} questions and {len(contexts)} passages; expected one passage for "
+            "all, or one each"
+        )
+    candidates = list[SpanCandidates]()
+    for at in progress_bar(range(0, len(questions), AT_ONCE), "answering", show=progress):
+        part = slice(at, at + AT_ONCE)
+        candidates += _search_all(pipeline, config, questions[part], contexts[part], n)
+    return candidates
+
+
+def _search_all(
+    pipeline: Pipeline[Any, Any, Any],
+    config: WindowConfig,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    n: int,
+) -> list[SpanCandidates]:
+    """Search all passages at once."""
+    lengths = {"max_length": config.max_length, "stride": config.stride}
+    windows = make_windows(pipeline.tokenizer, questions, contexts, **lengths)
+    rows: list[list[int]] = [[] for _ in questions]
+    for i, window in enumerate(windows):
+        rows[window.row].append(i)
+    spans = _spans(pipeline, config, windows, n)
+    return [
+        merge_windows(context, windows, spans, own, n=n)
+        for context, own in zip(contexts, rows, strict=True)
+    ]
+
+
+def _spans(
+    pipeline: Pipeline[Any, Any, Any], config: WindowConfig, windows: Sequence[Window], n: int
+) -> Spans:
+    """Return the best spans of each window; windows of similar length share a batch."""
+    segmented = tells_texts_apart(pipeline.model)
+    batches = evaluation_batches(
+        [window.ids for window in windows],
+        pad=pipeline.tokenizer.filler,
+        max_tokens=max(4_000, config.max_length),
+        segments=[window.segments for window in windows] if segmented else None,
+    )
+
+    def forward(batch: Any) -> Spans:
+        moved = batch.to(pipeline.device)
+        logits = pipeline.model(moved.tokens, token_mask=moved.token_mask, segments=moved.segments)
+        passage = torch.zeros_like(batch.token_mask)
+        for i, row in enumerate(batch.rows):
+            first = windows[row].first
+            passage[i, first : first + len(windows[row].spans)] = True
+        return best_spans(logits.cpu().double(), passage, max_answer=config.max_answer, n=n)
+
+    outputs = pipeline.run(batches, forward, "answering", progress=False)
+    return Spans(*(in_order(batches, _even(column)) for column in zip(*outputs, strict=True)))
+
+
+def _even(columns: Sequence[Tensor]) -> list[Tensor]:
+    """Pad the columns of windows with fewer spans, with scores of no span."""
+    if columns[0].ndim == 1:
+        return list(columns)
+    width = max(column.shape[1] for column in columns)
+    fill = -math.inf if columns[0].is_floating_point() else 0
+    return [F.pad(column, (0, width - column.shape[1]), value=fill) for column in columns]

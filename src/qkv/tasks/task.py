@@ -1,0 +1,179 @@
+"""The tasks: what one consists of, and the registry of their pages.
+
+Nothing here imports torch, so `qkv --help` stays fast.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from qkv.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from qkv.tasks.commands import Predict
+    from qkv.tasks.pipeline import Pipeline
+    from qkv.tasks.pretrained import Loaded
+    from qkv.tasks.train import Recipe
+
+Example = TypeVar("Example")
+Scores = TypeVar("Scores")
+Tables = dict[str, list[dict[str, str]]]
+Halves = tuple[Sequence[Example], Sequence[Example]]
+
+
+class Page(NamedTuple):
+    """Where a task is defined, and what its command does.
+
+    Args:
+        module: module with the constant `TASK`.
+        summary: help text of the command; "" for a task that only has a recipe.
+    """
+
+    module: str
+    summary: str
+
+
+# The only registry: commands, recipes, `qkv evaluate` and `qkv.task` follow from it.
+PAGES = {
+    "translate": Page(
+        "qkv.tasks.translation", "Translate texts from arguments, a file, or standard input."
+    ),
+    "summarize": Page(
+        "qkv.tasks.summarization", "Summarize texts from arguments, a file, or standard input."
+    ),
+    "answer": Page(
+        "qkv.tasks.answering",
+        "Answer questions with words of a passage: qkv answer --context PASSAGE QUESTION.",
+    ),
+    "classify": Page(
+        "qkv.tasks.classification", "Classify texts from arguments, a file, or standard input."
+    ),
+    "tag": Page("qkv.tasks.tagging", "Find names and other entities in texts, word by word."),
+    "generate": Page(
+        "qkv.tasks.generation", "Continue prompts from arguments, a file, or standard input."
+    ),
+    "recognize": Page("qkv.tasks.images", "Classify images from files and folders."),
+    "dates": Page("qkv.tasks.dates", ""),
+}
+
+
+def _no_other_files(source: str, problems: list[str] | None) -> None:
+    """Read nothing: examples come from tables and named sets alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Generic[Example, Scores]):
+    """A task: its data, its pipeline, and how both meet the command line.
+
+    Args:
+        name: name of the command, and of `task` in a recipe.
+        default: shipped model that is used unless another is named; "" if there is none.
+        pipeline: makes predictions and scores.
+        recipe: trains; its fields are those of a recipe's YAML file.
+        predict: options and inputs of the command; None for a task that only has a recipe.
+        columns: default column of each role in a table; None for a role that is optional.
+        example: makes an example of a row's fields, by role.
+        tables: scores as tables.
+        summary: scores as one line.
+        read: reads a source that is not a table, such as a folder of images, and returns None for
+            any other source; problems of examples that are left out go to its second argument, or
+            are errors if that is None.
+        group: key of an example; examples with the same key end up in the same split.
+        labels: class of an example, if a held-out split needs the same share of each class.
+        hold_out: holds out a fraction of the examples, if neither groups nor classes fit.
+        content: an example as JSON values, for the checksum of the data.
+    """
+
+    name: str
+    default: str
+    pipeline: "type[Pipeline[Any, Any, Scores]]"
+    recipe: "type[Recipe[Any]]"
+    predict: "type[Predict[Any]] | None"
+    columns: Mapping[str, str | None]
+    example: Callable[..., Example]
+    tables: Callable[[Scores], Tables]
+    summary: Callable[[Scores], str]
+    read: Callable[[str, list[str] | None], Sequence[Example] | None] = _no_other_files
+    group: Callable[[Example], str] = str
+    labels: Callable[[Example], str] | None = None
+    hold_out: Callable[[Sequence[Example], float], Halves[Example]] | None = None
+    content: Callable[[Example], Any] = lambda example: example
+
+
+def find_task(name: str) -> Task[Any, Any]:
+    """Return a task by its name.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    if name not in PAGES:
+        raise ConfigError(f"no task {name!r}; expected one of {', '.join(commands())}")
+    return import_module(PAGES[name].module).TASK
+
+
+def commands() -> list[str]:
+    """Return the names of the tasks that have a command."""
+    return [name for name, page in PAGES.items() if page.summary]
+
+
+def task(
+    name: str,
+    model: "Loaded | str | os.PathLike[str] | None" = None,
+    *,
+    device: "torch.device | str | None" = None,
+    allow_download: bool = False,
+) -> "Pipeline[Any, Any, Any]":
+    """Return a function of one input or a list of inputs, such as a translator.
+
+    Args:
+        name: "translate", "summarize", "answer", "classify", "tag", "generate" or "recognize".
+        model: what `qkv.load` returned, or what it reads; the task's shipped model if None.
+        device: device of a model that is read.
+        allow_download: whether to look on the Hub for a base model that the model's files name.
+
+    Raises:
+        ConfigError: there is no such task, or the model is of another kind.
+        DataError: there is no such model.
+    """
+    from qkv.tasks.pretrained import Loaded
+
+    found = find_task(name)
+    if isinstance(model, Loaded):
+        return found.pipeline.of(model)
+    return found.pipeline.load(
+        found.default if model is None else model, device=device, allow_download=allow_download
+    )
+
+
+def task_of(model: str) -> str:
+    """Return the name of the task that a model was trained for, by its config.json.
+
+    Raises:
+        ConfigError: the model fits no task.
+        DataError: there is no such model.
+    """
+    from qkv.checkpoints.building import named_architecture
+    from qkv.checkpoints.reader import CONFIG
+    from qkv.checkpoints.registry import family_of
+    from qkv.files import whole_folder
+    from qkv.json_fields import read_json
+    from qkv.tasks.pipeline import recorded
+    from qkv.tasks.pretrained import locate
+
+    raw: dict[str, Any] = read_json(whole_folder(locate(model)) / CONFIG)
+    if (name := recorded(raw).get("task")) in PAGES:
+        return name
+    family = family_of(raw.get("model_type"))
+    kind = family.architecture(named_architecture(raw)).model
+    of_images = hasattr(family.config, "n_channels")
+    for name in commands():
+        pipeline = find_task(name).pipeline
+        if issubclass(kind, pipeline.kinds) and pipeline.of_images == of_images:
+            return name
+    raise ConfigError(
+        f"{model} is a {kind.__name__}, which fits none of the tasks: {', '.join(commands())}"
+    )

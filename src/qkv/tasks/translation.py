@@ -1,0 +1,400 @@
+"""Translation: texts to texts, by a model with an encoder and a decoder."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import ClassVar, Self
+
+from torch import nn
+
+from qkv.data.batches import Batches, Batching, PairBatch, pair_batches
+from qkv.data.sentences import split_text
+from qkv.data.text import read_aligned
+from qkv.data.tokenizers import Tokenizer
+from qkv.errors import ConfigError, DataError
+from qkv.evaluation.exact_match import exact_match
+from qkv.evaluation.translation import TranslationScores, translation_scores
+from qkv.generation.answer import Answer
+from qkv.generation.decoding import Decoding
+from qkv.generation.ranking import Beam
+from qkv.generation.stepping import check_max_length
+from qkv.models.encoder_decoder import EncoderDecoder
+from qkv.models.marian import Marian, MarianConfig
+from qkv.models.modes import evaluating
+from qkv.models.rnn import RNNSeq2Seq
+from qkv.tasks.commands import Predict, score_row
+from qkv.tasks.decoding import choose_beam, read_decoding, with_decoding
+from qkv.tasks.outputs import remark
+from qkv.tasks.pipeline import Pipeline, check_strings, longest_input
+from qkv.tasks.pretrained import Loaded, save
+from qkv.tasks.seq2seq import (
+    GREEDY,
+    PLAIN,
+    Alignment,
+    PairRecipe,
+    Seq2SeqDecoder,
+    Sizes,
+)
+from qkv.tasks.splits import DataConfig, Splits
+from qkv.tasks.task import Tables, Task
+from qkv.tasks.train import TrainingBatches
+from qkv.training.settings import Training
+
+TextPair = tuple[str, str]  # source, target
+USUAL_LENGTH = 256  # tokens of a translation, where the model's files have no limit
+ROWS = 256  # maximum batch size, counting beam hypotheses
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several translations of a text, and the score that ranks it."""
+
+    translation: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The translation of a text.
+
+    Args:
+        text: the source text.
+        translation: its translation.
+        score: log-probability (nats), divided by the beam's length penalty; of a text in parts the
+            sum over the parts.
+        n_best: the best candidates, best first; of a text in parts the k-th joins the k-th best of
+            each part.
+        note: what a reader should know: the text was split or truncated, or the translation was.
+    """
+
+    text: str
+    translation: str
+    score: float
+    n_best: list[Candidate]
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Return the translation."""
+        return self.translation
+
+
+@dataclass(frozen=True)
+class Translator(Pipeline[TextPair, Translation, TranslationScores]):
+    """A translator.
+
+    Args:
+        loaded: model and tokenizer.
+        target: tokenizer of the translations; default: the tokenizer's own target side.
+        max_length: maximum number of tokens of a translation.
+        limit: maximum number of tokens of an input; a longer text is split between sentences, and
+            a longer sentence is truncated. None: no limit.
+        beam: beam size and length penalty; greedy by default.
+        decoding: other settings of the model; start and stop default to those of the tokenizer.
+
+    Raises:
+        ConfigError: the model is of another kind, or `max_length` is below 1.
+    """
+
+    target: Tokenizer = None  # type: ignore[assignment] # set from `loaded` where None
+    max_length: int = USUAL_LENGTH
+    limit: int | None = None
+    beam: Beam = GREEDY
+    decoding: Decoding = PLAIN
+
+    kinds: ClassVar = (EncoderDecoder, RNNSeq2Seq)
+    expected: ClassVar = (
+        "a model that turns one text into another, with encoder, decoder and output layer (qkv "
+        "train tatoeba trains one)"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the model and the length."""
+        self.check(self.loaded)
+        check_max_length(self.max_length)
+        if self.target is None:
+            object.__setattr__(self, "target", self.tokenizer.target)
+
+    @classmethod
+    def check(cls, loaded: Loaded) -> None:
+        """Check the kind of the model, and that it has its output layer."""
+        super().check(loaded)
+        if isinstance(loaded.model.head, nn.Identity):
+            raise ConfigError(
+                f"the model is a {type(loaded.model).__name__} without an output layer; expected "
+                f"{cls.expected}"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        loaded: Loaded,
+        *,
+        beam: Beam | int | None = None,
+        max_length: int | None = None,
+        n_best: int | None = None,
+    ) -> Self:
+        """Make a translator of what `qkv.load` returned.
+
+        Args:
+            loaded: model and tokenizer.
+            beam: how to search, or the beam size; default: as the model's files say, else greedy.
+            max_length: maximum number of tokens; default: as the files say, else 256.
+            n_best: number of candidates, at most the beam size; default: the beam's own.
+
+        Raises:
+            ConfigError: the model is of another kind, or its files ask for what is not implemented.
+        """
+        cls.check(loaded)
+        decoding = read_decoding(loaded)
+        beam = choose_beam(decoding, beam)
+        return cls(
+            loaded,
+            max_length=decoding.limits(1, usual=USUAL_LENGTH, most=max_length).most,
+            limit=longest_input(loaded),
+            beam=beam if n_best is None else replace(beam, n_best=n_best),
+            decoding=decoding,
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write model, tokenizer and decoding settings in the Hugging Face layout.
+
+        Raises:
+            ConfigError: there are two tokenizers, or the files cannot express model or beam.
+        """
+        if self.target is not self.tokenizer.target:
+            raise ConfigError(
+                "this translator has one tokenizer for its inputs and another for its outputs, but "
+                "a folder has one: train a single tokenizer on both languages"
+            )
+        beam = replace(self.beam, n_best=1)
+        save(with_decoding(self.loaded, beam, self.max_length, usual=USUAL_LENGTH), folder)
+
+    def batches(self, pairs: Sequence[TextPair], batching: Batching) -> Batches[PairBatch]:
+        """Return training batches of (source, target) pairs."""
+        return self.batch(self.encode(pairs), batching)
+
+    def encode(self, pairs: Sequence[TextPair]) -> list[tuple[list[int], list[int]]]:
+        """Return the token ids of (source, target) pairs; targets lack start and stop."""
+        sources = self.tokenizer.encode_batch(source for source, _ in pairs)
+        targets = self.target.encode_batch(target for _, target in pairs)
+        wrapped = (self.tokenizer.add_special_tokens(ids).ids for ids in sources)
+        return list(zip(wrapped, targets, strict=True))
+
+    def batch(
+        self, pairs: Sequence[tuple[list[int], list[int]]], batching: Batching
+    ) -> Batches[PairBatch]:
+        """Return training batches of what `encode` returned."""
+        return pair_batches(
+            pairs,
+            pad=self.target.pad,
+            start=self._decoder.start,
+            stop=self._decoder.stops[0],
+            batching=batching,
+        )
+
+    def predict(
+        self, texts: Sequence[str], *, rows: int = ROWS, progress: bool = False
+    ) -> list[Translation]:
+        """Translate texts, in their order.
+
+        Args:
+            texts: the texts.
+            rows: maximum batch size, counting beam hypotheses.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            DataError: a text is empty or no string.
+        """
+        check_strings(texts)
+        sources = [split_text(text, self.tokenizer, self.limit) for text in texts]
+        pieces = [ids for source in sources for ids in source.pieces]
+        with evaluating(self.model):
+            answers = iter(self._decoder(self.model, pieces, rows=rows, progress=progress))
+        return [
+            self._translation(text, list(islice(answers, len(one.pieces))), one.note(self.limit))
+            for text, one in zip(texts, sources, strict=True)
+        ]
+
+    def _translation(self, text: str, parts: list[list[Answer]], note: str) -> Translation:
+        """Join the translations of a text's parts."""
+        decode = self.target.decode
+        candidates = [
+            Candidate(" ".join(decode(one.text) for one in kth), sum(one.score for one in kth))
+            for kth in zip(*parts, strict=False)
+        ]
+        endless = [len(part[0].tokens) for part in parts if not part[0].ended]
+        cut = f"truncated after {endless[0]} tokens (max_length), before its end" if endless else ""
+        best, notes = candidates[0], "; ".join(filter(None, (note, cut)))
+        return Translation(text, best.translation, best.score, candidates, notes)
+
+    def exact_match(self, pairs: Sequence[TextPair]) -> float:
+        """Return the fraction of sources whose translation is exactly the target."""
+        translations = self.predict([source for source, _ in pairs])
+        return exact_match(list(map(str, translations)), [target for _, target in pairs])
+
+    def evaluate(
+        self,
+        examples: Sequence[TextPair],
+        *,
+        progress: bool = False,
+        tokenizer: str = "13a",
+        samples: int = 1_000,
+    ) -> TranslationScores:
+        """Score translations; `tokenizer` and `samples` are those of `translation_scores`."""
+        translations = self.predict([source for source, _ in examples], progress=progress)
+        targets = [target for _, target in examples]
+        return translation_scores(
+            list(map(str, translations)), targets, tokenizer=tokenizer, samples=samples
+        )
+
+    def align(self, text: str, *, layers: Sequence[str] | None = None) -> Alignment:
+        """Translate a text, and record the attention of one pass over both.
+
+        Args:
+            text: the source; only its first part if it has to be split.
+            layers: names of the attention modules to record; None: all.
+        """
+        source = split_text(text, self.tokenizer, self.limit).pieces[0]
+        output, weights = self._decoder.record(self.model, source, layers)
+        return Alignment(self.tokenizer.tokens(source), self.target.tokens(output), weights)
+
+    @property
+    def _decoder(self) -> Seq2SeqDecoder:
+        start = self.decoding.start
+        return Seq2SeqDecoder(
+            pad=self.tokenizer.pad,
+            start=self.target.start if start is None else start,
+            stops=self.decoding.stops or (self.target.stop,),
+            max_length=self.max_length,
+            beam=self.beam,
+            decoding=self.decoding,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationRecipe(PairRecipe[Translator]):
+    """Train a Transformer to translate, from random weights or from a base.
+
+    Args:
+        model: sizes of a model without a base.
+        vocab_size: number of subwords of a model without a base, for both languages together.
+        lowercase: lowercase all texts of a model without a base.
+    """
+
+    data: DataConfig = DataConfig(train=("tatoeba",), validation_fraction=0.02)
+    training: Training = Training(
+        steps=10_000, max_tokens=4_000, smoothing=0.1, evaluate_every=1_000
+    )
+    model: Sizes = Sizes()
+    vocab_size: int = 8_000
+    lowercase: bool = False
+
+    metric: ClassVar = "chrF"  # BLEU is 0 where no text has four words in common
+    sizes: ClassVar = ("model", "vocab_size", "lowercase")
+
+    def build(self, splits: Splits[TextPair]) -> Translator:
+        """Train a tokenizer and build a new model, or load the base."""
+        if self.base is not None:
+            translator = Translator.load(self.base, beam=self.beam, max_length=self.max_length)
+            if translator.limit is not None and self.max_length > translator.limit:
+                raise ConfigError(
+                    f"max_length = {self.max_length}, but {self.base} reads at most "
+                    f"{translator.limit} tokens; expected at most that many"
+                )
+            return translator
+        tokenizer = Tokenizer.train_bpe(
+            (text for pair in splits.train for text in pair),
+            self.vocab_size,
+            lowercase=self.lowercase,
+        )
+        size = tokenizer.vocab_size
+        config = MarianConfig(
+            source_vocab_size=size,
+            target_vocab_size=size,
+            n_positions=self.max_length,
+            **asdict(self.model),
+        )
+        loaded, longest = Loaded(Marian(config), tokenizer), self.max_length
+        return Translator(loaded, max_length=longest, limit=longest, beam=self.beam)
+
+    def batches(self, pipeline: Translator, splits: Splits[TextPair]) -> TrainingBatches:
+        """Batch the pairs that are not too long."""
+        pairs = pipeline.encode(splits.train)
+        # One more token for the start, or the end.
+        kept = [pair for pair in pairs if max(map(len, pair)) < self.max_length]
+        if not kept:
+            text = (
+                f"max_length = {self.max_length} tokens leaves no pair to train on; expected more"
+            )
+            raise DataError(text)
+        left_out = len(pairs) - len(kept)
+        note = f"{left_out:,} pairs of more than {self.max_length} tokens are left out"
+        length = -(-sum(max(map(len, pair)) for pair in kept) // len(kept))
+        batches = pipeline.batch(kept, self.training.batching())
+        return TrainingBatches(batches, length, (note,) if left_out else ())
+
+    def validator(
+        self, pipeline: Translator, splits: Splits[TextPair]
+    ) -> Callable[[nn.Module], dict[str, float]]:
+        """Score the validation split, without confidence intervals."""
+        return lambda _: pipeline.evaluate(splits.validation, samples=2).named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translate(Predict[Translator]):
+    """Options of `qkv translate`.
+
+    Args:
+        beam: beam size; 1 is greedy decoding; default: as the model's files say.
+        n_best: number of candidates that --json shows, at most the beam size.
+        max_length: maximum number of tokens of a translation; default: as the model's files say.
+    """
+
+    beam: int | None = None
+    n_best: int = 1
+    max_length: int | None = None
+
+    inputs: ClassVar = "the texts to translate, one per argument"
+    about: ClassVar = (
+        "A text that is too long for the model is split into sentences, and a sentence that is too "
+        "long is truncated; a note on standard error says so."
+    )
+    roles: ClassVar = ("source",)
+    settings: ClassVar = ("beam", "n_best", "max_length")
+
+    def line(self, prediction: Translation) -> str:
+        """Return the translation in one line."""
+        remark(prediction.text, prediction.note)
+        return " ".join(prediction.translation.split())
+
+
+def translation_tables(scores: TranslationScores) -> Tables:
+    """Return the scores as a table."""
+    named = {"BLEU": scores.bleu, "BLEU, lowercase": scores.bleu_lowercase, "chrF2": scores.chrf}
+    rows = [
+        score_row(name, one.score, one.interval) | {"signature": one.signature}
+        for name, one in named.items()
+    ]
+    return {f"{scores.count:,} texts": rows}
+
+
+def translation_line(scores: TranslationScores) -> str:
+    """Return the scores as one line."""
+    line = ", ".join(f"{name} {score:.2f}" for name, score in scores.named.items())
+    return f"{line} of {scores.count:,} texts"
+
+
+TASK = Task(
+    name="translate",
+    default="translator-en-de",
+    pipeline=Translator,
+    recipe=TranslationRecipe,
+    predict=Translate,
+    columns={"source": "source", "target": "target"},
+    example=lambda source, target: (source, target),
+    tables=translation_tables,
+    summary=translation_line,
+    read=lambda source, problems: read_aligned(source),
+    group=lambda pair: pair[0],
+)
