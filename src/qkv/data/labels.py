@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -178,16 +178,21 @@ def label_remarks(labels: Sequence[str]) -> list[str]:
             f"{len(single):,} of {len(counts):,} classes have a single example: {_some(single)} "
             "(misspelled labels, or not the column of the labels?)"
         )
+    return remarks + _near_equal(counts)
+
+
+def _near_equal(counts: Mapping[str, int]) -> list[str]:
+    """Describe labels that differ only in case or white space."""
     spellings: dict[str, list[str]] = {}
     for label in counts:
         spellings.setdefault("".join(label.split()).casefold(), []).append(label)
-    for alike in spellings.values():
-        if len(alike) > 1:
-            listed = ", ".join(f"{quoted(label, 40)} ({counts[label]:,})" for label in alike)
-            remarks.append(
-                f"labels differ only in case or white space: {listed}; they are different classes"
-            )
-    return remarks
+    listed = [
+        ", ".join(f"{quoted(label, 40)} ({counts[label]:,})" for label in alike)
+        for alike in spellings.values()
+        if len(alike) > 1
+    ]
+    differ = "labels differ only in case or white space"
+    return [f"{differ}: {names}; they are different classes" for names in listed]
 
 
 def majority_baseline(labels: Sequence[str]) -> float:
@@ -229,10 +234,11 @@ def hold_out_stratified(
         texts[first_label[text]].append(text)
     lonely = [label for label, of_class in texts.items() if len(of_class) < 2]
     if lonely:
+        near = _near_equal({label: len(of_class) for label, of_class in texts.items()})
         raise DataError(
             f"{len(lonely)} of {len(texts)} classes have a single text: {_some(lonely)}; expected "
             "two or more to hold one out (is this the column of the labels? otherwise add texts, "
-            "leave the class out, or name a file for validation)"
+            "leave the class out, or name a file for validation)" + "".join(f"; {x}" for x in near)
         )
     rng, held = np.random.default_rng(seed), set[str]()
     for label in sorted(texts):

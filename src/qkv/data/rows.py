@@ -62,7 +62,7 @@ def find_columns(
         if (count := stripped.count(name)) != 1:
             raise DataError(
                 f"{where} has {f'{count} columns' if count else 'no column'} {shown(name)}; its "
-                f"columns are {_some(present)} ({hint}is the name right?)"
+                f"columns are {_some(stripped)} ({hint}is the name right?)"
             )
         found[role] = present[stripped.index(name)]
     return found
