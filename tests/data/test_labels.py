@@ -10,7 +10,6 @@ from qkv.data.labels import (
     TextExample,
     hold_out_stratified,
     label_remarks,
-    majority_baseline,
     read_examples,
     seconds_of,
 )
@@ -183,12 +182,6 @@ def test_remarks_on_labels():
     )
     assert "'so so' (1), 'soso' (2)" in sosos
     assert label_remarks(["a", "a", "b", "b"]) == []
-
-
-def test_the_majority_class_is_the_baseline():
-    assert majority_baseline(["a", "b", "b", "c", "b"]) == 3 / 5
-    with pytest.raises(DataError, match="no labels, no majority class"):
-        majority_baseline([])
 
 
 def test_problems_and_unknown_labels_are_reported_together(tmp_path):

@@ -195,17 +195,6 @@ def _near_equal(counts: Mapping[str, int]) -> list[str]:
     return [f"{differ}: {names}; they are different classes" for names in listed]
 
 
-def majority_baseline(labels: Sequence[str]) -> float:
-    """Accuracy of always predicting the most frequent class.
-
-    Raises:
-        DataError: there are no labels.
-    """
-    if not labels:
-        raise DataError("no labels, no majority class: expected at least one")
-    return max(Counter(labels).values()) / len(labels)
-
-
 def hold_out_stratified(
     examples: Sequence[Example], share: float, *, seed: int
 ) -> tuple[list[Example], list[Example]]:

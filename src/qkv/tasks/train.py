@@ -1,10 +1,8 @@
 """Training a task by a recipe: read the data, build, train, evaluate, save."""
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -14,12 +12,13 @@ from torch import Tensor, nn
 
 from qkv.data.batches import Batches
 from qkv.errors import ConfigError
-from qkv.files import only_writer, write_atomically
-from qkv.tasks.console import plain_console, show_table
+from qkv.files import write_atomically
+from qkv.tasks.console import show_table
 from qkv.tasks.conversion import check_target
 from qkv.tasks.finetuning import FineTuning, check_base, keep_adapter
 from qkv.tasks.pipeline import OURS, Pipeline, with_parameters
 from qkv.tasks.pretrained import save
+from qkv.tasks.run_folder import Announce, RunFolder
 from qkv.tasks.splits import DataConfig, Splits, checksum, read_splits
 from qkv.tasks.task import Task
 from qkv.training import loop
@@ -27,7 +26,7 @@ from qkv.training.checkpointing import Checkpoints, average_checkpoints, git_rev
 from qkv.training.history import History
 from qkv.training.progress import Bar, TensorBoard
 from qkv.training.report import describe_training
-from qkv.training.run import Callback, Run
+from qkv.training.run import Callback
 from qkv.training.settings import Training
 from qkv.training.stopping import KeepBest
 
@@ -283,52 +282,6 @@ def _announce(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunFolder:
-    """The folder OUTPUT.training, where a run is kept.
-
-    Args:
-        output: folder of the trained model.
-        recipe: the recipe and the checksum of its data, as JSON values; a run with another one is
-            not resumed.
-        fresh: whether to delete an earlier run, once this one begins to train.
-    """
-
-    output: Path
-    recipe: Mapping[str, Any]
-    fresh: bool
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder: checkpoints, curves."""
-        return self.output.with_name(f"{self.output.name}.training")
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.folder / "checkpoints"
-
-    def on_data(self, data_checksum: str) -> "RunFolder":
-        """Return the folder of a run on data with this checksum."""
-        return replace(self, recipe={**self.recipe, "data_checksum": data_checksum})
-
-    def print(self, text: str) -> None:
-        """Print a line for the reader."""
-        plain_console().print(text)
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Lock the folder; delete an earlier run if that was asked for.
-
-        Raises:
-            StorageError: another process trains here, or nothing can be written here.
-        """
-        with only_writer(self.folder):
-            if self.fresh:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            yield
-
-
 def open_run(task: Task[Any, Any], recipe: Recipe[Any]) -> RunFolder:
     """Check the output folder and set the seed.
 
@@ -376,23 +329,6 @@ def close_run(
         run.print(f"{name}: {task.summary(one)}")
     run.print(f"all scores: {recipe.output / 'results.json'}")
     run.print(f"try it: {recipe.hint.format(recipe.output)}")
-
-
-class Announce(Callback):
-    """Print evaluation scores and the reason for early stopping."""
-
-    def __init__(self, run: RunFolder):
-        self.folder = run
-
-    def evaluated(self, run: Run, scores: dict[str, float]) -> None:
-        """Print the scores."""
-        listed = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
-        self.folder.print(f"step {run.step:,} of {run.steps:,}, validation: {listed}")
-
-    def end(self, run: Run) -> None:
-        """Print why the run ended early, if it did."""
-        if run.stop:
-            self.folder.print(f"stopped early, after step {run.step:,}: {run.stop}")
 
 
 def _watchers(recipe: Recipe[Any], run: RunFolder, steps: int) -> list[Callback]:
