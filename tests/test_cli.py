@@ -238,8 +238,8 @@ def test_convert_writes_and_says_what(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["inspect", "{}/nothing"], "nothing' is no folder"),
-        (["convert", "{}/source", "{}/notes"], "notes holds files, but no checkpoint"),
+        (["inspect", "{}/nothing"], "nothing' is neither a folder"),
+        (["convert", "{}/source", "{}/notes"], "notes has files, but no checkpoint"),
         (["convert", "{}/notes", "{}/new"], "config.json cannot be read"),
     ],
 )
@@ -346,7 +346,7 @@ def test_a_reader_that_has_enough_ends_it_quietly():
     [
         (["info"], "installed"),
         (["models"], "families"),
-        (["models", "--family", "gpt2"], "refused unless"),
+        (["models", "--family", "gpt2"], "rejected unless"),
         (["inspect", "{}"], "parameters"),
         (["convert", "{}", "{}-copy"], "written"),
     ],

@@ -147,7 +147,7 @@ def fail() -> None:
 def test_a_name_that_the_system_cannot_hold_is_one_line(monkeypatch, capsys):
     monkeypatch.setitem(cli.COMMANDS, "fail", (f"{__name__}:fail", "Fail."))
     assert cli.main(["fail"]) == 2
-    message = "qkv: error: 'out/Ä' cannot be written in ascii, the encoding of this system's names"
+    message = "qkv: error: 'out/Ä' cannot be written in ascii, the encoding of file names here"
     assert capsys.readouterr().err.startswith(message)
 
 

@@ -1,4 +1,4 @@
-"""What ``import qkv`` offers."""
+"""The names that ``import qkv`` provides."""
 
 from qkv.attention.heads import disable_heads
 from qkv.attention.record import record_attention

@@ -15,8 +15,8 @@ from qkv.tasks.options import whole_numbers
 from qkv.tasks.streams import complain, flush_output, prepare_streams
 from qkv.tasks.task import PAGES, commands
 
-# The commands besides those of the tasks. What each does is the first line of its function's
-# docstring: a test compares them.
+# The commands that do not belong to a task. Each summary is the first line of its function's
+# docstring; a test compares them.
 COMMANDS = {
     "info": (
         "qkv.tasks.overview:info",
@@ -43,7 +43,7 @@ COMMANDS = {
 
 
 def make_app(command: str = "") -> App:
-    """Build the command line; nothing is imported but what `command`, a task's, needs."""
+    """Build the command line; of the tasks, only `command` is imported."""
     app = App(
         name="qkv",
         help="Attention and Transformers in PyTorch.",
@@ -59,7 +59,7 @@ def make_app(command: str = "") -> App:
         if name == command and name in tasks:
             from qkv.tasks.commands import command_of
 
-            app.command(command_of(name), name=name)  # with its whole help
+            app.command(command_of(name), name=name)  # with all its options
         else:
             app.command(function, name=name, help=summary)
     app.register_install_completion_command()
@@ -70,12 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status.
 
     Args:
-        arguments: What follows ``qkv``; those of the process by default.
+        arguments: arguments after ``qkv``; those of the process by default.
 
     Returns:
-        0 when done, 2 where the command line or what it names is wrong, 1 where the work failed
-        (a full disk, a loss that is no number), 128 and the signal's number where it was
-        interrupted.
+        0 on success; 2 if the command line or an input is wrong; 1 if the work failed, such as on a
+        full disk or a loss of NaN; 128 plus the number of the signal that interrupted it.
     """
     try:
         prepare_streams()
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + stopped.signal
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # such as head, which has read enough
+    except BrokenPipeError:  # the reader has closed the pipe, such as head
         return 128 + 13
     except CycloptsError as error:
         complain(f"error: {_one_line(error)}")
@@ -96,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         complain(f"error: {error}")
         return 1
-    except UnicodeEncodeError as error:  # in an ASCII locale, of a path
+    except UnicodeEncodeError as error:  # from a path, in an ASCII locale
         complain(
             f"error: {quoted(error.object)} cannot be written in {error.encoding}, the encoding of "
-            "this system's names; expected another name, or another locale, such as C.UTF-8"
+            "file names here; expected another name, or another locale, such as C.UTF-8"
         )
         return 2
     except QKVError as error:
@@ -124,7 +123,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _one_line(error: CycloptsError) -> str:
-    """Say what is wrong with a command line, and where its options are listed."""
+    """Describe what is wrong with a command line, and name the command that lists its options."""
     message = " ".join(str(error).split())
     command = " ".join(("qkv", *(error.command_chain or ())))
     if isinstance(error, UnknownOptionError):

@@ -26,7 +26,7 @@ class DataError(QKVError, ValueError):
 
 
 class StorageError(QKVError, OSError):
-    """A file or folder that cannot be written, as the disk is full or another process writes it."""
+    """A file or folder that cannot be written, such as on a full disk."""
 
 
 class TrainingError(QKVError, RuntimeError):
@@ -34,14 +34,14 @@ class TrainingError(QKVError, RuntimeError):
 
 
 class MissingDependencyError(QKVError, ImportError):
-    """A missing optional package; the message tells how to install it."""
+    """A missing optional package; the message has the command that installs it."""
 
 
 class Interrupted(QKVError):  # noqa: N818 - nothing went wrong
     """Training that was interrupted by a signal and has saved its state.
 
     Args:
-        message: what was saved, and where.
+        message: what was saved, and its path.
         signal: number of the signal.
     """
 

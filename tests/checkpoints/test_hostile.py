@@ -288,7 +288,7 @@ def test_an_adapter_whose_base_is_itself(tmp_path):
     (tmp_path / "a" / "model.safetensors").unlink()
     adapter = json.dumps(ADAPTER | {"base_model_name_or_path": str(tmp_path / "a")})
     (tmp_path / "a" / "adapter_config.json").write_text(adapter)
-    with pytest.raises(DataError, match="which holds an adapter alone"):
+    with pytest.raises(DataError, match="which has only an adapter"):
         load(tmp_path / "a")
 
 

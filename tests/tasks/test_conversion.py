@@ -62,7 +62,7 @@ def test_what_is_no_checkpoint_stays_as_it_is(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "config.json").write_text("{}")
     before = contents(tmp_path)
-    with pytest.raises(DataError, match=r"notes holds files, but no .* is left as it is"):
+    with pytest.raises(DataError, match=r"notes has files, but no .* is not changed"):
         convert_model(tmp_path / "source", tmp_path / "notes")
     with pytest.raises(DataError, match=r"config.json is a file; expected a folder"):
         convert_model(tmp_path / "source", tmp_path / "notes" / "config.json")
@@ -82,7 +82,7 @@ def test_a_source_that_cannot_be_read_leaves_the_target_whole(tmp_path):
     write(tmp_path / "target")
     before = contents(tmp_path)
     for source in ("nowhere", tmp_path / "nothing.bin"):
-        with pytest.raises(DataError, match="is no folder, no name of the zoo"):
+        with pytest.raises(DataError, match="is neither a folder, nor a shipped model"):
             convert_model(source, tmp_path / "target")
     (tmp_path / "text.bin").write_bytes(b"no model at all, only some words of text")
     with pytest.raises(DataError, match="not with model sizes"):
@@ -104,6 +104,6 @@ def test_the_files_of_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("name", ["x.onnx", "x.gguf", "model.safetensors", "x.pt"])
 def test_a_format_that_is_not_written_makes_no_folder(name, tmp_path):
     write(tmp_path / "source")
-    with pytest.raises(DataError, match=r"has the name of a file.*Hugging Face layout.* not impl"):
+    with pytest.raises(DataError, match=r"looks like a file.*Hugging Face layout.* not impl"):
         convert_model(tmp_path / "source", tmp_path / name)
     assert not (tmp_path / name).exists()

@@ -153,7 +153,7 @@ def test_what_a_translator_cannot_do_is_refused(tmp_path):
     greedy, beam = (Translator.load(tmp_path, beam=one) for one in (1, Beam(size=1)))
     assert greedy("abc").translation == beam("abc").translation
     write_translator(tmp_path, stop_strings=["ab"])
-    with raises(ConfigError, "stop_strings = ['ab']; expected none: beam search only knows stop"):
+    with raises(ConfigError, "stop_strings = ['ab']; expected none: beam search only supports"):
         Translator.load(tmp_path)
 
 

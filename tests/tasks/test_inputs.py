@@ -51,7 +51,7 @@ def test_of_a_thousand_inputs_three_are_broken_and_the_others_come_out(standard_
     lines = [f"text {i}".encode() for i in range(1, 1001)]
     lines[6], lines[499], lines[898] = b"caf\xe9", b"  ", b"a long text"
     standard_input(b"\n".join(lines))
-    with raises(DataError, "3 of 1,000 inputs have no answer, see above"):
+    with raises(DataError, "3 of 1,000 inputs have no result, see above"):
         run(text_items([], None, TEXT))
     captured = capsys.readouterr()
     said = captured.out.split("\n")[:-1]
@@ -68,7 +68,7 @@ def test_of_a_thousand_inputs_three_are_broken_and_the_others_come_out(standard_
 def test_in_json_the_error_stands_where_the_answer_would(tmp_path, capsys):
     table = tmp_path / "t.csv"
     table.write_bytes(b'n,text\n1,"one\nline"\n2\n3,\n4,caf\xe9\n5,five\n')
-    with raises(DataError, "3 of 5 inputs have no answer"):
+    with raises(DataError, "3 of 5 inputs have no result"):
         run(text_items([], table, TEXT), as_json=True)
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert said[0] == {"text": "one\nline", "loud": "ONE\nLINE"}
@@ -85,7 +85,7 @@ def test_json_lines_with_broken_ones(tmp_path, capsys):
     table.write_text(
         '{"text": "a"}\n{"text"\n[1]\n{"other": "b"}\n{"text": 7}\n{"text": "\\ud83d"}'
     )
-    with raises(DataError, "4 of 6 inputs have no answer"):
+    with raises(DataError, "4 of 6 inputs have no result"):
         run(text_items([], table, TEXT))
     captured = capsys.readouterr()
     assert captured.out == "A\n\n\n\n7\n\n"
@@ -101,7 +101,7 @@ def test_json_lines_with_broken_ones(tmp_path, capsys):
 def test_where_nothing_can_be_answered_nothing_is_printed(capsys):
     with raises(DataError, "argument 1: empty; expected a text"):
         run(text_items([" "], None, TEXT))
-    with raises(DataError, "2 of 2 inputs have no answer"):
+    with raises(DataError, "2 of 2 inputs have no result"):
         run(text_items(["", ""], None, TEXT))
     assert capsys.readouterr().out == ""
 
@@ -120,7 +120,7 @@ def test_lines_keep_what_is_no_line_end(standard_input):
 
 
 def test_there_is_one_source_of_inputs(standard_input, tmp_path):
-    with raises(ConfigError, "2 inputs and --file x.csv were given; expected one of the two"):
+    with raises(ConfigError, "there are both 2 inputs and --file x.csv; expected one of the two"):
         text_items(["a", "b"], tmp_path.__class__("x.csv"), TEXT)
     standard_input(b"", terminal=True)
     with raises(DataError, "no input: expected an image as an argument, --file FILE, or lines on"):
@@ -139,7 +139,7 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "mine.csv").write_text("text\na film\n")
 
 
-ELSE = "? Texts that look like names may come by --file, or as lines on standard input"
+ELSE = "? Texts that look like names can be read with --file or from standard input"
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ ELSE = "? Texts that look like names may come by --file, or as lines on standard
         (["made", "a film"], "is a folder: did you mean --model made"),
         (["pictures"], "is a folder: did you mean --model pictures"),
         (["mine.csv"], "is a file: did you mean --file mine.csv"),
-        (["a.jsonl"], "looks like the name of a file, which is not there: did you mean --file"),
-        (["a film", "in/b.TXT"], "looks like the name of a file, which is not there: did you"),
+        (["a.jsonl"], "looks like the name of a file that does not exist: did you mean --file"),
+        (["a film", "in/b.TXT"], "looks like the name of a file that does not exist: did you"),
     ],
 )
 def test_a_text_that_looks_like_a_name_is_refused(files, texts, meant):
     named = next(text for text in texts if text != "a film")
-    with raises(ConfigError, f"{named!r} was given as a text, but {meant}") as raised:
+    with raises(ConfigError, f"the text {named!r} {meant}") as raised:
         text_items(texts, None, TEXT)
     assert str(raised.value).endswith(ELSE)
 

@@ -109,9 +109,9 @@ def test_a_model_that_is_named_as_one_is_looked_up(asked, tmp_path, capsys):
 
 
 SAID = (
-    f"names the base '{NOWHERE}', which is no folder here and no name of the zoo (all-MiniLM-L6-v2"
+    f"names the base '{NOWHERE}', which is neither a folder nor a shipped model (all-MiniLM-L6-v2"
 )
-ALLOWED = "asked for it only with --allow-download (allow_download=True)"
+ALLOWED = "looked up on the Hugging Face Hub only with --allow-download (allow_download=True)"
 
 
 def reads(folder, tmp_path):

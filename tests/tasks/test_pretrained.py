@@ -94,7 +94,9 @@ def test_names_mean_a_folder_then_the_zoo_then_the_hub(tmp_path, monkeypatch):
     assert locate("all-MiniLM-L6-v2") == catalog.ZOO["all-MiniLM-L6-v2"].locate()
     write(tmp_path / "all-MiniLM-L6-v2")
     assert locate("all-MiniLM-L6-v2").resolve() == tmp_path / "all-MiniLM-L6-v2"
-    with pytest.raises(DataError, match=r"'nothing' is no folder, no name of the zoo \(all-Mini"):
+    with pytest.raises(
+        DataError, match=r"'nothing' is neither a folder, nor a shipped model \(all-Mini"
+    ):
         locate("nothing")
 
 

@@ -71,7 +71,7 @@ def test_what_it_updates_must_be_said(adapted, file, field):
     content = json.loads((folder / file).read_text())
     del content[field]
     (folder / file).write_text(json.dumps(content))
-    with pytest.raises(DataError, match=re.escape("holds an adapter alone, and lacks base_model")):
+    with pytest.raises(DataError, match=re.escape("has only an adapter, and lacks base_model")):
         load(folder)
 
 
@@ -119,7 +119,7 @@ def test_a_head_that_nobody_has_is_missed(tmp_path):
     whole = write_classifier(tmp_path / "whole", Labels(LABELS), base)
     update_of(whole, tmp_path / "adapted", base)
     shutil.copy(whole / "config.json", tmp_path / "adapted")
-    message = "neither the base .* nor the adapter .* holds the head of BertForSequenceClassificat"
+    message = "neither the base .* nor the adapter .* has the head of BertForSequenceClassificat"
     with pytest.raises(DataError, match=message):
         load(tmp_path / "adapted")
 

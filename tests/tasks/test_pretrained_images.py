@@ -55,7 +55,7 @@ def test_the_file_stays_as_it_was_unless_the_preprocessor_changed(tmp_path):
 
 def test_a_preprocessor_for_other_channels_is_refused(tmp_path):
     save(Loaded(vit(n_channels=1), preprocessor=PROCESSOR), tmp_path / "model")
-    with pytest.raises(DataError, match=rf"{FILE} makes images of 3 channels, but .* reads 1"):
+    with pytest.raises(DataError, match=rf"{FILE} makes images of 3 channels, but .* expects 1"):
         load(tmp_path / "model")
 
 

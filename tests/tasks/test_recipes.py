@@ -95,7 +95,7 @@ def test_the_printed_config_is_complete_and_is_accepted_again(classify, tmp_path
         ("--training.schedule linear --training.warmup 8", "warmup is 8 of 8 steps"),
         ("--finetuning.n_layers 1", "finetuning.n_layers is set, but finetuning.train = all"),
         ("--device abacus", 'device is "abacus", but the accelerator found here is'),
-        ("--base nothing", "'nothing' is no folder, no name of the zoo"),
+        ("--base nothing", "'nothing' is neither a folder, nor a shipped model"),
         ("--data.train no.csv", "no.csv"),
         ("--data.columns.text review", "has no column 'review'; its columns are 'text', 'label'"),
         ("--max_length 99", "max_length = 99, but this SequenceClassifier has learned"),
@@ -208,7 +208,7 @@ def test_the_working_folder_is_no_place_for_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert open_run(TASK, recipe(Path("."))).output == tmp_path
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="holds files, but no checkpoint"):
+    with pytest.raises(DataError, match="has files, but no checkpoint"):
         open_run(TASK, recipe(Path(".")))
 
 

@@ -50,7 +50,7 @@ class Predict(Generic[P]):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise ConfigError for what can be refused before a model is loaded."""
+        """Raise ConfigError for options that are wrong whatever the model is."""
 
     def run(self, task: Task[Any, Any], inputs: Sequence[str]) -> None:
         """Load the model, and print or write a prediction for each input."""
@@ -58,7 +58,7 @@ class Predict(Generic[P]):
         model = self.model or task.default
         if not model:
             raise ConfigError(f"qkv {task.name} has no shipped model; expected --model MODEL")
-        # Inputs are read first: what is wrong with them should not wait for the model.
+        # Inputs are read first, so that their errors do not wait for the model.
         items = self.items(inputs, self._columns(task, model))
         pipeline: Any = task.pipeline.load(
             model,
@@ -144,19 +144,19 @@ def evaluate(
         task: task of the model; default: the one that it was trained for.
         data_dir: folder of the named sets; default: the environment variable QKV_DATA.
     """
-    found = find_task(task or task_of(model))
-    source = Source(found, {**trained_columns(model), **(columns or {})}, data_dir, "skip")
+    page = find_task(task or task_of(model))
+    source = Source(page, {**trained_columns(model), **(columns or {})}, data_dir, "skip")
     options = {"device": pick_device(device), "allow_download": allow_download}
-    pipeline = found.pipeline.load(model, **options)
+    pipeline = page.pipeline.load(model, **options)
     scores = pipeline.evaluate(source.read(data, split), progress=True)
     if json:
         print(dumps(asdict(scores)))
-    for title, rows in found.tables(scores).items() if not json else ():
+    for title, rows in page.tables(scores).items() if not json else ():
         show_table(title, rows)
     for remark in source.remarks:
         complain(remark)
     if source.remarks:
-        raise DataError(f"{data} has malformed rows, which have no part in the scores, see above")
+        raise DataError(f"{data} has malformed rows, which are not in the scores, see above")
 
 
 def score_row(

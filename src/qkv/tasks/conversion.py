@@ -1,4 +1,4 @@
-"""Models of any format that can be read, written in the Hugging Face layout."""
+"""Convert models of any readable format to the Hugging Face layout."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from qkv.errors import DataError, StorageError
 from qkv.tasks.pretrained import Loaded, load, save
 
 BINARY = "model.bin"
-# Ends of the names of files that someone may hope for.
+# Suffixes of other formats, which a user may expect as an output.
 FORMATS = frozenset(
     """
     .bin .ckpt .gguf .ggml .h5 .mlmodel .msgpack .onnx .ot .pb .pkl .pt .pth .pte .safetensors
@@ -26,12 +26,12 @@ def read_model(
     dtype: torch.dtype | None = None,
     allow_download: bool = False,
 ) -> Loaded:
-    """Read what `qkv.load` reads, or a file of llama2.c or of CTranslate2 (or its folder).
+    """Read a model that `qkv.load` can read, or one of llama2.c or CTranslate2.
 
     Args:
-        source: a folder, a file, a name of the zoo, or an id of the Hugging Face Hub.
-        dtype: of the parameters; that of the file where None.
-        allow_download: whether the Hub may be asked for a base that a file names.
+        source: a folder, a file, a shipped model, or an id of the Hugging Face Hub.
+        dtype: dtype of the parameters; None: as in the file.
+        allow_download: whether to look on the Hub for a base model that a file names.
 
     Raises:
         ConfigError: if the model is not implemented.
@@ -51,18 +51,18 @@ def convert_model(
     dtype: torch.dtype | None = None,
     allow_download: bool = False,
 ) -> Loaded:
-    """Read a model and write it in the Hugging Face layout; returns it.
+    """Read a model, write it in the Hugging Face layout, and return it.
 
     Args:
-        source: as in `read_model`.
+        source: see `read_model`.
         folder: new, empty, or a checkpoint to replace.
-        dtype: of the parameters; that of the source where None.
-        allow_download: whether the Hub may be asked for a base that a file names.
+        dtype: dtype of the parameters; None: as in the source.
+        allow_download: whether to look on the Hub for a base model that a file names.
 
     Raises:
         ConfigError: if the model is not implemented.
-        DataError: if the source cannot be read, or the folder holds something that is no
-            checkpoint, which is not touched.
+        DataError: if the source cannot be read, or the folder has files but no checkpoint; they are
+            left as they are.
     """
     check_target(folder)
     loaded = read_model(source, dtype=dtype, allow_download=allow_download)
@@ -71,17 +71,17 @@ def convert_model(
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
-    """Check that a model may be written here.
+    """Check that a model can be written to a folder.
 
     Raises:
-        DataError: the folder holds something that is no checkpoint, or is a file.
-        StorageError: it cannot be looked at: a name that is too long, or another user's.
+        DataError: the folder has files but no checkpoint, or is a file.
+        StorageError: it cannot be accessed, such as a name that is too long.
     """
     folder = Path(folder)
     if folder.suffix in FORMATS and not folder.is_dir():
         raise DataError(
-            f"{folder} has the name of a file, but a model is written as a folder of the Hugging "
-            f"Face layout ({CONFIG}, {WEIGHTS}, tokenizer), which other programs read; "
+            f"{folder} looks like a file, but a model is written as a folder in the Hugging Face "
+            f"layout ({CONFIG}, {WEIGHTS}, tokenizer), which other programs read; "
             f"{folder.suffix} is not implemented"
         )
     try:
@@ -93,13 +93,13 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
     if foreign:
         raise DataError(
-            f"{folder} holds files, but no checkpoint ({CONFIG} with {WEIGHTS} or {INDEX}), so it "
-            "is left as it is; expected a new folder, an empty one, or a checkpoint to replace"
+            f"{folder} has files, but no checkpoint ({CONFIG} with {WEIGHTS} or {INDEX}), so it is "
+            "not changed; expected a new folder, an empty one, or a checkpoint to replace"
         )
 
 
 def checkpoint_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of a checkpoint: config.json, weights, tokenizer and other companions."""
+    """Return the files of a checkpoint: config.json, weights, tokenizer and other files."""
     folder = Path(folder)
     weights = sorted(folder.glob("*.safetensors"))
     own = [path for path in (folder / CONFIG, folder / INDEX) if path.exists()]

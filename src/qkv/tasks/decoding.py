@@ -123,14 +123,14 @@ def _special_tokens(loaded: Loaded) -> dict[str, Any]:
 
 
 def check_search(decoding: Decoding, *, chosen: bool) -> None:
-    """Refuse decoding settings that search cannot follow.
+    """Reject decoding settings that beam search does not support.
 
     Args:
         decoding: the model's settings.
         chosen: whether the caller chose a beam size.
 
     Raises:
-        ConfigError: the files ask for sampling and the caller chose nothing else, or they have stop
+        ConfigError: the files set sampling and the caller chose no beam size, or they set stop
             strings.
     """
     if decoding.draws and not chosen:
@@ -141,7 +141,7 @@ def check_search(decoding: Decoding, *, chosen: bool) -> None:
     if decoding.stop_strings:
         raise ConfigError(
             f"the model's files have stop_strings = {list(decoding.stop_strings)}; expected none: "
-            "beam search only knows stop tokens"
+            "beam search only supports stop tokens"
         )
 
 
@@ -149,7 +149,7 @@ def choose_beam(decoding: Decoding, beam: Beam | int | None) -> Beam:
     """Return the caller's beam, or the model's own with the caller's size, if any.
 
     Raises:
-        ConfigError: what `check_search` raises.
+        ConfigError: see `check_search`.
     """
     check_search(decoding, chosen=beam is not None)
     if isinstance(beam, Beam):
@@ -162,8 +162,8 @@ class DecodingConfig:
     """How summaries are decoded; config.json keeps it.
 
     Args:
-        max_source: maximum number of tokens of a text, special tokens included; the rest is cut
-            off.
+        max_source: maximum number of tokens of a text, special tokens included; the rest is
+            truncated.
         max_length: maximum number of tokens of a summary.
         beam: beam size; 1 is greedy decoding.
         length_penalty: alpha of Wu et al. 2016, eq. 14; values above 0 favor longer summaries.
@@ -187,16 +187,16 @@ class DecodingConfig:
 
 
 def read_summary_decoding(loaded: Loaded, *, chosen: bool) -> tuple[dict[str, Any], Decoding]:
-    """Return the fields of `DecodingConfig` by a model's files, and its other settings.
+    """Return the fields of `DecodingConfig` in a model's files, and its other settings.
 
-    Those of a BART or T5 come from the fields of transformers.
+    For a BART or T5 they are read from the fields of transformers.
 
     Args:
         loaded: the model.
         chosen: whether the caller chose a beam size.
 
     Raises:
-        ConfigError: the files lack a start or stop token, or ask for what is not implemented.
+        ConfigError: the files lack a start or stop token, or a setting is not implemented.
     """
     own = read_settings(loaded, SUMMARIES, DecodingConfig)
     if isinstance(loaded.model, PointerGenerator):

@@ -1,4 +1,4 @@
-"""Fine-tuning a pretrained model: which parameters train, and what LoRA leaves behind."""
+"""Fine-tuning a pretrained model: the parameters that train, and LoRA adapters."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ class FineTuning:
 
     Args:
         train: "head"; "top", the head and the n_layers below it; "gradual", one more layer from the
-            top every unfreeze_every steps; "all"; "lora"; or "scratch", all from random weights.
+            top every unfreeze_every steps; "all"; "lora"; or "scratch", all, from random weights.
         n_layers: number of layers for "top"; default 2.
         unfreeze_every: steps between two layers for "gradual"; default a seventh of all steps.
         layer_decay: a layer's learning rate divided by that of the layer above it.
@@ -47,7 +47,7 @@ class FineTuning:
     lora: LoRAConfig = field(default_factory=lambda: LORA)
 
     def __post_init__(self) -> None:
-        """Refuse options that would be ignored."""
+        """Reject options that would be ignored."""
         for name, owner, is_set in (
             ("n_layers", "top", self.n_layers is not None),
             ("unfreeze_every", "gradual", self.unfreeze_every is not None),
@@ -64,7 +64,7 @@ class FineTuning:
             )
 
     def prepare(self, model: nn.Module, steps: int) -> list[Callback]:
-        """Freeze the parameters that do not train; return the callbacks that this needs."""
+        """Freeze the parameters that do not train; return the callbacks for training."""
         match self.train:
             case "head":
                 head_only(model)
@@ -79,7 +79,7 @@ class FineTuning:
         return []
 
     def _lora(self, model: nn.Module) -> LoRAConfig:
-        """Train the head besides, which starts from random weights, if the model has one."""
+        """Also train the head, which starts from random weights, if the model has one."""
         names = tuple(name for name in self.lora.train if name != HEAD)
         return replace(self.lora, train=(*names, HEAD) if hasattr(model, HEAD) else names)
 
@@ -112,7 +112,7 @@ def load_with_head(
         )
     new = [HEAD, "encoder"]
     if pretrained:
-        # Only BERT's classifier reads through a pooler, which a base may lack.
+        # Only BERT's classifier uses a pooler, which a base may lack.
         pooled = head is SequenceClassifier and family.model_type == "bert"
         lacks_one = pooled and not any("pooler" in name for name in open_weights(folder))
         new = [HEAD, "encoder.pooler"] if lacks_one else [HEAD]
@@ -129,7 +129,7 @@ def check_base(base: str, output: Path) -> None:
 
 
 def keep_adapter(loaded: Loaded, base: str, folder: Path) -> bool:
-    """Write what LoRA learned as an adapter of PEFT, and merge it; return whether there was any."""
+    """Write LoRA weights as a PEFT adapter and merge them; return whether there were any."""
     if not lora_layers(loaded.model):
         return False
     known = str(locate(base)) if base in ZOO else base  # PEFT does not know our shipped models

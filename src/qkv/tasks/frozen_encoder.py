@@ -1,4 +1,4 @@
-"""A summarizer's small decoder on a frozen pretrained encoder: build, save apart, and rejoin."""
+"""A small decoder on a frozen pretrained encoder: build, save without the encoder, reload."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ MODEL_TYPE = "qkv_pointer_generator"
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The sizes of a new decoder; the rest of the model is the encoder's.
+    """The sizes of a new decoder; the others follow from the encoder.
 
     Args:
         d_model: width of the decoder.
@@ -77,7 +77,7 @@ def new_decoder(base: str | os.PathLike[str], decoder: DecoderConfig = DecoderCo
 
 
 def write_decoder(saved: Path, folder: Path) -> None:
-    """Write the decoder alone, in float16; its config.json names the encoder.
+    """Write only the decoder, in float16; its config.json names the encoder.
 
     Args:
         saved: folder of the whole model.
@@ -95,7 +95,7 @@ def write_decoder(saved: Path, folder: Path) -> None:
 def join_decoder(
     folder: Path, *, device: torch.device | str | None = None, allow_download: bool = False
 ) -> Loaded:
-    """Load what `write_decoder` wrote, in float32, on the encoder that it names.
+    """Load a decoder written by `write_decoder`, in float32, with the encoder that it names.
 
     Args:
         folder: folder of the decoder.
@@ -150,7 +150,7 @@ def frozen_features(
     pad: int,
     device: torch.device | str,
 ) -> list[Float[Tensor, "_ width"]]:
-    """Return the encoder's outputs in float16; frozen, it computes the same in each epoch.
+    """Return the encoder's outputs in float16; the encoder is frozen, so every epoch can use them.
 
     Args:
         model: model with the encoder.
@@ -186,6 +186,6 @@ def _encoder(
 
 
 def _weights(loaded: Loaded) -> dict[str, Tensor]:
-    """Return the encoder's weights without its pooler, which no token's state depends on."""
+    """Return the encoder's weights without its pooler, which does not affect token states."""
     weights = loaded.model.state_dict()
     return {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}

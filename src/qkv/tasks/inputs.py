@@ -1,7 +1,7 @@
-"""What a command is asked about, from arguments, files or standard input, and what it answers.
+"""The inputs of a command, from arguments, files or standard input.
 
-A broken input stops nothing: the others are answered, it is reported with its place, and the exit
-status says so.
+A malformed input does not stop the run: the others are processed, the input is reported with its
+location, and the exit status is not zero.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from qkv.json_fields import quoted
 from qkv.tasks.streams import as_text, is_interactive, read_input
 from qkv.zoo.catalog import ZOO
 
-# Of files that one may have meant where a text is expected.
+# Suffixes by which an argument that should be a text is recognized as the name of a file.
 SUFFIXES = (
     *(".bin", ".csv", ".gguf", ".gz", ".jpeg", ".jpg", ".json", ".jsonl", ".parquet"),
     *(".pdf", ".png", ".safetensors", ".tsv", ".txt", ".yaml", ".yml"),
@@ -31,10 +31,10 @@ class Item:
     """One input.
 
     Args:
-        where: it stands, such as "mine.csv, line 7".
-        fields: by our names, such as "text"; none where there is a problem.
-        problem: why it cannot be answered, and where it stands.
-        files: that it was read from, which no output may replace.
+        where: its location, such as "mine.csv, line 7".
+        fields: its values by role, such as "text"; empty if there is a problem.
+        problem: why it cannot be processed, with its location; "" if it can be.
+        files: files that it was read from, which the output must not replace.
     """
 
     where: str
@@ -44,24 +44,24 @@ class Item:
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Refuse a text of the command line that looks like the name of a model or a file.
+    """Reject a text on the command line that looks like the name of a model or a file.
 
     Raises:
-        ConfigError: asking what was meant.
+        ConfigError: a text looks like a name; the message proposes the option for it.
     """
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         meant = _meant_instead(text)
-        if not meant and place == 0 and len(texts) > 1:
+        if not meant and index == 0 and len(texts) > 1:
             meant = _misspelt(text)
         if meant:
             raise ConfigError(
-                f"{text!r} was given as a text, but {meant}? Texts that look like names may come "
-                "by --file, or as lines on standard input"
+                f"the text {text!r} {meant}? Texts that look like names can be read with --file or "
+                "from standard input"
             )
 
 
 def _meant_instead(text: str) -> str:
-    """What a text that looks like a name may have been meant as; "" where it looks like none."""
+    """Describe a text that looks like a name, with the option for it; "" if it does not."""
     if text in ZOO:
         return f"is the name of a model: did you mean --model {text}"
     path = Path(text)
@@ -69,7 +69,7 @@ def _meant_instead(text: str) -> str:
         kind, option = ("folder", "--model") if path.is_dir() else ("file", "--file")
         return f"is a {kind}: did you mean {option} {text}"
     if len(text.split()) == 1 and path.suffix.lower() in SUFFIXES:
-        return "looks like the name of a file, which is not there: did you mean --file"
+        return "looks like the name of a file that does not exist: did you mean --file"
     return ""
 
 
@@ -79,7 +79,7 @@ def _misspelt(text: str) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; a text that is too long to name one names none."""
+    """Return whether a file or folder exists; False for a text that is too long for a path."""
     try:
         return path.exists()
     except OSError:
@@ -89,21 +89,21 @@ def exists(path: Path) -> bool:
 def text_items(
     texts: Sequence[str], file: Path | None, columns: Mapping[str, str], *, what: str = "a text"
 ) -> list[Item]:
-    """The inputs: arguments, or a file's rows or lines, or the lines of standard input.
+    """Return the inputs: the arguments, the rows or lines of a file, or lines of standard input.
 
     Args:
-        texts: arguments; they are the first of our names.
-        file: a .txt of one input a line, else a table.
-        columns: our names, and those of the table's columns.
-        what: one input is called in errors.
+        texts: arguments, values of the first role in `columns`.
+        file: a .txt file with one input per line, else a table.
+        columns: the table's column of each role.
+        what: what error messages call an input.
 
     Raises:
-        ConfigError: both arguments and a file, or an argument that looks like a name.
+        ConfigError: there are both arguments and a file, or an argument looks like a name.
         DataError: there is no input, or the file cannot be read.
     """
     if texts and file is not None:
         raise ConfigError(
-            f"{len(texts)} inputs and --file {file} were given; expected one of the two"
+            f"there are both {len(texts)} inputs and --file {file}; expected one of the two"
         )
     name = next(iter(columns))
     check_texts(texts)
@@ -171,7 +171,7 @@ def pair_items(
 
 
 def _lines(name: str, content: bytes, where: str, what: str) -> list[Item]:
-    """One input a line; blank lines at the end do not count."""
+    """Return one input per line; blank lines at the end are ignored."""
     lines = decode(content, where, tolerant=True).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -193,10 +193,10 @@ def _item(name: str, text: str, where: str) -> Item:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; an accelerator for "auto", if there is one.
+    """Return a device by its name; "auto" is an accelerator if there is one, else the CPU.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: the device cannot be used.
     """
     if name == "auto":
         has_one = torch.accelerator.is_available()

@@ -15,12 +15,12 @@ LOGITS = 2**23  # logits in memory at one time
 
 
 class Window(NamedTuple):
-    """A part of a text.
+    """A piece of a text.
 
     Args:
         row: index of the text.
-        tokens: token ids of the part.
-        new: how many of the last tokens are scored here.
+        tokens: token ids of the piece.
+        new: number of tokens at its end that are scored here.
     """
 
     row: int
@@ -36,10 +36,10 @@ def negative_log_likelihoods(
     stride: int,
     progress: bool = False,
 ) -> list[float]:
-    """Return the sum of -ln p over all tokens of each row but its first.
+    """Return the sum of -ln p over all tokens of each row except the first.
 
     Rows longer than the context are scored with a sliding window: each token is scored once, with
-    at least `context - stride` tokens of left context, or all that there are.
+    at least `context - stride` tokens of left context, or all that exists.
 
     Args:
         model: language model in evaluation mode.
@@ -71,8 +71,8 @@ def negative_log_likelihoods(
 
 
 def _windows(number: int, row: Sequence[int], context: int, stride: int) -> Iterator[Window]:
-    """Split a row; a window reads `context` tokens and scores the token after each."""
-    done = 1  # tokens that are scored, or need not be
+    """Split a row into windows of up to `context` inputs, whose targets are the next tokens."""
+    done = 1  # the first token is not scored
     while done < len(row):
         end = min(len(row), context + 1 if done == 1 else done + stride)
         yield Window(number, row[max(0, end - context - 1) : end], end - done)

@@ -46,10 +46,10 @@ AllowDownload = Annotated[
 
 
 def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Refuse 2.5 where a whole number is expected; the parser would round it.
+    """Reject 2.5 for an option that is a whole number; the parser would round it.
 
     Raises:
-        ConfigError: naming the option.
+        ConfigError: an option has a fraction; the message names it.
     """
     for argument in arguments:
         kinds = {argument.hint, *get_args(argument.hint)}

@@ -1,4 +1,4 @@
-"""What a command prints or writes: one result per input, in the order of the inputs."""
+"""The output of a command: one result per input, in the order of the inputs."""
 
 import csv
 import io
@@ -15,20 +15,20 @@ from qkv.tasks.inputs import Item, exists
 from qkv.tasks.streams import complain, takes_unicode
 
 R = TypeVar("R")
-AT_ONCE = 4_096  # inputs that are answered before the first of them is printed
+AT_ONCE = 4_096  # inputs that are processed before their results are printed
 SUFFIXES = (".csv", ".jsonl", ".txt")
 
 
 class Results:
-    """Results on standard output as they come, or in a file that is written whole at the end.
+    """Print results as they come, or collect them and write a file atomically at the end.
 
     Args:
-        line: shows a result in one line.
-        as_json: show each as an object of JSON instead.
-        output: a file; its suffix says how results are written.
+        line: formats a result as one line.
+        as_json: print a JSON object per result instead.
+        output: file to write; its suffix determines the format.
 
     Raises:
-        ConfigError: the suffix is unknown, or --json was given with a file of another kind.
+        ConfigError: the suffix is unknown, or is not .jsonl while `as_json` is True.
     """
 
     def __init__(self, line: Callable[[Any], str], *, as_json: bool, output: Path | None):
@@ -43,7 +43,7 @@ class Results:
             raise ConfigError(f"--json with --output {output}; expected a .jsonl file")
 
     def add(self, result: Any) -> None:
-        """Print a result, or an error in its place, or keep it for the file."""
+        """Print a result or an error, or keep it for the file."""
         if self._output is not None:
             self._results.append(result)
         elif isinstance(result, Exception):
@@ -52,7 +52,7 @@ class Results:
             print(dumps(asdict(result)) if self._as_json else self._line(result))
 
     def close(self) -> None:
-        """Write the file, whole or not at all.
+        """Write the file atomically, if there is one.
 
         Raises:
             StorageError: it cannot be written.
@@ -80,13 +80,13 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _check_output(output: Path | None, items: Sequence[Item]) -> None:
-    """Refuse to replace a file that holds the inputs, before anything is answered."""
+    """Raise ConfigError if the output would replace a file that contains inputs."""
     if output is None or not exists(output):
         return
     for file in dict.fromkeys(file for item in items for file in item.files):
         if output.samefile(file):
             raise ConfigError(
-                f"--output {output} is the file that the inputs come from, and would replace it; "
+                f"--output {output} would replace the file that contains the inputs; "
                 "expected another file"
             )
 
@@ -96,7 +96,7 @@ def _fields(result: Any) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    """Write rows as csv; a cell that is a list or a table is JSON."""
+    """Format rows as csv; lists and dicts in cells become JSON."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -121,20 +121,20 @@ def answer_all(
     as_json: bool,
     output: Path | None = None,
 ) -> None:
-    """Print one line per item, in order, as soon as some thousands are answered.
+    """Print or write one result per item, in order; printing starts after `AT_ONCE` items.
 
-    A malformed item gets an empty line, or an object with its error; the problem is reported on
-    standard error, too.
+    A malformed item gets an empty line, or an object with its error; its problem is also reported
+    on standard error.
 
     Args:
         items: the inputs.
-        answer: makes results, which are dataclasses, of the fields of the items that it is given.
-        line: shows a result in one line.
-        as_json: print the whole result, as an object of JSON.
+        answer: turns the fields of some items into results, which are dataclasses.
+        line: formats a result as one line.
+        as_json: print each result as a JSON object with all its fields.
         output: write the results to this file instead.
 
     Raises:
-        ConfigError: the output is of no known kind, or one of the files that were read.
+        ConfigError: the output has an unknown suffix, or is a file that inputs were read from.
         DataError: some items have no result; the others were printed or written.
     """
     results = Results(line, as_json=as_json, output=output)
@@ -148,7 +148,7 @@ def answer_all(
         for item in chunk:
             result = DataError(item.problem) if item.problem else next(answers)
             if isinstance(result, Exception):
-                problems.append(_placed(item, result))
+                problems.append(_located(item, result))
             if some or not isinstance(result, Exception):
                 results.add(result)
     if len(items) == 1 and problems:
@@ -157,13 +157,13 @@ def answer_all(
     if problems:
         for problem in problems:
             complain(problem)
-        raise DataError(f"{len(problems):,} of {len(items):,} inputs have no answer, see above")
+        raise DataError(f"{len(problems):,} of {len(items):,} inputs have no result, see above")
 
 
 def _answers(
     items: Sequence[Item], answer: Callable[[list[dict[str, str]]], Iterable[R]]
 ) -> Iterator[R | Exception]:
-    """Answer items; one that breaks the others is found by halving."""
+    """Process items; bisection isolates an item that makes the others fail."""
     if not items:
         return
     try:
@@ -177,17 +177,17 @@ def _answers(
         yield from _answers(items[half:], answer)
 
 
-def _placed(item: Item, problem: Exception) -> str:
+def _located(item: Item, problem: Exception) -> str:
     text = str(problem)
     return text if text.startswith(item.where) else f"{item.where}: {text}"
 
 
 def remark(text: str, note: str) -> None:
-    """Report on standard error what a reader should know about an input, if there is anything."""
+    """Report a note on an input to standard error, if there is one."""
     if note:
         complain(f"{shorten(text[:200], 40, placeholder=' ...')!r}: {note}")
 
 
 def dumps(value: object) -> str:
-    """JSON in one line: letters as they are, or escaped where the output is not UTF-8."""
+    """Return JSON in one line; letters are escaped if standard output is not UTF-8."""
     return json.dumps(value, ensure_ascii=not takes_unicode())

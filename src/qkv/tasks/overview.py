@@ -1,4 +1,4 @@
-"""`qkv info`, `models`, `inspect` and `convert`: what is there, and what a model consists of."""
+"""The commands `qkv info`, `models`, `inspect` and `convert`."""
 
 import importlib.metadata
 import platform
@@ -58,18 +58,18 @@ def models(
 
     Args:
         name: a shipped model, such as sentiment: shows its card.
-        family: a model_type, such as bert: shows what is implemented and what is refused.
+        family: a model_type, such as bert: shows what is implemented and what is rejected.
     """
     if name is not None and family is not None:
         raise ConfigError(f"both a model, {name}, and --family {family}; expected one of them")
     if name is not None:
         print(read_card(name))
     elif family is not None:
-        found = family_of(family)
+        described = family_of(family)
         tables = {
-            "architectures of config.json": list_architectures(found),
-            "fields of config.json": list_fields(found),
-            "refused unless": list_refused(found),
+            "architectures of config.json": list_architectures(described),
+            "fields of config.json": list_fields(described),
+            "rejected unless": list_refused(described),
         }
         show_tables(tables, json)
     else:
@@ -108,7 +108,7 @@ def convert(
         source: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
             llama2.c (.bin) or CTranslate2 (model.bin).
         folder: new, empty, or a checkpoint to replace; anything else is left as it is.
-        dtype: of the weights; that of the source unless given.
+        dtype: dtype of the weights; that of the source if not set.
     """
     loaded = convert_model(
         source,
@@ -163,7 +163,7 @@ def describe_model(loaded: Loaded) -> Rows:
 
 
 def show_tables(tables: Mapping[str, Sequence[Mapping[str, str]]], json: bool) -> None:
-    """Print tables under their titles, or all of them as one JSON object."""
+    """Print tables with their titles, or all of them as one JSON object."""
     if json:
         print(dumps(tables))
         return

@@ -1,4 +1,4 @@
-"""What all pipelines share: a model with its tokenizer or preprocessor, ready to predict."""
+"""The base class of all pipelines, and functions that they share."""
 
 import json
 import os
@@ -31,7 +31,7 @@ TOKENIZER_SETTINGS = "tokenizer_config.json"
 
 @dataclass(frozen=True)
 class Pipeline(Generic[Example, Output, Scores]):
-    """A model with all that it takes to make predictions.
+    """A model with its tokenizer or preprocessor, ready to make predictions.
 
     Args:
         loaded: the model, with its tokenizer or preprocessor and its config.json.
@@ -39,9 +39,9 @@ class Pipeline(Generic[Example, Output, Scores]):
 
     loaded: Loaded
 
-    predict: ClassVar[Callable[..., list[Any]]]  # each pipeline has its own inputs and options
+    predict: ClassVar[Callable[..., list[Any]]]  # inputs and options differ by pipeline
     kinds: ClassVar[tuple[type[nn.Module], ...]]
-    expected: ClassVar[str]  # what an error says the model should be
+    expected: ClassVar[str]  # the expected model, for error messages
     of_images: ClassVar[bool] = False
 
     @classmethod
@@ -84,7 +84,7 @@ class Pipeline(Generic[Example, Output, Scores]):
 
     @classmethod
     def of(cls, loaded: Loaded) -> Self:
-        """Make a pipeline of what `qkv.load` returned.
+        """Make a pipeline from a model that `qkv.load` returned.
 
         Raises:
             ConfigError: the model is of another kind.
@@ -131,7 +131,7 @@ class Pipeline(Generic[Example, Output, Scores]):
 
         Args:
             text: one input or a list of them.
-            more: what else belongs to each input, such as the second text of a pair.
+            more: further parts of each input, such as the second text of a pair.
             progress: show a progress bar on standard error.
             options: options of `predict`.
 
@@ -242,7 +242,7 @@ def longest_input(loaded: Loaded) -> int | None:
 
 
 def without_base_files(loaded: Loaded, drop: Sequence[str] = (), **settings: Any) -> Loaded:
-    """Keep of a base model's files those of its tokenizer, with settings changed.
+    """Keep only the tokenizer files of a base model, with changed settings.
 
     Args:
         loaded: a base model with a new head.

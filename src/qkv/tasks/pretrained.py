@@ -1,4 +1,4 @@
-"""Published models with all that belongs to them: the model, its tokenizer, its config."""
+"""Load and save published models: the weights, the tokenizer or preprocessor, the config."""
 
 import difflib
 import json
@@ -38,15 +38,15 @@ from qkv.zoo.catalog import ZOO
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and what belongs to it; `dataclasses.replace` changes a part before saving.
+    """A model with its tokenizer or preprocessor; `dataclasses.replace` changes one of them.
 
     Args:
-        model: in evaluation mode; its own `config` has our names.
-        tokenizer: None where the folder has none.
-        preprocessor: of images; None where the folder has none, or the model reads text.
-        config: as config.json has it; empty for a model that was never saved.
-        origin: the files that it came from.
-        read: the tokenizer that those files hold.
+        model: the model, in evaluation mode; its own `config` has our names.
+        tokenizer: None if the folder has none.
+        preprocessor: preprocessor of images; None if the folder has none or the model reads text.
+        config: the content of config.json; empty for a model that was never saved.
+        origin: the files that the model was loaded from.
+        read: the tokenizer in those files.
     """
 
     model: Any  # an nn.Module
@@ -62,7 +62,7 @@ class Loaded:
         return dict(self.origin.files) if self.origin is not None else {}
 
     def with_files(self, files: Mapping[str, bytes]) -> "Loaded":
-        """Return the same model with other files; without the tensors that it does not use."""
+        """Return the same model with other files, and without the file's unused tensors."""
         if self.origin is None:
             return self
         return replace(self, origin=replace(self.origin, files=files, kept={}))
@@ -79,24 +79,24 @@ def load(
     allow_download: bool = False,
     ignore: Iterable[str] | str = (),
 ) -> Loaded:
-    """Load a published model: a folder, a name of the zoo, or an id of the Hugging Face Hub.
+    """Load a published model: a folder, a shipped model, or an id of the Hugging Face Hub.
 
-    A folder may hold an adapter of PEFT alone; it is merged into its base, which is loaded too. A
-    config.json beside it says which model it makes of its base, such as one with another head.
+    If the folder has only a PEFT adapter, its base is loaded too, and the adapter is merged into
+    it. A config.json beside the adapter describes the resulting model, such as its new head.
 
     Args:
         path: such as "models/bert", "all-MiniLM-L6-v2" or "google-bert/bert-base-uncased".
-        dtype: of the parameters; that of the file where None.
-        device: of the parameters; on a CPU the weights stay mapped to the file.
-        new: parts that start fresh, such as "classifier".
-        architecture: another than config.json names, such as "BertForSequenceClassification".
-        labels: names of the classes, where they are others than in config.json.
-        allow_download: whether the Hub may be asked for a base that a file names; for `path`, which
-            you name yourself, it is asked anyway.
-        ignore: fields of config.json that are not known and refused, but harmless as you know.
+        dtype: dtype of the parameters; None: as in the file.
+        device: device of the parameters; on a CPU the weights stay mapped to the file.
+        new: modules to initialize, such as "classifier".
+        architecture: overrides that of config.json, such as "BertForSequenceClassification".
+        labels: names of the classes; they override those of config.json.
+        allow_download: whether to look on the Hub for a base that a file names; `path` itself is
+            always looked up.
+        ignore: unknown fields of config.json to ignore, if you know that they are harmless.
 
     Raises:
-        ConfigError: if the model, or what is asked for, is not implemented.
+        ConfigError: if the model or an option is not implemented.
         DataError: if there is no such model, a file is broken, or files do not fit each other.
     """
     path = locate(path)
@@ -124,7 +124,7 @@ def load(
 
 
 def is_adapted(folder: Path) -> bool:
-    """Whether a folder has an update of another model's weights, and no weights of its own."""
+    """Return whether a folder has an adapter of another model, and no weights of its own."""
     own = (folder / WEIGHTS, folder / INDEX)
     return (folder / ADAPTER).is_file() and not any(path.is_file() for path in own)
 
@@ -136,9 +136,9 @@ def _load_adapted(
     device: torch.device | str | None,
     allow_download: bool,
 ) -> Loaded:
-    """Load the base that adapter_config.json names, with the head of config.json, and update it.
+    """Load the base that adapter_config.json names, with the head of config.json, and merge.
 
-    PEFT writes no config.json: without one it is the base's own model that is updated.
+    PEFT writes no config.json; without one the base keeps its own head.
     """
     adapter = read_json(folder / ADAPTER)
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
@@ -147,21 +147,23 @@ def _load_adapted(
     base, architecture = adapter.get("base_model_name_or_path"), named_architecture(config)
     if not base or not (architecture or not config):
         raise DataError(
-            f"{folder} holds an adapter alone, and lacks base_model_name_or_path in {ADAPTER} or "
-            f"architectures in {CONFIG}; expected both, to know what it updates"
+            f"{folder} has only an adapter, and lacks base_model_name_or_path in {ADAPTER} or "
+            f"architectures in {CONFIG}; expected both, to find the model that it updates"
         )
-    place = locate_base(base, folder / ADAPTER, allow_download=allow_download)
-    if is_adapted(place):
+    base_folder = locate_base(base, folder / ADAPTER, allow_download=allow_download)
+    if is_adapted(base_folder):
         raise DataError(
-            f"{folder / ADAPTER} names the base {quoted(base)}, which holds an adapter alone (this "
+            f"{folder / ADAPTER} names the base {quoted(base)}, which has only an adapter (this "
             "one?); expected a model with weights of its own"
         )
-    fresh = bool(config) and _lacks_head(read_json(whole_folder(place) / CONFIG), config)
+    new_head = bool(config) and _differ_in_head(
+        read_json(whole_folder(base_folder) / CONFIG), config
+    )
     loaded = load(
-        place,
+        base_folder,
         dtype=dtype,
         device=device,
-        new=("classifier",) if fresh else (),  # its weights come with the adapter
+        new=("classifier",) if new_head else (),  # its weights come with the adapter
         architecture=architecture,
         labels=read_labels(config),
         allow_download=allow_download,
@@ -170,9 +172,10 @@ def _load_adapted(
         _check_adapted(config, loaded, folder)
     load_adapter(loaded.model, folder, model_type=config.get("model_type"))
     head = [p for name, p in loaded.model.named_parameters() if name.startswith("classifier.")]
-    if fresh and not all(p.requires_grad for p in head):
+    if new_head and not all(p.requires_grad for p in head):
         raise DataError(
-            f"neither the base {place} nor the adapter {folder} holds the head of {architecture}; "
+            f"neither the base {base_folder} nor the adapter {folder} has the head of "
+            f"{architecture}; "
             f"expected modules_to_save in {ADAPTER} to name it"
         )
     merge_lora(loaded.model)
@@ -180,31 +183,31 @@ def _load_adapted(
     return replace(loaded, config=config or loaded.config)
 
 
-def _lacks_head(base: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether a config.json has a head for classes or answers that its base has not."""
+def _differ_in_head(base: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Return whether a config.json has a head for classes or answers that its base lacks."""
     kind = family_of(config.get("model_type")).architecture(named_architecture(config)).model
-    said = [(named_architecture(one), count_classes(one)) for one in (base, config)]
+    heads = [(named_architecture(raw), count_classes(raw)) for raw in (base, config)]
     return (
         issubclass(kind, ModelWithHead)
         and kind not in (MaskedLM, PreTraining)
-        and said[0] != said[1]
+        and heads[0] != heads[1]
     )
 
 
 def _check_adapted(config: dict[str, Any], loaded: Loaded, folder: Path) -> None:
-    """Check that the config.json beside an adapter describes the model that its base became.
+    """Check that the config.json beside an adapter describes the adapted base.
 
     Raises:
-        ConfigError: if it is another one.
+        ConfigError: if it describes another model.
     """
     try:
         family = family_of(config.get("model_type"))
-        said = family.read_config(config, family.architecture(named_architecture(config)))
+        expected = family.read_config(config, family.architecture(named_architecture(config)))
     except QKVError as error:
         raise type(error)(f"{folder / CONFIG}: {error}") from error
-    if said != loaded.model.config:
+    if expected != loaded.model.config:
         own = vars(loaded.model.config)
-        differ = [name for name, value in vars(said).items() if value != own.get(name)]
+        differ = [name for name, value in vars(expected).items() if value != own.get(name)]
         raise ConfigError(
             f"{folder / CONFIG} contradicts the base of the adapter in {', '.join(differ)}; "
             "expected the config.json of the base, with another head"
@@ -212,15 +215,15 @@ def _check_adapted(config: dict[str, Any], loaded: Loaded, folder: Path) -> None
 
 
 def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write a model in the Hugging Face layout, as it was read: whole or not at all.
+    """Write a model atomically in the Hugging Face layout; what was loaded is written unchanged.
 
     Args:
-        loaded: what was loaded, or `Loaded(model, tokenizer)` of a model that was trained.
-        folder: new, or a checkpoint to replace.
-        shard_bytes: the size beyond which new weights are cut into several files.
+        loaded: a loaded model, or `Loaded(model, tokenizer)` for one that was trained.
+        folder: a new folder, or a checkpoint to replace.
+        shard_bytes: maximum size of a file of new weights; larger ones are split.
 
     Raises:
-        ConfigError: if no family of checkpoints describes the model.
+        ConfigError: if no family of checkpoints can express the model.
     """
     files = loaded.files
     if loaded.tokenizer is not loaded.read:
@@ -235,56 +238,56 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """Find what a path, a zoo name or a Hub id means, in this order.
+    """Return the folder of a model: a path, a shipped model, or a Hub id, in this order.
 
-    Only what the user names as a model may come here: a Hub id is downloaded.
+    Only names that the user chose may be passed, because a Hub id is downloaded.
 
     Raises:
-        DataError: if it means nothing.
-        MissingDependencyError: if what it means needs a package that is not installed.
+        DataError: if there is no such model.
+        MissingDependencyError: if a package that it needs is not installed.
     """
     name = os.fspath(path)
-    if (found := _locate_here(name)) is not None:
-        return found
+    if (folder := _locate_offline(name)) is not None:
+        return folder
     if HUB_ID.fullmatch(name):
         return download(name)
     near = difflib.get_close_matches(name, ZOO, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     raise DataError(
-        f"{quoted(name)} is no folder, no name of the zoo ({', '.join(ZOO)}) and no Hub id "
-        f"(owner/name){meant}"
+        f"{quoted(name)} is neither a folder, nor a shipped model ({', '.join(ZOO)}), nor an id of "
+        f"the Hugging Face Hub (owner/name){meant}"
     )
 
 
 def locate_base(name: str, file: Path, *, allow_download: bool) -> Path:
-    """Find the model that a file names as its base: what a file says reaches no network by itself.
+    """Return the folder of a base model that a file names, without a download unless allowed.
 
     Args:
-        name: of the base.
-        file: that names it.
-        allow_download: whether the Hub may be asked.
+        name: name of the base.
+        file: the file that names it, for the error.
+        allow_download: whether to look on the Hub.
 
     Raises:
-        DataError: if it is neither here nor allowed to be downloaded.
-        MissingDependencyError: if what it means needs a package that is not installed.
+        DataError: if there is no such model here, and a download is not allowed.
+        MissingDependencyError: if a package that it needs is not installed.
     """
-    found = _locate_here(name)
-    if found is None and allow_download:
+    folder = _locate_offline(name)
+    if folder is None and allow_download:
         return locate(name)
-    if found is None:
+    if folder is None:
         raise DataError(
-            f"{file} names the base {quoted(name)}, which is no folder here and no name of the zoo "
-            f"({', '.join(ZOO)}); the Hugging Face Hub is asked for it only with --allow-download "
-            "(allow_download=True)"
+            f"{file} names the base {quoted(name)}, which is neither a folder nor a shipped model "
+            f"({', '.join(ZOO)}); it is looked up on the Hugging Face Hub only with "
+            "--allow-download (allow_download=True)"
         )
-    return found
+    return folder
 
 
-def _locate_here(name: str) -> Path | None:
+def _locate_offline(name: str) -> Path | None:
     try:
         if whole_folder(name).exists():
             return Path(name)
-    except (OSError, ValueError):  # too long, or with characters that no file's name can have
+    except (OSError, ValueError):  # too long, or with invalid characters
         return None
     return ZOO[name].locate() if name in ZOO else None
 
@@ -311,14 +314,14 @@ def _preprocessor(folder: Path, checkpoint: Checkpoint) -> ImageProcessor | None
         raise ConfigError(f"{path}: {error}") from error
     if len(config.mode) != n_channels:
         raise DataError(
-            f"{path} makes images of {len(config.mode)} channels, but the model reads "
+            f"{path} makes images of {len(config.mode)} channels, but the model expects "
             f"{n_channels}: they do not belong together"
         )
     return ImageProcessor(config)
 
 
 def _write_preprocessor(config: ImageConfig, model: dict[str, Any], old: bytes | None) -> bytes:
-    """Keep the file's own bytes if they still describe the preprocessor."""
+    """Return preprocessor_config.json; the old bytes if they still describe the preprocessor."""
     if old is not None and config == read_image_config(
         json.loads(old), model_type=model["model_type"]
     ):

@@ -138,7 +138,7 @@ def read_recipe(path: Path) -> tuple[str, type, dict[str, Any]]:
 
 
 def with_defaults(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what the recipe leaves out of its sections, by the defaults of its class."""
+    """Fill in fields that the recipe omits from its sections with the defaults of its class."""
     filled = {**content}
     for field in fields(kind):
         made = field.default if field.default_factory is MISSING else field.default_factory()
@@ -148,7 +148,7 @@ def with_defaults(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merged(defaults: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    """Put fields over defaults, also inside fields that have fields."""
+    """Merge fields into defaults, recursively."""
     return {**defaults} | {
         name: _merged(defaults[name], value)
         if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
@@ -158,7 +158,7 @@ def _merged(defaults: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str
 
 
 def _plain(value: Any) -> Any:
-    """Turn a dataclass and all that it contains into values that YAML can write."""
+    """Convert a dataclass, recursively, into values that YAML can write."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

@@ -35,7 +35,7 @@ class DataConfig:
         validation_limit: evaluate on at most this many validation examples, evenly spaced.
         limit: train on at most this many examples, drawn at random.
         on_bad_rows: fail lists the malformed rows of a table and stops; skip leaves them out.
-        seed: seed of what is held out and drawn.
+        seed: seed for holding out and drawing examples.
         data_dir: folder of the named sets; default: the environment variable QKV_DATA.
 
     Raises:
@@ -74,14 +74,14 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Splits(Generic[Example]):
-    """Examples by purpose.
+    """The examples of each split.
 
     Args:
-        train: to train on.
-        validation: to choose weights and settings by.
-        test: to score once, at the end; may be empty.
+        train: examples to train on.
+        validation: examples to select weights and settings.
+        test: examples for the scores at the end; may be empty.
         columns: the table's column of each role, which the trained model remembers.
-        remarks: what a reader should know about the data.
+        remarks: remarks on the data, for the user.
     """
 
     train: Sequence[Example]
@@ -95,7 +95,7 @@ class Splits(Generic[Example]):
 
 
 def read_splits(task: Task[Example, Any], config: DataConfig) -> Splits[Example]:
-    """Read all examples of a recipe, and hold out what has no source of its own.
+    """Read all examples of a recipe; hold out a validation split if it has no source.
 
     Raises:
         ConfigError: two splits from one source, or a column that the task does not have.
@@ -105,7 +105,7 @@ def read_splits(task: Task[Example, Any], config: DataConfig) -> Splits[Example]
     only = config.train[0] if len(config.train) == 1 else ""
     test = config.test or source.own_split(only, "test")
     validation = config.validation or source.own_split(only, "validation")
-    # A set whose published validation split serves as the test split still needs one to choose by.
+    # If a set's published validation split serves as the test split, another one is held out.
     if validation == test:
         validation = None
     _check_twice(source, config)
@@ -154,13 +154,13 @@ class Source(Generic[Example]):
         Raises:
             DataError: the source cannot be read.
         """
-        if (found := self._named(source)) is not None:
+        if (named_set := self._named(source)) is not None:
             name, _, own = source.partition(":")
-            if (own or split) not in found.splits:
+            if (own or split) not in named_set.splits:
                 raise DataError(
-                    f"no split {own or split!r} of {name}; expected {', '.join(found.splits)}"
+                    f"no split {own or split!r} of {name}; expected {', '.join(named_set.splits)}"
                 )
-            return found.read(own or split, self.data_dir, self._named_columns())
+            return named_set.read(own or split, self.data_dir, self._named_columns())
         problems: list[str] | None = [] if self.skip else None
         examples = self.task.read(source, problems)
         if examples is None:
@@ -193,8 +193,8 @@ class Source(Generic[Example]):
 
     def own_split(self, source: str, split: str) -> str | None:
         """Return the named set's own split of this kind, if the source is a set that has one."""
-        found = self._named(source)
-        has_one = found is not None and ":" not in source and split in found.splits
+        named_set = self._named(source)
+        has_one = named_set is not None and ":" not in source and split in named_set.splits
         return f"{source}:{split}" if has_one else None
 
     def full_name(self, source: str, split: str) -> str:

@@ -1,4 +1,4 @@
-"""The process's streams, which may be closed, full, or of an encoding that lacks letters."""
+"""The standard streams, which may be closed, full, or in an encoding that lacks characters."""
 
 import codecs
 import io
@@ -10,12 +10,12 @@ from qkv.errors import StorageError
 
 
 def prepare_streams() -> None:
-    r"""Let every text be printed: what the encoding of a stream lacks becomes \u0142 or the like.
+    r"""Escape characters that a stream's encoding lacks, such as \u0142, instead of failing.
 
     Raises:
         StorageError: standard output is closed.
     """
-    if sys.stderr is None:  # else what is meant for it would be printed to standard output
+    if sys.stderr is None:  # otherwise rich prints it to standard output
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -23,15 +23,15 @@ def prepare_streams() -> None:
     if sys.stdout is None:
         raise StorageError(
             "standard output is closed; expected a file, a pipe or a terminal to print to "
-            f"({os.devnull} takes what nobody is to see)"
+            f"({os.devnull} discards the output)"
         )
 
 
 def flush_output() -> None:
-    """Write what was printed now, not after the end of the program, where no error can be told.
+    """Flush standard output while an error can still be reported, not at interpreter exit.
 
     Raises:
-        OSError: standard output takes nothing more.
+        OSError: standard output cannot be written.
     """
     try:
         if sys.stdout is not None:
@@ -42,15 +42,15 @@ def flush_output() -> None:
 
 
 def _silence(stream: Any) -> None:
-    """Lead a stream that takes nothing more into the void, or Python complains at its end."""
+    """Redirect a broken stream to the null device, so that Python does not fail at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except (OSError, AttributeError, ValueError):  # it is no file
+    except (OSError, AttributeError, ValueError):  # it has no file descriptor
         return
 
 
 def complain(message: str) -> None:
-    """Print a line where the errors go; where they go nowhere the exit status has to do."""
+    """Print a line to standard error; ignore errors, since the exit status reports them."""
     try:
         print(f"qkv: {message}", file=sys.stderr, flush=True)
     except OSError:
@@ -58,16 +58,16 @@ def complain(message: str) -> None:
 
 
 def takes_unicode() -> bool:
-    """Whether what is printed becomes UTF-8."""
+    """Return whether standard output is encoded as UTF-8."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return codecs.lookup(encoding).name == "utf-8"
 
 
 def as_text(argument: str) -> str:
-    """An argument that is a text, as it was typed.
+    """Return an argument as it was typed.
 
-    Where the locale lacks letters, Python keeps their bytes as half pairs of surrogates (PEP 383):
-    right for names of files, but no text.
+    Python keeps bytes that the locale cannot decode as lone surrogates (PEP 383), which suits the
+    names of files but not texts.
     """
     try:
         return argument.encode("utf-8", "surrogateescape").decode("utf-8")
@@ -76,10 +76,10 @@ def as_text(argument: str) -> str:
 
 
 def is_interactive() -> bool:
-    """Whether a person would have to type the input."""
+    """Return whether standard input is a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 def read_input() -> bytes:
-    """All of standard input; nothing where it is closed."""
+    """Read all of standard input; b"" if it is closed."""
     return b"" if sys.stdin is None else sys.stdin.buffer.read()

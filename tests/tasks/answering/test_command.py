@@ -113,7 +113,7 @@ def test_what_cannot_be_answered(qkv, model, tmp_path):
             "--context nofile.txt looks like the name of a file, but there is no such file",
         ),
         ([model, "--context", tmp_path, "who"], "is a folder: did you mean"),
-        ([model, "--context", CONTEXT, "nofile.txt"], "'nofile.txt' was given as a text, but"),
+        ([model, "--context", CONTEXT, "nofile.txt"], "the text 'nofile.txt' looks like the"),
         ([model, "--file", table], "has no column 'context'"),
         ([model, "--file", table, "--context", "x"], "has questions and passages; expected no"),
         ([model, "--file", table, "who"], "has questions and passages; expected no questions"),
@@ -127,5 +127,7 @@ def test_no_output_replaces_the_passage(qkv, model, tmp_path):
     passage = tmp_path / "passage.txt"
     passage.write_text(CONTEXT)
     arguments = ("-m", model, "--context", passage, "--output", passage, ASKED[0])
-    assert "is the file that the inputs come from" in qkv("answer", *arguments, status=2).err
+    assert (
+        "would replace the file that contains the inputs" in qkv("answer", *arguments, status=2).err
+    )
     assert passage.read_text() == CONTEXT

@@ -184,14 +184,14 @@ def test_what_cannot_be_classified(error, model, base, tmp_path):
         ([model, "--file", tmp_path / "no.csv"], "no.csv"),
         ([model, "--file", tmp_path / "no.txt"], "cannot read "),
         ([model, ""], "argument 1: empty; expected a text"),
-        ([model, "sentimnt", "I like it"], "'sentimnt' was given as a text, but looks like the"),
-        ([model, "a.jsonl"], "'a.jsonl' was given as a text, but looks like the name of a file"),
-        ([model, "a film", "--second", "b.csv"], "'b.csv' was given as a text, but looks like"),
+        ([model, "sentimnt", "I like it"], "the text 'sentimnt' looks like the"),
+        ([model, "a.jsonl"], "the text 'a.jsonl' looks like the name of a file"),
+        ([model, "a film", "--second", "b.csv"], "the text 'b.csv' looks like"),
         ([model, "a film", "--max_length", "2"], "max_length = 2 leaves no room for text"),
         ([model, "a film", "--max_length", "42"], "has learned positions for 41 tokens"),
         ([model, "a film", "--device", "abacus"], "device = 'abacus' cannot be used: Expected one"),
         ([base, "a film"], "is a Bert with a tokenizer; expected a model that was trained to"),
-        ([tmp_path / "nothing", "a film"], "nothing' is no folder, no name of the zoo"),
+        ([tmp_path / "nothing", "a film"], "nothing' is neither a folder, nor a shipped model"),
         ([model, "a film", "--jsonn"], "--jsonn"),
         ([model, "a film", "--max_length", "many"], "--max_length"),
     ):
@@ -301,9 +301,7 @@ def test_broken_rows_have_no_part_in_the_scores(qkv, model, tmp_path, capsys):
     for line in (6, 21, len(lines) + 1):
         assert any(re.search(rf"lines? {line}\b", one) for one in said[1:-1])
     assert said[-1].startswith("qkv: error: ")
-    assert said[-1].endswith(
-        "a.csv has malformed rows, which have no part in the scores, see above"
-    )
+    assert said[-1].endswith("a.csv has malformed rows, which are not in the scores, see above")
     objects = [json.dumps({"text": text, "label": label}) for text, label in rows]
     nested = "\n".join([*objects[:7], "[" * 50_000, *objects[7:]])
     (tmp_path / "a.jsonl").write_text(nested)
@@ -321,7 +319,7 @@ def test_no_output_replaces_the_inputs(error, model, tmp_path, name):
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     for output in (file, tmp_path / "link" / name):
         said = error("classify", "-m", model, "-f", file, "--output", output)
-        assert said.startswith(f"--output {output} is the file that the inputs come from")
+        assert said.startswith(f"--output {output} would replace the file that contains the inputs")
         assert file.read_bytes() == before
 
 

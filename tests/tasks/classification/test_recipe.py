@@ -300,7 +300,7 @@ def test_a_folder_with_other_things_is_refused_before_training(fit, tmp_path, ba
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "diary.txt").write_text("dear diary")
     no_training()
-    with pytest.raises(ValueError, match="notes holds files, but no checkpoint"):
+    with pytest.raises(ValueError, match="notes has files, but no checkpoint"):
         fit(tmp_path / "notes")
     with pytest.raises(ValueError, match=r"diary\.txt is a file; expected a folder"):
         fit(tmp_path / "notes" / "diary.txt")

@@ -114,7 +114,7 @@ def test_lines_of_standard_input(qkv, model, monkeypatch):
         (["--file", "x.txt"], "expected one of the two"),
         (
             ["generator"],
-            "'generator' was given as a text, but is the name of a model: did you mean",
+            "the text 'generator' is the name of a model: did you mean",
         ),
     ],
 )

@@ -220,7 +220,7 @@ def test_the_command_answers_arguments_files_and_lines(folder, tmp_path, capsys,
         "'the film was fine and the meal was ...': too long; the model read only its beginning"
     )
     assert said.err == f"qkv: {message}\n"
-    with pytest.raises(DataError, match="1 of 2 inputs have no answer"):
+    with pytest.raises(DataError, match="1 of 2 inputs have no result"):
         summarize(" ", TEXTS[0])
     said = capsys.readouterr()
     assert (said.out, "argument 1: empty" in said.err) == (

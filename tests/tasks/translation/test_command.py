@@ -91,7 +91,7 @@ def test_what_is_not_whole_is_said_beside(folder, capsys):
 
 
 def test_broken_inputs_stop_no_others(run, capsys, folder):
-    with unchecked(), pytest.raises(DataError, match="1 of 3 inputs have no answer"):
+    with unchecked(), pytest.raises(DataError, match="1 of 3 inputs have no result"):
         Translate(model=folder, device="cpu").run(TASK, ["abc", " ", "b"])
     said = capsys.readouterr()
     assert said.out.splitlines()[1] == ""
