@@ -12,6 +12,7 @@ from qkv.errors import ConfigError, DataError, MissingDependencyError
 from qkv.evaluation.classification import (
     calibration_error,
     classification_report,
+    multi_label_report,
     reliability,
 )
 
@@ -216,3 +217,58 @@ def test_without_scikit_learn_its_name_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingDependencyError, match=r'scikit-learn: pip install "qkv\[train\]"'):
         classification_report(TRUTH, sure(SAID), LABELS)
+
+
+# Classes a, b, c of 4 texts: truth, and probabilities of which those from 0.5 on are predicted.
+SEVERAL = [[1, 0, 1], [1, 1, 0], [0, 0, 0], [1, 0, 1]]
+CHANCES = [[0.9, 0.2, 0.5], [0.8, 0.4, 0.1], [0.3, 0.1, 0.7], [0.6, 0.2, 0.9]]
+
+
+def test_the_scores_of_several_classes_by_hand():
+    scores = multi_label_report(SEVERAL, CHANCES, LABELS)
+    # Texts 1 and 4 are right in all classes; the most frequent combination is a and c, twice.
+    assert (scores.count, scores.accuracy, scores.majority) == (4, 0.5, 0.5)
+    assert scores.accuracy_interval == pytest.approx((0.15, 0.85), abs=0.01)
+    a, b, c = scores.classes
+    assert (a.precision, a.recall, a.f1, a.support) == (1.0, 1.0, 1.0, 3)
+    assert (b.precision, b.recall, b.f1, b.support) == (None, 0.0, 0.0, 1)
+    assert (c.precision, c.recall, c.support) == (pytest.approx(2 / 3), 1.0, 2)
+    assert c.f1 == pytest.approx(4 / 5)
+    # 6 labels, 6 predicted, 5 right.
+    assert scores.micro_f1 == pytest.approx(2 * 5 / (6 + 6))
+    assert scores.macro_f1 == pytest.approx((1 + 0 + 4 / 5) / 3)
+    true = [0.9, 0.8, 0.5, 0.8, 0.4, 0.9, 0.7, 0.9, 0.3, 0.6, 0.8, 0.9]
+    assert scores.loss == pytest.approx(-np.log(true).mean())
+    chances = torch.tensor(CHANCES, dtype=torch.float64)
+    assert multi_label_report(torch.tensor(SEVERAL), chances, LABELS) == scores
+
+
+def test_a_class_that_no_text_has_or_was_given_counts_nowhere():
+    scores = multi_label_report([[1, 0], [1, 0]], [[0.9, 0.1], [0.2, 0.1]], ("a", "b"))
+    assert scores.classes[1] == dataclasses.replace(
+        scores.classes[1], precision=None, recall=None, f1=None, support=0
+    )
+    assert scores.macro_f1 == scores.classes[0].f1 == pytest.approx(2 / 3)
+    nothing = multi_label_report([[0, 0]], [[0.1, 0.1]], ("a", "b"))
+    assert (nothing.micro_f1, nothing.macro_f1, nothing.accuracy) == (0.0, 0.0, 1.0)
+    certain = multi_label_report([[1, 0]], [[0.0, 0.0]], ("a", "b"))
+    assert certain.loss == pytest.approx(708.4 / 2, abs=0.1)  # and not infinite
+
+
+@pytest.mark.parametrize(
+    ("truth", "chances", "message"),
+    [
+        (
+            [],
+            np.zeros((0, 3)),
+            r"shape \(0, 3\) for classes of shape \(0,\) and 3 labels",
+        ),
+        ([[1, 0]], [[0.5, 0.5, 0.5]], r"shape \(1, 3\) for classes of shape \(1, 2\) and 3 labels"),
+        ([[1, 0]], [[0.5, 0.5]], r"shape \(1, 2\) for classes of shape \(1, 2\) and 3 labels"),
+        ([[1, 0, 0]], [[2.5, -1.0, 0.5]], r"from -1 to 2\.5; expected 0 to 1 \(logits without a s"),
+        ([[1, 0, 0]], [[float("nan"), 0.0, 0.5]], r"from nan to nan; expected 0 to 1"),
+    ],
+)
+def test_several_classes_that_cannot_be_scored(truth, chances, message):
+    with pytest.raises(DataError, match=message):
+        multi_label_report(truth, chances, LABELS)
