@@ -11,7 +11,7 @@ from tests.parity.reference import in_float64
 from tests.tasks.small import sentences, write_base, write_recipe, write_table
 
 from qkv.cli import main
-from qkv.tasks.classification.classifier import TextClassifier
+from qkv.tasks.classification import TextClassifier
 
 # transformers names its own function so; no call of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -84,12 +84,7 @@ def entity_scores(
         DataError: there are no words, or a sentence has another number of predicted tags.
         MissingDependencyError: SciPy is not installed.
     """
-    if not any(truth) or [*map(len, truth)] != [*map(len, predicted)]:
-        raise DataError(
-            f"{len(truth)} sentences of {sum(map(len, truth))} words and {len(predicted)} "
-            f"predictions of {sum(map(len, predicted))} tags; expected at least one word, and one "
-            "tag per word"
-        )
+    _check(truth, predicted)
     true, guessed = [set(spans(tags)) for tags in truth], [set(spans(tags)) for tags in predicted]
     right = [a & b for a, b in zip(true, guessed, strict=True)]
     # F1 = 2 right / (true + predicted): a mean over sentences, weighted by the denominators.
@@ -116,6 +111,15 @@ def entity_scores(
             for label in sorted(by_label[0] | by_label[1])
         ),
     )
+
+
+def _check(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
+    if not any(truth) or [*map(len, truth)] != [*map(len, predicted)]:
+        raise DataError(
+            f"{len(truth)} sentences of {sum(map(len, truth))} words and {len(predicted)} "
+            f"predictions of {sum(map(len, predicted))} tags; expected at least one word, and one "
+            "tag per word"
+        )
 
 
 def _label_scores(label: str, n_true: int, n_guessed: int, n_right: int) -> LabelScores:
