@@ -1,5 +1,7 @@
 """Activations by the names of transformers: which are ours, and that every family has them."""
 
+import copy
+
 import pytest
 import torch
 import transformers
@@ -48,6 +50,7 @@ def make(model_type, name, head, folder):
     family = FAMILIES[model_type]
     tokens = {"pad_token_id": 1, "bos_token_id": None, "eos_token_id": None}
     said = {**TINY[model_type], **tokens, "decoder_start_token_id": 1, field(family).theirs: name}
+    said = copy.deepcopy(said)  # transformers changes the rotary positions in it
     theirs = getattr(transformers, head)(transformers.AutoConfig.for_model(model_type, **said))
     return theirs, through_a_file(theirs, folder)
 
