@@ -3684,7 +3684,7 @@ def is_right(model: nn.Module, batch: TokenBatch) -> list[bool]:
     """For each token that is asked for, whether the model thinks it the likeliest."""
     with torch.inference_mode():
         hidden = model.hidden(batch.tokens, token_mask=batch.token_mask)
-        guesses = model.head(hidden.flatten(0, 1)[batch.places]).argmax(-1)
+        guesses = model.head(hidden.flatten(0, 1)[batch.positions]).argmax(-1)
     return (guesses == batch.targets).tolist()
 
 

@@ -94,7 +94,7 @@ def test_names_are_quoted_only_where_they_must_be():
     ("text", "message"),
     [
         ("[1]", "x holds a JSON list; expected an object"),
-        ('{"a": 1,\n"b"}', "x, line 2: not JSON, is it cut short?"),
+        ('{"a": 1,\n"b"}', "x, line 2: not JSON, is it truncated?"),
         ("[" * 10**5, "x is not JSON of a model: it is nested too deeply"),
         (r'{"a": "\ud800"}', "x is not valid Unicode JSON"),
         ('{"a": 1, "a": 2}', "x has 'a' twice"),

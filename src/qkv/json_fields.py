@@ -184,7 +184,7 @@ def parse_json(text: str, where: str, *, unique: bool = False) -> dict[str, Any]
         raise
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{where}, line {error.lineno}: not JSON, is it cut short? ({error.msg})"
+            f"{where}, line {error.lineno}: not JSON, is it truncated? ({error.msg})"
         ) from error
     except UnicodeEncodeError as error:
         raise DataError(

@@ -201,11 +201,11 @@ def test_batches_go_on_where_they_stood(at):
     [
         ({"rotate": 181.0}, r"augmentation\.rotate = 181\.0; expected degrees from 0 to 180"),
         ({"elastic": -0.1}, r"augmentation\.elastic = -0\.1; expected 0 pixels or more"),
-        ({"scale": 1.0}, r"augmentation\.scale = 1\.0; expected a share from 0, below 1"),
+        ({"scale": 1.0}, r"augmentation\.scale = 1\.0; expected a fraction from 0, below 1"),
         ({"shift": -1}, r"augmentation\.shift = -1; expected 0 pixels or more"),
-        ({"erase": 1.1}, r"augmentation\.erase = 1\.1; expected a share from 0 to 1"),
+        ({"erase": 1.1}, r"augmentation\.erase = 1\.1; expected a fraction from 0 to 1"),
         ({"erase_area": (0.3, 0.2)}, r"augmentation\.erase_area = \(0\.3, 0\.2\); expected two"),
-        ({"erase_area": (0.0, 0.2)}, r"the smaller first, above 0"),
+        ({"erase_area": (0.0, 0.2)}, r"two fractions between 0 and 1, the smaller one first"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):

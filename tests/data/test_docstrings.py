@@ -251,19 +251,19 @@ def test_a_real_part_of_the_library(monkeypatch):
     (source,) = corpus.sources
     assert (source.package, source.licence) == ("python", "PSF-2.0")
     assert source.files >= 2
-    n_kept = sum(map(len, corpus.parts.values()))
+    n_kept = sum(map(len, corpus.splits.values()))
     assert source.functions == n_kept + corpus.copies + corpus.near_copies > 20
-    for function in corpus.parts["train"]:
+    for function in corpus.splits["train"]:
         assert function.file.startswith("python/")
         assert function.summary not in function.code
 
 
 def test_only_known_licences_are_read(monkeypatch):
-    with pytest.raises(DataError, match="licence of 'requests' is not known here; expected python"):
+    with pytest.raises(DataError, match="licence of 'requests' is unknown here; expected python"):
         docstring_corpus(["requests"])
     assert all(licence.startswith(("PSF", "BSD")) for licence in LICENCES.values())
     monkeypatch.setattr(docstrings, "_folder", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="docstrings of scipy were asked for, which"):
+    with pytest.raises(MissingDependencyError, match="docstrings of scipy: not installed"):
         docstring_corpus(["scipy"])
 
 

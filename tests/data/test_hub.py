@@ -93,5 +93,5 @@ def test_what_cannot_be_had_is_a_data_error(monkeypatch, tmp_path, error):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(DataError, match=rf"'owner/name' is no file here, .*'train' .*: {error}"):
+    with pytest.raises(DataError, match=rf"'owner/name' is not a file, .*'train' .*: {error}"):
         read_table("owner/name", COLUMNS)

@@ -84,7 +84,7 @@ def test_what_is_written_is_read(config):
         ({"image_processor_type": "CLIPImageProcessor"}, "processor CLIPImageProcessor is not imp"),
         ({"image_processor_type": "ViT"}, "the image processor ViT is not implemented"),
         ({"do_pad": True}, "do_pad = True is not implemented; expected False"),
-        ({"crop_pct": 0.9}, "crop_pct = 0.9: not known, so the pixels could differ"),
+        ({"crop_pct": 0.9}, "crop_pct = 0.9: unknown, so the pixels could differ"),
         ({"size": {"longest_edge": 7}}, "size = {'longest_edge': 7} is not implemented"),
         ({"size": {"shortest_edge": 7, "longest_edge": 9}}, "size = .* is not implemented"),
         ({"size": {"height": 7, "width": 9, "depth": 1}}, "size = .* is not implemented"),
@@ -94,7 +94,10 @@ def test_what_is_written_is_read(config):
         ({"resample": "bicubic"}, "resample = 'bicubic' is unknown"),
         ({"do_resize": "no"}, "do_resize = 'no'; expected true or false"),
         ({"rescale_factor": "1/255"}, "rescale_factor = '1/255'; expected a number"),
-        ({"image_mean": 0.5}, "image_mean = 0.5 is not implemented; expected a number a channel"),
+        (
+            {"image_mean": 0.5},
+            "image_mean = 0.5 is not implemented; expected one number per channel",
+        ),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(fields, message):

@@ -146,15 +146,18 @@ def test_a_photograph_is_turned_as_it_was_taken(tmp_path):
 
 def test_what_is_no_image_is_named(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(DataError, match=r"text.jpg is no image, or of a kind that Pillow does not"):
+    with pytest.raises(DataError, match=r"text.jpg is not an image, or Pillow does not"):
         read_image(tmp_path / "text.jpg")
     (tmp_path / "empty.png").touch()
-    with pytest.raises(DataError, match=r"empty.png is no image"):
+    with pytest.raises(DataError, match=r"empty.png is not an image"):
         read_image(tmp_path / "empty.png")
     for path in (tmp_path / "missing.png", tmp_path):
         with pytest.raises(DataError, match=r"cannot be read as an image: .*(No such|directory)"):
             read_image(path)
-    with unchecked(), pytest.raises(DataError, match=r"a ndarray was given .*PIL.Image.fromarray"):
+    with (
+        unchecked(),
+        pytest.raises(DataError, match=r"an image is a ndarray; .*PIL.Image.fromarray"),
+    ):
         prepare(np.zeros((3, 5, 3)))
 
 
@@ -164,7 +167,9 @@ def test_broken_files_are_named(suffix, tmp_path):
     noise(20, 20).save(path)
     whole, random = path.read_bytes(), Random(0)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=rf"broken\.{suffix} (is no|cannot be read as an) image"):
+    with pytest.raises(
+        DataError, match=rf"broken\.{suffix} (is not an|cannot be read as an) image"
+    ):
         read_image(path)
     for _ in range(50):  # wrong bytes make other pixels, or our error, but never another
         broken = bytearray(whole)
@@ -184,9 +189,9 @@ def test_an_image_too_large_to_decode_is_refused(tmp_path, monkeypatch):
 
 def test_a_batch_has_one_size():
     processor = ImageProcessor(ImageConfig(size=5))
-    with pytest.raises(DataError, match=r"2 images come out in the sizes \[\(5, 5\), \(5, 7\)\]"):
+    with pytest.raises(DataError, match=r"2 images have the sizes \[\(5, 5\), \(5, 7\)\]"):
         processor([noise(5, 5), noise(5, 7)])
-    with pytest.raises(DataError, match=r"0 images come out in the sizes \[\]"):
+    with pytest.raises(DataError, match=r"0 images have the sizes \[\]"):
         processor([])
 
 
@@ -197,7 +202,7 @@ def test_bad_configs_are_refused():
     with unchecked(), pytest.raises(ConfigError, match="resample = 'cubic' is unknown; expected"):
         ImageConfig(resample="cubic")
     for mean, std in (((0.5,), (0.5,) * 3), ((0.5,) * 4,) * 2, (None, (0.5,)), ((0.0,), (0.0,))):
-        with pytest.raises(ConfigError, match="as many of both as there are channels, 3 or 1"):
+        with pytest.raises(ConfigError, match=r"one number per channel \(3 or 1\) in both"):
             ImageConfig(mean=mean, std=std)
 
 

@@ -128,7 +128,7 @@ def batches(corpus, epoch=0, seed=0, epochs=1):
 def rows(batch):
     """Each text of a batch, put together again from what is read and the targets."""
     whole = batch.tokens.flatten().clone()
-    whole[batch.places] = batch.targets
+    whole[batch.positions] = batch.targets
     for row, mask in zip(whole.view_as(batch.tokens), batch.token_mask, strict=True):
         yield tuple(row[mask].tolist())
 
@@ -140,15 +140,15 @@ def test_in_every_epoch_each_text_comes_once_and_padding_is_never_asked_for():
         assert sorted(row for batch in found for row in rows(batch)) == sorted(map(tuple, corpus))
         for batch in found:
             assert batch.tokens.numel() <= 300
-            assert batch.token_mask.flatten()[batch.places].all()
+            assert batch.token_mask.flatten()[batch.positions].all()
             assert (batch.tokens[~batch.token_mask] == PAD).all()
-            assert batch.n_targets == len(batch.targets) == len(batch.places)
-            assert len(batch.places.unique()) == len(batch.places)
+            assert batch.n_targets == len(batch.targets) == len(batch.positions)
+            assert len(batch.positions.unique()) == len(batch.positions)
             assert batch.segments is None
 
 
 def hidden(batch):
-    return {(row, batch.tokens.shape[1]) for row in batch.places.tolist()}
+    return {(row, batch.tokens.shape[1]) for row in batch.positions.tolist()}
 
 
 def test_masking_is_dynamic_and_repeats_with_seed_and_epoch():
@@ -170,7 +170,7 @@ def test_moving_a_batch_moves_every_tensor():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, "share = 0.0.*expected shares between 0 and 1"),
+        ({"share": 0.0}, "share = 0.0.*expected fractions between 0 and 1"),
         ({"masked": 0.8, "random": 0.3}, "with a sum of at most 1"),
         ({"continues": [True] * 7}, "continues has 7 entries; .* vocab_size = 1009"),
     ],

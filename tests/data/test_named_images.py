@@ -41,12 +41,15 @@ BROKEN = {
     "only the beginning": (IMAGES[:10], "begins with 00 00 08 03, expected 00 00 08 03"),
     "classes": (idx(np.arange(5)), "begins with 00 00 08 01, expected .*are the files swapped"),
     "floats": (b"\0\0\x0d\x03" + IMAGES[4:], "begins with 00 00 0d 03, expected 00 00 08 03"),
-    "packed": (gzip.compress(IMAGES), r"begins with 1f 8b .*packed without \.gz in its name"),
-    "cut short": (IMAGES[:-1], "has 104 numbers, expected 105, as its header says 7 x 3 x 5"),
+    "packed": (gzip.compress(IMAGES), r"begins with 1f 8b .*compressed without \.gz in its name"),
+    "truncated": (
+        IMAGES[:-1],
+        r"has 104 numbers, expected 105 by its header \(7 x 3 x 5; is it truncated",
+    ),
     "too long": (IMAGES + b"\0", "has 106 numbers, expected 105"),
     "huge": (
         struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3),
-        "has 0 numbers, expected 79228162458924105385300197375, as its header",
+        "has 0 numbers, expected 79228162458924105385300197375 by its header",
     ),
 }
 

@@ -25,7 +25,7 @@ def stream():
 def asked(batch):
     """(what is read up to the place, target) of each target."""
     length = batch.tokens.shape[1]
-    for place, target in zip(batch.places.tolist(), batch.targets.tolist(), strict=True):
+    for place, target in zip(batch.positions.tolist(), batch.targets.tolist(), strict=True):
         row, at = divmod(place, length)
         yield tuple(batch.tokens[row, : at + 1].tolist()), target
 
@@ -81,7 +81,7 @@ def test_rows_by_hand():
     batch = collate_causal([[5, 6, 7], [8, 9]], pad=4)
     assert batch.tokens.tolist() == [[5, 6], [8, 4]]
     assert batch.token_mask.tolist() == [[True, True], [True, False]]
-    assert batch.places.tolist() == [0, 1, 2]
+    assert batch.positions.tolist() == [0, 1, 2]
     assert batch.targets.tolist() == [6, 7, 9]
     assert batch.n_targets == 3
 

@@ -102,7 +102,7 @@ def test_answers_are_words_by_their_numbers(tmp_path):
         ({"one": "3:-1"}, r"line 2: the answer has the words -1, but the sentence has 10"),
         (
             {"other": "4:Invalid"},
-            r"line 2: the answer 'Invalid' is no list of word indices",
+            r"line 2: the answer 'Invalid' is not a list of word indices",
         ),
         ({"key": "Wiki1k:x:1:1:1"}, r"line 2: no sentence 'Wiki1k:x:1:1:1' in .*s\.tsv"),
         ({"question": " "}, r"line 2: the question is empty"),

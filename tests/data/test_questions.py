@@ -93,8 +93,8 @@ PARAGRAPH = ("data", 0, "paragraphs", 0)
 QUESTION = (*PARAGRAPH, "qas", 0)
 ANSWER = (*QUESTION, "answers", 1)
 BROKEN = {
-    "no JSON": ('{"data": [', r"a\.json is no JSON: .*\(was it cut short"),
-    "JSON lines": ('{"id": 1}\n{"id": 2}', r"is no JSON: Extra data: line 2 .*read as a table"),
+    "no JSON": ('{"data": [', r"a\.json is not JSON: .*\(is it truncated"),
+    "JSON lines": ('{"id": 1}\n{"id": 2}', r"is not JSON: Extra data: line 2 .*read as a table"),
     "a list": ([1], r"a\.json: data is missing, expected a list \(is this SQuAD's JSON"),
     "no data": (changed("data", value=None), "data is missing, expected a list"),
     "an article of text": (
@@ -116,7 +116,7 @@ BROKEN = {
     "no id": (changed(*QUESTION, "id", value=None), r"qas\[0\]: the id is None; expected a text"),
     "an id twice": (
         changed(*PARAGRAPH, "qas", 1, "id", value="q1"),
-        r"qas\[1\]: the id 'q1' stands there twice",
+        r"qas\[1\]: the id 'q1' occurs twice",
     ),
     "hidden answers": (
         changed(*QUESTION, "answers", value=None),
@@ -134,23 +134,23 @@ BROKEN = {
     "a wrong offset": (
         changed(*ANSWER, "answer_start", value=7),
         r"qas\[0\]\.answers\[1\]: the answer 'from Ulm' should begin at character 7 .*"
-        r"'rom Ulm ' stands; it stands at 6 \(are the offsets counted in bytes",
+        r"but the text there is 'rom Ulm '; the answer is at 6 \(are the offsets counted in bytes",
     ),
     "an offset before the beginning": (
         changed(*ANSWER, "answer_start", value=-1),
-        r"should begin at character -1 of the passage, where '' stands; it stands at 6",
+        r"should begin at character -1 .*, but the text there is ''; the answer is at 6",
     ),
     "an answer from elsewhere": (
         changed(*ANSWER, "text", value="Ulm in"),
-        r"the answer 'Ulm in' should begin at character 6 .* where 'from U' stands \(are",
+        r"the answer 'Ulm in' should begin at character 6 .* but the text there is 'from U' \(are",
     ),
     "an answer to what has none": (
         changed(*QUESTION, "is_impossible", value=True),
-        r"qas\[0\]: is_impossible is true, and there are 2 answers; expected none",
+        r"qas\[0\]: is_impossible is true, but there are 2 answers; expected none",
     ),
     "no questions": (
         changed(*PARAGRAPH, "qas", value=[]),
-        r"a\.json has no questions: expected one or more",
+        r"a\.json has no questions; expected at least one",
     ),
 }
 

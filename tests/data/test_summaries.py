@@ -76,12 +76,16 @@ def test_a_broken_tar_says_how_far_it_went(tmp_path):
     content = path.read_bytes()
     for broken in (content[: len(content) // 2], b"no tar", content[:20] + b"xx" + content[22:]):
         path.write_bytes(broken)
-        with pytest.raises(DataError, match=r"a\.tar\.gz is no whole tar: .*after \d files"):
+        with pytest.raises(
+            DataError, match=r"a\.tar\.gz is not a complete tar archive: .*after \d files"
+        ):
             list(read_members(path))
     path.write_bytes(gzip.compress(gzip.decompress(content)[:1_000]))
-    with pytest.raises(DataError, match=r"a\.tar\.gz is no whole tar: unexpected end of data"):
+    with pytest.raises(
+        DataError, match=r"a\.tar\.gz is not a complete tar archive: unexpected end of data"
+    ):
         list(read_members(path))
-    with pytest.raises(DataError, match=r"a\.tar is a tar without files"):
+    with pytest.raises(DataError, match=r"a\.tar is a tar archive without files"):
         list(read_members(pack(tmp_path / "a.tar", {}, "w")))
     with pytest.raises(DataError, match=r"cannot read .*none\.tar"):
         list(read_members(tmp_path / "none.tar"))
@@ -90,7 +94,7 @@ def test_a_broken_tar_says_how_far_it_went(tmp_path):
 def test_docstrings_are_summaries_too(monkeypatch):
     function = Function("def f(x):\n    return x", "Return it as it is.", "f", "python/f.py")
     corpus = DocstringCorpus(
-        parts={"train": [], "test": [function]}, sources=(), copies=0, near_copies=0
+        splits={"train": [], "test": [function]}, sources=(), copies=0, near_copies=0
     )
     monkeypatch.setattr(docstrings, "_corpus", lambda: corpus)
     assert load_set("summarize", "docstrings", "test") == [

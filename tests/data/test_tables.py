@@ -147,13 +147,13 @@ BROKEN = {
     ),
     "one JSON list": ("a.json", '[{"text": "a"}]', r"line 1, is a JSON list, expected an object"),
     "one object": ("a.json", '{"text": "a",\n"label": 1}', r"line 1, is not JSON: .*several lines"),
-    "no parquet": ("a.parquet", "PAR1 or not", r"a\.parquet is not a whole parquet file: "),
+    "no parquet": ("a.parquet", "PAR1 or not", r"a\.parquet is not a complete parquet file: "),
     "not UTF-8": (
         "a.csv",
         "text,label\na,b\nß,c\n".encode("latin-1"),
         r"a\.csv, line 3: the text has invalid characters: .*latin-1",
     ),
-    "a cut archive": ("a.csv.gz", None, r"a\.csv\.gz is not a whole gzip file"),
+    "a cut archive": ("a.csv.gz", None, r"a\.csv\.gz is not a complete gzip file"),
     "an unknown kind": ("a.doc", "text,label", r"a\.doc does not say how .*\.csv, \.tsv, \.jsonl"),
 }
 
@@ -232,7 +232,9 @@ def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match=r'needs pyarrow: pip install "qkv\[train\]"'):
         read_table(write(tmp_path / "a.parquet", "x"), COLUMNS)
-    with pytest.raises(MissingDependencyError, match=r"'owner/name' is no file, and the Hub needs"):
+    with pytest.raises(
+        MissingDependencyError, match=r"'owner/name' is not a file, and the Hub needs"
+    ):
         read_table("owner/name", COLUMNS)
 
 

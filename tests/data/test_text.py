@@ -80,7 +80,7 @@ def test_a_missing_file_raises(tmp_path):
 def test_a_broken_gzip_file_raises(tmp_path, damage):
     path = tmp_path / "text.gz"
     path.write_bytes(damage(gzip.compress(b"some text " * 99)))
-    with pytest.raises(DataError, match=r"text\.gz is not a whole gzip file: "):
+    with pytest.raises(DataError, match=r"text\.gz is not a complete gzip file: "):
         read_lines(path)
 
 

@@ -315,7 +315,7 @@ BROKEN = {
     r"vocab\.txt has no '\[CLS\]', the start token: is the file truncated": broken(
         "BertTokenizer", {"vocab.txt": "\n".join(WORDPIECE[:2])}
     ),
-    r"vocab\.json, line \d+: not JSON, is it cut short\? \(Expecting": broken(
+    r"vocab\.json, line \d+: not JSON, is it truncated\? \(Expecting": broken(
         "GPT2Tokenizer", {"vocab.json": SHORT}
     ),
     r"vocab\.json holds a JSON list; expected an object": broken(

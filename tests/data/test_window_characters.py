@@ -51,7 +51,7 @@ def test_spans_and_answers_end_between_characters(tokenizers, context, data):
         for window in windows(tokenizer, context):
             for span in window.spans:
                 assert all(is_boundary(context, at) for at in span), span
-            places = window.places(start, end) if start < end else None
+            places = window.positions(start, end) if start < end else None
             if places is not None:
                 first, last = window.characters(*places)
                 assert first < end
@@ -77,7 +77,7 @@ def test_an_answer_is_learned_and_given_with_its_accents(tokenizers, context, an
     start = context.index(answer)
     for tokenizer in tokenizers:
         (window,) = windows(tokenizer, context, max_length=97)
-        places = window.places(start, start + len(answer))
+        places = window.positions(start, start + len(answer))
         assert context[slice(*window.characters(*places))] == answer
         n = len(window.ids)
         logits = torch.zeros(1, n, 2)

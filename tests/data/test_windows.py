@@ -61,7 +61,7 @@ def test_places_lead_back_to_the_characters(tokenizer):
         start = CONTEXT.index(answer)
         held = 0
         for one in windows(tokenizer, max_length=15):
-            places = one.places(start, start + len(answer))
+            places = one.positions(start, start + len(answer))
             if places is not None:
                 held += 1
                 begin, end = one.characters(*places)
@@ -72,15 +72,15 @@ def test_places_lead_back_to_the_characters(tokenizer):
 def test_part_of_a_word_is_found_by_its_token(tokenizer):
     (one,) = windows(tokenizer, max_length=41)
     start = CONTEXT.index("lever")
-    assert CONTEXT[slice(*one.characters(*one.places(start, start + 3)))] == "clever"
+    assert CONTEXT[slice(*one.characters(*one.positions(start, start + 3)))] == "clever"
 
 
 def test_a_window_that_has_half_of_the_answer_has_none():
     one = Window(0, [2, 7, 3, 8, 9, 3], [0, 0, 0, 1, 1, 1], 3, [(4, 7), (8, 11)])
-    assert one.places(4, 11) == (3, 4)
-    assert one.places(0, 7) is None
-    assert one.places(8, 14) is None
-    assert one.places(7, 8) is None  # the space between
+    assert one.positions(4, 11) == (3, 4)
+    assert one.positions(0, 7) is None
+    assert one.positions(8, 14) is None
+    assert one.positions(7, 8) is None  # the space between
 
 
 def test_what_cannot_be_cut(tokenizer):

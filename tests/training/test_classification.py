@@ -89,7 +89,7 @@ def test_pairs_of_sentences_are_two_classes():
 def test_a_class_that_the_model_does_not_have(wrong):
     model, given = randomized(SequenceClassifier(bert(), N_CLASSES)), batch()
     given.classes[:] = torch.tensor([0, wrong, 2])
-    given_range = f"classes from {min(wrong, 0)} to {max(wrong, 2)} were given"
+    given_range = f"classes range from {min(wrong, 0)} to {max(wrong, 2)}"
     message = f"{given_range}, but the model has 5, counted from 0"
     with unchecked(), pytest.raises(DataError, match=message):
         classification_loss(model, given)

@@ -249,7 +249,7 @@ def test_the_top_of_an_encoder_decoder_is_its_decoder():
 @pytest.mark.parametrize("n", [4, -1])
 def test_more_layers_than_there_are(n):
     model = tiny("bert", "BertForSequenceClassification")
-    message = f"the top {n} layers were asked for, but this SequenceClassifier has 3"
+    message = f"n_layers = {n}, but this SequenceClassifier has 3"
     with pytest.raises(ConfigError, match=message):
         top_layers(model, n)
     assert all(p.requires_grad for p in model.parameters())

@@ -80,10 +80,10 @@ each = pytest.mark.parametrize("objective", list(OBJECTIVES))
 def reference(model, batch, objective):
     """The loss from all logits."""
     if objective == "causal":
-        logits = model(batch.tokens).flatten(0, 1)[batch.places]
+        logits = model(batch.tokens).flatten(0, 1)[batch.positions]
         return F.cross_entropy(logits, batch.targets, reduction="sum")
     logits = model(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
-    return F.cross_entropy(logits.flatten(0, 1)[batch.places], batch.targets, reduction="sum")
+    return F.cross_entropy(logits.flatten(0, 1)[batch.positions], batch.targets, reduction="sum")
 
 
 @each

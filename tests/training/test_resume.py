@@ -365,7 +365,7 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path, number):
         return pair_loss(model, batch)
 
     before = signal.getsignal(number)
-    message = "stopped at step 5 of 13 as asked for, and saved in .*; the same command again"
+    message = "stopped at step 5 of 13 as requested, and saved in .*; the same command again"
     with pytest.raises(Interrupted, match=message) as caught:
         run(tmp_path, loss=loss, every=100)
     assert caught.value.signal == number

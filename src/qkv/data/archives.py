@@ -1,4 +1,4 @@
-"""Files packed in a tar, read in memory: nothing is written to disk."""
+"""Read the files of a tar archive in memory; nothing is written to disk."""
 
 import gzip
 import lzma
@@ -12,12 +12,12 @@ from qkv.errors import DataError
 
 
 def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
-    """The names and contents of the files in a tar, packed or not, in its order.
+    """Yield the names and contents of the files in a tar archive, compressed or not, in its order.
 
-    Folders and links are passed over, and so are hidden files, such as the "._name" of macOS.
+    Folders, links and hidden files, such as the "._name" of macOS, are skipped.
 
     Raises:
-        DataError: the file is missing, no tar, cut short, or has no files, or one is too large.
+        DataError: the archive is missing, truncated, empty or not a tar, or a file is too large.
     """
     n_files = 0
     try:
@@ -34,9 +34,10 @@ def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         first_line = str(error).split("\n")[0].removesuffix(":")
         raise DataError(
-            f"{path} is no whole tar: {first_line} (after {n_files} files; was it cut short?)"
+            f"{path} is not a complete tar archive: {first_line} (after {n_files} files; is it "
+            "truncated?)"
         ) from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error} (is the path right?)") from error
     if not n_files:
-        raise DataError(f"{path} is a tar without files: expected one or more")
+        raise DataError(f"{path} is a tar archive without files; expected at least one")

@@ -1,7 +1,7 @@
-"""Images changed at random while a model learns, so that it sees few of them twice.
+"""Random changes of training images, so that a model rarely sees the same image twice.
 
-All work on whole batches, and what they draw comes from the batch's own random numbers: a run that
-was stopped goes on with the images that it would have seen.
+All functions change whole batches with the batch's own random generator, so that a resumed run
+continues with the same images.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -24,20 +24,20 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What happens to an image, in this order; the defaults change nothing.
+    """Changes of an image, in this order; the defaults change nothing.
 
     Args:
-        flip: mirror every second image; only where left and right mean nothing.
-        rotate: degrees up to which images are turned, either way.
-        scale: share up to which they are enlarged or shrunk.
-        elastic: pixels by which neighbouring parts are pulled apart, a standard deviation (Simard
-            et al. 2003, section 2).
-        shift: pixels up to which they are moved, black coming in: a random crop with padding.
-        erase: share of the images of which a rectangle is erased (Zhong et al. 2020).
-        erase_area: least and largest share of the image that a rectangle takes.
+        flip: mirror each image with probability 1/2; only if left and right do not matter.
+        rotate: maximum rotation in degrees, either way.
+        scale: maximum change of the size, as a fraction.
+        elastic: standard deviation of an elastic deformation, in pixels (Simard et al. 2003,
+            section 2).
+        shift: maximum shift in pixels, a random crop of the image padded with black.
+        erase: fraction of the images in which a rectangle is erased (Zhong et al. 2020).
+        erase_area: minimum and maximum area of the rectangle, as fractions of the image.
 
     Raises:
-        ConfigError: a number out of its range.
+        ConfigError: a number is out of range.
     """
 
     flip: bool = False
@@ -53,11 +53,15 @@ class Augmentation:
         low, high = self.erase_area
         for name, expected, fits in (
             ("rotate", "degrees from 0 to 180", 0 <= self.rotate <= 180),
-            ("scale", "a share from 0, below 1", 0 <= self.scale < 1),
+            ("scale", "a fraction from 0, below 1", 0 <= self.scale < 1),
             ("elastic", "0 pixels or more", self.elastic >= 0),
             ("shift", "0 pixels or more", self.shift >= 0),
-            ("erase", "a share from 0 to 1", 0 <= self.erase <= 1),
-            ("erase_area", "two shares, the smaller first, above 0", 0 < low <= high < 1),
+            ("erase", "a fraction from 0 to 1", 0 <= self.erase <= 1),
+            (
+                "erase_area",
+                "two fractions between 0 and 1, the smaller one first",
+                0 < low <= high < 1,
+            ),
         ):
             if not fits:
                 raise ConfigError(
@@ -65,11 +69,11 @@ class Augmentation:
                 )
 
     def __call__(self, pixels: Pixels, rng: Generator) -> Pixels:
-        """Change a batch.
+        """Change a batch at random.
 
         Args:
-            pixels: from 0, black, to 1.
-            rng: what is drawn from.
+            pixels: pixels from 0 (black) to 1.
+            rng: random generator of the batch.
         """
         if self.flip:
             pixels = flip(pixels, rng)
@@ -86,7 +90,7 @@ NONE = Augmentation()
 
 
 def flip(pixels: Pixels, rng: Generator) -> Pixels:
-    """Mirror each image, left to right, with a probability of one half."""
+    """Mirror each image, left to right, with probability 1/2."""
     chosen = torch.from_numpy(rng.random(len(pixels)) < 0.5)  # (B,)
     return torch.where(chosen[:, None, None, None], pixels.flip(-1), pixels)
 
@@ -94,32 +98,32 @@ def flip(pixels: Pixels, rng: Generator) -> Pixels:
 def bend(
     pixels: Pixels, rng: Generator, *, degrees: float, scale: float, elastic: float = 0.0
 ) -> Pixels:
-    """Turn, scale and deform each image, all in one sampling between pixels; black comes in.
+    """Rotate, scale and deform each image in one resampling; gaps are black.
 
-    It is turned and scaled around its middle. Elastic deformations (Simard et al. 2003, section 2)
-    move each pixel by a smooth random field, here the cubic one through 4 x 4 normal numbers.
+    Images are rotated and scaled around their centers. Elastic deformations (Simard et al. 2003,
+    section 2) move each pixel by a smooth random field, interpolated from 4 x 4 normal numbers.
     """
     n, _, height, width = pixels.shape
     angle = torch.from_numpy(rng.uniform(-degrees, degrees, n)).deg2rad()
     size = torch.from_numpy(rng.uniform(1 - scale, 1 + scale, n))
     cos, sin, zero = angle.cos() / size, angle.sin() / size, torch.zeros(n)
-    # Where each new pixel comes from. Places run from -1 to 1 on both sides, whatever their length.
+    # The source of each new pixel; coordinates run from -1 to 1 on both axes.
     rows = [
         torch.stack((cos, -sin * height / width, zero), 1),
         torch.stack((sin * width / height, cos, zero), 1),
     ]
-    places = F.affine_grid(
+    grid = F.affine_grid(
         torch.stack(rows, 1).to(pixels.dtype), list(pixels.shape), align_corners=False
     )
     if elastic:
         drawn = torch.from_numpy(rng.normal(0, 2 * elastic, (n, 2, 4, 4))).to(pixels.dtype)
         field = F.interpolate(drawn, size=(height, width), mode="bicubic", align_corners=True)
-        places = places + field.permute(0, 2, 3, 1) / torch.tensor([width, height])
-    return F.grid_sample(pixels, places, align_corners=False)
+        grid = grid + field.permute(0, 2, 3, 1) / torch.tensor([width, height])
+    return F.grid_sample(pixels, grid, align_corners=False)
 
 
 def shift(pixels: Pixels, rng: Generator, most: int) -> Pixels:
-    """Move each image by up to `most` whole pixels on both axes; black comes in."""
+    """Shift each image by up to `most` whole pixels on both axes; the gap is black."""
     n, _, height, width = pixels.shape
     padded = F.pad(pixels, (most,) * 4)
     top, left = torch.from_numpy(rng.integers(0, 2 * most + 1, (2, n, 1)))  # (B, 1)
@@ -130,10 +134,10 @@ def shift(pixels: Pixels, rng: Generator, most: int) -> Pixels:
 
 
 def erase(pixels: Pixels, rng: Generator, *, share: float, area: tuple[float, float]) -> Pixels:
-    """Put noise in the place of a rectangle, in a share of the images.
+    """Replace a rectangle by noise in a fraction of the images.
 
-    Zhong et al. 2020, algorithm 1, except that a rectangle which would be larger than the image is
-    cut, and not drawn anew; its sides are as 0.3 to 1 / 0.3 at most.
+    Zhong et al. 2020, algorithm 1, except that a rectangle larger than the image is clipped instead
+    of drawn again. The ratio of its sides is between 0.3 and 1 / 0.3.
     """
     n, _, height, width = pixels.shape
     size = rng.uniform(*area, n) * height * width
@@ -147,22 +151,22 @@ def erase(pixels: Pixels, rng: Generator, *, share: float, area: tuple[float, fl
 
 
 def _inside(rng: Generator, lengths: np.ndarray, size: int) -> np.ndarray:
-    """(B, size), True at a stretch of each length, at a place where it fits."""
+    """Return (B, size), True in an interval of each length at a random position inside."""
     first = np.floor(rng.random(len(lengths)) * (size - lengths + 1))[:, None]
-    places = np.arange(size)
-    return (places >= first) & (places < first + lengths[:, None])
+    index = np.arange(size)
+    return (index >= first) & (index < first + lengths[:, None])
 
 
 @dataclass(frozen=True)
 class ImageBatch(Movable):
-    """Images as the model reads them, and the number of each one's class."""
+    """Images, the model's input, and the indices of their classes."""
 
     pixels: Float[Tensor, "B C H W"]
     classes: Int64[Tensor, " B"]
 
     @property
     def n_targets(self) -> int:
-        """The number of images."""
+        """Number of images."""
         return len(self.classes)
 
 
@@ -179,9 +183,9 @@ def image_batches(
 
     Args:
         pixels: all images, from 0 to 255.
-        classes: the number of each image's class.
-        mean: of each channel, as a fraction of 255; subtracted after the augmentation.
-        std: likewise; divided by.
+        classes: index of each image's class.
+        mean: mean of each channel, as a fraction of 255, to be subtracted after augmentation.
+        std: standard deviation of each channel, as a fraction of 255, to divide by.
         augmentation: random changes.
         batching: `batch_size` images per batch; the last batch of an epoch may be smaller.
 

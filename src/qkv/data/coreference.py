@@ -1,11 +1,11 @@
-"""Sentences in which one word decides what a pronoun refers to, in pairs.
+"""Pairs of sentences in which one word decides what a pronoun refers to.
 
-Written for this project, and under its licence. The kind of test is that of Levesque, Davis and
-Morgenstern 2012 ("The Winograd schema challenge"); none of the sentences is theirs.
+They were written for this project, under its license, after the test of Levesque, Davis and
+Morgenstern 2012 ("The Winograd schema challenge"); none of its sentences is used.
 
-The sentences of a pair differ in one word. With one word the pronoun means the noun that stands
-first, with the other the second: whoever always takes the first noun, or the nearer one, or the
-likelier one, is right in exactly half of the sentences.
+The sentences of a pair differ in one word. With one word the pronoun refers to the first noun, with
+the other to the second: a rule that always chooses the first noun, the nearer one, or the likelier
+one is right in exactly half of the sentences.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Coreference:
     """A sentence with a pronoun.
 
     Args:
-        text: pronoun and candidates stand in it once each, the pronoun last.
-        pronoun: in lower case.
+        text: contains the candidates and then the pronoun, once each.
+        pronoun: the pronoun in lower case.
         candidates: the two nouns that it could refer to, in the order of the text.
         answer: the candidate that it refers to.
     """
@@ -28,15 +28,15 @@ class Coreference:
     answer: str
 
 
-Pair = tuple[Coreference, Coreference]  # the answer of the first is the first noun
+Pair = tuple[Coreference, Coreference]  # the answer of the first sentence is the first noun
 
 
 def coreference_pair(line: str) -> Pair:
     """Read a pair, such as "The dog avoided the lake, as it was *. | it | dog timid | lake deep".
 
     Args:
-        line: the text with "*" for the word that decides, the pronoun, and each noun, in the order
-            of the text, with the word that makes it the answer.
+        line: the text with "*" for the deciding word; the pronoun; each noun, in the order of the
+            text, with the word that makes it the answer.
     """
     text, pronoun, *answers = line.split(" | ")
     first, second = (answer.split() for answer in answers)

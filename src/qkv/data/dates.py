@@ -1,9 +1,9 @@
-"""Dates as people write them, in 48 locales, and their ISO 8601 form: a built-in corpus of pairs.
+"""A built-in corpus of pairs: dates as written in 48 locales, and their ISO 8601 form.
 
-The names, patterns and default digits are those of the Unicode CLDR, read through the Babel package
+The names, patterns and default digits are those of the Unicode CLDR, read with the Babel package
 (CLDR is under the Unicode License v3, https://www.unicode.org/license.txt). Every locale uses the
-Gregorian calendar. No text of this corpus stands for two dates, whichever locales are mixed: CLDR's
-"short" form is left out because it breaks this, 3/5/24 being in March or in May.
+Gregorian calendar. No text has two meanings, even across locales: CLDR's "short" form is left out
+because 3/5/24 may be in March or in May.
 """
 
 import random
@@ -25,9 +25,9 @@ _NAMES = (
 )
 LOCALES = tuple(_NAMES.split())
 
-# Every order (MDY, DMY, YMD, YDM), seven scripts, digits of its own (ar_EG), two scripts that run
-# from right to left, and in Armenian an order that depends on the form. Matplotlib's default font
-# can draw them all; ja, ko, zh, hi and th are missing only because it cannot draw those.
+# Every order (MDY, DMY, YMD, YDM), seven scripts, other digits (ar_EG), two right-to-left scripts
+# and, in Armenian, an order that depends on the form. Matplotlib's default font can draw them all;
+# ja, ko, zh, hi and th are missing only because it cannot draw those.
 TUTORIAL_LOCALES = ("en_US", "de", "hu", "kk", "el", "ru", "hy", "ka", "he", "ar_EG")
 
 # The digit zero of CLDR's numbering systems, as a code point.
@@ -43,7 +43,7 @@ _ZEROS = {
 
 @dataclass(frozen=True)
 class DatePair:
-    """A date as a locale writes it, and the same date as YYYY-MM-DD."""
+    """A date in the format of a locale, and the same date as YYYY-MM-DD."""
 
     text: str
     iso: str
@@ -59,17 +59,17 @@ def date_pairs(
     forms: Sequence[str] = FORMS,
     years: tuple[int, int] = (1900, 2099),
 ) -> Iterator[DatePair]:
-    """Pairs without end: date, locale and form are drawn uniformly from those asked for.
+    """Yield pairs endlessly; date, locale and form are drawn uniformly.
 
     Args:
         locales: names from `LOCALES`.
-        split: which dates; a date belongs to one split whatever the other arguments are.
-        seed: of the drawing.
+        split: split of the dates; a date's split does not depend on the other arguments.
+        seed: seed for drawing.
         forms: CLDR's lengths of a date.
-        years: the first and the last year, of four digits.
+        years: the first and the last year, with four digits.
 
     Raises:
-        DataError: an unknown locale, split or form, or years that hold no date of the split.
+        DataError: an unknown locale, split or form, or years without a date of the split.
         MissingDependencyError: Babel is not installed.
     """
     if not 1000 <= years[0] <= years[1] <= 9999:
@@ -85,7 +85,7 @@ def date_pairs(
 
 
 def write_date(day: date, locale: str, form: str = "long") -> str:
-    """A date as CLDR says that people of a locale write it, in their digits.
+    """Format a date for a locale as CLDR does, in the locale's digits.
 
     Raises:
         DataError: an unknown locale or form.
@@ -95,8 +95,8 @@ def write_date(day: date, locale: str, form: str = "long") -> str:
 
 
 def split_of(day: date) -> str:
-    """The split that a date belongs to: about 90 % are for training, 5 % and 5 % for the others."""
-    # A hash that is the same in every process and version, unlike Python's own.
+    """Return the split of a date: train (about 90 %), validation (5 %) or test (5 %)."""
+    # Unlike Python's own hash, this one is the same in every process and version.
     percent = int.from_bytes(sha256(day.isoformat().encode()).digest()[:8]) % 100
     return "train" if percent < 90 else "validation" if percent < 95 else "test"
 
@@ -138,10 +138,10 @@ def _writer(locale: str, form: str) -> Callable[[date], str]:
     return lambda day: format_date(day, form, data).translate(digits)
 
 
-def _check(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        nearest = get_close_matches(given, known, n=1, cutoff=0)[0]
+def _check(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        nearest = get_close_matches(name, known, n=1, cutoff=0)[0]
         raise DataError(
-            f"unknown {what} {given!r}: expected one of {', '.join(known)}; "
+            f"unknown {what} {name!r}: expected one of {', '.join(known)}; "
             f"did you mean {nearest!r}?"
         )

@@ -71,15 +71,15 @@ def _split_quoted(path: Path, text: str, separator: str) -> Iterator[Checked]:
     lines = [*(f"{line}\n" for line in ended), *([last] if last else [])]
     n_fields, at = None, 0
     while at < len(lines):
-        for start, end, found in _until_error(lines, at, separator):
-            if isinstance(found, csv.Error):
-                yield start + 1, _explained(path, start + 1, found)
+        for start, end, row in _until_error(lines, at, separator):
+            if isinstance(row, csv.Error):
+                yield start + 1, _explained(path, start + 1, row)
                 at = _next_row(lines, start, len(lines), n_fields, separator)
                 break
-            n_fields = n_fields or len(found)
-            yield start + 1, found
+            n_fields = n_fields or len(row)
+            yield start + 1, row
             # Perhaps an unclosed quote was closed by one that opens a field, far below.
-            swallowed = end > start + 1 and len(found) != n_fields
+            swallowed = end > start + 1 and len(row) != n_fields
             at = _next_row(lines, start, end, n_fields, separator) if swallowed else end
             if at != end:
                 break
@@ -119,7 +119,7 @@ def _next_row(
 
 
 def _begins_row(lines: Sequence[str], n_fields: int, separator: str) -> bool:
-    """Whether a row begins here, judged by the line itself and by the next row."""
+    """Return whether a row begins here, judging by the line itself and the next row."""
     if _is_tail(lines[0], separator):
         return False
     ahead = list(islice(_until_error(lines, 0, separator), 2))
@@ -134,7 +134,7 @@ def _begins_row(lines: Sequence[str], n_fields: int, separator: str) -> bool:
 
 
 def _is_tail(line: str, separator: str) -> bool:
-    """Whether the first quote of a line is more likely to close a field than to open one."""
+    """Return whether the first quote of a line is more likely to close a field than to open one."""
     at = line.find('"')
     if at > 0:
         return line[at - 1] != separator

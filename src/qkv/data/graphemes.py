@@ -1,15 +1,14 @@
-"""User-perceived characters: the places where a text may be cut without tearing one apart.
+"""User-perceived characters, which a span of text must not split.
 
-A reader sees one character where a text may have several code points: a letter with its accents,
-an emoji with its skin tone, a family of emoji that are joined, a flag of two letters, a syllable
-of Hangul in parts.
+One of them may have several code points: a letter with its accents, an emoji with its skin tone, a
+family of joined emoji, a flag of two letters, a decomposed syllable of Hangul.
 """
 
 import re
 from unicodedata import category, normalize
 
 JOINER = "\u200d"
-# What extends or precedes a character and is no mark by its general category.
+# Code points that extend or precede a character although their category is not Mark.
 _EXTENDING = re.compile(
     "[\u200c\u200d\u0e33\u0eb3\uff9e\uff9f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 )
@@ -22,11 +21,11 @@ _SYLLABLE = re.compile(
 
 
 def is_boundary(text: str, at: int) -> bool:
-    """Whether a place, counted in code points, lies between two user-perceived characters.
+    """Return whether a position, in code points, lies between two user-perceived characters.
 
-    These are the extended grapheme clusters of Unicode Standard Annex 29, by the general categories
-    that Python knows: GB3 to GB9b (line ends, Hangul, marks), GB11 (joined symbols), GB12 and GB13
-    (flags). The few marks of Myanmar and Tai Tham that stand alone there are never torn off here.
+    These are the extended grapheme clusters of Unicode Standard Annex 29, by Python's general
+    categories: GB3 to GB9b (line ends, Hangul, marks), GB11 (joined symbols), GB12 and GB13
+    (flags). The few marks of Myanmar and Tai Tham that are clusters there are never separated here.
     """
     if not 0 < at < len(text):
         return True
@@ -49,7 +48,7 @@ def is_boundary(text: str, at: int) -> bool:
 
 
 def widen(text: str, start: int, end: int) -> tuple[int, int]:
-    """Move the ends of a span outwards until they tear no user-perceived character apart."""
+    """Move the ends of a span outwards until they split no user-perceived character."""
     while not is_boundary(text, start):
         start -= 1
     while not is_boundary(text, end):
@@ -58,9 +57,9 @@ def widen(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def find(text: str, part: str) -> int:
-    """Return the first place of a part that tears no character apart; else its first; else -1.
+    """Return the first position of a part that splits no character, else its first, else -1.
 
-    "Cafe" stands in "a café and a Cafe" at its end, however the accent is written.
+    The first "Cafe" in "a Café and a Cafe" is at the end, even if the accent is a code point.
     """
     first = at = text.find(part)
     while at >= 0 and widen(text, at, at + len(part)) != (at, at + len(part)):
@@ -80,7 +79,7 @@ def _extends(x: str) -> bool:
 
 
 def _is_symbol(x: str) -> bool:
-    """Whether it may be joined to others: an emoji, perhaps one that is newer than this Python."""
+    """Return whether a code point can be joined to others: an emoji, even if Python lacks it."""
     if _is_flag(x):
         return False
     newer = "\U0001f000" <= x <= "\U0001faff"
@@ -88,5 +87,5 @@ def _is_symbol(x: str) -> bool:
 
 
 def _is_flag(x: str) -> bool:
-    """Whether it is one of the letters of which two make a flag."""
+    """Return whether a code point is one of the letters that form flags in pairs."""
     return "\U0001f1e6" <= x <= "\U0001f1ff"

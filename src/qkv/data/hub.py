@@ -27,9 +27,9 @@ def read_hub(
     """
     table = _load(name, split, config)
     where = f"{name}, split {split}"
-    found = find_columns(where, columns, table.column_names)
-    picked = table.select_columns(list(set(found.values())))
-    rows = map(_picker(found, table.features), picked)
+    present = find_columns(where, columns, table.column_names)
+    picked = table.select_columns(list(set(present.values())))
+    rows = map(_picker(present, table.features), picked)
     return check_rows(where, "row", enumerate(rows, start=1))
 
 
@@ -38,27 +38,27 @@ def _load(name: str, split: str, config: str | None) -> Any:
         import datasets
     except ImportError as error:
         raise MissingDependencyError(
-            f'{name!r} is no file, and the Hub needs datasets: pip install "qkv[train]"'
+            f'{name!r} is not a file, and the Hub needs datasets: pip install "qkv[train]"'
         ) from error
     try:
         return datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{name!r} is no file here, and the split {split!r} of such a data set of the Hub "
-            f"cannot be had: {error}"
+            f"{name!r} is not a file, and the split {split!r} of a data set of this name cannot be "
+            f"loaded from the Hub: {error}"
         ) from error
 
 
 def _picker(
-    found: Mapping[str, str], features: Mapping[str, Any] | None
+    columns: Mapping[str, str], features: Mapping[str, Any] | None
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Return a function from a row to its values by role, with the names of classes."""
-    names = {role: getattr((features or {}).get(at), "names", None) for role, at in found.items()}
+    names = {role: getattr((features or {}).get(at), "names", None) for role, at in columns.items()}
 
-    def value(role: str, given: Any) -> Any:
+    def value(role: str, cell: Any) -> Any:
         classes = names[role]
-        if classes is None or given is None:
-            return given
-        return classes[given] if given >= 0 else None  # -1 stands for a hidden label
+        if classes is None or cell is None:
+            return cell
+        return classes[cell] if cell >= 0 else None  # -1 is a hidden label
 
-    return lambda row: {role: value(role, row[column]) for role, column in found.items()}
+    return lambda row: {role: value(role, row[column]) for role, column in columns.items()}

@@ -1,4 +1,4 @@
-"""`preprocessor_config.json`: how the images of a published model are prepared."""
+"""`preprocessor_config.json`: the preprocessing of images for a published model."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from qkv.data.images import FILTERS, ImageConfig
 from qkv.errors import ConfigError
 from qkv.json_fields import is_number, shown, whole
 
-SIDE = whole(1, 2**16)  # of an image, in pixels
+SIDE = whole(1, 2**16)  # pixels of an image's side
 FILE_NAME = "preprocessor_config.json"
 PROCESSOR = re.compile(r"(\w+?)(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 
@@ -20,13 +20,13 @@ COMMON = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
-# What the processors of transformers take where the file is silent.
+# The defaults of the processors of transformers.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": {**COMMON, "size": 224, "resample": 2, "do_center_crop": False, "crop_size": None},
     "deit": {**COMMON, "size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
 }
 ONLY = {"do_pad": False, "default_to_square": True, "data_format": "channels_first"}
-# Every image gets the channels of the model, whatever the file says of colours.
+# Fields without effect: images always get the channels of the model, whatever do_convert_rgb is.
 HARMLESS = frozenset(
     """
     _processor_class _valid_processor_keys device disable_grouping do_convert_rgb
@@ -37,29 +37,29 @@ HARMLESS = frozenset(
 
 
 def read_image_config(raw: Mapping[str, Any], *, model_type: str | None = None) -> ImageConfig:
-    """Turn what the file holds into a config.
+    """Return the config that the fields of the file describe.
 
     Args:
         raw: the file's fields.
-        model_type: of config.json; whose defaults hold where an old file does not say.
+        model_type: model_type in config.json, for old files that name no processor.
 
     Raises:
-        ConfigError: on a processor, a field or a value that is not implemented.
+        ConfigError: a processor, a field or a value is not implemented.
     """
-    given = {name: value for name, value in raw.items() if value is not None}
-    defaults = DEFAULTS[_kind(given, model_type)]
+    present = {name: value for name, value in raw.items() if value is not None}
+    defaults = DEFAULTS[_kind(present, model_type)]
     for name, value in ONLY.items():
-        if given.get(name, value) != value:
+        if present.get(name, value) != value:
             raise ConfigError(
-                f"{name} = {shown(given[name])} is not implemented; expected {value!r}"
+                f"{name} = {shown(present[name])} is not implemented; expected {value!r}"
             )
-    if unknown := sorted(given.keys() - defaults.keys() - ONLY.keys() - HARMLESS):
+    if unknown := sorted(present.keys() - defaults.keys() - ONLY.keys() - HARMLESS):
         raise ConfigError(
-            f"{', '.join(f'{name} = {shown(given[name])}' for name in unknown)}: not known, so the "
-            f"pixels could differ from those of training; take it out of {FILE_NAME} if it is "
+            f"{', '.join(f'{name} = {shown(present[name])}' for name in unknown)}: unknown, so the "
+            f"pixels could differ from those of training; remove it from {FILE_NAME} if it is "
             "harmless"
         )
-    fields = {**defaults, **given}
+    fields = {**defaults, **present}
     resize, crop, rescale, normalize = (
         _read_flag(fields, f"do_{step}")
         for step in ("resize", "center_crop", "rescale", "normalize")
@@ -75,7 +75,7 @@ def read_image_config(raw: Mapping[str, Any], *, model_type: str | None = None) 
 
 
 def write_image_config(config: ImageConfig) -> dict[str, Any]:
-    """Turn a config into what the file holds, every field of it."""
+    """Return the fields of the file that describe a config."""
     raw = {
         "image_processor_type": f"{'DeiT' if config.crop_size else 'ViT'}ImageProcessor",
         "do_resize": config.size is not None,
@@ -92,10 +92,10 @@ def write_image_config(config: ImageConfig) -> dict[str, Any]:
     return {name: value for name, value in raw.items() if value is not None}
 
 
-def _kind(given: Mapping[str, Any], model_type: str | None) -> str:
-    named = given.get("image_processor_type", given.get("feature_extractor_type"))
-    found = PROCESSOR.fullmatch(str(named))
-    kind = model_type if named is None else found and found[1].lower()
+def _kind(present: Mapping[str, Any], model_type: str | None) -> str:
+    named = present.get("image_processor_type", present.get("feature_extractor_type"))
+    match = PROCESSOR.fullmatch(str(named))
+    kind = model_type if named is None else match and match[1].lower()
     if kind not in DEFAULTS:
         raise ConfigError(
             f"the image processor {named or f'of {model_type}'} is not implemented; expected "
@@ -159,6 +159,6 @@ def _read_numbers(fields: Mapping[str, Any], name: str) -> tuple[float, ...]:
     numbers = fields[name]
     if not isinstance(numbers, list) or not all(map(is_number, numbers)):
         raise ConfigError(
-            f"{name} = {shown(numbers)} is not implemented; expected a number a channel"
+            f"{name} = {shown(numbers)} is not implemented; expected one number per channel"
         )
     return tuple(map(float, numbers))

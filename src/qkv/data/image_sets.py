@@ -25,7 +25,7 @@ GRAY = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow without colors
 
 
 class ImageExample(NamedTuple):
-    """An image, which is opened when it is needed, and its class.
+    """An image, which is opened on demand, and its class.
 
     Args:
         name: what error messages call it, such as the path.
@@ -39,7 +39,7 @@ class ImageExample(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What tells it from others where examples are held out."""
+        """The name, which identifies the example when a split is held out."""
         return self.name
 
     def open(self) -> "PIL.Image.Image":
@@ -75,7 +75,7 @@ def read_image_folder(path: str | os.PathLike[str]) -> list[ImageExample]:
     """Read a folder with one folder per class, such as train/ants/1.jpg; by class, then by name.
 
     Hidden files are ignored. The header of each file is read at once, so that a broken file is
-    found before training and not in the middle of it; its pixels are read later.
+    reported before training; its pixels are read later.
 
     Args:
         path: the folder that contains the classes' folders.
@@ -86,14 +86,14 @@ def read_image_folder(path: str | os.PathLike[str]) -> list[ImageExample]:
     """
     root = Path(path)
     if not root.is_dir():
-        raise DataError(f"{root} is no folder: expected one with a folder for each class")
+        raise DataError(f"{root} is not a folder; expected one with a folder for each class")
     inside = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in inside if entry.is_dir()]
     stray = next((file for file in inside if file.suffix.lower() in SUFFIXES), None)
     if stray is not None or not folders:
         raise DataError(
             f"{root} has {f'the image {stray.name}' if stray else 'no folders'} in it; expected a "
-            "folder for each class, and the images in these"
+            "folder for each class, with the images in it"
         )
     files = {
         folder.name: sorted(file for file in folder.rglob("*") if _is_shown(file, folder))
@@ -114,7 +114,7 @@ def read_image_folder(path: str | os.PathLike[str]) -> list[ImageExample]:
 
 
 def read_image_archive(path: str | os.PathLike[str]) -> list[ImageExample]:
-    """Read a tar archive (.tar, .tar.gz) of such a folder, in its order, into memory.
+    """Read a tar archive (.tar, .tar.gz) of such a folder into memory, in the archive's order.
 
     The class of an image is the folder that directly contains it.
 
@@ -129,9 +129,9 @@ def read_image_archive(path: str | os.PathLike[str]) -> list[ImageExample]:
     roots = sorted({str(folder.parent) for folder in folders})
     if len(roots) > 1 or not all(folder.name for folder in folders):
         raise DataError(
-            f"{path} has images in no folder, or classes in {len(roots)} folders, such as "
-            f"{', '.join(roots[:3])}; expected one that holds a folder for each class (are there "
-            "several parts in it?)"
+            f"{path} has images outside of folders, or classes in {len(roots)} folders, such as "
+            f"{', '.join(roots[:3])}; expected one folder with a folder for each class (does it "
+            "have several splits?)"
         )
     Labels(sorted({folder.name for folder in folders}))  # two or more
     names = [f"{name} in {path}" for name, _ in members]
@@ -144,7 +144,7 @@ def read_image_archive(path: str | os.PathLike[str]) -> list[ImageExample]:
 
 
 def image_remarks(images: Sequence[ImageExample], config: ImageConfig) -> list[str]:
-    """Describe what the preparation of the images loses: those resized, and those made gray.
+    """Describe how preprocessing changes the images: how many are resized or converted to gray.
 
     Args:
         images: the images, which are all opened.
@@ -176,16 +176,16 @@ def _shown_size(size: tuple[int, int] | int | None) -> str:
 
 
 def check_channels(image: "PIL.Image.Image", name: str) -> "PIL.Image.Image":
-    """Refuse an image that is partly transparent, or made for printing: what is its background?
+    """Return the image, or reject it if it is transparent or CMYK: its background is unknown.
 
     Raises:
-        DataError: naming the image.
+        DataError: the image has such channels; the message names it.
     """
     if image.has_transparency_data or len(image.getbands()) > 3:
         raise DataError(
             f"{name} has the channels {'+'.join(image.getbands())}"
-            f"{' and a transparent colour' * (image.mode == 'P')}; expected grey or RGB: save it "
-            "as RGB, on the background that the others have"
+            f"{' and a transparent color' * (image.mode == 'P')}; expected gray or RGB: save it "
+            "as RGB, with the same background as the others"
         )
     return image
 

@@ -1,6 +1,7 @@
-"""Images to the numbers that a vision model reads.
+"""Convert images to the input of a vision model.
 
-Pillow resizes, because the published models saw its pixels: other libraries' differ.
+Pillow resizes them, because the published models were trained on its pixels; those of other
+libraries differ.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -23,23 +24,23 @@ from qkv.errors import ConfigError, DataError, MissingDependencyError
 if TYPE_CHECKING:  # Pillow is optional
     import PIL.Image
 
-# In the order of Pillow's numbers for them, which configs use.
+# In the order of Pillow's constants, which configs use.
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """What is done to an image, in this order; the defaults are ViT's.
+    """The steps of preprocessing, in this order; the defaults are ViT's.
 
     Raises:
-        ConfigError: on a size without pixels, an unknown filter, or numbers for other channels.
+        ConfigError: a size below 1 pixel, an unknown filter, or a wrong number of channels.
     """
 
-    size: tuple[int, int] | int | None = (224, 224)  # height and width; a number: the shorter edge
+    size: tuple[int, int] | int | None = (224, 224)  # height and width, or the shorter edge
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"
-    crop_size: tuple[int, int] | None = None  # of the middle; black where the image is smaller
+    crop_size: tuple[int, int] | None = None  # center crop; padded with black
     rescale_factor: float | None = 1 / 255
-    mean: tuple[float, ...] | None = (0.5, 0.5, 0.5)  # 3 of colours, or 1 of a grey image
+    mean: tuple[float, ...] | None = (0.5, 0.5, 0.5)  # 3 for RGB, 1 for grayscale
     std: tuple[float, ...] | None = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
@@ -55,18 +56,18 @@ class ImageConfig:
         counts = [len(numbers or ()) for numbers in (self.mean, self.std)]
         if counts not in ([3, 3], [1, 1], [0, 0]) or 0 in (self.std or ()):
             raise ConfigError(
-                f"mean = {self.mean} and std = {self.std}; expected as many of both as there are "
-                "channels, 3 or 1, and no std of 0"
+                f"mean = {self.mean} and std = {self.std}; expected one number per "
+                "channel (3 or 1) in both, and no std of 0"
             )
 
     @property
     def mode(self) -> Literal["RGB", "L"]:
-        """Pillow's name of the channels."""
+        """Pillow's name for the channels."""
         return "L" if self.mean is not None and len(self.mean) == 1 else "RGB"
 
 
 class ImageProcessor:
-    """Makes a batch of images, each prepared as the config says."""
+    """Preprocesses images as its config describes, and stacks them to a batch."""
 
     def __init__(self, config: ImageConfig):
         self.config = config
@@ -74,10 +75,10 @@ class ImageProcessor:
     def __call__(
         self, images: Sequence["PIL.Image.Image | str | os.PathLike[str]"]
     ) -> Float[Tensor, "B C H W"]:
-        """Prepare images, which may be files or already open, and have any number of channels.
+        """Preprocess images, open or as paths, with any channels, and stack them.
 
         Raises:
-            DataError: if one cannot be read, or they come out in different sizes.
+            DataError: if an image cannot be read, or the results differ in size.
         """
         return _stack([self.prepare(image) for image in images])
 
@@ -90,7 +91,7 @@ class ImageProcessor:
         config, pillow = self.config, _pillow()
         name = "an image"
         if not isinstance(image, pillow.Image.Image):
-            name, image = str(image), read_image(cast(str, image))  # refuses what is no path
+            name, image = str(image), read_image(cast(str, image))  # rejects other types
         image = convert(cast("PIL.Image.Image", image), config.mode, name=name)
         if config.size is not None:
             height, width = new_size(config.size, image.height, image.width)
@@ -103,24 +104,24 @@ class ImageProcessor:
         x = pixels.permute(2, 0, 1).contiguous()
         if config.rescale_factor is not None:
             x = x.double() * config.rescale_factor
-        x = x.float()  # here, as the published models were given it, and not at the end
+        x = x.float()  # here and not at the end, as for the published models
         if config.mean is not None and config.std is not None:
             x = (x - _per_channel(config.mean)) / _per_channel(config.std)
         return x
 
 
 def read_image(path: str | os.PathLike[str]) -> "PIL.Image.Image":
-    """Read an image file, turned as its camera says that it was held.
+    """Read an image file, rotated by the orientation in its EXIF data.
 
     Raises:
-        DataError: if there is no such file, it is no image, or it is broken.
+        DataError: if there is no such file, it is not an image, or it is broken.
         MissingDependencyError: if Pillow is not installed.
     """
     pillow = _pillow()
     if not isinstance(path, str | os.PathLike):
         raise DataError(
-            f"a {type(path).__name__} was given as an image; expected a path, or an image of "
-            "Pillow (PIL.Image.fromarray makes one of an array)"
+            f"an image is a {type(path).__name__}; expected a path, or an image of Pillow "
+            "(PIL.Image.fromarray makes one from an array)"
         )
     with opened(path, str(path)) as image:
         return pillow.ImageOps.exif_transpose(image)
@@ -128,14 +129,14 @@ def read_image(path: str | os.PathLike[str]) -> "PIL.Image.Image":
 
 @contextmanager
 def opened(file: str | os.PathLike[str] | BytesIO, name: str) -> Iterator["PIL.Image.Image"]:
-    """Open an image file, whose pixels are read when they are asked for.
+    """Open an image file lazily: its pixels are read on first use.
 
     Args:
-        file: path, or the content.
-        name: what an error calls it.
+        file: path or content of the file.
+        name: name of the image in error messages.
 
     Raises:
-        DataError: if there is no such file, it is no image, or it is broken.
+        DataError: if there is no such file, it is not an image, or it is broken.
         MissingDependencyError: if Pillow is not installed.
     """
     pillow = _pillow()
@@ -143,14 +144,14 @@ def opened(file: str | os.PathLike[str] | BytesIO, name: str) -> Iterator["PIL.I
         with pillow.Image.open(file) as image:
             yield image
     except pillow.UnidentifiedImageError as error:
-        raise DataError(f"{name} is no image, or of a kind that Pillow does not know") from error
-    # A broken PNG is a SyntaxError to Pillow.
+        raise DataError(f"{name} is not an image, or Pillow does not know its format") from error
+    # Pillow raises a SyntaxError for a broken PNG.
     except (OSError, SyntaxError, ValueError, pillow.Image.DecompressionBombError) as error:
         raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 
 def from_array(pixels: np.ndarray) -> "PIL.Image.Image":
-    """An image of bytes: (height, width) is grey, (height, width, 3) RGB.
+    """Return an image from bytes: (height, width) is grayscale, (height, width, 3) is RGB.
 
     Raises:
         MissingDependencyError: if Pillow is not installed.
@@ -161,20 +162,20 @@ def from_array(pixels: np.ndarray) -> "PIL.Image.Image":
 def convert(
     image: "PIL.Image.Image", mode: Literal["RGB", "L"], *, name: str = "an image"
 ) -> "PIL.Image.Image":
-    """Give an image the channels of a model; what is transparent becomes white.
+    """Convert an image to the channels of a model; transparent pixels become white.
 
     Args:
-        image: of any channels.
-        mode: Pillow's name of the model's channels.
-        name: what an error calls the image.
+        image: an image with any channels.
+        mode: Pillow's name for the model's channels.
+        name: name of the image in error messages.
 
     Raises:
-        DataError: if the image has more than 8 bits a channel, which Pillow would cut off.
+        DataError: if the image has more than 8 bits per channel, which Pillow would clip.
     """
     if image.mode[0] in "IF":
         raise DataError(
-            f"{name} has Pillow's mode {image.mode!r}, more than 8 bits a channel; expected "
-            "numbers from 0 to 255 (scale them, and make an image of mode 'L')"
+            f"{name} has Pillow's mode {image.mode!r}, more than 8 bits per channel; expected "
+            "numbers from 0 to 255 (scale them and make an image of mode 'L')"
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -195,7 +196,7 @@ def resize_all(
     """Return images in the size and the channels of a config, before rescaling and normalization.
 
     Raises:
-        DataError: an image cannot be read, or the images come out in different sizes.
+        DataError: an image cannot be read, or the results differ in size.
     """
     processor = ImageProcessor(unscaled(config))
     return _stack([processor.prepare(image).byte() for image in images])
@@ -212,8 +213,8 @@ def _stack(prepared: Sequence[Tensor]) -> Tensor:
     sizes = sorted({tuple(x.shape[1:]) for x in prepared})
     if len(sizes) != 1:
         raise DataError(
-            f"{len(prepared)} images come out in the sizes {sizes}, and a batch has one; "
-            "expected images of one size, or a config with a crop_size"
+            f"after preprocessing {len(prepared)} images have the sizes {sizes}; expected one size "
+            "in a batch: images of one size, or a config with a crop_size"
         )
     return torch.stack(list(prepared))
 

@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are hidden, and by what."""
+"""Masking of tokens for masked language modeling."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from qkv.errors import ConfigError, VocabularyError
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """Hide tokens as BERT does (Devlin et al. 2019, appendix A.1).
+    """Mask tokens as BERT does (Devlin et al. 2019, appendix A.1).
 
-    Of each text a share of the words is chosen, at least one. Of the chosen tokens 80 % become the
-    mask token, 10 % any token, and 10 % stay, so that a model cannot trust what it reads there.
-    Each call draws anew: dynamic masking (Liu et al. 2019, section 4.1).
+    In each text a fraction of the words is selected, at least one. Of the selected tokens 80 %
+    become the mask token, 10 % a random token, and 10 % stay, so that a model cannot rely on its
+    inputs there. Each call selects other tokens: dynamic masking (Liu et al. 2019, section 4.1).
 
         names = tokenizer.tokens(range(tokenizer.vocab_size))
         Masking(
@@ -30,15 +30,15 @@ class Masking:
     Args:
         mask: id of the mask token.
         vocab_size: number of ids.
-        special: ids that are never chosen and never drawn, such as start, separator and padding.
-        share: of the words that is chosen.
-        masked: share of the chosen tokens that become the mask token.
-        random: share of the chosen tokens that become any token.
-        continues: for each id whether it goes on with a word, as "##ing" does; whole words are
-            chosen then, as in the later models of BERT. None: each token is a word.
+        special: ids that are neither selected nor drawn, such as start, separator and padding.
+        share: fraction of the words that is selected.
+        masked: fraction of the selected tokens that become the mask token.
+        random: fraction of the selected tokens that become a random token.
+        continues: for each id, whether it continues a word, as "##ing" does; then whole words are
+            selected, as for the later models of BERT. None: each token is a word.
 
     Raises:
-        ConfigError: shares that are none, or `continues` of another vocabulary.
+        ConfigError: a fraction is out of range, or `continues` has another size.
     """
 
     mask: int
@@ -55,7 +55,7 @@ class Masking:
         if not (self.share > 0 and all(0 <= share <= 1 for share in shares)):
             raise ConfigError(
                 f"share = {self.share}, masked = {self.masked}, random = {self.random}; expected "
-                "shares between 0 and 1, the last two with a sum of at most 1"
+                "fractions between 0 and 1, the last two with a sum of at most 1"
             )
         if self.continues is not None and len(self.continues) != self.vocab_size:
             raise ConfigError(
@@ -64,10 +64,10 @@ class Masking:
             )
 
     def __call__(self, tokens: Sequence[int], rng: np.random.Generator) -> MaskedExample:
-        """Hide tokens of a text: what is read, which places are asked for, and what stood there.
+        """Return the masked token ids, the positions of the targets, and the original ids there.
 
         Raises:
-            VocabularyError: an id that the vocabulary does not have.
+            VocabularyError: an id is outside the vocabulary.
         """
         original = np.asarray(tokens, dtype=np.int64)
         words = self._words(original)
@@ -75,13 +75,13 @@ class Masking:
         if not n_words:
             return tokens, [], []
         n_chosen = max(1, round(self.share * n_words))
-        places = np.flatnonzero(np.isin(words, rng.choice(n_words, n_chosen, replace=False)))
-        fate = rng.random(len(places))
+        positions = np.flatnonzero(np.isin(words, rng.choice(n_words, n_chosen, replace=False)))
+        action = rng.random(len(positions))
         hidden = original.copy()
-        hidden[places[fate < self.masked]] = self.mask
-        replaced = places[(self.masked <= fate) & (fate < self.masked + self.random)]
+        hidden[positions[action < self.masked]] = self.mask
+        replaced = positions[(self.masked <= action) & (action < self.masked + self.random)]
         hidden[replaced] = rng.choice(self._ordinary, len(replaced))
-        return hidden.tolist(), places.tolist(), original[places].tolist()
+        return hidden.tolist(), positions.tolist(), original[positions].tolist()
 
     @cached_property
     def _ordinary(self) -> np.ndarray:
@@ -98,7 +98,7 @@ class Masking:
         return np.array(self.continues, dtype=bool)
 
     def _words(self, tokens: np.ndarray) -> np.ndarray:
-        """The number of each token's word, -1 for special tokens."""
+        """Return the index of each token's word, -1 for special tokens."""
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.vocab_size:
             raise VocabularyError(
                 f"token ids run from {tokens.min()} to {tokens.max()}, expected 0 to "

@@ -1,4 +1,4 @@
-"""Splits of data sets that have none, by hashes of keys."""
+"""Splits by hashes of keys, for data sets without published splits."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ def split_by_hash(keys: Sequence[str], shares: Mapping[str, float]) -> list[str]
             split.
         shares: fraction of each split, with the sum 1.
     """
-    parts, ends = list(shares), np.cumsum(list(shares.values()))
-    places = np.searchsorted(ends, _places(keys), side="right")
-    return [parts[min(place, len(parts) - 1)] for place in places]
+    names, ends = list(shares), np.cumsum(list(shares.values()))
+    indices = np.searchsorted(ends, _hashes(keys), side="right")
+    return [names[min(index, len(names) - 1)] for index in indices]
 
 
 def hold_out_groups(
@@ -47,7 +47,7 @@ def hold_out_groups(
     if not 0 < share < 1:
         raise ConfigError(f"share = {share} to hold out; expected between 0 and 1, such as 0.1")
     unordered = list(set(keys))
-    different = [key for _, key in sorted(zip(_places(unordered), unordered, strict=True))]
+    different = [key for _, key in sorted(zip(_hashes(unordered), unordered, strict=True))]
     if len(keys) != len(examples) or len(different) < 2:
         raise DataError(
             f"{len(examples)} examples and {len(keys)} keys, {len(different)} different; expected "
@@ -61,7 +61,7 @@ def hold_out_groups(
     return stays, held_out
 
 
-def _places(keys: Sequence[str]) -> list[float]:
+def _hashes(keys: Sequence[str]) -> list[float]:
     """Map each key to a number in [0, 1), the same on every machine."""
     sums = (hashlib.blake2b(key.encode(), digest_size=6).digest() for key in keys)
     return [int.from_bytes(checksum, "big") / 2**48 for checksum in sums]

@@ -24,14 +24,14 @@ class TokenBatch(Movable):
     Args:
         tokens: token ids, the model's input.
         token_mask: True = a real token.
-        places: positions of the predictions, as indices into `tokens.flatten()`.
+        positions: positions of the predictions, as indices into `tokens.flatten()`.
         targets: the correct tokens there.
         segments: 0 for the first text of a pair, 1 for the second; None for single texts.
     """
 
     tokens: Int64[Tensor, "batch length"]
     token_mask: Bool[Tensor, "batch length"]
-    places: Int64[Tensor, " targets"]
+    positions: Int64[Tensor, " targets"]
     targets: Int64[Tensor, " targets"]
     segments: Int64[Tensor, "batch length"] | None = None
 
@@ -42,15 +42,15 @@ class TokenBatch(Movable):
 
 
 def collate_targets(rows: Sequence[MaskedExample], *, pad: int) -> TokenBatch:
-    """One batch of texts with the places that are asked for in each."""
+    """Pad the texts to a batch, and collect the positions and targets of all rows."""
     tokens, token_mask = pad_sequences([tokens for tokens, _, _ in rows], pad)
     length = tokens.shape[1]
-    places = [row * length + place for row, (_, asked, _) in enumerate(rows) for place in asked]
-    targets = [target for _, _, answers in rows for target in answers]
+    positions = [row * length + at for row, (_, own, _) in enumerate(rows) for at in own]
+    targets = [target for _, _, own in rows for target in own]
     return TokenBatch(
         tokens=tokens,
         token_mask=token_mask,
-        places=torch.tensor(places, dtype=torch.int64),
+        positions=torch.tensor(positions, dtype=torch.int64),
         targets=torch.tensor(targets, dtype=torch.int64),
     )
 
@@ -88,7 +88,7 @@ def causal_batches(
     cuts differ.
 
     Args:
-        documents: ids.
+        documents: token ids of each document.
         length: number of tokens per block.
         stop: id that ends a document; it also fills the first and the last block of the stream.
         batching: `max_tokens` is divided by `length` for the number of blocks per batch.

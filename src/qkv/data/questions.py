@@ -1,4 +1,4 @@
-"""Questions on a passage, whose answers are spans of it, from files in SQuAD's JSON."""
+"""Questions whose answers are spans of a passage, and a reader of SQuAD's JSON."""
 
 import json
 import os
@@ -13,10 +13,9 @@ from qkv.json_fields import quoted, shown
 
 
 class Answer(NamedTuple):
-    """An answer, and the character of the passage where it begins.
+    """An answer, and the index of its first character in the passage.
 
-    `start` is None where the words do not stand side by side: such an answer can be scored, but is
-    no span to learn.
+    `start` is None if the answer is not a span of the passage: it can be scored, not trained on.
     """
 
     text: str
@@ -25,14 +24,14 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question, and the answers that people gave.
+    """A question on a passage, with its reference answers.
 
     Args:
-        id: that no other question of the file has.
-        question: as it was asked.
+        id: unique id of the question in its file.
+        question: the question.
         context: the passage.
-        answers: all of them right; none where the passage does not tell.
-        source: such as the article; questions that share it belong to the same part of the data.
+        answers: all correct answers; empty if the passage does not answer the question.
+        source: a key such as the article; questions with the same one share a split.
     """
 
     id: str
@@ -43,39 +42,39 @@ class Question:
 
     @property
     def span(self) -> Answer | None:
-        """The answer to learn: the first that is a span; None where there is none."""
+        """The answer to train on: the first one that is a span; None if none is."""
         return next((answer for answer in self.answers if answer.start is not None), None)
 
 
 def make_question(question: str, context: str, answer: str) -> Question:
-    """Make a question of a table's row; its answer is trained on where the passage first has it."""
+    """Return a question from a row of a table; its span is the first occurrence of the answer."""
     start = find(context, answer)
     answers = (Answer(answer, None if start < 0 else start),)
     return Question(id="", question=question, context=context, answers=answers, source=context)
 
 
 def references(questions: Sequence[Question]) -> list[list[str]]:
-    """Return the right answers to each question."""
-    return [[answer.text for answer in one.answers] for one in questions]
+    """Return the correct answers to each question."""
+    return [[answer.text for answer in question.answers] for question in questions]
 
 
 def read_squad(path: str | os.PathLike[str]) -> list[Question]:
     """Read a file in the JSON of SQuAD 1.1 or 2.0 (Rajpurkar et al. 2016 and 2018), plain or .gz.
 
-    A question without answers has none, as `is_impossible` says of it in 2.0, where
-    `plausible_answers` are wrong ones and not read.
+    Unanswerable questions (`is_impossible` in 2.0) have no answers; their `plausible_answers`,
+    which are wrong, are ignored.
 
     Raises:
-        DataError: the file is no such JSON, an answer does not stand where the file says, or two
-            questions have one id.
+        DataError: the file is not such JSON, an answer is not at its offset, or two questions have
+            the same id.
     """
     text = decode(read_content(path), path)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path} is no JSON: {error} (was it cut short, or is it JSON lines, which are read as "
-            "a table?)"
+            f"{path} is not JSON: {error} (is it truncated, or JSON lines, which are read as a "
+            "table?)"
         ) from error
     questions, seen = [], set[str]()
     for article, where in _items(path, content, "data", ""):
@@ -86,13 +85,13 @@ def read_squad(path: str | os.PathLike[str]) -> list[Question]:
                 question = _read_question(path, row, of_question, context, source)
                 if question.id in seen:
                     raise DataError(
-                        f"{path}, {of_question}: the id {quoted(question.id)} stands there twice; "
-                        "expected one for each question (was a file appended to itself?)"
+                        f"{path}, {of_question}: the id {quoted(question.id)} occurs twice; "
+                        "expected another one for each question (was a file appended to itself?)"
                     )
                 seen.add(question.id)
                 questions.append(question)
     if not questions:
-        raise DataError(f"{path} has no questions: expected one or more")
+        raise DataError(f"{path} has no questions; expected at least one")
     return questions
 
 
@@ -100,14 +99,14 @@ def _read_question(
     path: str | os.PathLike[str], row: dict[str, Any], where: str, context: str, source: str
 ) -> Question:
     answers = []
-    for given, at in _items(path, row, "answers", where):
-        answer = Answer(_text(path, given, "text", at), _offset(path, given, at))
+    for item, at in _items(path, row, "answers", where):
+        answer = Answer(_text(path, item, "text", at), _offset(path, item, at))
         check_answer(answer, context, f"{path}, {at}")
         answers.append(answer)
     if answers and row.get("is_impossible"):
         raise DataError(
-            f"{path}, {where}: is_impossible is true, and there are {len(answers)} answers; "
-            "expected none (wrong ones are plausible_answers)"
+            f"{path}, {where}: is_impossible is true, but there are {len(answers)} answers; "
+            "expected none (wrong answers belong in plausible_answers)"
         )
     identity = row.get("id")
     if not isinstance(identity, str | int):
@@ -122,37 +121,37 @@ def _read_question(
 
 
 def check_answer(answer: Answer, context: str, where: str) -> None:
-    """Refuse an answer that does not stand in the passage where it says.
+    """Check that an answer is in the passage at its offset.
 
     Raises:
-        DataError: saying what stands there.
+        DataError: the passage has other text there, which the message quotes.
     """
     text, start = answer
-    found = context[start : start + len(text)] if start is not None and start >= 0 else ""
-    if found != text:
-        hint = f"; it stands at {context.find(text)}" if text in context else ""
+    actual = context[start : start + len(text)] if start is not None and start >= 0 else ""
+    if actual != text:
+        hint = f"; the answer is at {context.find(text)}" if text in context else ""
         raise DataError(
             f"{where}: the answer {quoted(text)} should begin at character {start} of the passage, "
-            f"where {quoted(found)} stands{hint} (are the offsets counted in bytes, or was the "
-            "passage changed afterwards?)"
+            f"but the text there is {quoted(actual)}{hint} (are the offsets counted in "
+            "bytes, or was the passage changed afterwards?)"
         )
 
 
 def _items(
     path: str | os.PathLike[str], parent: Any, name: str, where: str
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects in a list, and what errors call each, such as data[0].paragraphs[3]."""
+    """Yield the objects of a list and their names in errors, such as data[0].paragraphs[3]."""
     items = parent.get(name) if isinstance(parent, dict) else None
-    place = f"{where}.{name}" if where else name
+    at = f"{where}.{name}" if where else name
     if not isinstance(items, list):
         raise DataError(
-            f"{path}: {place} is {_kind(items)}, expected a list (is this SQuAD's JSON: data, "
+            f"{path}: {at} is {_kind(items)}, expected a list (is this SQuAD's JSON: data, "
             "paragraphs, qas, answers?)"
         )
     for number, item in enumerate(items):
         if not isinstance(item, dict):
-            raise DataError(f"{path}: {place}[{number}] is {_kind(item)}, expected an object")
-        yield item, f"{place}[{number}]"
+            raise DataError(f"{path}: {at}[{number}] is {_kind(item)}, expected an object")
+        yield item, f"{at}[{number}]"
 
 
 def _text(path: str | os.PathLike[str], row: dict[str, Any], name: str, where: str) -> str:

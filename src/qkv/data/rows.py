@@ -10,7 +10,7 @@ from typing import Any
 from qkv.errors import DataError
 from qkv.json_fields import quoted, shown
 
-NO_TEXT = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, or an undecodable byte
+NO_TEXT = re.compile("[\ud800-\udfff]")  # a lone surrogate, also for undecodable bytes
 SHOWN = 10  # problems of each kind that a report lists
 STRIPPED = "label"  # the column whose values lose the white space around them
 
@@ -34,7 +34,7 @@ class Row:
     """The requested fields of one row.
 
     Args:
-        line: of the file where the row begins, counted from 1; for parquet and the Hub, which have
+        line: number of the line where the row begins, from 1; for parquet and the Hub, which have
             no lines, the number of the row.
         fields: the texts by role; empty for a bad row.
         problem: the message for a bad row, with its location.
@@ -56,7 +56,7 @@ def find_columns(
         DataError: a column is missing or occurs twice; the message lists all columns.
     """
     stripped = [name.strip() for name in present]
-    found = {}
+    named = {}
     for role, column in columns.items():
         name = str(column).strip()
         if (count := stripped.count(name)) != 1:
@@ -64,17 +64,17 @@ def find_columns(
                 f"{where} has {f'{count} columns' if count else 'no column'} {shown(name)}; its "
                 f"columns are {_some(stripped)} ({hint}is the name right?)"
             )
-        found[role] = present[stripped.index(name)]
-    return found
+        named[role] = present[stripped.index(name)]
+    return named
 
 
 def check_rows(where: Path | str, unit: str, rows: Numbered) -> list[Row]:
-    """Check that all fields are texts that are not empty; bad rows have their problem.
+    """Check that all fields are non-empty texts; bad rows get a problem.
 
     Args:
         where: name of the table.
         unit: "line" or "row", what the numbers count.
-        rows: the values by role.
+        rows: number and values by role of each row.
 
     Raises:
         DataError: there are no rows.
@@ -165,6 +165,6 @@ def _problem(where: str, values: Mapping[str, Any]) -> RowError | None:
 
 
 def _some(names: Sequence[str], most: int = 20) -> str:
-    """Names for a message, of a table that may have thousands."""
+    """Return names for a message, truncated to `most`."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(quoted(name, 40) for name in names[:most]) + more

@@ -216,7 +216,7 @@ def _read_parquet(path: Path, columns: Columns) -> Numbered:
         rows = file.read(columns=list(set(found.values()))).to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(
-            f"{path} is not a whole parquet file: {error} (was it cut short?)"
+            f"{path} is not a complete parquet file: {error} (is it truncated?)"
         ) from error
     return enumerate(({role: row[name] for role, name in found.items()} for row in rows), start=1)
 

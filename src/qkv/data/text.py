@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qkv.errors import DataError
 
-# UTF-32 first: in one order its mark begins with that of UTF-16.
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -18,7 +18,7 @@ MARKS = (
 )
 WIDE = ("utf-16", "utf-32")
 SAMPLE = 1_000  # bytes that are searched for the zeros of wide encodings
-LARGEST = 2**30  # bytes of a file that is unpacked in memory: small archives can hold huge ones
+LARGEST = 2**30  # bytes of a decompressed file: small archives may contain huge files
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
@@ -36,23 +36,25 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
         check_size(path, len(content))
         return content
     except MemoryError as error:
-        raise DataError(f"{path} does not fit the memory; expected a smaller file") from error
+        raise DataError(f"{path} does not fit into memory; expected a smaller file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file: {error} (was it cut short?)") from error
+        raise DataError(
+            f"{path} is not a complete gzip file: {error} (is it truncated?)"
+        ) from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error} (is the path right?)") from error
 
 
 def check_size(path: str | os.PathLike[str], n_bytes: int) -> None:
-    """Raise if a file is too large to be unpacked in memory.
+    """Check that a file is not too large to be decompressed in memory.
 
     Raises:
         DataError: it is larger than `LARGEST`.
     """
     if n_bytes > LARGEST:
         raise DataError(
-            f"{path} has more than {LARGEST:,} bytes when it is unpacked, which is not done in "
-            "memory; expected a smaller file (is it what it should be? then unpack it before)"
+            f"{path} has more than {LARGEST:,} bytes when decompressed, too many for memory; "
+            "expected a smaller file (if it is the right one, decompress it first)"
         )
 
 
@@ -179,7 +181,7 @@ def find_data(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path
     if not data_dir:
         raise DataError(
             f"no folder to look for the data set {name!r} in: expected --data-dir FOLDER "
-            "(data_dir= in Python) or the variable QKV_DATA, neither is set"
+            "(data_dir= in Python) or the variable QKV_DATA, but neither is set"
         )
     folder = Path(data_dir, name)
     if not folder.is_dir():
@@ -196,9 +198,9 @@ def choose_languages(
     """Return the source and the target language of a translation set.
 
     Args:
-        name: of the set, for the error.
-        columns: with "source" and "target"; by default the first two languages.
-        languages: of the set.
+        name: name of the set, for the error.
+        columns: may have "source" and "target"; default: the first two languages.
+        languages: languages of the set.
 
     Raises:
         DataError: the set lacks a language, or both are the same.

@@ -71,15 +71,15 @@ class Window(NamedTuple):
     first: int
     spans: list[Span]
 
-    def places(self, start: int, end: int) -> tuple[int, int] | None:
+    def positions(self, start: int, end: int) -> tuple[int, int] | None:
         """Return the indices of the first and the last token of characters [start, end).
 
         None if the window does not contain all of them.
         """
         if not self.spans or start < self.spans[0][0] or end > self.spans[-1][1]:
             return None
-        held = [i for i, (a, b) in enumerate(self.spans) if a < end and b > start]
-        return (self.first + held[0], self.first + held[-1]) if held else None
+        inside = [i for i, (a, b) in enumerate(self.spans) if a < end and b > start]
+        return (self.first + inside[0], self.first + inside[-1]) if inside else None
 
     def characters(self, first: int, last: int) -> Span:
         """Return the characters [start, end) of the tokens from index `first` to `last`."""
@@ -104,7 +104,7 @@ def make_windows(
         stride: maximum number of passage tokens from the start of a window to that of the next.
 
     Raises:
-        DataError: a question or a passage has no tokens, or there are other numbers of them.
+        DataError: a question or a passage has no tokens, or their numbers differ.
         LengthError: a question leaves no room for its passage.
         ConfigError: a stride below 1.
     """
@@ -114,17 +114,17 @@ def make_windows(
         raise DataError(
             f"{len(questions)} questions and {len(contexts)} passages; expected one passage each"
         )
-    read = {text: _read(tokenizer, text) for text in dict.fromkeys(contexts)}
+    encoded = {text: _encode(tokenizer, text) for text in dict.fromkeys(contexts)}
     windows = list[Window]()
     for row, question in enumerate(tokenizer.encode_batch(questions)):
-        ids, spans = read[contexts[row]]
+        ids, spans = encoded[contexts[row]]
         _check_tokens(row, question=(question, questions[row]), passage=(ids, contexts[row]))
         room = _room(tokenizer, question, row, max_length)
-        for begin in _beginnings(len(ids), room, stride):
+        for begin in _starts(len(ids), room, stride):
             part = slice(begin, begin + room)
-            wrapped = tokenizer.add_special_tokens(question, ids[part])
-            first = wrapped.sequence.index(1)
-            windows.append(Window(row, wrapped.ids, wrapped.segments, first, spans[part]))
+            inputs = tokenizer.add_special_tokens(question, ids[part])
+            first = inputs.sequence.index(1)
+            windows.append(Window(row, inputs.ids, inputs.segments, first, spans[part]))
     return windows
 
 
@@ -134,7 +134,7 @@ def _room(tokenizer: Tokenizer, question: Sequence[int], row: int, max_length: i
     if room < 1:
         raise LengthError(
             f"question {row + 1} has {len(question)} tokens, and with the special tokens "
-            f"leaves none of max_length = {max_length} to its passage; expected a shorter one"
+            f"leaves none of max_length = {max_length} for its passage; expected a shorter one"
         )
     return room
 
@@ -145,15 +145,15 @@ def _check_tokens(row: int, **encoded: tuple[Sequence[int], str]) -> None:
             raise DataError(f"{what} {row + 1} has no tokens: {quoted(text)} (is it empty?)")
 
 
-def _read(tokenizer: Tokenizer, context: str) -> tuple[list[int], list[Span]]:
+def _encode(tokenizer: Tokenizer, context: str) -> tuple[list[int], list[Span]]:
     ids, spans = tokenizer.encode_with_offsets(context)
     return ids, [
         widen(context, start, end) if start < end else (start, end) for start, end in spans
     ]
 
 
-def _beginnings(n: int, room: int, stride: int) -> Iterable[int]:
-    """Where windows begin, until one reaches the end."""
+def _starts(n: int, room: int, stride: int) -> Iterable[int]:
+    """Yield the starts of windows, until one reaches the end."""
     for begin in itertools.count(0, min(stride, room)):
         yield begin
         if begin + room >= n:
@@ -165,8 +165,8 @@ def training_windows(
 ) -> tuple[list[Window], list[tuple[int, int]]]:
     """Return windows to train on, and the indices of the first and last token of each answer.
 
-    A window that does not contain the whole answer has `NO_ANSWER`. Questions whose every answer is
-    no span are left out: their passages do contain the answer.
+    A window that does not contain the whole answer has `NO_ANSWER`. Questions with
+    answers of which none is a span are left out: their passages do contain the answer.
 
     Raises:
         DataError: no question is left.
@@ -175,7 +175,7 @@ def training_windows(
     if not kept:
         raise DataError(
             f"none of {len(questions)} questions has an answer that is part of its passage; "
-            "expected words of the passage (are the columns the right ones?)"
+            "expected words of the passage (are the columns right?)"
         )
     windows = make_windows(
         tokenizer,
@@ -191,7 +191,7 @@ def training_windows(
             spans.append(NO_ANSWER)
         else:
             end = answer.start + len(answer.text)
-            spans.append(window.places(answer.start, end) or NO_ANSWER)
+            spans.append(window.positions(answer.start, end) or NO_ANSWER)
     return windows, spans
 
 

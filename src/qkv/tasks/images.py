@@ -202,7 +202,7 @@ class ImageRecipe(Recipe[Recognizer]):
         if model.n_channels not in (1, 3) or model.pooler or model.distillation_token:
             raise ConfigError(
                 f"model.n_channels = {model.n_channels}, pooler = {model.pooler}, "
-                f"distillation_token = {model.distillation_token}; expected 1 (grey) or 3 (RGB), "
+                f"distillation_token = {model.distillation_token}; expected 1 (gray) or 3 (RGB), "
                 "and false for both"
             )
 

@@ -62,7 +62,7 @@ def negative_log_likelihoods(
         examples = [(w.tokens[:-1], _scored(w), w.tokens[-w.new :]) for w in some]
         batch = collate_targets(examples, pad=0).to(model.embedding.weight.device)
         with torch.inference_mode():
-            logits = model.head(model.hidden(batch.tokens).flatten(0, 1)[batch.places])
+            logits = model.head(model.hidden(batch.tokens).flatten(0, 1)[batch.positions])
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             each = F.cross_entropy(logits, batch.targets, reduction="none")
         owners = [w.row for w in some for _ in range(w.new)]

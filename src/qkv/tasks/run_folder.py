@@ -47,7 +47,7 @@ class RunFolder:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Lock the folder; delete an earlier run if that was asked for.
+        """Lock the folder; delete an earlier run on request.
 
         Raises:
             StorageError: another process trains here, or nothing can be written here.

@@ -266,7 +266,7 @@ class TaggingRecipe(Recipe[Tagger]):
 
     def loss(self, model: TokenClassifier, batch: TokenBatch) -> Tensor:
         """Return the sum of the cross-entropies of the words' tags."""
-        logits = model(batch.tokens, token_mask=batch.token_mask).flatten(0, 1)[batch.places]
+        logits = model(batch.tokens, token_mask=batch.token_mask).flatten(0, 1)[batch.positions]
         smoothing = self.training.smoothing
         return F.cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=smoothing)
 

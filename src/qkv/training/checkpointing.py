@@ -111,8 +111,8 @@ class Checkpoints(Callback):
             self.save(run)
         if self.signal is not None and run.step < run.steps:
             raise Interrupted(
-                f"stopped at step {run.step} of {run.steps} as asked for, and saved in "
-                f"{self.folder}; the same command again goes on from there",
+                f"stopped at step {run.step} of {run.steps} as requested, and saved in "
+                f"{self.folder}; the same command again continues from there",
                 signal=self.signal,
             )
 
@@ -151,7 +151,7 @@ class Checkpoints(Callback):
             kept = f"that of step {self.saved} is whole" if self.saved else "there is none before"
             raise TrainingError(
                 f"the checkpoint of step {run.step} cannot be written: {reason or error}; {kept} "
-                f"(is the disk full?). With room in {self.folder} the same command goes on"
+                f"(is the disk full?). With room in {self.folder} the same command continues"
             ) from error
         self.saved = run.step
         own = [one for one in find_checkpoints(self.folder) if step_of(one) <= run.step]

@@ -46,7 +46,7 @@ def classification_loss(
         low, high = (int(x) for x in classes.aminmax())
         if low < 0 or high >= n_classes:
             raise DataError(
-                f"classes from {low} to {high} were given, but the model has {n_classes}, "
+                f"classes range from {low} to {high}, but the model has {n_classes}, "
                 "counted from 0; was its head built for other labels?"
             )
     return F.cross_entropy(logits, classes, reduction="sum", label_smoothing=smoothing)

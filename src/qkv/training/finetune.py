@@ -122,7 +122,7 @@ def top_layers(model: nn.Module, n: int) -> None:
     layers = [group for group in groups if group.name not in (EMBEDDING, HEAD)]
     if not 0 <= n <= len(layers):
         raise ConfigError(
-            f"the top {n} layers were asked for, but this {type(model).__name__} has "
+            f"n_layers = {n}, but this {type(model).__name__} has "
             f"{len(layers)}; the embedding trains with `everything` only"
         )
     head = [group for group in groups if group.name == HEAD]

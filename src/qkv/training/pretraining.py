@@ -23,7 +23,7 @@ def masked_loss(model: MaskedLM, batch: TokenBatch) -> Float[Tensor, ""]:
     Devlin et al. 2019, section 3.1, task 1. The model is a `MaskedLM` or has the same `head`.
     """
     hidden = model.hidden(batch.tokens, token_mask=batch.token_mask, segments=batch.segments)
-    masked = hidden.flatten(0, 1).index_select(0, batch.places)  # (N, d)
+    masked = hidden.flatten(0, 1).index_select(0, batch.positions)  # (N, d)
     head = model.head
     return linear_cross_entropy(
         head.transform(masked), head.output.weight, head.output.bias, batch.targets
@@ -35,6 +35,6 @@ def causal_loss(model: CausalLM, batch: TokenBatch) -> Float[Tensor, ""]:
 
     Padding is on the right, where no real token attends to it: no mask is needed.
     """
-    hidden = model.hidden(batch.tokens).flatten(0, 1).index_select(0, batch.places)  # (N, d)
+    hidden = model.hidden(batch.tokens).flatten(0, 1).index_select(0, batch.positions)  # (N, d)
     head = cast(Linear, model.head)
     return linear_cross_entropy(hidden, head.weight, head.bias, batch.targets)

@@ -372,7 +372,7 @@ def test_an_option_that_would_be_ignored_is_refused(options, message):
 
 
 def test_more_layers_than_there_are(fit, tmp_path):
-    with pytest.raises(ConfigError, match=r"the top 4 layers were asked for, but this .* has 3"):
+    with pytest.raises(ConfigError, match=r"n_layers = 4, but this .* has 3"):
         fit(tmp_path / "made", finetuning=FineTuning(train="top", n_layers=4))
     assert not (tmp_path / "made.training").exists()
 
@@ -413,8 +413,8 @@ def test_sigterm_saves_says_where_and_the_same_command_goes_on(tmp_path, base, t
     step = int(saved.name.removeprefix("step-"))
     assert 10 <= step < 80
     assert stopped.stderr == (
-        f"qkv: stopped at step {step} of 80 as asked for, and saved in {kept}/checkpoints; "
-        "the same command again goes on from there\n"
+        f"qkv: stopped at step {step} of 80 as requested, and saved in {kept}/checkpoints; "
+        "the same command again continues from there\n"
     )
     assert not made.exists()
 

@@ -98,7 +98,7 @@ def test_broken_images_stop_no_others_and_are_named(qkv, model, photos):
         "",
     ]
     assert "cut.png cannot be read as an image" in err
-    assert "text.png is no image" in err
+    assert "text.png is not an image" in err
     assert "gone.png: there is no such file" in err
     assert "3 of 6 inputs have no result" in err
     status, out, _ = qkv("recognize", "-m", model, photos, photos / "gone.png", "--json")

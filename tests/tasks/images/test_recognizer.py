@@ -122,7 +122,7 @@ def test_bad_images_are_named(tmp_path, files):
     model = recognizer()
     with pytest.raises(DataError, match=r"2\.png cannot be read as an image"):
         model(files)
-    with pytest.raises(DataError, match=r"text\.png is no image"):
+    with pytest.raises(DataError, match=r"text\.png is not an image"):
         model(tmp_path / "text.png")
     with pytest.raises(DataError, match="there are no images; expected at least one"):
         model([])

@@ -1,7 +1,7 @@
-"""A corpus that every machine has: Python functions, and the first line of their docstrings.
+"""A corpus from installed packages: Python functions and the first lines of their docstrings.
 
-With Python 3.11 and the eight packages below, as `constraints.txt` has them, it is 27,794 functions
-to train, 1,635 to validate and 1,634 to test; half of them have more than 330 characters, and a
+With Python 3.11 and the eight packages below in the versions of `constraints.txt`, it has 27,794
+training, 1,635 validation and 1,634 test functions. Their median length is 330 characters; a
 summary has 8 words on average. Reading it takes about a minute.
 """
 
@@ -25,7 +25,7 @@ from qkv.data.summaries import Summarized
 from qkv.errors import DataError, MissingDependencyError
 
 SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
-# Whose licences permit to train a model that is given away, and which these are.
+# Packages whose licences permit training and redistributing a model, with the licence.
 LICENCES = {
     "python": "PSF-2.0",
     "numpy": "BSD-3-Clause",
@@ -37,24 +37,24 @@ LICENCES = {
     "matplotlib": "PSF-based (Matplotlib)",
     "torch": "BSD-3-Clause",
 }
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where it is not the package's name
-# Tests, other people's code that is carried along, and what lies in the library's folder by chance.
-PASSED_OVER = frozenset(
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # if it differs from the package's name
+# Folders of tests, of vendored code, and of packages installed below the standard library.
+SKIPPED_FOLDERS = frozenset(
     """
     test tests idlelib lib2to3 site-packages dist-packages __pycache__ _vendor extern externals
     _external _antlr
     """.split()  # noqa: SIM905 - as long as the list above it
 )
-WORDS = range(3, 31)  # how many a first line has, to be a summary
+WORDS = range(3, 31)  # number of words in a summary
 
 
 class Function(NamedTuple):
-    """A function of a file.
+    """A function in a file.
 
     Args:
-        code: from its decorators to its end, without the docstring, not indented.
+        code: source from the decorators to the end, dedented, without the docstring.
         summary: the first line of the docstring.
-        name: of the function.
+        name: name of the function.
         file: package and path, such as "numpy/linalg/_linalg.py".
     """
 
@@ -66,15 +66,15 @@ class Function(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A package that functions were taken from.
+    """A package that functions were read from.
 
     Args:
-        package: its name; "python" is the standard library.
-        version: that is installed.
-        licence: of its code and docstrings.
-        files: how many were read.
-        skipped: how many could not be, such as templates that are no Python.
-        functions: how many have a summary and code.
+        package: name of the package; "python" is the standard library.
+        version: installed version.
+        licence: licence of its code and docstrings.
+        files: number of files that were read.
+        skipped: number of files that could not be read, such as templates that are not Python.
+        functions: number of functions with a summary and code.
     """
 
     package: str
@@ -87,43 +87,43 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class DocstringCorpus:
-    """Functions by parts; two corpora are the same where their sources are.
+    """Functions by split; corpora with the same sources are the same.
 
     Args:
-        parts: "train", "validation" and "test".
-        sources: what they were taken from, to be named where a model is given away.
-        copies: how many were left out as they stand elsewhere, word for word.
-        near_copies: how many more of the held-out parts, as they nearly stand in a part before.
+        splits: functions of "train", "validation" and "test".
+        sources: the packages, to be credited when a model is redistributed.
+        copies: number of functions left out because another one has the same code.
+        near_copies: number of held-out functions left out because an earlier split has a near copy.
     """
 
-    parts: dict[str, list[Function]]
+    splits: dict[str, list[Function]]
     sources: tuple[Source, ...]
     copies: int
     near_copies: int
 
 
 def docstring_corpus(packages: Sequence[str] | None = None) -> DocstringCorpus:
-    """Read the functions of Python's library and of scientific packages, as they are installed.
+    """Read the functions of Python's library and of installed scientific packages.
 
-    A file is in one part as a whole; what is held out loses the functions that are near copies of
-    one in a part before (see `NearCopies`), or have the name and the summary of one. All depends on
-    the packages' versions and on nothing else.
+    All functions of a file are in the same split. Functions of the validation and test splits are
+    left out if an earlier split has a near copy (see `NearCopies`), or one with the same name and
+    summary. The result depends only on the versions of the packages.
 
     Args:
-        packages: of `LICENCES`; by default those of them that are installed.
+        packages: names from `LICENCES`; default: all that are installed.
 
     Raises:
-        DataError: a package whose licence is not known here, or no functions.
-        MissingDependencyError: a package that was asked for is not installed.
+        DataError: the licence of a package is unknown here, or there are no functions.
+        MissingDependencyError: one of `packages` is not installed.
     """
     folders = {name: folder for name in packages or LICENCES if (folder := _folder(name))}
     if packages and (missing := [name for name in packages if name not in folders]):
         raise MissingDependencyError(
-            f"docstrings of {', '.join(missing)} were asked for, which is not installed here"
+            f"docstrings of {', '.join(missing)}: not installed; expected installed packages"
         )
     functions, sources = list[Function](), []
     for package, folder in folders.items():
-        found, files, skipped = read_folder(folder, package)
+        own, files, skipped = read_folder(folder, package)
         version = platform.python_version()
         if package != "python":
             version = importlib.metadata.version(DISTRIBUTIONS.get(package, package))
@@ -134,49 +134,49 @@ def docstring_corpus(packages: Sequence[str] | None = None) -> DocstringCorpus:
                 licence=LICENCES[package],
                 files=files,
                 skipped=skipped,
-                functions=len(found),
+                functions=len(own),
             )
         )
-        functions += found
+        functions += own
     if not functions:
         raise DataError(
             f"no docstrings in {', '.join(folders)}: are they installed without their source?"
         )
-    parts, copies, near = split_functions(functions)
-    return DocstringCorpus(parts=parts, sources=tuple(sources), copies=copies, near_copies=near)
+    splits, copies, near = split_functions(functions)
+    return DocstringCorpus(splits=splits, sources=tuple(sources), copies=copies, near_copies=near)
 
 
 def split_functions(functions: Iterable[Function]) -> tuple[dict[str, list[Function]], int, int]:
-    """The parts, and how many copies and near copies were left out."""
+    """Return the splits, and the numbers of copies and near copies that were left out."""
     functions, different = list(functions), dict[str, Function]()
     for function in functions:
         different.setdefault(" ".join(function.code.split()), function)
-    parts: dict[str, list[Function]] = {part: [] for part in SHARES}
+    splits: dict[str, list[Function]] = {split: [] for split in SHARES}
     files = [function.file for function in different.values()]
-    for function, part in zip(different.values(), split_by_hash(files, SHARES), strict=True):
-        parts[part].append(function)
+    for function, split in zip(different.values(), split_by_hash(files, SHARES), strict=True):
+        splits[split].append(function)
     seen, described, left_out = NearCopies(), set[tuple[str, str]](), 0
-    for part, own in parts.items():
-        if part != "train":
-            parts[part] = [
+    for split, own in splits.items():
+        if split != "train":
+            splits[split] = [
                 function
                 for function in own
                 if (function.name, function.summary) not in described
                 and not seen.has(function.code)
             ]
-        left_out += len(own) - len(parts[part])
-        for function in parts[part]:
+        left_out += len(own) - len(splits[split])
+        for function in splits[split]:
             seen.add(function.code)
             described.add((function.name, function.summary))
-    return parts, len(functions) - len(different), left_out
+    return splits, len(functions) - len(different), left_out
 
 
 def read_folder(folder: Path, package: str) -> tuple[list[Function], int, int]:
-    """The functions in all files under a folder, by path and line; files read, and skipped."""
+    """Return the functions in all files of a folder, and the numbers of files read and skipped."""
     functions, files, skipped = list[Function](), 0, 0
     for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
         inner = path.relative_to(folder)
-        if PASSED_OVER & {*inner.parts[:-1]} or inner.name.startswith("test_"):
+        if SKIPPED_FOLDERS & {*inner.parts[:-1]} or inner.name.startswith("test_"):
             continue
         try:
             source = importlib.util.decode_source(path.read_bytes())
@@ -188,34 +188,34 @@ def read_folder(folder: Path, package: str) -> tuple[list[Function], int, int]:
 
 
 def read_functions(source: str, file: str) -> Iterator[Function]:
-    """The functions of a file that have a summary and do something, by their lines.
+    """Yield the functions of a file that have a summary and a body, in the order of their lines.
 
     Raises:
-        SyntaxError: it is no Python of this version.
-        ValueError: nor text.
+        SyntaxError: the source is not valid in this version of Python.
+        ValueError: the source contains null bytes.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python will one day refuse
+        warnings.simplefilter("ignore")  # about invalid escape sequences
         tree = ast.parse(source)
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     lines = source.split("\n")
-    for node in sorted(found, key=lambda node: node.lineno):
+    for node in sorted(nodes, key=lambda node: node.lineno):
         summary, code = _summary(node), _code(node, lines)
         if summary and code:
             yield Function(code, summary, node.name, file)
 
 
 def _summary(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
-    """The first line of the docstring, if it stands by itself: PEP 257's, or a whole sentence."""
+    """Return the first line of the docstring if it is a summary as in PEP 257 or a sentence."""
     first, *rest = (ast.get_docstring(node) or "").split("\n")
     alone = not rest or not rest[0].strip() or first.rstrip().endswith((".", "!", "?"))
     words = first.split()
-    said = len(words) in WORDS and re.search(r"[^\W\d_]{2}", first) is not None
-    return " ".join(words) if alone and said else None
+    has_words = len(words) in WORDS and re.search(r"[^\W\d_]{2}", first) is not None
+    return " ".join(words) if alone and has_words else None
 
 
 def _code(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str | None:
-    """The function without its docstring; None if nothing is left that does something."""
+    """Return the function without its docstring; None if the rest of its body is empty."""
     docstring, *body = node.body
     if not any(_does_something(statement) for statement in body):
         return None
@@ -243,12 +243,12 @@ def _does_something(statement: ast.stmt) -> bool:
 def _folder(package: str) -> Path | None:
     if package not in LICENCES:
         raise DataError(
-            f"the licence of {package!r} is not known here; expected {', '.join(LICENCES)}"
+            f"the licence of {package!r} is unknown here; expected {', '.join(LICENCES)}"
         )
     if package == "python":
         return Path(sysconfig.get_paths()["stdlib"])
-    found = importlib.util.find_spec(package)
-    return Path(found.origin).parent if found and found.origin else None
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def definition(function: Function) -> str:
@@ -271,11 +271,11 @@ def _corpus() -> DocstringCorpus:
 
 
 def _summaries(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[Summarized]:
-    return [Summarized(one.code, (one.summary,)) for one in _corpus().parts[split]]
+    return [Summarized(one.code, (one.summary,)) for one in _corpus().splits[split]]
 
 
 def _texts(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[str]:
-    return list(dict.fromkeys(definition(one) for one in _corpus().parts[split]))
+    return list(dict.fromkeys(definition(one) for one in _corpus().splits[split]))
 
 
 SETS = (

@@ -36,8 +36,8 @@ def fashion_mnist(split: str, data_dir: Folder = None) -> tuple[np.ndarray, np.n
     Raises:
         DataError: the files are in neither folder, are broken, or do not belong together.
     """
-    given = data_dir or os.environ.get("QKV_DATA")
-    folders = [*([Path(given, "fashion-mnist")] if given else []), DEBIAN]
+    parent = data_dir or os.environ.get("QKV_DATA")
+    folders = [*([Path(parent, "fashion-mnist")] if parent else []), DEBIAN]
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         raise DataError(

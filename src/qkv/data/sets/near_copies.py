@@ -1,23 +1,23 @@
-"""Texts that are nearly the same, found by the words that they have in common."""
+"""Detection of near-duplicate texts by the words that they share."""
 
 import heapq
 import re
 import zlib
 from collections import Counter, defaultdict
 
-N_WORDS = 5  # in a row: one changed word changes five of these
-N_HASHES = 32  # that stand for a text
+N_WORDS = 5  # words of an n-gram; one changed word changes five n-grams
+N_HASHES = 32  # hashes in the sketch of a text
 
 
 class NearCopies:
-    """Which texts were seen, by what they share: their Jaccard similarity, estimated.
+    """An index of texts that detects near copies by their estimated Jaccard similarity.
 
-    A text is the set of all its words, five in a row, signs counting as words and numbers as one;
-    the 32 with the smallest checksums stand for it (Broder 1997, "On the resemblance and
-    containment of documents"). Of texts with fewer the similarity is exact.
+    A text is the set of its 5-grams of words, numbers and signs. The 32 smallest hashes are its
+    sketch (Broder 1997, "On the resemblance and containment of documents"). For texts with fewer
+    n-grams the similarity is exact.
 
     Args:
-        least: how much of what two texts have together both must have, for near copies.
+        least: minimum Jaccard similarity of near copies.
     """
 
     def __init__(self, least: float = 0.5):
@@ -26,14 +26,14 @@ class NearCopies:
         self._holders = defaultdict[int, list[int]](list)
 
     def add(self, text: str) -> None:
-        """From now on this text was seen."""
+        """Add a text to the index."""
         sketch = _sketch(text)
         for number in sketch:
             self._holders[number].append(len(self._sketches))
         self._sketches.append(sketch)
 
     def has(self, text: str) -> bool:
-        """Whether a text was seen that is nearly this one."""
+        """Return whether the index has a near copy of a text."""
         sketch = _sketch(text)
         shared = Counter(row for number in sketch for row in self._holders.get(number, ()))
         return any(
@@ -44,7 +44,7 @@ class NearCopies:
 
 
 def similarity(one: frozenset[int], other: frozenset[int]) -> float:
-    """The estimate of Jaccard similarity from two sketches."""
+    """Return the Jaccard similarity estimated from two sketches."""
     together = heapq.nsmallest(N_HASHES, one | other)
     return sum(number in one and number in other for number in together) / len(together)
 
@@ -56,7 +56,7 @@ def _sketch(text: str) -> frozenset[int]:
 
 
 def hash_row(row: list[int]) -> int:
-    """One number of several, the same on every machine."""
+    """Hash an n-gram to a number that is the same on every machine."""
     mixed = 0
     for number in row:
         mixed = (mixed * 0x9E3779B97F4A7C15 + number) & 0xFFFFFFFFFFFFFFFF

@@ -103,7 +103,7 @@ def _read_answer(answer: str, context: str, spans: Sequence[tuple[int, int]], wh
         words = sorted({int(word) for word in answer.split(" ")})
     except ValueError as error:
         raise DataError(
-            f"{where}: the answer {shown(answer)} is no list of word indices, such as '3 4 5' "
+            f"{where}: the answer {shown(answer)} is not a list of word indices, such as '3 4 5' "
             "(is this the filtered version?)"
         ) from error
     if not 0 <= words[0] <= words[-1] < len(spans):

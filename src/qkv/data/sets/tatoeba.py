@@ -34,7 +34,7 @@ def tatoeba(data_dir: Folder = None) -> dict[str, Pairs]:
             check_size(path, archive.getinfo("deu.txt").file_size)
             content = archive.read("deu.txt")
     except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read deu.txt in {path}: {error} (was it cut short?)") from error
+        raise DataError(f"cannot read deu.txt in {path}: {error} (is it truncated?)") from error
     rows = [line.split("\t") for line in decode(content, path).rstrip("\n").split("\n")]
     for line, row in enumerate(rows, start=1):
         if len(row) != 2:
