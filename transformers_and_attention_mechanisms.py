@@ -21,8 +21,8 @@
 # `1986 թ. օգոստոսի 12, երեքշաբթի` both mean `1986-08-12`: the order of day, month and year differs,
 # months have names, weekdays are noise. A model that rewrites them must find, for each character
 # that it writes, the few characters that matter. That search is what attention is. Section 6 puts
-# the same parts to work on words and images, in six applications; the last two sections are about
-# pretrained models, and about one of them fine-tuned to tell opinions apart.
+# the same components to words and images, in six applications; the last two sections are about
+# pretrained models, and about fine-tuning one of them to classify opinions.
 
 # %% tags=["script"]
 # Run by hand: `make tutorial`, or `python transformers_and_attention_mechanisms.py --help`.
@@ -254,8 +254,8 @@ print(
 # look back: before each token that it writes, it weighs all places of the input anew and reads
 # their mix.
 #
-# In today's words: the decoder asks with a **query**; every place of the input offers a **key**, to
-# be compared with the query, and a **value**, to be read. Always the same three steps:
+# In today's terms: the decoder has a **query**; every position of the input has a **key**, to be
+# compared with the query, and a **value**, to be averaged. There are always the same three steps:
 #
 # $$ e_s = \mathrm{score}(q, k_s) \qquad a_s = \frac{\exp e_s}{\sum_{s'} \exp e_{s'}} \qquad
 # c = \sum_s a_s v_s $$
@@ -648,14 +648,14 @@ for name in local_names[1:]:
 # %% [markdown]
 # ## 2 Self-attention
 #
-# In section 1 the decoder asked and the encoder's states answered. Here a sequence asks itself:
-# every token is query, key and value at once. Vaswani et al. (2017) build a whole model of it; this
+# In section 1 the queries came from the decoder, and keys and values from the encoder. Here they
+# come from the same sequence: every token has a query, a key and a value. Vaswani et al. (2017) build a whole model of it; this
 # section looks at the one formula.
 #
 # ### 2.1 Queries, keys, values, by hand
 #
-# Each token, a row of $X$ ($n$ tokens of width $d$), is projected three times: into what it asks,
-# what it can be found by, and what it has to say.
+# Each token, a row of $X$ ($n$ tokens of width $d$), is projected three times: into what it looks
+# for, what it can be matched by, and what it contributes.
 #
 # $$ Q = X W^Q \qquad K = X W^K \qquad V = X W^V $$
 #
@@ -808,7 +808,7 @@ assert raw[WIDTHS.index(64)]["norm of J, lowest tenth"] < 0.1 * divided[0]["norm
 # %% [markdown]
 # ### 2.3 Who may look where
 #
-# Two things must not be seen: padding, and, where the sequence is being written, the future. Masks
+# Two things must be hidden: padding, and, while a sequence is being generated, the future. Masks
 # are boolean, and **True means "may attend"**. Padding enters as `token_mask` of shape (batch,
 # length), causality is a triangle, and the two meet in one function.
 
@@ -816,9 +816,9 @@ assert raw[WIDTHS.index(64)]["norm of J, lowest tenth"] < 0.1 * divided[0]["norm
 show_source(causal_mask, attention_mask, combine_masks)
 
 # %% [markdown]
-# A batch of beginnings to be continued is padded on the *left*, so that all end at the same place.
-# Under both masks the first two rows below, those of the padding, may then attend to nothing at
-# all. That is no rare accident; it happens in every such batch.
+# A batch of prompts is padded on the *left*, so that all end at the same position. With both masks
+# the first two rows below, those of the padding, cannot attend to anything. This is not a rare
+# accident; it happens in every such batch.
 
 # %%
 padded_words = ["pad", "pad", "the", "cat", "sat"]
@@ -1496,9 +1496,9 @@ assert FAST or min(by_layer["decoder.blocks.0.self_attention"][0]) < all_heads -
 #
 # ### 4.1 The whole, as a drawing
 #
-# The paper's figure 1, drawn from a run: each box has the shape that its module put out, for three
+# The paper's figure 1, drawn from a run: each box has the shape of its module's output, for three
 # test dates. The encoder (left) reads the source at once. The decoder (right) reads what is written
-# so far, and in each block asks the encoder's output, the **memory**.
+# so far, and in each block attends to the encoder's output, the **memory**.
 
 # %%
 torch.manual_seed(0)
@@ -1527,9 +1527,9 @@ axes[0, 0].set_title(
 save_figure(figure, FIGURES / "4_architecture.png")
 
 # %% [markdown]
-# Two things to see, asserted below. No block changes the shape, so that blocks can be stacked and a
-# residual can be added. And the source's length ends at cross-attention: its output has the length
-# of the target, whose tokens asked.
+# Two things to see, asserted below. No block changes the shape, so blocks can be stacked and a
+# residual can be added. And cross-attention removes the source's length: its output has the length
+# of the target, whose tokens are the queries.
 
 # %%
 shape_of = {row["module"]: row["output"] for row in drawn_shapes}
@@ -1730,7 +1730,7 @@ save_figure(figure, FIGURES / "4_positions.png")
 # %% [markdown]
 # ### 4.3 Longer than trained
 #
-# What do these positions do where no training has been? Small causal language models, equal but for
+# How do these positions behave beyond the trained length? Small causal language models, equal but for
 # the positions, learn the dates as one stream of characters, in windows of 64. They are then tested
 # on windows of 256. Each date of the stream is drawn anew, so that earlier dates say nothing about
 # it: a longer window is no harder, and a loss that rises beyond 64 is the fault of the positions.
@@ -2337,7 +2337,7 @@ show_table(f"An encoder block, x {tuple(sentence.shape)}, in the order of the ru
 # %% [markdown]
 # ### 5.2 The decoder block
 #
-# The first sublayer is causal, and a second one asks the encoder: queries from the decoder, keys
+# The first sublayer is causal; a second one attends to the encoder: queries from the decoder, keys
 # and values from the **memory** $m$, the encoder's output. The two lengths may differ; the output
 # has that of the queries.
 #
@@ -2585,17 +2585,17 @@ assert round(share, 2) == 0.67
 # | translation | pieces of words | encoder and decoder, from random weights | beam search | BLEU |
 # | summarization | pieces of words | MiniLM, frozen, and a decoder that may copy | beam search | ROUGE |
 # | answering | a question and a passage | MiniLM, two scores a token | the best span | exact match, F1 |
-# | sentiment | pieces of words | MiniLM, one vector | the likeliest class | accuracy |
+# | sentiment | pieces of words | MiniLM, one vector | the most probable class | accuracy |
 # | generation | what it has written | decoder | draws | loss a token |
-# | images | squares of pixels | encoder (ViT) | the likeliest class | accuracy |
+# | images | patches of pixels | encoder (ViT) | the most probable class | accuracy |
 #
 # The models are small and come with the library: the recipes of this project trained them. Three
-# stand on an encoder that others trained, MiniLM, which the extra `zoo` installs. Nothing has to be
+# use an encoder that others trained, MiniLM, which the extra `zoo` installs. Nothing has to be
 # downloaded while this runs, and each model makes mistakes that are worth a look. `qkv.task(name)`
 # makes a function of a text, or of a list of them. Change the inputs, and run a cell again.
 
 # %%
-show_table("The zoo: models that have a name", list_zoo())
+show_table("The shipped models", list_zoo())
 
 # %% [markdown]
 # ### 6.1 Translation
@@ -2642,12 +2642,12 @@ save_figure(figure, FIGURES / "6_translation.png")
 # %% [markdown]
 # ### 6.2 Greedy, beam, sampling
 #
-# A model says how likely each next token is. What to write is another decision. **Greedy** decoding
-# takes the likeliest token, always. **Beam search** goes on with the few likeliest beginnings, and so
-# finds answers that begin with a token that was not the likeliest; it divides by the length, since
-# each token makes an answer less likely. **Sampling** draws, so that a model says another thing each
-# time; `top_p` draws from the likeliest tokens only, those that make up a share $p$ together
-# (Holtzman et al. 2020). All of them ask a model for no more than `start` and `step`.
+# A model predicts the probability of each next token. Which one to write is a separate decision.
+# **Greedy** decoding always takes the most probable token. **Beam search** keeps the few most
+# probable prefixes, and so finds answers whose first token was not the most probable one; it divides
+# by the length, since each token makes an answer less probable. **Sampling** draws tokens, so the
+# output differs each time; `top_p` draws only from the most probable tokens, those whose
+# probabilities add up to $p$ (Holtzman et al. 2020). All of them only need `start` and `step`.
 
 # %%
 show_source(beam_search)
@@ -2950,15 +2950,16 @@ show_table(
 )
 
 # %% [markdown]
-# The first is a mistake, and a confident one: a probability says how sure a model is, not that it is
-# right. The last one is no opinion. A classifier distributes the whole probability over the classes that it
+# The first is a mistake, and a confident one: a probability tells how sure a model is, not whether it
+# is right. The last one is not an opinion. A classifier distributes the whole probability over the classes that it
 # knows; "none of them" is an answer only if it was one in training.
 #
 # ### 6.7 Text generation
 #
 # A decoder of a million parameters, of the modern kind (RMS norm before each sublayer, rotary
 # positions, SwiGLU), that learned to write docstrings. The **temperature** divides the scores before
-# the softmax: 0 takes the likeliest token always, 1 draws as the model says, more flattens.
+# the softmax: 0 always takes the most probable token, 1 samples from the model's distribution, and
+# higher values flatten it.
 
 # %%
 go_on = qkv.task("generate")
@@ -3539,9 +3540,9 @@ assert torch.equal(write_weights["blocks.0.self_attention"][0, 0] > 0, causal_ma
 #
 # $$ L = - \sum_{i \in M} \log p(x_i \mid \tilde x) $$
 #
-# The model may look to both sides, since what it is asked for is not there to be seen. Of the words
-# that are asked for, 80 % are replaced by a mask token, 10 % by any word, and 10 % are left as they
-# are, so that the model cannot trust what it reads. Only hidden places are scored against the $V$
+# The model may look to both sides, because the words that it predicts are hidden. Of these words,
+# 80 % are replaced by a mask token, 10 % by a random word, and 10 % are left as they are, so that
+# the model cannot trust its inputs. Only hidden positions are scored against the $V$
 # words of the vocabulary: time $O(\lvert M \rvert d V)$ for the output layer.
 
 # %%
@@ -3644,21 +3645,21 @@ assert FAST or "cyrillic" in [word for word, _ in fills[GAPS[1]]]
 # %% [markdown]
 # ### 8.4 GPT: the next word
 #
-# Radford et al. (2018, 2019) ask for each next word, given those before it:
+# Radford et al. (2018, 2019) predict each next word from those before it:
 #
 # $$ L = - \sum_i \log p(x_i \mid x_1, \ldots, x_{i-1}) $$
 #
-# Every word of a text is a question, where BERT asks for one in seven (time $O(n d V)$ for the
-# output layer); and the answers can be strung together to text. The price is that nothing to the
-# right is ever seen.
+# Every word of a text is a target, while BERT predicts one in seven (time $O(n d V)$ for the output
+# layer), and the predictions can be strung together to text. The price is that nothing to the right
+# is ever seen.
 
 # %%
 show_source(collate_causal, causal_loss)
 
 # %% [markdown]
 # First on the names, so that the two can be compared: blocks of the same size, the same data, and
-# 1,000 names that neither has seen. BERT is asked for each word in turn, hidden by itself; GPT for
-# each word after those before it.
+# 1,000 names that neither has seen. BERT predicts each word in turn, with only that word hidden;
+# GPT predicts each word from those before it.
 
 # %%
 torch.manual_seed(0)
@@ -3681,7 +3682,7 @@ gpt_history = train(
 
 
 def is_right(model: nn.Module, batch: TokenBatch) -> list[bool]:
-    """For each token that is asked for, whether the model thinks it the likeliest."""
+    """Return, for each target, whether it is the most probable token."""
     with torch.inference_mode():
         hidden = model.hidden(batch.tokens, token_mask=batch.token_mask)
         guesses = model.head(hidden.flatten(0, 1)[batch.positions]).argmax(-1)
@@ -4192,11 +4193,11 @@ if minilm is not None:
 #
 # ### 9.1 The data, looked at
 #
-# The reviews were written for this library: 900 to learn from, 276 to choose settings by, 300 held
-# out. The rates below were chosen beforehand on the validation part; the held-out part is asked
-# once a model. With `--data` the section runs on your texts: parts that are missing are split off,
-# and of large sets 900 texts are drawn, so that it stays a matter of minutes. The text speaks of
-# the built-in reviews.
+# The reviews were written for this library: 900 for training, 276 for validation, 300 for testing.
+# The rates below were chosen beforehand on the validation split; each model is scored once on the
+# test split. With `--data` the section runs on your texts: missing splits are held out, and from
+# large sets 900 texts are drawn, so that it takes only minutes. The text describes the built-in
+# reviews.
 
 # %%
 SEED = 0
@@ -4365,7 +4366,7 @@ show_table(
 # - **Head only.** The encoder stays as it is, and gives features.
 # - **Top layers.** The head and two layers; autograd never goes below them.
 # - **Gradual unfreezing** (Howard and Ruder 2018): first the head, then one more layer from the top
-#   every so many steps, so that a head that knows nothing yet does not shake the layers below.
+#   at regular intervals, so that an untrained head does not disturb the layers below.
 # - **Everything**, with a small rate, and with one that is too large.
 # - **LoRA** (Hu et al. 2021): the matrices stay, and each gets an update of low rank,
 #   $h = W_0 x + \frac{\alpha}{r} B A x$. Only $A$ and $B$ and the head train.
@@ -4440,7 +4441,7 @@ del described, its_optimizer
 # ### 9.5 Seven runs
 #
 # The schedule warms up for a tenth of the steps and falls linearly to zero. After each epoch every
-# second text of the validation part is asked, for the curves.
+# second text of the validation split is scored, for the curves.
 
 
 # %%
@@ -4503,17 +4504,17 @@ draw_curves(
     },
     x="step",
     y="accuracy",
-    title="Accuracy on the validation part, after each epoch (at 0: chance)",
+    title="Accuracy on the validation split, after each epoch (at 0: chance)",
 )
 save_figure(figure, FIGURES / "9_learning.png")
 
 # %% [markdown]
 # ### 9.6 One table
 #
-# Each model is asked the held-out part once. The interval says how much another draw of texts would
-# move the accuracy; where two overlap widely, the table does not order them. Trained are
-# parameters; the memory is what the report expects: weights, their copy, gradients, the optimizer's
-# averages, activations. Seconds are those of this machine, evaluations not counted.
+# Each model is scored once on the test split. The interval shows how much another sample of texts
+# would change the accuracy; if two overlap widely, the table does not order them. "Trained" counts
+# parameters; the memory is the report's estimate: weights, their copy, gradients, the optimizer's
+# averages, activations. Seconds were measured on this machine, without evaluations.
 
 # %%
 scores_9 = {name: run.classifier.evaluate(test_texts_9) for name, run in tuned.items()}
@@ -4594,7 +4595,7 @@ if PROMISED:
 #
 # ### 9.8 The errors, read
 #
-# Which model to read? The one that the validation part likes best.
+# Which model to examine? The one with the best validation accuracy.
 
 # %%
 on_validation = {
@@ -4603,7 +4604,7 @@ on_validation = {
     if name in GOOD
 }
 chosen = max(on_validation, key=on_validation.__getitem__)
-print(f"chosen: {chosen}, {on_validation[chosen]:.1%} of the validation part")
+print(f"chosen: {chosen}, {on_validation[chosen]:.1%} of the validation split")
 confusion = np.array(scores_9[chosen].confusion)
 
 figure, axes = new_figure(1, 2, size=(11, 4.5))
