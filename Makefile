@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP_INSTALL = .venv/$(BIN)/python -m pip install --quiet --constraint constraints.txt
-# One process a core and one thread a process; tests of one file, which share fixtures, stay together.
+# One process per core, one thread per process; tests of one file share fixtures and stay together.
 PYTEST = -m pytest -n auto --dist loadscope
 CORE = tests/attention tests/blocks tests/models
 LAWS = tests/laws
@@ -10,13 +10,13 @@ EXTRAS = '.[dev]'
 .PHONY: help tutorial quick test check nightly oldest newest notebook bench soak results-quick
 .DELETE_ON_ERROR:
 
-help: ## show this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 tutorial: .venv/tutorial.stamp ## run the tutorial, e.g. make tutorial ARGS="--fast --section 1"
 	.venv/$(BIN)/python transformers_and_attention_mechanisms.py $(ARGS)
 
-quick: .venv/dev.stamp ## style, and types and tests of attention, blocks and models, in a minute
+quick: .venv/dev.stamp ## check style, and types and tests of attention, blocks and models, in a minute
 	.venv/$(BIN)/ruff check
 	.venv/$(BIN)/ruff format --check
 	.venv/$(BIN)/basedpyright src/qkv/attention src/qkv/blocks src/qkv/models
@@ -25,7 +25,7 @@ quick: .venv/dev.stamp ## style, and types and tests of attention, blocks and mo
 test: .venv/dev.stamp ## run the tests, e.g. make test ARGS="tests/attention -k mask"
 	.venv/$(BIN)/python $(PYTEST) $(ARGS)
 
-check: .venv/dev.stamp ## all that CI checks: style, types, layers, notebook, tests with coverage
+check: .venv/dev.stamp ## run all checks of CI: style, types, layers, notebook, tests with coverage
 	.venv/$(BIN)/ruff check
 	.venv/$(BIN)/ruff format --check
 	.venv/$(BIN)/basedpyright
@@ -37,17 +37,17 @@ check: .venv/dev.stamp ## all that CI checks: style, types, layers, notebook, te
 	.venv/$(BIN)/coverage report
 	.venv/$(BIN)/python $(PYTEST) tests $(addprefix --ignore ,$(CORE) $(LAWS))
 
-nightly: .venv/dev.stamp ## all tests, with types checked at run time and new random examples
+nightly: .venv/dev.stamp ## run all tests with run-time type checks and new random examples
 	QKV_NIGHTLY=1 .venv/$(BIN)/python $(PYTEST) $(ARGS)
 
-oldest: ## the core's tests and the fast tutorial on the lowest versions of pyproject.toml
+oldest: ## run the core tests and the fast tutorial on the lowest versions in pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tools/lowest.py > .venv-oldest/constraints.txt
 	.venv-oldest/$(BIN)/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable $(EXTRAS)
 	.venv-oldest/$(BIN)/python $(PYTEST) --quiet $(CORE)
 	.venv-oldest/$(BIN)/python transformers_and_attention_mechanisms.py --fast
 
-newest: ## the core's tests and the fast tutorial on the newest versions there are
+newest: ## run the core tests and the fast tutorial on the newest versions
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable $(EXTRAS)
 	.venv-newest/$(BIN)/python $(PYTEST) --quiet $(CORE)
@@ -56,10 +56,10 @@ newest: ## the core's tests and the fast tutorial on the newest versions there a
 notebook: .venv/dev.stamp ## build the notebook from the script and execute it
 	.venv/$(BIN)/python tools/build_notebook.py $(ARGS)
 
-soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights to the bit
+soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights bit by bit
 	.venv/$(BIN)/python tools/soak.py $(ARGS)
 
-results-quick: .venv/dev.stamp ## score the models that ship again, about 6 minutes (QKV_DATA: the folder of the data)
+results-quick: .venv/dev.stamp ## evaluate the shipped models, about 6 minutes (QKV_DATA: folder of the data sets)
 	.venv/$(BIN)/python benchmarks/zoo.py $(ARGS)
 
 bench: .venv/dev.stamp ## run every benchmark
@@ -70,11 +70,11 @@ bench: .venv/dev.stamp ## run every benchmark
 .venv/tutorial.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("qkv needs Python 3.11 or newer; %s is Python %s. Name a newer one: make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
 	@test -x .venv/$(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo "Installing qkv and what the tutorial needs into .venv (once, some minutes)"
+	@echo "Installing qkv and the dependencies of the tutorial into .venv (once, a few minutes)"
 	@$(PIP_INSTALL) --editable '.[train,tutorial,zoo]'
 	@touch $@
 
 .venv/dev.stamp: .venv/tutorial.stamp
-	@echo "Installing the tools of development into .venv"
+	@echo "Installing the development tools into .venv"
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@

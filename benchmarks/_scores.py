@@ -41,8 +41,8 @@ def of_answers(part: Mapping[str, Any]) -> list[Score]:
 def of_texts(part: Mapping[str, Any]) -> list[Score]:
     """How well texts were foretold."""
     return [
-        Score("nats a token", part["loss"], part["loss_interval"]),
-        Score("bits a character", part["bits_per_character"], None),
+        Score("nats per token", part["loss"], part["loss_interval"]),
+        Score("bits per character", part["bits_per_character"], None),
     ]
 
 

@@ -172,7 +172,7 @@ def report(result: dict[str, Any]) -> None:
         rows.append(
             {
                 "model and loop": name,
-                "median ms a step": f"{second * 1e3:.1f}",
+                "median ms per step": f"{second * 1e3:.1f}",
                 "tokens/s": f"{TOKENS / second:,.0f}",
                 "qkv is faster by": f"{faster:.2f}x" if faster else "",
                 "GFLOP/s": f"{work / second / 1e9:.0f}",
@@ -186,7 +186,7 @@ def report(result: dict[str, Any]) -> None:
         f"oneDNN (the peak) and {speeds['MKL']:.0f} by MKL; those of the step alone, one after "
         f"another, {speeds['step']:.0f} by MKL."
     )
-    picture = "![Milliseconds a training step of a small GPT](images/language_model.png)"
+    picture = "![Milliseconds per training step of a small GPT](images/language_model.png)"
     parts = [markdown_table(rows), products, picture, provenance(PATH, result)]
     publish("language_model", "\n\n".join(parts))
 

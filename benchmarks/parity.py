@@ -229,7 +229,7 @@ def measure_all(families: dict[str, Family]) -> list[dict[str, Any]]:
 
 
 def describe_refused(family: Family) -> dict[str, str]:
-    """Say which values of config.json are accepted, where others are refused."""
+    """Describe the accepted values of config.json; all others are rejected."""
     several = [
         f"`{row['config.json']}`: {row['may be']}" for row in list_fields(family) if row["may be"]
     ]

@@ -1,4 +1,4 @@
-"""Train every recipe of the six applications, and publish what its test part gave.
+"""Train every recipe of the six applications, and publish its test scores.
 
 Every row is one `qkv train` command, hours in all. A row whose folder under out/ holds its results
 already is not trained again: so the campaign can be stopped and started, and a row that was trained
@@ -29,27 +29,24 @@ PATH = RESULTS / "tasks.json"
 DOCUMENT = DOCS / "results.md"
 OUTPUT = Path("out")
 
-THREADS = (
-    "Where a row has one thread, another training ran beside it: a machine with nothing else to "
-    "do is faster."
-)
+THREADS = "Rows with one thread ran beside another training; an idle machine is faster."
 
 
 def of_dates(found: dict[str, Any]) -> list[Score]:
-    """Character for character, with no interval: the recipe keeps the share alone."""
+    """Return the exact match, without an interval: the recipe only saves the fraction."""
     return [percent("exact match, %", found["test_exact_match"])]
 
 
-def of_part(scores: Callable[[dict[str, Any]], list[Score]]) -> Callable[..., list[Score]]:
-    """Of the test part; a set with two parts is measured by the one that chose."""
+def of_test(scores: Callable[[dict[str, Any]], list[Score]]) -> Callable[..., list[Score]]:
+    """Return scores on the test split; without one, on the validation split."""
     return lambda found: scores(found.get("test") or found["validation"])
 
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe, what is changed in it, and what it was meant to reach at least (loss: at most).
+    """A recipe, its changed options, and the targets that were set before measuring.
 
-    The bars are those that the project set itself before it measured.
+    A target (`bars`) is a minimum, for losses a maximum.
     """
 
     name: str
@@ -68,30 +65,30 @@ class Row:
 
 ROWS = (
     Row("dates", "dates of 48 locales", "dates", of_dates, (99.5,)),
-    Row("multi30k", "Multi30k en-de, test_2016", "multi30k", of_part(of_translations), (33.0,)),
-    Row("tatoeba", "Tatoeba en-de, test", "tatoeba", of_part(of_translations)),
+    Row("multi30k", "Multi30k en-de, test_2016", "multi30k", of_test(of_translations), (33.0,)),
+    Row("tatoeba", "Tatoeba en-de, test", "tatoeba", of_test(of_translations)),
     Row(
         "qamr-lora",
         "QAMR, test",
         "qamr",
-        of_part(of_answers),
+        of_test(of_answers),
         (70.0,),
         "--finetuning.train lora --training.learning_rate 2e-3",
     ),
-    Row("xquad", "XQuAD en, after QAMR and new_wiki", "xquad", of_part(of_answers), (55.0, 42.0)),
-    Row("aeslc", "AESLC, test", "aeslc", of_part(of_summaries), (13.0, 6.0, 13.0)),
-    Row("docstrings", "docstrings, test", "summarize_docstrings", of_part(of_summaries)),
+    Row("xquad", "XQuAD en, after QAMR and new_wiki", "xquad", of_test(of_answers), (55.0, 42.0)),
+    Row("aeslc", "AESLC, test", "aeslc", of_test(of_summaries), (13.0, 6.0, 13.0)),
+    Row("docstrings", "docstrings, test", "summarize_docstrings", of_test(of_summaries)),
     Row(
         "tinyshakespeare",
         "tinyshakespeare, validation",
         "tinyshakespeare",
-        of_part(of_texts),
+        of_test(of_texts),
         (1.8,),
     ),
-    Row("docstring_writer", "docstrings, test", "docstring_writer", of_part(of_texts)),
-    Row("pairs", "QAMR, does a sentence answer? test", "pairs", of_part(of_classes)),
-    Row("fashion_mnist", "Fashion-MNIST, test", "fashion_mnist", of_part(of_classes), (91.0,)),
-    Row("digits", "digits of scikit-learn, test", "digits", of_part(of_classes), (98.0,)),
+    Row("docstring_writer", "docstrings, test", "docstring_writer", of_test(of_texts)),
+    Row("pairs", "QAMR, does a sentence answer? test", "pairs", of_test(of_classes)),
+    Row("fashion_mnist", "Fashion-MNIST, test", "fashion_mnist", of_test(of_classes), (91.0,)),
+    Row("digits", "digits of scikit-learn, test", "digits", of_test(of_classes), (98.0,)),
 )
 
 
@@ -135,7 +132,7 @@ def publish_rows(result: dict[str, Any]) -> None:
                 "score": one["score"],
                 "value": number(one["score"], one["value"]),
                 "95 %": "{:.2f} to {:.2f}".format(*one["interval"]) if one["interval"] else "-",
-                "bar": "-" if one["bar"] is None else f"{one['bar']:g}",
+                "target": "-" if one["bar"] is None else f"{one['bar']:g}",
             }
             for one in row["scores"]
         ]
@@ -153,7 +150,7 @@ def publish_rows(result: dict[str, Any]) -> None:
                 else "-",
             }
         )
-    show_table("test parts", scores)
+    show_table("test splits", scores)
     tables = f"{markdown_table(scores)}\n\n{markdown_table(runs)}"
     publish("tasks", f"{tables}\n\n{THREADS} {provenance(PATH, result)}", DOCUMENT)
 

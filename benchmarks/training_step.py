@@ -252,7 +252,7 @@ def report(result: dict) -> None:
     rows = [
         {
             "model": name,
-            "median ms a step": f"{second * 1e3:.0f}",
+            "median ms per step": f"{second * 1e3:.0f}",
             "target tokens/s": f"{n_tokens / second:,.0f}",
             "qkv is faster by": f"{faster[name]:.2f}x" if name in faster else "",
         }
@@ -260,7 +260,7 @@ def report(result: dict) -> None:
     ]
     show_table(f"training step, {n_tokens:,} target tokens", rows)
     draw(seconds, n_tokens)
-    picture = "![Milliseconds a training step of the three models](images/training_step.png)"
+    picture = "![Milliseconds per training step of the three models](images/training_step.png)"
     publish("training-step", f"{markdown_table(rows)}\n\n{picture}\n\n{provenance(PATH, result)}")
 
 

@@ -1,4 +1,4 @@
-"""The scores of the models that ship, measured again on their test parts.
+"""The scores of the shipped models, measured again on their test splits.
 
     make results-quick                     measure, and compare with what is published
     make results-quick ARGS=--publish      and publish it
@@ -135,7 +135,7 @@ def markdown(result: dict[str, Any]) -> str:
     rows = [
         {
             "model": entry["model"],
-            "test part": entry["data"],
+            "test data": entry["data"],
             "score": entry["score"],
             "value": number(entry["score"], entry["value"]),
             "95 %": "{:.2f} to {:.2f}".format(*entry["interval"]) if entry["interval"] else "-",
