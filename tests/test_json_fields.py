@@ -93,7 +93,7 @@ def test_names_are_quoted_only_where_they_must_be():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1]", "x holds a JSON list; expected an object"),
+        ("[1]", "x is a JSON list; expected an object"),
         ('{"a": 1,\n"b"}', "x, line 2: not JSON, is it truncated?"),
         ("[" * 10**5, "x is not JSON of a model: it is nested too deeply"),
         (r'{"a": "\ud800"}', "x is not valid Unicode JSON"),

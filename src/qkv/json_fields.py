@@ -195,7 +195,7 @@ def parse_json(text: str, where: str, *, unique: bool = False) -> dict[str, Any]
     except ValueError as error:
         raise DataError(f"{where} is not JSON: {quoted(str(error))}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where} holds a JSON {type(value).__name__}; expected an object")
+        raise DataError(f"{where} is a JSON {type(value).__name__}; expected an object")
     return value
 
 

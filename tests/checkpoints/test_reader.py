@@ -215,7 +215,7 @@ def test_a_config_that_is_not_json(folder, text):
 @pytest.mark.parametrize("text", ["[]", "7", '"bert"'])
 def test_a_config_that_is_no_object(folder, text):
     (folder / "config.json").write_text(text)
-    refused(folder, "config.json holds a JSON (list|int|str); expected an object")
+    refused(folder, "config.json is a JSON (list|int|str); expected an object")
 
 
 def change_index(folder, change):

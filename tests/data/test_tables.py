@@ -173,7 +173,7 @@ def test_a_broken_table_is_named_with_its_line(tmp_path, name):
 def test_a_file_without_a_known_name_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "reviews", "text,label\na,b\n")
-    with pytest.raises(DataError, match="the name of reviews does not say how it holds a table"):
+    with pytest.raises(DataError, match="the name of reviews does not tell its format"):
         read_table("reviews", COLUMNS)
     assert read_table("reviews", COLUMNS, TableLayout(kind="csv"))[0].fields["text"] == "a"
 

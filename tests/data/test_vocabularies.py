@@ -318,7 +318,7 @@ BROKEN = {
     r"vocab\.json, line \d+: not JSON, is it truncated\? \(Expecting": broken(
         "GPT2Tokenizer", {"vocab.json": SHORT}
     ),
-    r"vocab\.json holds a JSON list; expected an object": broken(
+    r"vocab\.json is a JSON list; expected an object": broken(
         "GPT2Tokenizer", {"vocab.json": "[]"}
     ),
     r"vocab\.json has 'a' twice": broken("GPT2Tokenizer", {"vocab.json": '{"a": 0, "a": 1}'}),
@@ -384,7 +384,7 @@ def test_a_broken_folder_says_what_and_where(make, message):
 def test_settings_that_are_no_object(make):
     folder = make("BertTokenizer")
     (folder / "tokenizer_config.json").write_text("[1]")
-    with pytest.raises(DataError, match=r"tokenizer_config\.json holds a JSON list"):
+    with pytest.raises(DataError, match=r"tokenizer_config\.json is a JSON list"):
         load_tokenizer(folder)
 
 

@@ -94,7 +94,7 @@ def test_the_printed_config_is_complete_and_is_accepted_again(classify, tmp_path
         ("--training.accumulate 0", "training.accumulate = 0; expected at least 1"),
         ("--training.schedule linear --training.warmup 8", "warmup is 8 of 8 steps"),
         ("--finetuning.n_layers 1", "finetuning.n_layers is set, but finetuning.train = all"),
-        ("--device abacus", 'device is "abacus", but the accelerator found here is'),
+        ("--device abacus", 'device is "abacus", but the accelerator here is'),
         ("--base nothing", "'nothing' is neither a folder, nor a shipped model"),
         ("--data.train no.csv", "no.csv"),
         ("--data.columns.text review", "has no column 'review'; its columns are 'text', 'label'"),

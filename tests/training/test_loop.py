@@ -247,7 +247,7 @@ def test_runs_follow_each_other_on_any_device():
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match='device is "npu", but the accelerator found here is'):
+    with pytest.raises(ConfigError, match='device is "npu", but the accelerator here is'):
         train(toy(), batches(), pair_loss, settings(steps=1), device="npu")
 
 

@@ -344,7 +344,7 @@ def test_another_model_is_refused(tmp_path):
     with pytest.raises(TrainingError):
         run(tmp_path, loss=dying(5))
     model = ToySeq2Seq(vocab=11, d_model=8)
-    with pytest.raises(ConfigError, match=r"holds another model: calls was '\(\)' and is missing"):
+    with pytest.raises(ConfigError, match=r"has another model: calls was '\(\)' and is missing"):
         train(
             model,
             endless(),

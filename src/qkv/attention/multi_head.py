@@ -60,7 +60,7 @@ class MultiHeadAttention(nn.Module):
             and keys (ALiBi, T5).
 
     Raises:
-        ConfigError: if H does not divide d_model (unless d_head is given), or G does not divide H.
+        ConfigError: if H does not divide d_model (unless d_head is set), or G does not divide H.
     """
 
     recorder: Recorder | None = None

@@ -228,9 +228,9 @@ def in_order(batches: Sequence[ClassificationBatch], outputs: Sequence[Tensor]) 
     Raises:
         DataError: an output is missing, or its number of rows is not that of its batch.
     """
-    given, wanted = [len(output) for output in outputs], [len(batch.rows) for batch in batches]
-    if given != wanted:
-        raise DataError(f"outputs of {given} rows for batches of {wanted}; expected one per text")
+    actual, wanted = [len(output) for output in outputs], [len(batch.rows) for batch in batches]
+    if actual != wanted:
+        raise DataError(f"outputs of {actual} rows for batches of {wanted}; expected one per text")
     order = torch.tensor([row for batch in batches for row in batch.rows])
     stacked = torch.cat(list(outputs))
     return stacked[order.argsort().to(stacked.device)]

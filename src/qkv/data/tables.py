@@ -135,7 +135,7 @@ def _check_kind(path: Path, kind: str | None, layout: TableLayout) -> str:
         raise DataError(f"cannot read {path}: there is no such file (is the path right?)")
     if kind is None:
         raise DataError(
-            f"the name of {path} does not say how it holds a table; expected {', '.join(KINDS)} "
+            f"the name of {path} does not tell its format; expected {', '.join(KINDS)} "
             "(or with .gz after it), or a layout with its kind"
         )
     encoding = DEFAULT.encoding if kind == "parquet" else layout.encoding
@@ -159,8 +159,8 @@ def _read_fields(
         header=layout.header,
     )
     hint = f"is {separator!r} the separator, is header = {layout.header} right, or "
-    found = find_columns(path, columns, names, hint)
-    indices = {role: names.index(name) for role, name in found.items()}
+    present = find_columns(path, columns, names, hint)
+    indices = {role: names.index(name) for role, name in present.items()}
     for line, fields in rows:
         if isinstance(fields, RowError):
             yield line, fields
@@ -196,10 +196,10 @@ def _json_fields(where: str, content: str, columns: Columns) -> Mapping[str, Any
             '{"text": "...", "label": "..."}',
         )
     try:
-        found = find_columns(where, columns, list(row))
+        present = find_columns(where, columns, list(row))
     except DataError as error:
         return RowError("missing column", str(error))
-    return {role: row[name] for role, name in found.items()}
+    return {role: row[name] for role, name in present.items()}
 
 
 def _read_parquet(path: Path, columns: Columns) -> Numbered:
@@ -212,13 +212,13 @@ def _read_parquet(path: Path, columns: Columns) -> Numbered:
         ) from error
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(read_content(path)))
-        found = find_columns(path, columns, file.schema_arrow.names)
-        rows = file.read(columns=list(set(found.values()))).to_pylist()
+        present = find_columns(path, columns, file.schema_arrow.names)
+        rows = file.read(columns=list(set(present.values()))).to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(
             f"{path} is not a complete parquet file: {error} (is it truncated?)"
         ) from error
-    return enumerate(({role: row[name] for role, name in found.items()} for row in rows), start=1)
+    return enumerate(({role: row[name] for role, name in present.items()} for row in rows), start=1)
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:

@@ -56,17 +56,17 @@ def read_tagged(
         located = _read_json_lines(path, text, columns or ("tokens", "tags"))
     else:
         located = _read_conll(path, text, columns or (0, -1))
-    found = [(line, _checked(path, line, sentence)) for line, sentence in located]
-    if _has_entities(sentence for _, sentence in found):
-        found = [(line, _with_bio(path, line, sentence)) for line, sentence in found]
-    if not found:
+    checked = [(line, _checked(path, line, sentence)) for line, sentence in located]
+    if _has_entities(sentence for _, sentence in checked):
+        checked = [(line, _with_bio(path, line, sentence)) for line, sentence in checked]
+    if not checked:
         raise DataError(f"{path} has no sentences; expected at least one")
     rows = [
         Row(line, {}, str(one), one.kind) if isinstance(one, RowError) else Row(line, {})
-        for line, one in found
+        for line, one in checked
     ]
     good_rows(path, rows, problems)
-    return [one for _, one in found if isinstance(one, TaggedSentence)]
+    return [one for _, one in checked if isinstance(one, TaggedSentence)]
 
 
 def _read_conll(

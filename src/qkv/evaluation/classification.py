@@ -94,7 +94,7 @@ class MultiLabelScores:
         majority: accuracy of always predicting the most frequent combination of classes.
         loss: mean over texts and classes of -ln of the probability of what is true, in nats.
         micro_f1: F1 over all decisions, classes together.
-        macro_f1: mean F1 over the classes that any text has or was given.
+        macro_f1: mean F1 over all classes that occur as a label or as a prediction.
         classes: the scores of each class.
     """
 

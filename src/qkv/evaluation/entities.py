@@ -60,15 +60,15 @@ class EntityScores:
 
 def spans(tags: Sequence[str]) -> list[Span]:
     """Return the entities of BIO tags; an I- without a matching entity before it begins one."""
-    found, start, label = list[Span](), 0, ""
+    spans, start, label = list[Span](), 0, ""
     for i, tag in enumerate([*tags, "O"]):
         prefix, _, kind = tag.partition("-")
         if label and (prefix != "I" or kind != label):
-            found.append(Span(start, i, label))
+            spans.append(Span(start, i, label))
             label = ""
         if tag != "O" and not label:
             start, label = i, kind or tag
-    return found
+    return spans
 
 
 def entity_scores(

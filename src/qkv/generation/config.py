@@ -12,7 +12,7 @@ TOP_K = 50  # of transformers, where tokens are drawn and the file does not say 
 
 
 class _WrongTypeError(Exception):
-    """A value of another kind; it says which was expected."""
+    """A value of another kind, with the expected one."""
 
 
 def _whole(least: int) -> Callable[[Any], int]:

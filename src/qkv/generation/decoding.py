@@ -137,26 +137,28 @@ class Decoding:
             first: processors that come before those that force tokens.
             stops: ids that end an output, overriding the files.
         """
-        found, stops = list(first), self.stops if stops is None else stops
+        processors, stops = list(first), self.stops if stops is None else stops
         if self.source_penalty != 1:
-            found.append(source_penalty(source, self.source_penalty))
+            processors.append(source_penalty(source, self.source_penalty))
         if self.source_ngram:
-            found.append(no_ngram_of(source, self.source_ngram))
+            processors.append(no_ngram_of(source, self.source_ngram))
         # A bad word that is a stop token alone stays possible: it is how outputs end.
         if words := [word for word in self.bad_words if word not in {(stop,) for stop in stops}]:
-            found.append(bad_words(words))
+            processors.append(bad_words(words))
         if limits.least:
-            found.append(minimum_length(limits.least, stops, begun=begun))
+            processors.append(minimum_length(limits.least, stops, begun=begun))
         if limits.forced and self.forced_first is not None:
-            found.append(force_at([self.forced_first], place=0, begun=begun))
+            processors.append(force_at([self.forced_first], place=0, begun=begun))
         if self.forced_last:
-            found.append(force_at(self.forced_last, place=limits.most - 1, begun=begun))
+            processors.append(force_at(self.forced_last, place=limits.most - 1, begun=begun))
         if self.suppressed:
-            found.append(forbid(self.suppressed))
+            processors.append(forbid(self.suppressed))
         if self.suppressed_first:
-            found.append(forbid_at(self.suppressed_first, place=int(limits.forced), begun=begun))
-        found = (sampling or self.sampling).processors(found)
-        return [*found, renormalize] if self.renormalized else found
+            processors.append(
+                forbid_at(self.suppressed_first, place=int(limits.forced), begun=begun)
+            )
+        processors = (sampling or self.sampling).processors(processors)
+        return [*processors, renormalize] if self.renormalized else processors
 
     def searched(self) -> Sampling:
         """Return the sampling for beam search: the same penalties, and no random choice."""

@@ -161,6 +161,6 @@ def _joined(names: Iterable[str]) -> str:
     for name in names:
         numbers.setdefault(_numbered(name), []).extend(re.findall(r"\.(\d+)\.", name))
     return ", ".join(
-        pattern.replace("*", f"{found[0]}-{found[-1]}" if len(found) > 1 else "".join(found))
-        for pattern, found in numbers.items()
+        pattern.replace("*", f"{own[0]}-{own[-1]}" if len(own) > 1 else "".join(own))
+        for pattern, own in numbers.items()
     )

@@ -238,7 +238,8 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         progress: bool = False,
     ) -> list[Prediction]:
         """Classify texts, or pairs of texts, in their order."""
-        encoded, names, found = self.encode(texts, seconds), self.labels.names, list[Prediction]()
+        encoded, names = self.encode(texts, seconds), self.labels.names
+        predictions = list[Prediction]()
         rows = self._classify(encoded, MAX_TOKENS, progress).tolist()
         for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
             label, probability = names[row.index(max(row))], max(row)
@@ -247,10 +248,10 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
                 probability = prod(max(p, 1 - p) for p in row)
             fields = text, label, probability, dict(zip(names, row, strict=True))
             if seconds is None:
-                found.append(Prediction(*fields, note=encoded.note(i)))
+                predictions.append(Prediction(*fields, note=encoded.note(i)))
             else:
-                found.append(PairPrediction(*fields, seconds[i], note=encoded.note(i)))
-        return found
+                predictions.append(PairPrediction(*fields, seconds[i], note=encoded.note(i)))
+        return predictions
 
     def evaluate(self, examples: Iterable[Example], *, progress: bool = False) -> Scores:
         """Score the classifier on texts whose classes are known.

@@ -191,7 +191,7 @@ class Generate(Predict[Generator]):
         sampling: how tokens are sampled.
         seed: random seed; the second text for a prompt uses the next number, and so on.
         n: number of texts per prompt.
-        stop: a string that ends a text and is not part of it; may be given several times.
+        stop: a string that ends a text and is not part of it; may be repeated.
         lookup: speculative decoding with drafts copied from the text so far, which may be faster;
             for a single prompt.
     """
@@ -207,8 +207,8 @@ class Generate(Predict[Generator]):
     about: ClassVar = (
         "The continuation of a single prompt is printed as it is generated; several prompts get "
         "one line each. An empty prompt, '', starts a text from scratch. When the text outgrows "
-        "the model's context, generation continues from its last half. Settings that are not "
-        "given come from the model's generation_config.json."
+        "the model's context, generation continues from its last half. Other settings "
+        "come from the model's generation_config.json."
     )
 
     def check(self) -> None:

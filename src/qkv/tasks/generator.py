@@ -97,7 +97,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are sampled by default: as generation_config.json says.
+        """The default sampling settings, from generation_config.json.
 
         Greedy if it has do_sample = false; from the model's own distribution if it has neither.
         """

@@ -122,8 +122,8 @@ class Tagger(Pipeline[TaggedSentence, Tagging, EntityScores]):
             raise DataError(f"a text has no tokens: {quoted(' '.join(words), 40)}")
         row = self.tokenizer.add_special_tokens(ids[:room])
         first = row.sequence.index(0)
-        found = first_tokens(words, offsets[:room])
-        return row.ids, [None if i is None else first + i for i in found]
+        positions = first_tokens(words, offsets[:room])
+        return row.ids, [None if i is None else first + i for i in positions]
 
     def tags(
         self, sentences: Sequence[Sequence[str]], *, progress: bool = False
@@ -185,18 +185,18 @@ def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
 
     Args:
         words: the words of a text, which is these words with a space between any two.
-        offsets: for each token the characters of the text that it stands for, [start, end).
+        offsets: for each token its characters of the text, [start, end).
     """
     starts = [0, *accumulate(len(word) + 1 for word in words)]
-    found: list[int | None] = [None] * len(words)
+    positions: list[int | None] = [None] * len(words)
     k = 0  # the first word that may still begin
     for i, (start, end) in enumerate(offsets):
         while k < len(words) and starts[k] + len(words[k]) <= start:
             k += 1  # a word of which the tokenizer keeps nothing, such as a control character
         while k < len(words) and starts[k] < end:
-            found[k] = i
+            positions[k] = i
             k += 1
-    return found
+    return positions
 
 
 def _tagging(

@@ -178,9 +178,9 @@ def train(task: Task[Any, Any], recipe: Recipe[Any]) -> None:
 
     Raises:
         ConfigError: fields that do not fit each other or the model.
-        DataError: examples cannot be read, or the output holds something that is no checkpoint.
+        DataError: examples cannot be read, or the output has files but no checkpoint.
         TrainingError: what `qkv.training.loop.train` raises.
-        Interrupted: the process was asked to stop; the same call continues.
+        Interrupted: the process was stopped by a signal; the same call continues.
     """
     recipe.check()
     splits = recipe.read(task)
@@ -286,7 +286,7 @@ def open_run(task: Task[Any, Any], recipe: Recipe[Any]) -> RunFolder:
     """Check the output folder and set the seed.
 
     Raises:
-        DataError: the folder holds something that is no checkpoint.
+        DataError: the folder has files but no checkpoint.
     """
     output = recipe.output if recipe.output.name.strip(".") else recipe.output.resolve()
     check_target(output)
@@ -337,7 +337,7 @@ def _watchers(recipe: Recipe[Any], run: RunFolder, steps: int) -> list[Callback]
 
     def resumed(step: int) -> None:
         run.print(
-            f"{run.folder} holds {step:,} of {steps:,} steps, which are not repeated; --fresh "
+            f"{run.folder} has {step:,} of {steps:,} steps, which are not repeated; --fresh "
             "starts over"
         )
 

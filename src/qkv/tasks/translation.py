@@ -358,7 +358,7 @@ class Translate(Predict[Translator]):
     inputs: ClassVar = "the texts to translate, one per argument"
     about: ClassVar = (
         "A text that is too long for the model is split into sentences, and a sentence that is too "
-        "long is truncated; a note on standard error says so."
+        "long is truncated; a note on standard error reports it."
     )
     roles: ClassVar = ("source",)
     settings: ClassVar = ("beam", "n_best", "max_length")

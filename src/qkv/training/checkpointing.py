@@ -1,6 +1,6 @@
 """Checkpoints of a training run: written atomically, verified, and resumed from to the bit.
 
-A folder `step-00000100` holds model.safetensors (the weights alone), training.safetensors (the
+A folder `step-00000100` has model.safetensors (the weights alone), training.safetensors (the
 other tensors: optimizer, averages, random states), state.json (everything else, with the recipe and
 the versions) and checksums.json. Nothing is unpickled.
 """
@@ -180,8 +180,8 @@ class Checkpoints(Callback):
 
 def find_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, whole or damaged, last first; ignore other files."""
-    found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=step_of, reverse=True)
+    paths = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(paths, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
@@ -239,7 +239,7 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
         {name: str(tuple(tensor.shape)) for name, tensor in weights.items()},
         {name: str(tuple(tensor.shape)) for name, tensor in own.items()},
     ):
-        raise ConfigError(f"{path} holds another model: {'; '.join(differences)}")
+        raise ConfigError(f"{path} has another model: {'; '.join(differences)}")
     model.load_state_dict(weights, strict=False)
 
 
@@ -275,8 +275,8 @@ def _differences(then: Any, now: Any, name: str = "") -> list[str]:
     if not (isinstance(then, dict) and isinstance(now, dict)):
         was, has = ("missing" if value is MISSING else repr(value) for value in (then, now))
         return [] if then == now else [f"{name} was {was} and is {has}"]
-    found = []
+    lines = []
     for key in sorted(then.keys() | now.keys()):
         inside = f"{name}.{key}" if name else key
-        found += _differences(then.get(key, MISSING), now.get(key, MISSING), inside)
-    return found if len(found) <= 5 else [*found[:5], f"and {len(found) - 5} more"]
+        lines += _differences(then.get(key, MISSING), now.get(key, MISSING), inside)
+    return lines if len(lines) <= 5 else [*lines[:5], f"and {len(lines) - 5} more"]

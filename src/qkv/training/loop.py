@@ -239,7 +239,7 @@ def _accelerator(device: str) -> Any:
     accelerator = Accelerator(cpu=device == "cpu")
     if device not in ("auto", accelerator.device.type):
         raise ConfigError(
-            f'device is "{device}", but the accelerator found here is "{accelerator.device.type}"; '
+            f'device is "{device}", but the accelerator here is "{accelerator.device.type}"; '
             'use "auto", or a build of PyTorch for that device'
         )
     return accelerator

@@ -88,7 +88,7 @@ def read_cells(path: Path) -> list[Cell]:
 
 
 def run_sections(path: Path, sections: list[int]) -> None:
-    """Run the cells before the first section of a script, then the given sections.
+    """Run the cells before the first section of a script, then some sections.
 
     A section begins with a markdown cell headed ``## 1 Its title``; cells tagged ``script`` are
     skipped. Tracebacks refer to the script's own lines.

@@ -186,7 +186,7 @@ def test_a_run_that_is_over_is_not_trained_again(fit, tmp_path, no_training, cap
     again = contents(tmp_path / "made")
     assert first["model.safetensors"] == again["model.safetensors"]
     assert (
-        "holds 8 of 8 steps, which are not repeated; --fresh starts over" in capsys.readouterr().out
+        "has 8 of 8 steps, which are not repeated; --fresh starts over" in capsys.readouterr().out
     )
 
 
