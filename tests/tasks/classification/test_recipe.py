@@ -419,7 +419,7 @@ def test_sigterm_saves_says_where_and_the_same_command_goes_on(tmp_path, base, t
     assert not made.exists()
 
     done = subprocess.run(command, **how, check=True)
-    assert f"{kept} holds {step} of 80 steps, which are not repeated" in done.stdout
+    assert f"{kept} has {step} of 80 steps, which are not repeated" in done.stdout
     assert "step 10 of" not in done.stdout
     assert done.stderr == ""
     with unchecked():

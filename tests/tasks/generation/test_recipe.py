@@ -223,7 +223,8 @@ def test_one_source_for_two_splits_is_refused():
 def test_sources_that_cannot_be_read(tmp_path):
     source = Source(TASK, {})
     with pytest.raises(
-        DataError, match=r"'nowhere' is not a file.*; the named sets are docstrings, na"
+        DataError,
+        match=r"cannot read nowhere: there is no such .*; the named sets are docstrings, na",
     ):
         source.read("nowhere", "train")
     with pytest.raises(DataError, match="no split 'rest' of docstrings; expected train, "):
