@@ -154,7 +154,11 @@ BROKEN = {
         r"a\.csv, line 3: the text has invalid characters: .*latin-1",
     ),
     "a cut archive": ("a.csv.gz", None, r"a\.csv\.gz is not a complete gzip file"),
-    "an unknown kind": ("a.doc", "text,label", r"a\.doc does not say how .*\.csv, \.tsv, \.jsonl"),
+    "an unknown kind": (
+        "a.doc",
+        "text,label",
+        r"a\.doc does not tell its format.*\.csv, \.tsv, \.jsonl",
+    ),
 }
 
 
