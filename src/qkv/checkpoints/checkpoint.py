@@ -91,12 +91,53 @@ def load_checkpoint(
         ConfigError: if config.json or an argument is not supported.
         DataError: if a file is missing or broken, or tensors do not match; names them.
     """
-    path, new = Path(path), (new,) if isinstance(new, str) else tuple(new)
+    path = Path(path)
     folder = whole_folder(path.parent if path.is_file() else path)
     raw = _without(read_json(folder / CONFIG), ignore, folder / CONFIG)
+    weights = open_weights(path if path.is_file() else folder)
+    checkpoint, names, kept = assemble(
+        raw,
+        weights,
+        where=folder / CONFIG,
+        dtype=dtype,
+        device=device,
+        new=new,
+        architecture=architecture,
+        labels=labels,
+    )
+    return dataclasses.replace(checkpoint, origin=_origin(folder, weights, names, kept))
+
+
+def assemble(
+    raw: dict[str, Any],
+    weights: Weights,
+    *,
+    where: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    new: Iterable[str] | str = (),
+    architecture: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> tuple[Checkpoint, dict[str, str], dict[str, Tensor]]:
+    """Build the model of a config.json from its tensors; see `load_checkpoint`.
+
+    Args:
+        raw: content of config.json; labels and architecture are set in it.
+        weights: the tensors.
+        where: file of the config, for messages.
+        dtype: dtype of the parameters; None means that of the file.
+        device: device of the parameters.
+        new: modules to initialize anew.
+        architecture: architecture to build instead of that in config.json.
+        labels: names of the classes, if they differ from config.json.
+
+    Returns:
+        The model without an origin; the file's name by the table's name; and the tensors that the
+        model does not use.
+    """
+    new = (new,) if isinstance(new, str) else tuple(new)
     if labels is not None:
         raw |= _label_fields(labels)
-    weights = open_weights(path if path.is_file() else folder)
     try:
         family = family_of(raw.get("model_type"))
         own = named_architecture(raw)
@@ -107,7 +148,7 @@ def load_checkpoint(
         fresh = _parameters_in(model, new)
         check_fresh(model, fresh, weights)
     except QKVError as error:
-        raise type(error)(f"{folder / CONFIG}: {error}") from error
+        raise type(error)(f"{where}: {error}") from error
     rows = [
         leave_out(one.theirs) if one.ours and fresh.issuperset(one.ours) else one
         for one in shape.rows(model)
@@ -116,17 +157,17 @@ def load_checkpoint(
     tensors = {name: weights[theirs] for name, theirs in names.items()}
     shapes = {name: p.shape for name, p in model.named_parameters() if name not in fresh}
 
-    def where(name: str) -> str:
+    def place(name: str) -> str:
         return f"{names.get(name, name)} in {weights.file(names.get(name, name))}"
 
-    filled = load_rows(rows, tensors, shapes, where=where)
+    filled = load_rows(rows, tensors, shapes, where=place)
     if fresh:  # allocate memory only after all other checks
         model = shape.build(config, count_classes(raw))
     _fill(model, filled, dtype=dtype, device=device)
     if architecture is not None:
         raw["architectures"] = [architecture]
     kept = {one.theirs: tensors[one.theirs] for one in rows if not one.ours and one.theirs in names}
-    return Checkpoint(model.eval(), raw, _origin(folder, weights, names, kept))
+    return Checkpoint(model.eval(), raw), names, kept
 
 
 def save_checkpoint(

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from qkv.checkpoints.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from qkv.checkpoints.gguf_model import load_gguf
 from qkv.checkpoints.harmless import kinds_of, read_labels
 from qkv.checkpoints.hub import HUB_ID, download
 from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS
@@ -28,12 +30,15 @@ from qkv.data.image_config import FILE_NAME as IMAGES_FILE
 from qkv.data.image_config import read_image_config, write_image_config
 from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
+from qkv.data.tokenizers.gguf import gguf_tokenizer_files
 from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.heads import MaskedLM, ModelWithHead, PreTraining
 from qkv.models.lora import merge_lora
 from qkv.zoo.catalog import ZOO
+
+GGUF = ".gguf"
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,15 @@ def load(
     allow_download: bool = False,
     ignore: Iterable[str] | str = (),
 ) -> Loaded:
-    """Load a published model: a folder, a shipped model, or an id of the Hugging Face Hub.
+    """Load a published model: a folder, a GGUF file, a shipped model, or an id of the Hub.
 
     If the folder has only a PEFT adapter, its base is loaded too, and the adapter is merged into
     it. A config.json beside the adapter describes the resulting model, such as its new head.
 
     Args:
-        path: such as "models/bert", "all-MiniLM-L6-v2" or "google-bert/bert-base-uncased".
-        dtype: dtype of the parameters; None: as in the file.
+        path: such as "models/bert", "model.gguf", "all-MiniLM-L6-v2" or
+            "google-bert/bert-base-uncased".
+        dtype: dtype of the parameters; None: as in the file, float32 if it is quantized.
         device: device of the parameters; on a CPU the weights stay mapped to the file.
         new: modules to initialize, such as "classifier".
         architecture: overrides that of config.json, such as "BertForSequenceClassification".
@@ -100,17 +106,19 @@ def load(
         DataError: if there is no such model, a file is broken, or files do not fit each other.
     """
     path = locate(path)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "new": new,
+        "architecture": architecture,
+        "labels": labels,
+        "ignore": ignore,
+    }
+    if path.suffix == GGUF and path.is_file():
+        return _load_gguf(path, options)
     if is_adapted(path):
         return _load_adapted(path, dtype=dtype, device=device, allow_download=allow_download)
-    checkpoint = load_checkpoint(
-        path,
-        dtype=dtype,
-        device=device,
-        new=new,
-        architecture=architecture,
-        labels=labels,
-        ignore=ignore,
-    )
+    checkpoint = load_checkpoint(path, **options)
     folder = path.parent if path.is_file() else whole_folder(path)
     tokenizer = _tokenizer(folder, checkpoint)
     return Loaded(
@@ -121,6 +129,27 @@ def load(
         origin=checkpoint.origin,
         read=tokenizer,
     )
+
+
+def _load_gguf(path: Path, options: Mapping[str, Any]) -> Loaded:
+    """Load a GGUF file; its metadata becomes config.json and the files of a tokenizer."""
+    checkpoint, gguf = load_gguf(path, **options)
+    try:
+        files = gguf_tokenizer_files(gguf.metadata)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                Path(folder, name).write_bytes(content)
+            tokenizer = _tokenizer(Path(folder), checkpoint)
+    except QKVError as error:
+        raise type(error)(f"{path}: {error}") from error
+    loaded = Loaded(
+        checkpoint.model,
+        tokenizer,
+        config=checkpoint.config,
+        origin=checkpoint.origin,
+        read=tokenizer,
+    )
+    return loaded.with_files({**loaded.files, **files})
 
 
 def is_adapted(folder: Path) -> bool:

@@ -1,0 +1,237 @@
+"""Load the model of a GGUF file through the families of published checkpoints."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qkv.checkpoints.checkpoint import Checkpoint, Origin, assemble
+from qkv.checkpoints.gguf import GGUFFile
+from qkv.checkpoints.gguf_names import (
+    ARCHITECTURES,
+    EMBEDDING,
+    ENDS,
+    FACTORS,
+    HEADS,
+    IMPLIED,
+    OUTPUT,
+    SCALING,
+    TOKENS,
+    GGUFArchitecture,
+)
+from qkv.checkpoints.reader import Shard, Weights
+from qkv.checkpoints.table import listed, permute
+from qkv.checkpoints.writer import Layout
+from qkv.errors import ConfigError, DataError
+from qkv.json_fields import shown, whole
+
+GENERATION = "generation_config.json"
+
+
+def load_gguf(
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    ignore: Iterable[str] | str = (),
+    **options: Any,
+) -> tuple[Checkpoint, GGUFFile]:
+    """Load the model of a GGUF file; every tensor must match.
+
+    Args:
+        path: the file.
+        dtype: dtype of the parameters; None means that of the matrices, or float32 if they are
+            quantized. Matrices of this dtype stay memory-mapped, but for permuted ones.
+        ignore: names of metadata, or of the tensor of rotary factors, to ignore.
+        options: those of `assemble`: device, new, architecture, labels.
+
+    Raises:
+        ConfigError: if the architecture, a type of tensor or a value is not implemented.
+        DataError: if the file is truncated or malformed, or tensors do not match.
+    """
+    file = GGUFFile(path, dtype=dtype)
+    weights = GGUFWeights(file)
+    raw = read_config(file, (ignore,) if isinstance(ignore, str) else tuple(ignore))
+    dtype = dtype or weights.dtype()
+    checkpoint, _, _ = assemble(raw, weights, where=file.path, dtype=dtype, **options)
+    ids = {name: raw[name] for name in TOKENS if name in raw}
+    files = {GENERATION: (json.dumps(ids, indent=2) + "\n").encode()}
+    # Without names: it is saved in the layout of safetensors.
+    return replace(checkpoint, origin=Origin({}, Layout({}), {}, files, 0)), file
+
+
+def architecture_of(file: GGUFFile) -> GGUFArchitecture:
+    """Return the architecture of a file.
+
+    Raises:
+        ConfigError: if it is not implemented; names it.
+    """
+    name = file.metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise ConfigError(
+            f"{file.path}: architecture {shown(name)} of GGUF is not implemented; expected one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[name]
+
+
+def read_config(file: GGUFFile, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the config.json of a GGUF file.
+
+    Args:
+        file: the file.
+        ignore: names of metadata to ignore, such as "llama.expert_count".
+
+    Raises:
+        ConfigError: if the architecture, or something in its metadata, is not implemented.
+        DataError: if the file has no embedding.
+    """
+    one, metadata = architecture_of(file), file.metadata
+    if EMBEDDING not in file.entries:
+        raise DataError(f"{file.path} has no tensor {EMBEDDING}: it is not a language model")
+    start = f"{metadata['general.architecture']}."
+    own = {
+        name.removeprefix(start): value
+        for name, value in metadata.items()
+        if name.startswith(start) and name not in ignore
+    }
+    raw: dict[str, Any] = {"model_type": one.model_type}
+    raw |= {theirs: own.pop(name) for name, theirs in one.fields.items() if name in own}
+    raw["vocab_size"] = file.entries[EMBEDDING].shape[0]
+    raw["tie_word_embeddings"] = OUTPUT not in file.entries
+    raw |= {ours: metadata[name] for ours, name in TOKENS.items() if name in metadata}
+    ends = [metadata[name] for name in (TOKENS["eos_token_id"], *ENDS) if name in metadata]
+    if len(ends) > 1:
+        raw["eos_token_id"] = list(dict.fromkeys(ends))
+    if one.model_type == "llama":
+        raw["attention_bias"] = "blk.0.attn_q.bias" in file.entries
+    raw |= _rotary(file, own, ignore)
+    raw |= _head_size(file, own, one, raw)
+    unknown = sorted(name for name, value in own.items() if value and name not in IMPLIED)
+    if unknown:
+        described = [f"{start}{name} = {shown(own[name], 60)}" for name in unknown]
+        raise ConfigError(
+            f"{file.path}: {listed(described)}: unknown, so outputs could differ from the original "
+            f"model's; load(..., ignore={[start + name for name in unknown[:4]]}) ignores metadata "
+            "that you know to be harmless"
+        )
+    return raw
+
+
+def _rotary(file: GGUFFile, own: dict[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
+    """Take the scaling of rotary positions out of the metadata."""
+    if FACTORS in file.entries and FACTORS not in ignore:
+        raise ConfigError(
+            f"{file.path}: rotary positions scaled by the tensor {FACTORS} (Llama 3.1) are not "
+            "implemented for GGUF; expected a model without it"
+        )
+    names = [name for name in own if name.startswith(SCALING)]
+    scaling = {name.removeprefix(SCALING): own.pop(name) for name in names}
+    kind = scaling.pop("type", "none")
+    if kind == "none":
+        return {}
+    fields = {"rope_type": kind, "factor": scaling.pop("factor", None)}
+    if "original_context_length" in scaling:
+        fields["original_max_position_embeddings"] = scaling.pop("original_context_length")
+    if kind not in ("linear", "yarn") or any(scaling.values()):
+        raise ConfigError(
+            f"{file.path}: rotary scaling {shown(kind)} with {shown(scaling)} is not implemented "
+            "for GGUF; expected linear or yarn, with a factor"
+        )
+    if kind == "linear":
+        fields.pop("original_max_position_embeddings", None)
+    return {"rope_scaling": fields}
+
+
+def _head_size(
+    file: GGUFFile, own: dict[str, Any], one: GGUFArchitecture, raw: Mapping[str, Any]
+) -> dict[str, int]:
+    """Take the size of a head out of the metadata; all of its coordinates must rotate."""
+    names = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    sizes = {name: own.pop(name) for name in names if name in own}
+    if not sizes:
+        return {}
+    width, heads = (raw.get(name, 0) for name in one.width)
+    size = next(iter(sizes.values()))
+    usual = whole(1).fits(heads) and whole(1).fits(width) and size == width // heads
+    if set(sizes.values()) != {size} or not (usual or one.model_type == "llama"):
+        raise ConfigError(
+            f"{file.path}: {', '.join(f'{name} = {shown(n)}' for name, n in sizes.items())} is not "
+            f"implemented; expected one size for all, the width {shown(width)} divided by "
+            f"{shown(heads)} heads"
+        )
+    return {"head_dim": size} if one.model_type == "llama" else {}
+
+
+class GGUFWeights(Weights):
+    """The tensors of a GGUF file under the names of safetensors, and in their layout."""
+
+    def __init__(self, gguf: GGUFFile) -> None:
+        self.gguf, self.index = gguf, None
+        self._verbs: dict[str, Callable[[Tensor], Tensor]] = {}
+        self._theirs = {self._name(theirs): theirs for theirs in gguf}
+        self.shards = (Shard(gguf.path, None, tuple(self._theirs), gguf.n_bytes),)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.gguf[self._theirs[name]]
+        try:
+            return self._verbs[name](tensor) if name in self._verbs else tensor
+        except (RuntimeError, IndexError) as error:
+            raise DataError(
+                f"{self._theirs[name]} in {self.gguf.path} has shape {tuple(tensor.shape)}, which "
+                f"does not fit its metadata: {error}"
+            ) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._theirs)
+
+    def __len__(self) -> int:
+        return len(self._theirs)
+
+    def file(self, name: str) -> Path:
+        """Return the file."""
+        return self.gguf.path
+
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the matrices: where quantized or mixed, that of dequantizing."""
+        kinds = {
+            one.kind.dtype or self.gguf.dtype
+            for one in self.gguf.entries.values()
+            if len(one.shape) > 1
+        }
+        return kinds.pop() if len(kinds) == 1 else self.gguf.dtype
+
+    def _name(self, theirs: str) -> str:
+        """Return the name of a tensor in safetensors; its own if there is none."""
+        one = architecture_of(self.gguf)
+        found = re.fullmatch(r"(?:blk\.(0|[1-9]\d{0,5})\.)?(\w+)\.(weight|bias)", theirs, re.ASCII)
+        layer, module, part = found.groups() if found else (None, "", "")
+        names = one.tensors if layer is None else one.block
+        if module not in names:
+            return theirs
+        name = (one.prefix.format(layer) if layer else "") + f"{names[module]}.{part}"
+        if module in one.transposed and part == "weight":
+            self._verbs[name] = lambda tensor: tensor.T
+        elif module in one.interleaved:
+            self._verbs[name] = self._halves(one.interleaved[module])
+        return name
+
+    def _halves(self, heads: str) -> Callable[[Tensor], Tensor]:
+        """Return the conversion of adjacent rotary pairs to halves, as in safetensors."""
+        metadata = self.gguf.metadata
+        start = metadata["general.architecture"]
+        n: Any = metadata.get(f"{start}.{heads}", metadata.get(f"{start}.{HEADS}"))
+        if not whole(1).fits(n):
+            raise ConfigError(
+                f"{self.gguf.path}: {start}.{heads} = {shown(n)}; expected a number of heads"
+            )
+
+        def load(tensor: Tensor) -> Tensor:
+            return permute(0, 2, 1, rows=(n, tensor.shape[0] // n // 2, 2)).load([tensor])[0]
+
+        return load
