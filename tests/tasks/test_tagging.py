@@ -286,6 +286,6 @@ def test_truncated_training_sentences_keep_the_tags_of_the_words_that_remain(fit
     numbers = sorted(batch.targets.tolist())
     expected = ["O", "B-THING", "O", "O", "O"]  # three words of five, and two that have tokens
     assert numbers == sorted(pipeline.labels.number(tag) for tag in expected)
-    tokens = batch.tokens.flatten()[batch.places]
+    tokens = batch.tokens.flatten()[batch.positions]
     names = pipeline.tokenizer.tokens(tokens.tolist())
     assert sorted(names) == ["film", "film", "the", "the", "was"]
