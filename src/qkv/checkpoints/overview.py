@@ -8,6 +8,7 @@ Rows = list[dict[str, str]]
 
 FORMATS: Rows = [
     {"format": "llama2.c, version 0", "file": "*.bin, float32", "becomes": "Llama"},
+    {"format": "GGUF, versions 2 and 3", "file": "*.gguf", "becomes": "Llama or GPT"},
     {"format": "CTranslate2, version 2", "file": "model.bin, float32", "becomes": "Transformer"},
 ]
 

@@ -88,7 +88,7 @@ def inspect(
 
     Args:
         model: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
-            llama2.c (.bin) or CTranslate2 (model.bin).
+            GGUF (.gguf), llama2.c (.bin) or CTranslate2 (model.bin).
     """
     show_tables(inspect_model(read_model(model, allow_download=allow_download)), json)
 
@@ -106,7 +106,7 @@ def convert(
 
     Args:
         source: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
-            llama2.c (.bin) or CTranslate2 (model.bin).
+            GGUF (.gguf), llama2.c (.bin) or CTranslate2 (model.bin).
         folder: new, empty, or a checkpoint to replace; anything else is left as it is.
         dtype: dtype of the weights; that of the source if not set.
     """
