@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from qkv.errors import StorageError
 from qkv.files import replace_folder, whole_folder, write_atomically
 
 
@@ -134,3 +135,17 @@ def test_an_old_folder_that_was_replaced_is_removed_later(tmp_path):
 
 def test_a_folder_that_never_was_is_not_found(tmp_path):
     assert whole_folder(tmp_path / "folder") == tmp_path / "folder"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_not_a_folder_is_never_replaced_by_one(tmp_path):
+    """Such as a device: an output /dev/null of an administrator would be gone for everyone."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("mine")
+    for name in ("pipe", "file"):
+        refused = pytest.raises(StorageError, match=f"{name} is not a folder; expected a folder")
+        with refused, replace_folder(tmp_path / name):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["file", "pipe"]

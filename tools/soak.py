@@ -21,7 +21,7 @@ RECIPE = """
 task: dates
 output: {output}
 device: cpu
-data: {{locales: [de, hu], pairs: 400, held_out: 20}}
+dates: {{locales: [de, hu], pairs: 400, held_out: 20}}
 model: {{d_model: 16, n_heads: 2, d_ff: 24, n_encoder_layers: 1, n_decoder_layers: 1}}
 training: {{steps: 200, max_tokens: 500, evaluate_every: 100, save_every: 7, ema: 0.9}}
 """

@@ -81,10 +81,13 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: the folder to write, or to replace with all its content.
 
     Raises:
-        StorageError: it cannot be written, or another process writes it; the old content remains.
+        StorageError: it is not a folder, cannot be written, or another process writes it; the old
+            content remains.
     """
     path = _resolved(path)
     aside = _aside(path)
+    if path.exists() and not path.is_dir():  # a file, or a device such as /dev/null
+        raise StorageError(f"{path} is not a folder; expected a folder, new or to be replaced")
     with _explained(path), only_writer(path):
         _restore(path)
         for entry in _unfinished(path):

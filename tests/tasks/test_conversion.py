@@ -64,7 +64,7 @@ def test_what_is_no_checkpoint_stays_as_it_is(tmp_path):
     before = contents(tmp_path)
     with pytest.raises(DataError, match=r"notes has files, but no .* is not changed"):
         convert_model(tmp_path / "source", tmp_path / "notes")
-    with pytest.raises(DataError, match=r"config.json is a file; expected a folder"):
+    with pytest.raises(DataError, match=r"config.json is not a folder; expected a folder"):
         convert_model(tmp_path / "source", tmp_path / "notes" / "config.json")
     assert contents(tmp_path) == before
 

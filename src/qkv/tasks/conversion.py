@@ -85,12 +85,12 @@ def check_target(folder: str | os.PathLike[str]) -> None:
             f"{folder.suffix} is not implemented"
         )
     try:
-        is_file = folder.is_file()
+        other = folder.exists() and not folder.is_dir()  # such as /dev/null
         foreign = folder.is_dir() and any(folder.iterdir()) and not _is_checkpoint(folder)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error}") from error
-    if is_file:
-        raise DataError(f"{folder} is a file; expected a folder, new or to be replaced")
+    if other:
+        raise DataError(f"{folder} is not a folder; expected a folder, new or to be replaced")
     if foreign:
         raise DataError(
             f"{folder} has files, but no checkpoint ({CONFIG} with {WEIGHTS} or {INDEX}), so it is "

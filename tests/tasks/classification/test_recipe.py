@@ -302,7 +302,7 @@ def test_a_folder_with_other_things_is_refused_before_training(fit, tmp_path, ba
     no_training()
     with pytest.raises(ValueError, match="notes has files, but no checkpoint"):
         fit(tmp_path / "notes")
-    with pytest.raises(ValueError, match=r"diary\.txt is a file; expected a folder"):
+    with pytest.raises(ValueError, match=r"diary\.txt is not a folder; expected a folder"):
         fit(tmp_path / "notes" / "diary.txt")
     with pytest.raises(ConfigError, match=r"output and base are both .*; expected another folder"):
         fit(base)
