@@ -9,6 +9,7 @@ from qkv.attention.masks import (
     check_mask,
     combine_masks,
     positions_from_mask,
+    real_keys,
     token_positions,
 )
 from qkv.attention.multi_head import MultiHeadAttention
@@ -45,6 +46,18 @@ def test_positions_count_real_tokens():
     assert (positions >= 0).all()
     assert token_positions(torch.ones(2, 5).long(), None).tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(token_positions(tokens.long(), tokens), positions)
+
+
+@pytest.mark.parametrize("token_mask", [torch.ones(2, 3).bool(), torch.ones(2, 5)])
+def test_positions_need_a_token_mask_of_the_tokens(token_mask):
+    with unchecked(), pytest.raises(ShapeError, match=r"expected a boolean \(2, 5\), True"):
+        token_positions(torch.ones(2, 5).long(), token_mask)
+
+
+def test_a_key_is_real_if_any_head_and_query_may_attend_to_it():
+    mask = torch.zeros(2, 3, 5, 7, dtype=torch.bool)
+    mask[0, 1, 2, 3] = mask[1, 0, 4, 6] = mask[1, 2, 0, 0] = True
+    assert rows(real_keys(mask, (2, 3, 5, 7))) == ["...1...", "1.....1"]
 
 
 @pytest.mark.parametrize("shape", [(7,), (5, 7), (3, 5, 7), (2, 3, 5, 7), (2, 1, 1, 7), (1, 1)])

@@ -18,6 +18,7 @@ from tests.generation.toy import (
 from qkv.errors import ConfigError, LengthError, ShapeError
 from qkv.generation.greedy import greedy
 from qkv.generation.state import Decodable, State
+from qkv.generation.stepping import Stepper
 
 
 @pytest.fixture(params=[GRU, rnn, transformer], ids=["gru", "rnn", "transformer"])
@@ -98,6 +99,15 @@ def test_finished_rows_leave_and_answers_keep_the_order_of_the_input():
         ([7, 3], [1, 3]),
         ([8], [1]),
     ]
+
+
+def test_answers_of_tokens_without_log_probabilities_are_refused():
+    source = torch.tensor([[5, 2]])
+    stepper = Stepper(Scripted(), source, start=START, stop=STOP, max_length=3)
+    stepper.append(stepper.logits().argmax(-1))
+    assert stepper.padded().tolist() == [[5]]
+    with pytest.raises(ValueError, match=r"zip\(\) argument 3 is shorter than arguments 1-2"):
+        stepper.answers()
 
 
 def test_max_length_ends_answers_that_do_not_stop():

@@ -355,6 +355,15 @@ def test_another_model_is_refused(tmp_path):
         )
 
 
+def test_a_state_of_fewer_callbacks_is_refused(tmp_path):
+    model = ToySeq2Seq(vocab=11, d_model=8)
+    checkpoints = Checkpoints(tmp_path, every=1)
+    train(model, endless(), pair_loss, settings(steps=1), callbacks=[checkpoints], device="cpu")
+    more = [checkpoints, Callback()]
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter than argument 1"):
+        train(model, endless(), pair_loss, settings(steps=3), callbacks=more, device="cpu")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_step(tmp_path, number):
     calls = itertools.count(1)
