@@ -145,7 +145,7 @@ def test_other_images_are_another_run(fit, tmp_path, folder):
 @pytest.mark.parametrize(
     ("model", "training", "message"),
     [
-        ({"n_channels": 4}, {}, r"model\.n_channels = 4.*expected 1 \(grey\) or 3 \(RGB\)"),
+        ({"n_channels": 4}, {}, r"model\.n_channels = 4.*expected 1 \(gray\) or 3 \(RGB\)"),
         ({"pooler": True}, {}, r"pooler = True"),
         (
             {},
