@@ -41,6 +41,14 @@ class Owner:
         return _runs(self.pid) and (None in (began, self.began) or began == self.began)
 
 
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a folder, a device, or a pipe."""
+    try:
+        return path.exists() and not path.is_file()
+    except (OSError, ValueError):  # a name that no file can have: reported where it is written
+        return False
+
+
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file atomically: its name always refers to the complete old or new content.
 
@@ -52,9 +60,11 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         content: bytes, or text, which is written as UTF-8 with its newlines unchanged.
 
     Raises:
-        StorageError: it cannot be written; the old content remains.
+        StorageError: it is not a regular file, or cannot be written; the old content remains.
     """
     path, data = Path(path), content.encode() if isinstance(content, str) else content
+    if _is_special(path):
+        raise StorageError(f"{path} is not a regular file; expected a file, new or to be replaced")
     with _explained(path, ValueError):  # NUL or a lone surrogate in the name
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile, whose files are private (0600) and would stay so after the rename.

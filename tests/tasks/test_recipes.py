@@ -90,7 +90,6 @@ def test_the_printed_config_is_complete_and_is_accepted_again(classify, tmp_path
         ("--training.schedule steep", "--training.schedule"),
         ("--finetuning.train some", "--finetuning.train"),
         ("--fresh perhaps", "perhaps"),
-        ("--training.steps 3", "training.steps = 3 and training.epochs = 2.0; expected one"),
         ("--training.accumulate 0", "training.accumulate = 0; expected at least 1"),
         ("--training.schedule linear --training.warmup 8", "warmup is 8 of 8 steps"),
         ("--finetuning.n_layers 1", "finetuning.n_layers is set, but finetuning.train = all"),
@@ -257,3 +256,30 @@ def test_recomputed_activations_give_the_same_gradients_and_keep_less(dropout):
         torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=1e-12)
     assert any(gradient.abs().max() > 1e-3 for gradient in gradients[0].values())
     assert kept[1] < kept[0] / 3
+
+
+def printed(capsys, *arguments):
+    assert main(["train", *arguments, "--print-config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_an_option_replaces_the_recipes_alternative(capsys):
+    training = printed(capsys, "classify", "--training.steps", "3")["training"]
+    assert (training["steps"], training["epochs"]) == (3, None)
+    training = printed(capsys, "classify", "--training.max-tokens=99")["training"]
+    assert (training["max_tokens"], training["batch_size"]) == (99, None)
+    content = printed(capsys, "tatoeba", "--base", "translator-en-de")
+    assert content["base"] == "translator-en-de"
+    assert content["model"] == printed(capsys, "multi30k", "--base", "x")["model"]
+
+
+def test_data_in_the_output_folder_is_never_deleted(classify, tmp_path):
+    data = tmp_path / "made" / "mine.csv"
+    data.parent.mkdir()
+    data.write_text("text,label\n")
+    run = recipe(tmp_path / "made", data=DataConfig(train=str(data)))
+    (tmp_path / "made" / "config.json").write_text("{}")
+    (tmp_path / "made" / "model.safetensors").write_text("")
+    with pytest.raises(ConfigError, match=r"mine\.csv, which lies in the output folder .*another"):
+        open_run(TASK, run)
+    assert data.exists()

@@ -18,7 +18,7 @@ from qkv.errors import ConfigError, DataError, LengthError
 from qkv.tasks.finetuning import FineTuning
 from qkv.tasks.pretrained import load
 from qkv.tasks.splits import DataConfig
-from qkv.tasks.tagging import TASK, Entity, Tagger, TaggingRecipe, first_tokens
+from qkv.tasks.tagging import TASK, WORD, Entity, Tagger, TaggingRecipe, first_tokens
 from qkv.tasks.train import train
 from qkv.training.settings import Training
 
@@ -289,3 +289,8 @@ def test_truncated_training_sentences_keep_the_tags_of_the_words_that_remain(fit
     tokens = batch.tokens.flatten()[batch.positions]
     names = pipeline.tokenizer.tokens(tokens.tolist())
     assert sorted(names) == ["film", "film", "the", "the", "was"]
+
+
+def test_a_combining_mark_belongs_to_its_word():
+    text = "Zoe\u0308 met Ja\u0301n!"
+    assert [word[0] for word in WORD.finditer(text)] == ["Zoe\u0308", "met", "Ja\u0301n", "!"]

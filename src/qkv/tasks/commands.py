@@ -55,9 +55,10 @@ class Predict(Generic[P]):
     def run(self, task: Task[Any, Any], inputs: Sequence[str]) -> None:
         """Load the model, and print or write a prediction for each input."""
         self.check()
-        model = self.model or task.default
+        model = task.default if self.model is None else self.model
         if not model:
-            raise ConfigError(f"qkv {task.name} has no shipped model; expected --model MODEL")
+            why = "--model is empty" if self.model == "" else f"{task.name} has no shipped model"
+            raise ConfigError(f"{why}; expected --model MODEL")
         # Inputs are read first, so that their errors do not wait for the model.
         items = self.items(inputs, self._columns(task, model))
         pipeline: Any = task.pipeline.load(

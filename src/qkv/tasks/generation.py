@@ -16,6 +16,7 @@ from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
 from qkv.evaluation.perplexity import LanguageModelScores
 from qkv.generation.sampling import Sampling
+from qkv.generation.stepping import check_max_length
 from qkv.models.causal import CausalLM
 from qkv.models.llama import Llama, LlamaConfig
 from qkv.tasks.commands import Predict, score_row
@@ -216,6 +217,10 @@ class Generate(Predict[Generator]):
         Sampling(**self.sampling.changes)
         if self.n < 1:
             raise ConfigError(f"n = {self.n}; expected at least 1 text for each prompt")
+        if not 0 <= self.seed < 2**48:
+            raise ConfigError(f"seed = {self.seed}; expected from 0 to {2**48 - 1}")
+        if self.max_length is not None:
+            check_max_length(self.max_length)
 
     def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
         """Return the prompts; an argument may be empty, and so is the prompt on a terminal."""

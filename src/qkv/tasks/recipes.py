@@ -17,6 +17,7 @@ from qkv.tasks.options import whole_numbers
 from qkv.tasks.task import PAGES, find_task
 
 PRINT = "--print-config"
+ALTERNATIVES = (("steps", "epochs"), ("batch_size", "max_tokens"))  # of the training settings
 
 
 def train(recipe: str, /) -> None:
@@ -49,6 +50,7 @@ def run_recipe(name: str, options: Sequence[str]) -> None:
         return
     path = find_recipe(name)
     task, kind, content = read_recipe(path)
+    content = overridden(kind, content, options)
     app = App(
         name=f"qkv train {name}",
         help_format="markdown",
@@ -144,7 +146,30 @@ def with_defaults(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
         made = field.default if field.default_factory is MISSING else field.default_factory()
         if is_dataclass(made):
             filled[field.name] = _merged(_plain(made), content.get(field.name, {}))
+    training = content.get("training", {})
+    for pair in ALTERNATIVES:  # what the recipe sets replaces the other's default
+        for one, other in (pair, pair[::-1]):
+            known = other in filled.get("training", {})
+            if known and training.get(one) is not None and other not in training:
+                filled["training"][other] = None
     return filled
+
+
+def overridden(kind: Any, content: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """Leave out the fields of a recipe that options of the command line replace by others.
+
+    `--training.steps` replaces epochs, and so on; `--base` replaces the sizes of a new model.
+    """
+    names = {option.partition("=")[0].removeprefix("--").replace("-", "_") for option in options}
+    kept = {**content}
+    if "base" in names:
+        kept = {name: value for name, value in kept.items() if name not in kind.sizes}
+    for pair in ALTERNATIVES:
+        for one, other in (pair, pair[::-1]):
+            chosen = f"training.{one}" in names and f"training.{other}" not in names
+            if chosen and hasattr(getattr(kind, "training", None), other):
+                kept["training"] = {**kept.get("training", {}), other: None}
+    return kept
 
 
 def _merged(defaults: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from qkv.files import only_writer
 from qkv.tasks.console import plain_console
 from qkv.training.run import Callback, Run
 
+MADE = ("checkpoints", "tensorboard", "adapter", "decoder")  # what a run writes to its folder
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
@@ -54,7 +56,8 @@ class RunFolder:
         """
         with only_writer(self.folder):
             if self.fresh:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                for made in MADE:  # and nothing else that may lie there
+                    shutil.rmtree(self.folder / made, ignore_errors=True)
             yield
 
 

@@ -35,7 +35,8 @@ from qkv.tasks.task import Tables, Task
 from qkv.tasks.train import Recipe, TrainingBatches
 from qkv.training.settings import Training
 
-WORD = re.compile(r"\w+|[^\w\s]")
+# A combining mark, such as an accent of its own, belongs to the letter before it.
+WORD = re.compile(r"(?:\w[\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff]*)+|[^\w\s]")
 MAX_LENGTH = 512  # where neither the tokenizer's files nor the model have a limit
 MAX_TOKENS = 4_000  # positions of a batch, padding included
 

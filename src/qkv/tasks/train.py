@@ -290,12 +290,28 @@ def open_run(task: Task[Any, Any], recipe: Recipe[Any]) -> RunFolder:
     """
     output = recipe.output if recipe.output.name.strip(".") else recipe.output.resolve()
     check_target(output)
+    _check_sources(recipe)
     content = {"task": task.name, **asdict(recipe)}
     for name in ("output", "device", "fresh"):  # these may differ when a run is resumed
         del content[name]
     torch.manual_seed(recipe.training.seed)
     recorded = json.loads(json.dumps(content, default=str))  # paths as text
     return RunFolder(output=output, recipe=recorded, fresh=recipe.fresh)
+
+
+def _check_sources(recipe: Recipe[Any]) -> None:
+    """Raise ConfigError if a file of the data lies in the output folder, which is replaced."""
+    data = recipe.data
+    output = recipe.output.resolve()
+    for source in filter(None, (*data.train, data.validation, data.test)):
+        if Path(source).exists() and output in (
+            Path(source).resolve(),
+            *Path(source).resolve().parents,
+        ):
+            raise ConfigError(
+                f"data has {source}, which lies in the output folder {recipe.output} and would be "
+                "deleted with its old content; expected another output"
+            )
 
 
 def close_run(
