@@ -96,7 +96,9 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = _resolved(path)
     aside = _aside(path)
-    if path.exists() and not path.is_dir():  # a file, or a device such as /dev/null
+    with _explained(path):
+        other = path.exists() and not path.is_dir()
+    if other:  # a file, or a device such as /dev/null
         raise StorageError(f"{path} is not a folder; expected a folder, new or to be replaced")
     with _explained(path), only_writer(path):
         _restore(path)

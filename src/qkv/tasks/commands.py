@@ -57,7 +57,9 @@ class Predict(Generic[P]):
         self.check()
         model = task.default if self.model is None else self.model
         if not model:
-            why = "--model is empty" if self.model == "" else f"{task.name} has no shipped model"
+            why = (
+                "--model is empty" if self.model == "" else f"qkv {task.name} has no shipped model"
+            )
             raise ConfigError(f"{why}; expected --model MODEL")
         # Inputs are read first, so that their errors do not wait for the model.
         items = self.items(inputs, self._columns(task, model))
