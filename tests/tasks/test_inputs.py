@@ -120,7 +120,9 @@ def test_lines_keep_what_is_no_line_end(standard_input):
 
 
 def test_there_is_one_source_of_inputs(standard_input, tmp_path):
-    with raises(ConfigError, "there are both 2 inputs and --file x.csv; expected one of the two"):
+    with raises(
+        ConfigError, "there are inputs as arguments (2) and --file x.csv; expected one of the two"
+    ):
         text_items(["a", "b"], tmp_path.__class__("x.csv"), TEXT)
     standard_input(b"", terminal=True)
     with raises(DataError, "no input: expected an image as an argument, --file FILE, or lines on"):

@@ -47,7 +47,7 @@ class Predict(Generic[P]):
 
     def line(self, prediction: Any) -> str:
         """Return a prediction as one line of text."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define line")
 
     def check(self) -> None:
         """Raise ConfigError for options that are wrong whatever the model is."""

@@ -103,7 +103,8 @@ def text_items(
     """
     if texts and file is not None:
         raise ConfigError(
-            f"there are both {len(texts)} inputs and --file {file}; expected one of the two"
+            f"there are inputs as arguments ({len(texts)}) and --file {file}; expected one of the "
+            "two"
         )
     name = next(iter(columns))
     check_texts(texts)

@@ -149,7 +149,7 @@ class Pipeline(Generic[Example, Output, Scores]):
         Raises:
             DataError: there are no examples, or one does not fit the model.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define evaluate")
 
     def run(
         self,

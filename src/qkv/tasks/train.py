@@ -129,19 +129,19 @@ class Recipe(Generic[P]):
 
     def build(self, splits: Splits[Any]) -> P:
         """Build a pipeline with new weights, or with those of the base."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define build")
 
     def batches(self, pipeline: P, splits: Splits[Any]) -> TrainingBatches:
         """Make the batches to train on."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define batches")
 
     def loss(self, model: Any, batch: Any) -> Tensor:
         """Return the sum of the losses of a batch's targets."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define loss")
 
     def metrics(self, scores: Any) -> dict[str, float]:
         """Return the scores that are printed during the training; higher is better in `metric`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define metrics")
 
     def validator(
         self, pipeline: P, splits: Splits[Any]
@@ -301,15 +301,12 @@ def open_run(task: Task[Any, Any], recipe: Recipe[Any]) -> RunFolder:
 
 def _check_sources(recipe: Recipe[Any]) -> None:
     """Raise ConfigError if a file of the data lies in the output folder, which is replaced."""
-    data = recipe.data
-    output = recipe.output.resolve()
-    for source in filter(None, (*data.train, data.validation, data.test)):
-        if Path(source).exists() and output in (
-            Path(source).resolve(),
-            *Path(source).resolve().parents,
-        ):
+    data, output = recipe.data, recipe.output.resolve()
+    sources = filter(None, (*data.train, data.validation, data.test))
+    for path in (Path(name) for source in sources for name in (source, *source.split(","))):
+        if path.exists() and path.resolve().is_relative_to(output):
             raise ConfigError(
-                f"data has {source}, which lies in the output folder {recipe.output} and would be "
+                f"data has {path}, which lies in the output folder {recipe.output} and would be "
                 "deleted with its old content; expected another output"
             )
 
