@@ -179,7 +179,7 @@ def test_without_any_text_a_terminal_is_told_what_to_do(error, model, standard_i
 def test_what_cannot_be_classified(error, model, base, tmp_path):
     table = write_table(tmp_path / "t.csv", [("a film", 1)], ("review", "stars"))
     for arguments, message in (
-        ([model, "a film", "--file", table], "1 inputs and --file "),
+        ([model, "a film", "--file", table], "there are inputs as arguments (1) and --file "),
         ([model, "--file", table], "has no column 'text'; its columns are 'review', 'stars'"),
         ([model, "--file", tmp_path / "no.csv"], "no.csv"),
         ([model, "--file", tmp_path / "no.txt"], "cannot read "),
