@@ -17,6 +17,7 @@ from qkv.tasks.task import commands, find_task, task, task_of
 from qkv.zoo.catalog import ZOO
 
 KINDS = {
+    ("bert", "BertModel"): "embed",
     ("bert", "BertForSequenceClassification"): "classify",
     ("bert", "BertForQuestionAnswering"): "answer",
     ("bert", "BertForTokenClassification"): "tag",
@@ -37,9 +38,9 @@ def test_the_config_says_what_a_model_is_for(family, architecture, tmp_path):
     assert task_of(str(tmp_path)) == KINDS[family, architecture]
 
 
-def test_a_base_model_is_for_none(tmp_path):
-    write(tmp_path, "bert", architecture="BertModel")
-    with pytest.raises(ConfigError, match="is a Bert, which fits none of the tasks"):
+def test_a_model_may_be_for_none(tmp_path):
+    write(tmp_path, "bert", architecture="BertForMaskedLM")
+    with pytest.raises(ConfigError, match="is a MaskedLM, which fits none of the tasks"):
         task_of(str(tmp_path))
 
 

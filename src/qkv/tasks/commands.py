@@ -144,6 +144,8 @@ def evaluate(
         data_dir: folder of the named sets; default: the environment variable QKV_DATA.
     """
     page = find_task(task or task_of(model))
+    if page.recipe is None:
+        raise ConfigError(f"qkv {page.name} has no scores; expected --task with another task")
     source = Source(page, {**trained_columns(model), **(columns or {})}, data_dir, "skip")
     options = {"device": pick_device(device), "allow_download": allow_download}
     pipeline = page.pipeline.load(model, **options)

@@ -79,7 +79,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _check_output(output: Path | None, items: Sequence[Item]) -> None:
+def check_output(output: Path | None, items: Sequence[Item]) -> None:
     """Raise ConfigError if the output would replace a file that contains inputs."""
     if output is None or not exists(output):
         return
@@ -138,7 +138,7 @@ def answer_all(
         DataError: some items have no result; the others were printed or written.
     """
     results = Results(line, as_json=as_json, output=output)
-    _check_output(output, items)
+    check_output(output, items)
     problems: list[str] = []
     some = len(items) > 1 and any(not item.problem for item in items)
     for first in range(0, len(items), AT_ONCE):

@@ -39,7 +39,7 @@ class Pipeline(Generic[Example, Output, Scores]):
 
     loaded: Loaded
 
-    predict: ClassVar[Callable[..., list[Any]]]  # inputs and options differ by pipeline
+    predict: ClassVar[Callable[..., Any]]  # inputs and options differ by pipeline
     kinds: ClassVar[tuple[type[nn.Module], ...]]
     expected: ClassVar[str]  # the expected model, for error messages
     of_images: ClassVar[bool] = False

@@ -130,6 +130,8 @@ def read_recipe(path: Path) -> tuple[str, type, dict[str, Any]]:
             f"{path} has task: {task}; expected one of {', '.join(PAGES)} (is it a recipe?)"
         )
     kind = find_task(task).recipe
+    if kind is None:
+        raise ConfigError(f"{path} has task: {task}, which cannot be trained; expected another")
     for name, hint in get_type_hints(kind).items():
         value = content.get(name, {})
         if is_dataclass(hint) and not isinstance(value, dict):

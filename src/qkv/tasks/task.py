@@ -57,12 +57,20 @@ PAGES = {
         "qkv.tasks.generation", "Continue prompts from arguments, a file, or standard input."
     ),
     "recognize": Page("qkv.tasks.images", "Classify images from files and folders."),
+    "embed": Page(
+        "qkv.tasks.embedding", "Embed texts from arguments, a file, or standard input as vectors."
+    ),
     "dates": Page("qkv.tasks.dates", ""),
 }
 
 
 def _no_other_files(source: str, problems: list[str] | None) -> None:
     """Return None: examples come only from tables and named sets."""
+
+
+def _as_it_is(**fields: str) -> Any:
+    """Return the fields of a row, for a task without examples."""
+    return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +81,10 @@ class Task(Generic[Example, Scores]):
         name: name of the command, and of `task` in a recipe.
         default: shipped model that is used unless another is named; "" if there is none.
         pipeline: makes predictions and scores.
-        recipe: trains; its fields are those of a recipe's YAML file.
         predict: options and inputs of the command; None for a task that only has a recipe.
         columns: default column of each role in a table; None for a role that is optional.
+        recipe: trains; its fields are those of a recipe's YAML file. None for a task that is
+            neither trained nor scored, such as embedding.
         example: makes an example of a row's fields, by role.
         tables: scores as tables.
         summary: scores as one line.
@@ -91,12 +100,12 @@ class Task(Generic[Example, Scores]):
     name: str
     default: str
     pipeline: "type[Pipeline[Any, Any, Scores]]"
-    recipe: "type[Recipe[Any]]"
     predict: "type[Predict[Any]] | None"
     columns: Mapping[str, str | None]
-    example: Callable[..., Example]
-    tables: Callable[[Scores], Tables]
-    summary: Callable[[Scores], str]
+    recipe: "type[Recipe[Any]] | None" = None
+    example: Callable[..., Example] = _as_it_is
+    tables: Callable[[Scores], Tables] = lambda scores: {}
+    summary: Callable[[Scores], str] = str
     read: Callable[[str, list[str] | None], Sequence[Example] | None] = _no_other_files
     group: Callable[[Example], str] = str
     labels: Callable[[Example], str] | None = None
@@ -130,7 +139,7 @@ def task(
     """Return a function of one input or a list of inputs, such as a translator.
 
     Args:
-        name: "translate", "summarize", "answer", "classify", "tag", "generate" or "recognize".
+        name: a command of `commands()`, such as "translate", "classify" or "embed".
         model: a model of `qkv.load`, or a path or name for it; None: the task's shipped model.
         device: device of the model, if it is loaded here.
         allow_download: whether to look on the Hub for a base model that the model's files name.
