@@ -108,7 +108,6 @@ def test_generate_and_inspect_read_a_file(tmp_path, capsys):
     [
         ("gemma3", {}, "architecture 'gemma3' of GGUF is not implemented; expected one of llama"),
         ("llama", {"llama.expert_count": 8}, "llama.expert_count = 8: unknown"),
-        ("llama", {"split.count": 3}, "is one of 3 parts"),
         ("llama", {"llama.rope.scaling.type": "magic"}, "rotary scaling 'magic' with {}"),
         ("qwen2", {"qwen2.attention.key_length": 32}, "key_length = 32 is not implemented"),
         ("llama", {"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model = 'bert'"),

@@ -1,16 +1,18 @@
 """Read GGUF, the file format of llama.cpp: metadata, and tensors that may be quantized.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. The file
-is memory-mapped; tensors of F32, F16 and BF16 stay mapped, others are dequantized when used.
+is memory-mapped; tensors of F32, F16 and BF16 stay mapped, others are dequantized when used. A
+model may be split over several files, NAME-00001-of-00003.gguf and so on, of which the first has
+the metadata.
 """
 
 import math
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ import torch
 from torch import Tensor
 
 from qkv.errors import ConfigError, DataError
-from qkv.json_fields import named, shown
+from qkv.json_fields import named, shown, whole
 
 MAGIC, VERSIONS, BIG_ENDIAN = b"GGUF", (2, 3), (2 << 24, 3 << 24)
 ALIGNMENT, MOST_AXES = 32, 4
 # Types of metadata by number: the format characters of `struct`.
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
+COUNT, NUMBER, TENSORS = "split.count", "split.no", "split.tensors.count"
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of the file: its type, shape, and first and last byte + 1 in the file."""
+    """A tensor: its file, its type, shape, and first and last byte + 1 in the file."""
 
+    file: Path
     kind: BlockType
     shape: tuple[int, ...]
     start: int
@@ -72,30 +77,33 @@ class GGUFFile(Mapping[str, Tensor]):
     """A GGUF file: its metadata, and its tensors by name, dequantized when used.
 
     Args:
-        path: the file.
+        path: the file, or the first of several.
         dtype: dtype of quantized tensors.
 
     Raises:
-        ConfigError: if a tensor's type is not implemented, or the file is one part of several.
-        DataError: if the file is truncated or malformed.
+        ConfigError: if a tensor's type is not implemented.
+        DataError: if the file is truncated or malformed, or one of several is missing.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         self.path, self.dtype = Path(path), dtype or torch.float32
-        try:
-            with self.path.open("rb") as file:
-                self.n_bytes = os.fstat(file.fileno()).st_size
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise DataError(f"{self.path} cannot be read as GGUF: {error}") from error
-        with content:
-            self.metadata, self.entries = _Header(self.path, content).read()
+        self.metadata, self.entries, size = _read(self.path)
+        self.sizes = {self.path: size}
+        for i, part in enumerate(_other_parts(self.path, self.metadata), start=1):
+            self._add(part, i)
+        n_tensors = self.metadata.get(TENSORS)
+        if len(self.sizes) > 1 and n_tensors not in (None, len(self.entries)):
+            raise DataError(
+                f"{self.path} announces {shown(n_tensors)} tensors, but its {len(self.sizes)} "
+                f"parts have {len(self.entries)}: do they belong to the same model?"
+            )
+        self._mapped: dict[Path, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         one = self.entries[name]
         if one.kind.dtype is None:
             return _dequantize(self.blocks(name), one).to(self.dtype)
-        raw = self._mapped[one.start : one.end]
+        raw = self._bytes(one)
         aligned = one.start % one.kind.n_bytes == 0
         return (raw if aligned else raw.clone()).view(one.kind.dtype).view(one.shape)
 
@@ -108,12 +116,65 @@ class GGUFFile(Mapping[str, Tensor]):
     def blocks(self, name: str) -> Tensor:
         """Return a tensor's bytes as stored, of shape (..., bytes per row); `entries` has types."""
         one = self.entries[name]
-        return self._mapped[one.start : one.end].view(*one.shape[:-1], -1)
+        return self._bytes(one).view(*one.shape[:-1], -1)
 
-    @cached_property
-    def _mapped(self) -> Tensor:
-        # Private: a change of a parameter does not reach the file.
-        return torch.from_file(str(self.path), size=self.n_bytes, dtype=torch.uint8)
+    def _bytes(self, one: Entry) -> Tensor:
+        if one.file not in self._mapped:  # private: a change of a parameter does not reach the file
+            size = self.sizes[one.file]
+            self._mapped[one.file] = torch.from_file(str(one.file), size=size, dtype=torch.uint8)
+        return self._mapped[one.file][one.start : one.end]
+
+    def _add(self, path: Path, number: int) -> None:
+        """Add the tensors of a further part."""
+        if not path.is_file():
+            raise DataError(
+                f"{self.path} is one of {self.metadata[COUNT]} parts, of which {path.name} is "
+                "missing; expected all of them in one folder"
+            )
+        metadata, entries, self.sizes[path] = _read(path)
+        own = metadata.get(NUMBER), metadata.get(COUNT)
+        if own != (number, self.metadata[COUNT]):
+            raise DataError(
+                f"{path}: {NUMBER} = {shown(own[0])} and {COUNT} = {shown(own[1])}; expected "
+                f"{number} and {self.metadata[COUNT]}, as its name says"
+            )
+        if twice := sorted(self.entries.keys() & entries.keys()):
+            raise DataError(f"{path} has the tensor {named(twice[0])} of another part again")
+        self.entries |= entries
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Entry], int]:
+    """Return the metadata and the tensors of one file, and its size."""
+    try:
+        with path.open("rb") as file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: an empty file
+        raise DataError(f"{path} cannot be read as GGUF: {error}") from error
+    with content:
+        return *_Header(path, content).read(), n_bytes
+
+
+def _other_parts(path: Path, metadata: Mapping[str, Any]) -> list[Path]:
+    """Return the files that follow the first, by its name and its metadata."""
+    count = metadata.get(COUNT, 0)
+    if not whole(0).fits(count):
+        raise DataError(f"{path}: {COUNT} = {shown(count)}; expected a number of files")
+    if count < 2:
+        return []
+    found = PART.fullmatch(path.name)
+    if found is None or int(found[3]) != count:
+        raise DataError(
+            f"{path} is one of {count} parts, which are found by their names; expected one such as "
+            f"model-00001-of-{count:05}.gguf"
+        )
+    names = [f"{found[1]}-{i:05}-of-{found[3]}.gguf" for i in range(1, count + 1)]
+    if path.name != names[0] or metadata.get(NUMBER) != 0:
+        raise DataError(
+            f"{path} is one of {count} parts; expected the first, {names[0]}, which has the "
+            f"metadata ({NUMBER} = {shown(metadata.get(NUMBER))}; the first has 0)"
+        )
+    return [path.with_name(name) for name in names[1:]]
 
 
 def _dequantize(blocks: Tensor, entry: Entry) -> Tensor:
@@ -146,11 +207,6 @@ class _Header:
             if name in metadata:
                 raise DataError(f"{self.path} has the metadata {named(name)} twice")
             metadata[name] = self.value(self.number("I"), name)
-        if metadata.get("split.count", 0) not in (0, 1):
-            raise ConfigError(
-                f"{self.path} is one of {shown(metadata['split.count'])} parts, which is not "
-                "implemented; join them with llama-gguf-split --merge"
-            )
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if type(alignment) is not int or not 0 < alignment <= 2**20:
             raise DataError(
@@ -169,7 +225,7 @@ class _Header:
         data = self.at + -self.at % alignment
         done, last = data, ""
         for name, one in sorted(found.items(), key=lambda item: item[1].start):
-            found[name] = one = Entry(one.kind, one.shape, data + one.start, data + one.end)
+            found[name] = one = replace(one, start=data + one.start, end=data + one.end)
             if one.start < done:
                 raise DataError(f"{self.path}: the tensors {named(last)} and {named(name)} overlap")
             if one.end > len(self.content):
@@ -200,7 +256,8 @@ class _Header:
                 f"{self.path}: {named(name)} has type {kind.name} and shape {shape}; expected rows "
                 f"of a multiple of {kind.n_elements} elements"
             )
-        return Entry(kind, shape, start, start + math.prod(shape) // kind.n_elements * kind.n_bytes)
+        end = start + math.prod(shape) // kind.n_elements * kind.n_bytes
+        return Entry(self.path, kind, shape, start, end)
 
     def value(self, kind: int, name: str) -> Any:
         """Read a value of the metadata: a number, a string, or a list of them."""

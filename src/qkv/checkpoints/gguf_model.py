@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,15 +22,18 @@ from qkv.checkpoints.gguf_names import (
     HEADS,
     IMPLIED,
     OUTPUT,
-    SCALING,
+    POSITIONS,
+    SAMPLING,
     TOKENS,
+    Contents,
     GGUFArchitecture,
 )
+from qkv.checkpoints.gguf_rotary import read_rotary
 from qkv.checkpoints.reader import Shard, Weights
 from qkv.checkpoints.table import listed, permute
 from qkv.checkpoints.writer import Layout
 from qkv.errors import ConfigError, DataError
-from qkv.json_fields import shown, whole
+from qkv.json_fields import NUMBER, check_kinds, shown, whole
 
 GENERATION = "generation_config.json"
 
@@ -59,13 +63,13 @@ def load_gguf(
     raw = read_config(file, (ignore,) if isinstance(ignore, str) else tuple(ignore))
     dtype = dtype or weights.dtype()
     checkpoint, _, _ = assemble(raw, weights, where=file.path, dtype=dtype, **options)
-    ids = {name: raw[name] for name in TOKENS if name in raw}
-    files = {GENERATION: (json.dumps(ids, indent=2) + "\n").encode()}
+    defaults = {name: raw[name] for name in TOKENS if name in raw} | _sampling(file)
+    files = {GENERATION: (json.dumps(defaults, indent=2) + "\n").encode()}
     # Without names: it is saved in the layout of safetensors.
     return replace(checkpoint, origin=Origin({}, Layout({}), {}, files, 0)), file
 
 
-def architecture_of(file: GGUFFile) -> GGUFArchitecture:
+def architecture_of(file: Contents) -> GGUFArchitecture:
     """Return the architecture of a file.
 
     Raises:
@@ -80,7 +84,7 @@ def architecture_of(file: GGUFFile) -> GGUFArchitecture:
     return ARCHITECTURES[name]
 
 
-def read_config(file: GGUFFile, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_config(file: Contents, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the config.json of a GGUF file.
 
     Args:
@@ -110,8 +114,8 @@ def read_config(file: GGUFFile, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
         raw["eos_token_id"] = list(dict.fromkeys(ends))
     if one.model_type == "llama":
         raw["attention_bias"] = "blk.0.attn_q.bias" in file.entries
-    raw |= _rotary(file, own, ignore)
     raw |= _head_size(file, own, one, raw)
+    raw |= read_rotary(file, own, raw, ignore)
     unknown = sorted(name for name, value in own.items() if value and name not in IMPLIED)
     if unknown:
         described = [f"{start}{name} = {shown(own[name], 60)}" for name in unknown]
@@ -123,33 +127,23 @@ def read_config(file: GGUFFile, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
     return raw
 
 
-def _rotary(file: GGUFFile, own: dict[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
-    """Take the scaling of rotary positions out of the metadata."""
-    if FACTORS in file.entries and FACTORS not in ignore:
-        raise ConfigError(
-            f"{file.path}: rotary positions scaled by the tensor {FACTORS} (Llama 3.1) are not "
-            "implemented for GGUF; expected a model without it"
-        )
-    names = [name for name in own if name.startswith(SCALING)]
-    scaling = {name.removeprefix(SCALING): own.pop(name) for name in names}
-    kind = scaling.pop("type", "none")
-    if kind == "none":
-        return {}
-    fields = {"rope_type": kind, "factor": scaling.pop("factor", None)}
-    if "original_context_length" in scaling:
-        fields["original_max_position_embeddings"] = scaling.pop("original_context_length")
-    if kind not in ("linear", "yarn") or any(scaling.values()):
-        raise ConfigError(
-            f"{file.path}: rotary scaling {shown(kind)} with {shown(scaling)} is not implemented "
-            "for GGUF; expected linear or yarn, with a factor"
-        )
-    if kind == "linear":
-        fields.pop("original_max_position_embeddings", None)
-    return {"rope_scaling": fields}
+def _shortest(value: Any) -> Any:
+    """Return a number of 32 bits as a person writes it: 0.7 for 0.699999988079071."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _sampling(file: GGUFFile) -> dict[str, Any]:
+    """Return how tokens are drawn unless the user says otherwise; temperature 0 is greedy."""
+    metadata = file.metadata
+    found = {ours: _shortest(metadata[name]) for ours, name in SAMPLING.items() if name in metadata}
+    check_kinds(found, dict.fromkeys(found, NUMBER), where=f"{file.path}: general.sampling")
+    if found.get("temperature") == 0:
+        return {"do_sample": False}
+    return {"do_sample": True, **found} if found else {}
 
 
 def _head_size(
-    file: GGUFFile, own: dict[str, Any], one: GGUFArchitecture, raw: Mapping[str, Any]
+    file: Contents, own: dict[str, Any], one: GGUFArchitecture, raw: Mapping[str, Any]
 ) -> dict[str, int]:
     """Take the size of a head out of the metadata; all of its coordinates must rotate."""
     names = ("attention.key_length", "attention.value_length", "rope.dimension_count")
@@ -174,8 +168,12 @@ class GGUFWeights(Weights):
     def __init__(self, gguf: GGUFFile) -> None:
         self.gguf, self.index = gguf, None
         self._verbs: dict[str, Callable[[Tensor], Tensor]] = {}
-        self._theirs = {self._name(theirs): theirs for theirs in gguf}
-        self.shards = (Shard(gguf.path, None, tuple(self._theirs), gguf.n_bytes),)
+        # The rotary factors are in the config.
+        self._theirs = {self._name(theirs): theirs for theirs in gguf if theirs != FACTORS}
+        self.shards = tuple(
+            Shard(path, None, tuple(name for name in self if self.file(name) == path), n_bytes)
+            for path, n_bytes in gguf.sizes.items()
+        )
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.gguf[self._theirs[name]]
@@ -183,7 +181,7 @@ class GGUFWeights(Weights):
             return self._verbs[name](tensor) if name in self._verbs else tensor
         except (RuntimeError, IndexError) as error:
             raise DataError(
-                f"{self._theirs[name]} in {self.gguf.path} has shape {tuple(tensor.shape)}, which "
+                f"{self._theirs[name]} in {self.file(name)} has shape {tuple(tensor.shape)}, which "
                 f"does not fit its metadata: {error}"
             ) from error
 
@@ -194,15 +192,19 @@ class GGUFWeights(Weights):
         return len(self._theirs)
 
     def file(self, name: str) -> Path:
-        """Return the file."""
-        return self.gguf.path
+        """Return the file with a tensor, or the first file if there is none."""
+        theirs = self._theirs.get(name)
+        return self.gguf.path if theirs is None else self.gguf.entries[theirs].file
 
     def dtype(self) -> torch.dtype:
-        """Return the dtype of the matrices: where quantized or mixed, that of dequantizing."""
+        """Return the dtype of the matrices: where quantized or mixed, that of dequantizing.
+
+        Positions are float32 in all files of llama.cpp.
+        """
         kinds = {
             one.kind.dtype or self.gguf.dtype
-            for one in self.gguf.entries.values()
-            if len(one.shape) > 1
+            for name, one in self.gguf.entries.items()
+            if len(one.shape) > 1 and name != POSITIONS
         }
         return kinds.pop() if len(kinds) == 1 else self.gguf.dtype
 

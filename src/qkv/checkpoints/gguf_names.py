@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
 
 # Token ids in the metadata, by their names in config.json.
 TOKENS = {
@@ -12,10 +16,40 @@ TOKENS = {
 # Further tokens that end a text: the end of a turn and of a message.
 ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 EMBEDDING, OUTPUT, FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
+POSITIONS = "position_embd.weight"
+# Defaults of sampling, by their names in generation_config.json.
+SAMPLING = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
 HEADS, KEY_HEADS = "attention.head_count", "attention.head_count_kv"
 # Metadata of an architecture that the tensors or other fields determine.
 IMPLIED = ("vocab_size", "tensor_data_layout")
 SCALING = "rope.scaling."
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """The description of a tensor: its shape."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@runtime_checkable
+class Contents(Protocol):
+    """What describes a model in GGUF: a file, or what is to be written."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+    @property
+    def entries(self) -> Mapping[str, Shaped]: ...
+    def __getitem__(self, name: str, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from qkv.json_fields import COUNT, FLAG, NUMBER, TEXT, check_kinds, list_of, quo
 START = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
 # Types of tokens; those of a SentencePiece model have the same numbers.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
-BYTE = 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+PADDING = "[PAD{}]"  # name of a token without text that llama.cpp adds for a row of the embedding
 ROLES = {  # by their names in tokenizer_config.json
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -100,6 +100,7 @@ def gguf_tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
             f"tokenizer.ggml.model = {shown(kind)} is not implemented; expected gpt2 (byte-level "
             "BPE) or llama (SentencePiece)"
         )
+    own = _without_padding(own)
     tokens = _tokens(own)
     roles = {role: tokens[own[name]] for role, name in ROLES.items() if name in own}
     settings: dict[str, Any] = {**roles, "clean_up_tokenization_spaces": False}
@@ -118,9 +119,25 @@ def gguf_tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     return files | {SETTINGS[0]: (json.dumps(settings, indent=2) + "\n").encode()}
 
 
+def _without_padding(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the last tokens if they only stand for rows of the embedding."""
+    tokens, kinds = own.get("tokens", []), own.get("token_type", [])
+    n = len(tokens)
+    least = max((own[name] + 1 for name in ROLES.values() if name in own), default=0)
+    while n > least and len(kinds) == len(tokens) and kinds[n - 1] == UNUSED:
+        if tokens[n - 1] != PADDING.format(n - 1):
+            break
+        n -= 1
+    names = ("tokens", "token_type", "scores")
+    fitting = {
+        name: own[name][:n] for name in names if name in own and len(own[name]) == len(tokens)
+    }
+    return {**own, "tokens": tokens, **fitting}
+
+
 def _tokens(own: Mapping[str, Any]) -> list[str]:
     """Return the tokens by id, after checking that all lists fit each other."""
-    tokens: list[str] = own.get("tokens", [])
+    tokens: list[str] = own["tokens"]
     if len(set(tokens)) < max(len(tokens), 1):
         ids: dict[str, int] = {}
         twice = next((token for i, token in enumerate(tokens) if ids.setdefault(token, i) != i), "")
