@@ -259,7 +259,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_all_as_it_was(
 
 def test_a_missing_argument_is_named(capsys):
     assert cli.main(["convert", "somewhere"]) == 2
-    assert "FOLDER" in capsys.readouterr().err
+    assert "TARGET" in capsys.readouterr().err
 
 
 def test_a_table_in_a_pipe_has_one_line_a_row(capsys):

@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "convert": (
         "qkv.tasks.overview:convert",
-        "Write a model in the Hugging Face layout: config.json, model.safetensors, tokenizer.",
+        "Write a model in the Hugging Face layout, or as a GGUF file for llama.cpp.",
     ),
     "train": (
         "qkv.tasks.recipes:train",

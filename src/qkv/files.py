@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qkv.errors import StorageError
+from qkv.errors import QKVError, StorageError
 
 UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<end>[0-9a-f]{32}|old|lock)", re.DOTALL)
 FORGOTTEN = 3600  # seconds after which an unfinished file or lock is abandoned: writing takes less
@@ -62,7 +62,22 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     Raises:
         StorageError: it is not a regular file, or cannot be written; the old content remains.
     """
-    path, data = Path(path), content.encode() if isinstance(content, str) else content
+    data = content.encode() if isinstance(content, str) else content
+    with replace_file(path) as sibling, sibling.open("xb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the name of a new file, which replaces `path` if the block ends without an error.
+
+    Args:
+        path: the file to write or to replace; missing folders are created.
+
+    Raises:
+        StorageError: it is not a regular file, or cannot be written; the old content remains.
+    """
+    path = Path(path)
     if _is_special(path):
         raise StorageError(f"{path} is not a regular file; expected a file, new or to be replaced")
     with _explained(path, ValueError):  # NUL or a lone surrogate in the name
@@ -70,10 +85,8 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         # Not tempfile, whose files are private (0600) and would stay so after the rename.
         sibling = _sibling(path)
         try:
-            with sibling.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield sibling
+            _sync(sibling)
             os.replace(sibling, path)
         finally:
             sibling.unlink(missing_ok=True)
@@ -251,7 +264,7 @@ def _explained(path: Path, *also: type[Exception]) -> Iterator[None]:
     """Convert system errors to StorageError."""
     try:
         yield
-    except StorageError:
+    except QKVError:
         raise
     except (OSError, *also) as error:
         raise StorageError(

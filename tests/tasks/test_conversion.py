@@ -6,7 +6,9 @@ import pytest
 import torch
 from tests.checkpoints.folders import contents, write
 
-from qkv.checkpoints.checkpoint import load_checkpoint
+from qkv.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from qkv.checkpoints.reader import CONFIG, INDEX, OWN_FILES, WEIGHTS
+from qkv.data.tokenizers import TOKENIZER_FILES
 from qkv.errors import DataError
 from qkv.models.llama import Llama
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
@@ -34,7 +36,7 @@ def test_a_checkpoint_is_written_as_it_was(tmp_path):
 
 def test_another_dtype(tmp_path):
     original = write(tmp_path / "source")
-    loaded = convert_model(tmp_path / "source", tmp_path / "half", dtype=torch.bfloat16)
+    loaded = convert_model(tmp_path / "source", tmp_path / "half", dtype="bfloat16").loaded
     again = load_checkpoint(tmp_path / "half")
     for mine, first, found in zip(
         loaded.model.parameters(), original.parameters(), again.model.parameters(), strict=True
@@ -43,15 +45,15 @@ def test_another_dtype(tmp_path):
         assert torch.equal(found, first.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("dtype", [None, torch.float16])
+@pytest.mark.parametrize("dtype", [None, "float16"])
 def test_a_binary_file(dtype, tmp_path):
     source = llama2c(tmp_path / "model.bin")
-    loaded = convert_model(source, tmp_path / "new", dtype=dtype)
+    loaded = convert_model(source, tmp_path / "new", dtype=dtype).loaded
     again = load_checkpoint(tmp_path / "new").model
     assert type(again) is Llama
     assert again.config == loaded.model.config
     for mine, found in zip(loaded.model.parameters(), again.parameters(), strict=True):
-        assert found.dtype == (dtype or torch.float32)
+        assert found.dtype == getattr(torch, dtype or "float32")
         assert torch.equal(mine, found)
     # Of a folder, the file is meant that CTranslate2 writes.
     assert type(read_model(tmp_path).model) is Llama
@@ -101,9 +103,47 @@ def test_the_files_of_a_checkpoint(tmp_path):
     assert set(names) == {path.name for path in tmp_path.iterdir()} - {"picture.png"}
 
 
-@pytest.mark.parametrize("name", ["x.onnx", "x.gguf", "model.safetensors", "x.pt"])
+@pytest.mark.parametrize("name", ["x.onnx", "model.safetensors", "x.pt"])
 def test_a_format_that_is_not_written_makes_no_folder(name, tmp_path):
     write(tmp_path / "source")
-    with pytest.raises(DataError, match=r"looks like a file.*Hugging Face layout.* not impl"):
+    with pytest.raises(DataError, match=r"looks like a file.*NAME.gguf.* is not implemented"):
         convert_model(tmp_path / "source", tmp_path / name)
     assert not (tmp_path / name).exists()
+
+
+def test_a_trained_model_is_not_replaced(tmp_path):
+    write(tmp_path / "source")
+    for name, kept in (("one", "one/results.json"), ("two", "two.training/checkpoints")):
+        write(tmp_path / name)
+        (tmp_path / kept).parent.mkdir(exist_ok=True)
+        (tmp_path / kept).write_text("{}")
+        before = contents(tmp_path / name)
+        with pytest.raises(DataError, match=r"holds a trained model \(.*not changed"):
+            convert_model(tmp_path / "source", tmp_path / name)
+        assert contents(tmp_path / name) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "x.json", "mine.model", "vectors.safetensors"])
+def test_files_beside_a_checkpoint_are_not_deleted(tmp_path, name):
+    write(tmp_path / "source")
+    write(tmp_path / "target", seed=1)
+    (tmp_path / "target" / name).write_text("{}")
+    before = contents(tmp_path / "target")
+    with pytest.raises(DataError, match=rf"target has {name} beside a checkpoint, so it is not ch"):
+        convert_model(tmp_path / "source", tmp_path / "target")
+    assert contents(tmp_path / "target") == before
+    if name != "vectors.safetensors":  # saved with the model, so nothing would be lost
+        (tmp_path / "source" / name).write_text("{}")
+        convert_model(tmp_path / "source", tmp_path / "target")
+        (tmp_path / "source" / name).write_text("{ }")
+        with pytest.raises(DataError, match=f"target has {name} beside"):
+            convert_model(tmp_path / "source", tmp_path / "target")
+    # Whoever saves a model into a folder of notes keeps them as well.
+    (tmp_path / "target" / name).write_text("{}")
+    save_checkpoint(load_checkpoint(tmp_path / "target"), tmp_path / "target", files={})
+    assert (tmp_path / "target" / name).read_text() == "{}"
+
+
+def test_the_files_of_tokenizers_belong_to_a_checkpoint():
+    assert TOKENIZER_FILES <= OWN_FILES
+    assert {CONFIG, INDEX, WEIGHTS} <= OWN_FILES

@@ -192,12 +192,7 @@ def save_checkpoint(
         ConfigError: if no family describes the model, or it has unmerged LoRA.
     """
     model, origin = checkpoint.model, checkpoint.origin
-    if unmerged := list(lora_layers(model)):
-        raise ConfigError(
-            f"this {type(model).__name__} cannot be saved with LoRA on {listed(unmerged)}; "
-            "call merge_lora(model) first, or save the LoRA alone with save_adapter"
-        )
-    family, shape, raw = _describe(model, checkpoint.config)
+    family, shape, raw = describe(checkpoint)
     tensors = save_rows(
         shape.rows(model),
         {name: p.detach() for name, p in model.named_parameters()},
@@ -217,6 +212,21 @@ def save_checkpoint(
     if files is None:
         files = origin.files if origin else {}
     write_checkpoint(folder, config=raw, tensors=tensors, layout=layout, files=files)
+
+
+def describe(checkpoint: Checkpoint) -> tuple[Family, Architecture, dict[str, Any]]:
+    """Return the family and the architecture of a model, and the config.json that rebuilds it.
+
+    Raises:
+        ConfigError: if no family describes the model, or it has unmerged LoRA.
+    """
+    model = checkpoint.model
+    if unmerged := list(lora_layers(model)):
+        raise ConfigError(
+            f"this {type(model).__name__} cannot be saved with LoRA on {listed(unmerged)}; "
+            "call merge_lora(model) first, or save the LoRA alone with save_adapter"
+        )
+    return _describe(model, checkpoint.config)
 
 
 def _without(raw: dict[str, Any], names: Iterable[str] | str, where: Path) -> dict[str, Any]:

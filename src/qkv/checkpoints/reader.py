@@ -6,6 +6,7 @@ change the file. Nothing is unpickled.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -22,6 +23,18 @@ from qkv.json_fields import named, quoted, read_json, shown
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 COMPANIONS = (".json", ".txt", ".model", ".spm", ".jinja")
+# Files that belong to a checkpoint by their names, of transformers, sentence-transformers, ours.
+OWN_FILES = frozenset(
+    """
+    added_tokens.json adapter_config.json chat_template.jinja chat_template.json config.json
+    config_sentence_transformers.json generation_config.json merges.txt model.safetensors
+    model.safetensors.index.json modules.json preprocessor_config.json processor_config.json
+    results.json sentence_bert_config.json sentencepiece.bpe.model source.spm spiece.model
+    special_tokens_map.json target.spm tokenizer.json tokenizer.model tokenizer_config.json
+    video_preprocessor_config.json vocab.json vocab.txt
+    """.split()  # noqa: SIM905
+)
+OWN_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # fmt: off
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1,
@@ -119,6 +132,11 @@ def companions(folder: Path) -> list[Path]:
     return sorted(
         path for path in (*tops, *folder.glob(f"*/{CONFIG}")) if path.is_file() and path not in own
     )
+
+
+def belongs(path: Path) -> bool:
+    """Return whether a file belongs to a checkpoint by its name; others may be anyone's notes."""
+    return path.name in OWN_FILES or OWN_SHARD.fullmatch(path.name) is not None
 
 
 def read_shard(path: Path) -> Shard:

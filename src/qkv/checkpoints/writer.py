@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, companions
+from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, belongs, companions
 from qkv.errors import DataError
 from qkv.files import replace_folder
 
@@ -108,7 +108,8 @@ def write_weights(
 
 
 def _carry_over(old: Path, fresh: Path) -> None:
-    replaced = {*companions(old), *old.glob("*.safetensors"), old / CONFIG, old / INDEX}
+    replaced = {path for path in (*companions(old), *old.glob("*.safetensors")) if belongs(path)}
+    replaced |= {old / CONFIG, old / INDEX}
     for path in old.rglob("*"):
         target = fresh / path.relative_to(old)
         if path in replaced or target.exists() or (path.is_dir() and not path.is_symlink()):

@@ -1,20 +1,26 @@
-"""Convert models of any readable format to the Hugging Face layout."""
+"""Convert models of any readable format to the Hugging Face layout, or to GGUF."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from qkv.checkpoints.convert import convert
-from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, companions
-from qkv.errors import DataError, StorageError
-from qkv.tasks.pretrained import Loaded, load, save
+from qkv.checkpoints.gguf_write import KINDS, QUANTIZED
+from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, belongs, companions
+from qkv.checkpoints.table import listed
+from qkv.errors import ConfigError, DataError, StorageError
+from qkv.tasks.export import check_file, export_gguf
+from qkv.tasks.pretrained import GGUF, Loaded, load, save
 
-BINARY = "model.bin"
+BINARY, RESULTS = "model.bin", "results.json"
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 # Suffixes of other formats, which a user may expect as an output.
 FORMATS = frozenset(
     """
-    .bin .ckpt .gguf .ggml .h5 .mlmodel .msgpack .onnx .ot .pb .pkl .pt .pth .pte .safetensors
+    .bin .ckpt .ggml .h5 .mlmodel .msgpack .onnx .ot .pb .pkl .pt .pth .pte .safetensors
     .tflite .zip
     """.split()  # noqa: SIM905
 )
@@ -44,30 +50,105 @@ def read_model(
     return load(source, dtype=dtype, allow_download=allow_download)
 
 
+@dataclass(frozen=True)
+class Converted:
+    """What was read and what was written.
+
+    Args:
+        loaded: the model that was read.
+        files: the files that were written.
+        left_out: what the written format does not have.
+    """
+
+    loaded: Loaded
+    files: Sequence[Path]
+    left_out: Sequence[str] = ()
+
+
 def convert_model(
     source: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
-    dtype: torch.dtype | None = None,
+    dtype: str | None = None,
     allow_download: bool = False,
-) -> Loaded:
-    """Read a model, write it in the Hugging Face layout, and return it.
+) -> Converted:
+    """Read a model, and write it in the Hugging Face layout, or as GGUF if the target ends so.
 
     Args:
         source: see `read_model`.
-        folder: new, empty, or a checkpoint to replace.
-        dtype: dtype of the parameters; None: as in the source.
+        target: a folder: new, empty, or a converted checkpoint to replace; or a file NAME.gguf.
+        dtype: dtype of the parameters, such as "float32", or for GGUF also a quantization, such as
+            "q8_0"; None: as in the source.
         allow_download: whether to look on the Hub for a base model that a file names.
 
     Raises:
-        ConfigError: if the model is not implemented.
-        DataError: if the source cannot be read, or the folder has files but no checkpoint; they are
-            left as they are.
+        ConfigError: if the model is not implemented, or the format cannot express it.
+        DataError: if the source cannot be read, or the target holds something else, such as a
+            trained model; it is left as it is.
     """
-    check_target(folder)
-    loaded = read_model(source, dtype=dtype, allow_download=allow_download)
-    save(loaded, folder)
-    return loaded
+    target = Path(target)
+    to_gguf = target.suffix == GGUF
+    expected = tuple(KINDS) if to_gguf else FLOATS
+    if dtype is not None and dtype not in expected:
+        what = "a GGUF file" if to_gguf else "a folder in the Hugging Face layout"
+        raise ConfigError(
+            f"--dtype {dtype} for {what}; expected one of {', '.join(expected)}"
+            + ("" if to_gguf else f" (a file NAME{GGUF} may also have {', '.join(QUANTIZED)})")
+        )
+    if to_gguf:
+        check_file(target)
+        # In float32 no weight changes. Other types are made of the weights as they are.
+        loaded = read_model(
+            source,
+            dtype=torch.float32 if dtype == "float32" else None,
+            allow_download=allow_download,
+        )
+        return Converted(loaded, [target], export_gguf(loaded, target, kind=dtype))
+    check_target(target)
+    _check_trained(target)
+    loaded = read_model(
+        source, dtype=getattr(torch, dtype) if dtype else None, allow_download=allow_download
+    )
+    _check_foreign(target, loaded)
+    save(loaded, target)
+    return Converted(loaded, checkpoint_files(target))
+
+
+def _check_trained(folder: Path) -> None:
+    """Check that a folder to replace does not hold what was trained.
+
+    Raises:
+        DataError: if it does.
+    """
+    runs = folder.with_name(f"{folder.name}.training")
+    kept = [path for path in (folder / RESULTS, runs) if path.exists()]
+    if kept and folder.is_dir() and any(folder.iterdir()):
+        raise DataError(
+            f"{folder} holds a trained model ({listed([str(path) for path in kept])}), so it is "
+            "not changed; expected another folder, or remove it first"
+        )
+
+
+def _check_foreign(folder: Path, loaded: Loaded) -> None:
+    """Check that a folder to replace has no file that would become part of the new checkpoint.
+
+    Raises:
+        DataError: if it has.
+    """
+    if not folder.is_dir():
+        return
+    found = [*companions(folder), *folder.glob("*.safetensors")]
+    foreign = sorted(
+        path.name
+        for path in found
+        if not belongs(path)
+        and loaded.files.get(str(path.relative_to(folder))) != path.read_bytes()
+    )
+    if foreign:
+        raise DataError(
+            f"{folder} has {listed(foreign)} beside a checkpoint, so it is not changed; expected "
+            "another folder, or move what is to be kept"
+        )
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
@@ -81,8 +162,8 @@ def check_target(folder: str | os.PathLike[str]) -> None:
     if folder.suffix in FORMATS and not folder.is_dir():
         raise DataError(
             f"{folder} looks like a file, but a model is written as a folder in the Hugging Face "
-            f"layout ({CONFIG}, {WEIGHTS}, tokenizer), which other programs read; "
-            f"{folder.suffix} is not implemented"
+            f"layout ({CONFIG}, {WEIGHTS}, tokenizer), which other programs read, or as a file "
+            f"NAME{GGUF}; {folder.suffix} is not implemented"
         )
     try:
         other = folder.exists() and not folder.is_dir()  # such as /dev/null

@@ -1,6 +1,7 @@
 """The commands `qkv info`, `models`, `inspect` and `convert`."""
 
 import importlib.metadata
+import math
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Literal
 import torch
 
 from qkv.blocks.embedding import TokenEmbedding
+from qkv.checkpoints.gguf import Entry, GGUFFile
 from qkv.checkpoints.overview import (
     FORMATS,
     list_architectures,
@@ -30,10 +32,10 @@ from qkv.models.inspection import (
     size,
 )
 from qkv.tasks.console import show_table
-from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
+from qkv.tasks.conversion import convert_model, read_model
 from qkv.tasks.options import AllowDownload, JsonTables
 from qkv.tasks.outputs import dumps
-from qkv.tasks.pretrained import Loaded
+from qkv.tasks.pretrained import GGUF, Loaded
 from qkv.zoo.catalog import list_zoo, read_card
 
 
@@ -90,35 +92,59 @@ def inspect(
         model: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
             GGUF (.gguf), llama2.c (.bin) or CTranslate2 (model.bin).
     """
-    show_tables(inspect_model(read_model(model, allow_download=allow_download)), json)
+    tables = inspect_model(read_model(model, allow_download=allow_download))
+    path = Path(model)
+    if path.suffix == GGUF and path.is_file():
+        tables = {f"tensors of {path.name}": describe_tensors(GGUFFile(path)), **tables}
+    show_tables(tables, json)
 
 
 def convert(
     source: str,
-    folder: Path,
+    target: Path,
     /,
     *,
-    dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None,
+    dtype: Literal["float32", "float16", "bfloat16", "float64", "q8_0", "q4_0", "q4_1"]
+    | None = None,
     json: JsonTables = False,
     allow_download: AllowDownload = False,
 ) -> None:
-    """Write a model in the Hugging Face layout: config.json, model.safetensors, tokenizer.
+    """Write a model in the Hugging Face layout, or as a GGUF file for llama.cpp.
+
+    The layout is a folder with config.json, model.safetensors and the tokenizer. A GGUF file holds
+    a causal language model of the families of Llama, Mistral, Qwen2 or GPT-2 with its tokenizer.
 
     Args:
         source: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
             GGUF (.gguf), llama2.c (.bin) or CTranslate2 (model.bin).
-        folder: new, empty, or a checkpoint to replace; anything else is left as it is.
-        dtype: dtype of the weights; that of the source if not set.
+        target: a folder: new, empty, or a converted checkpoint to replace; or a file that ends in
+            .gguf, new or a GGUF file to replace. Anything else is left as it is.
+        dtype: type of the weights; that of the source if not set. The last three are quantizations
+            of GGUF, with 8 or 4 bits per weight.
     """
-    loaded = convert_model(
-        source,
-        folder,
-        dtype=getattr(torch, dtype) if dtype else None,
-        allow_download=allow_download,
-    )
-    files = checkpoint_files(folder)
-    written = [{"file": str(file), "size": size(file.stat().st_size)} for file in files]
-    show_tables({"read": describe_model(loaded), "written": written}, json)
+    found = convert_model(source, target, dtype=dtype, allow_download=allow_download)
+    tables = {
+        "read": describe_model(found.loaded),
+        "written": [{"file": str(file), "size": size(file.stat().st_size)} for file in found.files],
+        "not in this format": [{"what": what} for what in found.left_out],
+    }
+    show_tables({title: rows for title, rows in tables.items() if rows}, json)
+
+
+def describe_tensors(file: GGUFFile) -> Rows:
+    """Describe how the tensors of a GGUF file are stored: a row for each type."""
+    found: dict[str, list[Entry]] = {}
+    for one in file.entries.values():
+        found.setdefault(one.kind.name, []).append(one)
+    return [
+        {
+            "type": name,
+            "tensors": f"{len(entries):,}",
+            "numbers": f"{sum(math.prod(one.shape) for one in entries):,}",
+            "size": size(sum(one.end - one.start for one in entries)),
+        }
+        for name, entries in found.items()
+    ]
 
 
 def inspect_model(loaded: Loaded) -> dict[str, Rows]:

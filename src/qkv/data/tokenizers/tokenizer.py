@@ -153,6 +153,19 @@ class Tokenizer:
         """The content of the files that `save` writes, by name."""
         return dict(self._parts.files)
 
+    @property
+    def roles(self) -> dict[str, int]:
+        """The ids of special tokens by role: pad, start, stop, unknown, mask."""
+        return dict(self._parts.roles)
+
+    @property
+    def library_file(self) -> bytes | None:
+        """The content of tokenizer.json, also of other files; None for SentencePiece models."""
+        own = self.files.get(FILE_NAME)
+        if own is None and isinstance(self._vocabulary, LibraryVocabulary):
+            return self._vocabulary.to_str().encode()
+        return own
+
     @cached_property
     def target(self) -> "Tokenizer":
         """The tokenizer of the target language, which differs for Marian and mBART."""

@@ -58,6 +58,10 @@ class LibraryVocabulary:
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()
 
+    def to_str(self) -> str:
+        """Return the content of tokenizer.json."""
+        return self._tokenizer.to_str()
+
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
