@@ -17,6 +17,7 @@ SIZES = {
     ("sst2", "validation"): "positive 444 negative 428",
     ("trec", "train"): "ENTY 1250 HUM 1223 DESC 1162 NUM 896 LOC 835 ABBR 86",
     ("trec", "test"): "DESC 138 NUM 113 ENTY 94 LOC 81 HUM 65 ABBR 9",
+    ("ag_news", "test"): "Business 1900 Sci/Tech 1900 Sports 1900 World 1900",
     ("emotion", "train"): "joy 5362 sadness 4666 anger 2159 fear 1937 love 1304 surprise 572",
     ("emotion", "validation"): "joy 704 sadness 550 anger 275 fear 212 love 178 surprise 81",
     ("emotion", "test"): "joy 695 sadness 581 anger 275 fear 224 love 159 surprise 66",
@@ -43,6 +44,11 @@ def test_what_the_columns_and_labels_mean(shared_data):
         "How did serfdom develop in and then leave Russia ?",
         "DESC",
     )
+    text, label = load_set("classify", "ag_news", "test", shared_data)[0]
+    assert text.startswith(
+        "Fears for T N pension after talks Unions representing workers at Turner"
+    )
+    assert label == "Business"
     emotions = load_set("classify", "emotion", "train", shared_data)
     assert emotions[0] == ("i didnt feel humiliated", "sadness")
 

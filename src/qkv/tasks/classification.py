@@ -1,8 +1,8 @@
 """Text classification: one class per text or pair of texts, or several classes per text."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar, Self
 
@@ -25,11 +25,12 @@ from qkv.evaluation.classification import (
     multi_label_report,
 )
 from qkv.models.heads import SequenceClassifier
-from qkv.tasks.commands import Predict
+from qkv.tasks.classify import Classify
 from qkv.tasks.finetuning import load_with_head
-from qkv.tasks.inputs import Item, pair_items
 from qkv.tasks.labels import (
     SEPARATOR,
+    PairPrediction,
+    Prediction,
     check_classes,
     check_known,
     class_metrics,
@@ -40,7 +41,6 @@ from qkv.tasks.labels import (
     split_labels,
     targets_of,
 )
-from qkv.tasks.outputs import remark
 from qkv.tasks.pipeline import (
     Pipeline,
     check_positions,
@@ -54,8 +54,13 @@ from qkv.tasks.pretrained import Loaded
 from qkv.tasks.splits import DataConfig, Splits
 from qkv.tasks.task import Task
 from qkv.tasks.train import Recipe, TrainingBatches
+from qkv.tasks.zero_shot import (
+    ClassNames,
+    zero_shot_classifier,
+)
 from qkv.training.classification import classification_loss
 from qkv.training.settings import Training
+from qkv.zoo.catalog import MINILM
 
 Example = TextExample | PairExample
 Scores = ClassificationScores | MultiLabelScores
@@ -64,33 +69,6 @@ LENGTH, PAIRS = "model_max_length", "text_pairs"  # in tokenizer_config.json; th
 MAX_LENGTH = 512  # where neither the tokenizer's files nor the model have a limit
 MAX_TOKENS = 4_000  # positions of a batch, padding included
 SEVERAL = "multi_label_classification"  # problem_type in config.json
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The classification of a text.
-
-    Args:
-        text: the text.
-        label: the most probable class; of a model with several classes per text those with a
-            probability of at least 0.5, separated by "|".
-        probability: probability of the label.
-        probabilities: probability of each class.
-        note: what a reader should know, such as that the text was truncated.
-    """
-
-    text: str
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    note: str = field(default="", kw_only=True)
-
-
-@dataclass(frozen=True)
-class PairPrediction(Prediction):
-    """The classification of a pair of texts, of which `second` is the second one."""
-
-    second: str
 
 
 @dataclass(frozen=True)
@@ -118,8 +96,26 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         check_positions(self.model, "max_length", self.max_length)
 
     @classmethod
-    def of(cls, loaded: Loaded, *, max_length: int | None = None) -> Self:
-        """Make a classifier of what `qkv.load` returned; `max_length` is as in training if None."""
+    def of(
+        cls,
+        loaded: Loaded,
+        *,
+        max_length: int | None = None,
+        labels: ClassNames | None = None,
+        independent: bool = False,
+    ) -> Any:
+        """Make a classifier of what `qkv.load` returned.
+
+        Args:
+            loaded: a trained classifier; with `labels`, a model without classes.
+            max_length: maximum number of tokens of an input; as in training if None.
+            labels: names or descriptions of the classes, which need no training; see
+                `read_descriptions`.
+            independent: see `ZeroShotClassifier`.
+        """
+        if labels is not None:
+            options: Any = {"max_length": max_length, "independent": independent}
+            return zero_shot_classifier(loaded, labels, **options)
         cls.check(loaded)
         check_classes(loaded)
         kind = loaded.config.get("problem_type") or "single_label_classification"
@@ -277,7 +273,7 @@ class ClassificationRecipe(Recipe[TextClassifier]):
             written as | alone.
     """
 
-    base: str | None = "all-MiniLM-L6-v2"
+    base: str | None = MINILM
     data: DataConfig = DataConfig(train=("reviews",))
     # Devlin et al. 2019, appendix A.3: a batch of 32 texts, 2 to 4 epochs; their rates.
     training: Training = Training(
@@ -339,46 +335,6 @@ class ClassificationRecipe(Recipe[TextClassifier]):
         return class_metrics(scores)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Classify(Predict[TextClassifier]):
-    """Options of `qkv classify`.
-
-    Args:
-        second: the text that each text is paired with, for models of text pairs; if both are
-            columns of a table, use --columns.second.
-        max_length: maximum number of tokens of an input, of which the rest is cut off; default: as
-            in training.
-    """
-
-    second: str | None = None
-    max_length: int | None = None
-
-    inputs: ClassVar = "the texts to classify, one per argument"
-    roles: ClassVar = ("text", "second")
-    settings: ClassVar = ("max_length",)
-
-    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
-        """Return the texts, each with its second text if there is any."""
-        named = (self.columns or {}).get("second")
-        return pair_items(inputs, self.file, columns, self.second, column=named)
-
-    def predict(
-        self, pipeline: TextClassifier, fields: Sequence[Mapping[str, str]]
-    ) -> list[Prediction]:
-        """Classify the texts."""
-        seconds = [one["second"] for one in fields] if "second" in fields[0] else None
-        return pipeline.predict([one["text"] for one in fields], seconds, progress=True)
-
-    def line(self, prediction: Prediction) -> str:
-        """Return label, probability and text, separated by tabs."""
-        remark(prediction.text, prediction.note)
-        texts = [prediction.text]
-        if isinstance(prediction, PairPrediction):
-            texts.append(prediction.second)
-        cells = (" ".join(text.split()) for text in texts)
-        return "\t".join([prediction.label, f"{prediction.probability:.4f}", *cells])
-
-
 def make_example(text: str, label: str, second: str | None = None) -> Example:
     """Make an example of a row's fields."""
     return TextExample(text, label) if second is None else PairExample(text, label, second)
@@ -387,6 +343,7 @@ def make_example(text: str, label: str, second: str | None = None) -> Example:
 TASK = Task(
     name="classify",
     default="sentiment",
+    untrained=MINILM,
     pipeline=TextClassifier,
     recipe=ClassificationRecipe,
     predict=Classify,

@@ -10,7 +10,17 @@ from cyclopts import Parameter
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.console import show_table
 from qkv.tasks.inputs import Item, pick_device, text_items
-from qkv.tasks.options import AllowDownload, Columns, Device, File, Json, JsonTables, Model, Output
+from qkv.tasks.options import (
+    AllowDownload,
+    Columns,
+    Device,
+    File,
+    Json,
+    JsonTables,
+    Model,
+    NewLabels,
+    Output,
+)
 from qkv.tasks.outputs import answer_all, dumps
 from qkv.tasks.pipeline import Pipeline, recorded
 from qkv.tasks.splits import Source, name_columns
@@ -55,21 +65,34 @@ class Predict(Generic[P]):
     def run(self, task: Task[Any, Any], inputs: Sequence[str]) -> None:
         """Load the model, and print or write a prediction for each input."""
         self.check()
-        model = task.default if self.model is None else self.model
+        # Inputs are read first, so that their errors do not wait for the model.
+        items = self.items(inputs, self.columns_of(task))
+        self.answer(self.load(task), items)
+
+    def load(self, task: Task[Any, Any]) -> P:
+        """Load the model that the options name, or the task's shipped model."""
+        pipeline: Any = task.pipeline.load(
+            self.model_of(task),
+            device=pick_device(self.device),
+            allow_download=self.allow_download,
+            **{name: getattr(self, name) for name in self.settings},
+        )
+        return pipeline
+
+    def model_of(self, task: Task[Any, Any]) -> str:
+        """Return the name of the model.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        shipped = task.untrained if getattr(self, "labels", None) else task.default
+        model = shipped if self.model is None else self.model
         if not model:
             why = (
                 "--model is empty" if self.model == "" else f"qkv {task.name} has no shipped model"
             )
             raise ConfigError(f"{why}; expected --model MODEL")
-        # Inputs are read first, so that their errors do not wait for the model.
-        items = self.items(inputs, self._columns(task, model))
-        pipeline: Any = task.pipeline.load(
-            model,
-            device=pick_device(self.device),
-            allow_download=self.allow_download,
-            **{name: getattr(self, name) for name in self.settings},
-        )
-        self.answer(pipeline, items)
+        return model
 
     def answer(self, pipeline: P, items: Sequence[Item]) -> None:
         """Print or write a prediction for each item."""
@@ -81,8 +104,9 @@ class Predict(Generic[P]):
             output=self.output,
         )
 
-    def _columns(self, task: Task[Any, Any], model: str) -> dict[str, str]:
+    def columns_of(self, task: Task[Any, Any]) -> dict[str, str]:
         """Return the column of each role: the option's, else the training data's, else its name."""
+        model = self.model_of(task)
         roles = {role: task.columns.get(role, role) for role in self.roles}
         remembered = trained_columns(model) if self.file is not None else {}
         known = {role: remembered.get(role, default) for role, default in roles.items()}
@@ -125,6 +149,7 @@ def evaluate(
     data: str,
     split: str = "test",
     task: str | None = None,
+    labels: NewLabels = None,
     columns: Columns = None,
     data_dir: Path | None = None,
     json: JsonTables = False,
@@ -143,11 +168,17 @@ def evaluate(
         task: task of the model; default: the one that it was trained for.
         data_dir: folder of the named sets; default: the environment variable QKV_DATA.
     """
-    page = find_task(task or task_of(model))
+    page = find_task(task or ("classify" if labels else task_of(model)))
+    if labels is not None and not page.untrained:
+        raise ConfigError(f"--labels with --task {page.name}; expected --task classify")
     if page.recipe is None:
-        raise ConfigError(f"qkv {page.name} has no scores; expected --task with another task")
+        raise ConfigError(
+            f"{model}: qkv {page.name} has no scores; expected a model of another task, or "
+            "--labels to classify without training"
+        )
     source = Source(page, {**trained_columns(model), **(columns or {})}, data_dir, "skip")
-    options = {"device": pick_device(device), "allow_download": allow_download}
+    options: dict[str, Any] = {"device": pick_device(device), "allow_download": allow_download}
+    options |= {} if labels is None else {"labels": labels}
     pipeline = page.pipeline.load(model, **options)
     scores = pipeline.evaluate(source.read(data, split), progress=True)
     if json:

@@ -123,13 +123,29 @@ def text_items(
             for row in read_table(file, columns, keep_bad_rows=True)
         ]
     if file is not None:
-        lines = _lines(name, read_content(file), str(file), what)
-        return [replace(item, files=(file,)) for item in lines]
+        return line_items(name, file, what)
     if is_interactive():
         raise DataError(
             f"no input: expected {what} as an argument, --file FILE, or lines on standard input"
         )
     return _lines(name, read_input(), "standard input", what)
+
+
+def line_items(name: str, file: Path, what: str, *, skip_blank: bool = False) -> list[Item]:
+    """Return one input per line of a file.
+
+    Args:
+        name: role of the lines.
+        file: a text file.
+        what: what error messages call an input.
+        skip_blank: whether to leave out blank lines, which otherwise are problems.
+
+    Raises:
+        DataError: the file cannot be read, or is empty.
+    """
+    content = read_content(file)
+    items = _lines(name, content, str(file), what, skip_blank=skip_blank)
+    return [replace(item, files=(file,)) for item in items]
 
 
 def pair_items(
@@ -171,7 +187,9 @@ def pair_items(
     return [item if item.problem else replace(item, fields=item.fields | both) for item in items]
 
 
-def _lines(name: str, content: bytes, where: str, what: str) -> list[Item]:
+def _lines(
+    name: str, content: bytes, where: str, what: str, *, skip_blank: bool = False
+) -> list[Item]:
     """Return one input per line; blank lines at the end are ignored."""
     lines = decode(content, where, tolerant=True).split("\n")
     while lines and not lines[-1].strip():
@@ -181,6 +199,7 @@ def _lines(name: str, content: bytes, where: str, what: str) -> list[Item]:
     return [
         _item(name, line.removesuffix("\r"), f"{where}, line {number}")
         for number, line in enumerate(lines, start=1)
+        if line.strip() or not skip_blank
     ]
 
 

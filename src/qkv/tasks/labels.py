@@ -1,6 +1,7 @@
 """What tasks with classes share: names of the classes, their counts, and tables of scores."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from qkv.checkpoints.harmless import read_labels
@@ -16,6 +17,33 @@ SHOWN = 20  # classes of a longer list that are named
 SEPARATOR = "|"  # between the labels of a text that has several
 
 Scores = ClassificationScores | MultiLabelScores
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classification of a text.
+
+    Args:
+        text: the text.
+        label: the most probable class; of a model with several classes per text those with a
+            probability of at least 0.5, separated by "|".
+        probability: probability of the label.
+        probabilities: probability of each class.
+        note: what a reader should know, such as that the text was truncated.
+    """
+
+    text: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    note: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class PairPrediction(Prediction):
+    """The classification of a pair of texts, of which `second` is the second one."""
+
+    second: str
 
 
 def labels_of(loaded: Loaded) -> Labels:

@@ -5,7 +5,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float64
+from torch import Tensor
 
+from qkv.data.batches import pad_sequences
 from qkv.data.pretraining import collate_targets
 from qkv.errors import ConfigError
 from qkv.models.causal import CausalLM
@@ -81,3 +84,50 @@ def _windows(number: int, row: Sequence[int], context: int, stride: int) -> Iter
 
 def _scored(window: Window) -> range:
     return range(len(window.tokens) - 1 - window.new, len(window.tokens) - 1)
+
+
+def continuation_log_likelihoods(
+    model: CausalLM,
+    rows: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    *,
+    start: Sequence[int],
+    progress: bool = False,
+) -> Float64[Tensor, "rows continuations"]:
+    """Return the log-likelihood of each continuation after `start` and each row.
+
+    What rows share is computed once: `start` for a batch, and a row for its continuations.
+
+    Args:
+        model: language model in evaluation mode.
+        rows: token ids, at least one per row.
+        continuations: token ids, at least one each.
+        start: token ids before every row, at least one.
+        progress: show a progress bar on standard error.
+    """
+    device = model.embedding.weight.device
+    width = max(map(len, continuations))
+    at_once = max(1, LOGITS // (len(continuations) * width * model.embedding.weight.shape[0]))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    scores = torch.zeros(len(rows), len(continuations), dtype=torch.float64)
+    ends, real = pad_sequences(continuations, 0)
+    ends, real = ends.to(device), real.to(device)
+    for first in progress_bar(range(0, len(order), at_once), "scoring", show=progress):
+        some = order[first : first + at_once]
+        tokens, mask = pad_sequences([rows[i][::-1] for i in some], 0)
+        tokens, mask = tokens.flip(1).to(device), mask.flip(1).to(device)  # padded on the left
+        with torch.inference_mode():
+            state = model.start(torch.tensor([start], device=device))
+            state.reorder(torch.zeros(len(some), dtype=torch.long, device=device))
+            if tokens.shape[1] > 1:
+                model.step(tokens[:, :-1], state, mask[:, :-1])
+            each = torch.arange(len(some), device=device).repeat_interleave(len(ends))
+            state.reorder(each)
+            inputs = torch.cat((tokens[each, -1:], ends[:, :-1].repeat(len(some), 1)), 1)
+            logits = model.step(inputs, state)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            targets = ends.repeat(len(some), 1)
+            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        sums = (losses.view(targets.shape) * real.repeat(len(some), 1)).sum(1)
+        scores[some] = -sums.view(len(some), -1).double().cpu()
+    return scores

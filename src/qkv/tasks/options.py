@@ -36,6 +36,13 @@ Json = Annotated[bool, Parameter(help="print one JSON object per input", show_de
 JsonTables = Annotated[
     bool, Parameter(name="--json", help="print one JSON object", show_default=False)
 ]
+NewLabels = Annotated[
+    str | None,
+    Parameter(
+        help='classes that need no training, such as "billing, delivery, praise", or with words '
+        'for them, "LOC=a place, NUM=a number|a date"'
+    ),
+]
 Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, cuda or mps")]
 AllowDownload = Annotated[
     bool,

@@ -60,6 +60,9 @@ PAGES = {
     "embed": Page(
         "qkv.tasks.embedding", "Embed texts from arguments, a file, or standard input as vectors."
     ),
+    "search": Page(
+        "qkv.tasks.search", "Find the lines of a file by meaning: qkv search --file docs.txt QUERY."
+    ),
     "dates": Page("qkv.tasks.dates", ""),
 }
 
@@ -80,6 +83,7 @@ class Task(Generic[Example, Scores]):
     Args:
         name: name of the command, and of `task` in a recipe.
         default: shipped model that is used unless another is named; "" if there is none.
+        untrained: shipped model that is used for classes given by labels, if the task has them.
         pipeline: makes predictions and scores.
         predict: options and inputs of the command; None for a task that only has a recipe.
         columns: default column of each role in a table; None for a role that is optional.
@@ -99,6 +103,7 @@ class Task(Generic[Example, Scores]):
 
     name: str
     default: str
+    untrained: str = ""
     pipeline: "type[Pipeline[Any, Any, Scores]]"
     predict: "type[Predict[Any]] | None"
     columns: Mapping[str, str | None]
@@ -135,6 +140,7 @@ def task(
     *,
     device: "torch.device | str | None" = None,
     allow_download: bool = False,
+    **settings: Any,
 ) -> "Pipeline[Any, Any, Any]":
     """Return a function of one input or a list of inputs, such as a translator.
 
@@ -143,6 +149,8 @@ def task(
         model: a model of `qkv.load`, or a path or name for it; None: the task's shipped model.
         device: device of the model, if it is loaded here.
         allow_download: whether to look on the Hub for a base model that the model's files name.
+        settings: keyword arguments of the task's `Pipeline.of`, such as
+            labels=["billing", "praise"], which classifies without training.
 
     Raises:
         ConfigError: there is no such task, or the model is of another kind.
@@ -152,9 +160,13 @@ def task(
 
     page = find_task(name)
     if isinstance(model, Loaded):
-        return page.pipeline.of(model)
+        return page.pipeline.of(model, **settings)
+    shipped = page.untrained if settings.get("labels") else page.default
     return page.pipeline.load(
-        page.default if model is None else model, device=device, allow_download=allow_download
+        shipped if model is None else model,
+        device=device,
+        allow_download=allow_download,
+        **settings,
     )
 
 

@@ -250,7 +250,7 @@ def test_what_cannot_be_scored(error, model, base, tmp_path):
         ([model, "--data", table, "--columns.stars", "x"], "expected some of text, label"),
         ([model, "--data", tmp_path / "no.csv"], "no.csv"),
         ([model], "data"),
-        ([base, "--data", table], "is a Bert, which fits none of the tasks: translate, "),
+        ([base, "--data", table], "qkv embed has no scores; expected a model of"),
         ([base, "--data", table, "--task", "classify"], "is a Bert with a tokenizer"),
         (
             [model, "--data", "reviews"],

@@ -22,6 +22,7 @@ MODULES = (
     "sst2",
     "emotion",
     "trec",
+    "ag_news",
     "qamr",
     "squadshifts",
     "xquad",
