@@ -126,10 +126,21 @@ def pieces(size=1009):
     return metadata, model
 
 
-def write(path, architecture="llama", kind="F32", *, tokenizer=None, rows=37, extra=None, seed=0):
-    """Write a small model; returns its tensors as written."""
+def write(
+    path,
+    architecture="llama",
+    kind="F32",
+    *,
+    tokenizer=None,
+    rows=37,
+    extra=None,
+    factors=None,
+    split=0,
+    seed=0,
+):
+    """Write a small model, with `split` tensors in each of several parts; returns its tensors."""
     rng = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
     add_sizes(writer, architecture)
     if tokenizer:
         rows = len(tokenizer["tokens"])
@@ -144,6 +155,8 @@ def write(path, architecture="llama", kind="F32", *, tokenizer=None, rows=37, ex
         if "norm" in name and name.endswith("weight"):
             written[name] = written[name][0] + 1, own
         writer.add_tensor(name, written[name][0], raw_dtype=gguf.GGMLQuantizationType[own])
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

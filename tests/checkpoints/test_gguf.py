@@ -7,21 +7,26 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tests.checkpoints import gguf_files
 from tests.checkpoints.gguf_files import (
     ARCHITECTURES,
     KEY_HEADS,
     TYPES,
     byte_level,
+    pieces,
     write,
 )
 
 import qkv
+from qkv.blocks.rotary_scaling import TurnsScaling
 from qkv.checkpoints import gguf as ours
+from qkv.checkpoints.gguf_rotary import factors_of
 from qkv.cli import main
 from qkv.errors import ConfigError, DataError
 from qkv.generation.greedy import greedy
 
 GGUF = gguf.GGMLQuantizationType
+MUTANTS = 127  # of each of five files
 
 
 def test_the_table_of_types_is_that_of_gguf():
@@ -183,28 +188,61 @@ def is_refused(path):
     try:
         loaded = qkv.load(path)
     except (DataError, ConfigError) as error:
-        return str(path) in str(error)
+        return path.parent.name in str(error)
     greedy(loaded.model, torch.tensor([[5, 7]]), start=3, stop=-1, max_length=2)
     if loaded.tokenizer is not None:
         loaded.tokenizer.encode("Don't 12")
     return False
 
 
-def test_mutants_raise_errors_of_ours(tmp_path):
+def change_bytes(content, places, rng):
+    """Change a few bytes."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        changed[rng.choice(rng.choice(places))] = rng.choice((0, 1, 127, 255, rng.randrange(256)))
+    return changed
+
+
+def blow_up(content, places, rng):
+    """Replace eight bytes, such as a length, by a large number."""
+    at = rng.choice(rng.choice(places)) // 4 * 4
+    number = rng.choice((2**63 - 1, 2**64 - 1, 2**40, 2**31, 2**20, len(content)))
+    return content[:at] + struct.pack("<Q", number) + content[at + 8 :]
+
+
+def cut_out(content, places, rng):
+    """Remove a part, from the end or in the middle."""
+    at = rng.choice(rng.choice(places))
+    return content[:at] + rng.choice((b"", content[at + rng.choice((1, 4, 8, 1000)) :]))
+
+
+MUTATIONS = (change_bytes, change_bytes, blow_up, cut_out)
+
+
+@pytest.mark.parametrize("case", ["bytes", "pieces", "gpt2", "parts", "factors"])
+def test_mutants_raise_errors_of_ours(tmp_path, case, monkeypatch):
+    for name, size in {"D": 64, "D_FF": 96, "LAYERS": 2, "HEADS": 2, "KEY_HEADS": 1}.items():
+        monkeypatch.setattr(gguf_files, name, size)
     path = tmp_path / "model.gguf"
-    write(path, kind="Q8_0", tokenizer=byte_level("smollm", size=307))
+    if case == "pieces":
+        write(path, kind="Q4_0", tokenizer=pieces(size=701)[0])
+    elif case == "gpt2":
+        write(path, "gpt2", "F16", tokenizer=byte_level("gpt-2", size=307))
+    else:
+        turns = TurnsScaling(factor=8.0, original_length=64)
+        factors = factors_of(turns, 5_000.0, 16).numpy() if case == "factors" else None
+        tokenizer = byte_level("smollm", size=307) if case == "bytes" else None
+        split = 11 if case == "parts" else 0
+        write(path, kind="Q8_0", tokenizer=tokenizer, factors=factors, split=split)
+    path = path if path.exists() else tmp_path / "model-00001-of-00002.gguf"
+    assert not is_refused(path)
     whole = path.read_bytes()
-    header = ours.GGUFFile(path)
-    end = min(one.start for one in header.entries.values())
+    n_bytes, data = len(whole), min(one.start for one in ours._read(path)[1].values())
+    # Most of the header is the vocabulary: half of the changes are before it, or after it.
+    places = [range(data), range(600), range(max(0, data - 2000), data), range(n_bytes - 8)]
     rng = random.Random(5)
     refused = 0
-    for _ in range(200):
-        content = bytearray(whole)
-        # Most of the header is the vocabulary: half of the changes are before it, or after it.
-        places = [range(end), range(600), range(end - 2000, end), range(len(whole))]
-        for _ in range(rng.choice((1, 1, 2, 5))):
-            at = rng.choice(rng.choice(places))
-            content[at] = rng.choice((0, 1, 0x7F, 0xFF, rng.randrange(256)))
-        path.write_bytes(content)
+    for _ in range(MUTANTS):
+        path.write_bytes(rng.choice(MUTATIONS)(whole, places, rng))
         refused += is_refused(path)
-    assert 60 < refused < 190
+    assert MUTANTS / 2 < refused < MUTANTS

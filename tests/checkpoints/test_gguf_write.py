@@ -353,22 +353,11 @@ def test_what_is_no_gguf_file_stays_as_it_is(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def split(tmp_path, extra=None):
-    """Write a model in several parts; returns the path of the first."""
-    writer = gguf.GGUFWriter(tmp_path / "whole.gguf", "llama", split_max_tensors=7)
+def split(tmp_path):
+    """Write a model as a whole, and in several parts; returns the path of the first part."""
     write(tmp_path / "single.gguf")
-    single = GGUFFile(tmp_path / "single.gguf")
-    for name, value in (single.metadata | (extra or {})).items():
-        if name != "general.architecture":
-            kind = "uint32" if isinstance(value, int) else "float32"
-            getattr(writer, f"add_{kind}")(name, value)
-    for name in single:
-        writer.add_tensor(name, single[name].numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return tmp_path / "whole-00001-of-00005.gguf", single
+    write(tmp_path / "whole.gguf", split=7)
+    return tmp_path / "whole-00001-of-00005.gguf", GGUFFile(tmp_path / "single.gguf")
 
 
 def test_a_file_in_parts(tmp_path):

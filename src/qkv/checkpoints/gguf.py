@@ -181,7 +181,8 @@ def _dequantize(blocks: Tensor, entry: Entry) -> Tensor:
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    numbers = dequantize(blocks.numpy(), GGMLQuantizationType[entry.kind.name])
+    with np.errstate(all="ignore"):  # damaged scales may be infinite
+        numbers = dequantize(blocks.numpy(), GGMLQuantizationType[entry.kind.name])
     return torch.from_numpy(np.ascontiguousarray(numbers)).view(entry.shape)
 
 

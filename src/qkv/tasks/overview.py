@@ -36,7 +36,7 @@ from qkv.tasks.conversion import convert_model, read_model
 from qkv.tasks.options import AllowDownload, JsonTables
 from qkv.tasks.outputs import dumps
 from qkv.tasks.pretrained import GGUF, Loaded
-from qkv.zoo.catalog import list_zoo, read_card
+from qkv.zoo.catalog import ZOO, list_zoo, read_card
 
 
 def info(*, json: JsonTables = False) -> None:
@@ -93,7 +93,7 @@ def inspect(
             GGUF (.gguf), llama2.c (.bin) or CTranslate2 (model.bin).
     """
     tables = inspect_model(read_model(model, allow_download=allow_download))
-    path = Path(model)
+    path = ZOO[model].locate() if model in ZOO else Path(model)
     if path.suffix == GGUF and path.is_file():
         tables = {f"tensors of {path.name}": describe_tensors(GGUFFile(path)), **tables}
     show_tables(tables, json)
