@@ -41,6 +41,8 @@ class Classify(Predict[Any]):
         """Check the labels before the model is loaded."""
         if self.labels is not None:
             read_descriptions(self.labels)
+            if self.second is not None:
+                raise ConfigError("--labels with --second; expected single texts for --labels")
         elif self.independent:
             raise ConfigError("--independent without --labels; expected both, or neither")
 

@@ -236,6 +236,7 @@ def test_the_command(encoder, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["classify", "--labels", "billing", "x"], "one label, 'billing'; expected two or more"),
+        (["classify", "--labels", "a,b", "--second", "y", "x"], "--labels with --second; expected"),
         (["classify", "--independent", "x"], "--independent without --labels; expected both, or"),
         (["classify", "-m", "sentiment", "--labels", "a,b", "x"], "sentiment: the labels are for"),
         (
