@@ -45,7 +45,7 @@ def test_a_model_may_be_for_none(tmp_path):
 
 
 def test_every_task_has_a_default_and_a_command():
-    assert set(commands()) == {*KINDS.values(), "search"}  # as models for "embed"
+    assert set(commands()) == {*KINDS.values(), "search", "chat"}  # as for "embed" and "generate"
     for name in commands():
         found = find_task(name)
         assert found.name == name

@@ -108,11 +108,11 @@ class Continuation:
         return torch.zeros(rows, 0, dtype=torch.long, device=device)
 
 
-def until(tokens: Iterable[Token], end: Ends) -> list[Token]:
-    """Return the tokens up to the end of an output."""
-    taken: list[Token] = []
+def until(tokens: Iterable[Token], end: Ends) -> Iterator[Token]:
+    """Yield the tokens up to the end of an output."""
+    taken: list[int] = []
     for token in tokens:
-        taken.append(token)
-        if end([one.id for one in taken]):
-            break
-    return taken
+        taken.append(token.id)
+        yield token
+        if end(taken):
+            return

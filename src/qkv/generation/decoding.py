@@ -15,7 +15,7 @@ from qkv.generation.constraints import (
     renormalize,
     source_penalty,
 )
-from qkv.generation.processors import Processor
+from qkv.generation.processors import Processor, repetition_penalty
 from qkv.generation.ranking import Beam
 from qkv.generation.sampling import Sampling
 
@@ -62,6 +62,7 @@ class Decoding:
         suppressed_first: ids that are not generated first (after a forced first token).
         source_ngram: forbid copying n-grams of this length from the source; 0 allows all.
         source_penalty: values above 1 make the tokens of the source more probable.
+        output_penalty: values above 1 make tokens of the output less probable, not of a prompt.
         renormalized: whether to renormalize log-probabilities after all rules were applied.
         stop_strings: strings that end the output and are not part of it.
     """
@@ -82,6 +83,7 @@ class Decoding:
     suppressed_first: tuple[int, ...] = ()
     source_ngram: int = 0
     source_penalty: float = 1.0
+    output_penalty: float = 1.0
     renormalized: bool = False
     stop_strings: tuple[str, ...] = ()
 
@@ -138,6 +140,8 @@ class Decoding:
             stops: ids that end an output, overriding the files.
         """
         processors, stops = list(first), self.stops if stops is None else stops
+        if self.output_penalty != 1:
+            processors.append(repetition_penalty(self.output_penalty, begun=max(0, begun)))
         if self.source_penalty != 1:
             processors.append(source_penalty(source, self.source_penalty))
         if self.source_ngram:

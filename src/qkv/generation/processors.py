@@ -139,10 +139,14 @@ def _check_share(name: str, p: float) -> None:
         raise ConfigError(f"{name} is {p}, expected a share in (0, 1]; None keeps every token")
 
 
-def repetition_penalty(penalty: float) -> Processor:
+def repetition_penalty(penalty: float, *, begun: int = 0) -> Processor:
     """Make tokens that have occurred less probable (Keskar et al. 2019, section 4.1).
 
     Positive logits are divided by `penalty`, others multiplied; below 1 it favors repetition.
+
+    Args:
+        penalty: the divisor.
+        begun: number of tokens at the beginning, such as a prompt, that do not count.
 
     Raises:
         ConfigError: if the penalty is not above 0.
@@ -150,7 +154,8 @@ def repetition_penalty(penalty: float) -> Processor:
     check_penalty("repetition_penalty", penalty)
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
-        return torch.where(marked(tokens, logits), penalized(logits, penalty), logits)
+        occurred = marked(tokens[:, begun:], logits)
+        return torch.where(occurred, penalized(logits, penalty), logits)
 
     return processor
 

@@ -81,13 +81,23 @@ class CausalLM(nn.Module):
         *,
         token_mask: Bool[Tensor, "B L"] | None = None,
         positions: Int[Tensor, "*B L"] | None = None,
+        texts: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Return the hidden states: `forward` is `head(hidden(...))`."""
+        """Return the hidden states: `forward` is `head(hidden(...))`.
+
+        Args:
+            tokens: ids.
+            token_mask: True = a real token.
+            positions: (L,) or (B, L); None counts the real tokens from 0.
+            texts: number of each token's text, if a row holds several: a token sees its own alone.
+        """
         counted = token_positions(tokens, token_mask)
         positions = counted if positions is None else positions
-        return self.stack(
-            self.embed(tokens, positions), mask=attention_mask(token_mask), positions=positions
-        )
+        mask = attention_mask(token_mask)
+        if texts is not None:
+            same = (texts[:, :, None] == texts[:, None, :])[:, None]  # (B, 1, L, L)
+            mask = same if mask is None else mask & same
+        return self.stack(self.embed(tokens, positions), mask=mask, positions=positions)
 
     def start(
         self, source: Int[Tensor, "B n"], token_mask: Bool[Tensor, "B n"] | None = None

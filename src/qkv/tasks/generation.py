@@ -183,12 +183,16 @@ class SamplingOptions:
         return replace(usual, **self.changes)
 
 
+AS_FILES_SAY = SamplingOptions()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generate(Predict[Generator]):
     """Options of `qkv generate`.
 
     Args:
-        max_length: maximum number of new tokens; default: as the model's files say, else 200.
+        max_length: maximum number of new tokens; default: as the model's files say, else about
+            200, up to the end of a sentence.
         sampling: how tokens are sampled.
         seed: random seed; the second text for a prompt uses the next number, and so on.
         n: number of texts per prompt.
@@ -198,7 +202,7 @@ class Generate(Predict[Generator]):
     """
 
     max_length: int | None = None
-    sampling: Annotated[SamplingOptions, Parameter(name="*")] = SamplingOptions()
+    sampling: Annotated[SamplingOptions, Parameter(name="*")] = AS_FILES_SAY
     seed: int = 0
     n: int = 1
     stop: list[str] | None = None
@@ -244,6 +248,7 @@ class Generate(Predict[Generator]):
 
     def answer(self, pipeline: Generator, items: Sequence[Item]) -> None:
         """Print the text of a single prompt as it is generated; else a line per text."""
+        self._check_n(pipeline)
         for item in items:
             self._note_length(pipeline, item.fields.get("text", ""))
         if len(items) > 1 or items[0].problem or self.json or self.output is not None:
@@ -269,6 +274,15 @@ class Generate(Predict[Generator]):
     def _options(self, pipeline: Generator) -> dict[str, Any]:
         sampling = self.sampling.over(pipeline)
         return {"max_length": self.max_length, "sampling": sampling, "stop_strings": self.stop}
+
+    def _check_n(self, pipeline: Generator) -> None:
+        """Raise ConfigError if the texts for a prompt would all be the same."""
+        sampling = self.sampling.over(pipeline) or pipeline.sampling
+        if self.n > 1 and sampling.temperature == 0:
+            raise ConfigError(
+                f"n = {self.n} with greedy decoding writes the same text {self.n} times; expected "
+                "a temperature, such as --temperature 0.7"
+            )
 
     def _note_length(self, pipeline: Generator, prompt: str) -> None:
         """Report a prompt that is too long to be read as a whole."""
@@ -331,7 +345,7 @@ def likelihood_line(scores: LanguageModelScores) -> str:
 
 TASK = Task(
     name="generate",
-    default="generator",
+    default="smollm2",
     pipeline=Generator,
     recipe=GenerationRecipe,
     predict=Generate,

@@ -1,7 +1,8 @@
 """Texts that a causal language model generates, and the likelihood of texts under it."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from qkv.generation.answer import Token
 from qkv.generation.continuation import Continuation, until
 from qkv.generation.decoding import Decoding, Limits
 from qkv.generation.sampling import Sampling
-from qkv.generation.stepping import check_max_length
+from qkv.generation.stepping import Ends, check_max_length
 from qkv.generation.streaming import check_stop_strings, cut_text, ends_at, text_pieces
 from qkv.models.causal import CausalLM
 from qkv.models.modes import evaluating
@@ -23,6 +24,8 @@ from qkv.tasks.likelihood import negative_log_likelihoods
 from qkv.tasks.pipeline import Pipeline, check_strings
 
 MAX_LENGTH = 200  # tokens of an output, if neither caller nor files set a limit
+FINISH = 60  # more tokens than that, to finish a sentence
+END = re.compile(r"""([^\d\W][.!?\u2026]+["'\u201d\u2019)*]*\s*|\n\s*)$""")  # of a sentence or line
 ROWS = 32  # prompts per batch
 
 
@@ -52,7 +55,8 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
     """A causal language model.
 
     A prompt gets the special tokens of the tokenizer, except those that end a text; an empty prompt
-    becomes the model's start token. When prompt and output outgrow the context of training, the
+    becomes the model's start token. White space at the end of a prompt is generated again, as part
+    of a token. When prompt and output outgrow the context of training, the
     model continues from the last half of a context, as often as needed: it does not see what comes
     before, and neither do the processors.
 
@@ -63,6 +67,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         ConfigError: the model is of another kind, or its files ask for what is not implemented.
     """
 
+    usual: ClassVar = MAX_LENGTH
     kinds: ClassVar = (CausalLM,)
     expected: ClassVar = (
         "a causal language model of the families of GPT-2 or Llama, with output layer and "
@@ -139,7 +144,8 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
 
         Args:
             prompts: the prompts; may be empty texts.
-            max_length: maximum number of new tokens; default: as the model's files say, else 200.
+            max_length: maximum number of new tokens; default: as the model's files say, else
+                about 200, up to the end of a sentence.
             sampling: how tokens are sampled; default: `self.sampling`.
             seed: random seed of all prompts, or one per prompt; a text depends on nothing else.
             stop_strings: strings that end a text and are not part of it; default: as the files say.
@@ -191,10 +197,12 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
             DataError: the prompt is empty, and the model has no start token.
         """
         sampling, stop_strings = self._chosen(max_length, sampling, stop_strings)
-        ids = self.encode(prompt)
+        ids, decoding = self._begin(prompt)
         limits = self._limits(ids, max_length)
-        tokens = self._continuation(sampling).tokens(ids, limits, seed, lookup=lookup)
-        generated = (token.id for token in tokens)
+        continuation = self._continuation(sampling, decoding)
+        tokens = continuation.tokens(ids, limits, seed, lookup=lookup)
+        end = self._end(prompt, limits, ()) or (lambda ids: False)
+        generated = (token.id for token in until(tokens, end))
         return text_pieces(generated, self._decoder(prompt), stop_strings=stop_strings)
 
     def evaluate(
@@ -237,18 +245,27 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         stop_strings: Sequence[str],
     ) -> list[list[Token]]:
         """Return the tokens of each output: in one batch, if all fit the context."""
-        ids = [self.encode(prompt) for prompt in prompts]
+        begun = [self._begin(prompt) for prompt in prompts]
+        ids, settings = [ids for ids, _ in begun], [decoding for _, decoding in begun]
         limits = [self._limits(row, max_length) for row in ids]
-        alike = len(set(limits)) == 1 and not self.decoding.reads_source
-        continuation = self._continuation(sampling)
+        alike = len(set(limits)) == 1 and all(one is self.decoding for one in settings)
+        alike = alike and not self.decoding.reads_source
         with evaluating(self.model):
             fits = max(map(len, ids)) + limits[0].most <= self.context
+            pairs = zip(prompts, limits, strict=True)
+            ends = [self._end(prompt, limit, stop_strings) for prompt, limit in pairs]
             if alike and fits and not stop_strings:
-                return continuation.answers(ids, limits[0], seeds)
-            ends = [ends_at(self._decoder(prompt), stop_strings) for prompt in prompts]
-            rows = zip(ids, limits, seeds, ends, strict=True)
+                continuation = self._continuation(sampling, self.decoding)
+                outputs = continuation.answers(ids, limits[0], seeds)
+            else:
+                rows = zip(settings, ids, limits, seeds, strict=True)
+                outputs = [
+                    self._continuation(sampling, decoding).tokens(row, limit, seed)
+                    for decoding, row, limit, seed in rows
+                ]
             return [
-                until(continuation.tokens(row, limit, seed), end) for row, limit, seed, end in rows
+                list(until(output, end) if end else output)
+                for output, end in zip(outputs, ends, strict=True)
             ]
 
     def _chosen(
@@ -271,16 +288,55 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         return sampling or self.sampling, strings
 
     def _limits(self, ids: Sequence[int], max_length: int | None) -> Limits:
-        return self.decoding.limits(len(ids), usual=MAX_LENGTH, most=max_length)
+        return self.decoding.limits(len(ids), usual=self.usual + FINISH, most=max_length)
 
-    def _continuation(self, sampling: Sampling) -> Continuation:
-        return Continuation(self.model, self.context, self.stops, sampling, self.decoding)
+    def _end(self, prompt: str, limits: Limits, stop_strings: Sequence[str]) -> Ends | None:
+        """Return what ends an output early; None if only its stop tokens and limits do.
+
+        It is a stop string or, if nobody has set a limit, the end of a sentence beyond the usual
+        length.
+        """
+        decode, finish = self._decoder(prompt), limits.most == self.usual + FINISH
+        stopped = ends_at(decode, stop_strings)
+
+        def end(ids: list[int]) -> bool:
+            finished = finish and len(ids) >= self.usual and END.search(decode(ids))
+            return bool(finished) or stopped(ids)
+
+        return end if finish or stop_strings else None
+
+    def _continuation(self, sampling: Sampling, decoding: Decoding) -> Continuation:
+        return Continuation(self.model, self.context, self.stops, sampling, decoding)
+
+    def _begin(self, prompt: str) -> tuple[list[int], Decoding]:
+        """Return the tokens from which decoding starts, and its settings.
+
+        White space at the end of a prompt is often the beginning of a token, such as " the", that
+        the model expects as a whole: it is generated again, as part of such a token.
+        """
+        ids, decoding = self.encode(prompt), self.decoding
+        space = self._labels[ids[-1]]
+        if len(ids) == 1 or not space.isspace():
+            return ids, decoding
+        others = [i for i, label in enumerate(self._labels) if not label.startswith(space)]
+        if len(others) == len(self._labels) - 1:
+            return ids, decoding
+        forbidden = (*decoding.suppressed_first, *others)
+        return ids[:-1], replace(decoding, suppressed_first=forbidden)
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        """The text of each token."""
+        labels = self.tokenizer.tokens(range(self.tokenizer.vocab_size))
+        return [label.replace("\u2581", " ") for label in labels]
 
     def _decoder(self, prompt: str) -> Callable[[list[int]], str]:
         """Decode an output after its prompt: alone it might lose its first space."""
-        before = self.tokenizer.encode(prompt)
-        known = len(self.tokenizer.decode(before))
-        return lambda ids: self.tokenizer.decode([*before, *ids])[known:]
+        whole, (begun, _) = self.encode(prompt), self._begin(prompt)
+        special = self.tokenizer.special_ids
+        after = max((i + 1 for i, token in enumerate(whole) if token in special), default=0)
+        known = len(self.tokenizer.decode(whole[after:]))
+        return lambda ids: self.tokenizer.decode([*begun[after:], *ids])[known:]
 
     def _generation(
         self, prompt: str, output: Sequence[Token], seed: int, stop_strings: Sequence[str]

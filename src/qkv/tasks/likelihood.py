@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from qkv.data.batches import pad_sequences
-from qkv.data.pretraining import collate_targets
+from qkv.data.pretraining import MaskedExample, TokenBatch, collate_targets
 from qkv.errors import ConfigError
 from qkv.models.causal import CausalLM
 from qkv.tasks.console import progress_bar
@@ -65,12 +65,17 @@ def negative_log_likelihoods(
         examples = [(w.tokens[:-1], _scored(w), w.tokens[-w.new :]) for w in some]
         batch = collate_targets(examples, pad=0).to(model.embedding.weight.device)
         with torch.inference_mode():
-            logits = model.head(model.hidden(batch.tokens).flatten(0, 1)[batch.positions])
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            each = F.cross_entropy(logits, batch.targets, reduction="none")
+            each = _losses(model, batch)
         owners = [w.row for w in some for _ in range(w.new)]
         losses.index_add_(0, torch.tensor(owners), each.double().cpu())
     return losses.tolist()
+
+
+def _losses(model: CausalLM, batch: TokenBatch) -> Float[Tensor, " targets"]:
+    """Return -ln p of each target."""
+    logits = model.head(model.hidden(batch.tokens).flatten(0, 1)[batch.positions])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, batch.targets, reduction="none")
 
 
 def _windows(number: int, row: Sequence[int], context: int, stride: int) -> Iterator[Window]:
@@ -131,3 +136,28 @@ def continuation_log_likelihoods(
         sums = (losses.view(targets.shape) * real.repeat(len(some), 1)).sum(1)
         scores[some] = -sums.view(len(some), -1).double().cpu()
     return scores
+
+
+def target_losses(
+    model: CausalLM, rows: Sequence[MaskedExample], *, progress: bool = False
+) -> list[float]:
+    """Return the sum of -ln p over the targets of each row.
+
+    Args:
+        model: language model in evaluation mode.
+        rows: the tokens of each text, the positions of its targets, and the targets there.
+        progress: show a progress bar on standard error.
+    """
+    losses = [0.0] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    longest = max(len(rows[order[-1]][0]), 1)
+    at_once = max(1, LOGITS // (longest * model.embedding.weight.shape[0]))
+    for first in progress_bar(range(0, len(rows), at_once), "scoring", show=progress):
+        some = order[first : first + at_once]
+        batch = collate_targets([rows[i] for i in some], pad=0)
+        with torch.inference_mode():
+            each = _losses(model, batch.to(model.embedding.weight.device))
+        sizes = [len(rows[i][2]) for i in some]
+        for i, own in zip(some, each.double().cpu().split(sizes), strict=True):
+            losses[i] = float(own.sum())
+    return losses

@@ -160,12 +160,19 @@ def with_defaults(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
 def overridden(kind: Any, content: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
     """Leave out the fields of a recipe that options of the command line replace by others.
 
-    `--training.steps` replaces epochs, and so on; `--base` replaces the sizes of a new model.
+    `--training.steps` replaces epochs, and so on; `--base` replaces the sizes of a new model, and
+    `--finetuning.train` the settings of another way to fine-tune.
     """
     names = {option.partition("=")[0].removeprefix("--").replace("-", "_") for option in options}
     kept = {**content}
     if "base" in names:
         kept = {name: value for name, value in kept.items() if name not in kind.sizes}
+    if "finetuning.train" in names and isinstance(kept.get("finetuning"), dict):
+        kept["finetuning"] = {
+            name: value
+            for name, value in kept["finetuning"].items()
+            if name not in ("lora", "n_layers", "unfreeze_every")
+        }
     for pair in ALTERNATIVES:
         for one, other in (pair, pair[::-1]):
             chosen = f"training.{one}" in names and f"training.{other}" not in names

@@ -56,6 +56,7 @@ PAGES = {
     "generate": Page(
         "qkv.tasks.generation", "Continue prompts from arguments, a file, or standard input."
     ),
+    "chat": Page("qkv.tasks.chat", "Chat with a language model, or answer messages from a file."),
     "recognize": Page("qkv.tasks.images", "Classify images from files and folders."),
     "embed": Page(
         "qkv.tasks.embedding", "Embed texts from arguments, a file, or standard input as vectors."

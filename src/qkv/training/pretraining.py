@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qkv.attention.linear import Linear
+from qkv.data.conversations import PackedBatch
 from qkv.data.pretraining import TokenBatch
 from qkv.models.causal import CausalLM
 from qkv.models.heads import MaskedLM
@@ -38,3 +39,14 @@ def causal_loss(model: CausalLM, batch: TokenBatch) -> Float[Tensor, ""]:
     hidden = model.hidden(batch.tokens).flatten(0, 1).index_select(0, batch.positions)  # (N, d)
     head = cast(Linear, model.head)
     return linear_cross_entropy(hidden, head.weight, head.bias, batch.targets)
+
+
+def packed_loss(model: CausalLM, batch: PackedBatch) -> Float[Tensor, ""]:
+    """Sum of the cross-entropies of the answers' tokens in packed rows (Krell et al. 2021).
+
+    Each token sees only its own text, at its own positions, so packing does not change the loss.
+    """
+    hidden = model.hidden(batch.tokens, positions=batch.positions, texts=batch.texts)
+    head = cast(Linear, model.head)
+    chosen = hidden.flatten(0, 1).index_select(0, batch.at)
+    return linear_cross_entropy(chosen, head.weight, head.bias, batch.targets)

@@ -228,7 +228,8 @@ def test_what_is_not_given_is_as_the_files_say():
 def test_lengths_of_the_files_count_the_prompt_and_hold_across_contexts():
     for context in (11, 61):
         model = generator(context=context, max_length=23, min_length=23)
-        read = [len(model.encode(prompt)) for prompt in PROMPTS]
+        # The space at the end of the second one is generated again.
+        read = [len(model.encode(prompt.rstrip())) for prompt in PROMPTS]
         assert len(set(read)) == 3
         together = model(PROMPTS, seed=3)
         assert [len(one.tokens) for one in together] == [23 - n for n in read]
@@ -238,7 +239,7 @@ def test_lengths_of_the_files_count_the_prompt_and_hold_across_contexts():
     said = {"max_new_tokens": 17, "min_new_tokens": 17, "forced_eos_token_id": 5}
     ids = ids_of(generator(context=11, **said), "to be", 99)
     assert (len(ids), ids.index(5)) == (17, 16)
-    with pytest.raises(LengthError, match="begins with 9 tokens, but the model's files say"):
+    with pytest.raises(LengthError, match="begins with 8 tokens, but the model's files say"):
         generator(max_length=8)(PROMPTS)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from qkv.data.conversations import Conversation, conversation
 from qkv.data.parts import split_by_hash
 from qkv.data.sets import Folder, NamedSet
 from qkv.data.sets.near_copies import NearCopies
@@ -46,6 +47,8 @@ SKIPPED_FOLDERS = frozenset(
     """.split()  # noqa: SIM905 - as long as the list above it
 )
 WORDS = range(3, 31)  # number of words in a summary
+REQUEST = "Write the docstring of this function:\n\n{}"
+SHORT, FEW = 500, 100  # of conversations: characters of a function, functions outside of training
 
 
 class Function(NamedTuple):
@@ -278,7 +281,21 @@ def _texts(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[str
     return list(dict.fromkeys(definition(one) for one in _corpus().splits[split]))
 
 
+def _chats(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[Conversation]:
+    """Return requests for docstrings: short functions, and outside of training few of them."""
+    short = [one for one in _corpus().splits[split] if len(one.code) <= SHORT]
+    step = 1 if split == "train" else max(1, len(short) // FEW)
+    return [conversation(REQUEST.format(one.code.strip()), one.summary) for one in short[::step]]
+
+
 SETS = (
+    NamedSet(
+        name="docstrings",
+        task="chat",
+        splits=tuple(SHARES),
+        read=_chats,
+        summary="requests for the docstrings of short Python functions; see LICENCES",
+    ),
     NamedSet(
         name="docstrings",
         task="summarize",

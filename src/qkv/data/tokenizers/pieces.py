@@ -1,12 +1,15 @@
 """Vocabularies based on SentencePiece: T5 and Llama 2, fairseq, and Marian."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
 
 from qkv.data.tokenizers.vocabulary import Span
-from qkv.errors import DataError
+from qkv.errors import ConfigError, DataError
+
+NO_PIECE = "\ue000"  # a private character, which no piece contains
 
 
 class SentencePieceVocabulary:
@@ -39,6 +42,24 @@ class SentencePieceVocabulary:
     def spans(self, text: str) -> tuple[list[int], list[Span]]:
         encoded = self._model.encode(text, out_type="offset_mapping")
         return encoded["ids"], encoded["offsets"]
+
+    def parse(self, text: str) -> tuple[list[int], list[Span]]:
+        names = {name: i for i in self.special if (name := self.token(i))}
+        parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
+        ids, offsets, begin = list[int](), list[Span](), 0
+        for part in parts:
+            if part in names:
+                own, spans = [names[part]], [(0, len(part))]
+            elif not begin:
+                own, spans = self.spans(part)
+            else:  # the library would add a space at the start of a text
+                own, spans = self.spans(NO_PIECE + part)
+                spans = [(first - 1, end - 1) for first, end in spans]
+            inside = [k for k, (first, end) in enumerate(spans) if first >= 0 and end > first]
+            ids += [own[k] for k in inside]
+            offsets += [(spans[k][0] + begin, spans[k][1] + begin) for k in inside]
+            begin += len(part)
+        return ids, offsets
 
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids)
@@ -155,6 +176,9 @@ class MarianVocabulary:
         skipped = len(text) - len(rest)
         spans = [(first + skipped, end + skipped) for first, end in encoded["offsets"]]
         return self.encode(text), [*((0, skipped) for _ in code), *spans]
+
+    def parse(self, text: str) -> tuple[list[int], list[Span]]:
+        raise ConfigError("Marian's tokenizers do not parse special tokens; translators need none")
 
     def decode(self, ids: list[int]) -> str:
         text = self._model.decode_pieces([self._names[i] for i in ids])

@@ -257,6 +257,14 @@ class Tokenizer:
         """
         return self._vocabulary.spans(text)
 
+    def parse(self, text: str) -> tuple[list[int], list[Span]]:
+        """Return ids and characters as `encode_with_offsets`, with the special tokens in a text.
+
+        Only for texts that a program wrote, such as a chat template: elsewhere the name of a
+        special token is text like any other.
+        """
+        return self._vocabulary.parse(text)
+
     def add_special_tokens(
         self, first: Sequence[int], second: Sequence[int] | None = None
     ) -> ModelInput:

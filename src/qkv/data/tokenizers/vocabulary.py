@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import tokenizers
@@ -12,7 +13,7 @@ Span = tuple[int, int]  # [first character, end)
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """Converts text to ids and back; text is never encoded to special tokens.
+    """Converts text to ids and back; only `parse` encodes names to special tokens.
 
     Args:
         special: ids of special tokens.
@@ -24,6 +25,7 @@ class Vocabulary(Protocol):
     def encode(self, text: str) -> list[int]: ...
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]: ...
     def spans(self, text: str) -> tuple[list[int], list[Span]]: ...
+    def parse(self, text: str) -> tuple[list[int], list[Span]]: ...
     def decode(self, ids: list[int]) -> str: ...  # no special ids
     def id(self, token: str) -> int | None: ...
     def token(self, i: int) -> str | None: ...
@@ -72,6 +74,16 @@ class LibraryVocabulary:
     def spans(self, text: str) -> tuple[list[int], list[Span]]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def parse(self, text: str) -> tuple[list[int], list[Span]]:
+        encoding = self._parser.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    @cached_property
+    def _parser(self) -> tokenizers.Tokenizer:
+        parser = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        parser.encode_special_tokens = False
+        return parser
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids)
