@@ -48,7 +48,8 @@ SKIPPED_FOLDERS = frozenset(
 )
 WORDS = range(3, 31)  # number of words in a summary
 REQUEST = "Write the docstring of this function:\n\n{}"
-SHORT, FEW = 500, 100  # of conversations: characters of a function, functions outside of training
+SHORT = 500  # characters of a function in a conversation
+FEW = {"train": 200, "validation": 50, "test": 100}  # conversations, enough to learn a form
 
 
 class Function(NamedTuple):
@@ -282,10 +283,10 @@ def _texts(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[str
 
 
 def _chats(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[Conversation]:
-    """Return requests for docstrings: short functions, and outside of training few of them."""
+    """Return requests for docstrings, of a few short functions from all over the corpus."""
     short = [one for one in _corpus().splits[split] if len(one.code) <= SHORT]
-    step = 1 if split == "train" else max(1, len(short) // FEW)
-    return [conversation(REQUEST.format(one.code.strip()), one.summary) for one in short[::step]]
+    some = [short[i * len(short) // FEW[split]] for i in range(FEW[split])]
+    return [conversation(REQUEST.format(one.code.strip()), one.summary) for one in some]
 
 
 SETS = (
@@ -294,7 +295,7 @@ SETS = (
         task="chat",
         splits=tuple(SHARES),
         read=_chats,
-        summary="requests for the docstrings of short Python functions; see LICENCES",
+        summary="350 requests for the docstrings of short Python functions; see LICENCES",
     ),
     NamedSet(
         name="docstrings",
