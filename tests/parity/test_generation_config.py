@@ -243,8 +243,8 @@ def test_every_field_of_theirs_is_applied_refused_or_harmless():
     applied = {name for case in CASES.values() for name in case(plain("gpt2"))}
     applied |= {name for said in DRAWN.values() for name in said}
     beams = {name for said in (*BEAMS.values(), *FAST.values()) for name in said}
-    ours = "output_repetition_penalty"  # transformers' own counts the prompt
-    elsewhere = {"bos_token_id", "do_sample", "stop_strings", ours}
+    ours = {"output_repetition_penalty", "output_no_repeat_ngram_size"}  # without the prompt
+    elsewhere = {"bos_token_id", "do_sample", "stop_strings"} | ours
     assert set(APPLIED) == (applied | beams | set(BOTH) | elsewhere) - {"pad_token_id"}
 
 

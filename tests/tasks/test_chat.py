@@ -147,6 +147,10 @@ def test_messages_of_another_form(chat):
         with pytest.raises(DataError) as caught:
             chat(messages)
         assert message in str(caught.value)
+    stop = chat.tokenizer.tokens([chat.tokenizer.stop])[0]
+    for call in (lambda: chat(f"a{stop}b"), lambda: chat.evaluate([conversation(stop, "x")])):
+        with pytest.raises(DataError, match=f"message 1 contains {stop!r}, a special token of"):
+            call()
     with pytest.raises(DataError, match="message 2 has the role system"):
         chat([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], system="c")
 

@@ -17,7 +17,7 @@ from qkv.data.rows import Row, RowError, good_rows, report_problems
 from qkv.data.tables import read_text
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
-from qkv.json_fields import shown
+from qkv.json_fields import quoted, shown
 
 ROLES = ("system", "user", "assistant")
 
@@ -117,6 +117,22 @@ def _messages(line: str, where: str) -> tuple[Message, ...]:
     return check_messages(found, where, last="assistant")
 
 
+def refuse_special(tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
+    """Refuse messages with the name of a special token, which could end them early.
+
+    Raises:
+        DataError: a message has one; names it.
+    """
+    names = tokenizer.tokens(sorted(tokenizer.special_ids))
+    for number, message in enumerate(messages, start=1):
+        found = next((name for name in names if name in message["content"]), None)
+        if found is not None:
+            raise DataError(
+                f"message {number} contains {quoted(found)}, a special token of the model: "
+                f"{quoted(message['content'], 60)}; expected text without it"
+            )
+
+
 class Answered(NamedTuple):
     """A conversation as tokens.
 
@@ -145,7 +161,9 @@ def encode_answers(
     Raises:
         ConfigError: the template changes earlier messages when a later one is added, so that
             answers have no fixed place.
+        DataError: a message has the name of a special token.
     """
+    refuse_special(tokenizer, messages)
     text = template.render(messages)
     spans = []
     for i, message in enumerate(messages):

@@ -83,7 +83,8 @@ APPLIED: dict[str, Callable[[Any], Any]] = {
     "min_p": _number,
     "no_repeat_ngram_size": _whole(0),
     "num_beams": _whole(1),
-    "output_repetition_penalty": _number,  # ours: transformers' counts the prompt, too
+    "output_no_repeat_ngram_size": _whole(0),  # ours, and so is the next one: transformers' rules
+    "output_repetition_penalty": _number,  # of these names without output_ count the prompt, too
     "renormalize_logits": _flag,
     "repetition_penalty": _number,
     "stop_strings": _texts,
@@ -169,6 +170,7 @@ def decoding_of(
         suppressed_first=values.get("begin_suppress_tokens", ()),
         source_ngram=values.get("encoder_no_repeat_ngram_size", 0),
         source_penalty=values.get("encoder_repetition_penalty", 1.0),
+        output_ngram=values.get("output_no_repeat_ngram_size", 0),
         output_penalty=values.get("output_repetition_penalty", 1.0),
         renormalized=values.get("renormalize_logits", False),
         stop_strings=values.get("stop_strings", ()),

@@ -15,7 +15,7 @@ from qkv.generation.constraints import (
     renormalize,
     source_penalty,
 )
-from qkv.generation.processors import Processor, repetition_penalty
+from qkv.generation.processors import Processor, no_repeat_ngram, repetition_penalty
 from qkv.generation.ranking import Beam
 from qkv.generation.sampling import Sampling
 
@@ -63,6 +63,7 @@ class Decoding:
         source_ngram: forbid copying n-grams of this length from the source; 0 allows all.
         source_penalty: values above 1 make the tokens of the source more probable.
         output_penalty: values above 1 make tokens of the output less probable, not of a prompt.
+        output_ngram: forbid repeating n-grams of this length in the output; 0 allows all.
         renormalized: whether to renormalize log-probabilities after all rules were applied.
         stop_strings: strings that end the output and are not part of it.
     """
@@ -84,6 +85,7 @@ class Decoding:
     source_ngram: int = 0
     source_penalty: float = 1.0
     output_penalty: float = 1.0
+    output_ngram: int = 0
     renormalized: bool = False
     stop_strings: tuple[str, ...] = ()
 
@@ -142,6 +144,8 @@ class Decoding:
         processors, stops = list(first), self.stops if stops is None else stops
         if self.output_penalty != 1:
             processors.append(repetition_penalty(self.output_penalty, begun=max(0, begun)))
+        if self.output_ngram:
+            processors.append(no_repeat_ngram(self.output_ngram, begun=max(0, begun)))
         if self.source_penalty != 1:
             processors.append(source_penalty(source, self.source_penalty))
         if self.source_ngram:

@@ -175,8 +175,12 @@ def penalized(logits: Float[Tensor, "rows V"], penalty: float) -> Float[Tensor, 
     return torch.where(logits > 0, logits / penalty, logits * penalty)
 
 
-def no_repeat_ngram(n: int) -> Processor:
+def no_repeat_ngram(n: int, *, begun: int = 0) -> Processor:
     """Forbid the token that would complete an n-gram for the second time (Paulus et al. 2018).
+
+    Args:
+        n: number of tokens.
+        begun: number of tokens at the beginning, such as a prompt, that do not count.
 
     Raises:
         ConfigError: if `n` is below 1.
@@ -185,6 +189,7 @@ def no_repeat_ngram(n: int) -> Processor:
         raise ConfigError(f"no_repeat_ngram is {n}, expected at least 1; None allows repetition")
 
     def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+        tokens = tokens[:, begun:]
         if tokens.shape[1] < n:
             return logits
         ngrams = tokens.unfold(1, n, 1)  # (rows, t - n + 1, n)

@@ -16,6 +16,7 @@ from qkv.data.conversations import (
     encode_answers,
     packed_batches,
     read_conversations,
+    refuse_special,
 )
 from qkv.errors import ConfigError, DataError, LengthError
 from qkv.evaluation.perplexity import LanguageModelScores, language_model_scores
@@ -44,7 +45,7 @@ from qkv.tasks.train import Recipe, TrainingBatches
 from qkv.training.pretraining import packed_loss
 from qkv.training.settings import Training
 
-MAX_LENGTH = 300  # tokens of a reply, if neither caller nor files set a limit
+MAX_LENGTH = 200  # tokens of a reply, if neither caller nor files set a limit
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
             prompts: messages, or conversations as lists of {"role": ..., "content": ...}.
             system: a system message before each message; default: that of the template, if any.
             max_length: maximum number of tokens of a reply; default: as the model's files say, else
-                about 300, up to the end of a sentence.
+                about 200, up to the end of a sentence.
             sampling: how tokens are sampled; default: as the model's files say.
             seed: random seed of all replies, or one each.
             stop_strings: strings that end a reply and are not part of it; default: none.
@@ -199,14 +200,16 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
         """Return a message, or messages, as a conversation that ends with a question.
 
         Raises:
-            DataError: messages of another form, or a system message twice.
+            DataError: messages of another form, or with the name of a special token.
         """
         messages: list[Any] = (
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         )
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        return check_messages(messages, "the conversation", last="user")
+        checked = check_messages(messages, "the conversation", last="user")
+        refuse_special(self.tokenizer, checked)
+        return checked
 
     def reply(
         self, messages: Sequence[Message], *, max_length: int | None = None, **options: Any
@@ -318,7 +321,7 @@ class ChatCommand(Predict[Chat]):
     Args:
         system: the system message: how the model should reply.
         max_length: maximum number of tokens of a reply; default: as the model's files say, else
-            about 300, up to the end of a sentence.
+            about 200, up to the end of a sentence.
         sampling: how tokens are sampled.
         seed: random seed.
     """

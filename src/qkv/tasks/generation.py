@@ -192,7 +192,7 @@ class Generate(Predict[Generator]):
 
     Args:
         max_length: maximum number of new tokens; default: as the model's files say, else about
-            200, up to the end of a sentence.
+            120, up to the end of a sentence.
         sampling: how tokens are sampled.
         seed: random seed; the second text for a prompt uses the next number, and so on.
         n: number of texts per prompt.

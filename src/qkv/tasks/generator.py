@@ -23,7 +23,7 @@ from qkv.tasks.decoding import read_decoding
 from qkv.tasks.likelihood import negative_log_likelihoods
 from qkv.tasks.pipeline import Pipeline, check_strings
 
-MAX_LENGTH = 200  # tokens of an output, if neither caller nor files set a limit
+MAX_LENGTH = 120  # tokens of an output, if neither caller nor files set a limit
 FINISH = 60  # more tokens than that, to finish a sentence
 END = re.compile(r"""([^\d\W][.!?\u2026]+["'\u201d\u2019)*]*\s*|\n\s*)$""")  # of a sentence or line
 ROWS = 32  # prompts per batch
@@ -145,7 +145,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         Args:
             prompts: the prompts; may be empty texts.
             max_length: maximum number of new tokens; default: as the model's files say, else
-                about 200, up to the end of a sentence.
+                about 120, up to the end of a sentence.
             sampling: how tokens are sampled; default: `self.sampling`.
             seed: random seed of all prompts, or one per prompt; a text depends on nothing else.
             stop_strings: strings that end a text and are not part of it; default: as the files say.

@@ -107,7 +107,7 @@ def load(
         ConfigError: if the model or an option is not implemented.
         DataError: if there is no such model, a file is broken, or files do not fit each other.
     """
-    name, path = os.fspath(path), locate(path)
+    path = locate(path)
     options: dict[str, Any] = {
         "dtype": dtype,
         "device": device,
@@ -117,8 +117,8 @@ def load(
         "ignore": ignore,
     }
     if path.suffix == GGUF and path.is_file():
-        loaded = _load_gguf(path, options)
-        return _with_settings(loaded, own_files(name)) if name in ZOO else loaded
+        loaded, name = _load_gguf(path, options), _shipped_as(path)
+        return _with_settings(loaded, own_files(name)) if name else loaded
     if is_adapted(path):
         return _load_adapted(path, dtype=dtype, device=device, allow_download=allow_download)
     checkpoint = load_checkpoint(path, **options)
@@ -132,6 +132,11 @@ def load(
         origin=checkpoint.origin,
         read=tokenizer,
     )
+
+
+def _shipped_as(file: Path) -> str:
+    """Return the name of the shipped model that a file is, also if an adapter names its path."""
+    return next((n for n, one in ZOO.items() if one.path == file.name and one.locate() == file), "")
 
 
 def _with_settings(loaded: Loaded, folder: Path) -> Loaded:
