@@ -2,20 +2,27 @@
 
 import gzip
 import io
+import json
 import tarfile
+from collections import Counter
 
 import pytest
 
 from qkv.data.archives import read_members
 from qkv.data.sets import docstrings, load_set
 from qkv.data.sets.aeslc import read_aeslc
+from qkv.data.sets.dialogsum import read_dialogsum
 from qkv.data.sets.docstrings import DocstringCorpus, Function, definition
+from qkv.data.sets.prose import prose
 from qkv.data.summaries import Summarized
 from qkv.errors import DataError
 
 SIZES = {
     ("aeslc", "validation"): (1_960, 4),
     ("aeslc", "test"): (1_906, 4),
+    ("dialogsum", "validation"): (500, 1),
+    ("dialogsum", "test"): (500, 3),
+    ("prose", "test"): (60, 2),
 }
 
 
@@ -61,6 +68,51 @@ def test_mail_of_another_form_is_named_and_not_quoted(tmp_path, text):
     with pytest.raises(DataError, match=r"dev/bad in .*dev\.tar\.gz has the marks \[") as error:
         read_aeslc(path)
     assert "secret" not in str(error.value)
+
+
+def test_the_texts_of_the_project_are_of_six_kinds():
+    kinds = Counter(one.kind for one in prose())
+    assert kinds == {
+        "email": 15,
+        "news": 12,
+        "article": 10,
+        "minutes": 8,
+        "review": 8,
+        "dialogue": 7,
+    }
+    assert len({one.id for one in prose()}) == len({one.text for one in prose()}) == 60
+    assert all(one.id.startswith(one.kind) for one in prose())
+
+
+def test_dialogues_have_one_summary_or_several(tmp_path):
+    rows = [
+        {"dialogue": " #Person1#: Hi.\n", "summary": "Greeting ", "topic": "greetings"},
+        {"dialogue": "x", "summary2": "two", "summary1": "one", "topic1": "x"},
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_dialogsum(path) == [
+        Summarized("#Person1#: Hi.", ("Greeting",)),
+        Summarized("x", ("one", "two")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"dialogue": "x"', r"d\.jsonl, line 2: not JSON"),
+        ("[]", r"line 2 has the fields \[\]; expected a dialogue and one summary"),
+        ('{"dialogue": "x"}', r"line 2 has the fields \['dialogue'\]"),
+        ('{"summary": "x"}', r"has the fields \['summary'\]"),
+        ('{"dialogue": "x", "summary": ""}', r"fields \['dialogue', 'summary'\]; .*none of them"),
+        ('{"dialogue": 5, "summary": "x"}', r"fields \['dialogue', 'summary'\]"),
+    ],
+)
+def test_a_dialogue_of_another_format_is_named_by_line(tmp_path, line, message):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"dialogue": "x", "summary": "y"}\n' + line)
+    with pytest.raises(DataError, match=message):
+        read_dialogsum(path)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +164,7 @@ def test_a_definition_has_the_names_of_the_arguments():
 
 
 def test_what_is_not_there_is_answered_with_what_is():
-    message = "no data set 'xsum' to summarize; expected aeslc, docstrings"
+    message = "no data set 'xsum' to summarize; expected aeslc, dialogsum, prose, docstrings"
     with pytest.raises(DataError, match=message):
         load_set("summarize", "xsum", "train")
     with pytest.raises(DataError, match="no split 'dev' of aeslc; expected train, valid"):

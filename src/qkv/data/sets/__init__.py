@@ -29,6 +29,8 @@ MODULES = (
     "multi30k",
     "tatoeba",
     "aeslc",
+    "dialogsum",
+    "prose",
     "docstrings",
     "tinyshakespeare",
     "names",
