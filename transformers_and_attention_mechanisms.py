@@ -2787,7 +2787,7 @@ FUNCTIONS = [
     letters = [c.lower() for c in text if c.isalnum()]
     return letters == letters[::-1]""",
 ]
-in_a_line = qkv.task("summarize")
+in_a_line = qkv.task("summarize", "summarizer")
 told = in_a_line(FUNCTIONS)
 show_table(
     "Functions in a line each",
@@ -3098,7 +3098,7 @@ save_figure(figure, FIGURES / "6_rollout.png")
 #
 # ```
 # qkv translate "Where is the station?"
-# qkv summarize --file functions.csv --columns.text code --output summaries.jsonl
+# qkv summarize --model summarizer --file functions.csv --columns.text code --output summaries.jsonl
 # qkv answer "Who built it?" --context "Monks built it in the twelfth century."
 # qkv classify "I would buy it again."
 # qkv generate "def mean(values):" --temperature 0.7

@@ -75,19 +75,23 @@ class Predict(Generic[P]):
             self.model_of(task),
             device=pick_device(self.device),
             allow_download=self.allow_download,
-            **{name: getattr(self, name) for name in self.settings},
+            **self.chosen,
         )
         return pipeline
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The options that are keyword arguments of `Pipeline.of`."""
+        return {name: getattr(self, name) for name in self.settings}
+
     def model_of(self, task: Task[Any, Any]) -> str:
-        """Return the name of the model.
+        """Return the name of the model; "" for a method that needs none.
 
         Raises:
             ConfigError: there is none.
         """
-        shipped = task.untrained if getattr(self, "labels", None) else task.default
-        model = shipped if self.model is None else self.model
-        if not model:
+        model = task.shipped(self.chosen) if self.model is None else self.model
+        if not model and (self.model == "" or self.chosen.get("method") not in task.methods):
             why = (
                 "--model is empty" if self.model == "" else f"qkv {task.name} has no shipped model"
             )
@@ -108,7 +112,7 @@ class Predict(Generic[P]):
         """Return the column of each role: the option's, else the training data's, else its name."""
         model = self.model_of(task)
         roles = {role: task.columns.get(role, role) for role in self.roles}
-        remembered = trained_columns(model) if self.file is not None else {}
+        remembered = trained_columns(model) if model and self.file is not None else {}
         known = {role: remembered.get(role, default) for role, default in roles.items()}
         return name_columns(self.columns or {}, known)
 

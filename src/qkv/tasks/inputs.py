@@ -87,7 +87,12 @@ def exists(path: Path) -> bool:
 
 
 def text_items(
-    texts: Sequence[str], file: Path | None, columns: Mapping[str, str], *, what: str = "a text"
+    texts: Sequence[str],
+    file: Path | None,
+    columns: Mapping[str, str],
+    *,
+    what: str = "a text",
+    whole: bool = False,
 ) -> list[Item]:
     """Return the inputs: the arguments, the rows or lines of a file, or lines of standard input.
 
@@ -96,6 +101,7 @@ def text_items(
         file: a .txt file with one input per line, else a table.
         columns: the table's column of each role.
         what: what error messages call an input.
+        whole: whether a .txt file, or standard input, is a single input.
 
     Raises:
         ConfigError: there are both arguments and a file, or an argument looks like a name.
@@ -122,12 +128,15 @@ def text_items(
             )
             for row in read_table(file, columns, keep_bad_rows=True)
         ]
+    if file is not None and whole:
+        return [replace(_whole(name, read_content(file), str(file)), files=(file,))]
     if file is not None:
         return line_items(name, file, what)
     if is_interactive():
-        raise DataError(
-            f"no input: expected {what} as an argument, --file FILE, or lines on standard input"
-        )
+        on = f"{what if whole else 'lines'} on standard input"
+        raise DataError(f"no input: expected {what} as an argument, --file FILE, or {on}")
+    if whole:
+        return [_whole(name, read_input(), "standard input")]
     return _lines(name, read_input(), "standard input", what)
 
 
@@ -201,6 +210,12 @@ def _lines(
         for number, line in enumerate(lines, start=1)
         if line.strip() or not skip_blank
     ]
+
+
+def _whole(name: str, content: bytes, where: str) -> Item:
+    """Return a file as one input, without white space around it."""
+    text = decode(content, where, tolerant=True)
+    return _item(name, text.replace("\r\n", "\n").strip(), where)
 
 
 def _item(name: str, text: str, where: str) -> Item:

@@ -22,7 +22,6 @@ from qkv.models.bart import Bart
 from qkv.models.modes import evaluating
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.t5 import T5
-from qkv.tasks.commands import Predict, score_row
 from qkv.tasks.decoding import (
     DecodingConfig,
     read_summary_decoding,
@@ -38,12 +37,21 @@ from qkv.tasks.frozen_encoder import (
     write_decoder,
 )
 from qkv.tasks.inputs import pick_device
-from qkv.tasks.outputs import remark
 from qkv.tasks.pipeline import Pipeline, check_positions, check_strings
 from qkv.tasks.pretrained import Loaded, load, locate, save
+from qkv.tasks.prose import (
+    DEFAULT,
+    METHODS,
+    Summary,
+    check_settings,
+    lead_summarizer,
+    method_of,
+    prose_summarizer,
+)
 from qkv.tasks.seq2seq import PLAIN, Seq2SeqDecoder
 from qkv.tasks.splits import DataConfig, Splits
-from qkv.tasks.task import Tables, Task
+from qkv.tasks.summarize import Summarize, summary_line, summary_tables
+from qkv.tasks.task import Task
 from qkv.tasks.train import Recipe, RunFolder, TrainingBatches
 from qkv.training.losses import pair_loss, summary_loss
 from qkv.training.run import Callback
@@ -54,23 +62,6 @@ SEQ2SEQ = (Bart, T5)
 # Validation texts: for how many the likelihood is computed, and how many choose the penalty.
 WATCHED, CHOOSING = 1_000, 300
 PENALTIES = (0.0, 0.5, 1.0, 1.5, 2.0)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The summary of a text.
-
-    Args:
-        text: the text.
-        summary: its summary.
-        score: log-probability divided by the length penalty, by which beam search chose.
-        cut: whether the text was too long and only its beginning was read.
-    """
-
-    text: str
-    summary: str
-    score: float
-    cut: bool
 
 
 @dataclass(frozen=True)
@@ -89,15 +80,28 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
     config: DecodingConfig = DecodingConfig()
     decoding: Decoding = PLAIN
 
+    method: ClassVar = "model"
     kinds: ClassVar = (PointerGenerator, *SEQ2SEQ)
     expected: ClassVar = (
         "a model that writes summaries: a PointerGenerator (qkv train summarize_docstrings trains "
-        "one), BART or T5"
+        "one), BART or T5; or a method for the model: extract for an encoder without a head, "
+        "abstract for a language model"
     )
 
     def __post_init__(self) -> None:
         """Check the length."""
         check_positions(self.model, "max_source", self.config.max_source)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, method: str | None = None, **settings: Any
+    ) -> Any:
+        """Load a model; the method "lead" needs none, and its path is ""; see `of`."""
+        if method != "lead":
+            return super().load(path, method=method, **settings)
+        if path:
+            raise ConfigError(f"the method lead with the model {path}; expected no model")
+        return lead_summarizer(settings)
 
     @classmethod
     def read(
@@ -115,17 +119,32 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
         return load(path, dtype=torch.float32, **options)
 
     @classmethod
-    def of(cls, loaded: Loaded, *, beam: int | None = None, **settings: Any) -> Self:
+    def of(
+        cls,
+        loaded: Loaded,
+        *,
+        method: str | None = None,
+        sentences: int | None = None,
+        beam: int | None = None,
+        **settings: Any,
+    ) -> Any:
         """Make a summarizer of what `qkv.load` returned.
 
         Args:
             loaded: model and tokenizer.
+            method: "model" for a model that was trained to summarize, "extract" for an encoder
+                without a head, "abstract" for a language model; None: as the kind of the model.
+            sentences: maximum number of sentences of a summary, for the methods without training.
             beam: beam size; default: the model's own.
             settings: other fields of `DecodingConfig`; default: the model's own.
 
         Raises:
             ConfigError: the model is of another kind, or its files ask for what is not implemented.
         """
+        method = method_of(loaded.model) if method is None else method
+        check_settings(method, sentences=sentences, beam=beam)
+        if method != "model":
+            return prose_summarizer(loaded, method, sentences, settings)
         cls.check(loaded)
         known, decoding = read_summary_decoding(loaded, chosen=beam is not None)
         settings = settings if beam is None else {**settings, "beam": beam}
@@ -342,46 +361,10 @@ def choose_penalty(summarizer: Summarizer, examples: Sequence[Summarized]) -> Su
     return replace(summarizer, config=replace(summarizer.config, length_penalty=best))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summarize(Predict[Summarizer]):
-    """Options of `qkv summarize`.
-
-    Args:
-        beam: beam size; 1 is greedy decoding; default: as in training.
-    """
-
-    beam: int | None = None
-
-    inputs: ClassVar = "the texts to summarize, one per argument"
-    settings: ClassVar = ("beam",)
-
-    def line(self, prediction: Summary) -> str:
-        """Return the summary in one line."""
-        if prediction.cut:
-            remark(prediction.text, "too long; the model read only its beginning")
-        return " ".join(prediction.summary.split())
-
-
-def summary_tables(scores: SummaryScores) -> Tables:
-    """Return the scores as tables: by all references, and by the first alone."""
-    tables: Tables = {}
-    for part in filter(None, (scores, scores.by_first)):
-        named = part.named.items()
-        rows = [score_row(f"{name}, F1", one.f1, one.interval) for name, one in named]
-        tables[f"{part.count:,} summaries, {part.signature}"] = rows
-    return tables
-
-
-def summary_line(scores: SummaryScores) -> str:
-    """Return the scores as one line."""
-    line = ", ".join(f"{name} {score.f1:.1f}" for name, score in scores.named.items())
-    first = scores.by_first and f"; by the first reference alone {summary_line(scores.by_first)}"
-    return f"{line} of {scores.count:,} texts{first or ''}"
-
-
 TASK = Task(
     name="summarize",
-    default="summarizer",
+    default=METHODS[DEFAULT],
+    methods=METHODS,
     pipeline=Summarizer,
     recipe=SummarizationRecipe,
     predict=Summarize,

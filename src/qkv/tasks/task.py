@@ -5,7 +5,7 @@ Nothing here imports torch, so `qkv --help` stays fast.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -85,6 +85,7 @@ class Task(Generic[Example, Scores]):
         name: name of the command, and of `task` in a recipe.
         default: shipped model that is used unless another is named; "" if there is none.
         untrained: shipped model that is used for classes given by labels, if the task has them.
+        methods: shipped model of each method, if the task has several; "" if it needs none.
         pipeline: makes predictions and scores.
         predict: options and inputs of the command; None for a task that only has a recipe.
         columns: default column of each role in a table; None for a role that is optional.
@@ -105,6 +106,7 @@ class Task(Generic[Example, Scores]):
     name: str
     default: str
     untrained: str = ""
+    methods: Mapping[str, str] = field(default_factory=dict[str, str])
     pipeline: "type[Pipeline[Any, Any, Scores]]"
     predict: "type[Predict[Any]] | None"
     columns: Mapping[str, str | None]
@@ -117,6 +119,12 @@ class Task(Generic[Example, Scores]):
     labels: Callable[[Example], str] | None = None
     hold_out: Callable[[Sequence[Example], float], Halves[Example]] | None = None
     content: Callable[[Example], Any] = lambda example: example
+
+    def shipped(self, settings: Mapping[str, Any]) -> str:
+        """Return the shipped model that these settings of the pipeline need."""
+        if settings.get("labels"):
+            return self.untrained
+        return self.methods.get(settings.get("method") or "", self.default)
 
 
 def find_task(name: str) -> Task[Any, Any]:
@@ -162,9 +170,8 @@ def task(
     page = find_task(name)
     if isinstance(model, Loaded):
         return page.pipeline.of(model, **settings)
-    shipped = page.untrained if settings.get("labels") else page.default
     return page.pipeline.load(
-        shipped if model is None else model,
+        page.shipped(settings) if model is None else model,
         device=device,
         allow_download=allow_download,
         **settings,
