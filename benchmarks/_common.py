@@ -129,10 +129,14 @@ def campaign(
     """
     parser = arguments(description)
     parser.add_argument("--only", nargs="*", help="names of rows, such as those of the table")
+    parser.add_argument("--missing", action="store_true", help="only rows without a result")
     options = parser.parse_args()
-    if not options.publish_only:
-        kept = load(path)["rows"] if path.exists() else {}
-        kept |= {row.name: run(row) for row in rows if row.name in (options.only or [row.name])}
+    kept = load(path)["rows"] if path.exists() else {}
+    asked = [row for row in rows if row.name in (options.only or [row.name])]
+    if options.missing:
+        asked = [row for row in asked if row.name not in kept]
+    for row in asked if not options.publish_only else ():
+        kept[row.name] = run(row)
         # Rows are run one by one: what the last call was told says nothing of the others.
         command = {"command": f"python benchmarks/{Path(sys.argv[0]).name}"}
         ordered = {row.name: kept[row.name] for row in rows if row.name in kept}
