@@ -112,3 +112,12 @@ def test_parts_end_with_sentences():
     text = "One is short. Two is short. Three is much longer than any limit."
     parts = text_parts(text, len, 29)
     assert parts == ["One is short. Two is short. ", "Three is much longer than ", "any limit."]
+
+
+@pytest.mark.parametrize(
+    "piece", ["Mr. ", ".", "a", "the lines of a text that is wrapped at fifty\n"]
+)
+def test_a_megabyte_takes_no_time(piece):
+    text = piece * (1_000_000 // len(piece)) + "x"
+    assert "".join(split_sentences(text)) == text
+    assert prose_sentences(text)

@@ -34,17 +34,17 @@ def lines_of_prose(text: str) -> list[str]:
     rows = [" ".join(row.split()) for row in (own if "".join(own).strip() else every)]
     width = max(map(len, rows), default=0)
     wrapped = NARROWEST <= width <= WIDEST
-    joined: list[str] = []
+    joined = list[list[str]]()
     before = ""
     for row in rows:
         word = row.partition(" ")[0]
         full = wrapped and len(before) + 1 + len(word) > width
         if before and row and (full or row[0].islower()):
-            joined[-1] += f" {row}"
+            joined[-1].append(row)
         else:
-            joined.append(row)
+            joined.append([row])
         before = row
-    return [line for line in (BULLET.sub("", one) for one in joined) if line]
+    return [BULLET.sub("", " ".join(line)) for line in joined if line != [""]]
 
 
 def prose_sentences(text: str) -> list[str]:

@@ -9,7 +9,8 @@ from qkv.errors import DataError
 from qkv.json_fields import quoted
 
 # Marks that may end a sentence, with closing quotes and brackets, and the white space after them.
-MARKS = re.compile(r"""(?:[.!?…]+["'”’»)\]]*(?=\s)|[。！？]+[」』”’）]*)\s*""")
+MARKS = re.compile(r"""(?:(?<![.!?…])[.!?…]++["'”’»)\]]*+(?=\s)|[。！？]+[」』”’）]*)\s*""")
+LONGEST = 30  # characters of a word that may be an abbreviation
 LAST_WORD = re.compile(r"\S+$")
 # They stand before a name.
 TITLES = frozenset(
@@ -47,7 +48,8 @@ def _ends(text: str) -> Iterator[int]:
     begin = 0
     for mark in MARKS.finditer(text):
         following = text[mark.end() : mark.end() + 1]
-        if following and _is_end(text[begin : mark.start()], mark[0].rstrip(), following):
+        before = text[max(begin, mark.start() - LONGEST) : mark.start()]
+        if following and _is_end(before, mark[0].rstrip(), following):
             yield mark.end()
             begin = mark.end()
 

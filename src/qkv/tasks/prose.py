@@ -312,11 +312,7 @@ def prose_summarizer(
     """
     if method == "lead":
         raise ConfigError("the method lead with a model; expected none: it repeats the beginning")
-    if others:
-        raise ConfigError(
-            f"{', '.join(others)} with the method {method}; expected settings of this method: "
-            "sentences"
-        )
+    _refuse(others, method)
     kind = {"extract": ExtractiveSummarizer, "abstract": AbstractiveSummarizer}[method]
     kind.check(loaded)
     return kind(loaded, SENTENCES[method] if sentences is None else sentences)
@@ -338,9 +334,19 @@ def lead_summarizer(settings: Mapping[str, Any]) -> LeadSummarizer:
     Raises:
         ConfigError: a setting is wrong for this method.
     """
+    known = ("sentences", "beam", "device", "allow_download")
+    _refuse([name for name in settings if name not in known], "lead")
     sentences, beam = settings.get("sentences"), settings.get("beam")
     check_settings("lead", sentences=sentences, beam=beam)
     return LeadSummarizer(sentences=SENTENCES["lead"] if sentences is None else sentences)
+
+
+def _refuse(others: Iterable[str], method: str) -> None:
+    if others := [*others]:
+        raise ConfigError(
+            f"{', '.join(others)} with the method {method}; expected no other setting of this "
+            "method than sentences"
+        )
 
 
 def check_settings(

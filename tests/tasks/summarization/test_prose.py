@@ -302,6 +302,8 @@ def test_settings_that_contradict_each_other(bert):
         qkv.task("summarize", load(bert), method="lead")
     with pytest.raises(ConfigError, match="beam = 2 with the method lead"):
         qkv.task("summarize", method="lead", beam=2)
+    with pytest.raises(ConfigError, match="prefix with the method lead; expected no other set"):
+        qkv.task("summarize", method="lead", prefix="a")
     with pytest.raises(ConfigError, match="length_penalty with the method extract"):
         Summarizer.load(bert, length_penalty=0.5)
 
