@@ -8,7 +8,12 @@ the end, and how far apart the two tokens' probabilities are, under qkv, where o
 how much the rounding explains, qkv also rounds in that way, and reads llama.cpp's tokens: each
 should be the most probable one, or nearly so.
 
+A quantized file is also expanded to float32 and compared once more: there llama.cpp has nothing to
+round, so the tokens must be equal if both read the same weights.
+
     python benchmarks/gguf_files.py --python PYTHON    PYTHON has llama-cpp-python
+
+Rows that are there already are kept; delete results/gguf_files.json to measure them again.
 """
 
 import json
@@ -34,7 +39,8 @@ from qkv.zoo.catalog import SMOLLM2, ZOO
 PATH, DOCUMENT = RESULTS / "gguf_files.json", DOCS / "families.md"
 MODELS = (SMOLLM2, "generator")
 TYPES = ("float32", "float16", "bfloat16", "q8_0", "q4_0", "q4_1")
-PUBLISHED = "as published"
+QUANTIZED = ("q8_0", "q4_0", "q4_1")
+PUBLISHED, EXPANDED = "as published", "{} expanded to float32"
 NEW = 32  # tokens of a continuation
 PROMPTS = (
     "Once upon a time",
@@ -91,6 +97,10 @@ def files_of(name: str, folder: Path) -> dict[str, Path]:
     for kind in TYPES:
         files[kind] = folder / f"{name}-{kind}.gguf"
         convert_model(folder / name, files[kind], dtype=kind)
+    for kind in QUANTIZED:
+        expanded = EXPANDED.format(kind)
+        files[expanded] = folder / f"{name}-{kind}-expanded.gguf"
+        convert_model(files[kind], files[expanded], dtype="float32")
     return files
 
 
@@ -165,9 +175,9 @@ def gap(model: Any, row: list[int], mine: list[int], other: list[int]) -> dict[s
     }
 
 
-def measure(name: str, python: str, folder: Path) -> list[dict[str, Any]]:
-    """Compare the continuations of one model in each type."""
-    files = files_of(name, folder)
+def measure(name: str, python: str, folder: Path, known: set[str]) -> list[dict[str, Any]]:
+    """Compare the continuations of one model in each type that is not known."""
+    files = {kind: path for kind, path in files_of(name, folder).items() if kind not in known}
     tokenizer = qkv.load(folder / name).tokenizer
     assert tokenizer is not None
     rows = [tokenizer.add_special_tokens(tokenizer.encode(text)).ids for text in PROMPTS]
@@ -226,10 +236,11 @@ def main() -> None:
                 "or --python with an interpreter that has it"
             )
         torch.set_num_threads(options.threads)
-        results = []
+        results = load(PATH)["results"] if PATH.is_file() else []
         with tempfile.TemporaryDirectory() as folder:
             for name in MODELS:
-                results += measure(name, options.python or sys.executable, Path(folder))
+                known = {one["type"] for one in results if one["model"] == name}
+                results += measure(name, options.python or sys.executable, Path(folder), known)
         described = machine("gguf")
         described["versions"]["llama-cpp-python"] = results[0]["llama_cpp"]
         described["command"] = "python benchmarks/gguf_files.py"

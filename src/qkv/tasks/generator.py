@@ -21,12 +21,25 @@ from qkv.models.modes import evaluating
 from qkv.tasks.console import progress_bar
 from qkv.tasks.decoding import read_decoding
 from qkv.tasks.likelihood import negative_log_likelihoods
-from qkv.tasks.pipeline import Pipeline, check_strings
+from qkv.tasks.pipeline import Pipeline, check_strings, read_settings
 
 MAX_LENGTH = 120  # tokens of an output, if neither caller nor files set a limit
+PREFIXED = "text-generation"  # in task_specific_params
 FINISH = 60  # more tokens than that, to finish a sentence
 END = re.compile(r"""([^\d\W][.!?\u2026]+["'\u201d\u2019)*]*\s*|\n\s*)$""")  # of a sentence or line
 ROWS = 32  # prompts per batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """What config.json says about prompts, in task_specific_params, as transformers reads it.
+
+    Args:
+        prefix: text before each prompt, with special tokens; not part of the output. A model that
+            was trained to answer continues a text better as its own answer.
+    """
+
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,11 +123,18 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         return rules.searched() if rules.draws is None else rules.sampling
 
     def encode(self, prompt: str) -> list[int]:
-        """Return the token ids of a prompt.
+        """Return the token ids of a prompt, after the prefix of the model's files, if there is one.
 
         Raises:
-            DataError: the prompt is empty, and the model has no start token.
+            DataError: the prompt is empty, and the model has neither a prefix nor a start token.
         """
+        prefix = read_settings(self.loaded, PREFIXED, Prefix).get("prefix", "")
+        if not prefix:
+            return self._plain(prompt)
+        return [*self.tokenizer.parse(prefix)[0], *self.tokenizer.encode(prompt)]
+
+    def _plain(self, prompt: str) -> list[int]:
+        """Return the token ids of a prompt, or the start token if it is empty."""
         ids = self.tokenizer.add_special_tokens(self.tokenizer.encode(prompt)).ids
         ends = {*self.stops, self._special("stop")}
         while len(ids) > 1 and ids[-1] in ends:
@@ -223,7 +243,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         """
         if not examples:
             raise DataError("there are no texts to score; expected at least one")
-        start, stop = self.encode(""), [i for i in self.stops[:1] if i >= 0]
+        start, stop = self._plain(""), [i for i in self.stops[:1] if i >= 0]
         rows = [[*start, *ids, *stop] for ids in self.tokenizer.encode_batch(examples)]
         with evaluating(self.model):
             losses = negative_log_likelihoods(

@@ -140,9 +140,10 @@ def _shipped_as(file: Path) -> str:
 
 
 def _with_settings(loaded: Loaded, folder: Path) -> Loaded:
-    """Add our decoding settings for a shipped model, since a GGUF file has none."""
+    """Add our settings for a shipped model, since a GGUF file has none."""
     settings = read_json(folder / GENERATION) | json.loads(loaded.files[GENERATION])
-    return loaded.with_files({**loaded.files, GENERATION: json.dumps(settings, indent=2).encode()})
+    files = {**loaded.files, GENERATION: json.dumps(settings, indent=2).encode()}
+    return replace(loaded.with_files(files), config=loaded.config | read_json(folder / CONFIG))
 
 
 def read_config(model: str | os.PathLike[str]) -> dict[str, Any]:

@@ -249,3 +249,19 @@ def test_beams_are_refused_where_the_caller_says_nothing_else():
         with pytest.raises(ConfigError, match="num_beams = 4, but this task samples or decodes"):
             write("to be")
     assert model("to be", max_length=3, sampling=Sampling()).tokens
+
+
+def test_a_prefix_in_the_files_comes_before_prompts_but_is_no_part_of_texts():
+    plain = generator()
+    stop = plain.tokenizer.tokens([plain.tokenizer.stop])[0]
+    params = {"text-generation": {"prefix": f"the question{stop}be"}}
+    framed = generator(task_specific_params=params)
+    before = [*plain.tokenizer.encode("the question"), plain.tokenizer.stop]
+    before += plain.tokenizer.encode("be")
+    assert framed.encode(" not") == [*before, *plain.tokenizer.encode(" not")]
+    assert framed.encode("") == before
+    out = framed(" not", max_length=7, sampling=Sampling(temperature=0.0))
+    assert (out.prompt, out.text) == (" not", plain.tokenizer.decode(ids_of(framed, " not", 7)))
+    assert framed.evaluate([TEXT]) == plain.evaluate([TEXT])  # a likelihood has no prompt
+    with pytest.raises(ConfigError, match=r"text-generation of config\.json"):
+        generator(task_specific_params={"text-generation": {"prefix": 7}})("a")
