@@ -77,7 +77,7 @@ def test_its_settings_come_with_its_name(ours):
     generator = Generator.of(ours)
     assert generator.sampling.temperature == 0
     assert (generator.decoding.output_penalty, generator.decoding.output_ngram) == (1.1, 6)
-    assert generator.decoding.stop_strings == ("```",)
+    assert generator.prompting.end == "```"
     prefix = generator.tokenizer.tokens(generator.encode("Once"))
     assert prefix[0] == "<|im_start|>"
     assert "".join(prefix).endswith("<|im_start|>assistant\nOnce")

@@ -24,22 +24,24 @@ from qkv.tasks.likelihood import negative_log_likelihoods
 from qkv.tasks.pipeline import Pipeline, check_strings, read_settings
 
 MAX_LENGTH = 120  # tokens of an output, if neither caller nor files set a limit
-PREFIXED = "text-generation"  # in task_specific_params
+PROMPTING = "text-generation"  # in task_specific_params
 FINISH = 60  # more tokens than that, to finish a sentence
 END = re.compile(r"""([^\d\W][.!?\u2026]+["'\u201d\u2019)*]*\s*|\n\s*)$""")  # of a sentence or line
 ROWS = 32  # prompts per batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prefix:
-    """What config.json says about prompts, in task_specific_params, as transformers reads it.
+class Prompting:
+    """What config.json says about continuing texts, in task_specific_params.
 
     Args:
         prefix: text before each prompt, with special tokens; not part of the output. A model that
             was trained to answer continues a text better as its own answer.
+        end: a string that ends an output and is not part of it, as a stop string.
     """
 
     prefix: str = ""
+    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,15 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         Raises:
             DataError: the prompt is empty, and the model has neither a prefix nor a start token.
         """
-        prefix = read_settings(self.loaded, PREFIXED, Prefix).get("prefix", "")
+        prefix = self.prompting.prefix
         if not prefix:
             return self._plain(prompt)
         return [*self.tokenizer.parse(prefix)[0], *self.tokenizer.encode(prompt)]
+
+    @cached_property
+    def prompting(self) -> Prompting:
+        """How the model continues texts, by its config.json."""
+        return Prompting(**read_settings(self.loaded, PROMPTING, Prompting))
 
     def _plain(self, prompt: str) -> list[int]:
         """Return the token ids of a prompt, or the start token if it is empty."""
@@ -297,7 +304,8 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         """Check the options, and fill in those that are None."""
         if max_length is not None:
             check_max_length(max_length)
-        strings = self.decoding.stop_strings if stop_strings is None else stop_strings
+        own = (*self.decoding.stop_strings, *filter(None, (self.prompting.end,)))
+        strings = own if stop_strings is None else stop_strings
         check_stop_strings(strings)
         beams = self.decoding.beam.size
         if sampling is None and beams > 1:
