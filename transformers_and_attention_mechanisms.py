@@ -3879,7 +3879,30 @@ except DataError as error:
     print(f"No story: {error}")
 
 # %% [markdown]
-# ### 8.5 A real one: MiniLM
+# With a thousand times as many parameters and two trillion words, the same class answers questions:
+# `smollm2` is SmolLM2-135M-Instruct (Allal et al. 2025), a Llama of 30 layers. After the training on
+# texts it was trained on conversations, in the form that its **chat template** gives them. It is no
+# longer a document that it continues, but a dialogue, of which the next part is the answer.
+
+# %%
+try:
+    talker = qkv.task("chat", "smollm2")
+except MissingDependencyError as error:
+    talker = None
+    print(f"No conversation: {error}")
+
+if talker is not None:
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    print(f"{sum(p.numel() for p in talker.model.parameters()):,} parameters")
+    print(talker.template.render(question, reply=True) + talker(question).text)
+    print("\nWithout the template it continues a text, as any language model:")
+    text = "Attention is a mechanism that"
+    read = torch.tensor([talker.tokenizer.encode(text)])
+    row = greedy(talker.model, read[:, :-1], start=read[0, -1].item(), stop=2, max_length=30)
+    print(text + talker.tokenizer.decode(row[0].tolist()))
+
+# %% [markdown]
+# ### 8.5 A real encoder: MiniLM
 #
 # `all-MiniLM-L6-v2` (Wang et al. 2020; trained on sentence pairs as in Reimers and Gurevych 2019)
 # is a BERT of six layers and 22.7 million parameters that turns sentences into vectors. It comes

@@ -6,7 +6,7 @@
 Four checks count. Three are computed: no run of six words occurs twice, there is no markup, and
 the text ends with a sentence (code: with a line, and Python can parse it). The fourth is a
 reader's: whether the text makes sense. It is the field "sensible" in results/prompts.json, is
-filled in by hand, and is forgotten when a text changes.
+filled in by hand, with a reason, and is forgotten when a text changes.
 """
 
 import ast
@@ -80,8 +80,10 @@ def main() -> None:
         text = known[prompt["id"]]["text"] if prompt["id"] in known else None
         text = write(prompt, generator, chat) if text is None else text
         old = before.get(prompt["id"], {})
-        sensible = old.get("sensible") if old.get("text") == text else None
-        outputs.append(checked({**prompt, "text": text}) | {"sensible": sensible})
+        read = (
+            {name: old.get(name) for name in ("sensible", "why")} if old.get("text") == text else {}
+        )
+        outputs.append(checked({**prompt, "text": text}) | read)
         rest = [before[one["id"]] for one in prompts[len(outputs) :] if one["id"] in before]
         content = {"machine": machine(), "outputs": [*outputs, *rest]}
         save(FILE, content)
@@ -89,8 +91,8 @@ def main() -> None:
     rows = []
     for kind in [*kinds, "all"]:
         own = [one for one in outputs if kind in ("all", re.sub(r"-\d+$", "", one["id"]))]
-        counts = {name: str(sum(bool(one[name]) for one in own)) for name in CHECKS}
-        passed = sum(all(one[name] for name in CHECKS) for one in own)
+        counts = {name: str(sum(bool(one.get(name)) for one in own)) for name in CHECKS}
+        passed = sum(all(one.get(name) for name in CHECKS) for one in own)
         rows.append({"prompts": kind, "number": str(len(own)), **counts, "all four": str(passed)})
     show_table("sixty prompts, smollm2", rows)
     markdown = f"{markdown_table(rows)}\n\n{provenance(FILE, content)}"
