@@ -7,7 +7,7 @@ import pytest
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from qkv.data.chat import ChatTemplate, choose_template
+from qkv.data.chat import ChatTemplate, choose_template, read_template
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError
 
@@ -152,6 +152,17 @@ ENDLESS = {
     "written": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set y %}{{ n.x }}"
     "{{ n.x }}{% endset %}{% set n.x = y %}{% endfor %}",
     "multiplied": "{{ 'a' * 10**9 }}",
+    "replaced": "{% set n = namespace(x='a') %}{% for i in range(99) %}"
+    "{% set n.x = n.x.replace('a', 'aa') %}{% endfor %}",
+    "filtered": "{% set n = namespace(x='a') %}{% for i in range(99) %}"
+    "{% set n.x = n.x | replace('a', 'aa') %}{% endfor %}",
+    "joined in a list": "{% set n = namespace(x='a') %}{% for i in range(99) %}"
+    "{% set n.x = [n.x, n.x] | join %}{% endfor %}",
+    "joined by a method": "{% set n = namespace(x='a') %}{% for i in range(99) %}"
+    "{% set n.x = n.x.join([n.x, n.x]) %}{% endfor %}",
+    "sliced": "{% set n = namespace(x=range(9999) | list, y=[]) %}{% for i in range(99999) %}"
+    "{% set n.y = [n.y, n.x[:]] %}{% endfor %}",
+    "literal": "{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}",
 }
 
 
@@ -173,7 +184,16 @@ def test_a_template_that_does_not_end_is_stopped(kind):
         ("{{ messages.append(1) }}", "access to attribute 'append' of 'list'"),
         ("{{ 9**99999 }}", "rejects the messages: a power of large numbers"),
         ("{{ '%9999999d' % 1 }}", "rejects the messages: formatting by %"),
-        ("{{ 'x' | center(9999999) }}", "rejects the messages: a width above 1,000"),
+        ("{{ 'x' | center(9999999) }}", "is not valid: No filter named 'center'"),
+        ("{{ 'x'.ljust(9999999) }}", "access to attribute 'ljust' of 'str' object is unsafe"),
+        ("{{ '{:>9999999}'.format(1) }}", "access to attribute 'format' of 'str' object is unsafe"),
+        ("{{ (1).to_bytes(9999999, 'big') }}", "access to attribute 'to_bytes' of 'int'"),
+        ("{{ messages | tojson(indent=9999999) }}", "rejects the messages: an indent above 100"),
+        ("{{ lipsum(n=99999) }}", "rejects the messages: 'lipsum' is undefined"),
+        ("{{ raise_exception('a\\n\\x1b[31mb' * 99) }}", "rejects the messages: a ?[31mba ?[31mb"),
+        ("{{ raise_exception() }}", "rejects the messages: no reason given"),
+        ("", "writes ''; expected a text with the messages"),
+        ("{{ '\\ud800' }}", "writes '\\ud800'; expected a text with the messages"),
         ("{{ range(10**9) | list }}", "fails with OverflowError: Range too big"),
         ("{% include '/etc/passwd' %}", "fails with TypeError: no loader for this environment"),
     ],
@@ -185,7 +205,8 @@ def test_a_template_that_fails(source, message):
 
 
 def test_a_template_that_is_not_valid():
-    for source in ("{% if %}", "{{ 1 | format }}", "{% endfor %}", "{{"):
+    deep = "{% for i in [1] %}" * 25 + "{% endfor %}" * 25
+    for source in ("{% if %}", "{{ 1 | format }}", "{% endfor %}", "{{", deep):
         with pytest.raises(ConfigError, match="the chat template is not valid: "):
             ChatTemplate(source)
 
@@ -198,6 +219,10 @@ def test_the_template_of_a_file():
     assert choose_template(several, name="tool_use") == "t"
     with pytest.raises(ConfigError, match="chat_template has tool_use; expected one called 'def"):
         choose_template(several[:1])
+    with pytest.raises(ConfigError, match="chat_template has no template; expected one called"):
+        choose_template([])
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja is not UTF-8"):
+        read_template({"chat_template.jinja": b"\xff{{"})
     for stored in (7, [1], [{"name": "x"}]):
         with pytest.raises(ConfigError, match="expected a text, or a list of objects with a name"):
             choose_template(stored)

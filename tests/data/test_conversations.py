@@ -135,6 +135,10 @@ def test_bad_lines_of_a_file(tmp_path):
     with pytest.raises(DataError, match=r"2 of the 4 rows of .*talks.jsonl have") as caught:
         read_conversations(str(file), None)
     assert "line 2 is not JSON" in str(caught.value)
+    array = tmp_path / "array.jsonl"
+    array.write_text(json.dumps([{"messages": TALK}]))
+    with pytest.raises(DataError, match="is a JSON array; expected one JSON object in each line"):
+        read_conversations(str(array), None)
     problems = []
     assert len(read_conversations(str(file), problems)) == 2
     assert "2 of the 4 rows" in problems[0]
@@ -151,6 +155,8 @@ def test_bad_lines_of_a_file(tmp_path):
         ([{"role": "user", "content": ["x"]}], "and a content that is not empty"),
         ([TALK[1], TALK[0]], "message 2 has the role system; expected it only at the start"),
         ([TALK[1], TALK[2]], "the last message has the role assistant; expected user"),
+        ([TALK[2], TALK[1]], "the first message has the role assistant; expected user"),
+        ([{"role": "user", "content": "\udcff"}], "message 1 is not UTF-8"),
     ],
 )
 def test_messages_of_another_form(messages, message):

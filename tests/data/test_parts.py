@@ -58,6 +58,6 @@ def test_a_share_of_nothing_or_all_is_refused(share):
 @pytest.mark.parametrize("keys", [["a"], ["a", "a"], ["a", "b", "c"]])
 def test_keys_that_cannot_be_parted_are_refused(keys):
     with pytest.raises(
-        DataError, match=rf"2 examples and {len(keys)} keys, .* expected one key per"
+        DataError, match=r"keys; expected one key each|different inputs in 2 examples; expected at"
     ):
         hold_out_groups([1, 2], keys, 0.5)

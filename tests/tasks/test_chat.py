@@ -140,9 +140,12 @@ def test_a_model_without_template(folder, tmp_path):
 
 def test_messages_of_another_form(chat):
     for messages, message in (
-        ([{"role": "assistant", "content": "Hi"}], "the last message has the role assistant"),
+        ([{"role": "assistant", "content": "Hi"}], "the first message has the role assistant"),
         ([{"role": "user", "content": ""}], "expected a role (system, user, assistant)"),
         ([{"role": "user"}], "message 1 is {'role': 'user'}"),
+        ([{"role": "user", "content": "a\ud800"}], "message 1 is not UTF-8"),
+        (5, "messages is 5; expected a list of messages"),
+        (None, "messages is None; expected a list of messages"),
     ):
         with pytest.raises(DataError) as caught:
             chat(messages)
@@ -197,7 +200,8 @@ def test_a_conversation_on_a_terminal(monkeypatch, capsys, tmp_path):
     quotes = '"""'
     script = Script(
         monkeypatch,
-        *("one", " ", "/nothing", "fail", "stop", KeyboardInterrupt),
+        *("one", " ", "/nothing", "fail", "stop", KeyboardInterrupt, "a\udcff", "/save"),
+        *("/save " + "x" * 999, "/save /nowhere/x"),
         *(f"{quotes}two", "", f"three{quotes}", f"/save {file}", f"/save {file}", "/reset", "four"),
     )
     terminal.talk(script, "Be brief.")
@@ -213,6 +217,10 @@ def test_a_conversation_on_a_terminal(monkeypatch, capsys, tmp_path):
     assert "'/nothing' is not a command" in err
     assert "the message has 9 tokens" in err
     assert "exists already; expected another name" in err
+    assert "the message is not UTF-8 and was left out" in err
+    assert "File name too long" in err
+    assert "/nowhere/x lies in no folder" in err
+    assert "/save needs the name of a new file" in err
     assert "/save FILE" in out
     script = Script(monkeypatch, "/save x.jsonl", "/exit", "never")
     terminal.talk(script)

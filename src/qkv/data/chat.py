@@ -9,27 +9,46 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import wraps
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Environment, TemplateError, nodes
 from jinja2.environment import Template
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from qkv.data.rows import NO_TEXT
 from qkv.errors import ConfigError
-from qkv.json_fields import shown
+from qkv.json_fields import quoted, shown
 
 Message = Mapping[str, Any]  # with the keys "role" and "content"
 
 FILE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
-BUDGET = 50_000_000  # characters of one rendering; a round of a loop, or a call, counts as STEP
-STEP = 50
-TICK = "__tick"
+BUDGET = 20_000_000  # characters of one rendering; a round of a loop, or a call, counts as STEP
+STEP = 20
+# What templates may use. None of it makes a long text of a short one without being paid for.
+FILTERS = frozenset(
+    """
+    abs capitalize count d default dictsort e escape first float int items join last length list
+    lower map max min reject rejectattr replace reverse round safe select selectattr sort string
+    title tojson trim unique upper
+    """.split()  # noqa: SIM905 - as long as the list above it
+)
+METHODS = frozenset(
+    """
+    capitalize count endswith find get index isalnum isalpha isdigit isspace items join keys lower
+    lstrip partition removeprefix removesuffix replace rfind rpartition rsplit rstrip split
+    splitlines startswith strip title upper values
+    """.split()  # noqa: SIM905
+)
+TICK, PART = "__tick", "__part"
 
 _left: ContextVar[int] = ContextVar("budget")
 
@@ -53,8 +72,8 @@ class ChatTemplate:
         """Compile the template."""
         try:
             object.__setattr__(self, "_template", _compile(self.source))
-        except (TemplateError, RecursionError) as error:
-            raise ConfigError(f"the chat template is not valid: {error}") from error
+        except (TemplateError, RecursionError, SyntaxError) as error:  # the last: nested too deeply
+            raise ConfigError(f"the chat template is not valid: {_line(error)}") from error
 
     def render(self, messages: Sequence[Message], *, reply: bool = False) -> str:
         """Return the text of a conversation, with the special tokens that the model expects.
@@ -69,7 +88,7 @@ class ChatTemplate:
         template: Template = vars(self)["_template"]
         token = _left.set(BUDGET)
         try:
-            return template.render(
+            text = template.render(
                 messages=list(messages),
                 add_generation_prompt=reply,
                 tools=None,
@@ -82,13 +101,18 @@ class ChatTemplate:
                 f"{BUDGET:,} characters; expected a template that ends"
             ) from error
         except TemplateError as error:
-            raise ConfigError(f"the chat template rejects the messages: {error}") from error
+            raise ConfigError(f"the chat template rejects the messages: {_line(error)}") from error
         except Exception as error:  # a program of a file: it may fail in any way
             raise ConfigError(
-                f"the chat template fails with {type(error).__name__}: {error}"
+                f"the chat template fails with {type(error).__name__}: {_line(error)}"
             ) from error
         finally:
             _left.reset(token)
+        if (messages and not text.strip()) or NO_TEXT.search(text):
+            raise ConfigError(
+                f"the chat template writes {quoted(text, 60)}; expected a text with the messages"
+            )
+        return text
 
 
 def read_template(files: Mapping[str, bytes]) -> ChatTemplate | None:
@@ -99,7 +123,10 @@ def read_template(files: Mapping[str, bytes]) -> ChatTemplate | None:
     """
     settings = json.loads(files.get(SETTINGS, b"{}"))
     stored = files.get(FILE)
-    source = stored.decode() if stored else choose_template(settings.get("chat_template"))
+    try:
+        source = stored.decode() if stored else choose_template(settings.get("chat_template"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{FILE} is not UTF-8: {error}") from error
     if source is None:
         return None
     known = {name: settings.get(name) for name in TOKENS}
@@ -130,10 +157,15 @@ def choose_template(stored: Any, *, name: str = "default") -> str | None:
             "name and a template"
         ) from error
     if not isinstance(known.get(name), str):
-        raise ConfigError(
-            f"chat_template has {', '.join(map(str, known))}; expected one called {name!r}"
-        )
+        names = ", ".join(map(str, known)) or "no template"
+        raise ConfigError(f"chat_template has {names}; expected one called {name!r}")
     return known[name]
+
+
+def _line(error: Exception) -> str:
+    """Return a message as one line that a terminal may show."""
+    text = " ".join(str(error).split())[:300]
+    return "".join(c if c.isprintable() else "?" for c in text) or "no reason given"
 
 
 class _TooMuchError(Exception):
@@ -148,35 +180,79 @@ def _spend(amount: int) -> None:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox: calls, joined texts and output are paid for from the budget."""
+    """The sandbox: calls, texts and output are paid for from the budget."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        methods = isinstance(obj, str | bytes | int | float | list | tuple | dict)
+        allowed = attr in METHODS if methods and callable(value) else True
+        return allowed and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Treat `format` as any other method: its widths have no limit."""
+
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        owner = getattr(obj, "__self__", None)
+        if isinstance(owner, str):
+            _spend(_growth(obj.__name__, owner, args))
         _spend(STEP)
         return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = [len(side) if hasattr(side, "__len__") else 0 for side in (left, right)]
         counts = [side for side in (left, right) if isinstance(side, int)]
-        if operator == "*" and any(sizes):
-            _spend(max(sizes) * max([*counts, 1]))
+        if operator == "*" and _size(left) + _size(right):
+            _spend(max(_size(left), _size(right)) * max([*counts, 1]))
+        elif operator in ("*", "**") and any(abs(count) > 2**64 for count in counts):
+            raise SecurityError("arithmetic with huge numbers")
         elif operator == "**" and any(abs(count) > 1_000 for count in counts):
             raise SecurityError("a power of large numbers")
         elif operator == "%" and isinstance(left, str):
             raise SecurityError("formatting by %")
-        _spend(STEP + sum(sizes))
+        _spend(STEP + _size(left) + _size(right))
         return super().call_binop(context, operator, left, right)
 
 
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | bytes | list | tuple | dict) else 0
+
+
+def _part(value: Any, start: int | None, stop: int | None, step: int | None) -> Any:
+    _spend(_size(value))
+    return value[start:stop:step]
+
+
+def _growth(name: str, value: Any, args: Sequence[Any]) -> int:
+    """Return how many characters a method or filter of this name may make."""
+    if name == "replace":
+        return (len(str(value)) + 1) * max(1, *(_size(one) for one in args), 1)
+    if name == "join":
+        parts = [one for some in (value, *args) if isinstance(some, list | tuple) for one in some]
+        between = max(_size(one) for one in (value, *args) if isinstance(one, str | list | tuple))
+        return sum(_size(one) for one in parts) + between * (len(parts) + 1)
+    return _size(value)
+
+
+def _paid_filter(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that pays for what it makes."""
+
+    @wraps(apply)  # with the marks that make Jinja2 hand it the environment, too
+    def paid(*args: Any, **kwargs: Any) -> Any:
+        values = [one for one in args if not isinstance(one, Environment | Context | EvalContext)]
+        _spend(STEP + _growth(name, values[0] if values else "", values[1:]))
+        return apply(*args, **kwargs)
+
+    return paid
+
+
 class _Guard(NodeTransformer):
-    """Let each round of a loop spend from the budget, and each text that is joined by ~."""
+    """Let each round of a loop or call of a macro pay for its steps and its literal text."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - the name of a node
-        self.generic_visit(node)
-        tick = nodes.Call(nodes.Name(TICK, "load"), [], [], None, None)
-        node.body.insert(0, nodes.ExprStmt(tick))
-        return node
+        return self._ticking(node)
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Macro:  # noqa: N802
+        return self._ticking(node)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
@@ -185,6 +261,23 @@ class _Guard(NodeTransformer):
         for part in parts[1:]:
             joined = nodes.Add(joined, part)
         return joined
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        bounds = [
+            one or nodes.Const(None) for one in (node.arg.start, node.arg.stop, node.arg.step)
+        ]
+        return nodes.Call(nodes.Name(PART, "load"), [node.node, *bounds], [], None, None)
+
+    def _ticking(self, node: Any) -> Any:
+        cost = STEP + sum(len(one.data) for one in node.find_all(nodes.TemplateData))
+        cost += sum(len(str(one.value)) for one in node.find_all(nodes.Const))
+        self.generic_visit(node)
+        tick = nodes.Call(nodes.Name(TICK, "load"), [nodes.Const(cost)], [], None, None)
+        node.body.insert(0, nodes.ExprStmt(tick))
+        return node
 
 
 class _Generation(Extension):
@@ -205,14 +298,16 @@ def _compile(source: str) -> Template:
         finalize=_paid,
         extensions=[loopcontrols, _Generation],
     )
-    environment.filters["tojson"] = _to_json
-    del environment.filters["format"]  # its widths have no limit
-    for name in ("center", "indent", "wordwrap"):  # they make long texts of short ones
-        environment.filters[name] = partial(_sized, environment.filters[name])
-    environment.globals |= {
+    known = {**environment.filters, "tojson": _to_json}
+    environment.filters = {name: _paid_filter(name, known[name]) for name in FILTERS}
+    environment.globals = {
+        "dict": dict,
+        "namespace": Namespace,
+        "range": safe_range,
         "raise_exception": _raise,
-        "strftime_now": lambda form: datetime.now().strftime(form),
-        TICK: lambda: _spend(STEP),
+        "strftime_now": lambda form: datetime.now().strftime(str(form)[:100]),
+        TICK: _spend,
+        PART: _part,
     }
     tree = _Guard().visit(environment.parse(source)).set_environment(environment)
     code = environment.compile(tree)
@@ -226,15 +321,8 @@ def _paid(value: Any) -> Any:
     return value
 
 
-def _sized(apply: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Apply a filter whose numbers, such as a width, are small."""
-    if any(isinstance(one, int) and abs(one) > 1_000 for one in (*args, *kwargs.values())):
-        raise SecurityError("a width above 1,000")
-    return apply(*args, **kwargs)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
+def _raise(message: object = "no reason given") -> None:
+    raise TemplateError(str(message))
 
 
 def _to_json(
@@ -245,6 +333,8 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """Return JSON without escapes for HTML, as transformers does."""
+    if indent is not None and not 0 <= indent <= 100:
+        raise SecurityError("an indent above 100")
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qkv.data.batches import Batches, Batching, Movable
 from qkv.data.chat import ChatTemplate, Message
-from qkv.data.rows import Row, RowError, good_rows, report_problems
+from qkv.data.rows import NO_TEXT, Row, RowError, good_rows, report_problems
 from qkv.data.tables import read_text
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
@@ -67,7 +67,18 @@ def check_messages(messages: Any, where: str, *, last: str) -> tuple[Message, ..
             raise DataError(
                 f"{where}: message {number} has the role system; expected it only at the start"
             )
+        if NO_TEXT.search(content):
+            raise DataError(
+                f"{where}: message {number} is not UTF-8: {quoted(content, 60)} (another encoding, "
+                "such as Latin-1?)"
+            )
         checked.append({"role": role, "content": content})
+    first = checked[1:2] if checked[0]["role"] == "system" else checked[:1]
+    if first and first[0]["role"] != "user":
+        raise DataError(
+            f"{where}: the first message has the role {first[0]['role']}; expected user, perhaps "
+            "after a system message"
+        )
     if checked[-1]["role"] != last:
         raise DataError(
             f"{where}: the last message has the role {checked[-1]['role']}; expected {last}"
@@ -93,6 +104,8 @@ def read_conversations(source: str, problems: list[str] | None) -> list[Conversa
         for number, line in enumerate(read_text(source, tolerant=True).split("\n"), start=1)
         if line.strip()
     ]
+    if lines[0][1].lstrip().startswith("["):
+        raise DataError(f"{source} is a JSON array; expected one JSON object in each line")
     if '"messages"' not in lines[0][1]:
         return None  # a table of prompts and responses
     rows, read = list[Row](), list[Conversation]()

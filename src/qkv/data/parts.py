@@ -48,10 +48,12 @@ def hold_out_groups(
         raise ConfigError(f"share = {share} to hold out; expected between 0 and 1, such as 0.1")
     unordered = list(set(keys))
     different = [key for _, key in sorted(zip(_hashes(unordered), unordered, strict=True))]
-    if len(keys) != len(examples) or len(different) < 2:
+    if len(keys) != len(examples):
+        raise DataError(f"{len(examples)} examples and {len(keys)} keys; expected one key each")
+    if len(different) < 2:
         raise DataError(
-            f"{len(examples)} examples and {len(keys)} keys, {len(different)} different; expected "
-            "one key per example, and at least two distinct keys"
+            f"there are {len(different)} different inputs in {len(examples)} examples; expected at "
+            "least 2, one of them to validate with (or another source, data.validation)"
         )
     n_held = min(max(1, round(share * len(different))), len(different) - 1)
     held = set(different[:n_held])

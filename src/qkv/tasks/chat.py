@@ -190,8 +190,8 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
 
     def __call__(self, text: Any, *more: Any, progress: bool = False, **options: Any) -> Any:
         """Return the reply to a message or a conversation, or the replies to a list of them."""
-        if isinstance(text, list) and text and isinstance(text[0], Mapping):
-            return self.predict([text], *more, progress=progress, **options)[0]
+        if isinstance(text, list | tuple) and text and isinstance(text[0], Mapping):
+            return self.predict([list(text)], *more, progress=progress, **options)[0]
         return super().__call__(text, *more, progress=progress, **options)
 
     def conversation(
@@ -202,11 +202,11 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
         Raises:
             DataError: messages of another form, or with the name of a special token.
         """
-        messages: list[Any] = (
-            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        )
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
+        messages: Any = prompt
+        if isinstance(prompt, str):
+            messages = [{"role": "user", "content": prompt}]
+        if system is not None and isinstance(messages, list | tuple):
+            messages = [{"role": "system", "content": system}, *messages]
         checked = check_messages(messages, "the conversation", last="user")
         refuse_special(self.tokenizer, checked)
         return checked
@@ -237,6 +237,8 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
             )
             for one in examples
         ]
+        if beyond := [i for i, row in enumerate(rows, start=1) if not row.targets]:
+            raise DataError(f"conversation {beyond[0]} has no answer within the model's context")
         with evaluating(self.model):
             losses = target_losses(self.model, rows, progress=progress)
         answers = [
@@ -274,11 +276,10 @@ class ChatRecipe(Recipe[Chat]):
     def check(self) -> None:
         """Check that there is a base."""
         super().check()
+        if self.max_length < 2:
+            raise ConfigError(f"max_length = {self.max_length}; expected at least 2 tokens")
         if self.base is None:
-            raise ConfigError(
-                "base = null; expected a pretrained language model with a chat template, such as "
-                "smollm2"
-            )
+            raise ConfigError("base = null; expected a model with a chat template, such as smollm2")
 
     def batches(self, pipeline: Chat, splits: Splits[Conversation]) -> TrainingBatches:
         """Encode the conversations, and pack them into rows."""
@@ -345,6 +346,8 @@ class ChatCommand(Predict[Chat]):
             check_max_length(self.max_length)
         if self.system is not None and not self.system.strip():
             raise ConfigError("--system is empty; expected a text")
+        if not 0 <= self.seed < 2**48:
+            raise ConfigError(f"seed = {self.seed}; expected from 0 to {2**48 - 1}")
 
     def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
         """Return the messages; none for a conversation on a terminal."""
@@ -393,5 +396,5 @@ TASK = Task(
     tables=likelihood_tables,
     summary=likelihood_line,
     read=read_conversations,
-    group=lambda example: example.messages[-2]["content"],
+    group=lambda example: str(example.messages[:-1]),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qkv.data.chat import Message
+from qkv.data.rows import NO_TEXT
 from qkv.errors import QKVError
 from qkv.files import write_atomically
 from qkv.tasks.streams import complain
@@ -46,6 +47,9 @@ def talk(chat: Talker, system: str | None = None, **options: Any) -> None:
     while (message := read_message()) is not None:
         if not message.strip():
             continue
+        if NO_TEXT.search(message):
+            complain("the message is not UTF-8 and was left out (is the terminal?)")
+            continue
         if message.startswith("/"):
             if message.strip() == "/exit":
                 return
@@ -54,7 +58,7 @@ def talk(chat: Talker, system: str | None = None, **options: Any) -> None:
         question: Message = {"role": "user", "content": message}
         try:
             answer = say(chat.reply([*messages, question], **options))
-        except QKVError as error:
+        except (QKVError, OSError) as error:
             complain(f"error: {error}")
             continue
         if answer:
@@ -104,8 +108,8 @@ def command(line: str, messages: list[Message], start: list[Message]) -> list[Me
     if name == "/reset":
         print("The conversation is forgotten.\n")
         return list(start)
-    if name == "/save" and argument.strip():
-        save(Path(argument.strip()), messages)
+    if name == "/save":
+        save(argument.strip(), messages)
     else:
         if name != "/help":
             complain(f"{line!r} is not a command")
@@ -113,18 +117,23 @@ def command(line: str, messages: list[Message], start: list[Message]) -> list[Me
     return messages
 
 
-def save(path: Path, messages: Sequence[Message]) -> None:
+def save(name: str, messages: Sequence[Message]) -> None:
     """Write a conversation as one line of JSON; an existing file is not replaced."""
-    if path.exists():
-        complain(f"{path} exists already; expected another name")
+    if not name:
+        complain("/save needs the name of a new file, such as /save talk.jsonl")
         return
     if not any(one["role"] == "assistant" for one in messages):
         complain("there is no reply yet to save")
         return
     try:
+        path = Path(name).expanduser()
+        if path.exists() or not path.parent.is_dir():
+            why = "exists already" if path.exists() else f"lies in no folder: {path.parent}"
+            complain(f"{path} {why}; expected another name")
+            return
         line = json.dumps({"messages": list(messages)}, ensure_ascii=False)
         write_atomically(path, line + "\n")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the second: there is no such home folder
         complain(f"error: {error}")
         return
     print(f"{path} has the conversation.\n")

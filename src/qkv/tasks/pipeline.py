@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from qkv.blocks.positions import LearnedPositions
+from qkv.data.rows import NO_TEXT
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
 from qkv.errors import ConfigError, DataError
-from qkv.json_fields import check_kinds, kinds_of_fields
+from qkv.json_fields import check_kinds, kinds_of_fields, quoted
 from qkv.models.modes import evaluating
 from qkv.tasks.console import progress_bar
 from qkv.tasks.pretrained import Loaded, load
@@ -178,6 +179,8 @@ def check_strings(inputs: Sequence[Any], what: str = "text") -> None:
             raise DataError(
                 f"{what} {number} is a {type(text).__name__}; expected a string, or a list of them"
             )
+        if NO_TEXT.search(text):
+            raise DataError(f"{what} {number} is not UTF-8: {quoted(text, 60)}; expected a text")
 
 
 def most_positions(model: nn.Module) -> int | None:
