@@ -121,3 +121,17 @@ def test_a_megabyte_takes_no_time(piece):
     text = piece * (1_000_000 // len(piece)) + "x"
     assert "".join(split_sentences(text)) == text
     assert prose_sentences(text)
+
+
+def test_wishes_that_open_a_letter_are_left_out():
+    point = "The delivery on Monday is canceled."
+    for wish in (
+        "I hope you had a lovely weekend and that the kids enjoyed the fair.",
+        "Hope this finds you well!",
+        "How are you these days, and the family?",
+        "We really trust that everything is fine in Leeds.",
+    ):
+        assert prose_sentences(f"Dear Ben,\n\n{wish} {point}\n\nBest,\nAnna") == [point]
+        assert prose_sentences(wish) == [wish]  # nothing else is there
+    kept = "I hope to finish the report by Friday, and you will have it then."
+    assert prose_sentences(f"{kept} {point}") == [kept, point]

@@ -13,6 +13,12 @@ BULLET = re.compile(r"^(?:[-*•–]|\d+[.)]) +")
 QUOTED = re.compile(r"^\s*>")
 ENDED = re.compile(r"""[.!?…。！？]["'”’»)\]]*$""")
 NARROWEST, WIDEST = 50, 100  # characters of the longest line of wrapped text
+# Sentences that open a letter and say nothing of what it is about.
+WISH = re.compile(
+    r"^(?:I |we )?(?:do |really |just )*(?:hope|trust) (?:that )?"
+    r"(?:you|your|this|these|all|everything|everyone)\b|^how (?:are|have) (?:you|things)\b",
+    re.IGNORECASE,
+)
 FEWEST = 4  # words of a sentence
 LONG = 8  # words of a line that counts as a sentence without a mark at its end
 WORDS = re.compile(r"\s*\S+\s*|\s+")
@@ -52,8 +58,8 @@ def prose_sentences(text: str) -> list[str]:
 
     A sentence has at least 4 words and ends with a period or a mark like it; an item of a list may
     lack the mark if it has at least 8 words, and ends with neither a comma nor a colon. "Hi Anna,"
-    and "Best regards," are no sentences by that rule. A text without any has its lines as
-    sentences.
+    and "Best regards," are no sentences by that rule, and neither is a wish such as "I hope you are
+    well." A text without any has its lines as sentences.
     """
     parts = [one.strip() for line in lines_of_prose(text) for one in split_sentences(line)]
     return [one for one in parts if is_sentence(one)] or [one for one in parts if one]
@@ -62,6 +68,8 @@ def prose_sentences(text: str) -> list[str]:
 def is_sentence(text: str) -> bool:
     """Return whether a text is a sentence by the rule of `prose_sentences`."""
     words = len(text.split())
+    if WISH.search(text):
+        return False
     if ENDED.search(text):
         return words >= FEWEST
     return words >= LONG and text[-1:] not in ",;:"
