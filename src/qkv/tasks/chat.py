@@ -332,11 +332,11 @@ class ChatCommand(Predict[Chat]):
     sampling: Annotated[SamplingOptions, Parameter(name="*")] = AS_FILES_SAY
     seed: int = 0
 
-    inputs: ClassVar = "messages, each of which starts a conversation; none on a terminal: talk"
+    inputs: ClassVar = "the messages, each answered by itself; without any, a terminal gets a talk"
     about: ClassVar = (
-        "Without a message, on a terminal, it is a conversation: /help lists what you can type. "
-        "When it outgrows the model's context, the oldest question and its answer are left out, "
-        "as often as needed; the system message stays."
+        "Without a message, on a terminal, you talk: /help lists what you can type. When a talk "
+        "outgrows the model's context, the oldest questions and answers are left out. The shipped "
+        "model is small: it answers fluently, and invents facts."
     )
 
     def check(self) -> None:
