@@ -106,7 +106,7 @@ def test_extract_and_lead_repeat_sentences_in_their_order(bert, sentences):
 def test_the_first_sentences_are_not_the_greeting():
     lead = qkv.task("summarize", method="lead")
     assert isinstance(lead, LeadSummarizer)
-    assert lead(MAIL).summary == "I hope that you are well."
+    assert lead(MAIL).summary == "The film was fine, and the meal was not dull."
 
 
 def test_the_most_central_sentence_is_chosen_and_none_like_it(monkeypatch):
@@ -194,7 +194,7 @@ def test_summaries_of_parts_that_do_not_get_fewer_end(llama, monkeypatch):
 def test_a_model_that_writes_nothing_leaves_the_beginning(llama, monkeypatch):
     monkeypatch.setattr(Chat, "predict", lambda self, x, **o: [Reply(t, "", True, 0) for t in x])
     one = Summarizer.load(llama, sentences=1)(MAIL)
-    assert one.summary == "I hope that you are well."
+    assert one.summary == "The film was fine, and the meal was not dull."
     assert one.note == "the model wrote nothing; this is the beginning of the text"
     long = Summarizer.load(llama, sentences=1)("The plot was clever. " * 101)
     assert long.summary == "The plot was clever."
@@ -235,7 +235,7 @@ def test_a_txt_file_and_standard_input_are_one_text(run, bert, tmp_path, monkeyp
     one = json.loads(run("--file", mail, "--method", "lead", "--json"))
     assert one == {
         "text": MAIL.strip(),
-        "summary": "I hope that you are well.",
+        "summary": "The film was fine, and the meal was not dull.",
         "score": None,
         "cut": False,
         "method": "lead",
