@@ -2962,7 +2962,7 @@ show_table(
 # higher values flatten it.
 
 # %%
-go_on = qkv.task("generate")
+go_on = qkv.task("generate", "generator")
 PROMPT = "def sort_words(words, reverse=False):"
 show_table(
     PROMPT,
@@ -3101,7 +3101,7 @@ save_figure(figure, FIGURES / "6_rollout.png")
 # qkv summarize --model summarizer --file functions.csv --columns.text code --output summaries.jsonl
 # qkv answer "Who built it?" --context "Monks built it in the twelfth century."
 # qkv classify "I would buy it again."
-# qkv generate "def mean(values):" --temperature 0.7
+# qkv generate --model generator "def mean(values):" --temperature 0.7
 # qkv recognize digit.png
 # qkv train multi30k
 # qkv evaluate sentiment --data reviews
