@@ -77,15 +77,16 @@ def main() -> None:
     generator, chat = Generator.load("smollm2"), Chat.load("smollm2")
     outputs = []
     for prompt in progress_bar(prompts, "writing", show=True):
-        text = known[prompt["id"]]["text"] if prompt["id"] in known else None
-        text = write(prompt, generator, chat) if text is None else text
+        new = prompt["id"] not in known
+        text = write(prompt, generator, chat) if new else known[prompt["id"]]["text"]
         old = before.get(prompt["id"], {})
         read = (
             {name: old.get(name) for name in ("sensible", "why")} if old.get("text") == text else {}
         )
         outputs.append(checked({**prompt, "text": text}) | read)
         rest = [before[one["id"]] for one in prompts[len(outputs) :] if one["id"] in before]
-        content = {"machine": machine(), "outputs": [*outputs, *rest]}
+        where = machine() if new else content["machine"]  # of what was written last
+        content = {"machine": where, "outputs": [*outputs, *rest]}
         save(FILE, content)
     kinds = list(dict.fromkeys(re.sub(r"-\d+$", "", one["id"]) for one in outputs))
     rows = []

@@ -283,3 +283,12 @@ def test_data_in_the_output_folder_is_never_deleted(classify, tmp_path):
     with pytest.raises(ConfigError, match=r"mine\.csv, which lies in the output folder .*another"):
         open_run(TASK, run)
     assert data.exists()
+
+
+def test_another_way_to_fine_tune_replaces_the_settings_of_the_recipes(capsys):
+    assert main(["train", "chat", "--finetuning.train", "all", "--print-config"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)["finetuning"]
+    assert (shown["train"], shown["lora"]["rank"]) == ("all", 8)  # 16 in the recipe
+    assert main(["train", "chat", "--finetuning.lora.rank", "5", "--print-config"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)["finetuning"]
+    assert (shown["train"], shown["lora"]["rank"]) == ("lora", 5)

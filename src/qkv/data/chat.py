@@ -315,7 +315,7 @@ def _compile(source: str) -> Template:
 
 
 def _paid(value: Any) -> Any:
-    """Pay for an output; in front of the first rendering there is no budget yet."""
+    """Pay for an output; before the first rendering there is no budget."""
     if _left.get(None) is not None:
         _spend(len(value) if isinstance(value, str) else 1)
     return value

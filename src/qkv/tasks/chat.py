@@ -332,11 +332,13 @@ class ChatCommand(Predict[Chat]):
     sampling: Annotated[SamplingOptions, Parameter(name="*")] = AS_FILES_SAY
     seed: int = 0
 
-    inputs: ClassVar = "the messages, each answered by itself; without any, a terminal gets a talk"
+    inputs: ClassVar = (
+        "messages, each answered by itself; without any, a terminal has a conversation"
+    )
     about: ClassVar = (
-        "Without a message, on a terminal, you talk: /help lists what you can type. When a talk "
-        "outgrows the model's context, the oldest questions and answers are left out. The shipped "
-        "model is small: it answers fluently, and invents facts."
+        "In a conversation, /help lists what you can type. When it outgrows the model's context, "
+        "the oldest questions and answers are left out. The shipped model is small: it answers "
+        "fluently, and invents facts."
     )
 
     def check(self) -> None:

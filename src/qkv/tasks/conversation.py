@@ -1,7 +1,6 @@
 """A conversation on a terminal, with a chat model."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,7 +47,7 @@ def talk(chat: Talker, system: str | None = None, **options: Any) -> None:
         if not message.strip():
             continue
         if NO_TEXT.search(message):
-            complain("the message is not UTF-8 and was left out (is the terminal?)")
+            complain("the message is not UTF-8 and was left out (another encoding?)")
             continue
         if message.startswith("/"):
             if message.strip() == "/exit":
@@ -113,7 +112,7 @@ def command(line: str, messages: list[Message], start: list[Message]) -> list[Me
     else:
         if name != "/help":
             complain(f"{line!r} is not a command")
-        print(HELP + "\n", file=sys.stdout)
+        print(HELP + "\n")
     return messages
 
 

@@ -132,7 +132,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         """
         prefix = self.prompting.prefix
         if not prefix:
-            return self._plain(prompt)
+            return self.encode_plain(prompt)
         return [*self.tokenizer.parse(prefix)[0], *self.tokenizer.encode(prompt)]
 
     @cached_property
@@ -140,8 +140,12 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         """How the model continues texts, by its config.json."""
         return Prompting(**read_settings(self.loaded, PROMPTING, Prompting))
 
-    def _plain(self, prompt: str) -> list[int]:
-        """Return the token ids of a prompt, or the start token if it is empty."""
+    def encode_plain(self, prompt: str) -> list[int]:
+        """Return the token ids of a prompt without prefix, or the start token if it is empty.
+
+        Raises:
+            DataError: the prompt is empty, and the model has no start token.
+        """
         ids = self.tokenizer.add_special_tokens(self.tokenizer.encode(prompt)).ids
         ends = {*self.stops, self._special("stop")}
         while len(ids) > 1 and ids[-1] in ends:
@@ -250,7 +254,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         """
         if not examples:
             raise DataError("there are no texts to score; expected at least one")
-        start, stop = self._plain(""), [i for i in self.stops[:1] if i >= 0]
+        start, stop = self.encode_plain(""), [i for i in self.stops[:1] if i >= 0]
         rows = [[*start, *ids, *stop] for ids in self.tokenizer.encode_batch(examples)]
         with evaluating(self.model):
             losses = negative_log_likelihoods(

@@ -198,7 +198,7 @@ class LikelihoodClassifier(ZeroShotClassifier):
         """Return the log-likelihood ratio of each text and class."""
         generator = Generator.of(self.loaded)
         words = [" or ".join(several) for several in self.descriptions.values()]
-        start = generator.encode(f"Labels: {', '.join(words)}\nText:")
+        start = generator.encode_plain(f"Labels: {', '.join(words)}\nText:")
         end = self.tokenizer.encode("\nLabel:")
         labels = self.tokenizer.encode_batch([f" {one}" for one in words])
         room = generator.context - len(start) - len(end) - max(map(len, labels))

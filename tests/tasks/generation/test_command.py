@@ -150,3 +150,8 @@ def test_what_is_not_given_is_as_the_files_say(qkv, model, tmp_path):
     assert json.loads(qkv("generate", "-m", model, "to be", *options)) == one
     (folder / "generation_config.json").write_text('{"num_beams": 2}')
     assert "num_beams = 2" in qkv("generate", "-m", folder, "to be", status=2)
+
+
+def test_several_texts_of_greedy_decoding_are_refused(qkv, model):
+    error = qkv("generate", "--model", model, "--temperature", "0", "--n", "3", "to be", status=2)
+    assert "n = 3 with greedy decoding writes the same text 3 times; expected a temp" in error

@@ -265,3 +265,26 @@ def test_a_prefix_in_the_files_comes_before_prompts_but_is_no_part_of_texts():
     assert framed.evaluate([TEXT]) == plain.evaluate([TEXT])  # a likelihood has no prompt
     with pytest.raises(ConfigError, match=r"text-generation of config\.json"):
         generator(task_specific_params={"text-generation": {"prefix": 7}})("a")
+
+
+def test_a_string_of_the_files_ends_continuations_and_is_no_part_of_them():
+    plain = generator()
+    whole = plain("to be", max_length=23, sampling=Sampling(), seed=5)
+    end = whole.text[4:6]
+    params = {"text-generation": {"end": end}}
+    model = generator(task_specific_params=params)
+    options = {"max_length": 23, "sampling": Sampling(), "seed": 5}
+    assert model("to be", **options).text == whole.text[: whole.text.index(end)]
+    assert "".join(model.stream("to be", **options)) == whole.text[: whole.text.index(end)]
+    assert model("to be", **options, stop_strings=()).text == whole.text  # the caller's come first
+
+
+def test_rules_for_the_output_do_not_count_the_prompt():
+    prompt = "to be or not to be"
+    for name, value in (("output_no_repeat_ngram_size", 1), ("output_repetition_penalty", 1e6)):
+        model, plain = generator(**{name: value}), generator()
+        ids, read = ids_of(model, prompt, 9), plain.encode(prompt)
+        assert len(set(ids)) == len(ids)  # nothing is written twice
+        assert ids[0] == ids_of(plain, prompt, 1)[0]  # as if there were no rule
+        theirs = generator(**{name.removeprefix("output_"): value})
+        assert not set(ids_of(theirs, prompt, 9)) & set(read)  # transformers' rule counts it
