@@ -1,5 +1,7 @@
 """GGUF files against transformers' loader: logits, and token ids on hard lines."""
 
+import re
+
 import numpy as np
 import pytest
 import tokenizers
@@ -129,3 +131,24 @@ def test_ids_of_sentencepiece_in_transformers(tmp_path):
     assert len(lines) > 900
     for line in lines:
         assert ours.encode(line) == theirs.encode(line, add_special_tokens=False).ids, line
+
+
+def test_special_tokens_in_a_text_of_sentencepiece(tmp_path):
+    """They are parsed only on request, and what follows them gets no space of its own."""
+    tokenizer, model = pieces()
+    path = tmp_path / "model.gguf"
+    write(path, tokenizer=tokenizer)
+    ours = qkv.load(path).tokenizer
+    for first, second in zip(LINES[::7], LINES[3::7], strict=False):
+        first, second = (re.sub("</?s>|<unk>", "", line) for line in (first, second))
+        text = f"{first}</s>{second}<s>"
+        ids, spans = ours.parse(text)
+        at = ids.index(2)
+        assert (ids[:at], ids[-1]) == (model.encode(first), 1)
+        assert text[slice(*spans[at])] == "</s>"
+        assert [end for _, end in spans] == sorted(end for _, end in spans)
+        together = model.decode(ids[at + 1 : -1])
+        assert together.strip() == model.decode(model.encode(second)).strip()
+        if second and not second.startswith(" "):
+            assert not model.id_to_piece(ids[at + 1]).startswith("\u2581")
+        assert 2 not in ours.encode(text)

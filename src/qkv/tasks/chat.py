@@ -219,10 +219,7 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
         return self.generator.stream(text, max_length=max_length, stop_strings=(), **options)
 
     def evaluate(
-        self,
-        examples: Sequence[Conversation],
-        *,
-        progress: bool = False,
+        self, examples: Sequence[Conversation], *, progress: bool = False
     ) -> LanguageModelScores:
         """Score the likelihood of the answers, each with the tokens that end it.
 

@@ -54,10 +54,10 @@ class SentencePieceVocabulary:
                 own, spans = self.spans(part)
             else:  # the library would add a space at the start of a text
                 own, spans = self.spans(NO_PIECE + part)
-                spans = [(first - 1, end - 1) for first, end in spans]
-            inside = [k for k, (first, end) in enumerate(spans) if first >= 0 and end > first]
-            ids += [own[k] for k in inside]
-            offsets += [(spans[k][0] + begin, spans[k][1] + begin) for k in inside]
+                first = len(self.encode(NO_PIECE))
+                own, spans = own[first:], [(a - 1, b - 1) for a, b in spans[first:]]
+            ids += own
+            offsets += [(a + begin, b + begin) for a, b in spans]
             begin += len(part)
         return ids, offsets
 
