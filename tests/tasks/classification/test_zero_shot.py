@@ -1,5 +1,6 @@
 """`qkv classify --labels`: classes without training, by embeddings and by likelihood."""
 
+import dataclasses
 import json
 import math
 import re
@@ -263,3 +264,13 @@ def test_the_package_of_the_default_model_may_be_missing(monkeypatch, capsys):
         assert main(command) == 2
         err = capsys.readouterr().err
         assert "the package no_such is not installed; install it: pip x" in err
+
+
+def test_a_prefix_of_prompts_does_not_change_the_classes(writer):
+    loaded = load(writer, dtype=torch.float32)
+    framed = dataclasses.replace(
+        loaded,
+        config=loaded.config | {"task_specific_params": {"text-generation": {"prefix": "Go on."}}},
+    )
+    plain, other = (zero_shot_classifier(one, "billing, praise") for one in (loaded, framed))
+    assert plain("a late parcel").probabilities == other("a late parcel").probabilities
