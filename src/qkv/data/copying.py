@@ -1,0 +1,260 @@
+"""Copying: names, numbers and addresses that a translator must not change.
+
+A small model garbles a name that it has never seen. So each is replaced by a stand-in, a single
+character that the model has learned to copy, and put back into the translation:
+
+    "Please call Oksana at 555 0137."  ->  "Please call 甲 at ①."  ->  "Bitte ruf 甲 unter ① an."
+
+Luong et al. 2015, "Addressing the rare word problem", https://arxiv.org/abs/1410.8206.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from qkv.errors import ConfigError
+from qkv.json_fields import TEXT, check_kinds, list_of, parse_json
+
+FILE_NAME = "copying.json"
+NAMES, NUMBERS = "甲乙丙丁戊", "①②③④⑤"  # a letter and a number for the tokenizer
+STAND_INS = frozenset(NAMES + NUMBERS)
+ADDRESS = r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)[^\s,;]*[\w/]"
+NUMBER = r"\d(?:[\d.,:/ -]*\d)"  # of two digits or more
+WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
+TOKEN = re.compile(f"(?P<address>{ADDRESS})|(?P<number>{NUMBER})|(?P<word>{WORD})")
+POSSESSIVE = re.compile(r"['’]s?$")
+RARE = 3  # a word that occurs this often in the training texts is known
+SAME = 0.7  # a word with this share of equal translations is a name
+FREQUENT = 100  # but a name this frequent needs no stand-in
+SHORTEST = 3  # letters of a part of a compound
+KINDS = {"source": TEXT, "target": TEXT, "known": list_of(TEXT)}
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a language writes numbers and names.
+
+    Args:
+        thousands: separator of thousands.
+        decimal: decimal separator.
+        before_nouns: words before a noun; in a language that capitalizes its nouns, a capitalized
+            word after one of them is not a name.
+    """
+
+    thousands: str
+    decimal: str
+    before_nouns: frozenset[str] = frozenset()
+
+
+# fmt: off
+LANGUAGES = {
+    "en": Language(",", "."),
+    "de": Language(".", ",", frozenset((
+        "der", "die", "das", "den", "dem", "des", "ein", "eine", "einen", "einem", "einer",
+        "eines", "kein", "keine", "keinen", "keinem", "keiner", "mein", "meine", "meinen",
+        "meinem", "meiner", "dein", "deine", "deinen", "deinem", "deiner", "sein", "seine",
+        "seinen", "seinem", "seiner", "ihr", "ihre", "ihren", "ihrem", "ihrer", "unser", "unsere",
+        "unseren", "unserem", "unserer", "euer", "eure", "euren", "eurem", "eurer", "dieser",
+        "diese", "dieses", "diesen", "diesem", "jeder", "jede", "jedes", "jeden", "jedem",
+        "welcher", "welche", "welches", "im", "am", "zum", "zur", "beim", "vom", "ins", "ans",
+        "viel", "viele", "wenig", "mehr", "etwas", "alle", "einige", "paar", "ohne", "zwei",
+        "drei", "vier",
+    ))),
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A text with stand-ins, and what they stand for, by stand-in."""
+
+    text: str
+    values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Copying:
+    """What is copied from a text to its translation.
+
+    Args:
+        source: language of the texts, "en" or "de".
+        target: language of the translations.
+        known: lowercased words that the model translates itself.
+
+    Raises:
+        ConfigError: a language whose numbers and names have no rule here.
+    """
+
+    source: str
+    target: str
+    known: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Check the languages."""
+        if unknown := sorted({self.source, self.target} - set(LANGUAGES)):
+            raise ConfigError(
+                f"names and numbers cannot be copied in {', '.join(unknown)}; expected languages "
+                f"among {', '.join(LANGUAGES)}, or copying = false"
+            )
+
+    @classmethod
+    def learn(cls, pairs: Sequence[tuple[str, str]], source: str, target: str) -> "Copying":
+        """Learn from training pairs which words are known, and not merely copied."""
+        seen, same = Counter[str](), Counter[str]()
+        for text, translation in pairs:
+            words, others = set(re.findall(WORD, text)), set(re.findall(WORD, translation))
+            seen.update(_plain(word) for word in words)
+            same.update(_plain(word) for word in words & others if word[0].isupper())
+        known = {
+            word
+            for word, count in seen.items()
+            if count >= RARE and (same[word] < SAME * count or count >= FREQUENT)
+        }
+        return cls(source, target, frozenset(known))
+
+    def mask(self, text: str) -> Masked:
+        """Replace what is to be copied by stand-ins, numbered in order."""
+        names, numbers = iter(NAMES), iter(NUMBERS)
+        values = dict[str, str]()
+
+        def stand_in(value: str, kind: Iterable[str]) -> str:
+            for old, known in values.items():
+                if known == value:
+                    return old
+            new = next(iter(kind), None)
+            if new is None:  # there are no more of them
+                return value
+            values[new] = value
+            return new
+
+        parts, end = list[str](), 0
+        for begin, stop, kind in self._found(text):
+            parts.append(text[end:begin])
+            parts.append(stand_in(text[begin:stop], numbers if kind == "number" else names))
+            end = stop
+        return Masked("".join(parts) + text[end:], values)
+
+    def restore(self, text: str, values: dict[str, str]) -> str:
+        """Put back what the stand-ins stand for, numbers as the target language writes them."""
+        for stand_in, value in values.items():
+            text = text.replace(stand_in, self._number(value) if stand_in in NUMBERS else value)
+        return text
+
+    def complete(self, text: str, values: dict[str, str]) -> bool:
+        """Return whether a translation has the stand-ins of its text, and no others."""
+        return {c for c in text if c in STAND_INS} == set(values)
+
+    def mask_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, rate: float = 0.3, seed: int = 0
+    ) -> list[tuple[str, str]]:
+        """Mask training pairs: what both sides share, and some of the names that are known.
+
+        Args:
+            pairs: texts and translations.
+            rate: fraction of the known names, the same on both sides, that are masked.
+            seed: chooses them, and the stand-ins.
+        """
+        random = Random(seed)
+        return [self._mask_pair(*pair, random, rate) for pair in pairs]
+
+    def _mask_pair(
+        self, text: str, translation: str, random: Random, rate: float
+    ) -> tuple[str, str]:
+        found = [(text[begin:stop], kind) for begin, stop, kind in self._found(text)]
+        chosen = {value for value, _ in found}
+        for name in re.findall(WORD, text):
+            name = POSSESSIVE.sub("", name)
+            shared = name[:1].isupper() and len(name) > 1 and _place(name, translation)
+            if shared and name not in chosen and random.random() < rate:
+                found.append((name, "word"))
+                chosen.add(name)
+        names, numbers = random.sample(NAMES, len(NAMES)), random.sample(NUMBERS, len(NUMBERS))
+        for value, kind in dict.fromkeys(found):
+            other = self._number(value) if kind == "number" else value
+            free = numbers if kind == "number" else names
+            if free and _place(value, text) and (place := _place(other, translation)):
+                stand_in = free.pop()
+                text = _place(value, text).sub(stand_in, text)  # type: ignore[union-attr]
+                translation = place.sub(stand_in, translation)
+        return text, translation
+
+    def _found(self, text: str) -> list[tuple[int, int, str]]:
+        """Return begin, end and kind of what is to be copied; neighboring names are one."""
+        found = list[tuple[int, int, str]]()
+        before = ""
+        for match in TOKEN.finditer(text):
+            kind = match.lastgroup or ""
+            begin, end = match.span()
+            if kind == "word":
+                end -= len(match[0]) - len(POSSESSIVE.sub("", match[0]))
+                if not self._is_name(text[begin:end], before.lower()):
+                    before = match[0]
+                    continue
+                if found and found[-1][2] == "word" and text[found[-1][1] : begin] == " ":
+                    begin = found.pop()[0]
+            before = match[0]
+            found.append((begin, end, kind))
+        return found
+
+    def _is_name(self, word: str, before: str) -> bool:
+        """Return whether a word is a name that the model does not know."""
+        if any(c in STAND_INS for c in word):
+            return True
+        if not word[0].isupper() or len(word) < 2 or self._knows(word):
+            return False
+        nouns = LANGUAGES[self.source].before_nouns
+        return not nouns or (before not in nouns and not self._is_compound(word.lower()))
+
+    def _knows(self, word: str) -> bool:
+        plain = _plain(word)
+        parts = re.split("[-'’]", plain)
+        return plain in self.known or all(part in self.known for part in parts)
+
+    def _is_compound(self, word: str) -> bool:
+        """Return whether a word consists of two known words, as German nouns often do."""
+        for i in range(SHORTEST, len(word) - SHORTEST):
+            first, second = word[:i], word[i:]
+            joints = (first, first.removesuffix("s"), first.removesuffix("n"), first + "e")
+            if second in self.known and self.known.intersection(joints):
+                return True
+        return False
+
+    def _number(self, value: str) -> str:
+        """Write a number as the target language does."""
+        ours, theirs = LANGUAGES[self.source], LANGUAGES[self.target]
+        grouped = rf"\d{{1,3}}(?:\{ours.thousands}\d{{3}})+(?:\{ours.decimal}\d+)?"
+        if not re.fullmatch(rf"{grouped}|\d+\{ours.decimal}\d+", value):
+            return value
+        swap = {ours.thousands: theirs.thousands, ours.decimal: theirs.decimal}
+        return "".join(swap.get(c, c) for c in value)
+
+    @property
+    def file(self) -> bytes:
+        """The content of copying.json."""
+        content = {"source": self.source, "target": self.target, "known": sorted(self.known)}
+        return (json.dumps(content, ensure_ascii=False, indent=0) + "\n").encode()
+
+    @classmethod
+    def read(cls, file: bytes) -> "Copying":
+        """Read copying.json.
+
+        Raises:
+            DataError: the file is broken.
+        """
+        content: dict[str, Any] = parse_json(file.decode(), FILE_NAME)
+        check_kinds(content, KINDS, where=FILE_NAME)
+        return cls(content["source"], content["target"], frozenset(content["known"]))
+
+
+def _plain(word: str) -> str:
+    return POSSESSIVE.sub("", word).lower()
+
+
+def _place(value: str, text: str) -> re.Pattern[str] | None:
+    """Return the pattern that finds a value once in a text, perhaps with a genitive's s."""
+    pattern = re.compile(rf"(?<![\w@.]){re.escape(value)}(?=s?(?![\w@]))")
+    return pattern if len(pattern.findall(text)) == 1 else None
