@@ -165,6 +165,26 @@ def test_the_digits_are_split_as_scikit_learn_does():
     assert [one.label for one in both] == labels[0]
 
 
+def test_the_written_digits_are_ten_of_each_in_forty_fonts():
+    for split, of_each in (("dark", 10), ("light", 10), ("mouse", 2)):
+        examples = load_set("recognize", "written_digits", split)
+        assert Counter(one.label for one in examples) == dict.fromkeys("0123456789", of_each)
+        assert len({one.name for one in examples}) == len(examples)
+        for one in examples:
+            pixels = np.asarray(one.open(), dtype=float)
+            border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+            paper = np.median(border)
+            ink = pixels.min() if split != "light" else pixels.max()
+            assert (ink < paper - 50) if split != "light" else (ink > paper + 50), one.name
+    fonts = [
+        one.name.partition(" of ")[2]
+        for split in ("dark", "light")
+        for one in load_set("recognize", "written_digits", split)
+    ]
+    assert set(Counter(fonts).values()) == {5}
+    assert len(set(fonts)) == 40
+
+
 def test_what_is_not_there_is_answered_with_what_is(tmp_path, monkeypatch):
     with pytest.raises(
         DataError,

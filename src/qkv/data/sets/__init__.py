@@ -36,6 +36,7 @@ MODULES = (
     "names",
     "digits",
     "fashion_mnist",
+    "written_digits",
     "town_news",
 )
 NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
