@@ -33,9 +33,23 @@ def of_summaries(part: Mapping[str, Any]) -> list[Score]:
 
 
 def of_answers(part: Mapping[str, Any]) -> list[Score]:
-    """As SQuAD scores."""
-    named = {"F1": "f1", "exact match": "exact_match"}
-    return [Score(name, part[kind], part[f"{kind}_interval"]) for name, kind in named.items()]
+    """As SQuAD scores; of models that abstain, also how well they do, and what it costs."""
+    named = {
+        "F1": "f1",
+        "exact match": "exact_match",
+        "F1 of no answer": "no_answer_f1",
+        "precision of no answer": "no_answer_precision",
+        "recall of no answer": "unanswerable_accuracy",
+    }
+    if part["n_answerable"] < part["count"]:
+        named |= {"F1, answerable": "answerable_f1"}
+    named |= {"F1, answerable, always answering": "always_f1"}
+    named |= {"exact match, answerable, always answering": "always_exact_match"}
+    return [
+        Score(name, part[kind], part.get(f"{kind}_interval"))
+        for name, kind in named.items()
+        if part.get(kind) is not None  # older results lack some
+    ]
 
 
 def of_texts(part: Mapping[str, Any]) -> list[Score]:

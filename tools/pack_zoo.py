@@ -2,8 +2,10 @@
 
     python tools/pack_zoo.py out/tatoeba translator-en-de
     python tools/pack_zoo.py out/sentiment sentiment --base all-MiniLM-L6-v2
+    python tools/pack_zoo.py out/answerer answerer --base all-MiniLM-L6-v2 --rank 24
 
 With --base only what was trained is kept, an adapter of LoRA or a decoder, on this base of the zoo.
+With --rank the adapter is the difference from the base, of a model that was fine-tuned twice.
 The model card, README.md, is written by hand and stays.
 """
 
@@ -17,8 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from qkv.checkpoints.adapters import CONFIG as ADAPTER
 from qkv.checkpoints.adapters import WEIGHTS as UPDATE
+from qkv.checkpoints.adapters import save_adapter
 from qkv.checkpoints.reader import CONFIG
 from qkv.checkpoints.writer import METADATA
+from qkv.models.lora import LoRAConfig, attach_lora, lora_layers
+from qkv.tasks.finetuning import HEAD
 from qkv.tasks.frozen_encoder import BASE, DECODER_FILE
 from qkv.tasks.pretrained import load, save
 
@@ -44,6 +49,40 @@ def pack_adapter(source: Path, folder: Path, base: str) -> None:
     shutil.copy(source / CONFIG, folder)
 
 
+def pack_difference(source: Path, folder: Path, base: str, rank: int) -> None:
+    """Write the difference from the base as an adapter, in 16 bits.
+
+    That of two updates of ranks r and s has at most the rank r + s, and is then exact; of a
+    higher rank it is the nearest one (Eckart and Young 1936).
+    """
+    made = load(source, dtype=torch.float32)
+    config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    plain = load(base, architecture=config["architectures"][0], new=[HEAD], dtype=torch.float32)
+    before, after = dict(plain.model.named_parameters()), dict(made.model.named_parameters())
+    updates = {
+        name.removesuffix(".weight"): (after[name] - before[name]).detach()
+        for name in after
+        if not name.startswith(HEAD) and not torch.equal(after[name], before[name])
+    }
+    attach_lora(plain.model, dict.fromkeys(updates, LoRAConfig(rank=rank, alpha=rank)), [HEAD])
+    with torch.no_grad():
+        for name, layer in lora_layers(plain.model).items():
+            u, s, v = torch.linalg.svd(updates[name], full_matrices=False)
+            share = s[rank:].norm() / s.norm()
+            if share > 1e-3:
+                print(f"{name}: rank {rank} leaves out {share:.1%} of the update's norm")
+            layer.B.copy_(u[:, :rank] * s[:rank].sqrt())
+            layer.A.copy_(s[:rank, None].sqrt() * v[:rank])
+        for name, parameter in plain.model.named_parameters():
+            if name.startswith(HEAD):
+                parameter.copy_(after[name])
+    save_adapter(plain.model, folder, model_type=config["model_type"], base_model=base)
+    small = {name: tensor.half() for name, tensor in load_file(folder / UPDATE).items()}
+    save_file(small, folder / UPDATE, METADATA)
+    shutil.copymode(folder / ADAPTER, folder / UPDATE)  # the library's are private (0600)
+    shutil.copy(source / CONFIG, folder)
+
+
 def pack_decoder(source: Path, folder: Path, base: str) -> None:
     """Copy the decoder, which is in 16 bits already, and the config, which names the base."""
     kept = trained(source) / "decoder"
@@ -64,11 +103,14 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="a folder that qkv train made")
     parser.add_argument("name", help="in the zoo")
     parser.add_argument("--base", help="keep only what was trained on this model of the zoo")
+    parser.add_argument("--rank", type=int, help="of an adapter that is the difference")
     arguments = parser.parse_args()
     source, folder = arguments.source, ZOO / arguments.name
     card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
     shutil.rmtree(folder, ignore_errors=True)
-    if arguments.base and (trained(source) / "decoder").is_dir():
+    if arguments.base and arguments.rank:
+        pack_difference(source, folder, arguments.base, arguments.rank)
+    elif arguments.base and (trained(source) / "decoder").is_dir():
         pack_decoder(source, folder, arguments.base)
     elif arguments.base:
         pack_adapter(source, folder, arguments.base)

@@ -1,12 +1,15 @@
 """Named sets of questions: published sizes, answers where they say, parts of their own sources."""
 
 import functools
+import itertools
+import json
 import re
 
 import pytest
 
 from qkv.data.questions import Answer
 from qkv.data.sets import load_set, named_sets
+from qkv.data.sets.passages import read_passages
 from qkv.data.sets.qamr import join_tokens, read_qamr
 from qkv.errors import DataError
 
@@ -51,6 +54,46 @@ def test_qamr_reads_as_one_writes(shared_data):
     assert question.answers == (Answer("federal law", 94), Answer("in federal law.", 91))
     for context in {q.context for q in questions}:
         assert not re.search(r"-[LR][RSC]B-|``|''| ,| \.$| n't| 's\b|\( ", context), context
+
+
+def test_passages_share_nothing_and_have_their_answers():
+    parts = {split: load("passages", split) for split in named_sets("answer")["passages"].splits}
+    counts = {"train": (59, 295, 412), "validation": (12, 60, 83), "test": (40, 200, 200)}
+    for split, (n_passages, n_answerable, n_unanswerable) in counts.items():
+        part = parts[split]
+        assert len({one.context for one in part}) == n_passages
+        assert len({one.source for one in part}) == n_passages
+        assert sum(bool(one.answers) for one in part) == n_answerable
+        assert sum(not one.answers for one in part) == n_unanswerable
+        assert all("\n\n" in one.context for one in part)
+        for one in part:
+            for text, start in one.answers:
+                assert one.context[start : start + len(text)] == text
+    everything = [one for part in parts.values() for one in part]
+    assert len({one.id for one in everything}) == len(everything)
+    assert len({(one.question, one.context) for one in everything}) == len(everything)
+    for one, other in itertools.combinations(parts.values(), 2):
+        assert not {x.context for x in one} & {x.context for x in other}
+        assert not {x.source for x in one} & {x.source for x in other}
+        assert not {x.question for x in one} & {x.question for x in other}
+        assert not runs_of_words(one, 9) & runs_of_words(other, 9)
+
+
+def runs_of_words(questions, n):
+    words = [context.split() for context in {one.context for one in questions}]
+    return {tuple(of[i : i + n]) for of in words for i in range(len(of) - n + 1)}
+
+
+def test_an_answer_of_a_passage_is_a_whole_word_of_it(tmp_path):
+    row = {"title": "t", "passage": "None but one.", "questions": [{"question": "How many?"}]}
+    row["questions"][0]["answers"] = ["one"]
+    (tmp_path / "my.jsonl").write_text(json.dumps(row))
+    (question,) = read_passages(tmp_path / "my.jsonl")
+    assert question.answers == (Answer("one", 9),)
+    row["questions"][0]["answers"] = ["on"]
+    (tmp_path / "my.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match="line 1, question 1: the answer 'on' is not in the pass"):
+        read_passages(tmp_path / "my.jsonl")
 
 
 @pytest.mark.parametrize(

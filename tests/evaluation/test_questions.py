@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkv.errors import DataError
-from qkv.evaluation.questions import answer_f1, answer_scores, best_threshold, normalize_answer
+from qkv.evaluation.questions import (
+    always_answered,
+    answer_f1,
+    answer_scores,
+    best_threshold,
+    normalize_answer,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +88,39 @@ def test_where_all_have_answers_nothing_is_said_of_the_rest():
     assert silent.unanswerable_accuracy == silent.exact_match == 50
     back = json.loads(json.dumps(dataclasses.asdict(silent), allow_nan=False))
     assert back["answerable_f1"] is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_answer_is_a_class_as_scikit_learn_scores_one(seed):
+    from sklearn.metrics import precision_recall_fscore_support
+
+    rng = np.random.default_rng(seed)
+    answers = rng.choice(["", "dog", "the"], size=41).tolist()  # "the" is nothing either
+    references = [[["dog"], []][k] for k in rng.integers(2, size=41)]
+    scores = answer_scores(answers, references)
+    expected = precision_recall_fscore_support(
+        [not right for right in references], [one != "dog" for one in answers], average="binary"
+    )
+    found = (scores.no_answer_precision, scores.unanswerable_accuracy, scores.no_answer_f1)
+    assert found == pytest.approx([100 * one for one in expected[:3]])
+    low, high = scores.no_answer_f1_interval
+    assert low < scores.no_answer_f1 < high
+
+
+def test_who_never_abstains_has_no_precision():
+    scores = answer_scores(["x", "y"], [["x"], []])
+    assert (scores.no_answer_precision, scores.no_answer_f1) == (None, 0)
+    all_known = answer_scores(["x", ""], [["x"], ["y"]])
+    assert (all_known.no_answer_f1, all_known.no_answer_f1_interval) == (None, None)
+
+
+def test_the_answers_that_were_kept_back_are_scored():
+    references = [["red dog"], ["x"], []]
+    scores = always_answered(
+        answer_scores(["", "x", ""], references), ["dog", "x", "y"], references
+    )
+    assert scores.always_f1 == pytest.approx(100 * (2 / 3 + 1) / 2)
+    assert (scores.always_exact_match, scores.f1) == (50, pytest.approx(200 / 3))
 
 
 def test_a_reference_of_articles_alone_is_none():

@@ -175,7 +175,7 @@ def test_the_recipes_that_ship_are_accepted_by_name(name, capsys):
 def test_a_recipe_that_is_not_there_is_named_with_what_is_near(classify, capsys):
     assert "'clasify' is neither a YAML file nor" in classify.refused("clasify")
     assert "did you mean classify?" in classify.refused("clasify")
-    assert "shipped are aeslc, chat, classify, dates" in classify.refused("nothing_near")
+    assert "shipped are aeslc, answerer, chat, classify" in classify.refused("nothing_near")
     assert main(["train", "list"]) == 0
     assert capsys.readouterr().out.splitlines() == shipped_recipes()
 

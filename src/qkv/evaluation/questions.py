@@ -5,7 +5,8 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,13 @@ class AnswerScores:
         n_answerable: number of questions with an answer.
         answerable_exact_match: exact match on answerable questions; None if there are none.
         answerable_f1: F1 on answerable questions; None if there are none.
-        unanswerable_accuracy: fraction of the other questions predicted to have no answer.
+        unanswerable_accuracy: fraction of the other questions predicted to have no answer, which is
+            the recall of "no answer"; None if there are none.
+        no_answer_precision: fraction of the questions predicted to have no answer that have none.
+        no_answer_f1: F1 of the class "no answer", of its precision and its recall.
+        no_answer_f1_interval: 95 % bootstrap interval.
+        always_f1: F1 on answerable questions if the model answered all; None if it does anyway.
+        always_exact_match: exact match on them, likewise.
     """
 
     count: int
@@ -41,6 +48,11 @@ class AnswerScores:
     answerable_exact_match: float | None
     answerable_f1: float | None
     unanswerable_accuracy: float | None
+    no_answer_precision: float | None
+    no_answer_f1: float | None
+    no_answer_f1_interval: tuple[float, float] | None
+    always_f1: float | None = None
+    always_exact_match: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +114,24 @@ def answer_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -
         answerable_exact_match=_mean(exact[answerable]),
         answerable_f1=_mean(f1[answerable]),
         unanswerable_accuracy=_mean(exact[~answerable]),
+        **_no_answer(answers, answerable),
+    )
+
+
+def always_answered(
+    scores: AnswerScores, answers: Sequence[str], references: Sequence[Sequence[str]]
+) -> AnswerScores:
+    """Add the scores on answerable questions of a model that never abstains.
+
+    Args:
+        scores: the scores of the model that abstains.
+        answers: the best answer to each question, whether the model gave it or not.
+        references: as for `answer_scores`.
+    """
+    exact, f1 = _each(answers, references)
+    answerable = np.array([bool(of_question) for of_question in references])
+    return replace(
+        scores, always_f1=_mean(f1[answerable]), always_exact_match=_mean(exact[answerable])
     )
 
 
@@ -157,6 +187,22 @@ def _each(
         exact.append(max(normalize_answer(answer) == normalize_answer(text) for text in right))
         f1.append(max(answer_f1(answer, text) for text in right))
     return 100.0 * np.array(exact), 100.0 * np.array(f1)
+
+
+def _no_answer(answers: Sequence[str], answerable: np.ndarray) -> dict[str, Any]:
+    """Return precision and F1 of "no answer"; None if all questions have one."""
+    abstained = np.array([not normalize_answer(answer) for answer in answers])
+    right = abstained & ~answerable
+    either = 1.0 * abstained + ~answerable  # F1 = 2 right / (abstained + unanswerable)
+    if answerable.all():
+        return dict.fromkeys(("no_answer_precision", "no_answer_f1", "no_answer_f1_interval"))
+    counted = either > 0
+    scores = 200.0 * right[counted] / either[counted]
+    return {
+        "no_answer_precision": _mean(100.0 * right[abstained]),
+        "no_answer_f1": float(np.average(scores, weights=either[counted])),
+        "no_answer_f1_interval": bootstrap_interval(scores, either[counted]),
+    }
 
 
 def _mean(scores: np.ndarray) -> float | None:

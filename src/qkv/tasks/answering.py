@@ -8,16 +8,21 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from qkv.data.questions import Question, make_question, read_squad, references
-from qkv.data.span_search import Candidate, SpanCandidates
-from qkv.data.text import decode, read_content
+from qkv.data.span_search import SpanCandidates
+from qkv.data.unanswerable import Mixing, mix_questions
 from qkv.data.windows import NO_ANSWER, WindowConfig, span_batches, training_windows
 from qkv.errors import ConfigError
-from qkv.evaluation.questions import AnswerScores, answer_scores, best_threshold
+from qkv.evaluation.questions import (
+    AnswerScores,
+    always_answered,
+    answer_scores,
+    best_threshold,
+)
 from qkv.models.heads import QuestionAnswering
 from qkv.tasks.commands import Predict, score_row
 from qkv.tasks.finetuning import load_with_head
-from qkv.tasks.inputs import SUFFIXES, Item, check_texts, exists, text_items
-from qkv.tasks.passages import search
+from qkv.tasks.inputs import Item, exists, text_items
+from qkv.tasks.passages import FoundAnswer, IdentifiedAnswer, read_passage, search
 from qkv.tasks.pipeline import (
     Pipeline,
     check_positions,
@@ -29,7 +34,6 @@ from qkv.tasks.pipeline import (
 )
 from qkv.tasks.pretrained import Loaded
 from qkv.tasks.splits import DataConfig, Splits
-from qkv.tasks.streams import as_text
 from qkv.tasks.task import Tables, Task
 from qkv.tasks.train import Recipe, TrainingBatches
 from qkv.training.settings import Training
@@ -38,38 +42,8 @@ from qkv.training.spans import span_loss
 PARAMETERS = "question-answering"  # in task_specific_params of config.json
 CANDIDATES = 20  # spans of each window that are compared, as in Devlin et al.'s run_squad.py
 WINDOWS = WindowConfig()
-
-
-@dataclass(frozen=True)
-class FoundAnswer:
-    """The answer to a question.
-
-    Args:
-        question: the question.
-        context: the passage.
-        answer: words of the passage; "" if it does not contain the answer.
-        start: index of the answer's first character; None without an answer.
-        end: index after its last character; None without an answer.
-        confidence: probability of the answer, or of there being none, among all spans.
-        no_answer_score: score for "no answer"; above the model's threshold there is no answer.
-        n_best: the most probable spans, whether or not there is an answer.
-    """
-
-    question: str
-    context: str
-    answer: str
-    start: int | None
-    end: int | None
-    confidence: float
-    no_answer_score: float
-    n_best: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True)
-class IdentifiedAnswer(FoundAnswer):
-    """The answer to a question of a file that gives each an id, as SQuAD does."""
-
-    id: str
+UNMIXED = Mixing()
+SILENT = "(no answer in the passage)"
 
 
 @dataclass(frozen=True)
@@ -100,13 +74,15 @@ class Answerer(Pipeline[Question, FoundAnswer, AnswerScores]):
             raise ConfigError(f"n_best = {self.n_best}; expected at least 1")
 
     @classmethod
-    def of(cls, loaded: Loaded, *, n_best: int = 3) -> Self:
-        """Make an answerer of what `qkv.load` returned."""
+    def of(cls, loaded: Loaded, *, n_best: int = 3, threshold: float | None = None) -> Self:
+        """Make an answerer of what `qkv.load` returned; the default threshold is the model's."""
         cls.check(loaded)
         known = read_settings(loaded, PARAMETERS, WindowConfig)
         if "max_length" not in known:
             limits = (WINDOWS.max_length, most_positions(loaded.model))
             known["max_length"] = min(n for n in limits if n is not None)
+        if threshold is not None:
+            known["threshold"] = threshold
         return cls(loaded, WindowConfig(**known), n_best)
 
     @classmethod
@@ -176,7 +152,11 @@ class Answerer(Pipeline[Question, FoundAnswer, AnswerScores]):
         examples = list(examples)
         questions, contexts = [one.question for one in examples], [one.context for one in examples]
         answers = self.predict(questions, contexts, progress=progress)
-        return answer_scores([one.answer for one in answers], references(examples))
+        right = references(examples)
+        scores = answer_scores([one.answer for one in answers], right)
+        if self.windows.threshold is None:
+            return scores
+        return always_answered(scores, [one.n_best[0].answer for one in answers], right)
 
     def with_threshold(self, examples: Iterable[Question]) -> Self:
         """Choose the threshold with the best F1 on validation questions, and save it in the config.
@@ -208,6 +188,7 @@ class AnsweringRecipe(Recipe[Answerer]):
     Args:
         windows: how passages are cut into windows. Its threshold is chosen on the validation split
             if some of its questions have no answer.
+        mixing: how training questions are varied; by default not at all.
     """
 
     base: str | None = "all-MiniLM-L6-v2"
@@ -217,6 +198,7 @@ class AnsweringRecipe(Recipe[Answerer]):
         epochs=3.0, batch_size=32, learning_rate=2e-4, schedule="linear", betas=(0.9, 0.999)
     )
     windows: WindowConfig = WINDOWS
+    mixing: Mixing = UNMIXED
 
     metric: ClassVar = "F1"
     unit: ClassVar = "windows"
@@ -231,10 +213,11 @@ class AnsweringRecipe(Recipe[Answerer]):
 
     def batches(self, pipeline: Answerer, splits: Splits[Question]) -> TrainingBatches:
         """Cut the passages into windows."""
-        windows, spans = training_windows(pipeline.tokenizer, splits.train, self.windows)
+        questions = mix_questions(splits.train, self.mixing)
+        windows, spans = training_windows(pipeline.tokenizer, questions, self.windows)
         lengths = [len(window.ids) for window in windows]
         remark = (
-            f"{len({window.row for window in windows}):,} of {len(splits.train):,} questions (the "
+            f"{len({window.row for window in windows}):,} of {len(questions):,} questions (the "
             f"others' answers are not in their passages) in {len(windows):,} windows, "
             f"{spans.count(NO_ANSWER):,} without the answer; the longest has {max(lengths)} tokens"
         )
@@ -275,16 +258,23 @@ class AnswerCommand(Predict[Answerer]):
     """Options of `qkv answer`.
 
     Args:
-        context: the passage, or a file that contains it.
+        context: the passage, or a file that contains it. Of a passage that is longer than the
+            model's input, overlapping windows are read.
         n_best: number of spans that --json shows.
+        threshold: score for "no answer" above which there is none; default: the model's, if it was
+            trained to abstain. `inf` always answers.
     """
 
     context: str | None = None
     n_best: int = 3
+    threshold: float | None = None
 
     inputs: ClassVar = "the questions, one per argument; default: the lines of standard input"
     roles: ClassVar = ("question", "context")
-    settings: ClassVar = ("n_best",)
+    settings: ClassVar = ("n_best", "threshold")
+    about: ClassVar = (
+        f'Prints "{SILENT}" where the model finds none; --json then has an empty answer.'
+    )
 
     def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
         """Return the questions with their passages."""
@@ -334,29 +324,7 @@ class AnswerCommand(Predict[Answerer]):
     def line(self, prediction: FoundAnswer) -> str:
         """Return answer, probability and question, separated by tabs."""
         answer, question = (" ".join(x.split()) for x in (prediction.answer, prediction.question))
-        return f"{answer}\t{prediction.confidence:.4f}\t{question}"
-
-
-def read_passage(context: str) -> str:
-    """Return the passage itself, or the content of the file with this name.
-
-    Raises:
-        ConfigError: it is empty, or looks like the name of a file that is not there.
-    """
-    path = Path(context)
-    if exists(path) and path.is_file():
-        context = decode(read_content(path), context)
-    elif len(context.split()) == 1 and path.suffix.lower() in SUFFIXES and not exists(path):
-        raise ConfigError(
-            f"--context {context} looks like the name of a file, but there is no such file; "
-            "expected a passage, or a file that contains one"
-        )
-    else:
-        check_texts([context])
-        context = as_text(context)
-    if not context.strip():
-        raise ConfigError("--context is empty; expected a passage, or a file that contains one")
-    return context
+        return f"{answer or SILENT}\t{prediction.confidence:.4f}\t{question}"
 
 
 def read_json(source: str, problems: list[str] | None) -> list[Question] | None:
@@ -370,17 +338,28 @@ def answer_tables(scores: AnswerScores) -> Tables:
         score_row("F1", scores.f1, scores.f1_interval),
         score_row("exact match", scores.exact_match, scores.exact_match_interval),
     ]
-    if scores.unanswerable_accuracy is not None:
-        rows.append(score_row("right that there is no answer", scores.unanswerable_accuracy, None))
+    more = {
+        "F1 of the class no answer": (scores.no_answer_f1, scores.no_answer_f1_interval),
+        "precision of no answer": (scores.no_answer_precision, None),
+        "recall of no answer": (scores.unanswerable_accuracy, None),
+        "F1, answerable": (scores.answerable_f1, None),
+        "exact match, answerable": (scores.answerable_exact_match, None),
+        "F1, answerable, if it always answered": (scores.always_f1, None),
+        "exact match, answerable, if it always answered": (scores.always_exact_match, None),
+    }
+    if scores.n_answerable == scores.count:  # then these are the first two
+        del more["F1, answerable"], more["exact match, answerable"]
+    rows += [score_row(name, *one) for name, one in more.items() if one[0] is not None]
     return {f"{scores.count:,} questions": rows}
 
 
 def answer_line(scores: AnswerScores) -> str:
     """Return the scores as one line."""
     low, high = scores.f1_interval
+    silent = "" if scores.no_answer_f1 is None else f"; F1 of no answer {scores.no_answer_f1:.1f}"
     return (
         f"F1 {scores.f1:.1f} (95 %: {low:.1f} to {high:.1f}), exact match "
-        f"{scores.exact_match:.1f} of {scores.count:,} questions"
+        f"{scores.exact_match:.1f} of {scores.count:,} questions{silent}"
     )
 
 

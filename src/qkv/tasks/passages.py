@@ -1,7 +1,9 @@
-"""Reading passages for the answers to questions, window by window."""
+"""Reading passages for the answers to questions, window by window; what is found."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,13 +11,70 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qkv.data.classification import evaluation_batches, in_order
-from qkv.data.span_search import SpanCandidates, Spans, best_spans, merge_windows
+from qkv.data.span_search import Candidate, SpanCandidates, Spans, best_spans, merge_windows
+from qkv.data.text import decode, read_content
 from qkv.data.windows import Window, WindowConfig, make_windows
-from qkv.errors import DataError
+from qkv.errors import ConfigError, DataError
 from qkv.tasks.console import progress_bar
+from qkv.tasks.inputs import SUFFIXES, check_texts, exists
 from qkv.tasks.pipeline import Pipeline, check_strings, tells_texts_apart
+from qkv.tasks.streams import as_text
 
 AT_ONCE = 2_000  # questions whose windows are in memory at one time
+
+
+@dataclass(frozen=True)
+class FoundAnswer:
+    """The answer to a question.
+
+    Args:
+        question: the question.
+        context: the passage.
+        answer: words of the passage; "" if it does not contain the answer.
+        start: index of the answer's first character; None without an answer.
+        end: index after its last character; None without an answer.
+        confidence: probability of the answer, or of there being none, among all spans.
+        no_answer_score: score for "no answer"; above the model's threshold there is no answer.
+        n_best: the most probable spans, whether or not there is an answer.
+    """
+
+    question: str
+    context: str
+    answer: str
+    start: int | None
+    end: int | None
+    confidence: float
+    no_answer_score: float
+    n_best: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class IdentifiedAnswer(FoundAnswer):
+    """The answer to a question of a file that gives each an id, as SQuAD does."""
+
+    id: str
+
+
+def read_passage(context: str) -> str:
+    """Return the passage itself, or the content of the file with this name.
+
+    Raises:
+        ConfigError: it is empty, or looks like the name of a file that is not there.
+    """
+    path = Path(context)
+    if exists(path) and path.is_file():
+        context = decode(read_content(path), context)
+    elif len(context.split()) == 1 and path.suffix.lower() in SUFFIXES and not exists(path):
+        raise ConfigError(
+            f"--context {context} looks like the name of a file, but there is no such file; "
+            "expected a passage, or a file that contains one"
+        )
+    else:
+        check_texts([context])
+        context = as_text(context)
+    if not context.strip():
+        raise ConfigError("--context is empty; expected a passage, or a file that contains one")
+    return context
 
 
 def search(

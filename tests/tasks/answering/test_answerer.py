@@ -154,6 +154,41 @@ def test_above_the_threshold_there_is_no_answer(answerer):
             assert other.confidence == pytest.approx(found.null_probability)
 
 
+def test_a_higher_threshold_takes_no_answer_back_and_an_infinite_one_none(answerer):
+    """Its score is above ever fewer thresholds, so what is answered stays answered."""
+    always = answerer(QUESTIONS, CONTEXTS)
+    scores = sorted(one.no_answer_score for one in always)
+    answered = set()
+    for threshold in (-math.inf, scores[0] - 1, *scores, scores[-1] + 1):
+        windows = replace(WINDOWS, threshold=threshold)
+        found = replace(answerer, windows=windows)(QUESTIONS, CONTEXTS)
+        now = {one.question for one in found if one.answer}
+        assert answered <= now
+        answered = now
+    assert answered == {*QUESTIONS}
+    assert replace(answerer, windows=replace(WINDOWS, threshold=math.inf))(QUESTIONS, CONTEXTS) == (
+        always
+    )
+
+
+def test_a_threshold_that_is_given_comes_before_the_model_s(answerer):
+    windows = replace(WINDOWS, threshold=-math.inf)
+    loaded = with_parameters(
+        answerer.loaded, **{"question-answering": vars(WINDOWS) | {"threshold": -1e9}}
+    )
+    assert [one.answer for one in Answerer.of(loaded)(QUESTIONS, CONTEXTS)] == [""] * 3
+    known = Answerer.of(loaded, threshold=math.inf)(QUESTIONS, CONTEXTS)
+    assert known == answerer(QUESTIONS, CONTEXTS)
+    assert Answerer.of(answerer.loaded, threshold=-math.inf).windows == windows
+
+
+def test_what_it_would_have_answered_is_scored_beside(answerer):
+    asked = questions(answerer)
+    silent = replace(answerer, windows=replace(WINDOWS, threshold=-math.inf)).evaluate(asked)
+    assert (silent.f1, silent.always_f1, silent.always_exact_match) == (0, 100, 100)
+    assert answerer.evaluate(asked).always_f1 is None
+
+
 def questions(answerer, silent=()):
     """Whose answers are what the model says, but for those that have none."""
     said = answerer(QUESTIONS, CONTEXTS)

@@ -53,6 +53,23 @@ def test_questions_are_answered_in_order(qkv, model):
         assert float(probability) == pytest.approx(found.confidence, abs=1e-4)
 
 
+def test_where_it_abstains_it_says_so(qkv, model):
+    options = ("answer", "-m", model, "--context", CONTEXT, *ASKED)
+    for line, question in zip(
+        qkv(*options, "--threshold", "-inf").out.splitlines(), ASKED, strict=True
+    ):
+        answer, probability, said = line.split("\t")
+        assert (answer, said) == ("(no answer in the passage)", question)
+        assert 0 < float(probability) < 1
+    for line in qkv(*options, "--threshold", "-inf", "--json").out.splitlines():
+        one = json.loads(line)
+        assert (one["answer"], one["start"], one["end"]) == ("", None, None)
+        assert one["n_best"][0]["answer"]
+        assert isinstance(one["no_answer_score"], float)
+    assert qkv(*options, "--threshold", "inf").out == qkv(*options).out
+    assert '"(no answer in the passage)" where' in qkv("answer", "--help").out
+
+
 def test_a_passage_may_be_a_word_that_is_longer_than_any_file_name(qkv, model):
     said = qkv("answer", "-m", model, "--context", "ä" * 255, ASKED[0], status=0)
     assert "File name too long" not in said.err

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tests.tasks.small import GOOD, THINGS, write_base, write_table
 
 import qkv.tasks.answering as page
 from qkv.data.questions import Answer, Question
+from qkv.data.unanswerable import Mixing, mix_questions
 from qkv.data.windows import NO_ANSWER, WindowConfig, training_windows
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.answering import TASK, Answerer, AnsweringRecipe
@@ -131,6 +133,22 @@ def test_a_threshold_is_chosen_on_the_validation_questions_and_saved(fit, table,
     threshold = json.loads((made / "results.json").read_text())["threshold"]
     assert isinstance(threshold, float)
     assert Answerer.load(made).windows.threshold == threshold
+
+
+def test_questions_that_lose_their_answer_train_the_span_of_cls(fit, base, table, tmp_path):
+    """Devlin et al. 2019, section 4.3."""
+    data = DataConfig(train=(str(table),), validation_fraction=0.25)
+    mixing, windows = Mixing(unanswerable=0.5, seed=1), replace(WINDOWS, max_length=30)
+    mixed = mix_questions(read_splits(TASK, data).train, mixing)
+    tokenizer = Answerer.fresh(base, WINDOWS).tokenizer
+    made, spans = training_windows(tokenizer, mixed, windows)
+    assert len(made) == len(mixed) == 30
+    lost = [not one.answers for one in mixed]
+    assert [span == NO_ANSWER for span in spans] == lost
+    assert 5 < sum(lost) < 25
+    fit(tmp_path / "made", data=data, mixing=mixing)
+    recorded = json.loads((tmp_path / "made" / "results.json").read_text())["recipe"]
+    assert recorded["mixing"] == {"unanswerable": 0.5, "sentences": 1, "repeat": 1, "seed": 1}
 
 
 def paragraph(number):

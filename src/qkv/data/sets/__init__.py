@@ -38,6 +38,7 @@ MODULES = (
     "fashion_mnist",
     "written_digits",
     "town_news",
+    "passages",
 )
 NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 

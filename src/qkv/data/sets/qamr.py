@@ -5,8 +5,6 @@ data folder: "train" and "validation" are nine and one tenth of the articles of 
 """
 
 import os
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
@@ -15,10 +13,10 @@ from qkv.data.parts import hold_out_groups
 from qkv.data.questions import Answer, Question
 from qkv.data.sets import Folder, NamedSet
 from qkv.data.text import find_data, read_tsv
+from qkv.data.unanswerable import Passages
 from qkv.errors import DataError
 from qkv.json_fields import shown
 
-WORD = re.compile(r"\w+")
 YES, NO = "answers", "does not answer"
 # Tokens of the Penn Treebank: their spelling in text, and which sides have no space.
 WRITTEN = {
@@ -138,27 +136,15 @@ def answerable_pairs(questions: Sequence[Question]) -> list[PairExample]:
             f"{len(questions)} questions on {len(passages)} passages; expected at least two "
             "passages, as every second question is paired with another passage"
         )
-    holders: dict[str, list[int]] = {}  # word to the indices of the passages that have it
-    for index, passage in enumerate(passages):
-        for word in _words(passage):
-            holders.setdefault(word, []).append(index)
+    known = Passages(passages)
     pairs = []
     for i, one in enumerate(questions):
         if i % 2 == 0:
             pairs.append(PairExample(one.question, YES, one.context))
             continue
-        shared = defaultdict[int, float](float)
-        for word in sorted(_words(one.question)):
-            for index in holders.get(word, ()):
-                shared[index] += 1 / len(holders[word])
-        others = (index for index, text in enumerate(passages) if text != one.context)
-        similar = max(others, key=lambda index: shared[index])
-        pairs.append(PairExample(one.question, NO, passages[similar]))
+        similar = known.most_similar(one.question, unlike=one.context)
+        pairs.append(PairExample(one.question, NO, similar))
     return pairs
-
-
-def _words(text: str) -> set[str]:
-    return set(WORD.findall(text.lower()))
 
 
 def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[Question]:
