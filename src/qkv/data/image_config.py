@@ -25,6 +25,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": {**COMMON, "size": 224, "resample": 2, "do_center_crop": False, "crop_size": None},
     "deit": {**COMMON, "size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
 }
+# Ours: what is drawn, cut out and centered. Under a name of its own, because transformers would
+# ignore the unknown field of a ViTImageProcessor.
+DEFAULTS["ink"] = {**DEFAULTS["vit"], "ink_box": 20, "size": 28}
 ONLY = {"do_pad": False, "default_to_square": True, "data_format": "channels_first"}
 # Fields without effect: images always get the channels of the model, whatever do_convert_rgb is.
 HARMLESS = frozenset(
@@ -65,6 +68,7 @@ def read_image_config(raw: Mapping[str, Any], *, model_type: str | None = None) 
         for step in ("resize", "center_crop", "rescale", "normalize")
     )
     return ImageConfig(
+        ink_box=_read_box(fields["ink_box"]) if "ink_box" in fields else None,
         size=_read_resizing(fields["size"]) if resize else None,
         resample=_read_filter(fields["resample"]),
         crop_size=_read_size("crop_size", fields["crop_size"]) if crop else None,
@@ -77,7 +81,8 @@ def read_image_config(raw: Mapping[str, Any], *, model_type: str | None = None) 
 def write_image_config(config: ImageConfig) -> dict[str, Any]:
     """Return the fields of the file that describe a config."""
     raw = {
-        "image_processor_type": f"{'DeiT' if config.crop_size else 'ViT'}ImageProcessor",
+        "image_processor_type": f"{_name(config)}ImageProcessor",
+        "ink_box": config.ink_box,
         "do_resize": config.size is not None,
         "size": _write_size(config.size),
         "resample": FILTERS.index(config.resample),
@@ -92,6 +97,12 @@ def write_image_config(config: ImageConfig) -> dict[str, Any]:
     return {name: value for name, value in raw.items() if value is not None}
 
 
+def _name(config: ImageConfig) -> str:
+    if config.ink_box is not None:
+        return "Ink"
+    return "DeiT" if config.crop_size else "ViT"
+
+
 def _kind(present: Mapping[str, Any], model_type: str | None) -> str:
     named = present.get("image_processor_type", present.get("feature_extractor_type"))
     match = PROCESSOR.fullmatch(str(named))
@@ -99,7 +110,7 @@ def _kind(present: Mapping[str, Any], model_type: str | None) -> str:
     if kind not in DEFAULTS:
         raise ConfigError(
             f"the image processor {named or f'of {model_type}'} is not implemented; expected "
-            "ViTImageProcessor or DeiTImageProcessor"
+            "ViTImageProcessor, DeiTImageProcessor or InkImageProcessor"
         )
     return kind
 
@@ -108,6 +119,12 @@ def _read_flag(fields: Mapping[str, Any], name: str) -> bool:
     if not isinstance(fields[name], bool):
         raise ConfigError(f"{name} = {shown(fields[name])}; expected true or false")
     return fields[name]
+
+
+def _read_box(box: Any) -> int:
+    if not SIDE.fits(box):
+        raise ConfigError(f"ink_box = {shown(box)}; expected a whole number of pixels")
+    return box
 
 
 def _read_resizing(size: Any) -> tuple[int, int] | int:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from qkv.data.ink import center_ink
 from qkv.errors import ConfigError, DataError, MissingDependencyError
 
 if TYPE_CHECKING:  # Pillow is optional
@@ -33,9 +34,11 @@ class ImageConfig:
     """The steps of preprocessing, in this order; the defaults are ViT's.
 
     Raises:
-        ConfigError: a size below 1 pixel, an unknown filter, or a wrong number of channels.
+        ConfigError: a size below 1 pixel, an unknown filter, a wrong number of channels, or an ink
+            box without a gray image around it.
     """
 
+    ink_box: int | None = None  # what is drawn, cut out and centered (see `qkv.data.ink`)
     size: tuple[int, int] | int | None = (224, 224)  # height and width, or the shorter edge
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"
     crop_size: tuple[int, int] | None = None  # center crop; padded with black
@@ -58,6 +61,15 @@ class ImageConfig:
             raise ConfigError(
                 f"mean = {self.mean} and std = {self.std}; expected one number per "
                 "channel (3 or 1) in both, and no std of 0"
+            )
+        if self.ink_box is not None and (
+            not isinstance(self.size, tuple)
+            or not 1 <= self.ink_box <= min(self.size)
+            or self.mode != "L"
+        ):
+            raise ConfigError(
+                f"ink_box = {self.ink_box} with size = {self.size} and mean = {self.mean}; "
+                "expected 1 pixel or more, at most height and width, and one channel"
             )
 
     @property
@@ -92,8 +104,12 @@ class ImageProcessor:
         name = "an image"
         if not isinstance(image, pillow.Image.Image):
             name, image = str(image), read_image(cast(str, image))  # rejects other types
-        image = convert(cast("PIL.Image.Image", image), config.mode, name=name)
-        if config.size is not None:
+        image = cast("PIL.Image.Image", image)
+        behind = background(image) if config.ink_box else "white"
+        image = convert(image, config.mode, behind=behind, name=name)
+        if config.ink_box is not None:
+            image = center_ink(image, config.ink_box, cast(tuple, config.size), name=name)
+        elif config.size is not None:
             height, width = new_size(config.size, image.height, image.width)
             image = image.resize((width, height), pillow.Image.Resampling[config.resample.upper()])
         if config.crop_size is not None:
@@ -160,13 +176,18 @@ def from_array(pixels: np.ndarray) -> "PIL.Image.Image":
 
 
 def convert(
-    image: "PIL.Image.Image", mode: Literal["RGB", "L"], *, name: str = "an image"
+    image: "PIL.Image.Image",
+    mode: Literal["RGB", "L"],
+    *,
+    behind: str = "white",
+    name: str = "an image",
 ) -> "PIL.Image.Image":
-    """Convert an image to the channels of a model; transparent pixels become white.
+    """Convert an image to the channels of a model.
 
     Args:
         image: an image with any channels.
         mode: Pillow's name for the model's channels.
+        behind: the color of transparent pixels.
         name: name of the image in error messages.
 
     Raises:
@@ -179,9 +200,17 @@ def convert(
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = _pillow().Image.new("RGBA", image.size, "white")
-        image = _pillow().Image.alpha_composite(white, image)
+        paper = _pillow().Image.new("RGBA", image.size, behind)
+        image = _pillow().Image.alpha_composite(paper, image)
     return image.convert(mode)
+
+
+def background(image: "PIL.Image.Image") -> str:
+    """Return the color that shows what is drawn on a transparent image: white behind dark."""
+    if not image.has_transparency_data:
+        return "white"
+    shade, seen = np.moveaxis(np.asarray(image.convert("LA"), dtype=np.float64), -1, 0)
+    return "black" if (shade * seen).sum() > 127.5 * seen.sum() else "white"
 
 
 def unscaled(config: ImageConfig) -> ImageConfig:

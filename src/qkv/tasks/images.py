@@ -175,6 +175,8 @@ class ImageRecipe(Recipe[Recognizer]):
         augmentation: random changes of the training images.
         model: sizes of a model without a base; images are resized to image_size, and converted to
             grey where n_channels is 1.
+        ink_box: the longer side of what is drawn, which is cut out and centered, whether dark or
+            light (see `qkv.data.ink`); null resizes whole images.
         start: initial weights of a model without a base: as published ViTs start, or by_width, for
             narrow models (see `initialize_by_width`).
     """
@@ -185,12 +187,13 @@ class ImageRecipe(Recipe[Recognizer]):
     model: ViTConfig = ViTConfig(
         image_size=8, patch_size=2, n_channels=1, d_model=64, n_heads=4, d_ff=128, n_layers=3
     )
+    ink_box: int | None = None
     start: Literal["published", "by_width"] = "published"
 
     metric: ClassVar = "accuracy"
     unit: ClassVar = "images"
     hint: ClassVar = "qkv recognize --model {} image.png"
-    sizes: ClassVar = ("model", "start")
+    sizes: ClassVar = ("model", "ink_box", "start")
     batched_by: ClassVar = "batch_size"  # all images have the same number of tokens
 
     def check(self) -> None:
@@ -232,7 +235,10 @@ class ImageRecipe(Recipe[Recognizer]):
             return Recognizer(replace(loaded.with_files({}), config=config))
         n_channels = self.model.n_channels
         sizes = ImageConfig(
-            size=pair(self.model.image_size), mean=(0.0,) * n_channels, std=(1.0,) * n_channels
+            ink_box=self.ink_box,
+            size=pair(self.model.image_size),
+            mean=(0.0,) * n_channels,
+            std=(1.0,) * n_channels,
         )
         images = replace(sizes, **statistics(training_pixels(splits, unscaled(sizes))))
         recognizer = fresh_recognizer(labels, images, self.model)

@@ -8,6 +8,7 @@ from tests.tasks.images.test_recognizer import NAMES, recognizer
 from tests.tasks.small import load_in_float64
 
 from qkv.cli import main
+from qkv.data.images import ImageConfig, ImageProcessor
 from qkv.tasks.images import Recognizer
 from qkv.tasks.pretrained import Loaded, save
 
@@ -103,6 +104,28 @@ def test_broken_images_stop_no_others_and_are_named(qkv, model, photos):
     assert "3 of 6 inputs have no result" in err
     status, out, _ = qkv("recognize", "-m", model, photos, photos / "gone.png", "--json")
     assert ["error" in json.loads(line) for line in out.splitlines()] == [False] * 3 + [True] * 3
+
+
+def test_images_without_a_drawing_are_named_and_stop_no_others(qkv, tmp_path):
+    made = recognizer(channels=1).loaded
+    config = ImageConfig(ink_box=9, size=(13, 11), mean=(0.1,), std=(0.3,))
+    save(Loaded(made.model.float(), preprocessor=ImageProcessor(config)), tmp_path / "model")
+    drawn = pillow.new("RGB", (40, 50), "white")
+    drawn.paste("navy", (12, 10, 18, 40))
+    drawn.save(tmp_path / "one.png")
+    pillow.new("L", (40, 50), 255).save(tmp_path / "blank.png")
+    files = [tmp_path / "blank.png", tmp_path / "one.png"]
+    status, out, err = qkv("recognize", "-m", tmp_path / "model", *files)
+    assert status == 2
+    first, second = out.splitlines()
+    assert first == ""
+    assert second.startswith(str(files[1]))
+    assert "nothing is drawn in" in err
+    assert "blank.png: it has one color, or only noise; expected a sign" in err
+    assert "1 of 2 inputs have no result" in err
+    status, out, err = qkv("recognize", "-m", tmp_path / "model", files[0])
+    assert (status, out) == (2, "")
+    assert "nothing is drawn in" in err
 
 
 def test_what_cannot_be_is_refused(qkv, model, photos, tmp_path):

@@ -36,6 +36,7 @@ MODULES = (
     "names",
     "digits",
     "fashion_mnist",
+    "drawn_digits",
     "written_digits",
     "town_news",
     "passages",

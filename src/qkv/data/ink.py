@@ -1,0 +1,162 @@
+"""Cut a drawing from its paper, as a scanner of forms does, for models of written signs.
+
+What is drawn comes out light on black, in one size and centered by its mass (LeCun et al. 1998,
+section III.A), whatever its colors, thickness, place and size were.
+
+Shapes: H height, W width, N pixels.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from qkv.errors import DataError
+
+if TYPE_CHECKING:  # Pillow is optional
+    import PIL.Image
+
+Gray = Float[np.ndarray, "H W"]
+Mask = Bool[np.ndarray, "H W"]
+LARGEST = 320  # pixels; a larger image is reduced by a whole factor first
+LEAST = 12.0  # shades of gray, of 255, from paper to ink
+NOISE = 4.0  # standard deviations of the paper's noise, from paper to ink
+FAINT = 0.6  # of Otsu's threshold: lines may be lighter where a pen is lifted
+MOST = 10.0  # separate parts: more are noise
+FEWEST = 4  # pixels of a drawing
+SPECK = 0.08  # parts with fewer pixels than this fraction of the largest are dirt
+
+
+def center_ink(
+    image: "PIL.Image.Image", box: int, size: tuple[int, int], *, name: str = "an image"
+) -> "PIL.Image.Image":
+    """Return what is drawn, light on black, centered by its mass.
+
+    Args:
+        image: a grayscale image of 8 bits, dark on light or light on dark.
+        box: the longer side of the drawing, in pixels of the result.
+        size: height and width of the result.
+        name: name of the image in error messages.
+
+    Raises:
+        DataError: nothing is drawn: the image has one color, or only noise.
+    """
+    from PIL import Image
+
+    image = image.reduce(-(-max(image.size) // LARGEST))
+    ink = find_ink(np.asarray(image, dtype=np.float64), name=name)
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = max(ink.shape) / box  # old pixels per new pixel
+    half_height, half_width = scale * size[0] / 2, scale * size[1] / 2
+    room = int(np.ceil(max(half_height, half_width)))  # so that the window is inside
+    y = room + np.average(np.arange(len(ink)) + 0.5, weights=ink.sum(1))
+    x = room + np.average(np.arange(len(ink[0])) + 0.5, weights=ink.sum(0))
+    window = (x - half_width, y - half_height, x + half_width, y + half_height)
+    padded = Image.fromarray(np.pad(ink, room).astype(np.float32))
+    small = padded.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=window)
+    pixels = np.asarray(small)
+    full = np.quantile(pixels[pixels > pixels.max() / 4], 0.75)  # thin lines are as light as thick
+    return Image.fromarray((np.clip(pixels / full, 0, 1) * 255).astype(np.uint8))
+
+
+def find_ink(gray: Gray, *, name: str = "an image") -> Gray:
+    """Return how far each pixel of the drawing is from the paper; 0 is paper and dirt.
+
+    The paper is what most of the border shows. Otsu's threshold (1979) tells ink from it.
+
+    Raises:
+        DataError: nothing is drawn: the image has one color, or only noise.
+    """
+    far = gray - paper(gray)
+    far *= 1 if (far**3).sum() >= 0 else -1  # the same for light on dark and for dark on light
+    noise = 1.4826 * np.median(np.abs(far[border(gray)]))
+    far = np.maximum(far, 0)
+    mask = far > max(FAINT * otsu(far), NOISE * noise, LEAST / 2)
+    if not mask.any() or mask[border(gray)].mean() > 0.4 or _number(mask) > MOST:
+        raise _blank(name)
+    parts = components(widened(mask))  # a line with gaps is one part
+    sizes = np.bincount(parts[mask])
+    kept = mask & (sizes[parts] >= SPECK * sizes.max())
+    if sizes.max() < FEWEST or far[kept].max() < LEAST:
+        raise _blank(name)
+    return np.where(widened(kept) & (far > max(noise, 2.0)), far, 0)  # with their soft edges
+
+
+def _number(mask: Mask) -> float:
+    """Return the number of separate parts, small ones counted less: the inverse Simpson index."""
+    sizes = np.bincount(components(mask)[mask])
+    return mask.sum() ** 2 / (sizes**2).sum()
+
+
+def _blank(name: str) -> DataError:
+    return DataError(
+        f"nothing is drawn in {name}: it has one color, or only noise; expected a sign, dark on "
+        "light or light on dark, on paper that is seen on all sides"
+    )
+
+
+def border(gray: Gray) -> Mask:
+    """Return True for the pixels along the edges, a sixteenth of the shorter side wide."""
+    wide = max(1, min(gray.shape) // 16)
+    mask = np.ones(gray.shape, dtype=bool)
+    mask[wide:-wide, wide:-wide] = False
+    return mask
+
+
+def paper(gray: Gray) -> Gray:
+    """Return the paper's shade at each pixel: a plane, so that light may fall from one side.
+
+    It is fitted to the border by least absolute deviations, which ink there hardly changes, as long
+    as most of the border is paper; by least squares, again and again, with new weights.
+    """
+    rows, columns = np.indices(gray.shape) / max(gray.shape)
+    terms = np.stack([np.ones_like(gray), rows, columns], -1)  # (H, W, 3)
+    known = border(gray)
+    x, y = terms[known], gray[known]
+    fitted = np.full_like(y, np.median(y))
+    plane = np.array([np.median(y), 0.0, 0.0])
+    for _ in range(8):
+        weighted = x / np.maximum(np.abs(y - fitted), 0.5)[:, None]
+        plane = np.linalg.lstsq(weighted.T @ x, weighted.T @ y, rcond=None)[0]
+        fitted = x @ plane
+    return terms @ plane
+
+
+def otsu(values: Gray) -> float:
+    """Return the lowest threshold of those that make the two sides vary least (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=256)
+    middles = (edges[1:] + edges[:-1]) / 2
+    below, total = np.cumsum(counts), np.cumsum(counts * middles)
+    above = below[-1] - below
+    means = total / np.maximum(below, 1), (total[-1] - total) / np.maximum(above, 1)
+    return float(edges[1:][np.argmax(below * above * (means[0] - means[1]) ** 2)])
+
+
+def components(mask: Mask) -> np.ndarray:
+    """Number the parts of a mask that hang together, at edges or corners, from 0; -1 elsewhere."""
+    index = np.full(np.add(mask.shape, 2), -1)
+    index[1:-1, 1:-1][mask] = np.arange(mask.sum())
+    here = index[1:-1, 1:-1]
+    others = (index[1:-1, 2:], index[2:, 1:-1], index[2:, 2:], index[2:, :-2])
+    pairs = [(here[near], other[near]) for other in others for near in [(here >= 0) & (other >= 0)]]
+    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    parent = np.arange(mask.sum())
+    while True:  # join the roots of neighbors, then shorten the paths to the roots
+        joined = parent.copy()
+        np.minimum.at(joined, parent[first], parent[second])
+        np.minimum.at(joined, parent[second], parent[first])
+        joined = joined[joined]
+        if np.array_equal(joined, parent):
+            break
+        parent = joined
+    numbers = np.full(mask.shape, -1)
+    numbers[mask] = np.unique(parent, return_inverse=True)[1]
+    return numbers
+
+
+def widened(mask: Mask) -> Mask:
+    """Return the mask with all neighbors of its pixels."""
+    around = np.pad(mask, 1)
+    around = around[2:] | around[1:-1] | around[:-2]
+    return around[:, 2:] | around[:, 1:-1] | around[:, :-2]
