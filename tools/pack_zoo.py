@@ -1,6 +1,6 @@
-"""Make a trained model small enough to ship: 16 bits, or its update alone, for src/qkv/zoo.
+"""Make a trained model small enough to ship: 16 or 8 bits, or its update alone, for src/qkv/zoo.
 
-    python tools/pack_zoo.py out/tatoeba translator-en-de
+    python tools/pack_zoo.py out/tatoeba translator-en-de --int8
     python tools/pack_zoo.py out/sentiment sentiment --base all-MiniLM-L6-v2
     python tools/pack_zoo.py out/answerer answerer --base all-MiniLM-L6-v2 --rank 24
 
@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from qkv.checkpoints.adapters import CONFIG as ADAPTER
 from qkv.checkpoints.adapters import WEIGHTS as UPDATE
 from qkv.checkpoints.adapters import save_adapter
-from qkv.checkpoints.reader import CONFIG
-from qkv.checkpoints.writer import METADATA
+from qkv.checkpoints.int8 import MARK, quantized
+from qkv.checkpoints.reader import CONFIG, WEIGHTS
+from qkv.checkpoints.writer import METADATA, write_weights
 from qkv.models.lora import LoRAConfig, attach_lora, lora_layers
 from qkv.tasks.finetuning import HEAD
 from qkv.tasks.frozen_encoder import BASE, DECODER_FILE
@@ -31,9 +32,12 @@ ZOO = Path(__file__).parents[1] / "src" / "qkv" / "zoo" / "models"
 CARD, RESULTS = "README.md", "results.json"
 
 
-def pack_whole(source: Path, folder: Path) -> None:
-    """Write the model in 16 bits, with its tokenizer and its scores."""
-    save(load(source, dtype=torch.float16), folder)
+def pack_whole(source: Path, folder: Path, *, int8: bool) -> None:
+    """Write the model in 16 bits or in 8, with its tokenizer."""
+    save(load(source, dtype=torch.float32 if int8 else torch.float16), folder)
+    if int8:
+        stored = quantized(load_file(folder / WEIGHTS))
+        write_weights(stored, folder / WEIGHTS, METADATA | MARK, like=folder / CONFIG)
 
 
 def pack_adapter(source: Path, folder: Path, base: str) -> None:
@@ -104,6 +108,7 @@ def main() -> None:
     parser.add_argument("name", help="in the zoo")
     parser.add_argument("--base", help="keep only what was trained on this model of the zoo")
     parser.add_argument("--rank", type=int, help="of an adapter that is the difference")
+    parser.add_argument("--int8", action="store_true", help="8-bit integers, one scale per row")
     arguments = parser.parse_args()
     source, folder = arguments.source, ZOO / arguments.name
     card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
@@ -115,7 +120,7 @@ def main() -> None:
     elif arguments.base:
         pack_adapter(source, folder, arguments.base)
     else:
-        pack_whole(source, folder)
+        pack_whole(source, folder, int8=arguments.int8)
     (folder / CARD).unlink(missing_ok=True)
     if card is not None:
         (folder / CARD).write_bytes(card)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from qkv.checkpoints.int8 import MARK, SCALES, expand_rows
 from qkv.checkpoints.table import listed
 from qkv.errors import DataError
 from qkv.json_fields import named, quoted, read_json, shown
@@ -27,11 +28,11 @@ COMPANIONS = (".json", ".txt", ".model", ".spm", ".jinja")
 OWN_FILES = frozenset(
     """
     added_tokens.json adapter_config.json chat_template.jinja chat_template.json config.json
-    config_sentence_transformers.json generation_config.json merges.txt model.safetensors
-    model.safetensors.index.json modules.json preprocessor_config.json processor_config.json
-    results.json sentence_bert_config.json sentencepiece.bpe.model source.spm spiece.model
-    special_tokens_map.json target.spm tokenizer.json tokenizer.model tokenizer_config.json
-    video_preprocessor_config.json vocab.json vocab.txt
+    config_sentence_transformers.json copying.json generation_config.json merges.txt
+    model.safetensors model.safetensors.index.json modules.json preprocessor_config.json
+    processor_config.json results.json sentence_bert_config.json sentencepiece.bpe.model source.spm
+    spiece.model special_tokens_map.json target.spm tokenizer.json tokenizer.model
+    tokenizer_config.json video_preprocessor_config.json vocab.json vocab.txt
     """.split()  # noqa: SIM905
 )
 OWN_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -62,12 +63,19 @@ class Weights(Mapping[str, Tensor]):
     """
 
     def __init__(self, shards: tuple[Shard, ...], index: dict[str, Any] | None = None):
-        self.shards, self.index = shards, index
+        self._scaled = {name for shard in shards for name in _scaled(shard)}
+        self.shards, self.index = tuple(map(_expanded, shards)), index
         self._shard_of = {name: shard for shard in shards for name in shard.names}
         self._open = {shard.path: _open(shard.path) for shard in shards}
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._shard_of[name].path
+        tensor = self._read(name, path)
+        if name not in self._scaled:
+            return tensor
+        return expand_rows(tensor, self._read(name + SCALES, path), f"{named(name)} in {path}")
+
+    def _read(self, name: str, path: Path) -> Tensor:
         try:
             return self._open[path].get_tensor(name)
         except (SafetensorError, RuntimeError, OverflowError, TypeError, ValueError) as error:
@@ -82,6 +90,26 @@ class Weights(Mapping[str, Tensor]):
     def file(self, name: str) -> Path:
         """Return the file with a tensor, or the first file if there is none."""
         return self._shard_of.get(name, self.shards[0]).path
+
+
+def _scaled(shard: Shard) -> set[str]:
+    """Return the names of the matrices that are stored as int8 with scales."""
+    if not MARK.items() <= (shard.metadata or {}).items():
+        return set()
+    names = set(shard.names)
+    return {name.removesuffix(SCALES) for name in names if name.endswith(SCALES)} & names
+
+
+def _expanded(shard: Shard) -> Shard:
+    """Return the shard as if its matrices were stored in full."""
+    scaled = _scaled(shard)
+    if not scaled:
+        return shard
+    names = tuple(
+        one for one in shard.names if one.removesuffix(SCALES) not in scaled or one in scaled
+    )
+    metadata = {key: value for key, value in (shard.metadata or {}).items() if key not in MARK}
+    return replace(shard, names=names, metadata=metadata)
 
 
 def _open(path: Path) -> Any:

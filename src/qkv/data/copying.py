@@ -41,31 +41,40 @@ class Language:
     Args:
         thousands: separator of thousands.
         decimal: decimal separator.
-        before_nouns: words before a noun; in a language that capitalizes its nouns, a capitalized
-            word after one of them is not a name.
+        not_first: matches the first word of a text, with the next one, if it is not a name.
+        before_nouns: words before a noun, in a language that capitalizes its nouns.
+        nouns: matches a noun by its ending, in such a language; None: only names have capitals.
     """
 
     thousands: str
     decimal: str
+    not_first: re.Pattern[str]
     before_nouns: frozenset[str] = frozenset()
+    nouns: re.Pattern[str] | None = None
 
 
-# fmt: off
+PRONOUNS = (
+    "du ihr er sie es wir ich mich dich sich mir dir ihn nicht nichts den die das der dem von"
+)
+DETERMINERS = """
+    der die das den dem des ein eine einen einem einer eines kein keine keinen keinem keiner mein
+    meine meinen meinem meiner dein deine deinen deinem deiner sein seine seinen seinem seiner ihr
+    ihre ihren ihrem ihrer unser unsere unseren unserem unserer euer eure euren eurem eurer dieser
+    diese dieses diesen diesem jeder jede jedes jeden jedem welcher welche welches im am zum zur
+    beim vom ins ans viel viele wenig mehr etwas alle einige paar ohne zwei drei vier
+"""
 LANGUAGES = {
-    "en": Language(",", "."),
-    "de": Language(".", ",", frozenset((
-        "der", "die", "das", "den", "dem", "des", "ein", "eine", "einen", "einem", "einer",
-        "eines", "kein", "keine", "keinen", "keinem", "keiner", "mein", "meine", "meinen",
-        "meinem", "meiner", "dein", "deine", "deinen", "deinem", "deiner", "sein", "seine",
-        "seinen", "seinem", "seiner", "ihr", "ihre", "ihren", "ihrem", "ihrer", "unser", "unsere",
-        "unseren", "unserem", "unserer", "euer", "eure", "euren", "eurem", "eurer", "dieser",
-        "diese", "dieses", "diesen", "diesem", "jeder", "jede", "jedes", "jeden", "jedem",
-        "welcher", "welche", "welches", "im", "am", "zum", "zur", "beim", "vom", "ins", "ans",
-        "viel", "viele", "wenig", "mehr", "etwas", "alle", "einige", "paar", "ohne", "zwei",
-        "drei", "vier",
-    ))),
+    "en": Language(",", ".", re.compile(r"\w+s [a-z]")),
+    "de": Language(
+        ".",
+        ",",
+        re.compile(rf"\w+ (?:{'|'.join(PRONOUNS.split())})\b", re.IGNORECASE),
+        frozenset(DETERMINERS.split()),
+        re.compile(
+            r"(?:ung|heit|keit|schaft|tion|tät|tum|nis|ling|chen|erei|ismus|innen)(?:en|s)?$"
+        ),
+    ),
 }
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -187,27 +196,41 @@ class Copying:
         found = list[tuple[int, int, str]]()
         before = ""
         for match in TOKEN.finditer(text):
-            kind = match.lastgroup or ""
-            begin, end = match.span()
+            kind, (begin, end) = match.lastgroup or "", match.span()
+            end -= len(match[0]) - len(POSSESSIVE.sub("", match[0]))
             if kind == "word":
-                end -= len(match[0]) - len(POSSESSIVE.sub("", match[0]))
-                if not self._is_name(text[begin:end], before.lower()):
+                named = bool(found) and found[-1][1:] == (begin - 1, "word")
+                if not self._is_name(text[begin:end], before.lower(), text[begin:], named=named):
                     before = match[0]
                     continue
-                if found and found[-1][2] == "word" and text[found[-1][1] : begin] == " ":
+                if named and text[begin - 1] == " ":
                     begin = found.pop()[0]
             before = match[0]
             found.append((begin, end, kind))
         return found
 
-    def _is_name(self, word: str, before: str) -> bool:
-        """Return whether a word is a name that the model does not know."""
-        if any(c in STAND_INS for c in word):
+    def _is_name(self, word: str, before: str, onward: str, *, named: bool) -> bool:
+        """Return whether a word is a name that the model does not know.
+
+        Args:
+            word: the word.
+            before: the word before it, lowercased; "" at the start.
+            onward: the text from the word on.
+            named: whether a name precedes it.
+        """
+        if not STAND_INS.isdisjoint(word):
             return True
         if not word[0].isupper() or len(word) < 2 or self._knows(word):
             return False
-        nouns = LANGUAGES[self.source].before_nouns
-        return not nouns or (before not in nouns and not self._is_compound(word.lower()))
+        language = LANGUAGES[self.source]
+        if named or language.nouns is None:
+            return bool(before) or not language.not_first.match(onward)
+        return not (
+            before in language.before_nouns
+            or (not before and language.not_first.match(onward))
+            or language.nouns.search(word)
+            or self._is_compound(word.lower())
+        )
 
     def _knows(self, word: str) -> bool:
         plain = _plain(word)

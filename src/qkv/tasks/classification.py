@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar, Self
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from qkv.evaluation.classification import (
     classification_report,
     multi_label_report,
 )
+from qkv.evaluation.temperature import fit_temperature
 from qkv.models.heads import SequenceClassifier
 from qkv.tasks.classify import Classify
 from qkv.tasks.finetuning import load_with_head
@@ -262,6 +264,27 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         report: Any = multi_label_report if self.several else classification_report
         return report(truth, probabilities, labels.names)
 
+    def calibrate(self, examples: Iterable[Example]) -> float:
+        """Scale the logits so that the probabilities fit the classes of these examples.
+
+        The temperature (`fit_temperature`) becomes part of the output layer, so that every program
+        that loads the model gets calibrated probabilities; predictions stay the same.
+
+        Args:
+            examples: of a validation split; they should not be those of the training.
+
+        Returns:
+            The temperature.
+        """
+        examples = list(examples)
+        probabilities = self.probabilities([one.text for one in examples], seconds_of(examples))
+        truth = [targets_of(self.labels, one, several=False) for one in examples]
+        temperature = fit_temperature(probabilities.numpy(), truth)
+        with torch.no_grad():
+            for parameter in self.model.classifier.output.parameters():
+                parameter /= temperature
+        return temperature
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationRecipe(Recipe[TextClassifier]):
@@ -271,6 +294,7 @@ class ClassificationRecipe(Recipe[TextClassifier]):
         max_length: maximum number of tokens of an input; longer inputs are truncated.
         several: whether a text may have several labels, separated by | in the table, or none,
             written as | alone.
+        calibrate: scale the probabilities on the validation split (`TextClassifier.calibrate`).
     """
 
     base: str | None = MINILM
@@ -281,11 +305,21 @@ class ClassificationRecipe(Recipe[TextClassifier]):
     )
     max_length: int = 128
     several: bool = False
+    calibrate: bool = False
 
     metric: ClassVar = "accuracy"
     unit: ClassVar = "texts"
     hint: ClassVar = "qkv classify --model {} 'a text'"
     new_head: ClassVar = True
+
+    def check(self) -> None:
+        """Refuse to calibrate independent probabilities."""
+        super().check()
+        if self.calibrate and self.several:
+            raise ConfigError(
+                "calibrate = true with several = true; expected one of them: a temperature belongs "
+                "to a softmax over the classes"
+            )
 
     def read(self, task: Task[Any, Any]) -> Splits[Example]:
         """Read the data; combinations of labels need no equal shares in the splits."""
@@ -333,6 +367,12 @@ class ClassificationRecipe(Recipe[TextClassifier]):
     def metrics(self, scores: Scores) -> dict[str, float]:
         """Return accuracy, F1 and loss."""
         return class_metrics(scores)
+
+    def settle(self, pipeline: TextClassifier, splits: Splits[Example]) -> TextClassifier:
+        """Calibrate the probabilities."""
+        if self.calibrate:
+            pipeline.calibrate(splits.validation)
+        return pipeline
 
 
 def make_example(text: str, label: str, second: str | None = None) -> Example:

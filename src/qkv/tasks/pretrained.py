@@ -54,6 +54,7 @@ class Loaded:
         config: the content of config.json; empty for a model that was never saved.
         origin: the files that the model was loaded from.
         read: the tokenizer in those files.
+        extra: further files to write beside the weights, by name.
     """
 
     model: Any  # an nn.Module
@@ -62,11 +63,12 @@ class Loaded:
     config: dict[str, Any] = field(default_factory=dict)
     origin: Origin | None = field(default=None, repr=False)
     read: Tokenizer | None = field(default=None, repr=False)
+    extra: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def files(self) -> dict[str, bytes]:
         """The files beside config.json and the weights, by name."""
-        return dict(self.origin.files) if self.origin is not None else {}
+        return {**(self.origin.files if self.origin is not None else {}), **self.extra}
 
     def with_files(self, files: Mapping[str, bytes]) -> "Loaded":
         """Return the same model with other files, and without the file's unused tensors."""

@@ -193,10 +193,10 @@ def train(task: Task[Any, Any], recipe: Recipe[Any]) -> None:
     parameters = count(pipeline.model)
     history = fit(recipe, pipeline, prepared, splits, run)
     trained = sum(p.numel() for p in pipeline.model.parameters() if p.requires_grad)
+    pipeline = recipe.settle(pipeline, splits)
     adapter = run.folder / "adapter"
     if recipe.base is not None and keep_adapter(pipeline.loaded, recipe.base, adapter):
         run.print(f"the adapter alone, in PEFT's format: {adapter}")
-    pipeline = recipe.settle(pipeline, splits)
     facts = {
         **recipe.facts(pipeline),
         "train_examples": len(splits.train),

@@ -9,13 +9,14 @@ from typing import ClassVar, Self
 from torch import nn
 
 from qkv.data.batches import Batches, Batching, PairBatch, pair_batches
+from qkv.data.copying import FILE_NAME as COPYING
+from qkv.data.copying import Copying
 from qkv.data.sentences import split_text
 from qkv.data.text import read_aligned
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
 from qkv.evaluation.exact_match import exact_match
 from qkv.evaluation.translation import TranslationScores, translation_scores
-from qkv.generation.answer import Answer
 from qkv.generation.decoding import Decoding
 from qkv.generation.ranking import Beam
 from qkv.generation.stepping import check_max_length
@@ -36,6 +37,7 @@ from qkv.tasks.seq2seq import (
     Seq2SeqDecoder,
     Sizes,
 )
+from qkv.tasks.sources import Choice, Part, Source, choose, note_on, read_source
 from qkv.tasks.splits import DataConfig, Splits
 from qkv.tasks.task import Tables, Task
 from qkv.tasks.train import TrainingBatches
@@ -91,6 +93,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
             a longer sentence is truncated. None: no limit.
         beam: beam size and length penalty; greedy by default.
         decoding: other settings of the model; start and stop default to those of the tokenizer.
+        copying: names and numbers that are copied, not translated; None: the model sees all words.
 
     Raises:
         ConfigError: the model is of another kind, or `max_length` is below 1.
@@ -101,6 +104,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
     limit: int | None = None
     beam: Beam = GREEDY
     decoding: Decoding = PLAIN
+    copying: Copying | None = None
 
     kinds: ClassVar = (EncoderDecoder, RNNSeq2Seq)
     expected: ClassVar = (
@@ -154,6 +158,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
             limit=longest_input(loaded),
             beam=beam if n_best is None else replace(beam, n_best=n_best),
             decoding=decoding,
+            copying=Copying.read(loaded.files[COPYING]) if COPYING in loaded.files else None,
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -168,7 +173,10 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
                 "a folder has one: train a single tokenizer on both languages"
             )
         beam = replace(self.beam, n_best=1)
-        save(with_decoding(self.loaded, beam, self.max_length, usual=USUAL_LENGTH), folder)
+        loaded = with_decoding(self.loaded, beam, self.max_length, usual=USUAL_LENGTH)
+        if self.copying is not None:
+            loaded = replace(loaded, extra={**loaded.extra, COPYING: self.copying.file})
+        save(loaded, folder)
 
     def batches(self, pairs: Sequence[TextPair], batching: Batching) -> Batches[PairBatch]:
         """Return training batches of (source, target) pairs."""
@@ -176,6 +184,8 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
 
     def encode(self, pairs: Sequence[TextPair]) -> list[tuple[list[int], list[int]]]:
         """Return the token ids of (source, target) pairs; targets lack start and stop."""
+        if self.copying is not None:
+            pairs = self.copying.mask_pairs(pairs)
         sources = self.tokenizer.encode_batch(source for source, _ in pairs)
         targets = self.target.encode_batch(target for _, target in pairs)
         wrapped = (self.tokenizer.add_special_tokens(ids).ids for ids in sources)
@@ -207,26 +217,52 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
             DataError: a text is empty or no string.
         """
         check_strings(texts)
-        sources = [split_text(text, self.tokenizer, self.limit) for text in texts]
-        pieces = [ids for source in sources for ids in source.pieces]
-        with evaluating(self.model):
-            answers = iter(self._decoder(self.model, pieces, rows=rows, progress=progress))
+        sources = [read_source(text, self.tokenizer, self.limit, self.copying) for text in texts]
+        parts = [part for source in sources for part in source.parts]
+        choices = iter(self._choices(parts, rows, progress))
         return [
-            self._translation(text, list(islice(answers, len(one.pieces))), one.note(self.limit))
-            for text, one in zip(texts, sources, strict=True)
+            self._translation(text, list(islice(choices, len(source.parts))), source)
+            for text, source in zip(texts, sources, strict=True)
         ]
 
-    def _translation(self, text: str, parts: list[list[Answer]], note: str) -> Translation:
-        """Join the translations of a text's parts."""
-        decode = self.target.decode
-        candidates = [
-            Candidate(" ".join(decode(one.text) for one in kth), sum(one.score for one in kth))
-            for kth in zip(*parts, strict=False)
+    def _choices(self, parts: Sequence[Part], rows: int, progress: bool) -> list[Choice]:
+        """Translate parts; one that loses a stand-in is translated again as it was written."""
+        choices = self._decode(parts, rows, progress)
+        lossy = [i for i, choice in enumerate(choices) if choice.lost]
+        if lossy:
+            again = [self._plain(parts[i]) for i in lossy]
+            for i, choice in zip(lossy, self._decode(again, rows, progress), strict=True):
+                lost = tuple(v for v in parts[i].values.values() if v not in choice.texts[0])
+                choices[i] = replace(choice, lost=lost)
+        return choices
+
+    def _decode(self, parts: Sequence[Part], rows: int, progress: bool) -> list[Choice]:
+        decoder, decode = self._decoder, self.target.decode
+        if self.copying is not None:  # choose among all that the search has found
+            decoder = replace(decoder, beam=replace(self.beam, n_best=self.beam.size))
+        with evaluating(self.model):
+            found = decoder(self.model, [p.tokens for p in parts], rows=rows, progress=progress)
+        return [
+            choose(part, answers, [decode(one.text) for one in answers], self.copying)
+            for part, answers in zip(parts, found, strict=True)
         ]
-        endless = [len(part[0].tokens) for part in parts if not part[0].ended]
-        cut = f"truncated after {endless[0]} tokens (max_length), before its end" if endless else ""
-        best, notes = candidates[0], "; ".join(filter(None, (note, cut)))
-        return Translation(text, best.translation, best.score, candidates, notes)
+
+    def _plain(self, part: Part) -> Part:
+        """Return a part without stand-ins."""
+        split = split_text(part.text, self.tokenizer, self.limit)
+        return Part(part.text, split.pieces[0])
+
+    def _translation(self, text: str, choices: Sequence[Choice], source: Source) -> Translation:
+        """Join the translations of a text's parts."""
+        n_best = min(self.beam.n_best, *(len(one.texts) for one in choices))
+        candidates = [
+            Candidate(
+                " ".join(one.texts[k] for one in choices), sum(one.scores[k] for one in choices)
+            )
+            for k in range(n_best)
+        ]
+        best = candidates[0]
+        return Translation(text, best.translation, best.score, candidates, note_on(source, choices))
 
     def exact_match(self, pairs: Sequence[TextPair]) -> float:
         """Return the fraction of sources whose translation is exactly the target."""
@@ -255,9 +291,13 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
             text: the source; only its first part if it has to be split.
             layers: names of the attention modules to record; None: all.
         """
-        source = split_text(text, self.tokenizer, self.limit).pieces[0]
-        output, weights = self._decoder.record(self.model, source, layers)
-        return Alignment(self.tokenizer.tokens(source), self.target.tokens(output), weights)
+        part = read_source(text, self.tokenizer, self.limit, self.copying).parts[0]
+        output, weights = self._decoder.record(self.model, part.tokens, layers)
+        tokens, others = self.tokenizer.tokens(part.tokens), self.target.tokens(output)
+        if self.copying is not None:
+            tokens = [self.copying.restore(token, part.values) for token in tokens]
+            others = [self.copying.restore(token, part.values) for token in others]
+        return Alignment(tokens, others, weights)
 
     @property
     def _decoder(self) -> Seq2SeqDecoder:
@@ -280,6 +320,7 @@ class TranslationRecipe(PairRecipe[Translator]):
         model: sizes of a model without a base.
         vocab_size: number of subwords of a model without a base, for both languages together.
         lowercase: lowercase all texts of a model without a base.
+        copying: replace names and numbers by stand-ins, which are copied (`Copying`).
     """
 
     data: DataConfig = DataConfig(train=("tatoeba",), validation_fraction=0.02)
@@ -289,9 +330,10 @@ class TranslationRecipe(PairRecipe[Translator]):
     model: Sizes = Sizes()
     vocab_size: int = 8_000
     lowercase: bool = False
+    copying: bool = False
 
     metric: ClassVar = "chrF"  # BLEU is 0 where no text has four words in common
-    sizes: ClassVar = ("model", "vocab_size", "lowercase")
+    sizes: ClassVar = ("model", "vocab_size", "lowercase", "copying")
 
     def build(self, splits: Splits[TextPair]) -> Translator:
         """Train a tokenizer and build a new model, or load the base."""
@@ -303,8 +345,12 @@ class TranslationRecipe(PairRecipe[Translator]):
                     f"{translator.limit} tokens; expected at most that many"
                 )
             return translator
+        copying, pairs = None, splits.train
+        if self.copying:
+            copying = Copying.learn(pairs, *self._languages())
+            pairs = copying.mask_pairs(pairs)
         tokenizer = Tokenizer.train_bpe(
-            (text for pair in splits.train for text in pair),
+            (text for pair in pairs for text in pair),
             self.vocab_size,
             lowercase=self.lowercase,
         )
@@ -316,7 +362,14 @@ class TranslationRecipe(PairRecipe[Translator]):
             **asdict(self.model),
         )
         loaded, longest = Loaded(Marian(config), tokenizer), self.max_length
-        return Translator(loaded, max_length=longest, limit=longest, beam=self.beam)
+        return Translator(
+            loaded, max_length=longest, limit=longest, beam=self.beam, copying=copying
+        )
+
+    def _languages(self) -> tuple[str, str]:
+        """Return the languages, which a named set has as its columns."""
+        columns = self.data.columns
+        return columns.get("source", "source"), columns.get("target", "target")
 
     def batches(self, pipeline: Translator, splits: Splits[TextPair]) -> TrainingBatches:
         """Batch the pairs that are not too long."""

@@ -19,6 +19,7 @@ Folder = str | os.PathLike[str] | None
 
 MODULES = (
     "reviews",
+    "opinions",
     "sst2",
     "emotion",
     "trec",
