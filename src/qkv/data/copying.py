@@ -1,9 +1,9 @@
 """Copying: names, numbers and addresses that a translator must not change.
 
-A small model garbles a name that it has never seen. So each is replaced by a stand-in, a single
-character that the model has learned to copy, and put back into the translation:
+A small model garbles a name that it has never seen. So each is replaced by a stand-in, a control
+character that the model has learned to copy, and put back into the translation (n and m here):
 
-    "Please call Oksana at 555 0137."  ->  "Please call 甲 at ①."  ->  "Bitte ruf 甲 unter ① an."
+    "Please call Oksana at 555 0137."  ->  "Please call n at m."  ->  "Bitte ruf n unter m an."
 
 Luong et al. 2015, "Addressing the rare word problem", https://arxiv.org/abs/1410.8206.
 """
@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -20,8 +21,9 @@ from qkv.errors import ConfigError
 from qkv.json_fields import TEXT, check_kinds, list_of, parse_json
 
 FILE_NAME = "copying.json"
-NAMES, NUMBERS = "甲乙丙丁戊", "①②③④⑤"  # a letter and a number for the tokenizer
-STAND_INS = frozenset(NAMES + NUMBERS)
+# Control characters, which no text has, and which each are one token of a byte-level vocabulary.
+NAMES, NUMBERS = "\x01\x02\x03\x04\x05", "\x0e\x0f\x10\x11\x12"
+STAND_INS = re.compile(f"[{NAMES}{NUMBERS}]")
 ADDRESS = r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)[^\s,;]*[\w/]"
 NUMBER = r"\d(?:[\d.,:/ -]*\d)"  # of two digits or more
 WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
@@ -127,6 +129,7 @@ class Copying:
 
     def mask(self, text: str) -> Masked:
         """Replace what is to be copied by stand-ins, numbered in order."""
+        text = STAND_INS.sub("", text)
         names, numbers = iter(NAMES), iter(NUMBERS)
         values = dict[str, str]()
 
@@ -155,7 +158,7 @@ class Copying:
 
     def complete(self, text: str, values: dict[str, str]) -> bool:
         """Return whether a translation has the stand-ins of its text, and no others."""
-        return {c for c in text if c in STAND_INS} == set(values)
+        return set(STAND_INS.findall(text)) == set(values)
 
     def mask_pairs(
         self, pairs: Sequence[tuple[str, str]], *, rate: float = 0.3, seed: int = 0
@@ -218,8 +221,6 @@ class Copying:
             onward: the text from the word on.
             named: whether a name precedes it.
         """
-        if not STAND_INS.isdisjoint(word):
-            return True
         if not word[0].isupper() or len(word) < 2 or self._knows(word):
             return False
         language = LANGUAGES[self.source]
@@ -279,5 +280,10 @@ def _plain(word: str) -> str:
 
 def _place(value: str, text: str) -> re.Pattern[str] | None:
     """Return the pattern that finds a value once in a text, perhaps with a genitive's s."""
-    pattern = re.compile(rf"(?<![\w@.]){re.escape(value)}(?=s?(?![\w@]))")
-    return pattern if len(pattern.findall(text)) == 1 else None
+    pattern = _pattern(value)
+    return pattern if value in text and len(pattern.findall(text)) == 1 else None
+
+
+@cache
+def _pattern(value: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w@.]){re.escape(value)}(?=s?(?![\w@]))")

@@ -184,8 +184,6 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
 
     def encode(self, pairs: Sequence[TextPair]) -> list[tuple[list[int], list[int]]]:
         """Return the token ids of (source, target) pairs; targets lack start and stop."""
-        if self.copying is not None:
-            pairs = self.copying.mask_pairs(pairs)
         sources = self.tokenizer.encode_batch(source for source, _ in pairs)
         targets = self.target.encode_batch(target for _, target in pairs)
         wrapped = (self.tokenizer.add_special_tokens(ids).ids for ids in sources)
@@ -321,6 +319,8 @@ class TranslationRecipe(PairRecipe[Translator]):
         vocab_size: number of subwords of a model without a base, for both languages together.
         lowercase: lowercase all texts of a model without a base.
         copying: replace names and numbers by stand-ins, which are copied (`Copying`).
+        both_ways: learn the opposite direction, too, as a start for either (Ding et al. 2021,
+            https://arxiv.org/abs/2109.07780).
     """
 
     data: DataConfig = DataConfig(train=("tatoeba",), validation_fraction=0.02)
@@ -331,12 +331,14 @@ class TranslationRecipe(PairRecipe[Translator]):
     vocab_size: int = 8_000
     lowercase: bool = False
     copying: bool = False
+    both_ways: bool = False
 
     metric: ClassVar = "chrF"  # BLEU is 0 where no text has four words in common
-    sizes: ClassVar = ("model", "vocab_size", "lowercase", "copying")
+    sizes: ClassVar = ("model", "vocab_size", "lowercase")
 
     def build(self, splits: Splits[TextPair]) -> Translator:
         """Train a tokenizer and build a new model, or load the base."""
+        copying = self._copying(splits.train) if self.copying else None
         if self.base is not None:
             translator = Translator.load(self.base, beam=self.beam, max_length=self.max_length)
             if translator.limit is not None and self.max_length > translator.limit:
@@ -344,13 +346,9 @@ class TranslationRecipe(PairRecipe[Translator]):
                     f"max_length = {self.max_length}, but {self.base} reads at most "
                     f"{translator.limit} tokens; expected at most that many"
                 )
-            return translator
-        copying, pairs = None, splits.train
-        if self.copying:
-            copying = Copying.learn(pairs, *self._languages())
-            pairs = copying.mask_pairs(pairs)
+            return replace(translator, copying=copying)
         tokenizer = Tokenizer.train_bpe(
-            (text for pair in pairs for text in pair),
+            (text for pair in self._pairs(splits.train) for text in pair),
             self.vocab_size,
             lowercase=self.lowercase,
         )
@@ -366,14 +364,22 @@ class TranslationRecipe(PairRecipe[Translator]):
             loaded, max_length=longest, limit=longest, beam=self.beam, copying=copying
         )
 
-    def _languages(self) -> tuple[str, str]:
-        """Return the languages, which a named set has as its columns."""
-        columns = self.data.columns
-        return columns.get("source", "source"), columns.get("target", "target")
+    def _copying(self, pairs: Sequence[TextPair], *, back: bool = False) -> Copying:
+        """Learn what is copied; a named set has its languages as columns."""
+        columns = [self.data.columns.get(role, role) for role in ("source", "target")]
+        return Copying.learn(pairs, *(reversed(columns) if back else columns))
+
+    def _pairs(self, pairs: Sequence[TextPair]) -> Sequence[TextPair]:
+        """Return the pairs to train on: with stand-ins, and in both directions."""
+        back = [(target, source) for source, target in pairs] if self.both_ways else []
+        if self.copying:
+            pairs = self._copying(pairs).mask_pairs(pairs)
+            back = self._copying(back, back=True).mask_pairs(back) if back else []
+        return [*pairs, *back]
 
     def batches(self, pipeline: Translator, splits: Splits[TextPair]) -> TrainingBatches:
         """Batch the pairs that are not too long."""
-        pairs = pipeline.encode(splits.train)
+        pairs = pipeline.encode(self._pairs(splits.train))
         # One more token for the start, or the end.
         kept = [pair for pair in pairs if max(map(len, pair)) < self.max_length]
         if not kept:
