@@ -24,7 +24,7 @@ from qkv.generation.sampling import Sampling
 from qkv.generation.stepping import check_max_length
 from qkv.models.causal import CausalLM
 from qkv.models.modes import evaluating
-from qkv.tasks.commands import Predict
+from qkv.tasks.commands import Predict, language_note
 from qkv.tasks.conversation import talk
 from qkv.tasks.finetuning import FineTuning
 from qkv.tasks.generation import (
@@ -44,6 +44,7 @@ from qkv.tasks.task import Task
 from qkv.tasks.train import Recipe, TrainingBatches
 from qkv.training.pretraining import packed_loss
 from qkv.training.settings import Training
+from qkv.zoo.catalog import Entry
 
 MAX_LENGTH = 200  # tokens of a reply, if neither caller nor files set a limit
 
@@ -354,15 +355,17 @@ class ChatCommand(Predict[Chat]):
             return []
         return text_items(inputs, self.file, columns, what="a message")
 
-    def answer(self, pipeline: Chat, items: Sequence[Item]) -> None:
+    def answer(self, pipeline: Chat, items: Sequence[Item], shipped: Entry | None) -> None:
         """Talk; or print the reply to a single message as it is generated, else a line each."""
         options = self._options(pipeline)
         if not items:
             talk(pipeline, self.system, **options)
         elif len(items) > 1 or items[0].problem or self.json or self.output is not None:
-            super().answer(pipeline, items)
+            super().answer(pipeline, items, shipped)
         else:
-            messages = pipeline.conversation(items[0].fields["text"], self.system)
+            text = items[0].fields["text"]
+            remark(text, language_note(shipped, text))
+            messages = pipeline.conversation(text, self.system)
             for piece in pipeline.reply(messages, **options):
                 print(piece, end="", flush=True)
             print()

@@ -1,12 +1,13 @@
 """The commands of the tasks: one per task for predictions, and `qkv evaluate` for all."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from cyclopts import Parameter
 
+from qkv.data.language import NAMES, other_language
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.console import show_table
 from qkv.tasks.inputs import Item, pick_device, text_items
@@ -21,13 +22,15 @@ from qkv.tasks.options import (
     NewLabels,
     Output,
 )
-from qkv.tasks.outputs import answer_all, dumps
+from qkv.tasks.outputs import answer_all, dumps, remark
 from qkv.tasks.pipeline import Pipeline, recorded
 from qkv.tasks.splits import Source, name_columns
 from qkv.tasks.streams import complain
 from qkv.tasks.task import PAGES, Task, find_task, task_of
+from qkv.zoo.catalog import ZOO, Entry
 
 P = TypeVar("P", bound=Pipeline[Any, Any, Any])
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class Predict(Generic[P]):
     about: ClassVar[str] = ""  # help text after the command's summary
     roles: ClassVar[tuple[str, ...]] = ("text",)  # columns of a table that are read
     settings: ClassVar[tuple[str, ...]] = ()  # options that are keyword arguments of Pipeline.of
+    only_json: ClassVar[bool] = False  # whether every prediction is printed as JSON
 
     def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
         """Return the inputs: arguments, rows or lines of a file, or lines of standard input."""
@@ -67,7 +71,10 @@ class Predict(Generic[P]):
         self.check()
         # Inputs are read first, so that their errors do not wait for the model.
         items = self.items(inputs, self.columns_of(task))
-        self.answer(self.load(task), items)
+        shipped = ZOO.get(self.model_of(task))
+        if shipped is not None and shipped.demo:
+            complain(f"{self.model_of(task)} is a demo: {shipped.weak}")
+        self.answer(self.load(task), items, shipped)
 
     def load(self, task: Task[Any, Any]) -> P:
         """Load the model that the options name, or the task's shipped model."""
@@ -98,14 +105,28 @@ class Predict(Generic[P]):
             raise ConfigError(f"{why}; expected --model MODEL")
         return model
 
-    def answer(self, pipeline: P, items: Sequence[Item]) -> None:
-        """Print or write a prediction for each item."""
+    def answer(self, pipeline: P, items: Sequence[Item], shipped: Entry | None) -> None:
+        """Print or write a prediction for each item.
+
+        Args:
+            pipeline: the model.
+            items: the inputs.
+            shipped: the model's entry in the catalog if it is a shipped one.
+        """
+
+        def predict(fields: Sequence[Mapping[str, str]]) -> Iterable[Any]:
+            predictions = self.predict(pipeline, fields)
+            texts = [one.get(self.roles[0], "") for one in fields]
+            notes = [language_note(shipped, text) for text in texts]
+            return map(with_note, predictions, texts, notes)
+
         answer_all(
             items,
-            lambda fields: self.predict(pipeline, fields),
+            predict,
             line=self.line,
-            as_json=self.json,
+            as_json=self.json or self.only_json,
             output=self.output,
+            more={"demo": True} if shipped is not None and shipped.demo else {},
         )
 
     def columns_of(self, task: Task[Any, Any]) -> dict[str, str]:
@@ -115,6 +136,24 @@ class Predict(Generic[P]):
         remembered = trained_columns(model) if model and self.file is not None else {}
         known = {role: remembered.get(role, default) for role, default in roles.items()}
         return name_columns(self.columns or {}, known)
+
+
+def language_note(shipped: Entry | None, text: str) -> str:
+    """Return a note if a text is in another language than a shipped model's; else ""."""
+    if shipped is None or not shipped.language:
+        return ""
+    language = other_language(text, shipped.language)
+    known = NAMES[shipped.language]
+    return f"the text seems to be {language}, but the model reads {known}" if language else ""
+
+
+def with_note(prediction: R, text: str, note: str) -> R:
+    """Return a prediction with a note before its own; report it if it has none."""
+    result: Any = prediction
+    if note and hasattr(result, "note"):
+        return replace(result, note="; ".join(filter(None, (note, result.note))))
+    remark(text, note)
+    return result
 
 
 def trained_columns(model: str) -> dict[str, str]:
@@ -135,8 +174,7 @@ def command_of(name: str) -> Callable[..., None]:
 
     command.__name__ = name
     summary = PAGES[name].summary
-    shipped = f"Without --model, the shipped model {task.default} is used." if task.default else ""
-    command.__doc__ = "\n\n".join(filter(None, (summary, kind.about, shipped)))
+    command.__doc__ = "\n\n".join(filter(None, (summary, kind.about, about_default(task))))
     command.__annotations__ = {
         "inputs": Annotated[str, Parameter(help=kind.inputs)],
         "options": Annotated[kind, Parameter(name="*")],
@@ -144,6 +182,18 @@ def command_of(name: str) -> Callable[..., None]:
     }
     command.__kwdefaults__ = {"options": kind()}
     return command
+
+
+def about_default(task: Task[Any, Any]) -> str:
+    """Return what the help of a command says about its shipped model."""
+    if not task.default:
+        return ""
+    shipped = ZOO[task.default]
+    kind = "demo model" if shipped.demo else "model"
+    return (
+        f"Without --model, the shipped {kind} {task.default} is used: {shipped.about}. Its "
+        f"weakness: {shipped.weak}. Its card: qkv models {task.default}."
+    )
 
 
 def evaluate(
@@ -189,8 +239,8 @@ def evaluate(
         print(dumps(asdict(scores)))
     for title, rows in page.tables(scores).items() if not json else ():
         show_table(title, rows)
-    for remark in source.remarks:
-        complain(remark)
+    for problem in source.remarks:
+        complain(problem)
     if source.remarks:
         raise DataError(f"{data} has malformed rows, which are not in the scores, see above")
 

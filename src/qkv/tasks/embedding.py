@@ -22,11 +22,12 @@ from qkv.models.bert import Bert
 from qkv.models.heads import POOLS
 from qkv.tasks.commands import Predict
 from qkv.tasks.inputs import Item
-from qkv.tasks.outputs import answer_all, check_output, dumps, remark
+from qkv.tasks.outputs import check_output, remark
 from qkv.tasks.pipeline import Pipeline, check_positions, check_strings, longest_input
 from qkv.tasks.pretrained import Loaded
 from qkv.tasks.streams import complain
 from qkv.tasks.task import Task
+from qkv.zoo.catalog import Entry
 
 MAX_LENGTH = 512  # tokens of a text, where no file has a limit
 MAX_TOKENS = 8_000  # positions of a batch, padding included
@@ -203,6 +204,8 @@ class Embed(Predict[Embedder]):
     ] = None
     max_length: int | None = None
 
+    only_json: ClassVar = True
+
     inputs: ClassVar = "the texts to embed, one per argument"
     settings: ClassVar = ("max_length",)
 
@@ -228,16 +231,10 @@ class Embed(Predict[Embedder]):
             # The shortest decimal fraction that is this number in float32.
             yield Embedding(text, [float(str(x)) for x in row], note=encoded.note(i))
 
-    def answer(self, pipeline: Embedder, items: Sequence[Item]) -> None:
+    def answer(self, pipeline: Embedder, items: Sequence[Item], shipped: Entry | None) -> None:
         """Print or write the vectors."""
         if self.output is None or self.output.suffix == ".jsonl":
-            answer_all(
-                items,
-                lambda fields: self.predict(pipeline, fields),
-                line=dumps,
-                as_json=True,
-                output=self.output,
-            )
+            super().answer(pipeline, items, shipped)
             return
         check_output(self.output, items)
         if problems := [item.problem for item in items if item.problem]:

@@ -19,7 +19,7 @@ from qkv.generation.sampling import Sampling
 from qkv.generation.stepping import check_max_length
 from qkv.models.causal import CausalLM
 from qkv.models.llama import Llama, LlamaConfig
-from qkv.tasks.commands import Predict, score_row
+from qkv.tasks.commands import Predict, language_note, score_row
 from qkv.tasks.generator import Generation, Generator
 from qkv.tasks.inputs import Item, check_texts, text_items
 from qkv.tasks.outputs import remark
@@ -30,6 +30,7 @@ from qkv.tasks.task import Tables, Task
 from qkv.tasks.train import Recipe, TrainingBatches
 from qkv.training.pretraining import causal_loss
 from qkv.training.settings import Training
+from qkv.zoo.catalog import Entry
 
 TEMPERATURE = 0.8  # of the command, if neither options nor files set one
 
@@ -246,15 +247,16 @@ class Generate(Predict[Generator]):
             )
         return items
 
-    def answer(self, pipeline: Generator, items: Sequence[Item]) -> None:
+    def answer(self, pipeline: Generator, items: Sequence[Item], shipped: Entry | None) -> None:
         """Print the text of a single prompt as it is generated; else a line per text."""
         self._check_n(pipeline)
         for item in items:
             self._note_length(pipeline, item.fields.get("text", ""))
         if len(items) > 1 or items[0].problem or self.json or self.output is not None:
-            super().answer(pipeline, self._repeated(items))
+            super().answer(pipeline, self._repeated(items), shipped)
             return
         prompt, options = items[0].fields["text"], self._options(pipeline)
+        remark(prompt, language_note(shipped, prompt))
         for i in range(self.n):
             print("\n---\n" if i else "", prompt, sep="", end="", flush=True)
             seed = self.seed + i

@@ -3,10 +3,11 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from qkv.errors import ConfigError, DataError, LengthError, VocabularyError
@@ -26,13 +27,21 @@ class Results:
         line: formats a result as one line.
         as_json: print a JSON object per result instead.
         output: file to write; its suffix determines the format.
+        more: further fields of every JSON object and of every row of a .csv file.
 
     Raises:
         ConfigError: the suffix is unknown, or is not .jsonl while `as_json` is True.
     """
 
-    def __init__(self, line: Callable[[Any], str], *, as_json: bool, output: Path | None):
-        self._line, self._as_json, self._output = line, as_json, output
+    def __init__(
+        self,
+        line: Callable[[Any], str],
+        *,
+        as_json: bool,
+        output: Path | None,
+        more: Mapping[str, Any],
+    ):
+        self._line, self._as_json, self._output, self._more = line, as_json, output, more
         self._results: list[Any] = []
         if output is not None and output.suffix not in SUFFIXES:
             raise ConfigError(
@@ -47,9 +56,13 @@ class Results:
         if self._output is not None:
             self._results.append(result)
         elif isinstance(result, Exception):
-            print(dumps({"error": str(result)}) if self._as_json else "")
+            print(dumps(self._fields(result)) if self._as_json else "")
         else:
-            print(dumps(asdict(result)) if self._as_json else self._line(result))
+            print(dumps(self._fields(result)) if self._as_json else self._line(result))
+
+    def _fields(self, result: Any) -> dict[str, Any]:
+        failed = isinstance(result, Exception)
+        return {"error": str(result)} if failed else {**asdict(result), **self._more}
 
     def close(self) -> None:
         """Write the file atomically, if there is one.
@@ -60,9 +73,9 @@ class Results:
         if self._output is None:
             return
         if self._output.suffix == ".csv":
-            text = _table([_fields(result) for result in self._results])
+            text = _table([self._fields(result) for result in self._results])
         elif self._output.suffix == ".jsonl":
-            lines = [json.dumps(_fields(one), ensure_ascii=False) for one in self._results]
+            lines = [json.dumps(self._fields(one), ensure_ascii=False) for one in self._results]
             text = "".join(f"{line}\n" for line in lines)
         else:
             lines = ["" if isinstance(x, Exception) else self._line(x) for x in self._results]
@@ -91,10 +104,6 @@ def check_output(output: Path | None, items: Sequence[Item]) -> None:
             )
 
 
-def _fields(result: Any) -> dict[str, Any]:
-    return {"error": str(result)} if isinstance(result, Exception) else asdict(result)
-
-
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     """Format rows as csv; lists and dicts in cells become JSON."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -120,6 +129,7 @@ def answer_all(
     line: Callable[[R], str],
     as_json: bool,
     output: Path | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Print or write one result per item, in order; printing starts after `AT_ONCE` items.
 
@@ -132,12 +142,13 @@ def answer_all(
         line: formats a result as one line.
         as_json: print each result as a JSON object with all its fields.
         output: write the results to this file instead.
+        more: further fields of every JSON object.
 
     Raises:
         ConfigError: the output has an unknown suffix, or is a file that inputs were read from.
         DataError: some items have no result; the others were printed or written.
     """
-    results = Results(line, as_json=as_json, output=output)
+    results = Results(line, as_json=as_json, output=output, more=more)
     check_output(output, items)
     problems: list[str] = []
     some = len(items) > 1 and any(not item.problem for item in items)

