@@ -65,7 +65,7 @@ class Weights(Mapping[str, Tensor]):
     def __init__(self, shards: tuple[Shard, ...], index: dict[str, Any] | None = None):
         self._scaled = {name for shard in shards for name in _scaled(shard)}
         self.shards, self.index = tuple(map(_expanded, shards)), index
-        self._shard_of = {name: shard for shard in shards for name in shard.names}
+        self._shard_of = {name: shard for shard in self.shards for name in shard.names}
         self._open = {shard.path: _open(shard.path) for shard in shards}
 
     def __getitem__(self, name: str) -> Tensor:
