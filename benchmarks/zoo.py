@@ -28,6 +28,7 @@ from _scores import (
 )
 
 from qkv.data.dates import LOCALES, date_pairs
+from qkv.data.sets.everyday import everyday
 from qkv.errors import DataError, MissingDependencyError
 from qkv.evaluation.intervals import proportion_interval
 from qkv.tasks.splits import Source
@@ -56,18 +57,48 @@ def of_dates() -> list[Score]:
     return [percent("exact match, %", right / len(pairs), interval)]
 
 
+def of_calibration(part: dict[str, Any]) -> list[Score]:
+    """Accuracy, and how far the probabilities are from it."""
+    return [*of_classes(part), percent("calibration error, %", part["calibration_error"])]
+
+
+def of_everyday(name: str, source: str) -> list[Score]:
+    """chrF2 with two references, and the share of sentences that keep all names and numbers."""
+    import sacrebleu
+
+    sentences = everyday(source)
+    outputs = list(map(str, Translator.load(name).predict([one.source for one in sentences])))
+    references = [list(one) for one in zip(*(one.references for one in sentences), strict=True)]
+    chrf = sacrebleu.corpus_chrf(outputs, references).score
+    kept = [
+        all(part in output for part in one.keep)
+        for one, output in zip(sentences, outputs, strict=True)
+    ]
+    named = [right for right, one in zip(kept, sentences, strict=True) if one.keep]
+    return [
+        Score("chrF2, two references", chrf, None),
+        Score("of 120 keep all names and numbers", sum(kept), None),
+        Score(f"of {len(named)} with names or numbers", sum(named), None),
+    ]
+
+
+def of_pairs(name: str, source: str, target: str) -> list[Score]:
+    """BLEU and chrF2 on Tatoeba."""
+    return of_translations(scored(name, "tatoeba", source=source, target=target))
+
+
+# Model, test data, scores: one row each.
 MEASURES: tuple[tuple[str, str, Callable[[], list[Score]]], ...] = (
     ("dates", f"{N_DATES:,} new dates", of_dates),
-    (
-        "translator-en-de",
-        "tatoeba, test",
-        lambda: of_translations(scored("translator-en-de", "tatoeba", source="en", target="de")),
-    ),
+    ("translator-en-de", "tatoeba, test", lambda: of_pairs("translator-en-de", "en", "de")),
+    ("translator-en-de", "everyday, test", lambda: of_everyday("translator-en-de", "en")),
     ("tagger", "town_news, test", lambda: of_entities(scored("tagger", "town_news"))),
     ("summarizer", "docstrings, test", lambda: of_summaries(scored("summarizer", "docstrings"))),
     ("answerer", "passages, test", lambda: of_answers(scored("answerer", "passages"))),
     ("answerer", "qamr, test", lambda: of_answers(scored("answerer", "qamr"))),
-    ("sentiment", "reviews, test", lambda: of_classes(scored("sentiment", "reviews"))),
+    ("sentiment", "reviews, test", lambda: of_calibration(scored("sentiment", "reviews"))),
+    ("sentiment", "clear_opinions", lambda: of_classes(scored("sentiment", "clear_opinions"))),
+    ("sentiment", "sst2, dev", lambda: of_calibration(scored("sentiment", "sst2:validation"))),
     ("generator", "docstrings, test", lambda: of_texts(scored("generator", "docstrings"))),
     ("recognizer", "digits, test", lambda: of_classes(scored("recognizer", "digits"))),
 )

@@ -10,7 +10,9 @@ from qkv.data.copying import NAMES, NUMBERS, STAND_INS, Copying
 from qkv.errors import ConfigError, DataError
 
 WORDS = "please call at my friend is in the of and her house car lives with write to on old we met"
-GERMAN = "der ich rufe an das haus ist alt und wir treffen frau zahn arzt termin schule kinder spielen"
+GERMAN = (
+    "der ich rufe an das haus ist alt und wir treffen frau zahn arzt termin schule kinder spielen"
+)
 ENGLISH = Copying("en", "de", frozenset(WORDS.split()))
 BACK = Copying("de", "en", frozenset(GERMAN.split()))
 

@@ -81,13 +81,6 @@ ZOO = {
         "short everyday sentences only; about half of them have a mistake",
         demo=True,
     ),
-    "translator-de-en": _ours(
-        "translator-de-en",
-        "German to English: a Transformer of 2 million parameters",
-        "short everyday sentences only; about half of them have a mistake",
-        demo=True,
-        language="de",
-    ),
     "summarizer": _ours(
         "summarizer",
         "one-line summaries of Python functions: a decoder that can copy, on MiniLM",

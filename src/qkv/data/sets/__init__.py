@@ -29,6 +29,7 @@ MODULES = (
     "xquad",
     "multi30k",
     "tatoeba",
+    "everyday",
     "aeslc",
     "dialogsum",
     "prose",

@@ -1,0 +1,56 @@
+"""Everyday sentences with two references each, German and English, written for this project.
+
+120 in each direction, by hand and before any translator was trained that is tested on them. About
+half contain names, numbers or addresses that a translation must keep.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from qkv.data.sets import Folder, NamedSet
+from qkv.data.text import choose_languages
+
+PATH = Path(__file__).parent / "everyday" / "test.jsonl"
+
+
+class Sentence(NamedTuple):
+    """A sentence to translate.
+
+    Args:
+        source: the sentence.
+        references: two translations.
+        keep: names, numbers and addresses that must be in its translation as they are.
+    """
+
+    source: str
+    references: list[str]
+    keep: list[str]
+
+
+def everyday(source: str) -> list[Sentence]:
+    """Read the sentences in the language `source`, "en" or "de"."""
+    rows = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
+    return [
+        Sentence(row["source"], row["references"], row["keep"])
+        for row in rows
+        if row["direction"].startswith(source)
+    ]
+
+
+def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[tuple[str, str]]:
+    source, _ = choose_languages("everyday", columns, ("en", "de"))
+    return [(one.source, one.references[0]) for one in everyday(source)]
+
+
+SETS = (
+    NamedSet(
+        name="everyday",
+        task="translate",
+        splits=("test",),
+        read=_read,
+        summary="120 sentences in en and 120 in de, with two references each (the set has the "
+        "first); ships with qkv, Apache-2.0",
+    ),
+)
