@@ -13,6 +13,9 @@ PARTS = {"train": 900, "validation": 276, "test": 300}
 HALVES = {split: n // 2 for split, n in PARTS.items()}
 
 SIZES = {
+    ("opinions", "train"): "negative 3436 positive 3396",
+    ("opinions", "validation"): "positive 428 negative 411",
+    ("clear_opinions", "test"): "positive 50 negative 50",
     ("sst2", "train"): "positive 3610 negative 3310",
     ("sst2", "validation"): "positive 444 negative 428",
     ("trec", "train"): "ENTY 1250 HUM 1223 DESC 1162 NUM 896 LOC 835 ABBR 86",
@@ -67,7 +70,7 @@ def test_trec_is_latin_1(tmp_path):
         (
             "imdb",
             "train",
-            "no data set 'imdb' to classify; expected reviews, sst2, em",
+            "no data set 'imdb' to classify; expected reviews, opinions, clear_opinions, sst2",
         ),
         ("sst2", "test", "no split 'test' of sst2; expected train, validation"),
         ("trec", "validation", "no split 'validation' of trec; expected train, test"),
