@@ -101,6 +101,14 @@ MEASURES: tuple[tuple[str, str, Callable[[], list[Score]]], ...] = (
     ("sentiment", "sst2, dev", lambda: of_calibration(scored("sentiment", "sst2:validation"))),
     ("generator", "docstrings, test", lambda: of_texts(scored("generator", "docstrings"))),
     ("recognizer", "digits, test", lambda: of_classes(scored("recognizer", "digits"))),
+    *(
+        (
+            "recognizer",
+            f"written_digits, {split}",
+            lambda split=split: of_classes(scored("recognizer", f"written_digits:{split}")),
+        )
+        for split in ("dark", "light", "mouse")
+    ),
 )
 
 

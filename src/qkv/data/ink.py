@@ -3,7 +3,7 @@
 What is drawn comes out light on black, in one size and centered by its mass (LeCun et al. 1998,
 section III.A), whatever its colors, thickness, place and size were.
 
-Shapes: H height, W width, N pixels.
+Shapes: H height, W width.
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # Pillow is optional
 
 Gray = Float[np.ndarray, "H W"]
 Mask = Bool[np.ndarray, "H W"]
-LARGEST = 320  # pixels; a larger image is reduced by a whole factor first
+LARGEST = 320  # pixels of the shorter side; a larger image is reduced by a whole factor first
 LEAST = 12.0  # shades of gray, of 255, from paper to ink
 NOISE = 4.0  # standard deviations of the paper's noise, from paper to ink
 FAINT = 0.6  # of Otsu's threshold: lines may be lighter where a pen is lifted
@@ -43,7 +43,7 @@ def center_ink(
     """
     from PIL import Image
 
-    image = image.reduce(-(-max(image.size) // LARGEST))
+    image = image.reduce(-(-min(image.size) // LARGEST))
     ink = find_ink(np.asarray(image, dtype=np.float64), name=name)
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

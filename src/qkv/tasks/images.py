@@ -79,8 +79,8 @@ class Recognition:
 class Recognizer(Pipeline[ImageExample, Recognition, ClassificationScores]):
     """A classifier of images.
 
-    An image may have any size and any channels: it is resized as in training, and transparent
-    pixels become white (see `qkv.data.images.convert`).
+    An image may have any size and any channels: it is prepared as in training, resized or with its
+    drawing cut out; transparent pixels become paper (see `qkv.data.images`).
 
     Args:
         loaded: model and preprocessor; config.json names the classes.
@@ -310,8 +310,8 @@ class Recognize(Predict[Recognizer]):
         "names"
     )
     about: ClassVar = (
-        "An image may have any size and any channels: it is resized as in training, and "
-        "transparent pixels become white."
+        "An image may have any size and any channels: it is prepared as in training. The shipped "
+        "recognizer cuts out what is drawn, dark or light; an image without a drawing is an error."
     )
     roles: ClassVar = ("image",)
 
