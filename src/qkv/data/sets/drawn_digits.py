@@ -1,7 +1,9 @@
 """Digits that a program draws: shapes written for this project, each drawn another way every time.
 
-shapes.txt has the strokes of 15 shapes of each digit or more. A drawing moves their points, stretches,
-slants and turns them, and follows them with a pen, a nib or a marker, on paper of any shade.
+shapes.txt has the strokes of 15 shapes of each digit or more: a line is a digit, its split, and
+strokes between ";" of points "x,y", in hundredths of width and height from the upper left, that a
+smooth curve goes through; "!" marks a corner. A drawing moves the points, stretches, slants and
+turns them, and follows them with a pen, a nib or a marker, on paper of any shade.
 """
 
 from collections.abc import Callable, Mapping
