@@ -51,6 +51,22 @@ def test_every_character_is_covered_and_no_token_twice_at_once(tokenizer, max_le
     assert not [one for one in found[:-1] if one.spans[-1] == spans[-1]]  # none is superfluous
 
 
+def test_sentences_are_windows_and_long_ones_are_cut(tokenizer):
+    context = "The film was dull. The book was\n\nlovely. A clever  plot and the superb meal!"
+    options = {"max_length": 14, "stride": 3, "sentences": True}
+    found = make_windows(tokenizer, [QUESTION], [context], **options)
+    read = [context[one.spans[0][0] : one.spans[-1][1]] for one in found]
+    assert read[:2] == ["The film was dull.", "The book was\n\nlovely."]
+    assert read[2].startswith("A clever")
+    assert read[-1].endswith("superb meal!")
+    assert len(read) > 3
+    for one, text in zip(found[:2], read, strict=False):  # as if it were the whole passage
+        (alone,) = make_windows(tokenizer, [QUESTION], [text], **options)
+        assert (alone.ids, alone.first) == (one.ids, one.first)
+    whole = make_windows(tokenizer, [QUESTION], [CONTEXT + "."], max_length=41, stride=1)
+    assert len(whole) == 1
+
+
 def test_a_passage_that_fits_has_one_window(tokenizer):
     (one,) = windows(tokenizer, max_length=41)
     assert len(one.ids) == len(tokenizer.encode(CONTEXT)) + 8

@@ -59,6 +59,21 @@ def best_spans(
     return Spans(best, starts, starts + flat % max_answer, scores.logsumexp(1), null_score)
 
 
+def relative(spans: Spans) -> Spans:
+    """Subtract from the scores of each window that of "the answer is not here", which becomes 0.
+
+    So windows compare by how much they speak for an answer, not by their unrelated logits.
+    """
+    null = spans.null_score
+    return Spans(
+        spans.scores - null[:, None],
+        spans.starts,
+        spans.ends,
+        spans.log_total - null,
+        null - null,
+    )
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A possible answer.
@@ -86,11 +101,13 @@ class SpanCandidates:
         no_answer_score: score of "no answer" minus that of the best span (Devlin et al. 2019,
             section 4.3; the score of "no answer" is the lowest of all windows).
         null_probability: probability of "no answer".
+        n_windows: number of windows of the passage.
     """
 
     candidates: tuple[Candidate, ...]
     no_answer_score: float
     null_probability: float
+    n_windows: int
 
 
 def merge_windows(
@@ -126,4 +143,5 @@ def merge_windows(
         Candidate(context[start:end], start, end, math.exp(score - total))
         for (start, end), score in best
     )
-    return SpanCandidates(candidates, null_score - best[0][1], math.exp(null_score - total))
+    silence = null_score - best[0][1], math.exp(null_score - total)
+    return SpanCandidates(candidates, *silence, n_windows=len(own))

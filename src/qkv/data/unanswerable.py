@@ -1,13 +1,13 @@
-"""Questions that a passage does not answer, made of questions that it answers.
+"""Questions that a sentence does not answer, made of questions that a passage answers.
 
-A question on a sentence loses its answer in one of three ways (the first is that of Rajpurkar et
-al. 2018, section 2, the others are of the kinds in its table 2):
+A question on a single sentence loses its answer in one of three ways (the first is that of
+Rajpurkar et al. 2018, section 2, the others are of the kinds in its table 2):
 
-    elsewhere     its sentence is replaced by others, among them the one with the most common words
+    elsewhere     it is asked of another sentence, with words in common
     other word    "When did it open?" becomes "Why did it open?"
-    other name    a question on something else is asked of a name in the passage
+    other name    a question on something else is asked of a name in the sentence
 
-and a question on several paragraphs loses the sentence with the answer.
+and a question on a longer passage is asked of the sentence with the answer, and of others.
 """
 
 import re
@@ -24,7 +24,6 @@ from qkv.errors import ConfigError
 WORD = re.compile(r"\w+")
 NAME = re.compile(r"(?<=[\w,] )(?!I\b)[A-Z]\w+(?: [A-Z]\w+)*")  # not at the start of a sentence
 ASKED = re.compile(r"^(When|Where|Why)(?= (?:did|does|do|was|were|is|are|has|had|will|would)\b)")
-BREAK = "\n\n"  # between paragraphs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +31,11 @@ class Mixing:
     """How training questions are varied, so that a model learns to abstain.
 
     Args:
-        unanswerable: fraction of the questions on a single paragraph that lose their answer.
-        sentences: a single paragraph is joined with others, to at most this many.
-        repeat: how often a question on several paragraphs is asked, each time but the first of
-            some of its paragraphs only, and sometimes without the sentence that answers it.
+        unanswerable: fraction of the questions on single sentences that lose their answer.
+        others: number of sentences without the answer that a question on a longer passage is asked
+            of, beside the one with the answer: the one with the most common words, then any.
+            None: the passage is not cut.
+        repeat: how often this is drawn for each question on a longer passage.
         seed: determines what is drawn.
 
     Raises:
@@ -43,7 +43,7 @@ class Mixing:
     """
 
     unanswerable: float = 0.0
-    sentences: int = 1
+    others: int | None = None
     repeat: int = 1
     seed: int = 0
 
@@ -51,27 +51,49 @@ class Mixing:
         """Check the ranges."""
         if not 0 <= self.unanswerable <= 1:
             raise ConfigError(f"unanswerable = {self.unanswerable}; expected 0 to 1, such as 0.3")
-        for name in ("sentences", "repeat"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1")
+        for name in ("others", "repeat"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} = {value}; expected at least 1")
 
 
 def mix_questions(questions: Sequence[Question], mixing: Mixing) -> list[Question]:
     """Return the questions, varied; the same ones for the same seed."""
-    if mixing == Mixing(seed=mixing.seed):
-        return list(questions)
     rng = np.random.default_rng(mixing.seed)
-    short = [one for one in questions if BREAK not in one.context]
-    mixer = _Mixer(short, rng, mixing.sentences)
-    mixed = [
-        mixer.without_answer(one) if rng.random() < mixing.unanswerable else mixer.joined(one)
-        for one in short
-    ]
+    sentences = {text: split_sentences(text) for text in {one.context for one in questions}}
+    mixer = _Mixer([one for one in questions if len(sentences[one.context]) == 1], rng)
+    mixed = list[Question]()
     for one in questions:
-        if BREAK in one.context:
-            mixed.append(one)
-            mixed += [shortened(one, rng) for _ in range(mixing.repeat - 1)]
+        if len(sentences[one.context]) == 1:
+            lost = rng.random() < mixing.unanswerable
+            mixed.append(mixer.without_answer(one) if lost else one)
+        elif mixing.others is None:
+            mixed += [one] * mixing.repeat
+        else:
+            for _ in range(mixing.repeat):
+                mixed += of_sentences(one, sentences[one.context], mixing.others, rng)
     return mixed
+
+
+def of_sentences(
+    one: Question, sentences: Sequence[str], others: int, rng: np.random.Generator
+) -> list[Question]:
+    """Ask a question of the sentence with its answer, if any, and of others without one."""
+    asked, at = list[Question](), 0
+    span = one.span
+    for text in sentences:
+        if span is not None and span.start is not None and at <= span.start < at + len(text):
+            answer = Answer(span.text, span.start - at)
+            if text[answer.start :].startswith(span.text):  # it may go on in the next sentence
+                asked.append(replace(one, context=text.rstrip(), answers=(answer,)))
+        at += len(text)
+    free = [text for text in sentences if not any(holds(text, it) for it, _ in one.answers)]
+    if free:
+        nearest = Passages(free).most_similar(one.question)
+        drawn = [free[i] for i in rng.permutation(len(free))]
+        for text in [*dict.fromkeys([nearest, *drawn])][:others]:
+            asked.append(replace(one, context=text.rstrip(), answers=()))
+    return asked
 
 
 class Passages:
@@ -88,7 +110,7 @@ class Passages:
             for word in words(passage):
                 self.holders.setdefault(word, []).append(index)
 
-    def most_similar(self, question: str, *, unlike: str) -> str:
+    def most_similar(self, question: str, *, unlike: str = "") -> str:
         """Return the passage with the most words of a question, weighted by their rarity.
 
         Args:
@@ -109,65 +131,44 @@ def words(text: str) -> set[str]:
 
 
 class _Mixer:
-    """Varies questions on single paragraphs.
+    """Takes the answers of questions on single sentences.
 
     Args:
-        questions: the questions; other passages and names are those of others among them.
+        questions: the questions; other sentences and names are those of others among them.
         rng: draws.
-        sentences: maximum number of paragraphs that are joined.
     """
 
-    def __init__(self, questions: Sequence[Question], rng: np.random.Generator, sentences: int):
-        self.questions, self.rng, self.sentences = questions, rng, sentences
-        contexts = list(dict.fromkeys(one.context for one in questions))
-        self.passages = Passages(contexts)
-        self.near = defaultdict[str, list[str]](list)  # the passages of each source
+    def __init__(self, questions: Sequence[Question], rng: np.random.Generator):
+        self.rng = rng
+        self.passages = Passages(list(dict.fromkeys(one.context for one in questions)))
+        self.near = defaultdict[str, list[str]](list)  # the sentences of each source
         for one in {one.context: one for one in questions}.values():
             self.near[one.source].append(one.context)
-        self.asked = defaultdict[str, set[str]](set)  # first words of the questions on a passage
+        self.asked = defaultdict[str, set[str]](set)  # first words of the questions on a sentence
         for one in questions:
             self.asked[one.context].add(one.question.partition(" ")[0])
         self.named = [one for one in questions if NAME.search(one.question)]
 
-    def joined(self, one: Question) -> Question:
-        """Put the passage among others; the question stays answerable."""
-        others = self._others(one, int(self.rng.integers(self.sentences)))
-        place = int(self.rng.integers(len(others) + 1))
-        before = "".join(f"{text} " for text in others[:place])
-        answers = [
-            Answer(text, None if start is None else start + len(before))
-            for text, start in one.answers
-        ]
-        context = before + " ".join([one.context, *others[place:]])
-        return replace(one, context=context, answers=tuple(answers))
-
     def without_answer(self, one: Question) -> Question:
-        """Return the question, or another one on its passage, that the passage does not answer."""
+        """Return the question, or another one, with a sentence that does not answer it."""
         draw = self.rng.random()
         made = self._other_word(one) if draw < 1 / 3 else None
         if made is None and draw < 2 / 3:
             made = self._other_name(one)
-        if made is not None:
-            return self.joined(replace(made, answers=()))
-        others = self._others(one, int(self.rng.integers(self.sentences)) + 1, near=True)
-        return replace(one, context=" ".join(others), answers=()) if others else self.joined(one)
+        if made is None:
+            made = self._elsewhere(one)
+        return one if made is None else replace(made, answers=())
 
-    def _others(self, one: Question, n: int, *, near: bool = False) -> list[str]:
-        """Return at most `n` other passages in which no answer occurs.
-
-        They are of the same source, then of any; with `near` the most similar one comes first.
-        """
-        found = []
-        if near or self.rng.random() < 0.5:
-            found.append(self.passages.most_similar(one.question, unlike=one.context))
-        found += [self._draw(self.near[one.source]) for _ in range(n)]
-        found += [self._draw(self.passages.passages) for _ in range(n)]
-        free = [
-            text
-            for text in dict.fromkeys(found)
-            if text != one.context and not any(holds(text, answer) for answer, _ in one.answers)
-        ][:n]
-        return [free[i] for i in self.rng.permutation(len(free))]
+    def _elsewhere(self, one: Question) -> Question | None:
+        """Ask of the sentence with the most common words, or of one of the same source."""
+        texts = [self._draw(self.near[one.source])]
+        if self.rng.random() < 0.5:
+            texts.insert(0, self.passages.most_similar(one.question, unlike=one.context))
+        texts.append(self._draw(self.passages.passages))
+        for text in texts:
+            if text != one.context and not any(holds(text, answer) for answer, _ in one.answers):
+                return replace(one, context=text)
+        return None
 
     def _draw(self, texts: Sequence[str]) -> str:
         return texts[int(self.rng.integers(len(texts)))]
@@ -191,42 +192,6 @@ class _Mixer:
             return None
         name = self._draw(names)
         return replace(one, question=NAME.sub(lambda _: name, other.question, count=1))
-
-
-def shortened(one: Question, rng: np.random.Generator) -> Question:
-    """Leave out paragraphs without the answer; from one of four answerable questions, the answer.
-
-    The sentences that hold an answer are then left out.
-    """
-    span = one.span
-    if span is not None and rng.random() < 0.25:
-        kept = [
-            text
-            for text in split_sentences(one.context)
-            if not any(holds(text, answer) for answer, _ in one.answers)
-        ]
-        context = "".join(kept).strip()
-        if context and not any(holds(context, answer) for answer, _ in one.answers):
-            return replace(one, context=context, answers=())
-    return _with_fewer_paragraphs(one, rng)
-
-
-def _with_fewer_paragraphs(one: Question, rng: np.random.Generator) -> Question:
-    """Leave out each paragraph with probability 1/4, but not the one with the answer."""
-    kept, at, shift = [], 0, 0
-    place = -1 if one.span is None or one.span.start is None else one.span.start
-    for paragraph in one.context.split(BREAK):
-        after = at + len(paragraph) + len(BREAK)
-        if at <= place < after or rng.random() < 0.75:
-            kept.append(paragraph)
-        elif place >= after:
-            shift += after - at
-        at = after
-    if not kept:
-        return one
-    context = BREAK.join(kept)
-    answers = (Answer(one.span.text, place - shift),) if one.span is not None else ()
-    return replace(one, context=context, answers=answers)
 
 
 def holds(text: str, answer: str) -> bool:

@@ -7,6 +7,7 @@ A long passage is cut into overlapping windows, each of which begins with the qu
 """
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from torch import Tensor
 from qkv.data.batches import Batches, Batching, Movable, bucketed_batches, pad_sequences
 from qkv.data.graphemes import widen
 from qkv.data.questions import Question
+from qkv.data.sentences import split_sentences
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.tokenizers.vocabulary import Span
 from qkv.errors import ConfigError, DataError, LengthError
@@ -36,6 +38,8 @@ class WindowConfig:
         stride: number of passage tokens from the start of a window to that of the next.
         max_answer: maximum number of tokens of an answer.
         threshold: score for "no answer" above which there is none; None: always answer.
+        sentences: whether each sentence is a window, or several if it is too long. The scores of
+            its spans are then relative to that of "no answer" in the same window.
 
     Raises:
         ConfigError: a number below 1.
@@ -45,6 +49,7 @@ class WindowConfig:
     stride: int = 128
     max_answer: int = 30
     threshold: float | None = None
+    sentences: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -93,6 +98,7 @@ def make_windows(
     *,
     max_length: int,
     stride: int,
+    sentences: bool = False,
 ) -> list[Window]:
     """Cut passages into windows that overlap, as run_squad.py of Devlin et al. (2019) does.
 
@@ -102,6 +108,7 @@ def make_windows(
         contexts: the passages.
         max_length: maximum number of tokens of a window, question and special tokens included.
         stride: maximum number of passage tokens from the start of a window to that of the next.
+        sentences: cut between all sentences, and windows only from longer ones.
 
     Raises:
         DataError: a question or a passage has no tokens, or their numbers differ.
@@ -115,13 +122,17 @@ def make_windows(
             f"{len(questions)} questions and {len(contexts)} passages; expected one passage each"
         )
     encoded = {text: _encode(tokenizer, text) for text in dict.fromkeys(contexts)}
+    ends_of = {
+        text: _ends_of_sentences(text, spans) if sentences else [len(spans)]
+        for text, (_, spans) in encoded.items()
+    }
     windows = list[Window]()
     for row, question in enumerate(tokenizer.encode_batch(questions)):
         ids, spans = encoded[contexts[row]]
         _check_tokens(row, question=(question, questions[row]), passage=(ids, contexts[row]))
         room = _room(tokenizer, question, row, max_length)
-        for begin in _starts(len(ids), room, stride):
-            part = slice(begin, begin + room)
+        ends = ends_of[contexts[row]]
+        for part in _parts(ends, room, stride):
             inputs = tokenizer.add_special_tokens(question, ids[part])
             first = inputs.sequence.index(1)
             windows.append(Window(row, inputs.ids, inputs.segments, first, spans[part]))
@@ -152,12 +163,20 @@ def _encode(tokenizer: Tokenizer, context: str) -> tuple[list[int], list[Span]]:
     ]
 
 
-def _starts(n: int, room: int, stride: int) -> Iterable[int]:
-    """Yield the starts of windows, until one reaches the end."""
-    for begin in itertools.count(0, min(stride, room)):
-        yield begin
-        if begin + room >= n:
-            return
+def _ends_of_sentences(context: str, spans: Sequence[Span]) -> list[int]:
+    """Return the index after the last token of each sentence."""
+    starts = [start for start, _ in spans]
+    ends = itertools.accumulate(len(text) for text in split_sentences(context))
+    return sorted({bisect_left(starts, end) for end in ends} - {0})
+
+
+def _parts(ends: Sequence[int], room: int, stride: int) -> Iterable[slice]:
+    """Yield windows of at most `room` tokens, none of which goes beyond one of the ends."""
+    for begin, end in itertools.pairwise([0, *ends]):
+        for start in itertools.count(begin, min(stride, room)):
+            yield slice(start, min(start + room, end))
+            if start + room >= end:
+                break
 
 
 def training_windows(
@@ -183,6 +202,7 @@ def training_windows(
         [one.context for one in kept],
         max_length=config.max_length,
         stride=config.stride,
+        sentences=config.sentences,
     )
     spans = []
     for window in windows:

@@ -22,6 +22,7 @@ from qkv.models.heads import QuestionAnswering
 from qkv.tasks.commands import Predict, score_row
 from qkv.tasks.finetuning import load_with_head
 from qkv.tasks.inputs import Item, exists, text_items
+from qkv.tasks.outputs import remark
 from qkv.tasks.passages import FoundAnswer, IdentifiedAnswer, read_passage, search
 from qkv.tasks.pipeline import (
     Pipeline,
@@ -134,6 +135,7 @@ class Answerer(Pipeline[Question, FoundAnswer, AnswerScores]):
             spans.null_probability if silent else best.confidence,
             spans.no_answer_score,
             spans.candidates[: self.n_best],
+            spans.n_windows,
         )
 
     def search(
@@ -315,9 +317,12 @@ class AnswerCommand(Predict[Answerer]):
     def predict(
         self, pipeline: Answerer, fields: Sequence[Mapping[str, str]]
     ) -> Iterator[FoundAnswer]:
-        """Answer the questions; those with an id keep it."""
+        """Answer the questions; those with an id keep it. Long passages are reported."""
         questions, contexts = ([one[role] for one in fields] for role in self.roles)
         answers = pipeline.predict(questions, contexts, progress=True)
+        for context, n in {one.context: one.n_windows for one in answers}.items():
+            long = n > 1 and not pipeline.windows.sentences
+            remark(context, f"longer than the model's input; read in {n} windows" if long else "")
         for answer, one in zip(answers, fields, strict=True):
             yield IdentifiedAnswer(**vars(answer), id=one["id"]) if "id" in one else answer
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qkv.data.classification import evaluation_batches, in_order
-from qkv.data.span_search import Candidate, SpanCandidates, Spans, best_spans, merge_windows
+from qkv.data.span_search import (
+    Candidate,
+    SpanCandidates,
+    Spans,
+    best_spans,
+    merge_windows,
+    relative,
+)
 from qkv.data.text import decode, read_content
 from qkv.data.windows import Window, WindowConfig, make_windows
 from qkv.errors import ConfigError, DataError
@@ -36,6 +43,7 @@ class FoundAnswer:
         confidence: probability of the answer, or of there being none, among all spans.
         no_answer_score: score for "no answer"; above the model's threshold there is no answer.
         n_best: the most probable spans, whether or not there is an answer.
+        n_windows: number of windows that were read; 1 if the passage fits the model's input.
     """
 
     question: str
@@ -46,6 +54,7 @@ class FoundAnswer:
     confidence: float
     no_answer_score: float
     n_best: tuple[Candidate, ...]
+    n_windows: int
 
 
 @dataclass(frozen=True)
@@ -122,12 +131,20 @@ def _search_all(
     n: int,
 ) -> list[SpanCandidates]:
     """Search all passages at once."""
-    lengths = {"max_length": config.max_length, "stride": config.stride}
-    windows = make_windows(pipeline.tokenizer, questions, contexts, **lengths)
+    windows = make_windows(
+        pipeline.tokenizer,
+        questions,
+        contexts,
+        max_length=config.max_length,
+        stride=config.stride,
+        sentences=config.sentences,
+    )
     rows: list[list[int]] = [[] for _ in questions]
     for i, window in enumerate(windows):
         rows[window.row].append(i)
     spans = _spans(pipeline, config, windows, n)
+    if config.sentences:
+        spans = relative(spans)
     return [
         merge_windows(context, windows, spans, own, n=n)
         for context, own in zip(contexts, rows, strict=True)

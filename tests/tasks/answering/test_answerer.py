@@ -131,7 +131,24 @@ def test_several_windows_say_what_the_best_of_them_says(answerer):
     (found,) = answerer.search([question], [context])
     assert (found.candidates[0].start, found.candidates[0].end) == best
     assert found.no_answer_score == pytest.approx(min(silence) - scores[best], rel=1e-9)
+    assert found.n_windows == len(windows)
     assert max(silence) - min(silence) > 1e-3
+
+
+def test_sentences_compare_by_their_own_score_for_silence(answerer):
+    """By hand: each sentence alone, and the one whose span is furthest above its silence."""
+    sentences = ["The film was dull.", "The book was superb.", "A clever plot, the meal lovely."]
+    windows = replace(WINDOWS, sentences=True, max_length=25)
+    one = replace(answerer, windows=windows)
+    (found,) = one.search(QUESTIONS[:1], [" ".join(sentences)])
+    alone = [one.search(QUESTIONS[:1], [text])[0] for text in sentences]
+    assert found.n_windows == 3
+    lowest = min(alone, key=lambda it: it.no_answer_score)
+    assert found.no_answer_score == pytest.approx(lowest.no_answer_score, rel=1e-9)
+    assert found.candidates[0].answer == lowest.candidates[0].answer
+    # Of three windows, each with its odds against silence.
+    odds = sum(1 / it.null_probability - 1 for it in alone)
+    assert found.null_probability == pytest.approx(1 / (1 + odds), rel=1e-9)
 
 
 def test_results_are_json_values(answerer):

@@ -70,6 +70,17 @@ def test_where_it_abstains_it_says_so(qkv, model):
     assert '"(no answer in the passage)" where' in qkv("answer", "--help").out
 
 
+def test_a_passage_that_is_longer_than_the_input_is_reported_once(qkv, model):
+    said = qkv("answer", "-m", model, "--context", f"{CONTEXT} {CONTEXT}", *ASKED)
+    note = "longer than the model's input; read in "
+    assert said.err.count(note) == 1
+    assert said.err.startswith("qkv: 'the film was not dull and")
+    n = int(said.err.split(note)[1].split()[0])
+    out = qkv("answer", "-m", model, "--context", f"{CONTEXT} {CONTEXT}", "--json", ASKED[1]).out
+    assert json.loads(out)["n_windows"] == n > 1
+    assert note not in qkv("answer", "-m", model, "--context", "the film", ASKED[1]).err
+
+
 def test_a_passage_may_be_a_word_that_is_longer_than_any_file_name(qkv, model):
     said = qkv("answer", "-m", model, "--context", "ä" * 255, ASKED[0], status=0)
     assert "File name too long" not in said.err

@@ -148,7 +148,7 @@ def test_questions_that_lose_their_answer_train_the_span_of_cls(fit, base, table
     assert 5 < sum(lost) < 25
     fit(tmp_path / "made", data=data, mixing=mixing)
     recorded = json.loads((tmp_path / "made" / "results.json").read_text())["recipe"]
-    assert recorded["mixing"] == {"unanswerable": 0.5, "sentences": 1, "repeat": 1, "seed": 1}
+    assert recorded["mixing"] == {"unanswerable": 0.5, "others": None, "repeat": 1, "seed": 1}
 
 
 def paragraph(number):
