@@ -159,7 +159,7 @@ class DecoderOnly(nn.Module):
         return self.head(x)
 
     def start(self, source, token_mask=None):
-        return DecodingState(len(self.stack.blocks))
+        return DecodingState(len(self.stack.blocks), n_rows=len(source))
 
     def step(self, tokens, state, token_mask=None):
         mask, positions = state.advance(tokens, token_mask)

@@ -25,6 +25,11 @@ class GRUState:
     def rewind(self, length):
         del self.hidden[length + 1 :]
 
+    def join(self, other):
+        steps = min(self.length, other.length) + 1
+        both = zip(self.hidden[-steps:], other.hidden[-steps:], strict=True)
+        self.hidden = [torch.cat(halves) for halves in both]
+
 
 class GRU(nn.Module):
     """The smallest model with a state: a recurrent cell that starts from the source's mean."""

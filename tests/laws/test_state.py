@@ -1,4 +1,6 @@
-"""cached == uncached; chunked == whole; reorder == recompute; rewind == never stepped.
+"""cached == uncached; chunked == whole; reordered == recomputed; rewound == never stepped.
+
+And joined == apart.
 
 For each model: Transformers with every kind of position, and recurrent ones.
 """
@@ -7,6 +9,7 @@ from functools import cache
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers import MODELS, TARGET_VOCAB, B, S, T, assert_close, problem, right_mask
@@ -89,10 +92,23 @@ operations = st.lists(
         st.tuples(st.just("padded step"), st.integers(1, 3)),
         st.tuples(st.just("reorder"), rows),
         st.tuples(st.just("rewind"), st.floats(0, 1)),
+        st.tuples(st.just("join"), st.integers(0, 4)),
     ),
     min_size=3,
     max_size=8,
 )
+
+
+def padded(tensor, length, *, left=False):
+    """Pad the columns with zeros, or False."""
+    missing = length - tensor.shape[1]
+    return F.pad(tensor, (missing, 0) if left else (0, missing))
+
+
+def below(one, other, *, left):
+    """The rows of both, the shorter ones padded."""
+    length = max(one.shape[1], other.shape[1])
+    return torch.cat((padded(one, length, left=left), padded(other, length, left=left)))
 
 
 @every_model
@@ -102,7 +118,7 @@ def test_any_program_of_steps_equals_recomputing(name, program, seed):
     """Padding may stand anywhere among the steps: at the left of prefixes and between them."""
     model, (source, _, source_mask) = build(name), problem(seed)
     torch.manual_seed(seed)
-    state = model.start(source, source_mask)
+    state, start = model.start(source, source_mask), 0  # columns before which no rewind goes
     target, target_mask = torch.empty(B, 0).long(), torch.empty(B, 0).bool()
     for operation, argument in program:
         if operation == "reorder":
@@ -111,9 +127,23 @@ def test_any_program_of_steps_equals_recomputing(name, program, seed):
             source, source_mask = source[kept], source_mask[kept]
             target, target_mask = target[kept], target_mask[kept]
         elif operation == "rewind":
-            length = int(argument * target.shape[1])
+            length = int(argument * state.length)
             state.rewind(length)
-            target, target_mask = target[:, :length], target_mask[:, :length]
+            target, target_mask = target[:, : start + length], target_mask[:, : start + length]
+        elif operation == "join":
+            new, new_mask = source[:2, : S - 2], None if argument % 2 else source_mask[:2, : S - 2]
+            tokens = torch.randint(TARGET_VOCAB, (len(new), argument))
+            other = model.start(new, new_mask)
+            if argument:
+                step_all(model, other, [tokens])
+            both = min(target.shape[1] - start, argument)
+            state.join(other)
+            new_mask = torch.ones_like(new).bool() if new_mask is None else new_mask
+            source = below(source, new, left=False)
+            source_mask = below(source_mask, new_mask, left=False)
+            target_mask = below(target_mask, torch.ones_like(tokens).bool(), left=True)
+            target = below(target, tokens, left=True)
+            start = target.shape[1] - both
         else:
             tokens = torch.randint(TARGET_VOCAB, (len(target), argument))
             real = torch.ones_like(tokens).bool()
@@ -126,7 +156,34 @@ def test_any_program_of_steps_equals_recomputing(name, program, seed):
             target_mask = torch.cat((target_mask, real), 1)
             expected = whole(model, source, target, source_mask, target_mask)[:, -argument:]
             torch.testing.assert_close(logits[real], expected[real], rtol=1e-11, atol=1e-11)
-        assert state.length == target.shape[1]
+        assert state.length == target.shape[1] - start
+
+
+@every_model
+@settings(max_examples=6)
+@given(lengths=st.tuples(st.integers(0, T), st.integers(0, T)), seed=st.integers(0, 9))
+def test_joined_equals_apart(name, lengths, seed):
+    """The later request joins with another source and another number of tokens so far."""
+    model, (source, target, mask) = build(name), problem(seed)
+    halves = [
+        (source[:1], mask[:1], target[:1]),
+        (source[1:, : S - 1], mask[1:, : S - 1], target[1:]),
+    ]
+    states, apart = [], []
+    new = torch.randint(TARGET_VOCAB, (B, 3))
+    for (one, one_mask, tokens), length, more in zip(
+        halves, lengths, new.split([1, B - 1]), strict=True
+    ):
+        for kept in (states, apart):
+            state = model.start(one, one_mask)
+            if length:
+                step_all(model, state, [tokens[:, :length]])
+            kept.append(state)
+        apart[-1] = step_all(model, apart[-1], [more[:, :2], more[:, 2:]])
+    state, other = states
+    state.join(other)
+    assert state.length == min(lengths)
+    assert_close(step_all(model, state, new.split([2, 1], 1)), torch.cat(apart))
 
 
 @every_model

@@ -5,6 +5,8 @@ B batch, G key heads, D head width.
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -54,6 +56,36 @@ class KeyValueCache:
             raise LengthError(f"cannot rewind to length {length}: the cache holds {self.length}")
         self.length = length
 
+    def join(self, other: "KeyValueCache", rows: tuple[int, int]) -> None:
+        """Add the rows of another cache below these; the shorter one is padded on the left.
+
+        Args:
+            other: a cache of the same layer.
+            rows: number of rows of this cache and of the other one.
+        """
+        length = max(self.length, other.length)
+        halves = [one._aligned(length) for one in (self, other)]
+        like = next((half for half in halves if half is not None), None)
+        if like is not None:  # else both are empty
+            whole = [
+                (like[0].new_zeros(n, *like[0].shape[1:]), like[1].new_zeros(n, *like[1].shape[1:]))
+                if half is None
+                else half
+                for half, n in zip(halves, rows, strict=True)
+            ]
+            self._keys, self._values = (torch.cat(parts) for parts in zip(*whole, strict=True))
+        self.length = length
+
+    def _aligned(self, length: int) -> KeysValues | None:
+        """Return keys and values of `length` tokens, of which the first ones are padding."""
+        if self._keys is None or self._values is None:
+            return None
+        pad = (0, 0, length - self.length, 0)
+        return (
+            F.pad(self._keys[:, :, : self.length], pad),
+            F.pad(self._values[:, :, : self.length], pad),
+        )
+
 
 class MemoryCache:
     """Keys and values of a memory that does not grow, computed at the first call and reused."""
@@ -75,3 +107,7 @@ class MemoryCache:
 
     def rewind(self, length: int) -> None:
         """Do nothing: the memory is the same at every length."""
+
+    def join(self, other: "MemoryCache", rows: tuple[int, int]) -> None:
+        """Forget the keys and values, which the next call computes from the joined memory."""
+        self._filled = None

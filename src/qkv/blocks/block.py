@@ -56,6 +56,11 @@ class LayerCache:
         """Discard everything after the first `length` tokens."""
         self.self_attention.rewind(length)
 
+    def join(self, other: "LayerCache", rows: tuple[int, int]) -> None:
+        """Add the rows of another cache of this block below these."""
+        self.self_attention.join(other.self_attention, rows)
+        self.cross_attention.join(other.cross_attention, rows)
+
 
 def make_attention(config: BlockConfig, *, to_memory: bool = False) -> MultiHeadAttention:
     """Build the attention for a config; cross-attention has no positions and is not causal."""

@@ -1,6 +1,7 @@
 """The decoding state of a Transformer: its blocks' caches and the mask of real tokens."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from qkv.attention.masks import (
     positions_from_mask,
 )
 from qkv.blocks.block import LayerCache
-from qkv.errors import LengthError
+from qkv.errors import LengthError, ShapeError
 
 
 class DecodingState:
@@ -21,6 +22,7 @@ class DecodingState:
         n_layers: number of decoder blocks.
         memory: output of the encoder; None for a model without one.
         memory_mask: True = a real token of the source; None if all are.
+        n_rows: number of rows; None: those of the memory, or of the first tokens.
     """
 
     def __init__(
@@ -28,9 +30,12 @@ class DecodingState:
         n_layers: int,
         memory: Float[Tensor, "batch keys D"] | None = None,
         memory_mask: Bool[Tensor, "batch keys"] | None = None,
+        *,
+        n_rows: int | None = None,
     ):
         self._taken = self._read = 0
-        self._n_rows = None if memory is None else memory.shape[0]
+        self._n_rows = n_rows if memory is None else memory.shape[0]
+        self._device = None if memory is None else memory.device
         self.memory = memory
         self.caches = [LayerCache() for _ in range(n_layers)]
         self.memory_mask = attention_mask(memory_mask)
@@ -66,7 +71,7 @@ class DecodingState:
                 calls.
         """
         check_tokens(tokens, self._n_rows)
-        self._n_rows = tokens.shape[0]
+        self._n_rows, self._device = tokens.shape[0], tokens.device
         past, self._taken = self._taken, self._taken + tokens.shape[1]
         if token_mask is None and self._token_mask is None:
             return None, torch.arange(past, self._taken, device=tokens.device)
@@ -99,3 +104,51 @@ class DecodingState:
             cache.rewind(self._taken)
         if self._token_mask is not None:
             self._token_mask = self._token_mask[:, : self._taken]
+
+    def join(self, other: "DecodingState") -> None:
+        """Add the rows of another state of the same model below these.
+
+        The shorter one is padded on the left, its memory on the right. The joined state can be
+        rewound by as many positions as both can.
+
+        Raises:
+            ShapeError: if the number of rows of a state is not known yet.
+        """
+        if self._n_rows is None or other._n_rows is None:
+            raise ShapeError(
+                "the number of rows of a state is not known before its first tokens; expected "
+                "n_rows, or at least one step of each state"
+            )
+        rows = self._n_rows, other._n_rows
+        taken, length = max(self._taken, other._taken), min(self.length, other.length)
+        for cache, more in zip(self.caches, other.caches, strict=True):
+            cache.join(more, rows)
+        token_mask = torch.cat((self._mask_of(taken), other._mask_of(taken)))
+        self.memory, self.memory_mask = self._joined_memory(other)
+        self._token_mask = None if bool(token_mask.all()) else token_mask
+        self._n_rows, self._taken, self._read = sum(rows), taken, taken - length
+
+    def _mask_of(self, taken: int) -> Bool[Tensor, "batch taken"]:
+        """Return the mask of the tokens so far, padded on the left."""
+        mask = self._token_mask
+        if mask is None:
+            mask = torch.ones(self._n_rows or 0, self._taken, dtype=torch.bool, device=self._device)
+        return F.pad(mask, (taken - self._taken, 0), value=False)
+
+    def _joined_memory(self, other: "DecodingState") -> tuple[Tensor | None, Tensor | None]:
+        """Return the memories, padded on the right, and their mask."""
+        if self.memory is None or other.memory is None:
+            return None, None
+        size = max(self.memory.shape[1], other.memory.shape[1])
+        halves = [one._padded_memory(size) for one in (self, other)]
+        memory, mask = (torch.cat(parts) for parts in zip(*halves, strict=True))
+        return memory, None if bool(mask.all()) else mask
+
+    def _padded_memory(self, size: int) -> tuple[Tensor, Tensor]:
+        assert self.memory is not None
+        length, mask = self.memory.shape[1], self.memory_mask
+        if mask is None:
+            mask = attention_mask(self.memory.new_ones(self.memory.shape[:2], dtype=torch.bool))
+        assert mask is not None
+        padding = (0, size - length)
+        return F.pad(self.memory, (0, 0, *padding)), F.pad(mask, padding, value=False)

@@ -23,6 +23,10 @@ class State(Protocol):
         """Discard every position from `length` on."""
         ...
 
+    def join(self, other: Any) -> None:
+        """Add the rows of another state of the same model, also of another length, below these."""
+        ...
+
 
 @runtime_checkable
 class Decodable(Protocol):

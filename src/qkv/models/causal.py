@@ -109,7 +109,7 @@ class CausalLM(nn.Module):
             token_mask: True = a real token; padding may be on either side.
         """
         check_tokens(source)
-        state = DecodingState(len(self.stack.blocks))
+        state = DecodingState(len(self.stack.blocks), n_rows=len(source))
         if source.shape[1]:
             self._advance(source, state, token_mask)
         state.begin()

@@ -116,6 +116,14 @@ class PointerState(DecodingState):
         super().reorder(rows)
         self.source = self.source[rows]
 
+    def join(self, other: "DecodingState") -> None:
+        """Add the rows of another state below these; the shorter source is padded on the right."""
+        assert isinstance(other, PointerState)
+        super().join(other)
+        size = max(self.source.shape[1], other.source.shape[1])
+        halves = (F.pad(one.source, (0, size - one.source.shape[1])) for one in (self, other))
+        self.source = torch.cat(list(halves))
+
 
 class PointerGenerator(Seq2Seq[PointerState]):
     """P(w) = p_gen P_vocab(w) + (1 - p_gen) sum over the positions i of w of a_i (eq. 9).

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -185,6 +186,35 @@ class RNNState:
         if not 0 <= length <= self.length:
             raise LengthError(f"cannot rewind to length {length}: the state holds {self.length}")
         del self.history[length + 1 :]
+
+    def join(self, other: "RNNState") -> None:
+        """Add the rows of another state of the same model below these.
+
+        The shorter memory is padded on the right. The joined state can be rewound by as many
+        positions as both can.
+        """
+        size = max(self.memory.shape[1], other.memory.shape[1])
+        halves = [one._padded(size) for one in (self, other)]
+        self.memory, mask = (torch.cat(parts) for parts in zip(*halves, strict=True))
+        self.mask = None if bool(mask.all()) else mask
+        self.cache.join(other.cache, (0, 0))
+        steps = min(self.length, other.length) + 1
+        both = zip(self.history[-steps:], other.history[-steps:], strict=True)
+        self.history = [
+            DecoderStep(
+                tuple(torch.cat(parts) for parts in zip(one.hidden, two.hidden, strict=True)),
+                torch.cat((one.fed, two.fed)),
+                torch.cat((one.place, two.place)),
+            )
+            for one, two in both
+        ]
+
+    def _padded(self, size: int) -> tuple[Tensor, Tensor]:
+        """Return the memory and its mask, padded on the right."""
+        mask, padding = self.mask, (0, size - self.memory.shape[1])
+        if mask is None:
+            mask = self.memory.new_ones(self.memory.shape[:2], dtype=torch.bool)[:, None, None]
+        return F.pad(self.memory, (0, 0, *padding)), F.pad(mask, padding, value=False)
 
 
 class RNNDecoder(nn.Module):

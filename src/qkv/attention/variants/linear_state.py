@@ -1,5 +1,6 @@
 """The cache of causal linear attention, owned by the decoding loop."""
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -24,6 +25,16 @@ class LinearState:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
         if self.sums is not None:
             self.sums = self.sums[rows]
+
+    def join(self, other: "LinearState", rows: tuple[int, int]) -> None:
+        """Add the rows of another state below these; a state without tokens has sums of 0."""
+        like = self.sums if self.sums is not None else other.sums
+        if like is not None:
+            halves = zip((self.sums, other.sums), rows, strict=True)
+            self.sums = torch.cat(
+                [like.new_zeros(n, *like.shape[1:]) if sums is None else sums for sums, n in halves]
+            )
+        self.length = max(self.length, other.length)
 
     def rewind(self, length: int) -> None:
         """Raise, except at the current length: terms cannot be removed from a sum."""

@@ -6,6 +6,7 @@ Shapes: B batch, G key heads, D head width.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -70,6 +71,37 @@ class StreamingCache(KeyValueCache):
         if self._kept is not None and self._columns is not None:
             self._kept = self._kept[0][rows], self._kept[1][rows]
             self._columns = self._columns[rows]
+
+    def join(self, other: KeyValueCache, rows: tuple[int, int]) -> None:
+        """Add the rows of another cache below these; the shorter one is padded on the left."""
+        assert isinstance(other, StreamingCache)
+        length = max(self.length, other.length)
+        like = self._kept or other._kept
+        if like is not None:
+            n_kept = max(0 if one._kept is None else one._kept[0].shape[2] for one in (self, other))
+            halves = [
+                one._aligned_to(length, n_kept, n, like)
+                for one, n in zip((self, other), rows, strict=True)
+            ]
+            keys, values, columns = (torch.cat(parts) for parts in zip(*halves, strict=True))
+            self._kept, self._columns = (keys, values), columns
+        self.length = length
+
+    def _aligned_to(
+        self, length: int, n_kept: int, rows: int, like: KeysValues
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the kept keys, values and columns of a text that is padded on the left.
+
+        A text has at least as much padding as its kept keys, so each of these stands for padding.
+        """
+        keys, values = (one.new_zeros(rows, one.shape[1], 0, one.shape[3]) for one in like)
+        columns = torch.zeros(rows, 0, dtype=torch.long, device=keys.device)
+        if self._kept is not None and self._columns is not None:
+            (keys, values), columns = self._kept, self._columns
+        new = n_kept - keys.shape[2]
+        padding = torch.arange(new, device=keys.device).expand(rows, -1)
+        columns = torch.cat((padding, columns + (length - self.length)), 1)
+        return F.pad(keys, (0, 0, new, 0)), F.pad(values, (0, 0, new, 0)), columns
 
     def rewind(self, length: int) -> None:
         """Raise, except at the current length: a shorter text may need discarded keys."""
