@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from qkv.errors import DataError, MissingDependencyError
-from qkv.zoo.catalog import ZOO, Entry, read_card
+from qkv.zoo.catalog import ZOO, Entry, list_zoo, read_card
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -32,9 +32,32 @@ def test_every_model_of_ours_has_a_card(name):
 
 
 def test_the_models_of_ours_are_small_together():
-    files = [file for name in OURS for file in ZOO[name].locate().iterdir()]
-    assert sum(file.stat().st_size for file in files) <= 12_500_000
+    sizes = {
+        name: sum(file.stat().st_size for file in ZOO[name].locate().iterdir()) for name in OURS
+    }
+    assert sum(sizes.values()) <= 48_000_000
+    assert all(sizes[name] <= 16_000_000 for name in OURS if name.startswith("translator"))
     assert all("/" not in name for name in ZOO)
+
+
+def test_the_list_has_license_size_and_an_honest_line_for_each_model():
+    rows = {row["model"]: row for row in list_zoo()}
+    assert rows.keys() == ZOO.keys()
+    for name, entry in ZOO.items():
+        row = rows[name]
+        assert row["license"] == "Apache-2.0"
+        assert entry.weak
+        assert row["weak"] == (f"demo: {entry.weak}" if entry.demo else entry.weak)
+        assert row["size"].endswith(" MB")
+        assert 0.1 < float(row["size"].split()[0]) < 100
+    assert rows["translator-en-de"]["weak"].startswith("demo: ")
+
+
+def test_a_model_that_is_not_installed_has_no_size(monkeypatch):
+    missing = Entry(package="qkv_no_such", path="model", about="", weak="all", install="get it")
+    monkeypatch.setitem(ZOO, "missing", missing)
+    row = {row["model"]: row for row in list_zoo()}["missing"]
+    assert (row["size"], row["installed"]) == ("-", "get it")
 
 
 def test_a_package_that_is_not_installed():
