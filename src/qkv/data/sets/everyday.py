@@ -50,7 +50,6 @@ SETS = (
         task="translate",
         splits=("test",),
         read=_read,
-        summary="120 sentences in en and 120 in de, with two references each (the set has the "
-        "first); ships with qkv, Apache-2.0",
+        summary="240 everyday sentences, 120 in en and 120 in de; ships with qkv, Apache-2.0",
     ),
 )
