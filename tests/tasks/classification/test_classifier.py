@@ -11,8 +11,9 @@ from tests.tasks.small import FILES, SPECIAL, sentences, write_base, write_class
 from qkv.data.labels import Labels, PairExample, TextExample
 from qkv.errors import ConfigError, DataError, LengthError
 from qkv.evaluation.classification import classification_report
+from qkv.evaluation.temperature import RANGE
 from qkv.models.heads import SequenceClassifier
-from qkv.tasks.classification import TextClassifier
+from qkv.tasks.classification import ClassificationRecipe, TextClassifier
 from qkv.tasks.pretrained import load, save
 
 LABELS = Labels(["bad", "good", "mixed"])
@@ -310,3 +311,24 @@ def test_special_tokens_stand_around_each_text(folder):
     ids = tokenizer.add_special_tokens(tokenizer.encode("the films was")).ids
     assert tokenizer.tokens(ids) == ["[CLS]", "the", "film", "##s", "was", "[SEP]"]
     assert tokenizer.pad == SPECIAL.index("[PAD]")
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert"])
+def test_calibration_scales_the_logits_and_changes_no_prediction(tmp_path, model_type):
+    base = write_base(tmp_path / "base", model_type)
+    folder = write_classifier(tmp_path / "made", LABELS, base)
+    one, other = in_float64(folder), in_float64(folder)
+    examples = [TextExample(text, label) for text, label in sentences(31)]
+    temperature = other.calibrate(examples)
+    before, after = (c.probabilities(texts()) for c in (one, other))
+    expected = (before.log() / temperature).softmax(-1)
+    torch.testing.assert_close(after, expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(before.argmax(-1), after.argmax(-1))
+    assert other.evaluate(examples).loss <= one.evaluate(examples).loss
+    if RANGE[0] * 1.01 < temperature < RANGE[1] / 1.01:
+        assert other.calibrate(examples) == pytest.approx(1, rel=1e-3)
+
+
+def test_several_classes_have_no_temperature(tmp_path):
+    with pytest.raises(ConfigError, match="calibrate = true with several = true; expected one of"):
+        ClassificationRecipe(output=tmp_path, several=True, calibrate=True).check()

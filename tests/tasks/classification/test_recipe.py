@@ -60,7 +60,15 @@ def fit(base, table):
     """Train into a folder; returns it."""
 
     def run(
-        output, *, fresh=False, finetuning=None, data=None, max_length=13, several=False, **training
+        output,
+        *,
+        fresh=False,
+        finetuning=None,
+        data=None,
+        max_length=13,
+        several=False,
+        calibrate=False,
+        **training,
     ):
         texts = {"train": (str(table),), "validation_fraction": 0.25} | (data or {})
         recipe = ClassificationRecipe(
@@ -71,6 +79,7 @@ def fit(base, table):
             training=Training(**TRAINING | training),
             max_length=max_length,
             several=several,
+            calibrate=calibrate,
             device="cpu",
             fresh=fresh,
         )
@@ -471,3 +480,28 @@ def test_pairs_of_texts_from_the_first_table_to_the_last_answer(fit, tmp_path, c
     assert "names a column of a table; expected --file TABLE, and no" in capsys.readouterr().err
     assert main(["evaluate", str(folder), "--data", str(other)]) == 2
     assert "has no column 'next'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["all", "lora"])
+def test_a_calibrated_run_differs_by_its_temperature_alone(fit, tmp_path, way):
+    options = {"finetuning": FineTuning(train=way), "evaluate_every": 8}
+    plain, scaled = (
+        fit(tmp_path / name, calibrate=name == "scaled", **options) for name in ("plain", "scaled")
+    )
+    before, after = tensors(plain), tensors(scaled)
+    assert before.keys() == after.keys()
+    ratios = [
+        before[f"classifier.{name}"] / after[f"classifier.{name}"] for name in ("weight", "bias")
+    ]
+    assert ratios[0].std() < 1e-5 * ratios[0].mean()
+    assert float(ratios[0].mean()) != pytest.approx(1, abs=1e-3)
+    assert float(ratios[1].mean()) == pytest.approx(float(ratios[0].mean()), rel=1e-5)
+    rest = [name for name in before if not name.startswith("classifier.")]
+    assert all(torch.equal(before[name], after[name]) for name in rest)
+    scores = [results(folder)["validation"] for folder in (plain, scaled)]
+    assert scores[0]["accuracy"] == scores[1]["accuracy"]
+    assert scores[1]["loss"] < scores[0]["loss"]
+    if way == "lora":
+        adapter = load_file(tmp_path / "scaled.training" / "adapter" / "adapter_model.safetensors")
+        [head] = [tensor for name, tensor in adapter.items() if name.endswith("classifier.weight")]
+        assert torch.equal(head, after["classifier.weight"])
