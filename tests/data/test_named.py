@@ -13,7 +13,7 @@ PARTS = {"train": 900, "validation": 276, "test": 300}
 HALVES = {split: n // 2 for split, n in PARTS.items()}
 
 SIZES = {
-    ("opinions", "train"): "negative 3436 positive 3396",
+    ("opinions", "train"): "negative 4601 positive 4572",
     ("opinions", "validation"): "positive 428 negative 411",
     ("clear_opinions", "test"): "positive 50 negative 50",
     ("sst2", "train"): "positive 3610 negative 3310",

@@ -28,7 +28,7 @@ def sentences(text):
 
 
 def test_numbers_and_balance(written, clear):
-    assert len(opinions("train")) == 6_832
+    assert len(opinions("train")) == 9_173
     assert len(opinions("validation")) == 839
     assert {one.trait for one in written} == TRAITS
     counts = Counter(one.label for one in written)

@@ -55,7 +55,7 @@ SETS = (
         task="classify",
         splits=("train", "validation"),
         read=_read,
-        summary="7,671 English opinions, positive or negative; ships with qkv, Apache-2.0",
+        summary="10,012 English opinions, positive or negative; ships with qkv, Apache-2.0",
     ),
     NamedSet(
         name="clear_opinions",
