@@ -7,6 +7,7 @@ from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
+from cyclopts import App
 from tests.checkpoints.folders import contents, write
 
 import qkv.cli as cli
@@ -92,7 +93,8 @@ def test_help_needs_no_torch():
 def test_the_list_of_commands_says_what_their_docstrings_say(name):
     place, summary = cli.COMMANDS[name]
     module, _, function = place.partition(":")
-    documented = getattr(import_module(module), function).__doc__
+    command = getattr(import_module(module), function)
+    documented = command.help if isinstance(command, App) else command.__doc__
     assert documented.partition("\n")[0] == summary
 
 
