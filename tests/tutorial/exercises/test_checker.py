@@ -36,7 +36,7 @@ def test_a_notebook_checks_a_function_and_keeps_the_progress():
     exec(RIGHT, scope)
     verdict = check("4.1", scope["sinusoids"])
     assert verdict
-    assert repr(verdict).startswith("Right, on all 4 inputs. An angle of 100,000")
+    assert repr(verdict).startswith("Right, on all 4 inputs.\nAn angle of 100,000")
     assert read_progress()["4.1"].solved
 
 

@@ -72,6 +72,12 @@ def test_what_is_as_good_as_equal(theirs, expected):
     ("theirs", "expected", "message"),
     [
         (TENSOR + torch.eye(2), TENSOR, "the result at [0, 0] is 2; expected 1 (2 of 4 numbers"),
+        (
+            TENSOR.float() * 1.00001,
+            TENSOR,
+            "the result at [0, 0] is 1.00001; expected 1 (4 of 4 numbers differ; "
+            "its dtype is torch.float32, expected torch.float64)",
+        ),
         (TENSOR[0], TENSOR, "the result has shape (2,); expected (2, 2)"),
         (TENSOR.int(), TENSOR, "the result has dtype torch.int32; expected torch.float64"),
         (

@@ -107,7 +107,7 @@ def judge(exercise: Exercise, ran: Ran) -> Verdict:
             return Verdict(False, _wrapped("Almost: the result is right.", in_place))
         n = len(expected)
         inputs = "the numbers" if n == 1 else f"all {n} inputs"
-        return Verdict(True, f"Right, on {inputs}. {exercise.remark}")
+        return Verdict(True, _wrapped(f"Right, on {inputs}.", exercise.remark))
     label = exercise.draws()[wrong[0]].label
     first = _first(ran.outcomes[wrong[0]], expected[wrong[0]], exercise.close)
     at = f"On {label}, {first}."

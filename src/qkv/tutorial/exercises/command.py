@@ -1,5 +1,6 @@
 """The command `qkv exercise`. What needs torch is imported when a command runs."""
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from qkv.tutorial.exercises.progress import (
 from qkv.tutorial.exercises.registry import EXERCISES, find_exercise
 
 SUMMARY = "Solve the tutorial's exercises: qkv exercise list, start, check."
+WIDTH = 88
 exercise = App(name="exercise", help=SUMMARY, default_parameter=Parameter(negative=()))
 
 Number = Annotated[str, Parameter(help="section and number, such as 2.2", name="NUMBER")]
@@ -93,7 +95,7 @@ def hint(number: Number, /) -> None:
     Raises:
         ConfigError: there is no such exercise.
     """
-    print(find_exercise(number).hint)
+    print(textwrap.fill(find_exercise(number).hint, WIDTH))
     record_help(number, solution=False)
 
 
@@ -107,7 +109,8 @@ def solution(number: Number, /) -> None:
     from qkv.tutorial.source import source_of
 
     one = find_exercise(number)
-    print(f"{source_of(one.solve)}\n\n# {one.remark}")
+    remark = textwrap.fill(one.remark, WIDTH, initial_indent="# ", subsequent_indent="# ")
+    print(f"{source_of(one.solve)}\n\n{remark}")
     record_help(number, solution=True)
 
 

@@ -196,8 +196,10 @@ def _first_wrong(theirs: Tensor, expected: Tensor, close: float | None) -> str |
     shown, wanted = _shown(theirs[tuple(place)].item(), expected[tuple(place)].item())
     if not place:
         return f" is {shown}; expected {wanted}"
-    count = f"{int(wrong.sum())} of {wrong.numel()}"
-    return f" at {place} is {shown}; expected {wanted} ({count} numbers differ)"
+    count = f"{int(wrong.sum())} of {wrong.numel()} numbers differ"
+    if theirs.is_floating_point() and theirs.dtype != torch.float64:
+        count += f"; its dtype is {theirs.dtype}, expected torch.float64"
+    return f" at {place} is {shown}; expected {wanted} ({count})"
 
 
 def _shown(theirs: Any, expected: Any) -> tuple[str, str]:

@@ -86,6 +86,7 @@ def wrong_context(
     weights = {
         "softmax": lambda: scores.masked_fill(~mask, minus).softmax(-1),
         "inverted": lambda: masked_softmax(scores, ~mask),
+        "inverted, NaN": lambda: scores.masked_fill(mask, minus).softmax(-1),
         "no mask": lambda: scores.softmax(-1),
         "mask afterwards": lambda: scores.softmax(-1) * mask,
         "zero scores": lambda: (scores * mask).softmax(-1),
@@ -106,6 +107,12 @@ MISTAKES = (
     Mistake(
         "the mask is inverted",
         partial(wrong_context, weigh="inverted"),
+        "Your weights are above 0 at the padding and 0 at the real tokens.",
+        "True means a real token, so the scores to remove are those where the mask is False.",
+    ),
+    Mistake(
+        "the mask is inverted",
+        partial(wrong_context, weigh="inverted, NaN"),
         "Your weights are above 0 at the padding and 0 at the real tokens.",
         "True means a real token, so the scores to remove are those where the mask is False.",
     ),

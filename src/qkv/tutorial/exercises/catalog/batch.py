@@ -84,6 +84,7 @@ def wrong_collate(
     fill: int | None = None,
     source: str = "as it is",
     together: bool = False,
+    own: str = "",
 ) -> dict[str, Tensor]:
     """Make the batch with one thing done in another way."""
     ends = {"stop": (0, [stop]), "start and stop": (1, [stop]), "start": (1, [])}
@@ -106,6 +107,8 @@ def wrong_collate(
         inputs = outputs = whole_targets
     elif shift == "whole input":
         inputs = whole_targets
+    elif shift == "whole target":
+        outputs = whole_targets
     longest = max(map(len, inputs + outputs))
     longest_source = max(map(len, sources))
     if together:
@@ -124,6 +127,11 @@ def wrong_collate(
 
     target_input, target = padded(inputs, longest), padded(outputs, longest)
     target_mask = real(outputs if shift == "plain input" else inputs, longest)
+    if own:  # each side as long as its own longest row
+        target_input = padded(inputs, max(map(len, inputs)))
+        target = padded(outputs, max(map(len, outputs)))
+        rows = inputs if own == "mask of the input" else outputs
+        target_mask = real(rows, max(map(len, rows)))
     if shift == "cut after padding":  # shorter rows keep their stop token as an input
         rows = padded(whole_targets, longest + 1)
         target_input, target = rows[:, :-1], rows[:, 1:]
@@ -180,8 +188,32 @@ MISTAKES = (
         "The expected output after the last word is the stop token.",
     ),
     Mistake(
+        "the stop token is missing",
+        partial(wrong_collate, shift="no stop", own="mask of the target"),
+        "Your target ends with its last word: a model would never learn to stop.",
+        "The expected output after the last word is the stop token.",
+    ),
+    Mistake(
+        "the stop token is missing",
+        partial(wrong_collate, shift="no stop", own="mask of the input"),
+        "Your target ends with its last word: a model would never learn to stop.",
+        "The expected output after the last word is the stop token.",
+    ),
+    Mistake(
         "the start token is missing",
         partial(wrong_collate, shift="plain input"),
+        "Your input is the target itself.",
+        "The decoder's first input is the start token.",
+    ),
+    Mistake(
+        "the start token is missing",
+        partial(wrong_collate, shift="plain input", own="mask of the target"),
+        "Your input is the target itself.",
+        "The decoder's first input is the start token.",
+    ),
+    Mistake(
+        "the start token is missing",
+        partial(wrong_collate, shift="plain input", own="mask of the input"),
         "Your input is the target itself.",
         "The decoder's first input is the start token.",
     ),
@@ -194,6 +226,36 @@ MISTAKES = (
     Mistake(
         "the input has the stop token, too",
         partial(wrong_collate, shift="whole input"),
+        "Your inputs are one token too long.",
+        "Nothing is predicted after the stop token, so it is never an input.",
+    ),
+    Mistake(
+        "the target has the start token, too",
+        partial(wrong_collate, shift="whole target", own="mask of the input"),
+        "Your targets are one token too long.",
+        "The start token is given, not predicted.",
+    ),
+    Mistake(
+        "the target has the start token, too",
+        partial(wrong_collate, shift="whole target", own="mask of the target"),
+        "Your targets are one token too long.",
+        "The start token is given, not predicted.",
+    ),
+    Mistake(
+        "the target has the start token, too",
+        partial(wrong_collate, shift="whole target"),
+        "Your targets are one token too long.",
+        "The start token is given, not predicted.",
+    ),
+    Mistake(
+        "the input has the stop token, too",
+        partial(wrong_collate, shift="whole input", own="mask of the target"),
+        "Your inputs are one token too long.",
+        "Nothing is predicted after the stop token, so it is never an input.",
+    ),
+    Mistake(
+        "the input has the stop token, too",
+        partial(wrong_collate, shift="whole input", own="mask of the input"),
         "Your inputs are one token too long.",
         "Nothing is predicted after the stop token, so it is never an input.",
     ),

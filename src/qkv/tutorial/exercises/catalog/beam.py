@@ -128,6 +128,8 @@ def wrong_search(
         alive = [extension for extension in extensions if extension[1][-1] != stop]
         if keep == "size with finished":
             alive = [extension for extension in extensions[:size] if extension[1][-1] != stop]
+        elif keep == "ended go on":
+            alive = extensions
         elif keep == "minus answers":
             alive = alive[: max(size - len(answers), 0)]
         beam = alive if keep == "size of each" else alive[:size]
@@ -157,6 +159,12 @@ MISTAKES = (
         partial(wrong_search, keep="size with finished"),
         "Your beam shrinks with each finished answer.",
         "The new beam has the `size` best unfinished extensions, wherever they stand.",
+    ),
+    Mistake(
+        "finished answers are extended",
+        partial(wrong_search, keep="ended go on"),
+        "You have answers with a stop token inside.",
+        "What has ended leaves the beam.",
     ),
     Mistake(
         "the beam shrinks by all answers so far",

@@ -141,6 +141,8 @@ def wrong_bleu(
     factor = {
         "brevity": lambda: min(1.0, math.exp(1 - r / c)),
         "inverted": lambda: min(1.0, math.exp(1 - c / r)),
+        "inverted above": lambda: 1.0 if c > r else math.exp(1 - c / r),
+        "reward": lambda: 1.0 if c < r else math.exp(1 - r / c),
         "none": lambda: 1.0,
         "both ways": lambda: math.exp(1 - r / c),
         "ratio": lambda: min(1.0, c / r),
@@ -200,6 +202,18 @@ MISTAKES = (
     Mistake(
         "the penalty is inverted",
         partial(wrong_bleu, penalty="inverted"),
+        "Your score is too low for translations that are too long, and too high for short ones.",
+        "Which of the two lengths is above the other?",
+    ),
+    Mistake(
+        "the penalty is inverted",
+        partial(wrong_bleu, penalty="reward"),
+        "Your score is too low for translations that are too long, and too high for short ones.",
+        "Which of the two lengths is above the other?",
+    ),
+    Mistake(
+        "the penalty is inverted",
+        partial(wrong_bleu, penalty="inverted above"),
         "Your score is too low for translations that are too long, and too high for short ones.",
         "Which of the two lengths is above the other?",
     ),

@@ -119,6 +119,9 @@ def wrong_test(
         elif places == "neighbor":
             changed[:, t] += torch.randn_like(x[:, t])
             now, then = module(changed)[:, t - 1], before[:, t - 1]
+        elif compare == "neighbor":
+            changed[:, t:] += torch.randn_like(x[:, t:])
+            now, then = module(changed)[:, t - 1], before[:, t - 1]
         elif compare == "everything":
             changed[:, t:] += torch.randn_like(x[:, t:])
             now, then = module(changed), before
@@ -156,6 +159,18 @@ MISTAKES = (
         partial(wrong_test, length=4),
         "You miss the leak over five tokens.",
         "A leak over n tokens needs more than n tokens.",
+    ),
+    Mistake(
+        "there are two tokens only",
+        partial(wrong_test, length=2),
+        "You miss all leaks over more than one token.",
+        "A leak over n tokens needs more than n tokens.",
+    ),
+    Mistake(
+        "only the last two tokens are tested",
+        partial(wrong_test, places="last", compare="neighbor"),
+        "You find only leaks from the last token to the one before it.",
+        "Compare all outputs before the change, and try every t.",
     ),
     Mistake(
         "there is one token only",

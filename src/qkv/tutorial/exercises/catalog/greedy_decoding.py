@@ -171,6 +171,12 @@ MISTAKES = (
         "A row that has ended is filled with pad.",
     ),
     Mistake(
+        "ended rows go on, up to max_length",
+        partial(wrong_greedy, after="go on", end="never"),
+        "Your rows have words after their stop token, and all have max_length tokens.",
+        "A row that has ended is filled with pad; when all have ended, the loop ends.",
+    ),
+    Mistake(
         "ended rows are filled with stop",
         partial(wrong_greedy, after="stop"),
         "Your rows have several stop tokens.",

@@ -85,6 +85,8 @@ def wrong_groups(
         if error == "ValueError":
             raise ValueError("G does not divide H")
         assert error != "assert"
+        if error == "IndexError":
+            raise IndexError("head 3 of 3")
         if error == "RuntimeError":
             raise RuntimeError("7 and 6 do not match")
     size = n_heads // n_groups
@@ -221,6 +223,12 @@ MISTAKES = (
     Mistake(
         "groups that do not fit are not refused",
         partial(wrong_groups, error="RuntimeError"),
+        "With 7 query heads and 3 key heads, torch complains about shapes, in its own words.",
+        "Test whether G divides H before anything else.",
+    ),
+    Mistake(
+        "groups that do not fit are not refused",
+        partial(wrong_groups, error="IndexError"),
         "With 7 query heads and 3 key heads, torch complains about shapes, in its own words.",
         "Test whether G divides H before anything else.",
     ),

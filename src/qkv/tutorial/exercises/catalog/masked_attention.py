@@ -121,6 +121,8 @@ def wrong_attention(
         allowed = past | mask
     else:
         allowed = past & mask
+    if masks.startswith("all inverted"):
+        allowed = ~allowed
     scores = (
         queries
         @ keys.mT
@@ -150,6 +152,7 @@ def _weigh(scores: Tensor, allowed: Tensor, weigh: str) -> Tensor:
         "-1e9": lambda: scores.masked_fill(~allowed, -1e9).softmax(-1),
         "+ -1e9": lambda: (scores - 1e9 * ~allowed).softmax(-1),
         "NaN": lambda: scores.masked_fill(~allowed, minus).softmax(-1),
+        "+ min": lambda: (scores + torch.finfo(scores.dtype).min * ~allowed).softmax(-1),
         "+ NaN": lambda: (scores + bias).softmax(-1),
         "+ NaN to 0": lambda: (scores + bias).softmax(-1).nan_to_num(),
         "afterwards": lambda: scores.softmax(-1) * allowed,
@@ -234,6 +237,24 @@ MISTAKES = (
         "True = may attend, unlike in nn.MultiheadAttention.",
     ),
     Mistake(
+        "the mask is inverted",
+        partial(wrong_attention, masks="inverted", weigh="NaN"),
+        "Your queries see exactly the keys that they should not see.",
+        "True = may attend, unlike in nn.MultiheadAttention.",
+    ),
+    Mistake(
+        "the mask is inverted",
+        partial(wrong_attention, masks="all inverted", weigh="NaN"),
+        "Your queries see exactly the keys that they should not see.",
+        "True = may attend, unlike in nn.MultiheadAttention.",
+    ),
+    Mistake(
+        "the mask is inverted",
+        partial(wrong_attention, masks="all inverted"),
+        "Your queries see exactly the keys that they should not see.",
+        "True = may attend, unlike in nn.MultiheadAttention.",
+    ),
+    Mistake(
         "the mask is ignored",
         partial(wrong_attention, masks="none"),
         "Your queries see all keys, or the whole past.",
@@ -260,6 +281,12 @@ MISTAKES = (
     Mistake(
         "masked scores are -1e9",
         partial(wrong_attention, weigh="-1e9"),
+        "Your queries without any key get weights of 1 / K: the mean of all values, not zeros.",
+        "If all scores are equally small, the softmax does not see that they are small.",
+    ),
+    Mistake(
+        "masked scores are -1e9",
+        partial(wrong_attention, weigh="+ min"),
         "Your queries without any key get weights of 1 / K: the mean of all values, not zeros.",
         "If all scores are equally small, the softmax does not see that they are small.",
     ),

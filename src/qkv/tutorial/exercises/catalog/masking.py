@@ -165,6 +165,18 @@ MISTAKES = (
         "The random tenth comes first.",
     ),
     Mistake(
+        "nine tenths are random",
+        partial(wrong_masking, replaced=(-1.0, 0.9)),
+        "None of your tokens is masked: random ids overwrite all below 0.9.",
+        "Random is only for 0.8 <= action < 0.9.",
+    ),
+    Mistake(
+        "the first tenth is random",
+        partial(wrong_masking, replaced=(-1.0, 0.1)),
+        "Your tokens with action < 0.1 are random, and those from 0.8 to 0.9 stay.",
+        "The random tenth lies between 0.8 and 0.9.",
+    ),
+    Mistake(
         "a tenth of the rest is random",
         partial(wrong_masking, replaced=(0.8, 0.82)),
         "Your random tokens are 2 % of the chosen: a tenth of the remaining fifth.",

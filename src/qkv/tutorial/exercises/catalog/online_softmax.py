@@ -144,6 +144,12 @@ MISTAKES = (
         "Old sums were made with the old maximum; what factor brings them to the new one?",
     ),
     Mistake(
+        "the old sums are not rescaled",
+        partial(wrong_blocks, maximum="block", total_by="kept", output_by="kept"),
+        "Your early keys weigh too much wherever a later block has a larger score.",
+        "Old sums were made with the old maximum; what factor brings them to the new one?",
+    ),
+    Mistake(
         "the sum of the exponentials is not rescaled",
         partial(wrong_blocks, total_by="kept"),
         "Your output is too small wherever a later block has a larger score.",
