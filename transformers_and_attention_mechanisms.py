@@ -1054,10 +1054,13 @@ with torch.no_grad():
 # %%
 causal_attend = MultiHeadAttention(16, 1, causal=True).eval()
 causal_attend.load_state_dict(attend.state_dict())
-for way in ({"module": causal_attend}, {"places": True}):
-    one, other = read("the dog bit the man", **way), read("the man bit the dog", **way)
+for way, options in (
+    ("causal mask", {"module": causal_attend}),
+    ("positions added", {"places": True}),
+):
+    one, other = read("the dog bit the man", **options), read("the man bit the dog", **options)
     changed = {word: float((one[word] - other[word]).abs().max()) for word in words}
-    print(", ".join(way), {word: round(change, 3) for word, change in changed.items()})
+    print(way, {word: round(change, 3) for word, change in changed.items()})
     assert min(changed["dog"], changed["man"]) > 0.01
 
 # %% [markdown]
@@ -1904,7 +1907,9 @@ assert FAST or loss_far["rotary, rescaled"] < loss_far["rotary"] - 0.2
 
 # %% [markdown]
 # Up to 64, the three whose scores speak of distances learn fastest: what helps here is how far back
-# a character stands. Beyond 64, sinusoids and learned vectors are vectors that no training has
+# a character stands. Learned vectors do worse than none: 64 free vectors start as noise that so short
+# a training has to undo, while the causal mask alone tells something about the order (Haviv et al.
+# 2022). Beyond 64, sinusoids and learned vectors are vectors that no training has
 # seen, and the loss rises at once. Rotary positions hold a while, then fail: the pairs that turn
 # slowly come to angles between query and key that are new. Rescaled, they lose some where they were
 # good and gain more where they were not, without a step of training. Shaw gives all that is 16
@@ -2503,7 +2508,7 @@ show_table(
 # |---|---|---|---|---|
 # | additive scores | $e_{ij} = v_a^\top \tanh(W_a s_{i-1} + U_a h_j)$, Bahdanau et al. 2015, A.1.2 | $O(n^2 d_a + n d d_a)$ | $O(n^2 d_a)$ | $O(1)$ |
 # | dot scores | $h_t^\top \bar h_s$, Luong et al. 2015, section 3.1 | $O(n^2 d)$ | $O(n^2)$ | $O(1)$ |
-# | general scores | $h_t^\top W_a \bar h_s$, the same | $O(n^2 d + n d^2)$ | $O(n^2)$ | $O(1)$ |
+# | general scores | $h_t^\top W_a \bar h_s$, the same | $O(n^2 d + n d^2)$ | $O(n^2 + n d)$ | $O(1)$ |
 # | scaled dot-product attention | $\mathrm{softmax}(QK^\top / \sqrt{d_k})V$, Vaswani et al. 2017, eq. 1 | $O(n^2 d)$ | $O(n^2)$; fused $O(n d)$ | $O(1)$ |
 # | multi-head attention | $\mathrm{Concat}(\mathrm{head}_1, \ldots, \mathrm{head}_h)W^O$, section 3.2.2 | $O(n^2 d + n d^2)$ | $O(h n^2)$; fused $O(n d)$ | $O(1)$ |
 # | feed-forward | $\max(0, xW_1 + b_1)W_2 + b_2$, eq. 2 | $O(n d d_{ff})$ | $O(n d_{ff})$ | $O(1)$ |
@@ -3162,15 +3167,17 @@ batch = collate_pairs(
     start=target_tokenizer.start,
     stop=target_tokenizer.stop,
 )
+padded = int(batch.source_mask.sum(1).argmin())  # the shortest
 show_table(
-    "The first pair of the batch",
+    "The pair of the batch with the most padding",
     [
-        {"what": "source tokens", "numbers": batch.source[0].tolist()},
-        {"what": "which are real", "numbers": batch.source_mask[0].int().tolist()},
-        {"what": "what the decoder reads", "numbers": batch.target_input[0].tolist()},
-        {"what": "what it has to predict", "numbers": batch.target[0].tolist()},
+        {"what": "source tokens", "numbers": batch.source[padded].tolist()},
+        {"what": "which are real", "numbers": batch.source_mask[padded].int().tolist()},
+        {"what": "what the decoder reads", "numbers": batch.target_input[padded].tolist()},
+        {"what": "what it has to predict", "numbers": batch.target[padded].tolist()},
     ],
 )
+assert not batch.source_mask[padded].all()
 
 # %% [markdown]
 # Then the steps of the model, one at a time. Together they are what calling it does.
