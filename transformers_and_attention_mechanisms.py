@@ -737,9 +737,16 @@ show_source(scaled_dot_scores, attention_weights, explicit_attention)
 #
 # $$ J = \frac{\partial a}{\partial e} = \mathrm{diag}(a) - a a^\top $$
 #
-# which is 0 in every entry where one weight is 1 and the others are 0. Such a row can no longer
-# learn to look elsewhere. The cell draws 1,000 queries and 64 keys for each $d_k$, and computes the
-# variance of the scores, the entropy of the weights, and the norm of $J$ for each query.
+# which is 0 in every entry where one weight is 1 and the others are 0. A row learns through its query,
+# by the chain rule
+#
+# $$ \frac{\partial a}{\partial q} = J \, K \cdot s, \qquad s = 1 / \sqrt{d_k}, \text{ or } 1
+# \text{ without the division} $$
+#
+# so without it the second factor is $\sqrt{d_k}$ times as large, and where $J$ is nearly 0 the row can
+# no longer learn to look elsewhere. The cell draws 1,000 queries and 64 keys for each $d_k$, and
+# computes the variance of the scores, the entropy of the weights, and the norms of $J$ and of
+# $\partial a / \partial q$ for each query.
 
 # %%
 WIDTHS, N_KEYS = (4, 8, 16, 32, 64, 128, 256, 512, 1024), 64
@@ -753,12 +760,15 @@ for width in WIDTHS:
         a = attention_weights(q_random, k_random, scale=scale)[0, 0]  # (queries, keys)
         jacobian = torch.diag_embed(a) - a[:, :, None] * a[:, None, :]
         norms = jacobian.norm(dim=(1, 2))
+        by_query = (jacobian @ k_random[0, 0]).norm(dim=(1, 2)) * (scale or width**-0.5)
         spread[name].append(
             {
                 "variance of the scores": float(scaled_dot_scores(q_random, k_random, scale).var()),
                 "entropy, nats": float(torch.special.entr(a).sum(-1).mean()),
                 "norm of J": float(norms.median()),
                 "norm of J, lowest tenth": float(norms.quantile(0.1)),
+                "norm of ∂a/∂q": float(by_query.median()),
+                "norm of ∂a/∂q, lowest tenth": float(by_query.quantile(0.1)),
             }
         )
 
@@ -773,13 +783,20 @@ assert torch.allclose(by_torch, torch.diag(a) - torch.outer(a, a))
 # derivative first grows a little, while a few keys compete, and then vanishes: for the lowest tenth
 # of the queries already at the paper's $d_k = 64$, for the median query beyond it. (Two keys with
 # nearly equal scores share their weight at any width, so that the *mean* falls more slowly.)
+#
+# What a query learns by is the fourth panel. At $d_k = 64$ the median query gets a *larger* gradient
+# without the division, since the keys are longer; what has vanished is that of the lowest tenth, the
+# queries that are already sure. For the median it vanishes from about 512 on. All of this is about
+# the first steps, when the coordinates are independent; later the weights $W^Q$ and $W^K$ can make any
+# scale, and dividing is a temperature like any other.
 
 # %%
-figure, axes = new_figure(1, 3, size=(15, 4))
+figure, axes = new_figure(1, 4, size=(20, 4))
 panels = {
     "Variance: d_k without the division, 1 with it": ("variance of the scores",),
     "Entropy: the division keeps it near that of equal weights (dotted)": ("entropy, nats",),
-    "Derivative: vanishes without the division": ("norm of J", "norm of J, lowest tenth"),
+    "Derivative by the scores": ("norm of J", "norm of J, lowest tenth"),
+    "Derivative by the query": ("norm of ∂a/∂q", "norm of ∂a/∂q, lowest tenth"),
 }
 for place, (title, parts) in zip(axes[0], panels.items(), strict=True):
     curves = {
@@ -790,12 +807,14 @@ for place, (title, parts) in zip(axes[0], panels.items(), strict=True):
     }
     draw_curves(place, curves, x="d_k", y=parts[0], title=title)
     place.set_xscale("log", base=2)
-for line, color in zip(axes[0, 2].lines[2:], ("C0", "C1"), strict=True):
-    line.set(color=color, linestyle="--")
-axes[0, 2].legend(fontsize=8)
+for place in axes[0, 2:]:
+    for line, color in zip(place.lines[2:], ("C0", "C1"), strict=True):
+        line.set(color=color, linestyle="--")
+    place.legend(fontsize=8)
 axes[0, 1].axhline(math.log(N_KEYS), color="gray", linestyle=":")
 axes[0, 0].set_yscale("log")
 axes[0, 2].set(yscale="log", ylim=(1e-8, 2))
+axes[0, 3].set(yscale="log", ylim=(1e-8, 5))
 save_figure(figure, FIGURES / "2_scale.png")
 
 # %%
@@ -806,7 +825,12 @@ for width, without, with_it in zip(WIDTHS, raw, divided, strict=True):
     assert with_it["entropy, nats"] > 0.85 * math.log(N_KEYS)
 assert raw[-1]["entropy, nats"] < 0.1 * math.log(N_KEYS)
 assert raw[-1]["norm of J"] < 0.01 * divided[-1]["norm of J"]
-assert raw[WIDTHS.index(64)]["norm of J, lowest tenth"] < 0.1 * divided[0]["norm of J"]
+at_64, at_512 = (raw[WIDTHS.index(width)] for width in (64, 512))
+assert at_64["norm of J, lowest tenth"] < 0.1 * divided[0]["norm of J"]
+assert at_64["norm of ∂a/∂q"] > 3 * divided[4]["norm of ∂a/∂q"]
+assert at_64["norm of ∂a/∂q, lowest tenth"] < 0.2 * divided[4]["norm of ∂a/∂q, lowest tenth"]
+assert at_512["norm of ∂a/∂q"] < divided[7]["norm of ∂a/∂q"]
+assert raw[-1]["norm of ∂a/∂q"] < 0.1 * divided[-1]["norm of ∂a/∂q"]
 
 # %% [markdown]
 # ### 2.3 Who may look where
