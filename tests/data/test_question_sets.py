@@ -58,14 +58,14 @@ def test_qamr_reads_as_one_writes(shared_data):
 
 def test_passages_share_nothing_and_have_their_answers():
     parts = {split: load("passages", split) for split in named_sets("answer")["passages"].splits}
-    counts = {"train": (59, 295, 412), "validation": (12, 60, 83), "test": (40, 200, 200)}
+    counts = {"train": (277, 1600, 1500), "validation": (34, 192, 193), "test": (40, 200, 200)}
     for split, (n_passages, n_answerable, n_unanswerable) in counts.items():
         part = parts[split]
         assert len({one.context for one in part}) == n_passages
         assert len({one.source for one in part}) == n_passages
         assert sum(bool(one.answers) for one in part) == n_answerable
         assert sum(not one.answers for one in part) == n_unanswerable
-        assert all("\n\n" in one.context for one in part)
+        assert split != "test" or all("\n\n" in one.context for one in part)
         for one in part:
             for text, start in one.answers:
                 assert one.context[start : start + len(text)] == text
