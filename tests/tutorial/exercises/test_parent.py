@@ -10,10 +10,15 @@ from qkv.errors import ConfigError
 from qkv.tutorial.exercises import parent
 from qkv.tutorial.exercises.checker import check_file
 from qkv.tutorial.exercises.child import Problem, check_parameters, find_answer, load
-from qkv.tutorial.exercises.parent import run_file
+from qkv.tutorial.exercises.parent import running
 from qkv.tutorial.exercises.registry import find_exercise
 
 SINES = find_exercise("4.1")
+
+
+def run_file(number, path, limit=parent.LIMIT):
+    with running(number, path, limit) as finish:
+        return finish()
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_files_next_to_the_answer_do_not_replace_modules(answer, tmp_path, monke
 def test_a_loop_that_never_ends_is_stopped_and_its_line_shown(answer):
     path = answer("def sinusoids(positions, d_model):\n    while True:\n        pass\n")
     begin = time.monotonic()
-    ran = run_file(SINES, path, limit=0.5)
+    ran = run_file("4.1", path, limit=0.5)
     assert "Your code was not done after 0.5 seconds; it was in line" in ran.problem
     assert ran.problem.endswith("is there a loop that never ends?")
     assert "`while True:`" in ran.problem or "`pass`" in ran.problem
@@ -54,14 +59,14 @@ def test_an_answer_that_prints_without_end_is_stopped_and_keeps_no_memory(answer
     path = answer(
         "def sinusoids(positions, d_model):\n    while True:\n        print('x' * 1000)\n"
     )
-    ran = run_file(SINES, path, limit=0.5)
+    ran = run_file("4.1", path, limit=0.5)
     assert "not done after 0.5 seconds" in ran.problem
     assert len(ran.printed) == parent.KEPT
 
 
 def test_an_answer_that_ends_python_gets_a_sentence(answer):
     path = answer("import os\n\ndef sinusoids(positions, d_model):\n    os._exit(3)\n")
-    assert "Your code ended Python (exit status 3)" in run_file(SINES, path).problem
+    assert "Your code ended Python (exit status 3)" in run_file("4.1", path).problem
 
 
 def test_print_in_place_of_return(answer):
@@ -73,19 +78,27 @@ def test_print_in_place_of_return(answer):
 
 def test_a_result_of_several_tensors_passes_without_pickle(answer):
     source = "import torch\n\ndef rename(theirs):\n    return dict(theirs, more=['x', 1, None])\n"
-    outcomes = run_file(find_exercise("8.2"), answer(source)).outcomes
+    outcomes = run_file("8.2", answer(source)).outcomes
     assert outcomes[0].value["more"] == ["x", 1, None]
     assert outcomes[0].value["h.0.attn.bias"].shape == (1, 1, 7, 7)
 
 
+def test_an_answer_that_nobody_waits_for_is_ended(answer):
+    path = answer("while True:\n    pass\n")
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), running("4.1", path, 60):
+        raise KeyboardInterrupt
+    assert time.monotonic() - begin < 10
+
+
 def test_a_file_that_does_not_exist(tmp_path):
     with pytest.raises(ConfigError, match=r"there is no file .*exercise_4_1.py; expected the file"):
-        run_file(SINES, tmp_path / "exercise_4_1.py")
+        run_file("4.1", tmp_path / "exercise_4_1.py")
 
 
 def test_a_notebook_is_not_a_file(answer):
-    with pytest.raises(ConfigError, match=r'notebook; expected a .py file.*check\("4.1", sinus'):
-        run_file(SINES, answer("{}", "mine.ipynb"))
+    with pytest.raises(ConfigError, match=r'notebook; expected a .py file.*check\("4.1", your_f'):
+        run_file("4.1", answer("{}", "mine.ipynb"))
 
 
 @pytest.mark.parametrize(

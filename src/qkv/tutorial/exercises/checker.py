@@ -11,7 +11,7 @@ from typing import Any
 
 from qkv.tutorial.exercises.child import Problem, check_parameters, sentence
 from qkv.tutorial.exercises.exercise import Exercise, Mistake
-from qkv.tutorial.exercises.parent import LIMIT, Ran, run_file
+from qkv.tutorial.exercises.parent import LIMIT, Ran, running
 from qkv.tutorial.exercises.progress import record_attempt
 from qkv.tutorial.exercises.registry import find_exercise
 from qkv.tutorial.exercises.running import Outcome, run_answer
@@ -62,8 +62,8 @@ def check_file(number: str, file: Path, limit: float = LIMIT) -> Verdict:
     Raises:
         ConfigError: there is no such exercise or file.
     """
-    exercise = find_exercise(number)
-    return judge(exercise, run_file(exercise, file, limit))
+    with running(number, file, limit) as finish:
+        return judge(find_exercise(number), finish())
 
 
 def run_here(exercise: Exercise, answer: Any) -> Ran:

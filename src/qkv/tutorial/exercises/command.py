@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from qkv.errors import ConfigError, StorageError
 from qkv.files import write_atomically
 from qkv.tasks.console import show_table
+from qkv.tutorial.exercises.parent import running
 from qkv.tutorial.exercises.progress import (
     Attempts,
     progress_table,
@@ -78,10 +79,10 @@ def check(
     Raises:
         ConfigError: there is no such exercise or file.
     """
-    from qkv.tutorial.exercises.checker import check_file
+    with running(number, file or default_file(number)) as finish:
+        from qkv.tutorial.exercises.checker import judge  # while the answer runs
 
-    find_exercise(number)
-    verdict = check_file(number, file or default_file(number))
+        verdict = judge(find_exercise(number), finish())
     print(verdict.message)
     record_attempt(number, right=verdict.right, mistake=verdict.mistake)
     if not verdict.right:

@@ -1,4 +1,4 @@
-"""Run a learner's file in a process of its own."""
+"""Run a learner's file in a process of its own. Nothing here imports torch at first."""
 
 import json
 import os
@@ -8,14 +8,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qkv.errors import ConfigError
-from qkv.tutorial.exercises.exercise import Exercise
-from qkv.tutorial.exercises.running import Outcome
-from qkv.tutorial.exercises.values import read_values
+from qkv.tutorial.exercises.registry import check_number
+
+if TYPE_CHECKING:
+    from qkv.tutorial.exercises.running import Outcome
 
 LIMIT = 10.0  # seconds that an answer may take on all its inputs
 START = 120.0  # seconds that Python and torch may take before, on a busy machine
@@ -40,32 +43,38 @@ class Ran:
         printed: the first characters that it printed.
     """
 
-    outcomes: Sequence[Outcome] = ()
+    outcomes: Sequence["Outcome"] = ()
     problem: str = ""
     printed: str = ""
 
 
-def run_file(exercise: Exercise, file: Path, limit: float = LIMIT) -> Ran:
-    """Run the function of a file on all draws of an exercise, with a time limit.
+@contextmanager
+def running(number: str, file: Path, limit: float = LIMIT) -> Iterator[Callable[[], "Ran"]]:
+    """Start the function of a file on all draws of an exercise, with a time limit.
+
+    Inside the `with`, other work can go on, such as importing torch here, too.
+
+    Yields:
+        a function that waits for the end and returns what came of it.
 
     Raises:
-        ConfigError: there is no such file, or it is no Python file.
+        ConfigError: there is no such exercise or file, or it is no Python file.
     """
+    check_number(number)
     if not file.is_file():
         raise ConfigError(
             f"there is no file {file}; expected the file with your answer "
-            f"(qkv exercise start {exercise.number} makes one)"
+            f"(qkv exercise start {number} makes one)"
         )
     if file.suffix == ".ipynb":
         raise ConfigError(
             f"{file} is a notebook; expected a .py file. In a notebook: from "
-            f'qkv.tutorial.exercises import check, then check("{exercise.number}", '
-            f"{exercise.name})"
+            f'qkv.tutorial.exercises import check, then check("{number}", your_function)'
         )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         path = [entry for entry in sys.path if entry and Path(entry) != Path.cwd()]
-        arguments = [exercise.number, str(file.resolve()), name, str(limit), json.dumps(path)]
+        arguments = [number, str(file.resolve()), name, str(limit), json.dumps(path)]
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", CODE, *arguments],
             stdin=subprocess.DEVNULL,
@@ -76,10 +85,18 @@ def run_file(exercise: Exercise, file: Path, limit: float = LIMIT) -> Ran:
         printed: list[bytes] = []
         reader = threading.Thread(target=_keep_first, args=(process, printed), daemon=True)
         reader.start()
-        in_time = _wait(process, folder, limit)
-        reader.join(1)
-        text = b"".join(printed).decode("utf-8", "replace")
-        return _read(folder, file, process.returncode, in_time, limit, text)
+
+        def finish() -> Ran:
+            in_time = _wait(process, folder, limit)
+            reader.join(1)
+            text = b"".join(printed).decode("utf-8", "replace")
+            return _read(folder, file, process.returncode, in_time, limit, text)
+
+        try:
+            yield finish
+        finally:
+            process.kill()  # such as when the user interrupts
+            process.wait()
 
 
 def _keep_first(process: subprocess.Popen[bytes], printed: list[bytes]) -> None:
@@ -115,9 +132,10 @@ def _read(folder: Path, file: Path, status: int, in_time: bool, limit: float, pr
         problem = json.loads((folder / "problem.json").read_text(encoding="utf-8"))
         return Ran(problem=problem, printed=printed)
     if (folder / "values.json").exists():
-        names = {field.name for field in fields(Outcome)}
-        values = read_values(folder)
-        return Ran([Outcome(**{n: v[n] for n in names}) for v in values], printed=printed)
+        from qkv.tutorial.exercises.running import Outcome
+        from qkv.tutorial.exercises.values import read_values
+
+        return Ran([Outcome(**value) for value in read_values(folder)], printed=printed)
     if not (folder / "started").exists():
         return Ran(problem=f"Python did not start: {printed.strip()[-500:]}", printed=printed)
     stack = (folder / "stack").read_text(encoding="utf-8", errors="replace")

@@ -54,10 +54,19 @@ def find_exercise(number: str) -> "Exercise":
     Raises:
         ConfigError: there is no exercise with this number.
     """
+    check_number(number)
+    module = f"qkv.tutorial.exercises.catalog.{EXERCISES[number].module}"
+    return import_module(module).EXERCISE
+
+
+def check_number(number: str) -> None:
+    """Check that there is an exercise with this number.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if number not in EXERCISES:
         raise ConfigError(
             f"there is no exercise {number!r}; expected a section and a number, such as 2.2 "
             "(qkv exercise list shows all)"
         )
-    module = f"qkv.tutorial.exercises.catalog.{EXERCISES[number].module}"
-    return import_module(module).EXERCISE
