@@ -5,6 +5,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -117,6 +118,25 @@ class Exercise:
             f"{imports}\n\n\n{self.signature}\n{text}\n"
             "    raise NotImplementedError  # your code goes here\n"
         )
+
+
+def together(mistakes: Sequence[Mistake], option: str, *values: Any) -> list[Mistake]:
+    """Return mistakes again, each made together with another, under their own names.
+
+    A learner who overlooks a special case also makes other mistakes; what is wrong everywhere is
+    named first, and the special case at the next check.
+
+    Args:
+        mistakes: those of one function of which they set options; others are left out.
+        option: the option that makes the second mistake.
+        values: its values.
+    """
+    return [
+        mistake._replace(wrong=partial(mistake.wrong, **{option: value}))
+        for mistake in mistakes
+        if isinstance(mistake.wrong, partial) and option not in mistake.wrong.keywords
+        for value in values
+    ]
 
 
 def normal(seed: int) -> Callable[..., Tensor]:

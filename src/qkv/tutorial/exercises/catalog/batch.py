@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qkv.data.batches import collate_pairs
-from qkv.tutorial.exercises.exercise import Draw, Exercise, Mistake, whole
+from qkv.tutorial.exercises.exercise import Draw, Exercise, Mistake, together, whole
 
 TASK = """
 Make a batch for teacher forcing of pairs (source ids, target ids). Sources stay as they are,
@@ -261,7 +261,7 @@ MISTAKES = (
     ),
     Mistake(
         "the rows are cut after padding",
-        partial(wrong_collate, shift="cut after padding"),
+        partial(wrong_collate, shift="cut after padding", masks="lengths"),
         "In your shorter rows, the input still has the stop token.",
         "Take the last token off each row before it is padded.",
     ),
@@ -359,7 +359,7 @@ EXERCISE = Exercise(
     solve=collate,
     reference=reference,
     draws=draws,
-    mistakes=MISTAKES,
+    mistakes=(*MISTAKES, *together(MISTAKES, "masks", "not pad")),
     hint="Write one inner function that pads a list of rows and returns ids and mask.",
     remark=(
         "Input and output are shifted by one: at each place the model sees what comes before and "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from qkv.tutorial.exercises.exercise import Draw, Exercise, Mistake, whole
+from qkv.tutorial.exercises.exercise import Draw, Exercise, Mistake, together, whole
 
 TASK = """
 Compute the BLEU of a whole test set, 0 to 100, with one reference for each translation.
@@ -328,7 +328,7 @@ EXERCISE = Exercise(
     task=TASK.strip(),
     solve=corpus_bleu,
     draws=draws,
-    mistakes=MISTAKES,
+    mistakes=(*MISTAKES, *together(MISTAKES, "zero", "raise", "ignored")),
     hint="Counter(a) & Counter(b) keeps the smaller count of each n-gram: that is the clipping.",
     remark=(
         "This is sacreBLEU's score of tokenized text with its default smoothing, except that "

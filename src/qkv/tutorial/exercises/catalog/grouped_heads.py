@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qkv.attention.core import explicit_attention
 from qkv.errors import ShapeError
-from qkv.tutorial.exercises.exercise import Answer, Draw, Exercise, Mistake, normal
+from qkv.tutorial.exercises.exercise import Answer, Draw, Exercise, Mistake, normal, together
 
 TASK = """
 Grouped-query attention: H query heads share G heads of keys and values. Query heads 0 to
@@ -271,6 +271,8 @@ MISTAKES = (
 )
 
 
+REFUSED = ("RuntimeError", "IndexError", "assert", "nothing")  # in place of ValueError
+
 EXERCISE = Exercise(
     number="3.2",
     title="Grouped heads and the size of the cache",
@@ -278,7 +280,10 @@ EXERCISE = Exercise(
     solve=grouped_attention,
     reference=reference,
     draws=draws,
-    mistakes=MISTAKES,
+    mistakes=(
+        *MISTAKES,
+        *together(MISTAKES, "error", "RuntimeError", "IndexError", "assert", "nothing"),
+    ),
     run=run,
     hint="Key heads a, b must become a, a, a, b, b, b, and not a, b, a, b, a, b.",
     remark=(

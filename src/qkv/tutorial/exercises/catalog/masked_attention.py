@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qkv.attention.core import explicit_attention
 from qkv.attention.core import masked_softmax as library_softmax
-from qkv.tutorial.exercises.exercise import Answer, Draw, Exercise, Mistake, normal, real
+from qkv.tutorial.exercises.exercise import Answer, Draw, Exercise, Mistake, normal, real, together
 
 TASK = """
 Compute softmax(Q K^T / sqrt(D)) V for each batch row and head, with two kinds of mask.
@@ -360,7 +360,7 @@ EXERCISE = Exercise(
     solve=attention,
     reference=reference,
     draws=draws,
-    mistakes=MISTAKES,
+    mistakes=(*MISTAKES, *together(MISTAKES, "weigh", "-1e9", "+ -1e9", "+ min", "NaN", "+ NaN")),
     run=run,
     hint=(
         "Combine everything into one boolean mask before the softmax; torch.tril takes a second "
