@@ -62,6 +62,27 @@ def test_scales_count_only_in_a_file_that_says_so(tmp_path, matrix):
     assert set(open_weights(tmp_path / "x.safetensors")) == {"a", "a" + SCALES}
 
 
+def test_hostile_scales_and_weights(tmp_path, matrix):
+    integers, scales = quantize_rows(matrix)
+    file = tmp_path / "x.safetensors"
+    for wrong in (float("nan"), float("inf"), 3e38, 0.0, -1.0):
+        broken = scales.clone()
+        broken[2] = wrong
+        save_file({"a": integers, "a" + SCALES: broken}, file, METADATA | MARK)
+        with pytest.raises(DataError, match=r"a scale is not above 0, or too large; expected fin"):
+            open_weights(file)["a"]
+    for shape in ((7,), (7, 1, 1)):
+        flat = torch.ones(shape, dtype=torch.int8)
+        save_file({"a": flat, "a" + SCALES: scales}, file, METADATA | MARK)
+        with pytest.raises(DataError, match=r"a in .*: int8 weights of shape \(7,"):
+            open_weights(file)["a"]
+    save_file({"b" + SCALES: scales}, file, METADATA | MARK)
+    with pytest.raises(DataError, match=r"has b\.row_scales without the matrix that it scales"):
+        open_weights(file)
+    with pytest.raises(DataError, match="a has weights that are not finite"):
+        quantized({"a": matrix / 0})
+
+
 def test_scales_that_do_not_fit(tmp_path, matrix):
     integers, scales = quantize_rows(matrix)
     for broken in ({"a": integers, "a" + SCALES: scales[:5]}, {"a": matrix, "a" + SCALES: scales}):

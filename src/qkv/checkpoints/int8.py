@@ -35,18 +35,28 @@ def expand_rows(
         DataError: the two do not fit each other.
     """
     kinds = integers.dtype, scales.dtype
-    if kinds != (torch.int8, torch.float32) or integers.shape[:1] != scales.shape:
+    fits = integers.ndim == 2 and integers.shape[:1] == scales.shape
+    if kinds != (torch.int8, torch.float32) or not fits:
         raise DataError(
             f"{where}: int8 weights of shape {tuple(integers.shape)}, {kinds[0]}, with scales of "
             f"shape {tuple(scales.shape)}, {kinds[1]}; expected int8 (rows, columns) and float32 "
             "(rows,)"
         )
-    return integers.float() * scales[:, None]
+    matrix = integers.float() * scales[:, None]
+    if not (scales > 0).all() or not matrix.isfinite().all():
+        raise DataError(f"{where}: a scale is not above 0, or too large; expected finite weights")
+    return matrix
 
 
 def quantized(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file whose metadata has `MARK`: matrices as integers and scales."""
+    """Return the tensors of a file whose metadata has `MARK`: matrices as integers and scales.
+
+    Raises:
+        DataError: a weight is NaN or infinite.
+    """
     stored = dict[str, Tensor]()
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise DataError(f"{broken[0]} has weights that are not finite; expected numbers")
     for name, tensor in tensors.items():
         if tensor.ndim == 2:
             stored[name], stored[name + SCALES] = quantize_rows(tensor)

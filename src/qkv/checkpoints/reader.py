@@ -97,6 +97,12 @@ def _scaled(shard: Shard) -> set[str]:
     if not MARK.items() <= (shard.metadata or {}).items():
         return set()
     names = set(shard.names)
+    scales = [name for name in names if name.endswith(SCALES)]
+    if alone := [name for name in scales if name.removesuffix(SCALES) not in names]:
+        raise DataError(
+            f"{shard.path} has {named(alone[0])} without the matrix that it scales; expected both "
+            "in one file"
+        )
     return {name.removesuffix(SCALES) for name in names if name.endswith(SCALES)} & names
 
 

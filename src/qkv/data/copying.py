@@ -17,15 +17,17 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, DataError
 from qkv.json_fields import TEXT, check_kinds, list_of, parse_json
 
 FILE_NAME = "copying.json"
 # Control characters, which no text has, and which each are one token of a byte-level vocabulary.
 NAMES, NUMBERS = "\x01\x02\x03\x04\x05", "\x0e\x0f\x10\x11\x12"
 STAND_INS = re.compile(f"[{NAMES}{NUMBERS}]")
-ADDRESS = r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)[^\s,;]*[\w/]"
-NUMBER = r"\d(?:[\d.,:/ -]*\d)"  # of two digits or more
+# Possessive, and only at the start of a run: dot leaders and blanks to fill in are long runs.
+ADDRESS = r"(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]++)++|(?:https?://|www\.)[^\s,;]*[\w/]"
+# Two digits or more: groups with spaces, as of telephones, or with marks, as of times and dates.
+NUMBER = r"(?=\d[.,:/ -]?\d)(?:\d++(?:[ -]\d++)++(?![.,]\d)|\d++(?:[.,:/-]\d++)*+)"
 WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 TOKEN = re.compile(f"(?P<address>{ADDRESS})|(?P<number>{NUMBER})|(?P<word>{WORD})")
 POSSESSIVE = re.compile(r"['’]s?$")
@@ -150,15 +152,33 @@ class Copying:
             end = stop
         return Masked("".join(parts) + text[end:], values)
 
-    def restore(self, text: str, values: dict[str, str]) -> str:
-        """Put back what the stand-ins stand for, numbers as the target language writes them."""
-        for stand_in, value in values.items():
-            text = text.replace(stand_in, self._number(value) if stand_in in NUMBERS else value)
-        return text
+    def restore(self, text: str, values: dict[str, str], *, translated: bool = True) -> str:
+        """Put back what the stand-ins stand for; others, which a model made up, are left out.
 
-    def complete(self, text: str, values: dict[str, str]) -> bool:
-        """Return whether a translation has the stand-ins of its text, and no others."""
-        return set(STAND_INS.findall(text)) == set(values)
+        Args:
+            text: with stand-ins.
+            values: what they stand for.
+            translated: whether to write numbers as the target language does.
+        """
+        for stand_in, value in values.items():
+            text = text.replace(stand_in, self.written(value) if translated else value)
+        return STAND_INS.sub("", text)
+
+    def complete(self, translation: str, text: str) -> bool:
+        """Return whether a translation has its text's stand-ins, none too often, and no others.
+
+        Args:
+            translation: with stand-ins.
+            text: its source, with stand-ins.
+        """
+        found, asked = Counter(STAND_INS.findall(translation)), Counter(STAND_INS.findall(text))
+        return found.keys() == asked.keys() and found <= asked
+
+    def written(self, value: str) -> str:
+        """Return a value as the target language writes it: the separators of numbers differ."""
+        if re.fullmatch(NUMBER, value) is None:
+            return value
+        return re.sub(r"[\d.,]+", lambda match: self._number(match[0]), value)
 
     def mask_pairs(
         self, pairs: Sequence[tuple[str, str]], *, rate: float = 0.3, seed: int = 0
@@ -186,7 +206,7 @@ class Copying:
                 chosen.add(name)
         names, numbers = random.sample(NAMES, len(NAMES)), random.sample(NUMBERS, len(NUMBERS))
         for value, kind in dict.fromkeys(found):
-            other = self._number(value) if kind == "number" else value
+            other = self.written(value) if kind == "number" else value
             free = numbers if kind == "number" else names
             if free and _place(value, text) and (place := _place(other, translation)):
                 stand_in = free.pop()
@@ -248,10 +268,14 @@ class Copying:
         return False
 
     def _number(self, value: str) -> str:
-        """Write a number as the target language does."""
+        """Write a number as the target language does, if it is clear what its marks mean.
+
+        A point may be one of a version or a time, so "3.5" stays, but "3,5" is a decimal fraction.
+        """
         ours, theirs = LANGUAGES[self.source], LANGUAGES[self.target]
         grouped = rf"\d{{1,3}}(?:\{ours.thousands}\d{{3}})+(?:\{ours.decimal}\d+)?"
-        if not re.fullmatch(rf"{grouped}|\d+\{ours.decimal}\d+", value):
+        fraction = r"|\d+,\d+" if ours.decimal == "," else ""
+        if not re.fullmatch(grouped + fraction, value):
             return value
         swap = {ours.thousands: theirs.thousands, ours.decimal: theirs.decimal}
         return "".join(swap.get(c, c) for c in value)
@@ -267,9 +291,18 @@ class Copying:
         """Read copying.json.
 
         Raises:
-            DataError: the file is broken.
+            DataError: the file is broken, or a field is missing.
+            ConfigError: a field has a value of another type, or a language without a rule.
         """
-        content: dict[str, Any] = parse_json(file.decode(), FILE_NAME)
+        try:
+            content: dict[str, Any] = parse_json(file.decode(), FILE_NAME, unique=True)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{FILE_NAME} is not UTF-8: {error}") from error
+        if content.keys() != KINDS.keys():
+            raise DataError(
+                f"{FILE_NAME} has the fields {', '.join(content) or 'none'}; expected "
+                f"{', '.join(KINDS)}"
+            )
         check_kinds(content, KINDS, where=FILE_NAME)
         return cls(content["source"], content["target"], frozenset(content["known"]))
 

@@ -56,10 +56,7 @@ from qkv.tasks.pretrained import Loaded
 from qkv.tasks.splits import DataConfig, Splits
 from qkv.tasks.task import Task
 from qkv.tasks.train import Recipe, TrainingBatches
-from qkv.tasks.zero_shot import (
-    ClassNames,
-    zero_shot_classifier,
-)
+from qkv.tasks.zero_shot import ClassNames, zero_shot_classifier
 from qkv.training.classification import classification_loss
 from qkv.training.settings import Training
 from qkv.zoo.catalog import MINILM
@@ -81,12 +78,14 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         loaded: model and tokenizer; config.json names the classes.
         max_length: maximum number of tokens of an input, special tokens included; longer inputs
             are truncated.
+        temperature: that of the last `calibrate`, which the output layer contains.
 
     Raises:
         ConfigError: `max_length` exceeds the model's positions.
     """
 
     max_length: int = MAX_LENGTH
+    temperature: float = 1.0
 
     kinds: ClassVar = (SequenceClassifier,)
     expected: ClassVar = (
@@ -370,9 +369,13 @@ class ClassificationRecipe(Recipe[TextClassifier]):
 
     def settle(self, pipeline: TextClassifier, splits: Splits[Example]) -> TextClassifier:
         """Calibrate the probabilities."""
-        if self.calibrate:
-            pipeline.calibrate(splits.validation)
-        return pipeline
+        if not self.calibrate:
+            return pipeline
+        return replace(pipeline, temperature=pipeline.calibrate(splits.validation))
+
+    def facts(self, pipeline: TextClassifier) -> dict[str, Any]:
+        """Return the temperature."""
+        return {"temperature": pipeline.temperature} if self.calibrate else {}
 
 
 def make_example(text: str, label: str, second: str | None = None) -> Example:

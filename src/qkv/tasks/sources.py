@@ -16,11 +16,13 @@ class Part:
     Args:
         text: the part as it was written; "" where a whole text is the part.
         tokens: ids of the part, with stand-ins for what is copied.
+        masked: their text.
         values: what the stand-ins stand for.
     """
 
     text: str
     tokens: list[int]
+    masked: str = ""
     values: dict[str, str] = field(default_factory=dict)
 
 
@@ -49,7 +51,8 @@ def read_source(
         split = split_text(masked.text, tokenizer, limit)
         for ids in split.pieces:
             kept = tokenizer.decode(ids)
-            parts.append(Part(sentence, ids, {c: v for c, v in masked.values.items() if c in kept}))
+            values = {c: value for c, value in masked.values.items() if c in kept}
+            parts.append(Part(sentence, ids, kept, values))
         notes.append(split.note(limit))
     return Source(parts, "; ".join(filter(None, notes)))
 
@@ -62,12 +65,14 @@ class Choice:
         texts: the translations.
         scores: their scores.
         cut: number of tokens of the best one if it was truncated, else 0.
+        complete: whether the best one has the stand-ins that it should have.
         lost: names and numbers that the best one lacks.
     """
 
     texts: list[str]
     scores: list[float]
     cut: int = 0
+    complete: bool = True
     lost: tuple[str, ...] = ()
 
 
@@ -83,9 +88,9 @@ def choose(
         copying: what is copied; None: nothing.
     """
     if copying is None:
-        order, shown = list(range(len(texts))), list(texts)
+        order, shown, complete = list(range(len(texts))), list(texts), [True]
     else:
-        complete = [copying.complete(text, part.values) for text in texts]
+        complete = [copying.complete(text, part.masked) for text in texts]
         order = sorted(range(len(texts)), key=lambda i: not complete[i])
         shown = [copying.restore(texts[i], part.values) for i in order]
     best = order[0]
@@ -94,6 +99,7 @@ def choose(
         shown,
         [answers[i].score for i in order],
         0 if answers[best].ended else len(answers[best].tokens),
+        complete[best],
         lost,
     )
 

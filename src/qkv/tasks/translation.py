@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import ClassVar, Self
 
@@ -198,12 +199,14 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
     def _choices(self, parts: Sequence[Part], rows: int, progress: bool) -> list[Choice]:
         """Translate parts; one that loses a stand-in is translated again as it was written."""
         choices = self._decode(parts, rows, progress)
-        lossy = [i for i, choice in enumerate(choices) if choice.lost]
-        if lossy:
-            again = [self._plain(parts[i]) for i in lossy]
-            for i, choice in zip(lossy, self._decode(again, rows, progress), strict=True):
-                lost = tuple(v for v in parts[i].values.values() if v not in choice.texts[0])
-                choices[i] = replace(choice, lost=lost)
+        plain = {i: self._plain(parts[i]) for i, one in enumerate(choices) if not one.complete}
+        again = {i: part for i, part in plain.items() if part is not None}
+        if again and self.copying is not None:
+            found = self._decode(list(again.values()), rows, progress)
+            for i, choice in zip(again, found, strict=True):
+                text, values = choice.texts[0], parts[i].values.values()
+                lost = [v for v in values if v not in text and self.copying.written(v) not in text]
+                choices[i] = replace(choice, lost=tuple(lost))
         return choices
 
     def _decode(self, parts: Sequence[Part], rows: int, progress: bool) -> list[Choice]:
@@ -217,10 +220,11 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
             for part, answers in zip(parts, found, strict=True)
         ]
 
-    def _plain(self, part: Part) -> Part:
-        """Return a part without stand-ins."""
+    def _plain(self, part: Part) -> Part | None:
+        """Return a part without stand-ins; None if it had none, or is too long without them."""
         split = split_text(part.text, self.tokenizer, self.limit)
-        return Part(part.text, split.pieces[0])
+        short = len(split.pieces) == 1 and not split.cut
+        return Part(part.text, split.pieces[0]) if part.values and short else None
 
     def _translation(self, text: str, choices: Sequence[Choice], source: Source) -> Translation:
         """Join the translations of a text's parts."""
@@ -265,7 +269,8 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         output, weights = self._decoder.record(self.model, part.tokens, layers)
         tokens, others = self.tokenizer.tokens(part.tokens), self.target.tokens(output)
         if self.copying is not None:
-            tokens = [self.copying.restore(token, part.values) for token in tokens]
+            restore = partial(self.copying.restore, translated=False)
+            tokens = [restore(token, part.values) for token in tokens]
             others = [self.copying.restore(token, part.values) for token in others]
         return Alignment(tokens, others, weights)
 

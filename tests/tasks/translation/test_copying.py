@@ -21,7 +21,7 @@ from qkv.training.settings import Training
 
 N, M = NAMES[0], NUMBERS[0]
 COPYING = Copying("en", "de", frozenset(["call", "now", "the", "train", "leaves", "at"]))
-PART = Part("call Oksana at 24", [], {N: "Oksana", M: "24"})
+PART = Part("call Oksana at 24", [], f"call {N} at {M}", {N: "Oksana", M: "24"})
 
 
 def answers(*scores, ended=True):
@@ -36,6 +36,12 @@ def test_the_best_candidate_that_keeps_all_stand_ins_is_chosen():
     assert found.texts == ["ruf Oksana um 24 an", "ruf 24 Oksana an", "ruf Oksana an"]
     assert found.scores == [-2, -3, -1]
     assert found.lost == ()
+    assert found.complete
+
+
+def test_stand_ins_that_a_model_makes_up_never_reach_the_text():
+    found = choose(Part("call", [], "call"), answers(-1), [f"ruf {N}an"], COPYING)
+    assert (found.texts, found.complete) == (["ruf an"], False)
 
 
 def test_what_no_candidate_keeps_is_reported():

@@ -2,8 +2,8 @@
 
 All were written for this project: letters, rules, reports, recipes and articles, mostly about
 invented things. A question without an answer asks what the passage could tell, but does not. In the
-test split half of the questions have none, in the others about half. No two splits share a passage or
-a question.
+test split half of the questions have none, in the others about half. No two splits share a passage
+or a question.
 """
 
 import json
