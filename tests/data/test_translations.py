@@ -106,7 +106,7 @@ def test_a_language_that_is_not_there_is_refused(tmp_path, name, known, language
 
 def test_broken_files_are_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"no data set 'wmt' to translate; expected multi30k, tatoeba$"
+        DataError, match=r"no data set 'wmt' to translate; expected multi30k, tatoeba, everyday$"
     ):
         load_set("translate", "wmt", "train")
     with pytest.raises(DataError, match="no split 'dev' of tatoeba; expected train, validation"):

@@ -94,7 +94,8 @@ class Weights(Mapping[str, Tensor]):
 
 def _scaled(shard: Shard) -> set[str]:
     """Return the names of the matrices that are stored as int8 with scales."""
-    if not MARK.items() <= (shard.metadata or {}).items():
+    metadata: Any = shard.metadata  # of any type in a hostile file
+    if not isinstance(metadata, dict) or any(metadata.get(k) != v for k, v in MARK.items()):
         return set()
     names = set(shard.names)
     scales = [name for name in names if name.endswith(SCALES)]
