@@ -39,7 +39,7 @@ def test_a_demo_says_so_on_the_terminal_and_in_json(capsys, tmp_path):
 
 
 def test_a_model_that_is_no_demo_does_not_say_so(capsys):
-    main(["classify", "What a lovely film!", "--json"])
+    main(["tag", "Ada Lovelace was born in London.", "--json"])
     out, err = capsys.readouterr()
     assert "demo" not in json.loads(out)
     assert "demo" not in err

@@ -78,7 +78,7 @@ ZOO = {
     "translator-en-de": _ours(
         "translator-en-de",
         "English to German: a Transformer of 2 million parameters",
-        "short everyday sentences only; about half of them have a mistake",
+        "short everyday sentences only, and most of these have a mistake",
         demo=True,
     ),
     "summarizer": _ours(
@@ -92,13 +92,15 @@ ZOO = {
     "answerer": _ours(
         "answerer",
         "answers questions from a passage, English: a LoRA adapter of MiniLM",
-        "finds words, does not reason; sometimes answers what the passage does not say",
+        "learned on single sentences; always answers, also what the passage does not say",
+        demo=True,
         base=MINILM,
     ),
     "sentiment": _ours(
         "sentiment",
         "positive or negative opinions, English: a LoRA adapter of MiniLM",
-        "knows no neutral texts; irony and mixed opinions are often wrong",
+        "one clear opinion in five is wrong; knows no neutral texts",
+        demo=True,
         base=MINILM,
     ),
     "tagger": _ours(

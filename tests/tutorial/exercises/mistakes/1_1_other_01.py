@@ -1,5 +1,6 @@
 import torch
 
+
 def context(s, H, W, U, v, mask):
     e = torch.tanh((s @ W.T)[:, None, :] + H @ U.T) @ v
     e = torch.where(mask, -e, -torch.inf)

@@ -1,5 +1,6 @@
 import torch
 
+
 def concat_scores(queries, keys, W, v):
     B, Q, Dq = queries.shape
     K = keys.shape[1]

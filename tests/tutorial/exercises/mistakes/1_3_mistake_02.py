@@ -1,5 +1,6 @@
 import torch
 
+
 def local_weights(scores, place, lengths, window):
     K = scores.size(-1)
     idx = torch.arange(K, device=scores.device)

@@ -1,5 +1,6 @@
 import torch
 
+
 def blockwise_attention(queries, keys, values, block):
     q = queries / queries.shape[1] ** 0.5
 

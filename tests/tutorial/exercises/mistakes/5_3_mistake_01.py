@@ -1,5 +1,6 @@
 import torch
 
+
 def is_causal(module, width):
     module.eval()
     x = torch.randn(1, 5, width)

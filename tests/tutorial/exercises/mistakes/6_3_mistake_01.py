@@ -1,5 +1,6 @@
 import torch
 
+
 def image_tokens(images, patch, W, bias, class_token, positions):
     B, C, h, w = images.shape
     p, q = patch

@@ -1,5 +1,6 @@
 import torch
 
+
 def collate(pairs, pad, start, stop):
     def padded(seqs):
         n = max(len(s) for s in seqs)

@@ -1,5 +1,6 @@
 import torch
 
+
 def lora(x, W, b, A, B, alpha):
     delta = alpha * (B @ A)
     y = x @ W.T + b + x @ delta.T

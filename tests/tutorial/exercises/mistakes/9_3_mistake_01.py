@@ -1,5 +1,6 @@
 import math
 
+
 def report(runs, seen):
     keep = ~seen
     best, best_acc = None, -1.0
