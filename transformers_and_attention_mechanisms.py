@@ -200,7 +200,7 @@ from qkv.tutorial.measure import flops, interleave, medians, peak_memory
 from qkv.tutorial.shapes import record_shapes
 from qkv.tutorial.source import location, show_source
 from qkv.tutorial.tables import show_table
-from qkv.zoo.catalog import list_zoo
+from qkv.zoo.catalog import zoo_table
 
 FAST = os.environ.get("QKV_FAST") == "1"
 FIGURES = Path("out/tutorial")
@@ -2634,7 +2634,7 @@ assert round(share, 2) == 0.67
 # makes a function of a text, or of a list of them. Change the inputs, and run a cell again.
 
 # %%
-show_table("The shipped models", list_zoo())
+show_table("The shipped models", zoo_table())
 
 # %% [markdown]
 # ### 6.1 Translation

@@ -10,6 +10,8 @@ from rich.table import Table
 
 Item = TypeVar("Item")
 
+NAME = 24  # characters of a name in the first column, which is not broken
+
 
 def plain_console(*, stderr: bool = False) -> Console:
     """Return a console that prints text as it is: no wrapping, no markup, no emoji codes."""
@@ -26,8 +28,9 @@ def progress_bar(items: Sequence[Item], label: str, *, show: bool) -> Iterable[I
 def show_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Print a table; in a pipe each row is one line, however long."""
     table = Table()
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
+    for i, name in enumerate(rows[0]):
+        short = max(len(row[name]) for row in rows) <= NAME
+        table.add_column(name, overflow="fold", no_wrap=i == 0 and short)  # names can be copied
     for row in rows:
         table.add_row(*row.values())
     width = None if sys.stdout.isatty() else 10_000

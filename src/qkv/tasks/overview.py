@@ -36,7 +36,7 @@ from qkv.tasks.conversion import convert_model, read_model
 from qkv.tasks.options import AllowDownload, JsonTables
 from qkv.tasks.outputs import dumps
 from qkv.tasks.pretrained import GGUF, Loaded
-from qkv.zoo.catalog import ZOO, list_zoo, read_card
+from qkv.zoo.catalog import ZOO, list_zoo, read_card, zoo_table
 
 
 def info(*, json: JsonTables = False) -> None:
@@ -76,7 +76,7 @@ def models(
         show_tables(tables, json)
     else:
         tables = {
-            "shipped models (qkv models NAME shows a card)": list_zoo(),
+            "shipped models (qkv models NAME shows a card)": list_zoo() if json else zoo_table(),
             "families": list_families(FAMILIES.values()),
             "formats that qkv convert reads as well": FORMATS,
         }

@@ -174,6 +174,19 @@ def list_zoo() -> list[dict[str, str]]:
     ]
 
 
+def zoo_table() -> list[dict[str, str]]:
+    """Return `list_zoo` in columns that fit into a narrow terminal."""
+    return [
+        {
+            "model": row["model"],
+            "what it does, and what it gets wrong": f"{row['about']}. {row['weak'].capitalize()}.",
+            "license, size": f"{row['license']}, {row['size']}",
+            "installed": row["installed"],
+        }
+        for row in list_zoo()
+    ]
+
+
 def _size(entry: Entry) -> int | None:
     """Return the bytes of a model's files; None if its package is not installed."""
     if importlib.util.find_spec(entry.package) is None:

@@ -1,7 +1,6 @@
 import math
 import torch
 
-
 def context(s, H, W, U, v, mask):
     s, h, w, u, vv, m = (t.tolist() for t in (s, H, W, U, v, mask))
     dot = lambda a, b: math.fsum(p * q for p, q in zip(a, b))

@@ -1,10 +1,7 @@
 import torch
 from torch import Tensor
 
-
-def context(
-    s: Tensor, H: Tensor, W: Tensor, U: Tensor, v: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
+def context(s: Tensor, H: Tensor, W: Tensor, U: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     q = torch.einsum("ad,bd->ba", W, s)
     k = torch.einsum("ad,bkd->bka", U, H)
     e = torch.einsum("a,bka->bk", v, q[:, None] + k)

@@ -1,6 +1,5 @@
 import torch
 
-
 def context(s, H, W, U, v, mask):
     e = torch.tanh((s @ W.T)[:, None, :] + H @ U.T) @ v
     e = torch.where(mask, -e, -torch.inf)

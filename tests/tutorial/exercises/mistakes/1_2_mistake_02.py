@@ -1,6 +1,5 @@
 import torch
 
-
 def concat_scores(queries, keys, W, v):
     B, Q, Dq = queries.shape
     K = keys.shape[1]

@@ -1,7 +1,6 @@
 import math
 import torch
 
-
 def local_weights(scores, place, lengths, window):
     B, Q, K = scores.shape
     result = scores.new_zeros(B, Q, K)

@@ -1,6 +1,5 @@
 import torch
 
-
 def local_weights(scores, place, lengths, window):
     K = scores.size(-1)
     idx = torch.arange(K, device=scores.device)

@@ -1,6 +1,5 @@
 from math import exp, sqrt
 
-
 def by_hand():
     # q1 = (1,0,1,0); k1 = (2,0,0,0); k2 = (0,2,0,2); k3 = (4,2,0,2)
     # q1.k = 2, 0, 4

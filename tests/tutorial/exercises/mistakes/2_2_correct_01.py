@@ -1,6 +1,5 @@
 import torch
 
-
 def attention(queries, keys, values, mask, causal):
     q, k = queries.shape[2], keys.shape[2]
     s = torch.einsum("bhqd,bhkd->bhqk", queries, keys) * queries.shape[3] ** -0.5

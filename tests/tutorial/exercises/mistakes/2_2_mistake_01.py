@@ -1,6 +1,5 @@
 import torch
 
-
 def attention(queries, keys, values, mask, causal):
     Q, K = queries.shape[-2], keys.shape[-2]
     allowed = torch.ones(queries.shape[:-1] + (K,), dtype=torch.bool)

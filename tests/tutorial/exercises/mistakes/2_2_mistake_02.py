@@ -1,7 +1,6 @@
 import math
 import torch
 
-
 def attention(queries, keys, values, mask, causal):
     """Scaled dot-product attention."""
     d = queries.size(-1)

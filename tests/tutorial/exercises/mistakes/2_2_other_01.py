@@ -1,6 +1,5 @@
 import torch
 
-
 def attention(queries, keys, values, mask, causal):
     nq, nk = queries.shape[2], keys.shape[2]
     ok = torch.ones(nq, nk, dtype=torch.bool)

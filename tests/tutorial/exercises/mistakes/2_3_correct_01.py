@@ -1,6 +1,5 @@
 import torch
 
-
 def blockwise_attention(queries, keys, values, block):
     q = queries / queries.shape[1] ** 0.5
 

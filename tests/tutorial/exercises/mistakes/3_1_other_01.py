@@ -1,6 +1,5 @@
 import torch
 
-
 def multi_head(x, W_Q, W_K, W_V, W_O, n_heads):
     B, L, D = x.shape
     split = lambda t: t.view(B, L, n_heads, -1).transpose(1, 2)

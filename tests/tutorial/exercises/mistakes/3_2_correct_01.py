@@ -1,6 +1,5 @@
 import torch
 
-
 def grouped_attention(queries, keys, values):
     h, g = queries.shape[1], keys.shape[1]
     if h % g:

@@ -1,7 +1,6 @@
 import math, torch
 from torch import Tensor
 
-
 def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, int]:
     n_q, n_kv = queries.size(1), keys.size(1)
     if n_q % n_kv:

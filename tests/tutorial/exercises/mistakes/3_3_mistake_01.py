@@ -1,6 +1,5 @@
 import torch
 
-
 def accuracy_lost(heads, W, labels):
     def acc(h):
         return ((h.flatten(1) @ W).argmax(dim=1) == labels).double().mean()

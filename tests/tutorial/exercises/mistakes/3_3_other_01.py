@@ -1,6 +1,5 @@
 import torch
 
-
 def accuracy_lost(heads, W, labels):
     heads, labels = heads[::2], labels[::2]
     N, H, D = heads.shape

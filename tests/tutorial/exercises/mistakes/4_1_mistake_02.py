@@ -1,7 +1,6 @@
 import math
 import torch
 
-
 def sinusoids(positions, d_model):
     pe = torch.zeros(len(positions), d_model, dtype=torch.float32)
     position = positions.float().unsqueeze(1)

@@ -1,6 +1,5 @@
 import torch
 
-
 def rotary_attention(queries, keys, values):
     n_q, n_k, d = queries.size(-2), keys.size(-2), queries.size(-1)
     inv = 10000.0 ** (-torch.arange(0, d, 2).double() / d)
@@ -15,5 +14,5 @@ def rotary_attention(queries, keys, values):
 
     q = turn(queries, torch.arange(n_k - n_q, n_k))
     k = turn(keys, torch.arange(n_k))
-    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / d**0.5
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / d ** 0.5
     return torch.einsum("bhqk,bhkv->bhqv", scores.softmax(-1), values)

@@ -1,6 +1,5 @@
 import torch
 
-
 def sublayer(x, f, weight, bias, eps, norm_first):
     D = x.shape[-1]
     centre = torch.eye(D, dtype=x.dtype) - 1.0 / D

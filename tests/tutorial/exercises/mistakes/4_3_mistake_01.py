@@ -1,6 +1,5 @@
 import torch
 
-
 def sublayer(x, f, weight, bias, eps, norm_first):
     def norm(t):
         mu = t.mean(dim=-1, keepdim=True)

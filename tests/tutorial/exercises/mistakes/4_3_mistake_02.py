@@ -1,10 +1,8 @@
 import torch
 
-
 def layer_norm(z, g, b, eps):
     c = z - z.mean(-1, keepdim=True)
     return g * c / (c.pow(2).mean(-1, keepdim=True) + eps).sqrt() + b
-
 
 def sublayer(x, f, weight, bias, eps, norm_first):
     if norm_first:

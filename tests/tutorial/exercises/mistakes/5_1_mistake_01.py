@@ -1,6 +1,5 @@
 import torch
 
-
 def decoder_block(x, memory, memory_mask, attend_self, attend_cross, feed_forward, norms):
     L = x.shape[1]
     # upper triangle = mask of the future

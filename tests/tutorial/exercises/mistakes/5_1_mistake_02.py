@@ -1,6 +1,5 @@
 import torch
 
-
 def decoder_block(x, memory, memory_mask, attend_self, attend_cross, feed_forward, norms):
     n1, n2, n3 = norms
     n = x.size(1)

@@ -1,6 +1,5 @@
 import torch
 
-
 def decoder_block(x, memory, memory_mask, attend_self, attend_cross, feed_forward, norms):
     n = x.shape[1]
     tri = torch.tril(torch.ones(n, n, dtype=torch.bool)).unsqueeze(0)

@@ -1,6 +1,5 @@
 import torch
 
-
 def is_causal(module, width):
     module.eval()
     x = torch.randn(1, 5, width)

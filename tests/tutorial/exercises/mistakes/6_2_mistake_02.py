@@ -7,7 +7,7 @@ def beam_search(log_probs, size, stop, max_length):
             for token, lp in enumerate(log_probs(tuple(tokens))):
                 extensions.append((total + lp, tokens + [token]))
         extensions.sort(key=lambda e: -e[0])
-        extensions = extensions[:size]  # keep the best `size`
+        extensions = extensions[:size]      # keep the best `size`
         hypotheses = []
         for total, tokens in extensions:
             if tokens[-1] == stop:

@@ -1,7 +1,6 @@
 import torch
 import torch.nn.functional as F
 
-
 def image_tokens(images, patch, W, bias, class_token, positions):
     kernel = W.reshape(len(W), images.shape[1], *patch)
     grid = F.conv2d(images, kernel, bias, stride=tuple(patch))

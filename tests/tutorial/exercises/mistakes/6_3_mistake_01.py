@@ -1,6 +1,5 @@
 import torch
 
-
 def image_tokens(images, patch, W, bias, class_token, positions):
     B, C, h, w = images.shape
     p, q = patch

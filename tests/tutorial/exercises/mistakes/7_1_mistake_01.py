@@ -1,6 +1,5 @@
 import torch
 
-
 def collate(pairs, pad, start, stop):
     def padded(seqs):
         n = max(len(s) for s in seqs)

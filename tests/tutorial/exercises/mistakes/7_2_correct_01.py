@@ -1,7 +1,6 @@
 import numpy as np
 import torch
 
-
 def loss(logits, targets, mask, smoothing):
     z = logits.detach().numpy()[mask.numpy()].astype(np.float64)
     y = targets.numpy()[mask.numpy()]

@@ -1,6 +1,5 @@
 import torch
 
-
 def loss(logits, targets, mask, smoothing):
     lp = torch.log_softmax(logits, dim=-1)
     nll = -lp.gather(-1, targets.unsqueeze(-1)).squeeze(-1)

@@ -1,7 +1,6 @@
 import torch
 import torch.nn.functional as F
 
-
 def loss(logits, targets, mask, smoothing):
     V = logits.shape[-1]
     # soft targets

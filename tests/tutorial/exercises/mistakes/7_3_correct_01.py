@@ -1,6 +1,5 @@
 import torch
 
-
 def greedy(model, n_rows, start, stop, pad, max_length):
     table = torch.full((n_rows, max_length + 1), pad, dtype=torch.long)
     table[:, 0] = start
@@ -11,4 +10,4 @@ def greedy(model, n_rows, start, stop, pad, max_length):
         width += 1
         table[alive, width] = best[alive]
         alive = [r for r in alive if table[r, width] != stop]
-    return table[:, 1 : width + 1]
+    return table[:, 1:width + 1]

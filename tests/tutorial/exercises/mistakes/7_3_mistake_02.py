@@ -1,6 +1,5 @@
 import torch
 
-
 def greedy(model, n_rows, start, stop, pad, max_length):
     rows = [[] for _ in range(n_rows)]
     finished = [False] * n_rows

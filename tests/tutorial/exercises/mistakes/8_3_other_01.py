@@ -1,7 +1,6 @@
 import math
 import torch
 
-
 def similarities(first, first_mask, second, second_mask):
     mean = lambda x, m: (x * m[..., None]).sum(1) / m.sum(1, keepdim=True)
     a, b = mean(first, first_mask), mean(second, second_mask)

@@ -6,8 +6,8 @@ def learning_rates(names, n_layers, top, rate, decay):
             continue
         for i in range(n_layers):
             if name.startswith("layers.%d" % i):
-                depth = n_layers - i  # 1 for the highest layer
+                depth = n_layers - i            # 1 for the highest layer
                 if depth <= top:
-                    rates[name] = rate * decay**depth
+                    rates[name] = rate * decay ** depth
                 break
     return rates

@@ -1,6 +1,4 @@
-def learning_rates(
-    names: list[str], n_layers: int, top: int, rate: float, decay: float
-) -> dict[str, float]:
+def learning_rates(names: list[str], n_layers: int, top: int, rate: float, decay: float) -> dict[str, float]:
     out = {}
     for n in names:
         head, *tail = n.split(".")
@@ -9,5 +7,5 @@ def learning_rates(
         elif head == "layers":
             below = n_layers - 1 - int(tail[0])
             if below < top:
-                out[n] = rate * decay**below
+                out[n] = rate * decay ** below
     return out

@@ -1,6 +1,5 @@
 import torch
 
-
 def lora(x, W, b, A, B, alpha):
     merged = W.clone()
     for row, column in zip(A, B.T):

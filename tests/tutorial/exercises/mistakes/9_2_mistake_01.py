@@ -1,6 +1,5 @@
 import torch
 
-
 def lora(x, W, b, A, B, alpha):
     delta = alpha * (B @ A)
     y = x @ W.T + b + x @ delta.T

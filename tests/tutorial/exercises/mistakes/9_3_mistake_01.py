@@ -1,6 +1,5 @@
 import math
 
-
 def report(runs, seen):
     keep = ~seen
     best, best_acc = None, -1.0
