@@ -118,6 +118,29 @@ def test_a_tiny_image_of_any_mode(mode):
     assert prepare(PIL.Image.new(mode, (1, 1)), size=(7, 5)).shape == (3, 7, 5)
 
 
+def test_a_mode_that_pillow_does_not_convert_is_named(tmp_path):
+    gray = {"mean": (0.0,), "std": (1.0,)}
+    PIL.Image.new("LAB", (3, 5)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif of Pillow's mode 'LAB' cannot be converted: "):
+        prepare(tmp_path / "a.tif", **gray)
+    for options in ({}, gray, {**gray, "size": (9, 9), "ink_box": 5}):
+        with pytest.raises(DataError, match=r"^an image of Pillow's mode 'La' cannot be converted"):
+            prepare(PIL.Image.new("La", (3, 5)), **options)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_closed_and_empty_images_are_refused(mode):
+    closed = PIL.Image.new(mode, (3, 5))
+    closed.close()
+    gray = {"mean": (0.0,), "std": (1.0,)}
+    for options in ({}, {"size": 5}, gray, {**gray, "size": (9, 9), "ink_box": 5}):
+        with pytest.raises(DataError, match="cannot be converted: Operation on closed image; exp"):
+            prepare(closed, **options)
+        for size in ((0, 0), (0, 5)):
+            with pytest.raises(DataError, match=f"^an image has 0 x {size[1]} pixels; expected at"):
+                prepare(PIL.Image.new(mode, size), **options)
+
+
 @pytest.mark.parametrize("mode", ["I", "I;16", "F"])
 def test_more_than_eight_bits_are_refused(mode, tmp_path):
     with pytest.raises(DataError, match=f"an image has Pillow's mode '{mode}', more than 8 bits"):

@@ -1,5 +1,7 @@
 """What is drawn is cut from its paper: laws, and images on which nothing is drawn."""
 
+import tracemalloc
+
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from qkv.data.image_config import read_image_config, write_image_config
 from qkv.data.images import ImageConfig, ImageProcessor
-from qkv.data.ink import center_ink, components, otsu, paper, widened
+from qkv.data.ink import center_ink, components, find_ink, otsu, paper, widened
 from qkv.errors import ConfigError, DataError
 
 SEVEN = [(0.1, 0.05), (0.7, 0.0), (0.3, 1.0)]
@@ -73,6 +75,60 @@ def test_thin_lines_of_large_images_are_as_light_as_thick_ones(side, width):
     assert np.median(middle) > 180
 
 
+@pytest.mark.parametrize(
+    ("size", "at"),
+    [((2_000, 2_000), (1_500, 900)), ((4_000, 3_000), (3, 20)), ((12_000, 320), (9_000, 10))],
+)
+@pytest.mark.parametrize("height", [18, 60, 150])
+def test_a_small_drawing_on_a_large_sheet_is_as_sharp_as_on_a_small_one(size, at, height):
+    width = height // 8
+    small = seven(2 * height, height, (height / 2, height / 2), width)
+    large = PIL.Image.new("L", size, 255)
+    large.paste(small, at)
+    assert alike(prepared(large), prepared(small)) > 0.97
+
+
+def test_noise_hides_a_small_drawing_only_on_many_pixels():
+    rng = np.random.default_rng(0)
+    pixels = np.asarray(seven(1_600, 150, (500, 700), 24, ink=110, shade=150), dtype=float)
+    noisy = np.clip(pixels + rng.normal(0, 40, pixels.shape), 0, 255).astype(np.uint8)
+    assert alike(prepared(PIL.Image.fromarray(noisy)), prepared(seven(width=16))) > 0.8
+
+
+@pytest.mark.parametrize("long", [12_000, 1_000_000])
+def test_a_long_bar_takes_little_memory(long):
+    image = PIL.Image.new("L", (long, 320), 255)
+    image.paste(0, (long // 50, 140, long - long // 50, 180))
+    tracemalloc.start()
+    pixels = prepared(image)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 250e6
+    assert np.ptp(np.flatnonzero(pixels.any(0))) + 1 in (20, 21, 22)
+    assert np.ptp(np.flatnonzero(pixels.any(1))) < 3
+
+
+@pytest.mark.parametrize("side", [1, 200])
+def test_a_small_box_in_a_large_image_takes_little_memory(side):
+    tracemalloc.start()
+    image = center_ink(seven(), 1, (side, side))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert image.size == (side, side)
+    assert most < 250e6
+
+
+def test_shades_are_finite_numbers():
+    gray = np.asarray(seven(), dtype=float)
+    for shade in (np.nan, np.inf, -np.inf):
+        broken = gray.copy()
+        broken[3, 4] = shade
+        with pytest.raises(DataError, match=r"^a\.png has NaN or infinite values; expected shades"):
+            find_ink(broken, name="a.png")
+    with pytest.raises(DataError, match=r"^an image has no pixels; expected shades of gray from 0"):
+        find_ink(gray[:0])
+
+
 def test_light_from_one_side_and_dirt_are_paper():
     shadow = np.add.outer(np.arange(200), np.arange(200)) * 0.4
     pixels = np.asarray(seven(shade=100, ink=20), dtype=float) + shadow
@@ -109,7 +165,7 @@ def blank():
 @pytest.mark.parametrize(("what", "pixels"), list(blank()))
 def test_nothing_is_drawn(what, pixels):
     image = PIL.Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    with pytest.raises(DataError, match=r"nothing is drawn in a\.png: it has one color, or only"):
+    with pytest.raises(DataError, match=r"^a\.png: nothing is drawn: it has one color, or only"):
         center_ink(image, 20, (28, 28), name="a.png")
 
 

@@ -72,7 +72,7 @@ def test_dark_on_light_and_light_on_dark_are_the_same_to_it(recognizer):
 
 
 def test_an_image_without_a_digit_is_not_guessed(recognizer):
-    with pytest.raises(DataError, match="nothing is drawn in an image: it has one color, or only"):
+    with pytest.raises(DataError, match="an image: nothing is drawn: it has one color, or only"):
         recognizer(pillow.new("L", (90, 60), 255))
 
 

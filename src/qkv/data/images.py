@@ -98,15 +98,14 @@ class ImageProcessor:
         """Resize, crop, rescale and normalize one image.
 
         Raises:
-            DataError: if it cannot be read.
+            DataError: if it cannot be read or converted.
         """
         config, pillow = self.config, _pillow()
         name = "an image"
         if not isinstance(image, pillow.Image.Image):
             name, image = str(image), read_image(cast(str, image))  # rejects other types
         image = cast("PIL.Image.Image", image)
-        behind = background(image) if config.ink_box else "white"
-        image = convert(image, config.mode, behind=behind, name=name)
+        image = convert(image, config.mode, ink=config.ink_box is not None, name=name)
         if config.ink_box is not None:
             image = center_ink(image, config.ink_box, cast(tuple, config.size), name=name)
         elif config.size is not None:
@@ -179,7 +178,7 @@ def convert(
     image: "PIL.Image.Image",
     mode: Literal["RGB", "L"],
     *,
-    behind: str = "white",
+    ink: bool = False,
     name: str = "an image",
 ) -> "PIL.Image.Image":
     """Convert an image to the channels of a model.
@@ -187,22 +186,32 @@ def convert(
     Args:
         image: an image with any channels.
         mode: Pillow's name for the model's channels.
-        behind: the color of transparent pixels.
+        ink: whether transparent pixels become what shows the others; else they become white.
         name: name of the image in error messages.
 
     Raises:
-        DataError: if the image has more than 8 bits per channel, which Pillow would clip.
+        DataError: if the image has more than 8 bits per channel, which Pillow would clip, or no
+            pixels, or is closed, broken, or of a mode that Pillow does not convert.
     """
+    if 0 in image.size:
+        raise DataError(f"{name} has {image.width} x {image.height} pixels; expected at least one")
     if image.mode[0] in "IF":
         raise DataError(
             f"{name} has Pillow's mode {image.mode!r}, more than 8 bits per channel; expected "
             "numbers from 0 to 255 (scale them and make an image of mode 'L')"
         )
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = _pillow().Image.new("RGBA", image.size, behind)
-        image = _pillow().Image.alpha_composite(paper, image)
-    return image.convert(mode)
+    try:
+        if image.has_transparency_data:
+            behind = background(image) if ink else "white"
+            image = image.convert("RGBA")
+            paper = _pillow().Image.new("RGBA", image.size, behind)
+            image = _pillow().Image.alpha_composite(paper, image)
+        return image.convert(mode)
+    except (OSError, SyntaxError, ValueError) as error:  # as of `opened`
+        raise DataError(
+            f"{name} of Pillow's mode {image.mode!r} cannot be converted: {error}; expected an "
+            f"open image that Pillow's convert({mode!r}) accepts"
+        ) from error
 
 
 def background(image: "PIL.Image.Image") -> str:

@@ -6,6 +6,7 @@ section III.A), whatever its colors, thickness, place and size were.
 Shapes: H height, W width.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,9 @@ if TYPE_CHECKING:  # Pillow is optional
 
 Gray = Float[np.ndarray, "H W"]
 Mask = Bool[np.ndarray, "H W"]
-LARGEST = 320  # pixels of the shorter side; a larger image is reduced by a whole factor first
+LARGEST = 320  # pixels of the shorter side; ink is sought on an image reduced by a whole factor
+LONGEST = 1_280  # pixels of the longer side of the reduced image
+FINEST = 1_024  # the side of a square of as many pixels, where nothing is found on fewer
 LEAST = 12.0  # shades of gray, of 255, from paper to ink
 NOISE = 4.0  # standard deviations of the paper's noise, from paper to ink
 FAINT = 0.6  # of Otsu's threshold: lines may be lighter where a pen is lifted
@@ -43,10 +46,10 @@ def center_ink(
     """
     from PIL import Image
 
-    image = image.reduce(-(-min(image.size) // LARGEST))
-    ink = find_ink(np.asarray(image, dtype=np.float64), name=name)
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    ink = _cut(image, box, name)
+    if max(ink.shape) > 16 * box:  # more would cost memory for nothing
+        large = Image.fromarray(ink.astype(np.float32))
+        ink = np.asarray(large.reduce(-(-max(ink.shape) // (16 * box))), dtype=np.float64)
     scale = max(ink.shape) / box  # old pixels per new pixel
     half_height, half_width = scale * size[0] / 2, scale * size[1] / 2
     room = int(np.ceil(max(half_height, half_width)))  # so that the window is inside
@@ -60,14 +63,61 @@ def center_ink(
     return Image.fromarray((np.clip(pixels / full, 0, 1) * 255).astype(np.uint8))
 
 
+def _cut(image: "PIL.Image.Image", box: int, name: str) -> Gray:
+    """Find the ink on few pixels, and cut it out; from more pixels if it is small on those."""
+    factor = max(_factor(min(image.size), LARGEST), _factor(max(image.size), LONGEST))
+    try:
+        ink = _found(image, factor, name)
+    except DataError:  # it may be too small
+        side = math.isqrt(image.width * image.height)
+        finer = max(_factor(side, FINEST), _factor(max(image.size), 16 * FINEST))
+        if finer >= factor:
+            raise
+        factor, ink = finer, _found(image, finer, name)
+    top, left, bottom, right = extent = _extent(ink)
+    ink, longer = ink[top:bottom, left:right], max(bottom - top, right - left)
+    finer = max(1, factor * longer // (4 * box))
+    if longer >= 2 * box or finer >= factor:
+        return ink
+    room = np.array([-1, -1, 1, 1]) * (longer // 2 + 2)  # paper on all sides
+    top, left, bottom, right = ((np.array(extent) + room) * factor).tolist()
+    edges = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+    try:
+        fine = _found(image.crop(edges), finer, name)
+    except DataError:  # there is noise, which averages out on fewer pixels only
+        return ink
+    top, left, bottom, right = _extent(fine)
+    return fine[top:bottom, left:right]
+
+
+def _factor(pixels: int, most: int) -> int:
+    return -(-pixels // most)
+
+
+def _found(image: "PIL.Image.Image", factor: int, name: str) -> Gray:
+    return find_ink(np.asarray(image.reduce(factor), dtype=np.float64), name=name)
+
+
+def _extent(ink: Gray) -> tuple[int, int, int, int]:
+    """Return top, left, bottom and right of what is not 0."""
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
 def find_ink(gray: Gray, *, name: str = "an image") -> Gray:
     """Return how far each pixel of the drawing is from the paper; 0 is paper and dirt.
 
     The paper is what most of the border shows. Otsu's threshold (1979) tells ink from it.
 
     Raises:
-        DataError: nothing is drawn: the image has one color, or only noise.
+        DataError: nothing is drawn: the image has one color, or only noise; or it has no pixels, or
+            some that are NaN or infinite.
     """
+    if not gray.size or not np.isfinite(gray).all():
+        raise DataError(
+            f"{name} has {'NaN or infinite values' if gray.size else 'no pixels'}; expected shades "
+            "of gray from 0 to 255"
+        )
     far = gray - paper(gray)
     far *= 1 if (far**3).sum() >= 0 else -1  # the same for light on dark and for dark on light
     noise = 1.4826 * np.median(np.abs(far[border(gray)]))
@@ -91,7 +141,7 @@ def _number(mask: Mask) -> float:
 
 def _blank(name: str) -> DataError:
     return DataError(
-        f"nothing is drawn in {name}: it has one color, or only noise; expected a sign, dark on "
+        f"{name}: nothing is drawn: it has one color, or only noise; expected a sign, dark on "
         "light or light on dark, on paper that is seen on all sides"
     )
 

@@ -131,11 +131,9 @@ class Recognizer(Pipeline[ImageExample, Recognition, ClassificationScores]):
                 one.open() if isinstance(one, ImageExample) else one
                 for one in images[first : first + rows]
             ]
-            pixels = self.preprocessor(opened)
-            return self.model(pixels.to(self.device, dtype)).cpu()
+            return self.model(self.preprocessor(opened).to(self.device, dtype)).cpu()
 
-        starts = range(0, len(images), rows)
-        logits = self.run(starts, forward, "recognizing", progress=progress)
+        logits = self.run(range(0, len(images), rows), forward, "recognizing", progress=progress)
         return torch.cat(logits).double().softmax(-1)
 
     def predict(self, images: Sequence[Image], *, progress: bool = False) -> list[Recognition]:
@@ -327,12 +325,10 @@ class Recognize(Predict[Recognizer]):
         """Return the files, and those in folders; a missing file is a problem of its item."""
         if not inputs:
             raise DataError("no input: expected image files, or folders of them, as arguments")
-        for path in inputs:
-            if path in ZOO or (path and exists(Path(path, CONFIG))):
-                raise ConfigError(
-                    f"{path!r} is a model, not an image: did you mean --model {path}?"
-                )
-        return [item for path in inputs for item in _items(Path(path))]
+        for one in inputs:
+            if one in ZOO or (one and exists(Path(one, CONFIG))):
+                raise ConfigError(f"{one!r} is a model, not an image: did you mean --model {one}?")
+        return [item for i, one in enumerate(inputs, 1) for item in _items(one, f"argument {i}")]
 
     def predict(
         self, pipeline: Recognizer, fields: Sequence[Mapping[str, str]]
@@ -350,7 +346,11 @@ class Recognize(Predict[Recognizer]):
         return "\t".join([prediction.image, *(f"{name}\t{p:.4f}" for name, p in best)])
 
 
-def _items(path: Path) -> list[Item]:
+def _items(argument: str, where: str) -> list[Item]:
+    if not argument:  # Path("") is the current folder
+        problem = f"{where} is empty; expected an image or a folder"
+        return [Item(where=where, fields={}, problem=problem)]
+    path = Path(argument)
     if not exists(path) or not path.is_dir():
         problem = "" if exists(path) else f"{path}: there is no such file"
         return [Item(where=str(path), fields={"image": str(path)}, problem=problem)]

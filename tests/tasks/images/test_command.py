@@ -120,12 +120,37 @@ def test_images_without_a_drawing_are_named_and_stop_no_others(qkv, tmp_path):
     first, second = out.splitlines()
     assert first == ""
     assert second.startswith(str(files[1]))
-    assert "nothing is drawn in" in err
-    assert "blank.png: it has one color, or only noise; expected a sign" in err
+    name = tmp_path / "blank.png"
+    assert f"{name}: nothing is drawn: it has one color, or only noise; expected a sign" in err
+    assert err.count("blank.png") == 1
     assert "1 of 2 inputs have no result" in err
     status, out, err = qkv("recognize", "-m", tmp_path / "model", files[0])
     assert (status, out) == (2, "")
-    assert "nothing is drawn in" in err
+    assert "blank.png: nothing is drawn: it has" in err
+    assert err.count("blank.png") == 1
+
+
+def test_a_mode_that_is_not_converted_stops_no_others(qkv, tmp_path):
+    made = recognizer(channels=1).loaded
+    save(Loaded(made.model.float(), preprocessor=made.preprocessor), tmp_path / "model")
+    pillow.new("LAB", (40, 50)).save(tmp_path / "a.tif")
+    pillow.new("L", (40, 50)).save(tmp_path / "b.png")
+    status, out, err = qkv("recognize", "-m", tmp_path / "model", tmp_path / "a.tif", tmp_path)
+    assert status == 2
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["", "", str(tmp_path / "b.png")]
+    assert "a.tif of Pillow's mode 'LAB' cannot be converted: " in err
+    assert "2 of 3 inputs have no result" in err
+
+
+def test_an_empty_argument_is_not_the_current_folder(qkv, model, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    status, out, err = qkv("recognize", "-m", model, "")
+    assert (status, out) == (2, "")
+    assert "argument 1 is empty; expected an image or a folder" in err
+    status, out, err = qkv("recognize", "-m", model, "b.png", "")
+    assert status == 2
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["b.png", ""]
+    assert "argument 2 is empty; expected an image or a folder" in err
 
 
 def test_what_cannot_be_is_refused(qkv, model, photos, tmp_path):
