@@ -2640,8 +2640,10 @@ show_table("The shipped models", zoo_table())
 # ### 6.1 Translation
 #
 # A Transformer of section 7's kind, of two million parameters, which learned from English sentences
-# that learners wrote down and translated into German (Tatoeba, tatoeba.org). Short everyday
-# sentences come out well, mostly. What learners rarely write does not.
+# that learners wrote down and translated into German (Tatoeba, tatoeba.org). It is a demo: of these
+# four sentences only the first comes out right. In the second the child is given, not given to (it
+# should be *dem Kind*), in the third *so* is copied (*also bleiben wir*), and the fourth has words that
+# learners rarely write.
 
 # %%
 to_german = qkv.task("translate")
@@ -2973,25 +2975,35 @@ show_table(f"Against “{GOLD}”", graded)
 
 # %%
 feel = qkv.task("classify")
-OPINIONS = [
-    "I would buy it again without a second thought.",
-    "The soup was cold and so was the waiter.",
-    "Not bad at all.",
-    "I have seen worse, but I cannot remember when.",
-    "The train to Lyon leaves at nine.",
-]
+OPINIONS = {  # and what a reader would say
+    "I would buy it again without a second thought.": "positive",
+    "The soup was cold and so was the waiter.": "negative",
+    "Not bad at all.": "positive",
+    "I have seen worse, but I cannot remember when.": "negative",
+    "The train to Lyon leaves at nine.": "neither",
+}
+felt = feel(list(OPINIONS))
 show_table(
     "Opinions",
     [
-        {"text": text, "says": said.label, "probability": f"{said.probability:.2f}"}
-        for text, said in zip(OPINIONS, feel(OPINIONS), strict=True)
+        {
+            "text": said.text,
+            "says": said.label,
+            "probability": f"{said.probability:.2f}",
+            "a reader says": reader,
+        }
+        for said, reader in zip(felt, OPINIONS.values(), strict=True)
     ],
 )
+assert [said.label for said in felt[:3]] == list(OPINIONS.values())[:3]
 
 # %% [markdown]
-# The first is a mistake, and a confident one: a probability tells how sure a model is, not whether it
-# is right. The last one is not an opinion. A classifier distributes the whole probability over the classes that it
-# knows; "none of them" is an answer only if it was one in training.
+# The fourth means that hardly anything is worse, and the model takes it literally. It is not sure,
+# though. Its probabilities are **calibrated** (Guo et al. 2017): the scores before the softmax were
+# divided by one number, chosen such that on texts it had not learned from, of the answers with a
+# probability of 0.6 six in ten are right. The last one is not an opinion. A classifier distributes the
+# whole probability over the classes that it knows; "none of them" is an answer only if it was one in
+# training.
 #
 # ### 6.7 Text generation
 #
