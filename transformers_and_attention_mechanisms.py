@@ -740,7 +740,7 @@ show_source(scaled_dot_scores, attention_weights, explicit_attention)
 # which is 0 in every entry where one weight is 1 and the others are 0. A row learns through its query,
 # by the chain rule
 #
-# $$ \frac{\partial a}{\partial q} = J \, K \cdot s, \qquad s = 1 / \sqrt{d_k}, \text{ or } 1
+# $$ \frac{\partial a}{\partial q} = J K \cdot s, \qquad s = 1 / \sqrt{d_k}, \text{ or } 1
 # \text{ without the division} $$
 #
 # so without it the second factor is $\sqrt{d_k}$ times as large, and where $J$ is nearly 0 the row can
