@@ -2,6 +2,7 @@
 
     make results-quick                     measure, and compare with what is published
     make results-quick ARGS=--publish      and publish it
+    make results-quick ARGS="--only sentiment --publish"   the scores of one model
 
 Each score must be the published one, within 1 %, or the command fails. What is not on this
 machine (QKV_DATA names the folder of the data) is named and left out.
@@ -9,7 +10,7 @@ machine (QKV_DATA names the folder of the data) is named and left out.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -112,10 +113,15 @@ MEASURES: tuple[tuple[str, str, Callable[[], list[Score]]], ...] = (
 )
 
 
-def measured() -> list[dict[str, Any]]:
-    """One entry a score; an entry with a "problem" has none."""
+ORDER = list(dict.fromkeys(name for name, _, _ in MEASURES))
+
+
+def measured(only: Sequence[str]) -> list[dict[str, Any]]:
+    """One entry a score, of these models or of all; an entry with a "problem" has none."""
     found: list[dict[str, Any]] = []
     for name, data, score in MEASURES:
+        if only and name not in only:
+            continue
         print(f"{name}: {data} ...", file=sys.stderr, flush=True)
         before = time.perf_counter()
         try:
@@ -196,11 +202,12 @@ def main() -> None:
     """Measure, compare, and publish if asked to."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--publish", action="store_true", help="keep these scores, and show them")
+    parser.add_argument("--only", nargs="+", default=(), help="names of models; the others stay")
     options = parser.parse_args()
     published = load(FILE) if FILE.is_file() else {}
     if not options.publish_only:
         before = time.perf_counter()
-        entries = measured()
+        entries = measured(options.only)
         show_table("The shipped models", rows_of(entries, published))
         print(f"{time.perf_counter() - before:.0f} seconds")
         if not options.publish:
@@ -209,6 +216,9 @@ def main() -> None:
             return
         if missing := [entry["problem"] for entry in entries if "problem" in entry]:
             raise SystemExit("not published, for something was not measured: " + missing[0])
+        if options.only:
+            kept = [one for one in published["scores"] if one["model"] not in options.only]
+            entries = sorted([*kept, *entries], key=lambda one: ORDER.index(one["model"]))
         published = {"scores": entries, "machine": machine()}
         save(FILE, published)
     publish("zoo", markdown(published), DOCUMENT)
