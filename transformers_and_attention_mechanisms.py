@@ -1922,6 +1922,7 @@ show_table(
 )
 of_distance = ("rotary", "relative (Shaw)", "ALiBi")
 of_places = [loss_near[kind] for kind in KINDS if kind not in of_distance]
+assert FAST or loss_near["learned"] > loss_near["none"]
 assert FAST or max(loss_near[kind] for kind in of_distance) < min(of_places)
 for kind in ("relative (Shaw)", "ALiBi"):
     assert FAST or loss_far[kind] < loss_near[kind] + 0.15
@@ -2490,6 +2491,7 @@ show_table(
     + [{"part": "all", "parameters": f"{sum(by_hand.values()):,}"}],
 )
 assert sum(by_hand.values()) == sum(p.numel() for p in base.parameters())
+assert round((sum(by_hand.values()) + (40_700 - vocabulary) * d) / 1e6, 1) == 65.0
 assert set(by_hand.values()) <= set(by_code)
 
 # %% [markdown]
@@ -3478,8 +3480,8 @@ for text in ("4 July 1976", "July 4th, 1976", "im Jahr 1976, am 4. Juli"):
 #
 # The model of section 7 learned one task from nothing. What made Transformers common is another
 # order of work: first one large model learns from text that nobody labelled, then small additions
-# make it do many things. This section trains three small ones, a BERT and two GPTs, in about two
-# minutes, then opens real ones.
+# make it do many things. This section trains three small ones, a BERT and two GPTs, then opens real
+# ones.
 #
 # ### 8.1 An overview
 #

@@ -3,6 +3,8 @@
 import pytest
 
 from qkv.data.language import other_language
+from qkv.data.sets.everyday import everyday
+from qkv.data.sets.opinions import opinions
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,12 @@ from qkv.data.language import other_language
 def test_a_language_is_named_only_if_it_is_clear(text, english, german):
     assert other_language(text, "en") == english
     assert other_language(text, "de") == german
+
+
+def test_few_texts_are_taken_for_another_language():
+    wrong = [one.text for one in opinions("validation") if other_language(one.text, "en")]
+    assert len(wrong) <= 2, wrong  # of 839
+    for expected, other in (("en", "de"), ("de", "en")):
+        texts = [one.source for one in everyday(expected)]
+        assert not [text for text in texts if other_language(text, expected)]
+        assert sum(bool(other_language(text, other)) for text in texts) >= 110  # of 120

@@ -208,10 +208,10 @@ class Copying:
         for value, kind in dict.fromkeys(found):
             other = self.written(value) if kind == "number" else value
             free = numbers if kind == "number" else names
-            if free and _place(value, text) and (place := _place(other, translation)):
+            here, there = _place(value, text), _place(other, translation)
+            if free and here is not None and there is not None:
                 stand_in = free.pop()
-                text = _place(value, text).sub(stand_in, text)  # type: ignore[union-attr]
-                translation = place.sub(stand_in, translation)
+                text, translation = here.sub(stand_in, text), there.sub(stand_in, translation)
         return text, translation
 
     def _found(self, text: str) -> list[tuple[int, int, str]]:

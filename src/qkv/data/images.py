@@ -100,7 +100,7 @@ class ImageProcessor:
         Raises:
             DataError: if it cannot be read or converted.
         """
-        config, pillow = self.config, _pillow()
+        config, pillow = self.config, pillow_modules()
         name = "an image"
         if not isinstance(image, pillow.Image.Image):
             name, image = str(image), read_image(cast(str, image))  # rejects other types
@@ -132,7 +132,7 @@ def read_image(path: str | os.PathLike[str]) -> "PIL.Image.Image":
         DataError: if there is no such file, it is not an image, or it is broken.
         MissingDependencyError: if Pillow is not installed.
     """
-    pillow = _pillow()
+    pillow = pillow_modules()
     if not isinstance(path, str | os.PathLike):
         raise DataError(
             f"an image is a {type(path).__name__}; expected a path, or an image of Pillow "
@@ -154,7 +154,7 @@ def opened(file: str | os.PathLike[str] | BytesIO, name: str) -> Iterator["PIL.I
         DataError: if there is no such file, it is not an image, or it is broken.
         MissingDependencyError: if Pillow is not installed.
     """
-    pillow = _pillow()
+    pillow = pillow_modules()
     try:
         with pillow.Image.open(file) as image:
             yield image
@@ -171,7 +171,7 @@ def from_array(pixels: np.ndarray) -> "PIL.Image.Image":
     Raises:
         MissingDependencyError: if Pillow is not installed.
     """
-    return _pillow().Image.fromarray(pixels)
+    return pillow_modules().Image.fromarray(pixels)
 
 
 def convert(
@@ -204,8 +204,8 @@ def convert(
         if image.has_transparency_data:
             behind = background(image) if ink else "white"
             image = image.convert("RGBA")
-            paper = _pillow().Image.new("RGBA", image.size, behind)
-            image = _pillow().Image.alpha_composite(paper, image)
+            paper = pillow_modules().Image.new("RGBA", image.size, behind)
+            image = pillow_modules().Image.alpha_composite(paper, image)
         return image.convert(mode)
     except (OSError, SyntaxError, ValueError) as error:  # as of `opened`
         raise DataError(
@@ -269,9 +269,16 @@ def new_size(size: tuple[int, int] | int, height: int, width: int) -> tuple[int,
     return (longer, size) if width <= height else (size, longer)
 
 
-def _pillow() -> ModuleType:
+def pillow_modules() -> ModuleType:
+    """Return the package PIL with the modules that draw and filter images.
+
+    Raises:
+        MissingDependencyError: Pillow is not installed.
+    """
     try:
         import PIL.Image
+        import PIL.ImageDraw
+        import PIL.ImageFilter
         import PIL.ImageOps
     except ImportError as error:
         raise MissingDependencyError(

@@ -27,12 +27,7 @@ from qkv.models.modes import evaluating
 from qkv.tasks.commands import Predict, language_note
 from qkv.tasks.conversation import talk
 from qkv.tasks.finetuning import FineTuning
-from qkv.tasks.generation import (
-    AS_FILES_SAY,
-    SamplingOptions,
-    likelihood_line,
-    likelihood_tables,
-)
+from qkv.tasks.generation import AS_FILES_SAY, SamplingOptions, likelihood_line, likelihood_tables
 from qkv.tasks.generator import Generator
 from qkv.tasks.inputs import Item, text_items
 from qkv.tasks.likelihood import target_losses

@@ -3,11 +3,12 @@
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.helpers import unchecked
 
-from qkv.data.copying import NAMES, NUMBERS, Copying
+from qkv.data.copying import NAMES, NUMBERS, STAND_INS, Copying
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError
 from qkv.generation.answer import Answer
@@ -145,6 +146,19 @@ def test_an_alignment_shows_the_words_themselves(folder):
 def test_a_translator_without_the_rule_reads_the_words(folder):
     plain = replace(Translator.load(folder), copying=None)
     assert plain("call now Oksana").translation != "ruf jetzt Oksana"
+
+
+def test_both_ways_adds_the_opposite_direction():
+    pairs = [("call Oksana now", "ruf Oksana jetzt"), ("the train", "der Zug")] * 3
+    data = DataConfig(train=("x",), columns={"source": "en", "target": "de"})
+    options = {"output": Path("x"), "data": data, "both_ways": True}
+    plain = TranslationRecipe(**options)._pairs(pairs)
+    assert plain == [*pairs, *((target, source) for source, target in pairs)]
+    masked = TranslationRecipe(**options, copying=True)._pairs(pairs)
+    assert len(masked) == 12
+    assert all(("Oksana" in a + b) is False for a, b in masked)
+    for source, target in (masked[0], masked[6]):
+        assert STAND_INS.findall(source) == STAND_INS.findall(target) != []
 
 
 def test_languages_without_a_rule_are_refused(tmp_path):

@@ -264,3 +264,8 @@ def test_the_answer_by_hand_is_exact_enough():
     assert math.isclose(sum(numbers[:3]), 1.0, abs_tol=1e-9)
     with float64():
         assert difference(plain(numbers), plain(find_exercise("2.1").expected()), 0.01) is None
+
+
+def test_the_number_of_named_mistakes_is_the_published_one():
+    named = {(n, one.name) for n in EXERCISES for one in find_exercise(n).mistakes}
+    assert len(named) == 544

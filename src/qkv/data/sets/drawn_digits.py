@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from qkv.data.image_sets import ImageExample
+from qkv.data.images import pillow_modules
 from qkv.data.sets import Folder, NamedSet
-from qkv.errors import MissingDependencyError
 
 if TYPE_CHECKING:  # Pillow is optional
     import PIL.Image
@@ -70,20 +70,15 @@ def _draw(shapes: list[Shape], seed: list[int]) -> "PIL.Image.Image":
     Raises:
         MissingDependencyError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError(
-            'drawing needs Pillow, which is not installed: pip install "qkv[images]"'
-        ) from error
+    pillow = pillow_modules()
     rng = np.random.default_rng(seed)
     strokes = move(shapes[rng.integers(len(shapes))], rng)
     mask = follow(strokes, rng)
     height = int(7 * 8 ** (rng.random() ** 1.5))  # 7 to 56 pixels, more often few
     size = max(2, round(height * mask.width / mask.height)), height
-    mask = mask.resize(size, Image.Resampling.BOX)
+    mask = mask.resize(size, pillow.Image.Resampling.BOX)
     room = rng.uniform(1.06, 2.0, 2) * size + 4
-    image = Image.new("L", (int(room[0]), int(room[1])))
+    image = pillow.Image.new("L", (int(room[0]), int(room[1])))
     left, top = (int(rng.integers(1, most)) for most in np.subtract(image.size, size))
     image.paste(mask, (left, top))
     return _print(np.asarray(image) / 255, rng)

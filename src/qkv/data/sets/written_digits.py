@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkv.data.image_sets import ImageExample
-from qkv.data.images import from_array, read_image
+from qkv.data.images import from_array, pillow_modules, read_image
 from qkv.data.sets import Folder, NamedSet
-from qkv.errors import MissingDependencyError
 
 if TYPE_CHECKING:  # Pillow is optional
     import PIL.Image
@@ -62,21 +61,16 @@ def draw(digit: Mapping[str, Any]) -> "PIL.Image.Image":
     Raises:
         MissingDependencyError: Pillow is not installed.
     """
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError as error:
-        raise MissingDependencyError(
-            'drawing needs Pillow, which is not installed: pip install "qkv[images]"'
-        ) from error
+    pillow = pillow_modules()
     size = digit["width"], digit["height"]
-    image = Image.new("L", (size[0] * FINER, size[1] * FINER), 255)
-    pen, radius = ImageDraw.Draw(image), digit["stroke_width"] * FINER / 2
+    image = pillow.Image.new("L", (size[0] * FINER, size[1] * FINER), 255)
+    pen, radius = pillow.ImageDraw.Draw(image), digit["stroke_width"] * FINER / 2
     for stroke in digit["strokes"]:
         points = [(x * FINER, y * FINER) for x, y in stroke]
         pen.line(points, fill=0, width=round(2 * radius))
         for x, y in points:
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
-    return image.resize(size, Image.Resampling.BOX)
+    return image.resize(size, pillow.Image.Resampling.BOX)
 
 
 SETS = (
