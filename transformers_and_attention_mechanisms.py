@@ -55,152 +55,13 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
 # my.csv` (or `QKV_TEXTS=my.csv`) runs section 9 on your own texts.
 
 # %%
-import dataclasses
-import functools
 import itertools
-import math
 import os
-import pydoc_data.topics
-import random
-import re
-import sys
-import tempfile
-import time
-import unicodedata
-from collections import Counter
-from collections.abc import Callable
-from datetime import date
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from torch import nn
-from torch.nn import functional as F
-
-import qkv
-from qkv.attention.additive import AdditiveAttention
-from qkv.attention.cache import KeyValueCache
-from qkv.attention.core import (
-    attention,
-    attention_weights,
-    explicit_attention,
-    mask_scores,
-    masked_softmax,
-)
-from qkv.attention.heads import disable_heads
-from qkv.attention.local import LocalAttention
-from qkv.attention.masks import attention_mask, causal_mask, combine_masks, positions_from_mask
-from qkv.attention.multi_head import MultiHeadAttention
-from qkv.attention.record import record_attention
-from qkv.attention.rollout import attention_rollout
-from qkv.attention.scores import (
-    additive_scores,
-    concat_scores,
-    dot_scores,
-    general_scores,
-    location_scores,
-    scaled_dot_scores,
-)
-from qkv.attention.single_head import SingleHeadAttention
-from qkv.attention.variants.relative import RelativeAttention, clipped_distances
-from qkv.blocks.block import Block, Residual
-from qkv.blocks.config import BlockConfig
-from qkv.blocks.embedding import TokenEmbedding
-from qkv.blocks.feed_forward import ACTIVATIONS, FeedForward
-from qkv.blocks.norms import LayerNorm, RMSNorm, layer_norm, rms_norm
-from qkv.blocks.positions import (
-    ALiBi,
-    LearnedPositions,
-    Rotary,
-    SinusoidalPositions,
-    alibi_slopes,
-    relative_buckets,
-    rotate,
-    sinusoids,
-)
-from qkv.blocks.rotary_scaling import YaRNScaling
-from qkv.blocks.stack import Stack
-from qkv.checkpoints.convert import convert
-from qkv.checkpoints.llama2c import read_llama2c_pieces
-from qkv.checkpoints.table import under
-from qkv.checkpoints.tables import gpt as gpt_table
-from qkv.checkpoints.tables.bert import BERT_BLOCK, EMBEDDINGS
-from qkv.data.augmentation import Augmentation, image_batches
-from qkv.data.batches import Batches, Batching, collate_pairs
-from qkv.data.classification import (
-    classification_batches,
-    encode_texts,
-    evaluation_batches,
-    in_order,
-)
-from qkv.data.coreference import COREFERENCE_PAIRS, Coreference, coreference_pair
-from qkv.data.dates import FORMS, TUTORIAL_LOCALES, DatePair, date_pairs, write_date
-from qkv.data.images import ImageConfig
-from qkv.data.labels import Labels, TextExample, hold_out_stratified, read_examples
-from qkv.data.masking import Masking, masked_batches
-from qkv.data.pretraining import TokenBatch, causal_batches, collate_causal, collate_targets
-from qkv.data.sets import load_set, named_sets
-from qkv.data.sets.reviews import reviews
-from qkv.data.text import find_data
+from qkv.data.dates import TUTORIAL_LOCALES, date_pairs
 from qkv.data.tokenizers import Tokenizer
-from qkv.data.windows import make_windows
-from qkv.errors import DataError, LengthError, MissingDependencyError
-from qkv.evaluation.exact_match import exact_match_by_length
-from qkv.evaluation.intervals import bootstrap_interval
-from qkv.evaluation.questions import answer_scores, normalize_answer
-from qkv.evaluation.summarization import summary_scores
-from qkv.evaluation.translation import translation_scores
-from qkv.generation.beam import beam_search
-from qkv.generation.greedy import greedy
-from qkv.generation.ranking import Beam
-from qkv.generation.sampling import Sampling, sample
-from qkv.generation.stepping import Stepper
-from qkv.models.bert import Bert, BertConfig
-from qkv.models.encoder_decoder import EncoderDecoder
-from qkv.models.gpt import GPT, GPTConfig
-from qkv.models.heads import MaskedLM, SequenceClassifier
-from qkv.models.llama import LlamaConfig
-from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
-from qkv.models.pointer_generator import PointerGenerator
-from qkv.models.pooling import mean_token
-from qkv.models.rnn import RNNConfig, RNNDecoder, RNNSeq2Seq
-from qkv.models.seq2seq import Seq2Seq
-from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.models.vit import ViT, ViTConfig
-from qkv.tasks.classification import TextClassifier
-from qkv.tasks.images import TASK as RECOGNIZE
-from qkv.tasks.images import fresh_recognizer, statistics, training_pixels
-from qkv.tasks.pretrained import Loaded, locate
-from qkv.tasks.splits import DataConfig, read_splits
-from qkv.tasks.translation import Translator
-from qkv.training.classification import classification_loss, image_loss
-from qkv.training.finetune import (
-    GradualUnfreezing,
-    everything,
-    head_only,
-    layer_groups,
-    layerwise_adamw,
-    top_layers,
-)
-from qkv.training.history import History
-from qkv.training.loop import run_steps, train
-from qkv.training.losses import linear_cross_entropy, pair_loss
-from qkv.training.optim import cosine_decay, noam
-from qkv.training.pretraining import causal_loss, masked_loss
-from qkv.training.progress import Bar
-from qkv.training.report import describe_training, training_memory
-from qkv.training.settings import Training
-from qkv.tutorial.architecture import draw_transformer
-from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
-from qkv.tutorial.measure import flops, interleave, medians, peak_memory
-from qkv.tutorial.shapes import record_shapes
-from qkv.tutorial.source import location, show_source
 from qkv.tutorial.tables import show_table
-from qkv.zoo.catalog import zoo_table
 
 FAST = os.environ.get("QKV_FAST") == "1"
 FIGURES = Path("out/tutorial")
@@ -264,6 +125,38 @@ print(
 # Four places, numbered from 0, with numbers that you can follow. The query fits the keys of places 1
 # and 3 best, with a score of 4 each. But place 3 is masked (padding, say) and gets no weight at all,
 # so the context is nearly the value of place 1.
+
+# %%
+import dataclasses
+
+import torch
+
+from qkv.attention.additive import AdditiveAttention
+from qkv.attention.core import mask_scores, masked_softmax
+from qkv.attention.local import LocalAttention
+from qkv.attention.record import record_attention
+from qkv.attention.scores import (
+    additive_scores,
+    concat_scores,
+    dot_scores,
+    general_scores,
+    location_scores,
+)
+from qkv.attention.single_head import SingleHeadAttention
+from qkv.data.batches import Batching
+from qkv.data.dates import DatePair
+from qkv.data.tokenizers import Tokenizer
+from qkv.evaluation.exact_match import exact_match_by_length
+from qkv.models.rnn import RNNConfig, RNNDecoder, RNNSeq2Seq
+from qkv.tasks.pretrained import Loaded
+from qkv.tasks.translation import Translator
+from qkv.training.loop import run_steps, train
+from qkv.training.losses import pair_loss
+from qkv.training.progress import Bar
+from qkv.training.settings import Training
+from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
+from qkv.tutorial.source import show_source
+from qkv.tutorial.tables import show_table
 
 # %%
 query = torch.tensor([[[2.0, 0.0]]])  # (batch, queries, width)
@@ -673,6 +566,29 @@ for name in local_names[1:]:
 # 2, 4 and 6; divided by 2 they are 1, 2 and 3. The exponentials are 2.718, 7.389 and 20.086, their
 # sum is 30.193, and the weights are 0.090, 0.245 and 0.665. The output is
 # $0.090 \cdot (10, 0) + 0.245 \cdot (0, 10) + 0.665 \cdot (10, 10) = (7.55, 9.10)$.
+
+# %%
+import itertools
+import math
+
+import torch
+
+from qkv.attention.core import (
+    attention,
+    attention_weights,
+    explicit_attention,
+    mask_scores,
+    masked_softmax,
+)
+from qkv.attention.masks import attention_mask, causal_mask, combine_masks
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.record import record_attention
+from qkv.attention.scores import scaled_dot_scores
+from qkv.blocks.positions import sinusoids
+from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure
+from qkv.tutorial.measure import interleave, medians, peak_memory
+from qkv.tutorial.source import show_source
+from qkv.tutorial.tables import show_table
 
 # %%
 X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # (tokens, width)
@@ -1142,6 +1058,33 @@ assert len(set(from_it.argmax(-1).tolist())) == 4
 # kernel, $O(h n^2)$ where the weights are stored.
 
 # %%
+import itertools
+from datetime import date
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from qkv.attention.cache import KeyValueCache
+from qkv.attention.core import explicit_attention
+from qkv.attention.heads import disable_heads
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.record import record_attention
+from qkv.data.batches import Batching, collate_pairs
+from qkv.data.dates import DatePair, write_date
+from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.tasks.pretrained import Loaded
+from qkv.tasks.translation import Translator
+from qkv.training.loop import train
+from qkv.training.losses import pair_loss
+from qkv.training.progress import Bar
+from qkv.training.settings import Training
+from qkv.tutorial.figures import draw_weights, new_figure, save_figure
+from qkv.tutorial.measure import flops, interleave, medians
+from qkv.tutorial.source import show_source
+from qkv.tutorial.tables import show_table
+
+# %%
 show_source(MultiHeadAttention)
 
 # %% [markdown]
@@ -1529,6 +1472,47 @@ assert FAST or min(by_layer["decoder.blocks.0.self_attention"][0]) < all_heads -
 # The paper's figure 1, drawn from a run: each box has the shape of its module's output, for three
 # test dates. The encoder (left) reads the source at once. The decoder (right) reads what is written
 # so far, and in each block attends to the encoder's output, the **memory**.
+
+# %%
+import dataclasses
+import functools
+import math
+
+import torch
+from torch import nn
+
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.variants.relative import RelativeAttention, clipped_distances
+from qkv.blocks.block import Block, Residual
+from qkv.blocks.config import BlockConfig
+from qkv.blocks.embedding import TokenEmbedding
+from qkv.blocks.feed_forward import ACTIVATIONS, FeedForward
+from qkv.blocks.norms import LayerNorm, RMSNorm, layer_norm, rms_norm
+from qkv.blocks.positions import (
+    ALiBi,
+    LearnedPositions,
+    Rotary,
+    SinusoidalPositions,
+    alibi_slopes,
+    relative_buckets,
+    rotate,
+)
+from qkv.blocks.rotary_scaling import YaRNScaling
+from qkv.blocks.stack import Stack
+from qkv.data.batches import collate_pairs
+from qkv.data.pretraining import TokenBatch, collate_causal
+from qkv.errors import LengthError
+from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.training.loop import train
+from qkv.training.losses import linear_cross_entropy
+from qkv.training.progress import Bar
+from qkv.training.settings import Training
+from qkv.tutorial.architecture import draw_transformer
+from qkv.tutorial.figures import draw_curves, new_figure, save_figure, smooth
+from qkv.tutorial.measure import interleave, medians
+from qkv.tutorial.shapes import record_shapes
+from qkv.tutorial.source import show_source
+from qkv.tutorial.tables import show_table
 
 # %%
 torch.manual_seed(0)
@@ -2349,6 +2333,30 @@ show_table(
 # The first mixes *between* the places, the second works at each place alone.
 
 # %%
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from qkv.attention.core import attention, explicit_attention
+from qkv.attention.masks import causal_mask
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.scores import additive_scores, dot_scores, general_scores
+from qkv.blocks.block import Residual
+from qkv.blocks.embedding import TokenEmbedding
+from qkv.blocks.feed_forward import FeedForward
+from qkv.blocks.norms import LayerNorm
+from qkv.generation.greedy import greedy
+from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.tutorial.figures import draw_weights, new_figure, save_figure
+from qkv.tutorial.measure import flops, peak_memory
+from qkv.tutorial.shapes import record_shapes
+from qkv.tutorial.source import location, show_source
+from qkv.tutorial.tables import show_table
+
+# %%
 show_source(Block)
 
 # %% [markdown]
@@ -2634,6 +2642,42 @@ assert round(share, 2) == 0.67
 # use an encoder that others trained, MiniLM, which the extra `zoo` installs. Nothing has to be
 # downloaded while this runs, and each model makes mistakes that are worth a look. `qkv.task(name)`
 # makes a function of a text, or of a list of them. Change the inputs, and run a cell again.
+
+# %%
+import dataclasses
+import math
+from collections import Counter
+
+import numpy as np
+import torch
+
+import qkv
+from qkv.attention.record import record_attention
+from qkv.attention.rollout import attention_rollout
+from qkv.data.augmentation import Augmentation, image_batches
+from qkv.data.batches import Batching
+from qkv.data.images import ImageConfig
+from qkv.data.labels import Labels
+from qkv.data.windows import make_windows
+from qkv.evaluation.questions import answer_scores, normalize_answer
+from qkv.evaluation.summarization import summary_scores
+from qkv.evaluation.translation import translation_scores
+from qkv.generation.beam import beam_search
+from qkv.generation.ranking import Beam
+from qkv.generation.sampling import Sampling, sample
+from qkv.models.pointer_generator import PointerGenerator
+from qkv.models.vit import ViT, ViTConfig
+from qkv.tasks.images import TASK as RECOGNIZE
+from qkv.tasks.images import fresh_recognizer, statistics, training_pixels
+from qkv.tasks.splits import DataConfig, read_splits
+from qkv.training.classification import image_loss
+from qkv.training.loop import train
+from qkv.training.progress import Bar
+from qkv.training.settings import Training
+from qkv.tutorial.figures import draw_weights, new_figure, save_figure
+from qkv.tutorial.source import show_source
+from qkv.tutorial.tables import show_table
+from qkv.zoo.catalog import zoo_table
 
 # %%
 show_table("The shipped models", zoo_table())
@@ -3178,6 +3222,35 @@ save_figure(figure, FIGURES / "6_rollout.png")
 # are run, which every encoder-decoder shares.
 
 # %%
+import itertools
+import time
+
+import torch
+
+from qkv.attention.masks import attention_mask, positions_from_mask
+from qkv.blocks.block import Block
+from qkv.blocks.embedding import TokenEmbedding
+from qkv.blocks.stack import Stack
+from qkv.data.batches import Batching, collate_pairs
+from qkv.data.dates import FORMS, TUTORIAL_LOCALES, date_pairs
+from qkv.generation.greedy import greedy
+from qkv.generation.stepping import Stepper
+from qkv.models.encoder_decoder import EncoderDecoder
+from qkv.models.seq2seq import Seq2Seq
+from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.tasks.pretrained import Loaded
+from qkv.tasks.translation import Translator
+from qkv.training.loop import train
+from qkv.training.losses import pair_loss
+from qkv.training.optim import cosine_decay, noam
+from qkv.training.progress import Bar
+from qkv.training.settings import Training
+from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
+from qkv.tutorial.shapes import record_shapes
+from qkv.tutorial.source import show_source
+from qkv.tutorial.tables import show_table
+
+# %%
 show_source(Transformer, EncoderDecoder, Seq2Seq)
 
 # %% [markdown]
@@ -3488,6 +3561,57 @@ for text in ("4 July 1976", "July 4th, 1976", "im Jahr 1976, am 4. Juli"):
 # Three shapes. An **encoder** reads everything at once and gives a vector for each token. A
 # **decoder** reads from left to right and gives the next token. An **encoder-decoder** reads one
 # sequence and writes another.
+
+# %%
+import dataclasses
+import itertools
+import pydoc_data.topics
+import random
+import re
+import sys
+import tempfile
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import qkv
+from qkv.attention.masks import causal_mask
+from qkv.attention.record import record_attention
+from qkv.blocks.config import BlockConfig
+from qkv.blocks.stack import Stack
+from qkv.checkpoints.convert import convert
+from qkv.checkpoints.llama2c import read_llama2c_pieces
+from qkv.checkpoints.table import under
+from qkv.checkpoints.tables import gpt as gpt_table
+from qkv.checkpoints.tables.bert import BERT_BLOCK, EMBEDDINGS
+from qkv.data.batches import Batching
+from qkv.data.coreference import COREFERENCE_PAIRS, Coreference, coreference_pair
+from qkv.data.masking import Masking, masked_batches
+from qkv.data.pretraining import TokenBatch, causal_batches, collate_targets
+from qkv.data.text import find_data
+from qkv.data.tokenizers import Tokenizer
+from qkv.errors import DataError, MissingDependencyError
+from qkv.evaluation.intervals import bootstrap_interval
+from qkv.generation.greedy import greedy
+from qkv.models.bert import Bert, BertConfig
+from qkv.models.gpt import GPT, GPTConfig
+from qkv.models.heads import MaskedLM
+from qkv.models.llama import LlamaConfig
+from qkv.models.pooling import mean_token
+from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.tasks.pretrained import locate
+from qkv.training.loop import train
+from qkv.training.pretraining import causal_loss, masked_loss
+from qkv.training.progress import Bar
+from qkv.training.settings import Training
+from qkv.tutorial.figures import draw_weights, new_figure, save_figure
+from qkv.tutorial.source import show_source
+from qkv.tutorial.tables import show_table
 
 # %%
 OVERVIEW = {
@@ -4279,6 +4403,57 @@ if minilm is not None:
 # test split. With `--data` the section runs on your texts: missing splits are held out, and from
 # large sets 900 texts are drawn, so that it takes only minutes. The text describes the built-in
 # reviews.
+
+# %%
+import dataclasses
+import os
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from torch import nn
+from torch.nn import functional as F
+
+import qkv
+from qkv.data.batches import Batches, Batching
+from qkv.data.classification import (
+    classification_batches,
+    encode_texts,
+    evaluation_batches,
+    in_order,
+)
+from qkv.data.labels import Labels, TextExample, hold_out_stratified, read_examples
+from qkv.data.sets import load_set, named_sets
+from qkv.data.sets.reviews import reviews
+from qkv.models.heads import SequenceClassifier
+from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
+from qkv.models.pooling import mean_token
+from qkv.tasks.classification import TextClassifier
+from qkv.training.classification import classification_loss
+from qkv.training.finetune import (
+    GradualUnfreezing,
+    everything,
+    head_only,
+    layer_groups,
+    layerwise_adamw,
+    top_layers,
+)
+from qkv.training.history import History
+from qkv.training.loop import train
+from qkv.training.progress import Bar
+from qkv.training.report import describe_training, training_memory
+from qkv.training.settings import Training
+from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure, smooth
+from qkv.tutorial.source import show_source
+from qkv.tutorial.tables import show_table
 
 # %%
 SEED = 0
