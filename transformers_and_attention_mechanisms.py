@@ -40,11 +40,10 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
     from qkv.tutorial.script import read_options, run_sections
 
     try:
-        if chosen_sections := read_options():
-            run_sections(Path(__file__), chosen_sections)
-            sys.exit()
+        run_sections(Path(__file__), read_options(Path(__file__)))
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    sys.exit()
 
 # %% [markdown]
 # ## Setting up

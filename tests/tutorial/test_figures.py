@@ -10,6 +10,7 @@ from PIL import Image
 from qkv.tutorial.figures import (
     draw_curves,
     draw_weights,
+    figure,
     new_figure,
     save_figure,
     smooth,
@@ -102,3 +103,32 @@ def test_what_is_transparent_becomes_white():
 def test_a_palette_is_made_only_once():
     small = with_palette(png([[[7, 5, 3], [11, 13, 17]]]))
     assert with_palette(small) == small
+
+
+def test_a_figure_is_saved_and_its_path_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("qkv.tutorial.figures.FIGURES", tmp_path)
+    with figure("1_name", 1, 2, size=(4.0, 2.0), title="above") as axes:
+        draw_weights(axes[0, 0], [[0.0, 1.0]], ["q"], ["a", "b"], "weights", numbers=".1f")
+    drawn = axes[0, 0]
+    assert (tmp_path / "1_name.png").exists()
+    assert capsys.readouterr().out == f"figure: {tmp_path}/1_name.png\n"
+    assert [(text.get_text(), text.get_color()) for text in drawn.texts] == [
+        ("0.0", "black"),
+        ("1.0", "white"),
+    ]
+    assert drawn.images[0].colorbar is not None
+    assert not axes[0, 1].axison  # nothing was drawn there
+    assert not mpl.pyplot.get_fignums()
+
+
+def test_a_notebook_shows_a_figure_with_its_titles_as_text(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("qkv.tutorial.figures.FIGURES", tmp_path)
+    monkeypatch.setattr("qkv.tutorial.figures.in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    with figure("2", 1, 2, size=(4.0, 2.0), title="above") as axes:
+        for one in axes.flat:
+            draw_curves(one, {"a": ([1, 2], [1, 8])}, x="x", y="y", title="twice", log="xy")
+    assert shown[0]["text/plain"] == "Figure: above; twice"
+    assert shown[0]["image/png"].startswith(b"\x89PNG")
+    assert (axes[0, 0].get_xscale(), axes[0, 0].get_yscale()) == ("log", "log")

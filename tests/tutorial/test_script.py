@@ -1,11 +1,13 @@
 import os
 import traceback
+from pathlib import Path
 
 import pytest
 
 from qkv.errors import ConfigError
 from qkv.tutorial.script import read_cells, read_options, run_sections
 
+SELF = Path(__file__)
 SCRIPT = """\
 # %% [markdown]
 # # A tutorial
@@ -18,13 +20,19 @@ raise SystemExit("for whole scripts alone")
 
 # %% [markdown]
 # ## 1 First
-# Prose.
+#
+# *3 minutes to read, 1 to run.*
+#
+# A **sentence** says (cf. e.g. 2.1)
+# what comes. Another does not.
 
 # %%
 log.append("first")
 
 # %% [markdown]
-# ### A part of the first section
+# ### 1.1 A part of it
+#
+# $$ 1 $$
 
 # %%
 log.append("still first")
@@ -97,13 +105,13 @@ def no_options(monkeypatch):
 
 
 def test_without_options_all_sections_run_and_no_variable_is_set(no_options):
-    assert read_options([]) == []
+    assert read_options(SELF, []) == []
     assert "QKV_FAST" not in os.environ
     assert "QKV_TEXTS" not in os.environ
 
 
 def test_options_become_what_the_cells_read(no_options):
-    assert read_options(["--fast", "--section", "9", "2", "--data", "sst2"]) == [9, 2]
+    assert read_options(SELF, ["--fast", "--section", "9", "2", "--data", "sst2"]) == [9, 2]
     assert os.environ["QKV_FAST"] == "1"
     assert os.environ["QKV_TEXTS"] == "sst2"
 
@@ -111,11 +119,36 @@ def test_options_become_what_the_cells_read(no_options):
 def test_data_may_be_a_file(no_options, tmp_path):
     path = tmp_path / "my.csv"
     path.write_text("text,label\n")
-    read_options(["--data", str(path)])
+    read_options(SELF, ["--data", str(path)])
     assert os.environ["QKV_TEXTS"] == str(path)
 
 
 def test_data_that_is_not_there_is_refused_before_anything_runs(no_options):
     with pytest.raises(ConfigError, match=r"my\.csv is neither a file nor .* one of reviews,"):
-        read_options(["--data", "my.csv"])
+        read_options(SELF, ["--data", "my.csv"])
     assert "QKV_TEXTS" not in os.environ
+
+
+def test_headings_are_printed_with_the_minutes_and_a_sentence(script, capsys):
+    script.write_text(SCRIPT.replace("report(log, __name__, __file__)", ""))
+    run_sections(script)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0].startswith("━━ 1 First ━")
+    assert lines[1:4] == [
+        "3 minutes to read, 1 to run.",
+        "A sentence says (cf. e.g. 2.1) what comes.",
+        "── 1.1 A part of it",
+    ]
+    assert lines[4].startswith("(section 1 took 0 seconds")
+    assert lines[5].startswith("━━ 7 Seventh ━")
+
+
+def test_the_list_shows_sections_and_runs_nothing(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        read_options(script, ["--list"])
+    assert not end.value.code
+    assert capsys.readouterr().out.splitlines() == [
+        "1 First (3 minutes to read, 1 to run)",
+        "    1.1 A part of it",
+        "7 Seventh",
+    ]

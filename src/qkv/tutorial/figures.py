@@ -1,7 +1,8 @@
 """Figures of attention and training, by matplotlib; each title states the point."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qkv.errors import MissingDependencyError
+from qkv.tutorial.tables import in_notebook
+
+FIGURES = Path("out/tutorial")
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +37,52 @@ def new_figure(
     return figure, axes
 
 
+@contextmanager
+def figure(
+    name: str, rows: int = 1, columns: int = 1, *, size: tuple[float, float], title: str = ""
+) -> Iterator[Any]:
+    """Yield the axes of a figure, an array (rows, columns), and save it as a PNG at the end.
+
+    A notebook shows it, with its titles as the alternative text; a script prints its path.
+
+    Args:
+        name: of the file, without its suffix; the folder is `FIGURES`.
+        rows: number of rows of axes.
+        columns: number of columns of axes.
+        size: width and height in inches.
+        title: a title above all axes.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    drawn, axes = new_figure(rows, columns, size=size)
+    if title:
+        drawn.suptitle(title)
+    yield axes
+    for one in axes.flat:
+        if not one.has_data():
+            one.axis("off")
+    path = FIGURES / f"{name}.png"
+    save_figure(drawn, path, close=True)
+    if in_notebook():
+        from IPython.display import display
+
+        titles = [title, *(one.get_title() for one in axes.flat)]
+        told = "Figure: " + "; ".join(dict.fromkeys(text for text in titles if text))
+        display({"image/png": path.read_bytes(), "text/plain": told}, raw=True)
+    else:
+        print(f"figure: {path}")
+
+
 def draw_weights(
-    axes: "Axes", weights: ArrayLike, queries: Sequence[str], keys: Sequence[str], title: str
+    axes: "Axes",
+    weights: ArrayLike,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    title: str,
+    *,
+    numbers: str | None = None,
+    color_bar: bool = True,
 ) -> None:
     """Draw weights (queries, keys) as a heat map: white is 0, dark is 1.
 
@@ -44,8 +92,17 @@ def draw_weights(
         queries: labels of the rows, from the top.
         keys: labels of the columns.
         title: the point of the figure.
+        numbers: format of the number in each cell, such as ".2f"; by default there is none.
+        color_bar: whether to show which color is which weight.
     """
-    axes.imshow(np.asarray(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(np.asarray(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if color_bar:
+        axes.figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 0.5, 1])
+    if numbers is not None:
+        for (row, column), weight in np.ndenumerate(np.asarray(weights)):
+            color = "white" if weight > 0.5 else "black"
+            text = format(weight, numbers)
+            axes.text(column, row, text, ha="center", va="center", color=color)
     axes.set_xticks(range(len(keys)), [_visible(key) for key in keys])
     axes.set_yticks(range(len(queries)), [_visible(query) for query in queries])
     axes.tick_params(length=0)
@@ -53,15 +110,34 @@ def draw_weights(
 
 
 def draw_curves(
-    axes: "Axes", curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, title: str
+    axes: "Axes",
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    x: str,
+    y: str,
+    title: str,
+    log: str = "",
 ) -> None:
-    """Draw named curves (x values, y values) with a legend."""
+    """Draw named curves (x values, y values) with a legend.
+
+    Args:
+        axes: axes to draw on.
+        curves: the curves by name.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+        title: the point of the figure.
+        log: the axes with a logarithmic scale: "x" (base 2), "y" (base 10), or "xy".
+    """
     for name, (xs, ys) in curves.items():
         axes.plot(np.asarray(xs), np.asarray(ys), label=name)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
+    if "x" in log:
+        axes.set_xscale("log", base=2)
+    if "y" in log:
+        axes.set_yscale("log")
     if len(curves) > 1:
         axes.legend(fontsize=8)
 
@@ -74,8 +150,14 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG with 256 colors, creating its folder; a notebook also shows it."""
+def save_figure(figure: "Figure", path: Path, *, close: bool = False) -> None:
+    """Write a figure as a PNG with 256 colors, creating its folder.
+
+    Args:
+        figure: the figure.
+        path: the file.
+        close: whether to close it in a notebook, too, which otherwise shows it.
+    """
     import matplotlib.pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +165,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
     figure.savefig(png, format="png", dpi=120)
     path.write_bytes(with_palette(png.getvalue()))
     # A notebook's backend shows and closes open figures at the end of the cell.
-    if "inline" not in plt.get_backend():
+    if close or "inline" not in plt.get_backend():
         plt.close(figure)
 
 

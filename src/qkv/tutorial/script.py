@@ -3,9 +3,11 @@
 import argparse
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qkv.data.sets import named_sets
 from qkv.errors import ConfigError
@@ -13,13 +15,15 @@ from qkv.errors import ConfigError
 # The variables that the cells read, also in a notebook.
 FAST, TEXTS = "QKV_FAST", "QKV_TEXTS"
 
-_SECTION = re.compile(r"# ## (\d+) ")
+_HEADING = re.compile(r"# (#{1,3}) ((\d+)(?:\.\d+)? )?(.*)")
+_MINUTES = re.compile(r"\*(.*\bminutes?\b.*)\*")
 
 
-def read_options(arguments: Sequence[str] | None = None) -> list[int]:
+def read_options(script: Path, arguments: Sequence[str] | None = None) -> list[int]:
     """Read the tutorial's command line into the variables that its cells read.
 
     Args:
+        script: the tutorial; `--list` prints its sections and ends the process.
         arguments: None means those of the process.
 
     Returns:
@@ -39,7 +43,11 @@ def read_options(arguments: Sequence[str] | None = None) -> list[int]:
         metavar="DATA",
         help=f"texts for section 9: a table with the columns text and label, or {sets}",
     )
+    parser.add_argument("--list", action="store_true", help="list the sections, and run nothing")
     options = parser.parse_args(arguments)
+    if options.list:
+        print_sections(read_cells(script))
+        parser.exit()
     if options.fast:
         os.environ[FAST] = "1"
     if options.data:
@@ -66,13 +74,76 @@ class Cell:
         return "[markdown]" not in self.marker and '"script"' not in self.marker
 
     @property
+    def headings(self) -> list["Heading"]:
+        """The headings of a text, in their order."""
+        if "[markdown]" not in self.marker:
+            return []
+        lines = self.source.splitlines()
+        found = [(i, match) for i, line in enumerate(lines) if (match := _HEADING.fullmatch(line))]
+        return [Heading.of(match, lines[i + 1 :]) for i, match in found]
+
+    @property
     def section(self) -> int | None:
         """The number in its heading, if this cell begins a section."""
-        if "[markdown]" not in self.marker:
-            return None
-        heading = next((line for line in self.source.splitlines() if line.startswith("# #")), "")
-        match = _SECTION.match(heading)
-        return int(match[1]) if match else None
+        return next((one.section for one in self.headings if one.level == 2 and one.section), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    """A heading, and what the script prints of the text below it.
+
+    Args:
+        level: 1 for the title, 2 for a section, 3 for a part of one.
+        section: the number of its section; None if it has none.
+        title: the heading with its number.
+        minutes: how long the section takes, if the text begins with it.
+        sentence: the first sentence of the text.
+    """
+
+    level: int
+    section: int | None
+    title: str
+    minutes: str
+    sentence: str
+
+    @classmethod
+    def of(cls, match: re.Match[str], below: Sequence[str]) -> "Heading":
+        """Read a heading from its line and the lines below it."""
+        marks, numbers, section, title = match.groups()
+        paragraphs = "\n".join(line.removeprefix("#").strip() for line in below).split("\n\n")
+        texts = [" ".join(text.split()) for text in paragraphs if text.strip()]
+        minutes = next((m[1] for m in map(_MINUTES.fullmatch, texts[:1]) if m), "")
+        texts = texts[bool(minutes) :]
+        first = (
+            texts[0] if texts and not texts[0].startswith(("#", "|", "$", "-", "1.", "!")) else ""
+        )
+        return cls(
+            level=len(marks),
+            section=int(section) if section else None,
+            title=f"{numbers or ''}{title}",
+            minutes=minutes,
+            sentence=re.split(r"(?<=[.:?]) (?=[A-Z*`_])", first)[0].replace("**", "").rstrip(":"),
+        )
+
+    def show(self) -> None:
+        """Print it, as a rule above a section."""
+        if self.level == 2:
+            print(f"\n━━ {self.title} {'━' * max(2, 76 - len(self.title))}")
+            for line in (self.minutes, self.sentence):
+                if line:
+                    print(line)
+        elif self.level == 3:
+            print(f"\n── {self.title}", flush=True)
+
+
+def print_sections(cells: Sequence[Cell]) -> None:
+    """Print the sections with their parts and minutes."""
+    for heading in (one for cell in cells for one in cell.headings if one.section is not None):
+        if heading.level == 2:
+            minutes = f" ({heading.minutes.rstrip('.')})" if heading.minutes else ""
+            print(f"{heading.title}{minutes}")
+        else:
+            print(f"    {heading.title}")
 
 
 def read_cells(path: Path) -> list[Cell]:
@@ -87,11 +158,11 @@ def read_cells(path: Path) -> list[Cell]:
     return cells
 
 
-def run_sections(path: Path, sections: list[int]) -> None:
-    """Run the cells before the first section of a script, then some sections.
+def run_sections(path: Path, sections: Sequence[int] = ()) -> None:
+    """Run the cells before the first section of a script, then some sections, or all.
 
     A section begins with a markdown cell headed ``## 1 Its title``; cells tagged ``script`` are
-    skipped. Tracebacks refer to the script's own lines.
+    skipped. Headings are printed. Tracebacks refer to the script's own lines.
 
     Raises:
         ConfigError: the script has no section with that number.
@@ -102,10 +173,23 @@ def run_sections(path: Path, sections: list[int]) -> None:
         if section not in known:
             there = ", ".join(map(str, known)) or "none"
             raise ConfigError(f"{path.name} has no section {section}; it has {there}")
-    namespace = {"__name__": "__main__", "__file__": str(path)}
-    current = None
+    namespace: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
+    current, begin = None, time.monotonic()
     for cell in cells:
-        current = current if cell.section is None else cell.section
-        if cell.runs and (current is None or current in sections):
+        if cell.section is not None:
+            _say_seconds(current, begin)
+            current = cell.section if not sections or cell.section in sections else 0
+            begin = time.monotonic()
+        if current == 0:  # a section that was not chosen
+            continue
+        for heading in cell.headings:
+            heading.show()
+        if cell.runs:
             code = compile("\n" * cell.line + cell.source, path, "exec", dont_inherit=True)
             exec(code, namespace)
+    _say_seconds(current, begin)
+
+
+def _say_seconds(section: int | None, begin: float) -> None:
+    if section:
+        print(f"(section {section} took {time.monotonic() - begin:.0f} seconds)")

@@ -1,7 +1,8 @@
 """Tables for terminals and notebooks."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,31 @@ def in_notebook() -> bool:
     """Return whether this runs in a Jupyter kernel, which can show Markdown and figures."""
     ipython = sys.modules.get("IPython")  # imported by a kernel, but also by many libraries
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+def table_rows(
+    table: Sequence[Mapping[str, object]] | Mapping[str, Iterable[object]], digits: int = 2
+) -> list[dict[str, str]]:
+    """Return the rows of a table as texts.
+
+    Args:
+        table: rows with the same columns, or columns of the same length by name.
+        digits: digits after the point of floating-point numbers; tensors of one element are
+            numbers, others are written as lists.
+    """
+    if isinstance(table, Mapping):
+        columns = [list(column) for column in table.values()]
+        table = [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [{name: _text(value, digits) for name, value in row.items()} for row in table]
+
+
+def _text(value: Any, digits: int) -> str:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(one, digits) for one in value)
+    return str(value)
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -24,16 +50,28 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def show_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Show rows with the same columns under a title."""
+def show_table(
+    title: str,
+    table: Sequence[Mapping[str, object]] | Mapping[str, Iterable[object]],
+    *,
+    digits: int = 2,
+) -> None:
+    """Show a table under a title.
+
+    Args:
+        title: what it shows.
+        table: rows with the same columns, or columns of the same length by name.
+        digits: digits after the point of floating-point numbers.
+    """
+    rows = table_rows(table, digits)
     if in_notebook():
         from IPython.display import Markdown, display
 
         display(Markdown(f"**{title}**\n\n{markdown_table(rows)}"))
         return
-    table = Table(title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left")
     for name in rows[0]:
-        table.add_column(name, overflow="fold")  # a narrow terminal must not truncate names
+        shown.add_column(name, overflow="fold")  # a narrow terminal must not truncate names
     for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+        shown.add_row(*row.values())
+    Console().print(shown)

@@ -1,0 +1,85 @@
+"""Let the library run on a function of your own."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from qkv.attention import core, scores
+from qkv.errors import ConfigError
+
+# What the fused kernel does not call: while one of these is swapped, attention is explicit.
+EXPLICIT = (
+    scores.scaled_dot_scores,
+    core.mask_scores,
+    core.masked_softmax,
+    core.attention_weights,
+    core.explicit_attention,
+)
+
+
+@contextmanager
+def swap(original: Callable[..., Any], mine: Callable[..., Any]) -> Iterator[None]:
+    """Let every module of the library that uses a function or class use yours instead.
+
+    It changes what library code calls, for the length of the block: ::
+
+        with swap(masked_softmax, mine):
+            model(tokens)
+
+    Args:
+        original: a function or class of the library.
+        mine: called in its place, with the same arguments.
+
+    Raises:
+        ConfigError: no module uses `original`, or `mine` was never called in the block.
+    """
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return mine(*args, **kwargs)
+
+    swapped = _uses(original, counted)
+    name = getattr(original, "__name__", repr(original))
+    if not swapped:
+        raise ConfigError(f"no module of the library uses {name}; expected one of its functions")
+    if original in EXPLICIT:
+        swapped += _uses(core.attention, _explicit)
+    try:
+        for module, attribute, _, new in swapped:
+            setattr(module, attribute, new)
+        yield
+    finally:
+        for module, attribute, old, _ in swapped:
+            setattr(module, attribute, old)
+    if not calls:
+        raise ConfigError(
+            f"nothing in this block called {name}, so yours did not run; expected a model that "
+            "uses it (was the model called inside the block?)"
+        )
+
+
+def _uses(original: Any, new: Any) -> list[tuple[Any, str, Any, Any]]:
+    """Return where the modules of the library name an object: module, attribute, old and new."""
+    return [
+        (module, attribute, original, new)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] == "qkv" and module is not sys.modules[__name__]
+        for attribute, value in list(vars(module).items())
+        if value is original
+    ]
+
+
+@functools.wraps(core.attention)
+def _explicit(*args: Any, dropout: float = 0.0, **kwargs: Any) -> Tensor:
+    if dropout:
+        raise ConfigError(
+            f"dropout = {dropout} of attention weights, which the explicit formula has not; "
+            "expected a model in eval mode, or one without it"
+        )
+    return core.explicit_attention(*args, **kwargs)
