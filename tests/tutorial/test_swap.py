@@ -68,7 +68,7 @@ def test_what_never_ran_is_an_error():
 
 
 def test_dropout_of_weights_is_refused():
-    with pytest.raises(ConfigError, match=r"dropout = 0\.5 of attention weights"):
-        with swap(masked_softmax, masked_softmax):
-            q = torch.randn(1, 2, 3, 4)
-            core.attention(q, q, q, dropout=0.5)
+    q = torch.randn(1, 2, 3, 4)
+    match = r"dropout = 0\.5 of attention weights"
+    with pytest.raises(ConfigError, match=match), swap(masked_softmax, masked_softmax):
+        core.attention(q, q, q, dropout=0.5)
