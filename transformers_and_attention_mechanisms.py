@@ -11,19 +11,27 @@
 # %% [markdown]
 # # Transformers and attention mechanisms
 #
+# ![Attention weights of one model for six languages: which input characters (columns) it reads
+# while it writes each output character (rows)](docs/images/alignments.png)
+#
 # **The code you learn from is the code you run.** Every function shown here is shown by its shipped
 # source: it is the function that the library `qkv` uses, tests and measures. What the text says
 # about results is computed in the cell below it, or asserted there. The models of sections 1 to 5,
-# of 7 and 9, and the small ones of 8 are trained while you read, on a CPU, on data that comes with
-# the installation; section 6 shows models that ship with the library, and 8 opens published ones.
+# 7 and 9, and the small ones of section 8, are trained while you read, on a CPU, on data that comes
+# with the installation; section 6 shows models that ship with the library, and section 8 opens
+# published ones.
 #
-# Most of it learns a task that you can check by eye: **dates as people write them**, in ten
-# languages and seven scripts, to be rewritten as ISO 8601. `Tuesday, August 12, 1986` and
+# Most models learn a task that you can check by eye: **dates as people write them**, in ten
+# languages and seven scripts, are rewritten as ISO 8601. `Tuesday, August 12, 1986` and
 # `1986 թ. օգոստոսի 12, երեքշաբթի` both mean `1986-08-12`: the order of day, month and year differs,
-# months have names, weekdays are noise. A model that rewrites them must find, for each character
-# that it writes, the few characters that matter. That search is what attention is. Section 6 puts
-# the same components to words and images, in six applications; the last two sections are about
-# pretrained models, and about fine-tuning one of them to classify opinions.
+# months have names, weekdays are noise. To write each output character, a model has to find the few
+# input characters that matter. That search is what attention is.
+
+# %% [markdown] tags=["contents"]
+# ## Contents
+#
+# The sections are in `notebooks/`, one notebook each, and all together in one notebook; `--list`
+# prints them. Sections 1 to 5 build on one another. Section 6 can be read last.
 
 # %% tags=["script"]
 # Run by hand: `make tutorial`, or `python transformers_and_attention_mechanisms.py --help`.
@@ -48,22 +56,23 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
 # %% [markdown]
 # ## Setting up
 #
-# Nothing is downloaded. `QKV_FAST=1` (or `--fast` on the command line) trains a quarter of the
-# steps, to see everything once; the scores that the text promises are then not reached, and not
-# asserted. `--section 9` runs one section, the longest here; each needs only this set-up. `--data
-# my.csv` (or `QKV_TEXTS=my.csv`) runs section 9 on your own texts.
+# Nothing is downloaded. `--section 9` runs one section; each needs this set-up only. `--fast` (in a
+# notebook: `QKV_FAST=1`) trains for a quarter of the steps, to see everything once; results that
+# need all of them are then neither reached nor asserted. `--data my.csv` (or `QKV_TEXTS=my.csv`)
+# runs section 9 on your own texts.
+#
+# The cell makes the corpus of dates from the names and patterns of the Unicode CLDR, read through
+# Babel. Training and test dates are disjoint: a date itself determines which of the two it is in.
 
 # %%
 import itertools
 import os
-from pathlib import Path
 
 from qkv.data.dates import TUTORIAL_LOCALES, date_pairs
 from qkv.data.tokenizers import Tokenizer
-from qkv.tutorial.tables import show_table
+from qkv.tutorial.figures import FIGURES
 
 FAST = os.environ.get("QKV_FAST") == "1"
-FIGURES = Path("out/tutorial")
 
 
 def steps_of(full: int) -> int:
@@ -71,33 +80,146 @@ def steps_of(full: int) -> int:
     return full // 4 if FAST else full
 
 
-# %% [markdown]
-# The corpus: names and patterns of the Unicode CLDR, read through Babel. Training and test never
-# share a date: which part a date belongs to is a fixed property of the date itself.
-
-# %%
 training = list(itertools.islice(date_pairs(TUTORIAL_LOCALES, seed=1), 60_000))
 testing = list(itertools.islice(date_pairs(TUTORIAL_LOCALES, split="test", seed=2), 1_000))
 assert not {pair.iso for pair in training} & {pair.iso for pair in testing}
-
 text_pairs = [(pair.text, pair.iso) for pair in training]
 test_pairs = [(pair.text, pair.iso) for pair in testing]
 source_tokenizer = Tokenizer.train_characters(text for text, _ in text_pairs)
 target_tokenizer = Tokenizer.train_characters(iso for _, iso in text_pairs)
-
 examples = {pair.locale: pair for pair in testing if pair.form == "full"}
+lengths = [len(text) for text, _ in test_pairs]
+
+# %% [markdown]
+# ## 0 Before you begin
+#
+# *20 minutes to read, less than one to run.*
+#
+# This page collects what the later ones assume: notation, shapes, a training loop, and a self-test.
+#
+# ### 0.1 What you need
+#
+# Python, the basics of PyTorch (tensors, `nn.Module`, gradients), matrix products, and some
+# probability: softmax, expectation, variance. Recurrent networks help in section 1, but their code
+# is shown. **Versions**: Python 3.11 and PyTorch 2.10 or later. This tutorial was first planned for
+# Python 3.7 and PyTorch 1.10, both of 2018 to 2021: Python 3.7 has had no security fixes since June
+# 2023, and PyTorch had no fused attention before 2.0 (March 2023), and none that shares keys between
+# heads before 2.5. The lowest versions are those on which all of this is tested (`make oldest`).
+#
+# | symbol | meaning | in code |
+# | --- | --- | --- |
+# | $B$, $n$ (or $T$, $S$) | batch size, sequence length (of target and source) | `batch`, `length` |
+# | $d$ | width of the model | `d_model` |
+# | $h$, $d_k$, $d_v$ | number of heads, widths of their queries and keys, and of their values | `n_heads`, `d_head` |
+# | $d_{ff}$ | inner width of the feed-forward network | `d_ff` |
+# | $V$ | size of the vocabulary; $V$ is also the matrix of values, where it stands beside $Q$ and $K$ | `vocab_size` |
+# | $X$, $x_i$ | input of a layer, one row for each token | `x` |
+# | $Q, K, V$; $q, k, v$ | queries, keys and values, as matrices and as rows | `queries`, `keys`, `values` |
+# | $W^Q, W^K, W^V, W^O$ | projections | `query`, `key`, `value`, `output` |
+# | $e_{ij}$, $a_{ij}$ (or $\alpha_{ij}$) | score and weight of key $j$ for query $i$ | `scores`, `weights` |
+# | $\odot$, $[x; y]$ | product by elements, concatenation | `*`, `torch.cat` |
+#
+# ### 0.2 How to read shapes
+#
+# The library annotates tensors with their shapes: `Float[Tensor, "B H Q D"]` is a floating-point
+# tensor with four axes, named in the docstring: batch, heads, queries, width of a head. `*batch`
+# stands for any number of axes, and `1` for an axis of length 1. Most bugs in attention are axes in
+# the wrong order, and they raise no error as long as the lengths fit.
+#
+# ### 0.3 Training, in ten lines
+#
+# All models of this tutorial are trained by the same loop. A model that predicts the next token of
+# a sequence returns **logits**, $V$ numbers for each position. The **cross-entropy** is the mean of
+# $-\ln p$ over the true tokens, where $p$ is the softmax of the logits. Its unit is the **nat** (a
+# bit with $e$ in place of 2); a model that knows nothing has $\ln V$ nats, and $e$ to the power of
+# the loss is the **perplexity**: the number of equally likely tokens that leave one as uncertain.
+#
+# Below, the model sees one token and predicts the next. While it trains, its input is the *true*
+# previous token, not the one that it predicted: **teacher forcing**, which makes all positions of a
+# sequence independent of each other. When the model generates, it reads its own output instead;
+# models that generate this way are **auto-regressive**. The learning rate rises for some steps
+# (**warm-up**), then falls along a **cosine** to 0.
+
+# %%
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from qkv.tutorial.figures import draw_curves, figure
+from qkv.tutorial.tables import show_table
+
+# %%
+torch.manual_seed(0)
+ids = torch.tensor([target_tokenizer.encode(iso) for _, iso in text_pairs[:2000]])  # (2000, 10)
+size = target_tokenizer.vocab_size
+model = nn.Sequential(nn.Embedding(size, 32), nn.Linear(32, size))
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+warm_up, steps, losses = 10, 100, []
+for step in range(steps):
+    batch = ids[torch.randint(len(ids), (64,))]
+    logits = model(batch[:, :-1])  # it sees positions 0 to 8 and predicts 1 to 9: teacher forcing
+    loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.param_groups[0]["lr"] = 0.05 * min(
+        (step + 1) / warm_up, (1 + math.cos(math.pi * step / steps)) / 2
+    )
+    optimizer.step()
+    losses.append(loss.item())
+
+with figure("0_loss", size=(6, 3)) as axes:
+    curves = {
+        "model": (range(steps), losses),
+        "ln V": ((0, steps), [math.log(size)] * 2),
+        "ln 10: any digit": ((0, steps), [math.log(10)] * 2),
+    }
+    draw_curves(axes[0, 0], curves, x="step", y="nats per token", title="Loss of a table of pairs")
+assert losses[-1] < math.log(10) < losses[0] < 1.5 * math.log(size)
+
+# %% [markdown]
+# It stays far above 0: the token before is not enough to tell the next one. `qkv.training.loop.train`
+# is this loop with gradient clipping, checkpoints, mixed precision and several devices.
+#
+# ### 0.4 A self-test
+#
+# Answer before you run the cell. (1) What is the softmax of three equal scores, and what changes if
+# you add 5 to each? (2) `x` has the shape (2, 3, 4): what are the shapes of `x @ x.transpose(1, 2)`
+# and of `x.mean(-1, keepdim=True)`? (3) A model gives the true token the probability 1/8: what is
+# the loss, in nats? (4) What is the gradient of the cross-entropy by the logits? If two or more of
+# the answers surprise you, read an introduction to PyTorch first, such as its own *Learn the basics*.
+
+# %%
+x = torch.randn(2, 3, 4)
+logits = torch.zeros(1, 8, requires_grad=True)
+F.cross_entropy(logits, torch.tensor([2])).backward()
 show_table(
-    "One test date of each locale, in its longest form",
+    "Answers",
+    {
+        "question": (1, 2, 3, 4),
+        "answer": (
+            f"{(torch.zeros(3) + 5).softmax(0).tolist()}: adding a constant changes nothing",
+            f"{tuple((x @ x.transpose(1, 2)).shape)} and {tuple(x.mean(-1, keepdim=True).shape)}",
+            f"ln 8 = {math.log(8):.3f}",
+            f"probabilities minus the one-hot target: {logits.grad[0].tolist()}",
+        ),
+    },
+)
+
+# %% [markdown]
+# ### 0.5 The data
+#
+# One date of each locale, in its longest form. Hebrew and Arabic are read from right to left.
+
+# %%
+show_table(
+    "Test dates",
     [
-        {
-            "locale": locale,
-            "as people write it": examples[locale].text,
-            "ISO 8601": examples[locale].iso,
-        }
-        for locale in TUTORIAL_LOCALES
+        {"locale": locale, "as people write it": pair.text, "ISO 8601": pair.iso}
+        for locale, pair in sorted(examples.items())
     ],
 )
-lengths = [len(text) for text, _ in test_pairs]
 print(
     f"{len(text_pairs)} training pairs, {len(test_pairs)} test pairs; "
     f"{source_tokenizer.vocab_size} source and {target_tokenizer.vocab_size} target tokens; "

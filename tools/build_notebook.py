@@ -1,7 +1,9 @@
-"""Build the tutorial's notebook from its script, and execute it.
+"""Build the tutorial's notebooks from its script, and execute them.
 
-Cells tagged ``script`` are left out, and a cell that only calls ``show_source`` becomes text: the
-source itself, under a link to its file. The same script gives the same cells on every machine.
+There is one notebook of everything, and one for each section in `notebooks/`, with the same cells
+and outputs. Cells tagged ``script`` are left out, a cell that only calls ``show_source`` becomes
+text: the source itself, under a link to its file, and the cell tagged ``contents`` gets the list of
+the headings. The same script gives the same cells on every machine.
 """
 
 import argparse
@@ -22,10 +24,13 @@ from nbclient.exceptions import CellExecutionError
 
 from qkv.files import write_atomically
 from qkv.tutorial.figures import with_palette
+from qkv.tutorial.script import Heading, read_cells
 from qkv.tutorial.source import location, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "transformers_and_attention_mechanisms.py"
+PARTS = "notebooks"  # the folder of the sections
+LIMITS = 2_500_000, 600_000  # bytes of the whole notebook, and of one section
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -38,8 +43,11 @@ def build(script: Path) -> nbformat.NotebookNode:
     cells: list[nbformat.NotebookNode] = []
     ids: set[str] = set()
     for cell in jupytext.read(script, fmt="py:percent").cells:
-        if "script" in cell.metadata.get("tags", []):
+        tags = cell.metadata.get("tags", [])
+        if "script" in tags:
             continue
+        if "contents" in tags:
+            cell.source += "\n\n" + contents(script)
         shown = shown_objects(cell.source, names) if cell.cell_type == "code" else None
         if shown:
             new = nbformat.v4.new_markdown_cell("\n\n".join(as_markdown(one) for one in shown))
@@ -50,6 +58,55 @@ def build(script: Path) -> nbformat.NotebookNode:
         new.id = cell_id(new, ids)
         cells.append(new)
     return nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+
+
+def contents(script: Path) -> str:
+    """The list of the sections and their parts, with links."""
+    lines = []
+    for heading in (one for cell in read_cells(script) for one in cell.headings):
+        if heading.section is None:
+            continue
+        link = f"[{heading.title}](#{anchor(heading.title)})"
+        if heading.level == 2:
+            minutes = f", {heading.minutes.rstrip('.')}" if heading.minutes else ""
+            lines.append(f"- {link} ([alone]({PARTS}/{part_name(heading)})){minutes}")
+        else:
+            lines.append(f"  - {link}")
+    return "\n".join(lines)
+
+
+def anchor(title: str) -> str:
+    """The name that Jupyter gives to a heading."""
+    return title.replace(" ", "-").replace("(", "%28").replace(")", "%29")
+
+
+def part_name(heading: Heading) -> str:
+    """The file name of a section's notebook."""
+    return re.sub(r"\W+", "_", heading.title.lower()).strip("_") + ".ipynb"
+
+
+def parts(notebook: nbformat.NotebookNode, script: Path) -> dict[str, nbformat.NotebookNode]:
+    """The notebooks of the sections by file name: the set-up, then the section."""
+    sections = [one for cell in read_cells(script) for one in cell.headings if one.level == 2]
+    found: dict[str, nbformat.NotebookNode] = {}
+    before: list[nbformat.NotebookNode] = []
+    current = before
+    for cell in notebook.cells:
+        first = cell.source.partition("\n")[0]
+        match = [one for one in sections if first == f"## {one.title}"]
+        if match and match[0].section is not None:
+            title = f"# {match[0].title}\n\nFrom [the whole tutorial](../{script.stem}.ipynb)."
+            top = nbformat.v4.new_markdown_cell(title, id=f"section-{match[0].section}")
+            set_up = [one for one in before if one.source.startswith("## Setting up")]
+            begin = before.index(set_up[0]) if set_up else len(before)
+            current = [top, *before[begin:]]
+            found[part_name(match[0])] = nbformat.v4.new_notebook(cells=current, metadata=METADATA)
+        current.append(nbformat.from_dict(cell))
+    for part in found.values():
+        for cell in part.cells:
+            if cell.cell_type == "markdown":
+                cell.source = re.sub(r"\]\((src|docs|notebooks)/", r"](../\1/", cell.source)
+    return found
 
 
 def imported_names(script: Path) -> dict[str, Any]:
@@ -156,6 +213,24 @@ def differences(built: nbformat.NotebookNode, committed: nbformat.NotebookNode) 
     return "\n".join(difflib.unified_diff(old, new, "notebook", "script", lineterm=""))
 
 
+def read(path: Path) -> nbformat.NotebookNode:
+    """A notebook; an empty one if there is none."""
+    return nbformat.read(path, as_version=4) if path.exists() else nbformat.v4.new_notebook()
+
+
+def check(notebook: nbformat.NotebookNode, path: Path, script: Path) -> None:
+    """Compare the committed notebooks with the script, and their sizes with the limits."""
+    built = {path: notebook} | {
+        path.parent / PARTS / name: part for name, part in parts(notebook, script).items()
+    }
+    for file, expected in built.items():
+        if difference := differences(expected, read(file)):
+            sys.exit(f"{file.name} differs from its script; run `make notebook`\n{difference}")
+        limit = LIMITS[file != path]
+        if (size := file.stat().st_size) > limit:
+            sys.exit(f"{file.name} has {size:,} bytes; expected at most {limit:,} (large figures?)")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Build, execute and write the notebook, or compare it with its script."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -170,10 +245,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     path = options.script.with_suffix(".ipynb")
     notebook = build(options.script)
-    old = nbformat.read(path, as_version=4) if path.exists() else nbformat.v4.new_notebook()
+    old = read(path)
     if options.check:
-        if difference := differences(notebook, old):
-            sys.exit(f"{path.name} differs from its script; run `make notebook`\n{difference}")
+        check(notebook, path, options.script)
         return
     if options.no_execute:
         keep_outputs(notebook, old)
@@ -183,6 +257,15 @@ def main(arguments: list[str] | None = None) -> None:
         execute(notebook, options.timeout)
     nbformat.validate(notebook)
     write_atomically(options.output or path, nbformat.writes(notebook) + "\n")
+    if options.output is None:
+        folder = path.parent / PARTS
+        folder.mkdir(exist_ok=True)
+        written = parts(notebook, options.script)
+        for name, part in written.items():
+            nbformat.validate(part)
+            write_atomically(folder / name, nbformat.writes(part) + "\n")
+        for left in {file.name for file in folder.glob("*.ipynb")} - set(written):
+            (folder / left).unlink()  # a section that was renamed
 
 
 if __name__ == "__main__":

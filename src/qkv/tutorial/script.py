@@ -85,7 +85,7 @@ class Cell:
     @property
     def section(self) -> int | None:
         """The number in its heading, if this cell begins a section."""
-        return next((one.section for one in self.headings if one.level == 2 and one.section), None)
+        return next((one.section for one in self.headings if one.level == 2), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +126,15 @@ class Heading:
         )
 
     def show(self) -> None:
-        """Print it, as a rule above a section."""
+        """Print it if it has a number; a section gets a rule."""
+        if self.section is None:
+            return
         if self.level == 2:
             print(f"\n━━ {self.title} {'━' * max(2, 76 - len(self.title))}")
             for line in (self.minutes, self.sentence):
                 if line:
                     print(line)
-        elif self.level == 3:
+        else:
             print(f"\n── {self.title}", flush=True)
 
 
@@ -174,13 +176,13 @@ def run_sections(path: Path, sections: Sequence[int] = ()) -> None:
             there = ", ".join(map(str, known)) or "none"
             raise ConfigError(f"{path.name} has no section {section}; it has {there}")
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
-    current, begin = None, time.monotonic()
+    current, begin, chosen = None, time.monotonic(), True
     for cell in cells:
         if cell.section is not None:
             _say_seconds(current, begin)
-            current = cell.section if not sections or cell.section in sections else 0
-            begin = time.monotonic()
-        if current == 0:  # a section that was not chosen
+            chosen = not sections or cell.section in sections
+            current, begin = cell.section if chosen else None, time.monotonic()
+        if not chosen:
             continue
         for heading in cell.headings:
             heading.show()
@@ -191,5 +193,5 @@ def run_sections(path: Path, sections: Sequence[int] = ()) -> None:
 
 
 def _say_seconds(section: int | None, begin: float) -> None:
-    if section:
+    if section is not None:
         print(f"(section {section} took {time.monotonic() - begin:.0f} seconds)")
