@@ -2442,6 +2442,11 @@ show_table(
 # %% [markdown]
 # ## 5 Building a block
 #
+# *25 minutes to read, 1 to run.*
+#
+# This section wires the parts of sections 3 and 4 into blocks, tests which input can influence which
+# output, and compares what attention, recurrence and convolution cost.
+#
 # ### 5.1 The encoder block, sublayer by sublayer
 #
 # Two sublayers, each wired by the residual rule of section 4. In the paper's order (post-norm), for
@@ -2451,7 +2456,8 @@ show_table(
 #
 # $$ y = \mathrm{LayerNorm}(x' + \mathrm{FFN}(x')) $$
 #
-# The first mixes *between* the places, the second works at each place alone.
+# The first mixes *between* positions, the second works on each position alone. Given the parts, the
+# block is two lines:
 
 # %%
 import math
@@ -2465,39 +2471,47 @@ from qkv.attention.core import attention, explicit_attention
 from qkv.attention.masks import causal_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.scores import additive_scores, dot_scores, general_scores
-from qkv.blocks.block import Residual
-from qkv.blocks.embedding import TokenEmbedding
+from qkv.blocks.block import Block, Residual
+from qkv.blocks.config import BlockConfig
 from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.norms import LayerNorm
-from qkv.generation.greedy import greedy
 from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.tutorial.figures import draw_weights, new_figure, save_figure
+from qkv.tutorial.figures import draw_curves, draw_weights, figure
 from qkv.tutorial.measure import flops, peak_memory
+from qkv.tutorial.names import usual_names
 from qkv.tutorial.shapes import record_shapes
-from qkv.tutorial.source import location, show_source
+from qkv.tutorial.source import show_source
 from qkv.tutorial.tables import show_table
 
+
 # %%
-show_source(Block)
+def my_encoder_block(x, self_attention, feed_forward, norms):
+    """Two sublayers, each followed by a residual connection and a norm."""
+    x = norms[0](x + self_attention(x))
+    return norms[1](x + feed_forward(x))
+
 
 # %% [markdown]
-# The block takes its sublayers apart so little that we can call them one by one. The shapes are
-# those of the run; no sublayer changes the shape of $x$, or its sum with $x$ would not exist.
+# The library's block serves every model here, encoders and decoders. What it adds to these lines is
+# the choice of the norm's position, dropout, masks, and caches for decoding:
+
+# %%
+show_source(Residual, Block)
+
+# %% [markdown]
+# Both compute the same from the same parts. The shapes are recorded during the run; no sublayer
+# changes the shape of $x$; otherwise the two could not be added.
 
 # %%
 torch.manual_seed(0)
 encoder_block = Block(BlockConfig(d_model=64, n_heads=4, d_ff=256)).eval()
 sentence = torch.randn(2, 7, 64)  # (batch, length, d_model)
-
-with torch.no_grad():
-    mixed = encoder_block.self_attention(sentence)
-    after_attention = encoder_block.self_attention_residual.norm(sentence + mixed)
-    bent = encoder_block.feed_forward(after_attention)
-    by_sublayers = encoder_block.feed_forward_residual.norm(after_attention + bent)
-    with record_shapes(encoder_block) as encoder_shapes:
-        at_once = encoder_block(sentence)
-assert torch.allclose(by_sublayers, at_once, atol=1e-6)
-show_table(f"An encoder block, x {tuple(sentence.shape)}, in the order of the run", encoder_shapes)
+norms = encoder_block.self_attention_residual.norm, encoder_block.feed_forward_residual.norm
+with torch.no_grad(), record_shapes(encoder_block) as shapes:
+    at_once = encoder_block(sentence)
+mine = my_encoder_block(sentence, encoder_block.self_attention, encoder_block.feed_forward, norms)
+assert torch.allclose(mine, at_once, atol=1e-6)
+show_table(f"An encoder block, x {tuple(sentence.shape)}, in the order of the run", shapes)
 
 # %% [markdown]
 # ### 5.2 The decoder block
@@ -2511,6 +2525,9 @@ show_table(f"An encoder block, x {tuple(sentence.shape)}, in the order of the ru
 # $$ x'' = \mathrm{LayerNorm}(x' + \mathrm{MultiHead}(x', m, m)) $$
 #
 # $$ y = \mathrm{LayerNorm}(x'' + \mathrm{FFN}(x'')) $$
+#
+# The block keeps its sublayers separate, so we can call them one at a time. (Exercise 5.1 asks for
+# these three lines from the parts.)
 
 # %%
 decoder_config = BlockConfig(d_model=64, n_heads=4, d_ff=256, causal=True, cross_attention=True)
@@ -2520,15 +2537,13 @@ written = torch.randn(2, 5, 64)  # what the decoder has written so far
 with torch.no_grad():
     x = decoder_block.self_attention_residual(written, decoder_block.self_attention)
     x = decoder_block.cross_attention_residual(
-        x, lambda asking: decoder_block.cross_attention(asking, at_once)
+        x, lambda queries: decoder_block.cross_attention(queries, at_once)
     )
     by_sublayers = decoder_block.feed_forward_residual(x, decoder_block.feed_forward)
-    with record_shapes(decoder_block) as decoder_shapes:
+    with record_shapes(decoder_block) as shapes:
         read_and_written = decoder_block(written, at_once)
 assert torch.allclose(by_sublayers, read_and_written, atol=1e-6)
-show_table(
-    f"A decoder block, x {tuple(written.shape)}, memory {tuple(at_once.shape)}", decoder_shapes
-)
+show_table(f"A decoder block, x {tuple(written.shape)}, memory {tuple(at_once.shape)}", shapes)
 
 # %% [markdown]
 # ### 5.3 Who can influence whom
@@ -2551,34 +2566,32 @@ print("decoder: outputs that changed with the last token:", (~same).any(-1)[0].i
 print("encoder:", (open_before != open_after).any(-1)[0].int().tolist())
 
 # %% [markdown]
-# Then for every pair of places at once, by the gradient: the size of
+# Then for every pair of positions at once, by the gradient: the norm of
 # $\partial y_i / \partial x_j$ (its square root is drawn, so that small ones show). Above the
 # decoder's diagonal it is exactly zero. The dark diagonal is the residual connection: a token's own
 # vector passes through.
 
 
 # %%
-def influence(block: Block, memory: torch.Tensor | None = None) -> torch.Tensor:
-    """The norm of dy_i / dx_j for all places i (rows) and j (columns), for one sequence."""
-    x = torch.randn(1, 8, 64, generator=torch.Generator().manual_seed(0))
-    jacobian = torch.autograd.functional.jacobian(lambda x: block(x, memory), x)
-    return jacobian[0, :, :, 0].norm(dim=(1, 3))  # (1, i, 64, 1, j, 64) -> (i, j)
+def influence(module: Callable, x: torch.Tensor, outputs: slice = slice(None)) -> torch.Tensor:
+    """The norm of dy_i / dx_j for output positions i (rows) and input positions j (columns)."""
+    jacobian = torch.autograd.functional.jacobian(lambda x: module(x)[0, outputs], x)
+    return jacobian[:, :, 0].double().norm(dim=(1, 3))  # (i, d, 1, j, d) -> (i, j)
 
 
-encoder_influence = influence(encoder_block).detach()
-decoder_influence = influence(decoder_block, at_once[:1]).detach()
+eight = torch.randn(1, 8, 64)
+encoder_influence = influence(encoder_block, eight)
+decoder_influence = influence(lambda x: decoder_block(x, at_once[:1]), eight)
 assert encoder_influence.min() > 0
 assert torch.equal(decoder_influence > 0, causal_mask(8, 8))
-figure, axes = new_figure(1, 2, size=(9, 4))
-numbers = [str(place) for place in range(8)]
-for place, matrix, title in (
-    (axes[0, 0], encoder_influence, "Encoder block: every input reaches every output"),
-    (axes[0, 1], decoder_influence, "Decoder block: no output sees a later input"),
-):
-    draw_weights(place, (matrix / matrix.max()).sqrt(), numbers, numbers, title)
-    place.set_xlabel("input place")
-    place.set_ylabel("output place")
-save_figure(figure, FIGURES / "5_influence.png")
+numbers = [str(position) for position in range(8)]
+with figure("5_influence", 1, 2, size=(10, 4)) as axes:
+    for one, matrix, title in (
+        (axes[0, 0], encoder_influence, "Encoder block: every input reaches every output"),
+        (axes[0, 1], decoder_influence, "Decoder block: no output sees a later input"),
+    ):
+        draw_weights(one, (matrix / matrix.max()).sqrt(), numbers, numbers, title)
+        one.set(xlabel="input position", ylabel="output position")
 
 # %% [markdown]
 # ### 5.4 Parameters, by hand and by code
@@ -2588,8 +2601,8 @@ save_figure(figure, FIGURES / "5_influence.png")
 # attention and one norm more than an encoder block. For the paper's base model (table 3: $N = 6$,
 # $d = 512$, $d_{ff} = 2048$, one vocabulary of about 37,000 for both languages and the output) the
 # paper says $65 \cdot 10^6$; the cell counts what these numbers give, 3 % less. Both of the paper's
-# numbers are rounded: with a vocabulary of 40,700 the sum would be 65.0 million. Nothing is allocated
-# for it: tensors on the `meta` device have shapes only.
+# numbers are rounded: with a vocabulary of 40,700 the sum would be 65.0 million. Nothing is
+# allocated for it: tensors on the `meta` device have shapes only.
 
 
 # %%
@@ -2613,15 +2626,18 @@ by_hand = {
     "encoder, 6 blocks": 6 * block_parameters(d, d_ff, decoder=False),
     "decoder, 6 blocks": 6 * block_parameters(d, d_ff, decoder=True),
 }
-by_code = [sum(p.numel() for p in part.parameters()) for part in base.children()]
+total = sum(by_hand.values())
 show_table(
     "The base model of 2017",
-    [{"part": part, "parameters": f"{count:,}"} for part, count in by_hand.items()]
-    + [{"part": "all", "parameters": f"{sum(by_hand.values()):,}"}],
+    {"part": [*by_hand, "all"], "parameters": [f"{n:,}" for n in (*by_hand.values(), total)]},
 )
-assert sum(by_hand.values()) == sum(p.numel() for p in base.parameters())
-assert round((sum(by_hand.values()) + (40_700 - vocabulary) * d) / 1e6, 1) == 65.0
+by_code = [sum(p.numel() for p in part.parameters()) for part in base.children()]
+assert total == sum(p.numel() for p in base.parameters())
+assert round((total + (40_700 - vocabulary) * d) / 1e6, 1) == 65.0
 assert set(by_hand.values()) <= set(by_code)
+share = (2 * d * d_ff + d_ff + d) / block_parameters(d, d_ff, decoder=False)
+print(f"share of the feed-forward network in an encoder block: {share:.1%}")
+assert round(share, 2) == 0.67
 
 # %% [markdown]
 # ### 5.5 From the usual names to ours
@@ -2630,118 +2646,162 @@ assert set(by_hand.values()) <= set(by_code)
 # Transformer*. Here is where each of them lives in the library.
 
 # %%
-USUAL_NAMES = {
-    "ScaledDotProductAttention": (attention, "attention; as the equation, explicit_attention"),
-    "MultiHeadAttention": (MultiHeadAttention, "MultiHeadAttention(d_model, n_heads)"),
-    "PositionalEncoding": (SinusoidalPositions, "SinusoidalPositions(d_model)"),
-    "PositionwiseFeedForward": (FeedForward, "FeedForward(d_model, d_ff)"),
-    "SublayerConnection": (Residual, "Residual(config)"),
-    "EncoderLayer": (Block, "Block(BlockConfig(...))"),
-    "DecoderLayer": (Block, "Block(BlockConfig(..., causal=True, cross_attention=True))"),
-    "Encoder, Decoder": (Stack, "Stack(config, n_layers)"),
-    "Embeddings": (TokenEmbedding, "TokenEmbedding(vocab_size, d_model, scale=)"),
-    "subsequent_mask": (causal_mask, "causal_mask(n_queries, n_keys)"),
-    "Transformer": (Transformer, "Transformer(TransformerConfig(...))"),
-    "greedy_decode": (greedy, "greedy(model, source, start=, stop=, max_length=)"),
-}
-show_table(
-    "Usual names",
-    [
-        {"usual name": usual, "here": here, "file": location(shown)}
-        for usual, (shown, here) in USUAL_NAMES.items()
-    ],
-)
+show_table("Usual names", usual_names())
 
 # %% [markdown]
 # ### 5.6 What each mechanism costs
 #
-# For $n$ places (queries and keys alike), width $d$, $h$ heads, and width $d_a$ of Bahdanau's
-# hidden layer, which is $d$ below. Memory is what the mechanism allocates, its
-# output included.
+# For $n$ positions (queries and keys alike), width $d$, $h$ heads, kernels of width $k$, and width
+# $d_a$ of Bahdanau's hidden layer, which is $d$ below. Memory is what the mechanism allocates, its
+# output included. *Steps* are those that must wait for each other. The *path* is the largest number
+# of steps between two positions, on which a signal can get lost.
 #
-# | mechanism | equation | time | memory | one after another |
-# |---|---|---|---|---|
-# | additive scores | $e_{ij} = v_a^\top \tanh(W_a s_{i-1} + U_a h_j)$, Bahdanau et al. 2015, A.1.2 | $O(n^2 d_a + n d d_a)$ | $O(n^2 d_a)$ | $O(1)$ |
-# | dot scores | $h_t^\top \bar h_s$, Luong et al. 2015, section 3.1 | $O(n^2 d)$ | $O(n^2)$ | $O(1)$ |
-# | general scores | $h_t^\top W_a \bar h_s$, the same | $O(n^2 d + n d^2)$ | $O(n^2 + n d)$ | $O(1)$ |
-# | scaled dot-product attention | $\mathrm{softmax}(QK^\top / \sqrt{d_k})V$, Vaswani et al. 2017, eq. 1 | $O(n^2 d)$ | $O(n^2)$; fused $O(n d)$ | $O(1)$ |
-# | multi-head attention | $\mathrm{Concat}(\mathrm{head}_1, \ldots, \mathrm{head}_h)W^O$, section 3.2.2 | $O(n^2 d + n d^2)$ | $O(h n^2)$; fused $O(n d)$ | $O(1)$ |
-# | feed-forward | $\max(0, xW_1 + b_1)W_2 + b_2$, eq. 2 | $O(n d d_{ff})$ | $O(n d_{ff})$ | $O(1)$ |
-# | layer norm | $(x - \mu) / \sqrt{\sigma^2 + \epsilon} \odot g + b$, Ba et al. 2016, eq. 4 | $O(n d)$ | $O(n d)$ | $O(1)$ |
-# | recurrent cell (GRU) | $h_t = f(x_t, h_{t-1})$, Cho et al. 2014 | $O(n d^2)$ | $O(n d)$ | $O(n)$ |
+# | mechanism | equation | time | memory | steps | maximum path length |
+# |---|---|---|---|---|---|
+# | additive scores | $e_{ij} = v_a^\top \tanh(W_a s_{i-1} + U_a h_j)$, Bahdanau et al. 2015, A.1.2 | $O(n^2 d_a + n d d_a)$ | $O(n^2 d_a)$ | $O(1)$ | $O(1)$ |
+# | dot scores | $h_t^\top \bar h_s$, Luong et al. 2015, section 3.1 | $O(n^2 d)$ | $O(n^2)$ | $O(1)$ | $O(1)$ |
+# | general scores | $h_t^\top W_a \bar h_s$, the same | $O(n^2 d + n d^2)$ | $O(n^2 + n d)$ | $O(1)$ | $O(1)$ |
+# | scaled dot-product attention | $\mathrm{softmax}(QK^\top / \sqrt{d_k})V$, Vaswani et al. 2017, eq. 1 | $O(n^2 d)$ | $O(n^2)$; fused $O(n d)$ | $O(1)$ | $O(1)$ |
+# | multi-head attention | $\mathrm{Concat}(\mathrm{head}_1, \ldots, \mathrm{head}_h)W^O$, section 3.2.2 | $O(n^2 d + n d^2)$ | $O(h n^2)$; fused $O(n d)$ | $O(1)$ | $O(1)$ |
+# | feed-forward | $\max(0, xW_1 + b_1)W_2 + b_2$, eq. 2 | $O(n d d_{ff})$ | $O(n d_{ff})$ | $O(1)$ | none: each position alone |
+# | layer norm | $\gamma \odot (x - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta$, Ba et al. 2016, eq. 4 | $O(n d)$ | $O(n d)$ | $O(1)$ | none: each position alone |
+# | convolution | $y_i = \sum_{j=0}^{k-1} W_j x_{i-j}$, one layer | $O(k n d^2)$ | $O(n d)$ | $O(1)$ | $O(n/k)$ stacked; $O(\log_k n)$ dilated |
+# | recurrent cell (GRU) | $h_t = f(x_t, h_{t-1})$, Cho et al. 2014 | $O(n d^2)$ | $O(n d)$ | $O(n)$ | $O(n)$ |
 #
-# The last row is why recurrence was dropped, though of all that mix places it alone needs no
-# $n^2$: its steps wait for each other (Vaswani et al. 2017, table 1). The exponents can be
-# **counted**: each mechanism runs with $n$ and with $d$ doubled, and the logarithm (base 2) of the
-# ratio is the exponent. Torch's counter knows products of matrices only. Of the additive scores it
-# misses the largest part, the $n^2 d_a$ multiplications of a matrix by the vector $v_a$, and of the
-# layer norm everything, so their operations read "not counted". A sum of two terms, such
-# as $n^2 d + n d^2$, shows an exponent between theirs. The fused kernel's memory grows by less than
-# $n$: its output grows, its buffer, which is larger here, does not. Section 2 draws longer inputs.
+# The last row is why recurrence was dropped, though like convolution it needs no $n^2$: its steps
+# wait for each other (Vaswani et al. 2017, table 1). The exponents can be **counted**: each mechanism
+# runs with $n$ and with $d$ doubled, and the logarithm (base 2) of the ratio is the exponent. Torch's
+# counter knows products of matrices only. Of the additive scores it misses the largest part, the
+# $n^2 d_a$ multiplications of a matrix by the vector $v_a$, and of the layer norm everything, so
+# their operations read "not counted". A sum of two terms, such as $n^2 d + n d^2$, shows an exponent
+# between theirs. The fused kernel's memory grows by less than $n$: its output grows, its buffer,
+# which is larger here, does not. Section 2 draws longer inputs.
 
 
 # %%
-def heads_of(n: int, d: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random queries, keys and values of four heads that share the width d."""
-    return tuple(torch.randn(3, 1, 4, n, d // 4).unbind())
-
-
 COSTS = {  # the inputs are made beforehand: only what the mechanism itself needs is counted
-    "additive scores": lambda n, d: partial(
-        additive_scores, torch.randn(1, n, d), torch.randn(1, n, d), torch.randn(d)
-    ),
-    "dot scores": lambda n, d: partial(dot_scores, torch.randn(1, n, d), torch.randn(1, n, d)),
-    "general scores": lambda n, d: partial(
-        general_scores, torch.randn(1, n, d), torch.randn(1, n, d), torch.randn(d, d)
-    ),
-    "four heads, explicit": lambda n, d: partial(explicit_attention, *heads_of(n, d)),
-    "four heads, fused": lambda n, d: partial(attention, *heads_of(n, d)),
-    "one projection": lambda n, d: partial(nn.Linear(d, d), torch.randn(1, n, d)),
-    "feed-forward": lambda n, d: partial(FeedForward(d, 4 * d), torch.randn(1, n, d)),
-    "layer norm": lambda n, d: partial(LayerNorm(d), torch.randn(1, n, d)),
-    "recurrent cell (GRU)": lambda n, d: partial(
-        nn.GRU(d, d, batch_first=True), torch.randn(1, n, d)
-    ),
+    "additive scores": lambda n, d: (additive_scores, *torch.randn(2, 1, n, d), torch.randn(d)),
+    "dot scores": lambda n, d: (dot_scores, *torch.randn(2, 1, n, d)),
+    "general scores": lambda n, d: (general_scores, *torch.randn(2, 1, n, d), torch.randn(d, d)),
+    "heads, explicit": lambda n, d: (explicit_attention, *torch.randn(3, 1, 4, n, d // 4)),
+    "heads, fused": lambda n, d: (attention, *torch.randn(3, 1, 4, n, d // 4)),
+    "one projection": lambda n, d: (nn.Linear(d, d), torch.randn(1, n, d)),
+    "feed-forward": lambda n, d: (FeedForward(d, 4 * d), torch.randn(1, n, d)),
+    "layer norm": lambda n, d: (LayerNorm(d), torch.randn(1, n, d)),
+    "convolution, k = 3": lambda n, d: (nn.Conv1d(d, d, 3), torch.randn(1, d, n + 2)),
+    "recurrent cell (GRU)": lambda n, d: (nn.GRU(d, d), torch.randn(n, 1, d)),
 }
 
 
-def exponent(measure: Callable, small: Callable, large: Callable) -> str:
-    """By which power of a size the cost grows, if `large` has twice the size of `small`."""
-    before, after = measure(small), measure(large)
-    return f"{math.log2(after / before):.2f}" if before else "-"
+def powers(measure: Callable, make: Callable, n: int, d: int) -> tuple[float, float]:
+    """The powers of n and of d by which a cost grows, from doubling them."""
+    once, longer, wider = (measure(partial(*make(*s))) for s in ((n, d), (2 * n, d), (n, 2 * d)))
+    return (math.log2(longer / once), math.log2(wider / once)) if once else (math.nan, math.nan)
 
 
 n, d = 1024, 32
-rows = []
 with torch.no_grad():
-    for name, make in COSTS.items():
-        base_run, longer, wider = make(n, d), make(2 * n, d), make(n, 2 * d)
-        rows.append(
-            {
-                "mechanism": name,
-                f"n = {n}, d = {d}": f"{count:,}" if (count := flops(base_run)) else "not counted",
-                "time: n^": exponent(flops, base_run, longer),
-                "d^": exponent(flops, base_run, wider),
-                "memory: n^": exponent(peak_memory, base_run, longer),
-                "d^ ": exponent(peak_memory, base_run, wider),
-            }
-        )
+    operations = {name: flops(partial(*make(n, d))) for name, make in COSTS.items()}
+    time = {name: powers(flops, make, n, d) for name, make in COSTS.items()}
+    memory = {name: powers(peak_memory, make, n, d) for name, make in COSTS.items()}
 show_table(
-    "Operations (2 for a multiplication and its addition), and the powers of n and d by which "
-    "they and the bytes alive at once grow",
-    rows,
+    f"Operations for n = {n} and d = {d} (2 for a multiplication and its addition), and the powers "
+    "of n and d by which they and the bytes alive at once grow",
+    {
+        "mechanism": COSTS,
+        "operations": [f"{count:,}" if count else "not counted" for count in operations.values()],
+        "time: n^, d^": time.values(),
+        "memory: n^, d^": memory.values(),
+    },
 )
+assert time["heads, explicit"] == time["heads, fused"] == (2, 1)
+assert time["convolution, k = 3"] == time["recurrent cell (GRU)"] == (1, 2)
+assert memory["heads, fused"][0] < 1 < memory["heads, explicit"][0]
 
 # %% [markdown]
-# **What to keep.** A block is two or three sublayers and one rule. Shapes never change, so blocks
-# stack; the causal mask is a property that one can test by changing a token; and two thirds of an
-# encoder block's parameters are in its feed-forward network.
+# ### 5.7 Long-range dependencies
+#
+# What two distant tokens have to do with each other is a **long-range dependency**, and the path
+# between them is why Vaswani et al. (2017, section 4) dropped recurrence *and* convolutions: the
+# shorter it is, the easier it is to learn. A stack of convolutions of width $k$ joins the first and
+# the last of $n$ positions after $(n-1)/(k-1)$ layers; dilated ones, whose steps grow by a factor of
+# $k$, after $\log_k n$; a GRU after $n - 1$ steps; attention after one. Computed: layers are added
+# until the derivative of the last output by the first input is not zero.
+
 
 # %%
-share = sum(p.numel() for p in base.encoder.blocks[0].feed_forward.parameters())
-share /= sum(p.numel() for p in base.encoder.blocks[0].parameters())
-print(f"share of the feed-forward network in an encoder block of the base model: {share:.1%}")
-assert round(share, 2) == 0.67
+def convolutions(dilations: list[int], d: int, k: int = 3) -> Callable:
+    """Convolutions of a position and those before it, (batch, length, d), without activation."""
+    stack = nn.Sequential()
+    for step in dilations:
+        stack.append(nn.ConstantPad1d(((k - 1) * step, 0), 0.0))
+        stack.append(nn.Conv1d(d, d, k, dilation=step))
+    return lambda x: stack(x.mT).mT
+
+
+def layers_needed(n: int, growth: int) -> int:
+    """How many convolutions join the first and the last of n positions."""
+    dilations, x = [1], torch.randn(1, n, 2)
+    while influence(convolutions(dilations, 2), x, slice(-1, None))[0, 0] == 0:
+        dilations.append(dilations[-1] * growth)
+    return len(dilations)
+
+
+ends = (9, 27, 81)
+stacked, dilated = ([layers_needed(n, growth) for n in ends] for growth in (1, 3))
+show_table(
+    "Path between the first and the last position (layers; of the GRU: steps)",
+    {"n": ends, "GRU": [n - 1 for n in ends], "convolutions, k = 3": stacked, "dilated": dilated}
+    | {"attention": [1] * len(ends)},
+)
+assert stacked == [(n - 1) // 2 for n in ends]
+assert dilated == [round(math.log(n, 3)) for n in ends]
+
+# %% [markdown]
+# What the path does to the signal: the norm of $\partial y_i / \partial x_j$ for the last output of
+# 64, by distance $i - j$. One layer of each kind, as initialized (four convolutions), sum over 10.
+
+# %%
+n, d = 64, 32
+LAYERS = {
+    "GRU": lambda: (lambda gru: lambda x: gru(x)[0])(nn.GRU(d, d, batch_first=True)),
+    "4 convolutions, k = 3": lambda: convolutions([1, 1, 1, 1], d),
+    "4 convolutions, dilated": lambda: convolutions([1, 3, 9, 27], d),
+    "causal attention, 4 heads": lambda: MultiHeadAttention(d, 4, causal=True),
+}
+by_distance = {
+    name: sum(influence(make(), torch.randn(1, n, d), slice(-1, None))[0] for _ in range(10))
+    for name, make in LAYERS.items()
+}
+with figure("5_distance", size=(8, 4.5)) as axes:
+    draw_curves(
+        axes[0, 0],
+        {
+            name: (range(63, -1, -1), norm.where(norm > 0, torch.nan))
+            for name, norm in by_distance.items()
+        },
+        x="distance i - j",
+        y="norm of dy_i / dx_j, sum over 10",
+        title="By distance: a GRU fades, plain convolutions end, attention does neither",
+        log="y",
+    )
+gru, short, wide, attends = by_distance.values()  # the last is that at distance 0
+assert gru[0] < 1e-8 * gru[-2]
+assert [norm > 0 for norm in short] == [False] * (n - 9) + [True] * 9
+assert wide.all()
+assert attends[:-1].max() < 2 * attends[:-1].min()
+
+# %% [markdown]
+# The GRU's influence falls by a constant factor a step; training can open its gates, but it starts
+# from there. Four convolutions see 9 positions and nothing else; dilated ones see 81, through
+# kernels of 3. In attention the distance does not matter at all. Its curve is low because a mean over
+# 64 positions gives each a share, and flat because the weights are not trained yet: *what* to look
+# at has to be learned, but nothing lies in between.
+#
+# **What to keep.** A block is two or three sublayers and one rule. Shapes never change, so blocks
+# stack; the causal mask is a property that one can test by changing a token; two thirds of an
+# encoder block's parameters are in its feed-forward network; and any two positions are one step
+# apart, for which attention pays with $n^2$.
 
 # %% [markdown]
 # ## 6 Applications of Transformers
