@@ -665,34 +665,40 @@ for name in local_names[1:]:
 # %% [markdown]
 # ## 2 Self-attention
 #
-# In section 1 the queries came from the decoder, and keys and values from the encoder. Here they
-# come from the same sequence: every token has a query, a key and a value. Vaswani et al. (2017) build a whole model of it; this
-# section looks at the one formula.
+# *45 minutes to read, 1 to run.*
+#
+# This section takes one formula apart: what it computes, why it divides, what it does not see, and
+# how it is masked and made fast.
 #
 # ### 2.1 Queries, keys, values, by hand
 #
-# Each token, a row of $X$ ($n$ tokens of width $d$), is projected three times: into what it looks
-# for, what it can be matched by, and what it contributes.
+# In section 1 the queries came from the decoder, keys and values from the encoder. In
+# **self-attention**, also called **intra-attention**, they come from one sequence: a layer maps
+# $(x_1, \ldots, x_n)$ to $(z_1, \ldots, z_n)$ of the same length, and each $z_i$ depends on every
+# $x_j$. Each token, a row of $X$ ($n$ tokens of width $d$), is projected three times: to what it
+# looks for, what it is found by, and what it contributes.
 #
 # $$ Q = X W^Q \qquad K = X W^K \qquad V = X W^V $$
 #
 # $$ \mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d_k}}\right) V
 # \quad (1) $$
 #
-# It is the *dot* score of section 1, divided by $\sqrt{d_k}$, for all queries in one product of
-# matrices.
+# It is the *dot* score of section 1, divided by $\sqrt{d_k}$, for all queries in one matrix product.
 #
-# Three tokens of width 2, with $d_k = 4$, so that the division is by 2. Take the third token,
-# $x_3 = (1, 1)$. It asks with $q_3 = (1, 1, 1, 1)$. Its inner products with the three keys are
-# 2, 4 and 6; divided by 2 they are 1, 2 and 3. The exponentials are 2.718, 7.389 and 20.086, their
-# sum is 30.193, and the weights are 0.090, 0.245 and 0.665. The output is
+# Three tokens of width 2, with $d_k = 4$, so that the division is by 2. (Models project to fewer
+# dimensions, not to more; 4 has the simplest root.) Take the third token, $x_3 = (1, 1)$, with the
+# query $q_3 = (1, 1, 1, 1)$. Its inner products with the three keys are 2, 4 and 6; divided by 2
+# they are 1, 2 and 3. The exponentials are 2.718, 7.389 and 20.086, their sum is 30.193, and the
+# weights are 0.090, 0.245 and 0.665. The output is
 # $0.090 \cdot (10, 0) + 0.245 \cdot (0, 10) + 0.665 \cdot (10, 10) = (7.55, 9.10)$.
 
 # %%
+import functools
 import itertools
 import math
 
 import torch
+from torch import nn
 
 from qkv.attention.core import (
     attention,
@@ -706,9 +712,10 @@ from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.record import record_attention
 from qkv.attention.scores import scaled_dot_scores
 from qkv.blocks.positions import sinusoids
-from qkv.tutorial.figures import draw_curves, draw_weights, new_figure, save_figure
+from qkv.tutorial.figures import draw_curves, draw_weights, figure
 from qkv.tutorial.measure import interleave, medians, peak_memory
 from qkv.tutorial.source import show_source
+from qkv.tutorial.swap import swap
 from qkv.tutorial.tables import show_table
 
 # %%
@@ -716,50 +723,36 @@ X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # (tokens, width)
 W_Q = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])  # (width, d_k)
 W_K = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 2.0]])
 W_V = torch.tensor([[10.0, 0.0], [0.0, 10.0]])
-q_hand, k_hand, v_hand = ((X @ W)[None, None] for W in (W_Q, W_K, W_V))  # (batch, heads, n, width)
+Q, K, V = X @ W_Q, X @ W_K, X @ W_V
+show_table("Three tokens, projected", {"x": X, "q": Q, "k": K, "v": V}, digits=0)
 
-by_hand = {
-    "scores": scaled_dot_scores(q_hand, k_hand)[0, 0],
-    "weights": attention_weights(q_hand, k_hand)[0, 0],
-    "output": explicit_attention(q_hand, k_hand, v_hand)[0, 0],
-}
-
-
-def in_words(row: torch.Tensor, digits: int = 0) -> str:
-    return ", ".join(f"{number:.{digits}f}" for number in row.tolist())
-
-
-projected = {"x": X, "q": q_hand[0, 0], "k": k_hand[0, 0], "v": v_hand[0, 0]}
+scores = Q @ K.T / math.sqrt(4)
+weights = scores.softmax(-1)
+output = weights @ V
 show_table(
-    "Three tokens, projected",
-    [{name: in_words(rows[i]) for name, rows in projected.items()} for i in range(3)],
+    "Each token attends to all three",
+    {"x": X.int(), "scores": scores, "weights": weights, "output": output},
+    digits=3,
 )
-show_table(
-    "Each asks all three (scores are divided by 2)",
-    [
-        {"x": in_words(X[i])} | {name: in_words(rows[i], 3) for name, rows in by_hand.items()}
-        for i in range(3)
-    ],
-)
+exponentials = torch.tensor([1.0, 2.0, 3.0]).exp()
+torch.testing.assert_close(weights[2], exponentials / exponentials.sum())
+numbers = torch.cat((exponentials, exponentials.sum()[None], weights[2], output[2]))
+by_text = torch.tensor([2.718, 7.389, 20.086, 30.193, 0.090, 0.245, 0.665, 7.55, 9.10])
+torch.testing.assert_close(numbers, by_text, atol=0.006, rtol=0)
 
 # %% [markdown]
-# The numbers of the text, checked; then the functions that gave the table.
+# The library's functions do the same for a batch and for several heads, so their tensors have four
+# axes: (batch, heads, tokens, width).
 
 # %%
-exponentials = torch.tensor([1.0, 2.0, 3.0]).exp()
-assert in_words(exponentials, 3) == "2.718, 7.389, 20.086"
-assert f"{exponentials.sum():.3f}" == "30.193"
-assert in_words(by_hand["weights"][2], 3) == "0.090, 0.245, 0.665"
-assert in_words(by_hand["output"][2], 2) == "7.55, 9.10"
-assert torch.allclose(by_hand["weights"][2], exponentials / exponentials.sum())
-assert torch.allclose(by_hand["weights"].sum(-1), torch.ones(3))
-
-# %%
+by_library = explicit_attention(Q[None, None], K[None, None], V[None, None])
+torch.testing.assert_close(by_library[0, 0], output)
+print("checked: (1) by hand is explicit_attention")
 show_source(scaled_dot_scores, attention_weights, explicit_attention)
 
 # %% [markdown]
 # Cost: time $O(n^2 d)$, since each of the $n^2$ scores is an inner product of width $d$; memory
-# $O(n^2)$ for the weights, beside $O(n d)$ for input and output.
+# $O(n^2)$ for the weights, in addition to $O(n d)$ for input and output.
 #
 # ### 2.2 Why the scores are divided by $\sqrt{d_k}$
 #
@@ -770,20 +763,20 @@ show_source(scaled_dot_scores, attention_weights, explicit_attention)
 # \mathrm{Var}[q \cdot k] = d_k $$
 #
 # so the scores spread as $\sqrt{d_k}$, and the widest projection gives the most extreme weights.
-# The softmax of extreme scores is one key with the weight 1. There its derivative is 0:
+# The softmax of extreme scores gives one key the weight 1. There its derivative is 0:
 #
 # $$ J = \frac{\partial a}{\partial e} = \mathrm{diag}(a) - a a^\top $$
 #
-# which is 0 in every entry where one weight is 1 and the others are 0. A row learns through its query,
-# by the chain rule
+# is 0 in every entry if one weight is 1 and the others are 0. A row learns through its query, by
+# the chain rule
 #
 # $$ \frac{\partial a}{\partial q} = J K \cdot s, \qquad s = 1 / \sqrt{d_k}, \text{ or } 1
 # \text{ without the division} $$
 #
-# so without it the second factor is $\sqrt{d_k}$ times as large, and where $J$ is nearly 0 the row can
-# no longer learn to look elsewhere. The cell draws 1,000 queries and 64 keys for each $d_k$, and
-# computes the variance of the scores, the entropy of the weights, and the norms of $J$ and of
-# $\partial a / \partial q$ for each query.
+# Without the division the second factor is $\sqrt{d_k}$ times as large; but where $J$ is nearly 0,
+# the row can no longer learn to look elsewhere. The cell draws 1,000 queries and 64 keys for each
+# $d_k$, and computes the variance of the scores, the entropy of the weights, and for each query the
+# norms of $J$ and of $\partial a / \partial q$.
 
 # %%
 WIDTHS, N_KEYS = (4, 8, 16, 32, 64, 128, 256, 512, 1024), 64
@@ -791,204 +784,343 @@ NAMES = {"q · k": 1.0, "q · k / √d_k": None}  # the scale; None is the libra
 spread: dict[str, list[dict]] = {name: [] for name in NAMES}
 torch.manual_seed(0)
 for width in WIDTHS:
-    q_random = torch.randn(1, 1, 1000, width)
-    k_random = torch.randn(1, 1, N_KEYS, width)
+    q_random, k_random = torch.randn(1, 1, 1000, width), torch.randn(1, 1, N_KEYS, width)
     for name, scale in NAMES.items():
         a = attention_weights(q_random, k_random, scale=scale)[0, 0]  # (queries, keys)
         jacobian = torch.diag_embed(a) - a[:, :, None] * a[:, None, :]
-        norms = jacobian.norm(dim=(1, 2))
+        by_score = jacobian.norm(dim=(1, 2))
         by_query = (jacobian @ k_random[0, 0]).norm(dim=(1, 2)) * (scale or width**-0.5)
         spread[name].append(
             {
-                "variance of the scores": float(scaled_dot_scores(q_random, k_random, scale).var()),
-                "entropy, nats": float(torch.special.entr(a).sum(-1).mean()),
-                "norm of J": float(norms.median()),
-                "norm of J, lowest tenth": float(norms.quantile(0.1)),
+                "variance": float(scaled_dot_scores(q_random, k_random, scale).var()),
+                "entropy": float(torch.special.entr(a).sum(-1).mean()),
+                "norm of J": float(by_score.median()),
+                "norm of J, lowest tenth": float(by_score.quantile(0.1)),
                 "norm of ∂a/∂q": float(by_query.median()),
                 "norm of ∂a/∂q, lowest tenth": float(by_query.quantile(0.1)),
             }
         )
 
 e = torch.randn(N_KEYS, dtype=torch.float64)
-a = e.softmax(0)
 by_torch = torch.autograd.functional.jacobian(lambda e: e.softmax(0), e)
-assert torch.allclose(by_torch, torch.diag(a) - torch.outer(a, a))
-
-# %% [markdown]
-# Divided, nothing depends on the width any more: the variance stays 1, the entropy near its largest
-# value $\log n$, and the derivative where it was. Not divided, the entropy falls at once. The
-# derivative first grows a little, while a few keys compete, and then vanishes: for the lowest tenth
-# of the queries already at the paper's $d_k = 64$, for the median query beyond it. (Two keys with
-# nearly equal scores share their weight at any width, so that the *mean* falls more slowly.)
-#
-# What a query learns by is the fourth panel. At $d_k = 64$ the median query gets a *larger* gradient
-# without the division, since the keys are longer; what has vanished is that of the lowest tenth, the
-# queries that are already sure. For the median it vanishes from about 512 on. All of this is about
-# the first steps, when the coordinates are independent; later the weights $W^Q$ and $W^K$ can make any
-# scale, and dividing is a temperature like any other.
+torch.testing.assert_close(by_torch, torch.diag(e.softmax(0)) - torch.outer(*[e.softmax(0)] * 2))
 
 # %%
-figure, axes = new_figure(1, 4, size=(20, 4))
-panels = {
-    "Variance: d_k without the division, 1 with it": ("variance of the scores",),
-    "Entropy: the division keeps it near that of equal weights (dotted)": ("entropy, nats",),
-    "Derivative by the scores": ("norm of J", "norm of J, lowest tenth"),
-    "Derivative by the query": ("norm of ∂a/∂q", "norm of ∂a/∂q, lowest tenth"),
+PANELS = {
+    "variance": "Variance of the scores: d_k, or 1 with the division",
+    "entropy": "Entropy of the weights (dotted: equal weights)",
+    "norm of J": "Derivative by the scores (dashed: lowest tenth)",
+    "norm of ∂a/∂q": "Derivative by the query (dashed: lowest tenth)",
 }
-for place, (title, parts) in zip(axes[0], panels.items(), strict=True):
-    curves = {
-        name if len(parts) == 1 else f"{name}, {how}": (WIDTHS, [row[part] for row in spread[name]])
-        for (part, how), name in itertools.product(
-            zip(parts, ("median", "lowest tenth"), strict=False), NAMES
-        )
-    }
-    draw_curves(place, curves, x="d_k", y=parts[0], title=title)
-    place.set_xscale("log", base=2)
-for place in axes[0, 2:]:
-    for line, color in zip(place.lines[2:], ("C0", "C1"), strict=True):
-        line.set(color=color, linestyle="--")
-    place.legend(fontsize=8)
-axes[0, 1].axhline(math.log(N_KEYS), color="gray", linestyle=":")
-axes[0, 0].set_yscale("log")
-axes[0, 2].set(yscale="log", ylim=(1e-8, 2))
-axes[0, 3].set(yscale="log", ylim=(1e-8, 5))
-save_figure(figure, FIGURES / "2_scale.png")
+with figure("2_scale", 1, 4, size=(20, 4)) as axes:
+    for place, (part, title) in zip(axes[0], PANELS.items(), strict=True):
+        curves = {name: (WIDTHS, [row[part] for row in rows]) for name, rows in spread.items()}
+        log = "x" if part == "entropy" else "xy"
+        draw_curves(place, curves, x="d_k", y=part, title=title, log=log)
+    axes[0, 1].axhline(math.log(N_KEYS), color="gray", linestyle=":")
+    for place, part in zip(axes[0, 2:], list(PANELS)[2:], strict=True):
+        for color, rows in zip(("C0", "C1"), spread.values(), strict=True):
+            lowest = [row[f"{part}, lowest tenth"] for row in rows]
+            place.plot(WIDTHS, lowest, color=color, linestyle="--")
+        place.set_ylim(1e-8, 5)
 
-# %%
-raw, divided = spread.values()
-for width, without, with_it in zip(WIDTHS, raw, divided, strict=True):
-    assert abs(without["variance of the scores"] / width - 1) < 0.15
-    assert abs(with_it["variance of the scores"] - 1) < 0.15
-    assert with_it["entropy, nats"] > 0.85 * math.log(N_KEYS)
-assert raw[-1]["entropy, nats"] < 0.1 * math.log(N_KEYS)
-assert raw[-1]["norm of J"] < 0.01 * divided[-1]["norm of J"]
-at_64, at_512 = (raw[WIDTHS.index(width)] for width in (64, 512))
-assert at_64["norm of J, lowest tenth"] < 0.1 * divided[0]["norm of J"]
-assert at_64["norm of ∂a/∂q"] > 3 * divided[4]["norm of ∂a/∂q"]
-assert at_64["norm of ∂a/∂q, lowest tenth"] < 0.2 * divided[4]["norm of ∂a/∂q, lowest tenth"]
-assert at_512["norm of ∂a/∂q"] < divided[7]["norm of ∂a/∂q"]
-assert raw[-1]["norm of ∂a/∂q"] < 0.1 * divided[-1]["norm of ∂a/∂q"]
+raw, divided = (dict(zip(WIDTHS, rows, strict=True)) for rows in spread.values())
+for width in WIDTHS:
+    assert abs(raw[width]["variance"] / width - 1) < 0.15
+    assert abs(divided[width]["variance"] - 1) < 0.15
+    assert divided[width]["entropy"] > 0.85 * math.log(N_KEYS)
+assert raw[1024]["entropy"] < 0.1 * math.log(N_KEYS)
+assert raw[1024]["norm of J"] < 0.01 * divided[1024]["norm of J"]
+assert raw[64]["norm of J, lowest tenth"] < 0.1 * divided[4]["norm of J"]
+gradient, lowest = "norm of ∂a/∂q", "norm of ∂a/∂q, lowest tenth"
+assert raw[64][gradient] > 3 * divided[64][gradient]
+assert raw[64][lowest] < 0.2 * divided[64][lowest]
+assert raw[512][gradient] < divided[512][gradient]
+assert raw[1024][gradient] < 0.1 * divided[1024][gradient]
 
 # %% [markdown]
-# ### 2.3 Who may look where
+# With the division, nothing depends on the width any more: the variance stays at 1, the entropy
+# near its largest value $\log n$, and the derivatives where they were. Without it the entropy falls
+# at once. The derivative by the scores first grows a little, while a few keys compete, and then
+# vanishes: for the lowest tenth of the queries at the paper's $d_k = 64$, for the median query
+# beyond it. (Two keys with nearly equal scores share their weight at any width, so the *mean* falls
+# more slowly.)
+#
+# The fourth panel shows what a query learns by. At $d_k = 64$ the median query gets a *larger*
+# gradient without the division, since the keys are longer; what has vanished is that of the lowest
+# tenth, the queries that are already certain. For the median it vanishes from about 512 on. All of
+# this is about the first steps, when the coordinates are independent. Later, $W^Q$ and $W^K$ can
+# produce any scale, and the division is a temperature like any other.
+#
+# ### 2.3 Order is not seen
+#
+# Self-attention treats a sequence as a set. If the tokens are permuted, by a permutation $\pi$ of
+# the rows, the outputs are permuted in the same way, because a weight depends on *what* two tokens
+# are and not on *where* they stand (**permutation equivariance**):
+#
+# $$ \mathrm{SelfAttention}(\pi X) = \pi \mathrm{SelfAttention}(X) $$
+#
+# The module below is that of section 3, with one head and random weights; each word is one random
+# vector. Two things bring the order back: a causal mask, under which a word attends only to the
+# words before it, and positions, here added to the vectors as in the paper (section 4).
+
+# %%
+torch.manual_seed(0)
+attend, causal_attend = MultiHeadAttention(16, 1).eval(), MultiHeadAttention(16, 1, causal=True)
+causal_attend.load_state_dict(attend.state_dict())
+words = {word: torch.randn(16) for word in ("the", "dog", "bit", "man")}
+
+
+def read(sentence: str, module: nn.Module, *, positions: bool = False) -> dict:
+    """The output for each word of a sentence."""
+    x = torch.stack([words[word] for word in sentence.split()])
+    if positions:
+        x = x + sinusoids(torch.arange(len(x)), 16)
+    with torch.no_grad():
+        return dict(zip(sentence.split(), module(x[None])[0], strict=True))
+
+
+changes = {}
+for way, module, positions in (
+    ("neither", attend, False),
+    ("causal mask", causal_attend, False),
+    ("positions added", attend, True),
+):
+    one, other = (
+        read(sentence, module, positions=positions)
+        for sentence in ("the dog bit the man", "the man bit the dog")
+    )
+    changes[way] = [float((one[word] - other[word]).abs().max()) for word in words]
+show_table(
+    "“the dog bit the man”, “the man bit the dog”: how far the outputs differ",
+    {"word": words} | changes,
+    digits=3,
+)
+assert max(changes["neither"]) < 1e-6
+for way in ("causal mask", "positions added"):
+    assert min(changes[way][1], changes[way][3]) > 0.01  # dog, man
+x_any, order = torch.randn(1, 9, 16), torch.randperm(9)
+torch.testing.assert_close(attend(x_any[:, order]), attend(x_any)[:, order], atol=1e-6, rtol=0)
+
+# %% [markdown]
+# ### 2.4 A question for later
+#
+# *The animal didn't cross the street because it was too tired.* What is *it*? A reader knows: the
+# animal, since streets do not tire. Change the last word to *wide*, and *it* is the street.
+# Uszkoreit (2017) introduced the Transformer with this pair of sentences, since a model that
+# understands them might look from *it* to the right noun.
+#
+# An untrained head has no preference. Here are the weights of *it* in four random heads over random
+# vectors. None is far from $1/11 = 0.09$, and no two heads agree.
+
+# %%
+torch.manual_seed(0)
+puzzle = "The animal didn't cross the street because it was too tired"
+question = puzzle.split()
+untrained = MultiHeadAttention(64, 4).eval()
+with torch.no_grad(), record_attention(untrained) as looks:
+    untrained(torch.randn(1, len(question), 64))
+from_it = looks["attention"][0, :, question.index("it")]  # (heads, keys)
+show_table(
+    "Untrained: the weights of “it”",
+    {"word": question} | {f"head {head}": row for head, row in enumerate(from_it)},
+)
+evenness = torch.special.entr(from_it).sum(-1) / math.log(len(question))
+print("entropy, as a share of that of equal weights:", [f"{share:.3f}" for share in evenness])
+assert evenness.min() > 0.95
+assert len(set(from_it.argmax(-1).tolist())) == 4
+
+# %% [markdown]
+# So the formula contains no knowledge; what is learned is in $W^Q$, $W^K$ and $W^V$. Section 8 asks
+# the same question of a trained BERT, and counts how often its answer is right.
+#
+# ### 2.5 Who may look where
 #
 # Two things must be hidden: padding, and, while a sequence is being generated, the future. Masks
 # are boolean, and **True means "may attend"**. Padding enters as `token_mask` of shape (batch,
-# length), causality is a triangle, and the two meet in one function.
+# length), causality is a triangle, and one function combines the two.
 
 # %%
 show_source(causal_mask, attention_mask, combine_masks)
 
 # %% [markdown]
 # A batch of prompts is padded on the *left*, so that all end at the same position. With both masks
-# the first two rows below, those of the padding, cannot attend to anything. This is not a rare
-# accident; it happens in every such batch.
+# the first two rows below, those of the padding, cannot attend to anything. This is not a corner
+# case: it happens in every such batch.
 
 # %%
-padded_words = ["pad", "pad", "the", "cat", "sat"]
-real_words = torch.tensor([[word != "pad" for word in padded_words]])  # (batch, length)
-both = combine_masks(attention_mask(real_words), causal=True, n_queries=5, n_keys=5)
+tokens = ["pad", "pad", "the", "cat", "sat"]
+real = torch.tensor([[token != "pad" for token in tokens]])  # (batch, length)
+both = combine_masks(attention_mask(real), causal=True, n_queries=5, n_keys=5)
 torch.manual_seed(0)
 x_padded = torch.randn(1, 1, 5, 8)
+masked = attention_weights(x_padded, x_padded, mask=both)[0, 0]
 pictures = {
     "causal: no later token": causal_mask(5, 5),
-    "padding: only real tokens": attention_mask(real_words)[0, 0].expand(5, 5),
+    "padding: only real tokens": attention_mask(real)[0, 0].expand(5, 5),
     "both: the first two rows see nothing": both[0, 0],
-    "weights under both: 0 in these rows": attention_weights(x_padded, x_padded, mask=both)[0, 0],
+    "weights under both: 0 in these rows": masked,
 }
-figure, axes = new_figure(1, 4, size=(14, 3.3))
-for place, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
-    draw_weights(place, picture.float(), padded_words, padded_words, title)
-figure.suptitle("Masks, and what they make of the weights: rows ask, columns answer")
-save_figure(figure, FIGURES / "2_masks.png")
-sums = pictures["weights under both: 0 in these rows"].sum(-1)
-assert torch.allclose(sums, torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]))
+with figure("2_masks", 1, 4, size=(15, 3.3), title="Masks: queries (rows), keys (columns)") as axes:
+    for place, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
+        draw_weights(place, picture.float(), tokens, tokens, title)
+torch.testing.assert_close(masked.sum(-1), torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]))
 
 # %% [markdown]
-# Much code masks by adding a large negative number to the scores, often $-10^9$. In a row with at
-# least one real key that works. In a row without any it does not:
+# Most code *fills* the masked scores with a large negative number. These are the ten lines that you
+# will find in many tutorials and repositories:
+
+
+# %%
+class ScaledDotProductAttention(nn.Module):
+    def __init__(self, d_k: int):
+        super().__init__()
+        self.d_k = d_k
+
+    def forward(self, query, key, value, mask=None):
+        scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(self.d_k)
+        if mask is not None:
+            scores = scores.masked_fill(mask == 0, -1e9)
+        weights = torch.softmax(scores, dim=-1)
+        return torch.matmul(weights, value), weights
+
+
+usual = ScaledDotProductAttention(d_k=8)
+output, usual_weights = usual(x_padded, x_padded, x_padded, both)
+ours = explicit_attention(x_padded, x_padded, x_padded, mask=both)
+torch.testing.assert_close(output[..., 2:, :], ours[..., 2:, :])  # ordinary rows are equal
+show_table(
+    "Weights of the first padded row",
+    {"key": tokens, "usual": usual_weights[0, 0, 0], "ours": masked[0]},
+)
+torch.testing.assert_close(usual_weights[0, 0, :2], torch.full((2, 5), 1 / 5))  # empty rows: 1/n
+try:
+    usual(*[x_padded.half()] * 3, both)
+    raise AssertionError("-1e9 was filled into float16")
+except RuntimeError as error:
+    print("float16:", error)
+
+# %% [markdown]
+# Ordinary rows are equal. A row without any allowed key gets the weight $1/n$ everywhere: it reads
+# the mean of what it must not see, and nothing reports it. In float16 there is no $-10^9$: an error.
 #
-# - In float32, $-10^9$ swallows the scores, and all keys get the *same* weight: the row reads the
-#   mean of what it must not see, and nothing reports it. $-10^4$ leaves the scores as they were.
-# - In float16 there is no $-10^9$. It becomes $-\infty$, and a softmax over $-\infty$ alone is NaN.
-#   $-10^4$ does fit, and swallows the scores like $-10^9$ before.
-#
-# In the table the row's three scores are 1, 2 and 3, and none of its keys may be seen.
+# Other code *adds* the number to the scores instead. In float32, $-10^9$ swallows the scores of an
+# empty row, so its weights are $1/n$, too, and $-10^4$ leaves them as they were. In float16 $-10^9$
+# becomes $-\infty$, and the softmax of nothing but $-\infty$ is NaN; $-10^4$ exists there, and
+# swallows the scores. Below, a row has the scores 1, 2 and 3, and none of its keys may be seen.
 
 # %%
 forbidden = torch.zeros(3, dtype=torch.bool)
-rows_of_masks = []
-for name, dtype in itertools.product(
-    ("add -1e4", "add -1e9", "-inf, softmax", "masked_softmax"), (torch.float32, torch.float16)
-):
-    row_scores = torch.tensor([1.0, 2.0, 3.0], dtype=dtype, requires_grad=True)
-    if name.startswith("add"):
-        number = torch.tensor(float(name.removeprefix("add "))).to(dtype)
-        masked_row = (row_scores + number).softmax(-1)
-    elif name == "masked_softmax":
-        masked_row = masked_softmax(row_scores, forbidden)
-    else:
-        masked_row = mask_scores(row_scores, forbidden).softmax(-1)
-    (gradient,) = torch.autograd.grad(masked_row[0], row_scores)
-    rows_of_masks.append(
-        {"how": name, "type": str(dtype).removeprefix("torch.")}
-        | {
-            "weights": in_words(masked_row, 3),
-            "gradient of the first weight": in_words(gradient, 3),
-        }
-    )
-show_table("A row that may see nothing", rows_of_masks)
-assert torch.tensor(-1e9).half() == -math.inf
-assert [row["weights"] for row in rows_of_masks[2:4]] == ["0.333, 0.333, 0.333", "nan, nan, nan"]
-for row in rows_of_masks[-2:]:
-    assert row["weights"] == row["gradient of the first weight"] == "0.000, 0.000, 0.000"
+WAYS = {
+    "add -1e4": lambda row: (row + torch.tensor(-1e4).to(row)).softmax(-1),
+    "add -1e9": lambda row: (row + torch.tensor(-1e9).to(row)).softmax(-1),
+    "fill -1e4": lambda row: row.masked_fill(~forbidden, -1e4).softmax(-1),
+    "fill -1e9": lambda row: row.masked_fill(~forbidden, -1e9).softmax(-1),
+    "fill -inf": lambda row: mask_scores(row, forbidden).softmax(-1),
+    "masked_softmax": lambda row: masked_softmax(row, forbidden),
+}
+empty_rows = {}
+for (way, weigh), dtype in itertools.product(WAYS.items(), ("float32", "float16")):
+    row = torch.tensor([1.0, 2.0, 3.0], dtype=getattr(torch, dtype), requires_grad=True)
+    try:
+        weights = weigh(row)
+        (gradient,) = torch.autograd.grad(weights[0], row)
+        empty_rows[way, dtype] = [
+            ", ".join(f"{number:.3f}" for number in part.tolist()) for part in (weights, gradient)
+        ]
+    except RuntimeError:
+        empty_rows[way, dtype] = ["error", ""]
+show_table(
+    "A row that may see nothing",
+    [
+        {"masked by": way, "type": dtype, "weights": weights, "gradient of the first": gradient}
+        for (way, dtype), (weights, gradient) in empty_rows.items()
+    ],
+)
+equal = "0.333, 0.333, 0.333"
+found = {key: weights for key, (weights, _) in empty_rows.items()}
+assert found["add -1e9", "float32"] == found["fill -1e4", "float16"] == equal
+assert found["add -1e9", "float16"] == found["fill -inf", "float32"] == "nan, nan, nan"
+assert found["fill -1e9", "float16"] == "error"
+for dtype in ("float32", "float16"):
+    assert empty_rows["masked_softmax", dtype] == ["0.000, 0.000, 0.000"] * 2
 
 # %%
 show_source(mask_scores, masked_softmax)
 
 # %% [markdown]
-# NaN in rows of padding looks harmless, because nobody reads them. But a weight of 0 is no
-# protection, since $0 \cdot \mathrm{NaN}$ is NaN. Forward, the next layer weighs the padded place
-# with 0, and every real row is NaN. Backward, already one layer is enough: the gradient of the
-# values is the weights times the gradient of the outputs, which is 0 for padding. The loss below
-# reads the three real rows only.
+# With $-\infty$ the gradient *by the scores* is 0, since `masked_fill` passes none to what it has
+# replaced. The NaN takes another way: a weight of 0 is no protection, since $0 \cdot \mathrm{NaN}$
+# is NaN. Forward, the next layer gives the padded positions the weight 0, and every real row becomes
+# NaN. Backward, one layer is enough: the gradient of the values is the transposed weights times the
+# gradient of the outputs, which is 0 for padding. The loss below reads only the three real rows;
+# the library runs with its own softmax, and with a softmax of yours in its place.
 
 # %%
-W_once = torch.randn(8, 8, requires_grad=True)
+torch.manual_seed(0)
+W = torch.randn(8, 8, requires_grad=True)
 
 
-def plain_attention(x: torch.Tensor) -> torch.Tensor:
-    return mask_scores(scaled_dot_scores(x, x), both).softmax(-1) @ x
+def plain_softmax(scores, mask):
+    """Change this, and see what the library does with it."""
+    return mask_scores(scores, mask).softmax(-1)
 
 
-rows_of_nan, gradients = [], {}
-for name, attend in {
-    "-inf, softmax": plain_attention,
-    "explicit": lambda x: explicit_attention(x, x, x, mask=both),
-    "fused": lambda x: attention(x, x, x, mask=both),
-}.items():
-    output = attend(x_padded @ W_once)
-    (gradients[name],) = torch.autograd.grad(output[:, :, 2:].square().sum(), W_once)
-    counted = {
+def share_of_nan(name: str) -> dict[str, str]:
+    output = explicit_attention(*[x_padded @ W] * 3, mask=both)
+    (gradient,) = torch.autograd.grad(output[:, :, 2:].square().sum(), W)
+    second = explicit_attention(*[output] * 3, mask=both)
+    parts = {
         "padded rows": output[:, :, :2],
         "real rows": output[:, :, 2:],
-        "real rows, layer 2": attend(output)[:, :, 2:],
-        "gradient of W": gradients[name],
+        "real rows, layer 2": second[:, :, 2:],
+        "gradient of W": gradient,
     }
-    shares = {what: f"{part.isnan().float().mean():.0%}" for what, part in counted.items()}
-    rows_of_nan.append({"attention": name} | shares)
-show_table("How much of it is NaN", rows_of_nan)
-assert list(rows_of_nan[0].values())[1:] == ["100%", "0%", "100%", "100%"]
-assert all(list(row.values())[1:] == ["0%"] * 4 for row in rows_of_nan[1:])
-assert torch.allclose(gradients["explicit"], gradients["fused"], rtol=1e-4, atol=1e-4)
+    return {"softmax": name} | {
+        part: f"{numbers.isnan().float().mean():.0%}" for part, numbers in parts.items()
+    }
+
+
+nan_rows = [share_of_nan("masked_softmax")]
+with swap(masked_softmax, plain_softmax):
+    nan_rows.append(share_of_nan("plain_softmax"))
+show_table("How much of it is NaN", nan_rows)
+assert list(nan_rows[0].values())[1:] == ["0%"] * 4
+assert list(nan_rows[1].values())[1:] == ["100%", "0%", "100%", "100%"]  # plain_softmax, unchanged
 
 # %% [markdown]
-# ### 2.4 The explicit and the fused path
+# ### 2.6 The explicit and the fused path
 #
-# `explicit_attention` is the mathematics: it stores all $n^2$ scores, then all weights. The fused
-# kernel (Dao et al. 2022, FlashAttention) computes the same output from blocks of keys, keeping for
-# each query a running maximum and a running sum, and never stores a row of weights. The library
-# calls the kernel and keeps the mathematics beside it, to be tested against it.
+# `explicit_attention` is the mathematics: it stores all $n^2$ scores, then all weights. That is not
+# necessary. The **online softmax** reads the keys in blocks and keeps, for each query, a running
+# maximum $m$, a running sum $s$ of exponentials, and a running output; when a block has a larger
+# maximum, the earlier sums are rescaled by $e^{m - m'}$. Four lines for each block, and no tensor of
+# size $n^2$:
+
+
+# %%
+def online_attention(q, k, v, block: int):
+    """softmax(q k^T / sqrt(d)) v, from blocks of keys."""
+    m = torch.full((len(q), 1), -math.inf, dtype=q.dtype)
+    s, output = torch.zeros_like(m), torch.zeros(len(q), v.shape[1], dtype=q.dtype)
+    for keys, values in zip(k.split(block), v.split(block), strict=True):
+        scores = q @ keys.T / math.sqrt(q.shape[1])
+        new = torch.maximum(m, scores.amax(-1, keepdim=True))
+        old, p = (m - new).exp(), (scores - new).exp()
+        m, s, output = new, s * old + p.sum(-1, keepdim=True), output * old + p @ values
+    return output / s
+
+
+torch.manual_seed(0)
+q, k, v = 30 * torch.randn(3, 37, 16, dtype=torch.float64)  # scores of several thousands
+explicit = explicit_attention(q[None, None], k[None, None], v[None, None])[0, 0]
+for block in (1, 8, 37):
+    torch.testing.assert_close(online_attention(q, k, v, block), explicit)
+print("checked: blocks of 1, 8 (the last one partial) and 37 keys give the explicit output")
+
+# %% [markdown]
+# The fused kernel (Dao et al. 2022, FlashAttention) is this loop, in the processor's fast memory.
+# The library calls the kernel and keeps the mathematics beside it, to be tested against it.
 
 # %%
 show_source(attention)
@@ -1001,26 +1133,24 @@ for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
         by_kernel = attention(q_four, k_two, v_two, mask=mask, causal=causal)
         explicit = explicit_attention(q_four, k_two, v_two, mask=mask, causal=causal)
         assert (by_kernel - explicit).abs().max() < tolerance
+print("checked: kernel and formula agree, with and without masks, in float32 and float64")
 
 # %% [markdown]
 # Time and memory against the length, for one head of width 64. The two take turns, so that a slow
-# moment of the machine meets both; memory is the most that is alive at once.
+# moment of the machine affects both; memory is the most that is alive at once.
 
 # %%
 LONG = (1024, 2048, 4096, 8192)
-ROUNDS = 2 if FAST else 3
-cost: dict[str, dict[str, list[float]]] = {
-    name: {"seconds": [], "bytes": []} for name in ("explicit", "fused")
-}
+cost = {path: {"seconds": [], "bytes": []} for path in ("explicit", "fused")}
 for length in LONG:
     q_long, k_long, v_long = torch.randn(3, 1, 1, length, 64)
-    rivals = {
-        "explicit": lambda q=q_long, k=k_long, v=v_long: explicit_attention(q, k, v),
-        "fused": lambda q=q_long, k=k_long, v=v_long: attention(q, k, v),
+    paths = {
+        path: functools.partial(attend, q_long, k_long, v_long)
+        for path, attend in (("explicit", explicit_attention), ("fused", attention))
     }
-    for name, seconds in medians(interleave(rivals, rounds=ROUNDS)).items():
-        cost[name]["seconds"].append(seconds)
-        cost[name]["bytes"].append(peak_memory(rivals[name]))
+    for path, seconds in medians(interleave(paths, rounds=2 if FAST else 3)).items():
+        cost[path]["seconds"].append(seconds)
+        cost[path]["bytes"].append(peak_memory(paths[path]))
 
 
 def growth(costs: list[float]) -> float:
@@ -1028,141 +1158,35 @@ def growth(costs: list[float]) -> float:
     return math.log(costs[-1] / costs[0]) / math.log(LONG[-1] / LONG[0])
 
 
-show_table(
-    "One head of width 64",
-    [
-        {"path": name, "n": length} | {"seconds": f"{seconds:.3f}", "MB": f"{size / 1e6:.1f}"}
-        for name, costs in cost.items()
-        for length, seconds, size in zip(LONG, costs["seconds"], costs["bytes"], strict=True)
-    ],
-)
-
-# %% [markdown]
-# Both take time $O(n^2 d)$: it is the same arithmetic, but the explicit path must also write its
-# $n^2$ numbers to memory and read them back. The memory is $O(n^2)$ against $O(n)$, beside buffers
-# of the kernel that do not grow. The exponents in the legend are measured, between the shortest and
-# the longest. (That of the explicit path may exceed 2: its weights outgrow the processor's cache.)
-
-# %%
-figure, axes = new_figure(1, 2, size=(12, 4))
-for place, quantity, y, title in zip(
-    axes[0],
-    ("seconds", "bytes"),
-    ("seconds", "bytes alive at once"),
-    ("Time: about n² for both, the fused path faster", "Memory: n² explicit, at most n fused"),
-    strict=True,
-):
-    curves = {
-        f"{name}, n^{growth(costs[quantity]):.1f}": (LONG, costs[quantity])
-        for name, costs in cost.items()
-    }
-    draw_curves(place, curves, x="length n", y=y, title=title)
-    place.set_xscale("log", base=2)
-    place.set_yscale("log")
-save_figure(figure, FIGURES / "2_cost.png")
+columns = {
+    f"{path}, {unit}": [number * factor for number in costs[quantity]]
+    for path, costs in cost.items()
+    for quantity, unit, factor in (("seconds", "ms", 1e3), ("bytes", "MB", 1e-6))
+}
+show_table("One head of width 64", {"n": LONG} | columns, digits=1)
+with figure("2_cost", 1, 2, size=(12, 4)) as axes:
+    for place, quantity, title in zip(
+        axes[0], ("seconds", "bytes"), ("Time", "Memory: n² explicit, n fused"), strict=True
+    ):
+        curves = {
+            f"{path}, n^{growth(costs[quantity]):.1f}": (LONG, costs[quantity])
+            for path, costs in cost.items()
+        }
+        draw_curves(place, curves, x="length n", y=quantity, title=title, log="xy")
 assert 1.9 < growth(cost["explicit"]["bytes"]) < 2.1
 assert growth(cost["fused"]["bytes"]) < 1.2
 assert cost["fused"]["bytes"][-1] < cost["explicit"]["bytes"][-1] / 50
 
 # %% [markdown]
-# ### 2.5 Order is not seen
-#
-# Self-attention treats a sequence as a set. Permute the tokens, by a permutation $\pi$ of the rows,
-# and the outputs are permuted alike, because a weight depends on *what* two tokens are and not on
-# *where* they stand (**permutation equivariance**):
-#
-# $$ \mathrm{SelfAttention}(\pi X) = \pi \mathrm{SelfAttention}(X) $$
-#
-# The module below is that of section 3, with one head and random weights; each word has one random
-# vector.
-
-# %%
-torch.manual_seed(0)
-attend = MultiHeadAttention(16, 1).eval()
-words = {word: torch.randn(16) for word in ("the", "dog", "bit", "man")}
-
-
-def read(sentence: str, *, module: torch.nn.Module = attend, places: bool = False) -> dict:
-    """The output for each word of a sentence."""
-    x = torch.stack([words[word] for word in sentence.split()])
-    if places:
-        x = x + sinusoids(torch.arange(len(x)), 16)
-    with torch.no_grad():
-        return dict(zip(sentence.split(), module(x[None])[0], strict=True))
-
-
-one, other = read("the dog bit the man"), read("the man bit the dog")
-show_table(
-    "The first three numbers of each word's output",
-    [
-        {"word": word}
-        | {"the dog bit the man": in_words(one[word][:3], 3)}
-        | {"the man bit the dog": in_words(other[word][:3], 3)}
-        for word in words
-    ],
-)
-assert all(torch.allclose(one[word], other[word], atol=1e-6) for word in words)
-x_any = torch.randn(1, 9, 16)
-order = torch.randperm(9)
-with torch.no_grad():
-    assert torch.allclose(attend(x_any[:, order]), attend(x_any)[:, order], atol=1e-6)
-
-# %% [markdown]
-# Who bit whom is lost. Two things bring the order back: a causal mask, under which a word reads
-# only the words before it, and positions, added to the vectors here as the paper does it. Section 4
-# is about those.
-
-# %%
-causal_attend = MultiHeadAttention(16, 1, causal=True).eval()
-causal_attend.load_state_dict(attend.state_dict())
-for way, options in (
-    ("causal mask", {"module": causal_attend}),
-    ("positions added", {"places": True}),
-):
-    one, other = read("the dog bit the man", **options), read("the man bit the dog", **options)
-    changed = {word: float((one[word] - other[word]).abs().max()) for word in words}
-    print(way, {word: round(change, 3) for word, change in changed.items()})
-    assert min(changed["dog"], changed["man"]) > 0.01
-
-# %% [markdown]
-# ### 2.6 A question for later
-#
-# *The animal didn't cross the street because it was too tired.* What is *it*? A reader knows: the
-# animal, since streets do not tire. Change the last word to *wide*, and *it* is the street.
-# Uszkoreit (2017) introduced the Transformer with this pair of sentences, since a model that
-# understands them might look from *it* to the right noun.
-#
-# An attention that has learned nothing has no opinion. Here are the weights of *it* in four random
-# heads over random vectors. None is far from $1/11 = 0.09$, and no two heads agree.
-
-# %%
-torch.manual_seed(0)
-puzzle = "The animal didn't cross the street because it was too tired"
-question = puzzle.split()
-untrained = MultiHeadAttention(64, 4).eval()
-with torch.no_grad(), record_attention(untrained) as looks:
-    untrained(torch.randn(1, len(question), 64))
-from_it = looks["attention"][0, :, question.index("it")]  # (heads, keys)
-show_table(
-    "Untrained: the weights of “it”",
-    [
-        {"word": word} | {f"head {head}": f"{weight:.2f}" for head, weight in enumerate(column)}
-        for word, column in zip(question, from_it.T.tolist(), strict=True)
-    ],
-)
-evenness = torch.special.entr(from_it).sum(-1) / math.log(len(question))
-print("entropy, as a share of that of equal weights:", in_words(evenness, 3))
-assert evenness.min() > 0.95
-assert len(set(from_it.argmax(-1).tolist())) == 4
-
-# %% [markdown]
-# So the formula holds no knowledge; what is learned is in $W^Q$, $W^K$ and $W^V$. Section 8 asks
-# the same question of a trained BERT, and counts how often it has the right answer.
+# Both take time $O(n^2 d)$: the arithmetic is the same, but the explicit path must also write its
+# $n^2$ numbers to memory and read them back. The memory is $O(n^2)$ against $O(n)$, beside buffers
+# of the kernel that do not grow. The exponents in the legend are measured, between the shortest and
+# the longest. (That of the explicit path may exceed 2: its weights outgrow the processor's cache.)
 #
 # **What to keep.** Self-attention is equation (1) with queries, keys and values from one sequence.
-# The division by $\sqrt{d_k}$ keeps the weights soft and the gradient alive at any width. A mask
-# says who may be seen, and a row that may see nothing gets zeros. The fused kernel computes the
-# same in memory linear in the length. And without positions, a sentence is a bag of words.
+# The division by $\sqrt{d_k}$ keeps the weights soft and the gradient alive at any width. Without
+# positions, a sentence is a bag of words. A mask determines who may be seen, and a row that may see
+# nothing gets zeros. The fused kernel computes the same in memory linear in the length.
 
 # %% [markdown]
 # ## 3 Multi-head attention
