@@ -80,3 +80,22 @@ def test_no_shape_of_a_bias_makes_the_kernel_store_the_weights(shape):
 def test_no_width_of_the_values_makes_the_kernel_store_the_weights(d_value):
     x, values = torch.randn(1, 3, 1021, 8), torch.randn(1, 3, 1021, d_value)
     assert peak_memory(lambda: attention(x, x, values)) < 3 * 1021**2 * 4 / 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_short_gradients_of_16_bits_are_those_of_float32(dtype, autocast):
+    torch.manual_seed(0)
+    shapes = ((6, 7), (3, 11), (3, 11))  # heads and length of queries, keys and values
+    exact = [torch.randn(2, h, n, 5).to(dtype).float().requires_grad_() for h, n in shapes]
+    short = [x.detach().to(dtype).requires_grad_() for x in exact]
+    upstream = torch.randn(2, 6, 7, 5).to(dtype)
+    explicit_attention(*exact, causal=True).backward(upstream.float())
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = attention(*short, causal=True)
+    assert output.dtype == dtype
+    output.backward(upstream)
+    for mine, reference in zip(short, exact, strict=True):
+        assert mine.grad.dtype == dtype
+        error = (mine.grad.float() - reference.grad).abs().max() / reference.grad.abs().max()
+        assert error <= 2 * torch.finfo(dtype).eps

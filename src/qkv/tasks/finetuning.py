@@ -8,14 +8,13 @@ import torch
 from torch import nn
 
 from qkv.checkpoints.adapters import save_adapter
-from qkv.checkpoints.reader import CONFIG, open_weights
+from qkv.checkpoints.reader import open_weights
 from qkv.checkpoints.registry import family_of
 from qkv.errors import ConfigError
 from qkv.files import whole_folder
-from qkv.json_fields import read_json
 from qkv.models.heads import SequenceClassifier
 from qkv.models.lora import LoRAConfig, add_lora, lora_layers, merge_lora
-from qkv.tasks.pretrained import Loaded, load, locate
+from qkv.tasks.pretrained import Loaded, load, locate, read_config
 from qkv.training.finetune import GradualUnfreezing, everything, head_only, top_layers
 from qkv.training.run import Callback
 from qkv.zoo.catalog import ZOO
@@ -102,8 +101,7 @@ def load_with_head(
     Raises:
         ConfigError: the family has no model with such a head, or the base has no tokenizer.
     """
-    folder = whole_folder(locate(base))
-    family = family_of(read_json(folder / CONFIG).get("model_type"))
+    family = family_of(read_config(base).get("model_type"))
     names = [one.name for one in family.architectures if one.model is head]
     if not names:
         raise ConfigError(
@@ -114,6 +112,7 @@ def load_with_head(
     if pretrained:
         # Only BERT's classifier uses a pooler, which a base may lack.
         pooled = head is SequenceClassifier and family.model_type == "bert"
+        folder = whole_folder(locate(base))
         lacks_one = pooled and not any("pooler" in name for name in open_weights(folder))
         new = [HEAD, "encoder.pooler"] if lacks_one else [HEAD]
     return load(base, architecture=names[0], new=new, labels=labels, dtype=torch.float32)

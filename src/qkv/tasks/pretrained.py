@@ -215,9 +215,7 @@ def _load_adapted(
             f"{folder / ADAPTER} names the base {quoted(base)}, which has only an adapter (this "
             "one?); expected a model with weights of its own"
         )
-    new_head = bool(config) and _differ_in_head(
-        read_json(whole_folder(base_folder) / CONFIG), config
-    )
+    new_head = bool(config) and _differ_in_head(read_config(base_folder), config)
     loaded = load(
         base_folder,
         dtype=dtype,
