@@ -3713,25 +3713,22 @@ for text in ("4 July 1976", "July 4th, 1976", "im Jahr 1976, am 4. Juli"):
 # %% [markdown]
 # ## 8 Pre-trained models
 #
-# The model of section 7 learned one task from nothing. What made Transformers common is another
-# order of work: first one large model learns from text that nobody labelled, then small additions
-# make it do many things. This section trains three small ones, a BERT and two GPTs, then opens real
-# ones.
+# *50 minutes to read, 3 to run.*
 #
-# ### 8.1 An overview
-#
-# Three shapes. An **encoder** reads everything at once and gives a vector for each token. A
-# **decoder** reads from left to right and gives the next token. An **encoder-decoder** reads one
-# sequence and writes another.
+# This section trains a small BERT and a small GPT on the same data, then opens published models and
+# looks inside. The model of section 7 learned one task from scratch. What made Transformers common
+# is a different order: first one large model learns from unlabeled text (**pre-training**), then
+# little more is needed for each task. It is two sittings: 8.1 to 8.4, and 8.5 to 8.8.
 
 # %%
 import dataclasses
 import itertools
-import pydoc_data.topics
+import math
 import random
 import re
 import sys
 import tempfile
+import time
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -3746,20 +3743,18 @@ from qkv.attention.masks import causal_mask
 from qkv.attention.record import record_attention
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.stack import Stack
-from qkv.checkpoints.convert import convert
-from qkv.checkpoints.llama2c import read_llama2c_pieces
 from qkv.checkpoints.table import under
 from qkv.checkpoints.tables import gpt as gpt_table
 from qkv.checkpoints.tables.bert import BERT_BLOCK, EMBEDDINGS
 from qkv.data.batches import Batching
 from qkv.data.coreference import COREFERENCE_PAIRS, Coreference, coreference_pair
 from qkv.data.masking import Masking, masked_batches
-from qkv.data.pretraining import TokenBatch, causal_batches, collate_targets
-from qkv.data.text import find_data
+from qkv.data.pretraining import TokenBatch, causal_batches, collate_causal, collate_targets
 from qkv.data.tokenizers import Tokenizer
-from qkv.errors import DataError, MissingDependencyError
+from qkv.errors import MissingDependencyError
 from qkv.evaluation.intervals import bootstrap_interval
 from qkv.generation.greedy import greedy
+from qkv.generation.processors import temperature, top_p
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.heads import MaskedLM
@@ -3771,47 +3766,71 @@ from qkv.training.loop import train
 from qkv.training.pretraining import causal_loss, masked_loss
 from qkv.training.progress import Bar
 from qkv.training.settings import Training
-from qkv.tutorial.figures import draw_weights, new_figure, save_figure
+from qkv.tutorial.figures import draw_curves, draw_weights, figure
 from qkv.tutorial.source import show_source
 from qkv.tutorial.tables import show_table
 
+# %% [markdown]
+# ### 8.1 An overview
+#
+# There are three shapes. An **encoder** reads everything at once and gives a vector for each token.
+# A **decoder** reads from left to right and predicts the next token. An **encoder-decoder** reads
+# one sequence and writes another; translation was the first application of the Transformer.
+#
+# - **BERT**, Bidirectional Encoder Representations from Transformers, was developed by Google. It
+#   reads a token's context on both sides, in every layer. It is fine-tuned for classification,
+#   question answering, and **language inference**: whether one sentence follows from another.
+# - **GPT**, Generative Pre-trained Transformer, was developed by OpenAI. It sees the left context
+#   only, so it can generate text. GPT-3 showed that a large one solves tasks from a few examples in
+#   its input; **instruction tuning** (Ouyang et al. 2022) then trained such models to follow requests.
+
 # %%
-OVERVIEW = {
-    "BERT (2018)": "encoder|fill hidden words, next sentence|post-norm, GELU|classes, answers",
-    "RoBERTa (2019)": "encoder|fill hidden words|as BERT|as BERT",
-    "DistilBERT (2019)": "encoder|fill, and agree with BERT|as BERT, half the layers|as BERT",
-    "MiniLM (2020)": "encoder|attend as a larger model does|as BERT, narrower|sentence vectors",
-    "ViT (2020)": "encoder|classes of images|pre-norm, GELU, patches|images",
-    "DeiT (2020)": "encoder|classes, and agree with a teacher|as ViT|images",
-    "GPT-2 (2019)": "decoder|next token|pre-norm, GELU|text",
-    "Llama (2023)": "decoder|next token|pre-norm, RMS, SwiGLU, rotary|text, chat",
-    "Mistral (2023)": "decoder|next token|as Llama, sliding window|text, chat",
-    "Qwen2 (2024)": "decoder|next token|as Llama, biases in q, k, v|text, chat",
-    "Transformer (2017)": "encoder, decoder|translation|post-norm, ReLU, sinusoids|translation",
-    "Marian (2018)": "encoder, decoder|translation|as the Transformer, SiLU|translation",
-    "BART (2019)": "encoder, decoder|restore damaged text|as BERT, cross-attention|summaries",
-    "T5 (2019)": "encoder, decoder|fill spans|pre-norm, RMS, relative bias|any text to text",
-}
-COLUMNS = ("shape", "learns to", "block", "used for")
-show_table(
-    "Popular models",
-    [
-        {"model": name} | dict(zip(COLUMNS, row.split("|"), strict=True))
-        for name, row in OVERVIEW.items()
-    ],
-)
+OVERVIEW = """\
+Transformer (2017), Google|encoder, decoder|65M, 213M|4.5M sentence pairs|any
+GPT (2018), OpenAI|decoder|117M|800M words|512
+BERT (2018), Google|encoder|110M, 340M|3.3G words|512
+GPT-2 (2019), OpenAI|decoder|124M to 1.5G|40 GB|1,024
+RoBERTa (2019), Facebook|encoder|125M, 355M|160 GB|512
+DistilBERT (2019), Hugging Face|encoder|66M|3.3G words|512
+BART (2019), Facebook|encoder, decoder|140M, 400M|160 GB|1,024
+T5 (2019), Google|encoder, decoder|60M to 11G|750 GB|512
+GPT-3 (2020), OpenAI|decoder|up to 175G|300G tokens|2,048
+MiniLM-L6 (2020), Microsoft|encoder|23M|3.3G words|512
+ViT (2020), Google|encoder|86M to 632M|14M or 303M images|196 patches
+InstructGPT (2022), OpenAI|decoder|up to 175G|GPT-3, 44K prompts|2,048
+Llama (2023), Meta|decoder|7G to 65G|1.0T to 1.4T tokens|2,048
+Qwen2 (2024), Alibaba|decoder|0.5G to 72G|7T to 12T tokens|32,768
+SmolLM2 (2025), Hugging Face|decoder|135M to 1.7G|2T to 11T tokens|8,192"""
+COLUMNS = ("model", "shape", "parameters", "learned from", "context")
+rows = [dict(zip(COLUMNS, row.split("|"), strict=True)) for row in OVERVIEW.splitlines()]
+show_table("Popular models (M, G, T: million, billion, trillion), as their papers say", rows)
 bert_block, gpt_block = BertConfig().block(), GPTConfig().block()
 llama_block = LlamaConfig(vocab_size=1, d_model=8, n_heads=1, d_ff=8, n_layers=1).block()
 assert [b.norm_first for b in (bert_block, gpt_block, llama_block)] == [False, True, True]
 assert [b.causal for b in (bert_block, gpt_block, llama_block)] == [False, True, True]
 assert (llama_block.norm, llama_block.feed_forward) == ("rms", "swiglu")
+with torch.device("meta"):  # the shapes of two of them, without memory for the weights
+    sizes = [
+        sum(p.numel() for p in net(c).parameters())
+        for net, c in ((Bert, BertConfig()), (GPT, GPTConfig()))
+    ]
+assert [f"{size:,}" for size in sizes] == ["109,482,240", "124,439,808"]
+assert (BertConfig().n_positions, GPTConfig().n_positions) == (512, 1024)
+print("checked: masks, norms, and the sizes of BERT (base) and the smallest GPT-2")
+
+# %% [markdown]
+# Where they come from: the **Hugging Face Hub** hosts more than a million pre-trained models for
+# text, vision and audio, from BERT to speech recognizers such as Whisper. `transformers` and `qkv`
+# find a model there by its id, such as `google-bert/bert-base-uncased`: they download its config,
+# tokenizer and weights once, and keep them in a cache. This tutorial downloads nothing. It uses
+# models that packages carry, and `HF_HUB_OFFLINE=1` makes both libraries refuse to try.
 
 # %% [markdown]
 # ### 8.2 Three shapes, one block
 #
 # The blocks are those of section 5. What makes a stack of them an encoder or a decoder is the mask.
-# Below, one stack of two blocks with one set of weights: as an encoder; as a decoder; and as an
-# encoder that is given the decoder's mask by hand, which puts out the same as the decoder.
+# Below, one stack of two blocks with one set of weights runs as an encoder, as a decoder, and as an
+# encoder with the decoder's mask, whose output equals the decoder's.
 
 # %%
 torch.manual_seed(0)
@@ -3830,9 +3849,9 @@ assert torch.allclose(written, masked_by_hand, atol=1e-6)
 assert not torch.allclose(written, read_out, atol=1e-2)
 
 # %% [markdown]
-# The third shape is both, and one part more: **cross-attention**, with weights of its own, through
-# which the decoder reads the encoder's output. Seen from the tokens it is again a mask: tokens of
-# the source see the source, tokens of the target see the source and what is written so far. Raffel
+# The third shape is both, plus **cross-attention**, with weights of its own, through which the
+# decoder reads the encoder's output. From the tokens' point of view this is a mask, too: source tokens
+# see the source, and target tokens see the source and the target so far. Raffel
 # et al. (2020, figure 3) call it *causal with prefix*, and try a single stack under that mask too,
 # a *prefix LM* (figure 4). The two are not the same: there a row of weights is one softmax, here the
 # rows of the target are two, one over the source and one over the target.
@@ -3857,45 +3876,46 @@ joined[:4, :4] = both_weights["encoder.blocks.0.self_attention"][0].mean(0)
 joined[4:, :4] = both_weights["decoder.blocks.0.cross_attention"][0].mean(0)
 joined[4:, 4:] = both_weights["decoder.blocks.0.self_attention"][0].mean(0)
 
-figure, axes = new_figure(1, 3, size=(13, 4.2))
-places_8 = [f"x{i}" for i in range(1, 9)]
+positions_8 = [f"x{i}" for i in range(1, 9)]
 halves = [f"{side}{i}" for side in "st" for i in range(1, 5)]
 seen = {
-    "encoder: every token sees all": (read_weights["blocks.0.self_attention"][0].mean(0), places_8),
+    "encoder: every token sees all": (
+        read_weights["blocks.0.self_attention"][0].mean(0),
+        positions_8,
+    ),
     "decoder: no token sees a later one": (
         write_weights["blocks.0.self_attention"][0].mean(0),
-        places_8,
+        positions_8,
     ),
     "encoder-decoder: the target (t) sees the source (s)": (joined, halves),
 }
-for place, (title, (weights, labels)) in zip(axes[0], seen.items(), strict=True):
-    draw_weights(place, weights > 0, labels, labels, title)
-figure.suptitle("Who (rows) may see whom (columns): the three shapes")
-save_figure(figure, FIGURES / "8_masks.png")
+with figure("8_masks", 1, 3, size=(13, 4.2), title="Who (rows) may see whom (columns)") as axes:
+    for part, (title, (weights, labels)) in zip(axes[0], seen.items(), strict=True):
+        draw_weights(part, weights > 0, labels, labels, title, color_bar=False)
 assert bool((read_weights["blocks.0.self_attention"] > 0).all())
 assert torch.equal(write_weights["blocks.0.self_attention"][0, 0] > 0, causal_mask(8, 8))
 
 # %% [markdown]
 # ### 8.3 BERT: words from both sides
 #
-# Devlin et al. (2019) hide some words and ask for them. With $M$ the hidden places and $\tilde x$
-# the text in which they are hidden, the loss is
+# Devlin et al. (2019) hide some words and predict them (**masked language modeling**). With $M$ the
+# hidden positions and $\tilde x$ the text in which they are hidden, the loss is
 #
 # $$ L = - \sum_{i \in M} \log p(x_i \mid \tilde x) $$
 #
-# The model may look to both sides, because the words that it predicts are hidden: 15 % of all. Of
-# these, 80 % are replaced by a mask token, 10 % by a random word, and 10 % are left as they are,
-# since fine-tuning never shows the mask token, and the model should not wait for it. Only hidden positions are scored against the $V$
-# words of the vocabulary: time $O(\lvert M \rvert d V)$ for the output layer.
+# The model may look at both sides, because the words that it predicts are hidden: 15 % of all. Of
+# these, 80 % are replaced by a mask token, 10 % by a random word, and 10 % are left unchanged, because
+# the mask token never occurs in fine-tuning. Only hidden positions are scored against the $V$ words of
+# the vocabulary, so the output layer takes $O(\lvert M \rvert d V)$ time.
 
 # %%
 show_source(Masking.__call__, masked_loss)
 
 # %% [markdown]
-# BERT learned from 3.3 billion words. For half a minute you need a language with less to say, and
-# every Python carries one: **the names of the characters** of Unicode, such as `greek small letter
-# omega with tonos`. Taken are the names of 3 to 10 words in which every word is found ten times or
-# more; 1,000 of them are kept for the test.
+# BERT learned from 3.3 billion words. For half a minute of training we need a simpler language, and
+# every Python comes with one: **the names of the Unicode characters**, such as `greek small letter
+# omega with tonos`. We use the names of 3 to 10 words all of which occur at least ten times, and keep
+# 1,000 of them for the test.
 
 # %%
 NAME = re.compile(r"[A-Z]+( [A-Z]+){2,9}")
@@ -3949,13 +3969,13 @@ print(
 )
 
 # %% [markdown]
-# What it puts in a gap. The words to the *right* of the gap decide: the same gap is Greek before
-# *omega*, and another script before *zhe*, with Cyrillic among the likeliest.
+# How it fills a gap. The words to the *right* decide: the same gap is Greek before *omega*, and
+# another script before *zhe*, with Cyrillic among the most probable.
 
 
 # %%
 def fill(text: str, top: int = 3) -> list[tuple[str, float]]:
-    """The likeliest words for the gap, "_", and their probabilities."""
+    """The most probable words for the gap, "_", and their probabilities."""
     words = text.split()
     ids = [HIDDEN if word == "_" else name_tokenizer.encode(word)[0] for word in words]
     with torch.inference_mode():
@@ -3976,10 +3996,10 @@ GAPS = (
 fills = {text: fill(text) for text in GAPS}
 show_table(
     "Filled by the small BERT",
-    [
-        {"name": text, "likeliest": ", ".join(f"{word} {chance:.0%}" for word, chance in guesses)}
-        for text, guesses in fills.items()
-    ],
+    {
+        "name": fills,
+        "most probable": [", ".join(f"{w} {p:.0%}" for w, p in words) for words in fills.values()],
+    },
 )
 assert FAST or fills[GAPS[0]][0][0] == "greek"
 assert FAST or fills[GAPS[1]][0][0] != "greek"
@@ -3992,24 +4012,24 @@ assert FAST or "cyrillic" in [word for word, _ in fills[GAPS[1]]]
 #
 # $$ L = - \sum_i \log p(x_i \mid x_1, \ldots, x_{i-1}) $$
 #
-# Every word of a text is a target, while BERT predicts one in seven (time $O(n d V)$ for the output
-# layer), and the predictions can be strung together to text. The price is that nothing to the right
-# is ever seen.
+# Every word of a text is a target, where BERT predicts one in seven (the output layer takes
+# $O(n d V)$ time), and predictions can be chained into a text: the model is **auto-regressive**. The
+# price is that it never sees anything to the right.
 
 # %%
 show_source(collate_causal, causal_loss)
 
 # %% [markdown]
-# First on the names, so that the two can be compared: blocks of the same size, the same data, and
-# 1,000 names that neither has seen. BERT predicts each word in turn, with only that word hidden;
-# GPT predicts each word from those before it.
+# We train it on the names, too, so that the two can be compared: blocks of the same size, the same
+# data, the same number of steps (of about as many tokens, of which BERT predicts 15 %), and 1,000
+# names that neither has seen. BERT predicts each word in turn, with only that word hidden; GPT
+# predicts each word from those before it.
 
 # %%
 torch.manual_seed(0)
 gpt = GPT(
     GPTConfig(vocab_size=HIDDEN, n_positions=32, embedding_dropout=0.0, **SIZES, **NO_DROPOUT)
 )
-steps = steps_of(600)
 gpt_history = train(
     gpt,
     causal_batches(
@@ -4055,13 +4075,13 @@ by_part = {
     }
     for model, hits in answers.items()
 }
-commonest, _ = Counter(i for ids in seen_names for i in ids).most_common(1)[0]
-by_part["always the commonest word"] = {
-    part: np.mean([ids[i] == commonest for ids, i in asked if of(ids, i)])
+most_common, _ = Counter(i for ids in seen_names for i in ids).most_common(1)[0]
+by_part["always the most frequent word"] = {
+    part: np.mean([ids[i] == most_common for ids, i in asked if of(ids, i)])
     for part, of in PARTS.items()
 }
 show_table(
-    f"Words of unseen names that are named right, of {len(asked):,}",
+    f"Words of unseen names predicted correctly, of {len(asked):,}",
     [
         {"model": name} | {part: f"{share:.0%}" for part, share in shares.items()}
         for name, shares in by_part.items()
@@ -4074,22 +4094,16 @@ assert FAST or left_only["all words"] > constant["all words"] + 0.15
 assert FAST or abs(two_sided["last"] - left_only["last"]) < 0.1
 
 # %% [markdown]
-# The last word has nothing to its right, and there the two are close together. The first has
-# nothing to its left: GPT can but guess how names begin, while BERT sees the rest of the name.
+# The last word has nothing to its right, and there the two are close together. The first word has
+# nothing to its left: GPT can only guess how names begin, while BERT sees the rest of the name.
 #
-# But only GPT can *write*: each word that it names becomes part of what it reads. `greedy` of
-# section 7 does that with any model that has `start` and `step`; a causal model starts from the
-# prompt without its last token, where the Transformer starts from the source. Python then looks up
-# which character the new name names, if any.
-
+# But only GPT can *write*: each word that it predicts becomes part of its input. `greedy` of section
+# 7 works for any model that has `start` and `step`; a causal model starts from the prompt without its
+# last token, where the Transformer starts from the source. Python then looks up which character the
+# new name belongs to, if any.
 
 # %%
-def write_on(model: GPT, tokenizer: Tokenizer, prompt: str, max_length: int = 24) -> str:
-    """What the model writes after the prompt, always taking the likeliest token."""
-    ids = torch.tensor([[tokenizer.stop, *tokenizer.encode(prompt)]])
-    start, stop = int(ids[0, -1]), tokenizer.stop
-    written = greedy(model, ids[:, :-1], start=start, stop=stop, max_length=max_length)
-    return tokenizer.decode(written[0].tolist())
+learned_names = set(found[1_000:])
 
 
 def character(name: str) -> str:
@@ -4100,165 +4114,179 @@ def character(name: str) -> str:
         return "no such name"
 
 
-learned_names = set(found[1_000:])
-show_table(
-    "Names that the small GPT writes",
-    [
-        {"prompt": prompt, "goes on": rest, "names": character(f"{prompt} {rest}")}
-        for prompt in (
-            "greek small letter",
-            "latin capital letter e with",
-            "cyrillic small letter",
-            "mathematical bold",
-            "white",
-            "rightwards arrow",
-            "musical symbol",
-            "georgian",
-        )
-        for rest in [write_on(gpt, name_tokenizer, prompt, max_length=10)]
-    ],
-)
+def write_on(prompt: str) -> str:
+    """The prompt and what the model writes after it, always taking the most probable word."""
+    ids = torch.tensor([[name_tokenizer.stop, *name_tokenizer.encode(prompt)]])
+    ends = {"start": int(ids[0, -1]), "stop": name_tokenizer.stop}
+    written = greedy(gpt, ids[:, :-1], **ends, max_length=10)
+    return f"{prompt} {name_tokenizer.decode(written[0].tolist())}"
+
+
+BEGINNINGS = ("greek small letter", "latin capital letter e with", "cyrillic small letter", "white")
+names = [write_on(beginning) for beginning in (*BEGINNINGS, "rightwards arrow", "musical symbol")]
+show_table("Names that the small GPT writes", {"name": names, "character": map(character, names)})
 
 # %% [markdown]
-# Names have no sentences. A text that comes with every Python are the topics of `help()`, which
-# describe the language; taken are their paragraphs without syntax and examples, as pieces of words
-# (byte-pair encoding, 1,000 tokens). GPT-2 learned from 40 GB of text; this one sees a quarter of a
-# megabyte a few times.
-
-
-# %%
-def prose() -> list[str]:
-    """The paragraphs of Python's help topics that are whole sentences."""
-    paragraphs = itertools.chain.from_iterable(
-        topic.split("\n\n") for topic in pydoc_data.topics.topics.values()
-    )
-    joined = (" ".join(text.split()).removeprefix("* ").replace('"', "") for text in paragraphs)
-    return [
-        text
-        for text in dict.fromkeys(joined)
-        if re.match("[A-Z]", text)
-        and text.endswith((".", ":"))
-        and len(text.split()) >= 5
-        and not re.search(r"::=|>>>|\*\*\*", text)
-    ]
-
-
-# %%
-paragraphs = prose()
-text_tokenizer = Tokenizer.train_bpe(paragraphs, vocab_size=1_000)
-text_ids = text_tokenizer.encode_batch(paragraphs)
-torch.manual_seed(0)
-speaker = GPT(
-    GPTConfig(
-        vocab_size=text_tokenizer.vocab_size,
-        n_positions=128,
-        embedding_dropout=0.0,
-        **{**SIZES, "d_model": 128, "d_ff": 512},
-        **NO_DROPOUT,
-    )
-)
-steps = steps_of(300)
-speaker_history = train(
-    speaker,
-    causal_batches(
-        text_ids,
-        length=64,
-        stop=text_tokenizer.stop,
-        batching=Batching(batch_size=16, epochs=None),
-    ),
-    causal_loss,
-    Training(steps=steps, learning_rate=3e-3, warmup=steps // 10),
-    callbacks=[Bar("GPT on text")],
-)
-print(
-    f"{len(paragraphs):,} paragraphs, {sum(map(len, text_ids)):,} tokens; "
-    f"{sum(p.numel() for p in speaker.parameters()):,} parameters; "
-    f"{speaker_history.seconds:.0f} seconds, loss {np.mean(speaker_history.losses[:3]):.1f} at "
-    f"first, {np.mean(speaker_history.losses[-20:]):.1f} at the end"
-)
-
-# %% [markdown]
-# It has learned words and phrases: which token comes next, with its probability, and a longer
-# answer. Always taking the likeliest token it soon runs in circles, and it never says anything.
-
-
-# %%
-def next_tokens(prompt: str, top: int = 3) -> str:
-    """The likeliest tokens after a prompt, and their probabilities."""
-    ids = torch.tensor([[text_tokenizer.stop, *text_tokenizer.encode(prompt)]])
-    with torch.inference_mode():
-        chances = speaker(ids)[0, -1].softmax(-1).topk(top)
-    labels = text_tokenizer.tokens(chances.indices.tolist())
-    pairs = zip(labels, chances.values.tolist(), strict=True)
-    return ", ".join(f"“{label}” {chance:.0%}" for label, chance in pairs)
-
-
-PROMPTS = ("Changed in version", "The value of", "Return the", "An object", "If the", "This is")
-show_table(
-    "What comes next",
-    [
-        {"prompt": prompt, "next": next_tokens(prompt)}
-        | {"likeliest answer": write_on(speaker, text_tokenizer, prompt).strip()}
-        for prompt in PROMPTS
-    ],
-)
-
-# %% [markdown]
-# More text and more time are most of the difference to a model that tells stories. `stories260K`
-# (Karpathy 2023) is a Llama with fewer parameters than the model above and a vocabulary of 512,
-# trained for minutes on a GPU on simple stories that were written for small models. It is no part of the installation: where the variable `QKV_DATA` names the folder of the
-# shared data, it is converted from its binary file and tells its story.
-
-# %%
-try:
-    stories = find_data("pretrained") / "stories260K"
-    teller = convert(stories / "stories260K.bin")
-    pieces = read_llama2c_pieces(stories / "tok512.bin")
-    nothing = torch.empty(1, 0, dtype=torch.int64)
-    told = greedy(teller, nothing, start=1, stop=2, max_length=120)[0].tolist()
-    print(f"{sum(p.numel() for p in teller.parameters()):,} parameters, {len(pieces)} tokens:")
-    print(b"".join(pieces[i] for i in told).decode(errors="replace").strip())
-except DataError as error:
-    print(f"No story: {error}")
-
-# %% [markdown]
-# With a thousand times as many parameters and two trillion words, the same class answers questions:
-# `smollm2` is SmolLM2-135M-Instruct (Allal et al. 2025), a Llama of 30 layers. After the training on
-# texts it was trained on conversations, in the form that its **chat template** gives them. It is no
-# longer a document that it continues, but a dialogue, of which the next part is the answer.
+# ### 8.5 A real GPT: SmolLM2
+#
+# With a thousand times as many parameters and two trillion tokens of text, the same class answers
+# questions. `smollm2` is SmolLM2-135M-Instruct (Allal et al. 2025), a Llama of 30 layers. After
+# pre-training it was trained on conversations, in the form that its **chat template** gives them: it
+# still only continues a text, but the text is a dialogue, and what comes next is the answer.
 
 # %%
 try:
     talker = qkv.task("chat", "smollm2")
 except MissingDependencyError as error:
     talker = None
-    print(f"No conversation: {error}")
+    print(f"This part is skipped: {error}")
 
 if talker is not None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     print(f"{sum(p.numel() for p in talker.model.parameters()):,} parameters")
     print(talker.template.render(question, reply=True) + talker(question).text)
-    print("\nWithout the template it continues a text, as any language model:")
-    text = "Attention is a mechanism that"
-    read = torch.tensor([talker.tokenizer.encode(text)])
-    row = greedy(talker.model, read[:, :-1], start=read[0, -1].item(), stop=2, max_length=30)
-    print(text + talker.tokenizer.decode(row[0].tolist()))
 
 # %% [markdown]
-# ### 8.5 A real encoder: MiniLM
+# What it computes is a probability for each of 49,152 tokens. **Temperature** divides the logits:
+# below 1 it sharpens the distribution, above 1 it flattens it. **Top-p** (Holtzman et al. 2020) keeps
+# the smallest set of tokens whose probabilities sum to at least $p$, and draws from these. Both are
+# functions of logits.
+
+# %%
+PROMPTS = ("The capital of France is", "The opposite of hot is", "Once upon a time there was a")
+SETTINGS = {
+    "as it is": [],
+    "temperature 0.5": [temperature(0.5)],
+    "temperature 2": [temperature(2.0)],
+    "top-p 0.9": [top_p(0.9)],
+}
+
+
+def next_probabilities(prompt: str, processors: list) -> torch.Tensor:
+    """The distribution of the next token, after processors of the logits."""
+    ids = torch.tensor([talker.tokenizer.encode(prompt)])
+    logits = talker.model(ids)[:, -1]
+    for processor in processors:
+        logits = processor(ids, logits)
+    return logits[0].softmax(-1)
+
+
+if talker is not None:
+    rows, kept = [], {}
+    with torch.inference_mode():
+        for prompt, (name, processors) in itertools.product(PROMPTS, SETTINGS.items()):
+            chances = next_probabilities(prompt, processors)
+            top = chances.topk(3)
+            words = zip(talker.tokenizer.tokens(top.indices.tolist()), top.values, strict=True)
+            kept[prompt, name] = int((chances > 0).sum())
+            rows.append(
+                {
+                    "prompt": prompt if name == "as it is" else "",
+                    "setting": name,
+                    "most probable": ", ".join(f"{word.strip()} {p:.0%}" for word, p in words),
+                    "tokens left": f"{kept[prompt, name]:,}",
+                }
+            )
+    show_table("The next token", rows)
+    assert rows[0]["most probable"].startswith("Paris")
+    assert kept[PROMPTS[0], "top-p 0.9"] < 100 < kept[PROMPTS[2], "top-p 0.9"]
+
+# %% [markdown]
+# Where the next word is certain, top-p leaves a few tokens; where a story may go anywhere, it leaves
+# hundreds. A fixed number of tokens would be wrong in one place or the other.
+#
+# **The cache.** When it generates, the model keeps the keys and values of all tokens so far, so that a
+# step computes one position only. SmolLM2 shares each key and value between three query heads (section
+# 3.3), so that a token takes $2 \cdot 30 \cdot 3 \cdot 64$ numbers instead of three times as many.
+
+# %%
+if talker is not None:
+    smol = talker.model
+    text = (
+        "Attention lets every token look at the tokens before it. In practice, much of the weight "
+    )
+    text += (
+        "goes to the very first token, which says nothing: a sink for heads with nothing to find."
+    )
+    ids = torch.tensor([talker.tokenizer.encode(text)])
+    tokens = talker.tokenizer.tokens(ids[0].tolist())
+    with torch.inference_mode():
+        begin = time.perf_counter()
+        whole = torch.cat([smol(ids[:, :n])[:, -1] for n in range(1, 21)])
+        between = time.perf_counter()
+        state, steps_out = smol.start(ids[:, :0]), []
+        for n in range(20):
+            steps_out.append(smol.step(ids[:, n : n + 1], state))
+        end = time.perf_counter()
+    cached = torch.cat(steps_out, 1)[0]
+    print(f"20 steps: {between - begin:.1f} s without the cache, {end - between:.1f} s with it")
+    config = smol.config
+    n_bytes = 2 * config.n_layers * config.n_kv_heads * config.d_head * 4
+    print(
+        f"{n_bytes:,} bytes a token in float32; {n_bytes * config.n_positions / 1e6:,.0f} MB in all"
+    )
+    assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
+
+# %% [markdown]
+# **Attention sinks.** In most of its later layers, the first token gets about half of all the weight,
+# whatever it is (Xiao et al. 2024). A softmax has to put its weight somewhere, also where a head finds
+# nothing to read.
+#
+# **Induction heads** (Olsson et al. 2022). If *A B* came before, and now there is *A* again, some heads
+# look at *B*: the token after the earlier occurrence. Random tokens, repeated, show it, because nothing
+# else can predict them. In the second copy the loss falls, and some heads put most of their weight on
+# the one position that tells what comes next.
+
+# %%
+if talker is not None:
+    n = 40
+    copy = torch.randint(1000, 40_000, (1, n), generator=torch.Generator().manual_seed(0)).repeat(
+        1, 2
+    )
+    with torch.inference_mode(), record_attention(smol) as of_text:
+        smol(ids)
+    with torch.inference_mode(), record_attention(smol) as of_copy:
+        logits = smol(copy)
+    sinks = torch.stack([w[0, :, 5:, 0].mean(-1) for w in of_text.values()])  # (layer, head)
+    again = torch.arange(n, 2 * n - 1)
+    induction = torch.stack([w[0, :, again, again - n + 1].mean(-1) for w in of_copy.values()])
+    losses = F.cross_entropy(logits[0, :-1], copy[0, 1:], reduction="none")
+    layer, head = divmod(int(induction.argmax()), config.n_heads)
+    with figure("8_smollm2", 1, 3, size=(16, 4)) as axes:
+        curves = {"mean of the heads": (range(config.n_layers), sinks.mean(1))}
+        title = "Weight on the first token"
+        draw_curves(axes[0, 0], curves, x="layer", y="weight", title=title)
+        curves = {
+            "loss": (range(1, 2 * n), losses),
+            "ln V": ((1, 2 * n), [math.log(config.vocab_size)] * 2),
+        }
+        title = "40 random tokens, twice: the second copy is predicted"
+        draw_curves(axes[0, 1], curves, x="position", y="nats", title=title)
+        title = f"Layer {layer}, head {head}: from each token to the one after its copy"
+        ticks = ["" if i % 20 else str(i) for i in range(2 * n)]
+        draw_weights(axes[0, 2], list(of_copy.values())[layer][0, head], ticks, ticks, title)
+    print(
+        f"first token: {sinks[12:].mean():.0%} of the weight in layers 12 to 29; loss {losses[: n - 1].mean():.1f} in the "
+        f"first copy, {losses[n:].mean():.1f} in the second; {induction.max():.0%} of the weight of the best head"
+    )
+    assert sinks[12:].mean() > 0.4
+    assert losses[n:].mean() < losses[: n - 1].mean() / 2
+    assert induction.max() > 0.6
+
+# %% [markdown]
+# ### 8.6 A real encoder: MiniLM
 #
 # `all-MiniLM-L6-v2` (Wang et al. 2020) is a BERT of six layers and 22.7 million parameters that turns
 # sentences into vectors, by the mean over their tokens, as in Reimers and Gurevych (2019). It was
 # trained by contrast, on about a billion pairs of sentences. It comes with this project's extra
-# `zoo`; `qkv.load` also takes a folder, or an id of the Hugging Face Hub.
-# Tokenizer, model, inputs, outputs:
+# `zoo`; `qkv.load` also takes a folder, or an id of the Hub. Tokenizer, model, inputs, outputs:
 
 # %%
 try:
     minilm = qkv.load("all-MiniLM-L6-v2")
 except MissingDependencyError as error:
     minilm = None
-    print(f"The rest of section 8 is passed over: {error}")
+    print(f"The rest of section 8 is skipped: {error}")
 
 SENTENCE = "The animal didn't cross the street because it was too tired."
 if minilm is not None:
@@ -4271,8 +4299,10 @@ if minilm is not None:
     print(tuple(last_hidden_state.shape), last_hidden_state[0, 0, :4])
 
 # %% [markdown]
-# The same with `transformers`, in the form in which it stands in a thousand model cards. The
-# tokens are the same, and the hidden states too, up to rounding.
+# The same with `transformers`, in the form in which thousands of model cards show it. With a network,
+# `BertTokenizer.from_pretrained("bert-base-uncased")` and `BertModel.from_pretrained(...)` work in the
+# same way; here they read the folder of MiniLM, whose classes are the same. Tokens and hidden states
+# agree with ours, the latter up to rounding.
 
 # %%
 try:
@@ -4284,8 +4314,8 @@ except ImportError:
 if minilm is not None and transformers is not None:
     transformers.logging.disable_progress_bar()
     folder = locate("all-MiniLM-L6-v2")
-    their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    their_model = transformers.AutoModel.from_pretrained(folder)
+    their_tokenizer = transformers.BertTokenizer.from_pretrained(folder)
+    their_model = transformers.BertModel.from_pretrained(folder)
     their_inputs = their_tokenizer(SENTENCE, return_tensors="pt")
     with torch.inference_mode():
         outputs = their_model(**their_inputs)
@@ -4298,7 +4328,7 @@ if minilm is not None and transformers is not None:
 
 # %% [markdown]
 # What it was trained for: the mean over the tokens is the vector of a sentence, and the cosine of
-# two such vectors says how near they are in meaning, also where they share no word.
+# two such vectors measures how close they are in meaning, even if they share no word.
 
 # %%
 SAYINGS = (
@@ -4314,43 +4344,33 @@ if minilm is not None:
             ids = tokenizer_of.add_special_tokens(tokenizer_of.encode(text)).ids
             vectors.append(F.normalize(mean_token(encoder(torch.tensor([ids]))), dim=-1))
     cosines = torch.cat(vectors) @ torch.cat(vectors).T
-    show_table(
-        "Cosine of the sentences' vectors",
-        [
-            {"sentence": text} | {str(j + 1): f"{cosine_:.2f}" for j, cosine_ in enumerate(row)}
-            for text, row in zip(SAYINGS, cosines.tolist(), strict=True)
-        ],
-    )
+    columns = {str(j + 1): column for j, column in enumerate(cosines.T)}
+    show_table("Cosines of the sentences' vectors", {"sentence": SAYINGS} | columns)
     assert min(cosines[0, 1], cosines[2, 3]) > cosines[:2, 2:].max() + 0.2
 
 # %% [markdown]
-# ### 8.6 Names, and saving back
+# ### 8.7 Names, and saving back
 #
-# A file of weights is tensors by name, and every family has its own names. A **name table** says
-# which of theirs is which of ours, one row a tensor, `{}` for the number of the layer. Nothing may
-# be left over on either side.
+# (For authors of libraries; skip it if you only use models.) A file of weights holds tensors by name,
+# and every family has its own names. A **name table** maps theirs to ours, one row per tensor, with
+# `{}` for the number of the layer. Nothing may be left over on either side.
 
 # %%
 BERT_TABLE = [*EMBEDDINGS, *under(BERT_BLOCK, theirs="encoder.layer.{}.", ours="stack.blocks.{}.")]
-show_table(
-    "The weights in BERT's file, and here (biases alike)",
-    [
-        {"in the file": row.theirs, "here": row.ours[0]}
-        for row in BERT_TABLE
-        if row.theirs.endswith("weight")
-    ],
-)
+weights_of = [row for row in BERT_TABLE if row.theirs.endswith("weight")]
+columns = {"in the file": [r.theirs for r in weights_of], "here": [r.ours[0] for r in weights_of]}
+show_table("The weights in BERT's file, and here (biases alike)", columns)
 
 # %% [markdown]
-# Not all are as simple. GPT-2 keeps queries, keys and values in one matrix, and stores each matrix
-# as (in, out). The rows say so with **verbs**, which also know the way back:
+# Not all are this simple. GPT-2 keeps queries, keys and values in one matrix, and stores each matrix
+# as (in, out). Rows express this with **verbs**, each of which can be inverted:
 
 # %%
 show_source(gpt_table.block)
 
 # %% [markdown]
-# By the same rows a model is saved. What comes back is the file that was read, byte for byte, which
-# every other tool can open:
+# The same rows save a model. The file that is written equals the one that was read, byte for byte, and
+# every other tool can open it:
 
 # %%
 if minilm is not None:
@@ -4363,13 +4383,13 @@ if minilm is not None:
             print(f"{name:20} {len(original):>12,} bytes, the same")
 
 # %% [markdown]
-# ### 8.7 What does "it" look at?
+# ### 8.8 What does "it" look at?
 #
-# *The animal didn't cross the street because it was too tired.* Who is *it*? With *wide* in the
-# place of *tired* it is the street. When the Transformer was presented (Uszkoreit 2017), one
-# picture went around the world: a head of a translation model in which *it* looks at *animal* in
-# the one sentence and at *street* in the other. Here is MiniLM, and of its 72 heads the one in
-# which the word moves the most weight.
+# *The animal didn't cross the street because it was too tired.* What does *it* refer to? If *tired*
+# becomes *wide*, it is the street. When the Transformer was presented (Uszkoreit 2017), one picture
+# became famous: a head of a translation model in which *it* looks at *animal* in the one sentence and
+# at *street* in the other. Here is MiniLM, and of its 72 heads the one in which the word moves the most
+# weight. (The columns of *[CLS]* and *.* get much of the weight: they are sinks.)
 
 # %%
 ANIMAL = coreference_pair(
@@ -4409,26 +4429,22 @@ if minilm is not None:
     )  # (sentence, layer, head, noun)
     margin = of_it[..., 0] - of_it[..., 1]
     layer, head = divmod(int((margin[0] - margin[1]).argmax()), margin.shape[-1])
-    figure, axes = new_figure(1, 2, size=(14, 6))
-    for i, (place, (tokens, weights)) in enumerate(zip(axes[0], looks_of_pair, strict=True)):
-        shares = [f"{share:.2f}" for share in of_it[i, layer, head].tolist()]
-        title = "it: animal {}, street {}".format(*shares)
-        draw_weights(place, weights[layer, head], tokens, tokens, title)
-        place.tick_params(axis="x", rotation=60)
-    figure.suptitle(
-        f"Layer {layer}, head {head}: with “wide” less of the weight of “it” goes to the animal, "
-        "and still more than to the street"
-    )
-    save_figure(figure, FIGURES / "8_it.png")
+    title = f"Layer {layer}, head {head}: “wide” moves weight, and most stays with the animal"
+    with figure("8_it", 1, 2, size=(14, 6), title=title) as axes:
+        for i, (part, (tokens, weights)) in enumerate(zip(axes[0], looks_of_pair, strict=True)):
+            shares = [f"{share:.2f}" for share in of_it[i, layer, head].tolist()]
+            title = "it: animal {}, street {}".format(*shares)
+            draw_weights(part, weights[layer, head], tokens, tokens, title)
+            part.tick_params(axis="x", rotation=60)
     n_right = int(((margin[0] > 0) & (margin[1] < 0)).sum())
     print(f"{n_right} of {margin[0].numel()} heads prefer the right noun in both sentences")
     assert margin[0, layer, head] > margin[1, layer, head] > 0
     assert n_right < 0.1 * margin[0].numel()
 
 # %% [markdown]
-# One sentence, and the best of 72 heads, show little. The library has 72 such pairs, written for
-# it: one word changes, and with it the noun that the pronoun means. Two questions to each head, and
-# for both ways, from the pronoun to the nouns and back:
+# One sentence and the best of 72 heads prove little. The library has 72 such pairs, written for it: one
+# word changes, and with it the noun that the pronoun refers to. We ask two questions of each head, in
+# both directions, from the pronoun to the nouns and back:
 #
 # - **Right**: is the larger weight on the right noun? A head that always prefers the first noun, or
 #   the nearer, or the more common one is right in exactly half of the sentences.
@@ -4458,29 +4474,23 @@ if minilm is not None:
 
 # %%
 if minilm is not None:
-    figure, axes = new_figure(2, 2, size=(14, 8))
     labels = [str(layer) for layer in range(6)], [str(head) for head in range(12)]
-    for (i, measure), (j, way) in itertools.product(enumerate(scores_of), enumerate(WAYS)):
-        share = scores_of[measure][:, j].mean(0)
-        draw_weights(axes[i, j], share, *labels, f"{measure}, {way}")
-        for (row, column), value in np.ndenumerate(share.numpy()):
-            color = "white" if value > 0.6 else "black"
-            axes[i, j].text(column, row, f"{value:.0%}", ha="center", va="center", color=color)
-        axes[i, j].set(xlabel="head", ylabel="layer")
-    figure.suptitle(
-        "Some heads of layers 3 and 4 move with the word that decides (below), but none is right "
-        "in two thirds of the sentences (above)"
+    title = (
+        "Heads of layers 3 and 4 move with the word; none is right in two thirds of the sentences"
     )
-    save_figure(figure, FIGURES / "8_heads.png")
+    with figure("8_heads", 2, 2, size=(14, 8), title=title) as axes:
+        for (i, measure), (j, way) in itertools.product(enumerate(scores_of), enumerate(WAYS)):
+            share = scores_of[measure][:, j].mean(0)
+            draw_weights(axes[i, j], share, *labels, f"{measure}, {way}", numbers=".0%")
+            axes[i, j].set(xlabel="head", ylabel="layer")
     assert scores_of["right"].mean(0).max() < 2 / 3
     assert {int(best) for best in scores_of["moved"].mean(0).amax(-1).argmax(-1)} <= {3, 4}
 
 # %% [markdown]
-# The best of 144 is a good one by chance alone. So the best head is chosen on every other pair, and
-# scored on the pairs that had no say in the choice, with the 95 % interval of that score (by
-# drawing the pairs again). Beside it stands a rival that knows no grammar: **likeness**, the cosine
-# between the vectors of the changed word and of each noun in the table of embeddings, before any
-# layer.
+# The best of 144 looks good by chance alone. So the best head is chosen on every other pair, and scored
+# on the remaining pairs, with the 95 % interval of that score (by the bootstrap over pairs). It is
+# compared with a rival that knows no grammar: **likeness**, the cosine between the embeddings of the
+# changed word and of each noun, before any layer.
 
 
 # %%
@@ -4536,21 +4546,22 @@ if minilm is not None:
 # What came out:
 #
 # - **No head of MiniLM resolves these pronouns.** The best one is right in 60 % of the sentences
-#   that had no say in its choice, where a constant answer has 50 %. In most pairs every head
+#   that had no say in its choice, where a constant answer has 50 %. In most pairs, every head
 #   prefers the same noun in both sentences.
-# - **The word does move the weights**, and more often to the right side than to the wrong one: in
-#   72 % of the pairs for the best head, where the interval lies above 50 %.
-# - **That need not be understanding.** The likeness of the words, which knows no order and no
-#   grammar, does as well in both: many a word speaks for one of two nouns by itself.
+# - **The word does move the weights**, and more often in the right direction: in 72 % of the pairs for
+#   the best head, with an interval above 50 %.
+# - **That need not be understanding.** The likeness of the words, which knows neither order nor
+#   grammar, does as well in both: many words suggest one of two nouns by themselves.
 #
-# MiniLM is small, and was trained to compare sentences; nobody asked it who *it* is. Nor must such
-# knowledge sit in the weights of one head. So this says nothing of larger models. It says how to
-# ask: many sentences, a measure under which a constant answer gets one half, the head chosen on
-# other sentences than those that score it, and a rival that is too simple to understand anything.
+# MiniLM is small, and was trained to compare sentences, not to resolve pronouns; and such knowledge
+# need not show in the weights of one head. So this says nothing about larger models. It shows how to
+# test such a claim: many sentences, a measure under which a constant answer gets one half, a head
+# chosen on other sentences than those that score it, and a rival too simple to understand anything.
 #
-# **What to keep.** One block makes all the models of the table; the mask and the question make the
-# difference. Hidden words give a model that sees both sides, next words one that can write. And a
-# published model is a list of tensors whose names one has to know.
+# **What to keep.** The same block makes all the models of the table; the mask and the objective differ.
+# Predicting hidden words gives a model that sees both sides, predicting the next word one that can
+# write. In a trained GPT you can find the parts that explain what it does: sinks, induction heads, a
+# cache. And a published model is a list of tensors whose names you have to know.
 
 # %% [markdown]
 # ## 9 Fine-tuning

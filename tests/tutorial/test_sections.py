@@ -1,0 +1,51 @@
+"""The tutorial's sections, read without running them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qkv.tutorial.script import read_cells
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "transformers_and_attention_mechanisms.py"
+CELLS = read_cells(SCRIPT)
+SECTIONS = [cell.section for cell in CELLS if cell.section is not None]
+MOST_LINES = 4_700
+
+
+def test_the_sections_are_nine_and_what_comes_before():
+    assert SECTIONS == list(range(10))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_uses_no_name_of_another(section, tmp_path):
+    current, sources = None, []
+    for cell in CELLS:
+        current = current if cell.section is None else cell.section
+        if cell.runs and current in (None, section):
+            sources.append(cell.source)
+    file = tmp_path / "section.py"
+    file.write_text("\n".join(sources))
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", str(file)]
+    done = subprocess.run(ruff, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_says_how_long_it_takes_and_what_to_keep(section):
+    current, texts = None, []
+    for cell in CELLS:
+        current = current if cell.section is None else cell.section
+        if current == section and not cell.runs:
+            texts.append(cell.source)
+    (heading,) = (one for cell in CELLS for one in cell.headings if one.level == 2 and one.section == section)
+    assert re.fullmatch(r"\d+ minutes to read, .+ to run\.", heading.minutes)
+    assert heading.sentence
+    assert section == 0 or "**What to keep.**" in texts[-1]
+
+
+def test_the_script_is_not_longer_than_agreed():
+    assert len(SCRIPT.read_text().splitlines()) <= MOST_LINES
