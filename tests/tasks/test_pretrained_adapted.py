@@ -6,15 +6,19 @@ import shutil
 
 import pytest
 import torch
-from tests.helpers import assert_as_exact, assert_close
-from tests.tasks.small import write_base, write_classifier
+from tests.helpers import assert_as_exact, assert_close, randomized
+from tests.tasks.small import sentences, write_base, write_classifier, write_table
 
 from qkv.checkpoints.adapters import save_adapter
+from qkv.cli import main
 from qkv.data.labels import Labels
+from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
+from qkv.models.gpt import GPT, GPTConfig
+from qkv.models.heads import SequenceClassifier
 from qkv.models.lora import LoRAConfig, add_lora, attach_lora, lora_layers, merge_lora
 from qkv.tasks.classification import TextClassifier
-from qkv.tasks.pretrained import load, save
+from qkv.tasks.pretrained import Loaded, load, save
 
 LABELS = ["bad", "good", "mixed"]
 TEXTS = ["the film was lovely", "a soup", "the place was dull and rude ."]
@@ -141,3 +145,24 @@ def test_a_tied_update_cannot_be_merged_and_says_how_to_go_on(tmp_path):
     save_adapter(model, tmp_path / "adapted", model_type="gpt2", base_model=str(base))
     with pytest.raises(ConfigError, match="use the model unmerged, as load_adapter returns it"):
         load(tmp_path / "adapted")
+
+
+def test_a_classifier_on_a_gguf_file(tmp_path):
+    tokenizer = Tokenizer.train_bpe([text for text, _ in sentences(32)], 280)
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size, n_positions=17, d_model=22, n_heads=11, d_ff=29, n_layers=2
+    )
+    ends = {"eos_token_id": tokenizer.stop, "pad_token_id": tokenizer.pad}
+    save(Loaded(randomized(GPT(config), torch.float32), tokenizer, config=ends), tmp_path / "base")
+    base = tmp_path / "base.gguf"
+    assert main(["convert", str(tmp_path / "base"), str(base)]) == 0
+    table = write_table(tmp_path / "my.csv", sentences(8))
+    command = f"train classify --base {base} --data.train {table} --output {tmp_path / 'mine'}"
+    command += " --finetuning.train lora --training.epochs 1 --max-length 13"
+    assert main(command.split()) == 0
+    loaded = load(tmp_path / "mine")
+    assert isinstance(loaded.model, SequenceClassifier)
+    text = ["red and blue"]
+    again = TextClassifier.of(loaded).predict(text)
+    save(loaded, tmp_path / "merged")
+    assert TextClassifier.of(load(tmp_path / "merged")).predict(text) == again

@@ -17,7 +17,7 @@ MOST_LINES = 4_700
 
 
 def test_the_sections_are_nine_and_what_comes_before():
-    assert SECTIONS == list(range(10))
+    assert list(range(10)) == SECTIONS
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -41,7 +41,8 @@ def test_a_section_says_how_long_it_takes_and_what_to_keep(section):
         current = current if cell.section is None else cell.section
         if current == section and not cell.runs:
             texts.append(cell.source)
-    (heading,) = (one for cell in CELLS for one in cell.headings if one.level == 2 and one.section == section)
+    headings = (one for cell in CELLS for one in cell.headings if one.section == section)
+    heading = next(one for one in headings if one.level == 2)
     assert re.fullmatch(r"\d+ minutes to read, .+ to run\.", heading.minutes)
     assert heading.sentence
     assert section == 0 or "**What to keep.**" in texts[-1]
