@@ -3719,8 +3719,8 @@ with figure("7_languages", 3, 2, size=(12, 10), title=title) as axes:
 
 # %% [markdown]
 # And what does it need? `swap` replaces a function of the library while the block runs. Without the
-# sinusoids the trained model sees the characters of a date in no order; without the mask it attends
-# to padding, which it never did in training.
+# sinusoids the trained model sees the characters of a date in no order, and gets none right. Without
+# the mask it attends to padding, which it never did in training, and some dates of a batch suffer.
 
 # %%
 hundred = test_pairs[:100]
@@ -3731,6 +3731,7 @@ with swap(attention_mask, lambda token_mask: None):
     exact["without the mask"] = transformer.exact_match(hundred)
 show_table("Exact match on 100 dates", {"model": exact, "exact match": exact.values()})
 assert FAST or exact["without positions"] < 0.05 < 0.95 < exact["as trained"]
+assert FAST or exact["without the mask"] < exact["as trained"]
 
 # %% [markdown]
 # ### 7.8 Reading the errors
@@ -3774,10 +3775,14 @@ show_table(
     [{"locale": locale} | of for locale, of in shares.items()],
 )
 show_table("Three wrong dates of each", wrong)
-assert all(of["month"] <= min(of["year"], of["day"]) for of in shares.values())
+if not FAST:
+    assert shares["uk"]["date"] < shares["bg"]["date"] < shares["nl"]["date"]
+    assert shares["uk"]["month"] < 0.5 < 0.8 < min(shares["uk"]["year"], shares["uk"]["day"])
+    assert shares["en_GB"]["date"] > 0.8
 # %% [markdown]
-# The year and the day are digits to copy; the month is often a word, to be known. So in each of the
-# five locales the month is what fails most, and the more so the less its names resemble known ones.
+# A new order alone does little harm (English). Year and day are digits to copy; the month is a word
+# to know. So what fails is the month, the more so the less its names resemble known ones: most
+# Ukrainian dates are wrong, nearly all of them in the month only.
 #
 # ### 7.9 What to try now
 #
