@@ -3752,6 +3752,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional as F
 
@@ -3768,7 +3769,6 @@ from qkv.data.coreference import COREFERENCE_PAIRS, Coreference, coreference_pai
 from qkv.data.masking import Masking, masked_batches
 from qkv.data.pretraining import TokenBatch, causal_batches, collate_causal, collate_targets
 from qkv.data.tokenizers import Tokenizer
-from qkv.errors import MissingDependencyError
 from qkv.evaluation.intervals import bootstrap_interval
 from qkv.generation.greedy import greedy
 from qkv.generation.processors import temperature, top_p
@@ -4079,30 +4079,18 @@ answers = {
 }
 
 # %%
-PARTS = {
-    "all words": lambda ids, i: True,
-    "first": lambda ids, i: i == 0,
-    "between": lambda ids, i: 0 < i < len(ids) - 1,
-    "last": lambda ids, i: i == len(ids) - 1,
-}
+most_common, _ = Counter(i for ids in seen_names for i in ids).most_common(1)[0]
+answers["always the most frequent word"] = [ids[i] == most_common for ids, i in asked]
+first = np.array([i == 0 for _, i in asked])
+last = np.array([i == len(ids) - 1 for ids, i in asked])
+parts = {"all words": first == first, "first": first, "between": ~first & ~last, "last": last}
 by_part = {
-    model: {
-        part: np.mean([right for right, (ids, i) in zip(hits, asked, strict=True) if of(ids, i)])
-        for part, of in PARTS.items()
-    }
+    model: {part: np.mean(np.array(hits)[chosen]) for part, chosen in parts.items()}
     for model, hits in answers.items()
 }
-most_common, _ = Counter(i for ids in seen_names for i in ids).most_common(1)[0]
-by_part["always the most frequent word"] = {
-    part: np.mean([ids[i] == most_common for ids, i in asked if of(ids, i)])
-    for part, of in PARTS.items()
-}
 show_table(
-    f"Words of unseen names predicted correctly, of {len(asked):,}",
-    [
-        {"model": name} | {part: f"{share:.0%}" for part, share in shares.items()}
-        for name, shares in by_part.items()
-    ],
+    f"Share of {len(asked):,} words of unseen names predicted correctly",
+    [{"model": model} | shares for model, shares in by_part.items()],
 )
 two_sided, left_only, constant = by_part.values()
 assert FAST or two_sided["all words"] > left_only["all words"] + 0.05
@@ -4152,16 +4140,10 @@ show_table("Names that the small GPT writes", {"name": names, "character": map(c
 # still only continues a text, but the text is a dialogue, and what comes next is the answer.
 
 # %%
-try:
-    talker = qkv.task("chat", "smollm2")
-except MissingDependencyError as error:
-    talker = None
-    print(f"This part is skipped: {error}")
-
-if talker is not None:
-    question = [{"role": "user", "content": "What is the capital of France?"}]
-    print(f"{sum(p.numel() for p in talker.model.parameters()):,} parameters")
-    print(talker.template.render(question, reply=True) + talker(question).text)
+talker = qkv.task("chat", "smollm2")
+question = [{"role": "user", "content": "What is the capital of France?"}]
+print(f"{sum(p.numel() for p in talker.model.parameters()):,} parameters")
+print(talker.template.render(question, reply=True) + talker(question).text)
 
 # %% [markdown]
 # What it computes is a probability for each of 49,152 tokens. **Temperature** divides the logits:
@@ -4188,25 +4170,24 @@ def next_probabilities(prompt: str, processors: list) -> torch.Tensor:
     return logits[0].softmax(-1)
 
 
-if talker is not None:
-    rows, kept = [], {}
-    with torch.inference_mode():
-        for prompt, (name, processors) in itertools.product(PROMPTS, SETTINGS.items()):
-            chances = next_probabilities(prompt, processors)
-            top = chances.topk(3)
-            words = zip(talker.tokenizer.tokens(top.indices.tolist()), top.values, strict=True)
-            kept[prompt, name] = int((chances > 0).sum())
-            rows.append(
-                {
-                    "prompt": prompt if name == "as it is" else "",
-                    "setting": name,
-                    "most probable": ", ".join(f"{word.strip()} {p:.0%}" for word, p in words),
-                    "tokens left": f"{kept[prompt, name]:,}",
-                }
-            )
-    show_table("The next token", rows)
-    assert rows[0]["most probable"].startswith("Paris")
-    assert kept[PROMPTS[0], "top-p 0.9"] < 100 < kept[PROMPTS[2], "top-p 0.9"]
+rows, kept = [], {}
+with torch.inference_mode():
+    for prompt, (name, processors) in itertools.product(PROMPTS, SETTINGS.items()):
+        chances = next_probabilities(prompt, processors)
+        top = chances.topk(3)
+        words = zip(talker.tokenizer.tokens(top.indices.tolist()), top.values, strict=True)
+        kept[prompt, name] = int((chances > 0).sum())
+        rows.append(
+            {
+                "prompt": prompt if name == "as it is" else "",
+                "setting": name,
+                "most probable": ", ".join(f"{word.strip()} {p:.0%}" for word, p in words),
+                "tokens left": f"{kept[prompt, name]:,}",
+            }
+        )
+show_table("The next token", rows)
+assert rows[0]["most probable"].startswith("Paris")
+assert kept[PROMPTS[0], "top-p 0.9"] < 100 < kept[PROMPTS[2], "top-p 0.9"]
 
 # %% [markdown]
 # Where the next word is certain, top-p leaves a few tokens; where a story may go anywhere, it leaves
@@ -4217,32 +4198,25 @@ if talker is not None:
 # 3.3), so that a token takes $2 \cdot 30 \cdot 3 \cdot 64$ numbers instead of three times as many.
 
 # %%
-if talker is not None:
-    smol = talker.model
-    text = (
-        "Attention lets every token look at the tokens before it. In practice, much of the weight "
-    )
-    text += (
-        "goes to the very first token, which says nothing: a sink for heads with nothing to find."
-    )
-    ids = torch.tensor([talker.tokenizer.encode(text)])
-    tokens = talker.tokenizer.tokens(ids[0].tolist())
-    with torch.inference_mode():
-        begin = time.perf_counter()
-        whole = torch.cat([smol(ids[:, :n])[:, -1] for n in range(1, 21)])
-        between = time.perf_counter()
-        state, steps_out = smol.start(ids[:, :0]), []
-        for n in range(20):
-            steps_out.append(smol.step(ids[:, n : n + 1], state))
-        end = time.perf_counter()
-    cached = torch.cat(steps_out, 1)[0]
-    print(f"20 steps: {between - begin:.1f} s without the cache, {end - between:.1f} s with it")
-    config = smol.config
-    n_bytes = 2 * config.n_layers * config.n_kv_heads * config.d_head * 4
-    print(
-        f"{n_bytes:,} bytes a token in float32; {n_bytes * config.n_positions / 1e6:,.0f} MB in all"
-    )
-    assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
+smol = talker.model
+text = "Attention lets every token look at the tokens before it. In practice, much of the weight "
+text += "goes to the very first token, which says nothing: a sink for heads with nothing to find."
+ids = torch.tensor([talker.tokenizer.encode(text)])
+tokens = talker.tokenizer.tokens(ids[0].tolist())
+with torch.inference_mode():
+    begin = time.perf_counter()
+    whole = torch.cat([smol(ids[:, :n])[:, -1] for n in range(1, 21)])
+    between = time.perf_counter()
+    state, steps_out = smol.start(ids[:, :0]), []
+    for n in range(20):
+        steps_out.append(smol.step(ids[:, n : n + 1], state))
+    end = time.perf_counter()
+cached = torch.cat(steps_out, 1)[0]
+print(f"20 steps: {between - begin:.1f} s without the cache, {end - between:.1f} s with it")
+config = smol.config
+n_bytes = 2 * config.n_layers * config.n_kv_heads * config.d_head * 4
+print(f"{n_bytes:,} bytes a token in float32; {n_bytes * config.n_positions / 1e6:,.0f} MB in all")
+assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
 
 # %% [markdown]
 # **Attention sinks.** In most of its later layers, the first token gets about half of all the weight,
@@ -4255,40 +4229,37 @@ if talker is not None:
 # the one position that tells what comes next.
 
 # %%
-if talker is not None:
-    n = 40
-    copy = torch.randint(1000, 40_000, (1, n), generator=torch.Generator().manual_seed(0)).repeat(
-        1, 2
-    )
-    with torch.inference_mode(), record_attention(smol) as of_text:
-        smol(ids)
-    with torch.inference_mode(), record_attention(smol) as of_copy:
-        logits = smol(copy)
-    sinks = torch.stack([w[0, :, 5:, 0].mean(-1) for w in of_text.values()])  # (layer, head)
-    again = torch.arange(n, 2 * n - 1)
-    induction = torch.stack([w[0, :, again, again - n + 1].mean(-1) for w in of_copy.values()])
-    losses = F.cross_entropy(logits[0, :-1], copy[0, 1:], reduction="none")
-    layer, head = divmod(int(induction.argmax()), config.n_heads)
-    with figure("8_smollm2", 1, 3, size=(16, 4)) as axes:
-        curves = {"mean of the heads": (range(config.n_layers), sinks.mean(1))}
-        title = "Weight on the first token"
-        draw_curves(axes[0, 0], curves, x="layer", y="weight", title=title)
-        curves = {
-            "loss": (range(1, 2 * n), losses),
-            "ln V": ((1, 2 * n), [math.log(config.vocab_size)] * 2),
-        }
-        title = "40 random tokens, twice: the second copy is predicted"
-        draw_curves(axes[0, 1], curves, x="position", y="nats", title=title)
-        title = f"Layer {layer}, head {head}: from each token to the one after its copy"
-        ticks = ["" if i % 20 else str(i) for i in range(2 * n)]
-        draw_weights(axes[0, 2], list(of_copy.values())[layer][0, head], ticks, ticks, title)
-    print(
-        f"first token: {sinks[12:].mean():.0%} of the weight in layers 12 to 29; loss {losses[: n - 1].mean():.1f} in the "
-        f"first copy, {losses[n:].mean():.1f} in the second; {induction.max():.0%} of the weight of the best head"
-    )
-    assert sinks[12:].mean() > 0.4
-    assert losses[n:].mean() < losses[: n - 1].mean() / 2
-    assert induction.max() > 0.6
+n = 40
+copy = torch.randint(1000, 40_000, (1, n), generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+with torch.inference_mode(), record_attention(smol) as of_text:
+    smol(ids)
+with torch.inference_mode(), record_attention(smol) as of_copy:
+    logits = smol(copy)
+sinks = torch.stack([w[0, :, 5:, 0].mean(-1) for w in of_text.values()])  # (layer, head)
+again = torch.arange(n, 2 * n - 1)
+induction = torch.stack([w[0, :, again, again - n + 1].mean(-1) for w in of_copy.values()])
+losses = F.cross_entropy(logits[0, :-1], copy[0, 1:], reduction="none")
+layer, head = divmod(int(induction.argmax()), config.n_heads)
+with figure("8_smollm2", 1, 3, size=(16, 4)) as axes:
+    curves = {"mean of the heads": (range(config.n_layers), sinks.mean(1))}
+    title = "Weight on the first token"
+    draw_curves(axes[0, 0], curves, x="layer", y="weight", title=title)
+    curves = {
+        "loss": (range(1, 2 * n), losses),
+        "ln V": ((1, 2 * n), [math.log(config.vocab_size)] * 2),
+    }
+    title = "40 random tokens, twice: the second copy is predicted"
+    draw_curves(axes[0, 1], curves, x="position", y="nats", title=title)
+    title = f"Layer {layer}, head {head}: from each token to the one after its copy"
+    ticks = ["" if i % 20 else str(i) for i in range(2 * n)]
+    draw_weights(axes[0, 2], list(of_copy.values())[layer][0, head], ticks, ticks, title)
+print(
+    f"first token: {sinks[12:].mean():.0%} of the weight in layers 12 to 29; loss {losses[: n - 1].mean():.1f} in the "
+    f"first copy, {losses[n:].mean():.1f} in the second; {induction.max():.0%} of the weight of the best head"
+)
+assert sinks[12:].mean() > 0.4
+assert losses[n:].mean() < losses[: n - 1].mean() / 2
+assert induction.max() > 0.6
 
 # %% [markdown]
 # ### 8.6 A real encoder: MiniLM
@@ -4299,21 +4270,15 @@ if talker is not None:
 # `zoo`; `qkv.load` also takes a folder, or an id of the Hub. Tokenizer, model, inputs, outputs:
 
 # %%
-try:
-    minilm = qkv.load("all-MiniLM-L6-v2")
-except MissingDependencyError as error:
-    minilm = None
-    print(f"The rest of section 8 is skipped: {error}")
-
+minilm = qkv.load("all-MiniLM-L6-v2")
 SENTENCE = "The animal didn't cross the street because it was too tired."
-if minilm is not None:
-    tokenizer_of, encoder = minilm.tokenizer, minilm.model
-    inputs = tokenizer_of.add_special_tokens(tokenizer_of.encode(SENTENCE))
-    with torch.inference_mode():
-        last_hidden_state = encoder(torch.tensor([inputs.ids]))
-    print(tokenizer_of.tokens(inputs.ids))
-    print(inputs.ids)
-    print(tuple(last_hidden_state.shape), last_hidden_state[0, 0, :4])
+tokenizer_of, encoder = minilm.tokenizer, minilm.model
+inputs = tokenizer_of.add_special_tokens(tokenizer_of.encode(SENTENCE))
+with torch.inference_mode():
+    last_hidden_state = encoder(torch.tensor([inputs.ids]))
+print(tokenizer_of.tokens(inputs.ids))
+print(inputs.ids)
+print(tuple(last_hidden_state.shape), last_hidden_state[0, 0, :4])
 
 # %% [markdown]
 # The same with `transformers`, in the form in which thousands of model cards show it. With a network,
@@ -4322,26 +4287,19 @@ if minilm is not None:
 # agree with ours, the latter up to rounding.
 
 # %%
-try:
-    import transformers
-except ImportError:
-    transformers = None
-    print("transformers is not installed (pip install transformers): nothing to compare with")
-
-if minilm is not None and transformers is not None:
-    transformers.logging.disable_progress_bar()
-    folder = locate("all-MiniLM-L6-v2")
-    their_tokenizer = transformers.BertTokenizer.from_pretrained(folder)
-    their_model = transformers.BertModel.from_pretrained(folder)
-    their_inputs = their_tokenizer(SENTENCE, return_tensors="pt")
-    with torch.inference_mode():
-        outputs = their_model(**their_inputs)
-    difference = (outputs.last_hidden_state - last_hidden_state).abs().max()
-    print(their_inputs["input_ids"][0].tolist())
-    print(tuple(outputs.last_hidden_state.shape), outputs.last_hidden_state[0, 0, :4])
-    print(f"largest difference {difference:.1e}")
-    assert their_inputs["input_ids"][0].tolist() == inputs.ids
-    assert difference <= 1e-5 * outputs.last_hidden_state.abs().max()
+transformers.logging.disable_progress_bar()
+folder = locate("all-MiniLM-L6-v2")
+their_tokenizer = transformers.BertTokenizer.from_pretrained(folder)
+their_model = transformers.BertModel.from_pretrained(folder)
+their_inputs = their_tokenizer(SENTENCE, return_tensors="pt")
+with torch.inference_mode():
+    outputs = their_model(**their_inputs)
+difference = (outputs.last_hidden_state - last_hidden_state).abs().max()
+print(their_inputs["input_ids"][0].tolist())
+print(tuple(outputs.last_hidden_state.shape), outputs.last_hidden_state[0, 0, :4])
+print(f"largest difference {difference:.1e}")
+assert their_inputs["input_ids"][0].tolist() == inputs.ids
+assert difference <= 1e-5 * outputs.last_hidden_state.abs().max()
 
 # %% [markdown]
 # What it was trained for: the mean over the tokens is the vector of a sentence, and the cosine of
@@ -4354,16 +4312,15 @@ SAYINGS = (
     "The cat sleeps on the sofa.",
     "A kitten is lying on the couch.",
 )
-if minilm is not None:
-    vectors = []
-    with torch.inference_mode():
-        for text in SAYINGS:
-            ids = tokenizer_of.add_special_tokens(tokenizer_of.encode(text)).ids
-            vectors.append(F.normalize(mean_token(encoder(torch.tensor([ids]))), dim=-1))
-    cosines = torch.cat(vectors) @ torch.cat(vectors).T
-    columns = {str(j + 1): column for j, column in enumerate(cosines.T)}
-    show_table("Cosines of the sentences' vectors", {"sentence": SAYINGS} | columns)
-    assert min(cosines[0, 1], cosines[2, 3]) > cosines[:2, 2:].max() + 0.2
+vectors = []
+with torch.inference_mode():
+    for text in SAYINGS:
+        ids = tokenizer_of.add_special_tokens(tokenizer_of.encode(text)).ids
+        vectors.append(F.normalize(mean_token(encoder(torch.tensor([ids]))), dim=-1))
+cosines = torch.cat(vectors) @ torch.cat(vectors).T
+columns = {str(j + 1): column for j, column in enumerate(cosines.T)}
+show_table("Cosines of the sentences' vectors", {"sentence": SAYINGS} | columns)
+assert min(cosines[0, 1], cosines[2, 3]) > cosines[:2, 2:].max() + 0.2
 
 # %% [markdown]
 # ### 8.7 Names, and saving back
@@ -4390,14 +4347,13 @@ show_source(gpt_table.block)
 # every other tool can open it:
 
 # %%
-if minilm is not None:
-    with tempfile.TemporaryDirectory() as temporary:
-        qkv.save(minilm, Path(temporary, "saved"))
-        saved = {path.name: path for path in Path(temporary, "saved").iterdir()}
-        for name in ("model.safetensors", "config.json", "tokenizer.json"):
-            original = (locate("all-MiniLM-L6-v2") / name).read_bytes()
-            assert saved[name].read_bytes() == original
-            print(f"{name:20} {len(original):>12,} bytes, the same")
+with tempfile.TemporaryDirectory() as temporary:
+    qkv.save(minilm, Path(temporary, "saved"))
+    saved = {path.name: path for path in Path(temporary, "saved").iterdir()}
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        original = (locate("all-MiniLM-L6-v2") / name).read_bytes()
+        assert saved[name].read_bytes() == original
+        print(f"{name:20} {len(original):>12,} bytes, the same")
 
 # %% [markdown]
 # ### 8.8 What does "it" look at?
@@ -4436,27 +4392,23 @@ def leaning(sentence: Coreference) -> torch.Tensor:
 
 
 # %%
-if minilm is not None:
-    looks_of_pair = [look(sentence) for sentence in ANIMAL]
-    of_it = torch.stack(
-        [
-            w[:, :, t.index("it")][..., [t.index("animal"), t.index("street")]]
-            for t, w in looks_of_pair
-        ]
-    )  # (sentence, layer, head, noun)
-    margin = of_it[..., 0] - of_it[..., 1]
-    layer, head = divmod(int((margin[0] - margin[1]).argmax()), margin.shape[-1])
-    title = f"Layer {layer}, head {head}: “wide” moves weight, and most stays with the animal"
-    with figure("8_it", 1, 2, size=(14, 6), title=title) as axes:
-        for i, (part, (tokens, weights)) in enumerate(zip(axes[0], looks_of_pair, strict=True)):
-            shares = [f"{share:.2f}" for share in of_it[i, layer, head].tolist()]
-            title = "it: animal {}, street {}".format(*shares)
-            draw_weights(part, weights[layer, head], tokens, tokens, title)
-            part.tick_params(axis="x", rotation=60)
-    n_right = int(((margin[0] > 0) & (margin[1] < 0)).sum())
-    print(f"{n_right} of {margin[0].numel()} heads prefer the right noun in both sentences")
-    assert margin[0, layer, head] > margin[1, layer, head] > 0
-    assert n_right < 0.1 * margin[0].numel()
+looks_of_pair = [look(sentence) for sentence in ANIMAL]
+of_it = torch.stack(
+    [w[:, :, t.index("it")][..., [t.index("animal"), t.index("street")]] for t, w in looks_of_pair]
+)  # (sentence, layer, head, noun)
+margin = of_it[..., 0] - of_it[..., 1]
+layer, head = divmod(int((margin[0] - margin[1]).argmax()), margin.shape[-1])
+title = f"Layer {layer}, head {head}: “wide” moves weight, and most stays with the animal"
+with figure("8_it", 1, 2, size=(14, 6), title=title) as axes:
+    for i, (part, (tokens, weights)) in enumerate(zip(axes[0], looks_of_pair, strict=True)):
+        shares = [f"{share:.2f}" for share in of_it[i, layer, head].tolist()]
+        title = "it: animal {}, street {}".format(*shares)
+        draw_weights(part, weights[layer, head], tokens, tokens, title)
+        part.tick_params(axis="x", rotation=60)
+n_right = int(((margin[0] > 0) & (margin[1] < 0)).sum())
+print(f"{n_right} of {margin[0].numel()} heads prefer the right noun in both sentences")
+assert margin[0, layer, head] > margin[1, layer, head] > 0
+assert n_right < 0.1 * margin[0].numel()
 
 # %% [markdown]
 # One sentence and the best of 72 heads prove little. The library has 72 such pairs, written for it: one
@@ -4470,38 +4422,27 @@ if minilm is not None:
 
 # %%
 WAYS = ("from the pronoun to the nouns", "from the nouns to the pronoun")
-if minilm is not None:
-    show_table(
-        f"Three of {len(COREFERENCE_PAIRS)} pairs",
-        [
-            {"sentence": sentence.text, "the pronoun means": sentence.answer}
-            for sentence in itertools.chain.from_iterable(COREFERENCE_PAIRS[:3])
-        ],
-    )
-    leanings = torch.stack(
-        [torch.stack([leaning(sentence) for sentence in pair]) for pair in COREFERENCE_PAIRS]
-    )  # (pair, sentence, way, layer, head)
-    # Where nothing changes, as in layer 0, which sees single words, rounding must not decide.
-    preferred = leanings.round(decimals=3).sign()
-    shift = (leanings[:, 0] - leanings[:, 1]).round(decimals=3).sign()
-    scores_of = {  # each (pair, way, layer, head); a tie is a half
-        "right": (2 + preferred[:, 0] - preferred[:, 1]) / 4,  # the share of the two sentences
-        "moved": (1 + shift) / 2,
-    }
+leanings = torch.stack(
+    [torch.stack([leaning(sentence) for sentence in pair]) for pair in COREFERENCE_PAIRS]
+)  # (pair, sentence, way, layer, head)
+# Where nothing changes, as in layer 0, which sees single words, rounding must not decide.
+preferred = leanings.round(decimals=3).sign()
+shift = (leanings[:, 0] - leanings[:, 1]).round(decimals=3).sign()
+scores_of = {  # each (pair, way, layer, head); a tie is a half
+    "right": (2 + preferred[:, 0] - preferred[:, 1]) / 4,  # the share of the two sentences
+    "moved": (1 + shift) / 2,
+}
 
 # %%
-if minilm is not None:
-    labels = [str(layer) for layer in range(6)], [str(head) for head in range(12)]
-    title = (
-        "Heads of layers 3 and 4 move with the word; none is right in two thirds of the sentences"
-    )
-    with figure("8_heads", 2, 2, size=(14, 8), title=title) as axes:
-        for (i, measure), (j, way) in itertools.product(enumerate(scores_of), enumerate(WAYS)):
-            share = scores_of[measure][:, j].mean(0)
-            draw_weights(axes[i, j], share, *labels, f"{measure}, {way}", numbers=".0%")
-            axes[i, j].set(xlabel="head", ylabel="layer")
-    assert scores_of["right"].mean(0).max() < 2 / 3
-    assert {int(best) for best in scores_of["moved"].mean(0).amax(-1).argmax(-1)} <= {3, 4}
+labels = [str(layer) for layer in range(6)], [str(head) for head in range(12)]
+title = "Heads of layers 3 and 4 move with the word; none is right in two thirds of the sentences"
+with figure("8_heads", 2, 2, size=(14, 8), title=title) as axes:
+    for (i, measure), (j, way) in itertools.product(enumerate(scores_of), enumerate(WAYS)):
+        share = scores_of[measure][:, j].mean(0)
+        draw_weights(axes[i, j], share, *labels, f"{measure}, {way}", numbers=".0%")
+        axes[i, j].set(xlabel="head", ylabel="layer")
+assert scores_of["right"].mean(0).max() < 2 / 3
+assert {int(best) for best in scores_of["moved"].mean(0).amax(-1).argmax(-1)} <= {3, 4}
 
 # %% [markdown]
 # The best of 144 looks good by chance alone. So the best head is chosen on every other pair, and scored
@@ -4530,34 +4471,33 @@ def held_out(scores: torch.Tensor) -> tuple[float, float, float]:
     return float(np.mean(others)), *bootstrap_interval(others)
 
 
-if minilm is not None:
-    likes = torch.stack([likeness(pair) for pair in COREFERENCE_PAIRS])
-    of_likeness = {
-        "right": ((likes[:, 0] > 0).float() + (likes[:, 1] < 0).float()) / 2,
-        "moved": (likes[:, 0] > likes[:, 1]).float(),
-    }
-    found_out = {}
-    for measure, shares in scores_of.items():
-        chosen_on = shares[::2].mean(0)
-        way, layer, head = np.unravel_index(int(chosen_on.argmax()), chosen_on.shape)
-        name = f"layer {layer}, head {head}, {WAYS[way]}"
-        best = shares[:, way, layer, head]
-        found_out[measure, name] = (f"{chosen_on.max():.0%}", *held_out(best))
-        found_out[measure, "likeness of the words"] = ("", *held_out(of_likeness[measure]))
-    show_table(
-        "Chosen on one half of the pairs, scored on the other",
-        [
-            {"measure": measure, "who": name, "chosen on": before}
-            | {"scored on": f"{share:.0%}", "95 %": f"{low:.0%} to {high:.0%}"}
-            for (measure, name), (before, share, low, high) in found_out.items()
-        ],
-    )
-    head_right, words_right, head_moved, words_moved = found_out.values()
-    assert head_right[1] < words_right[1]
-    assert head_moved[1] < words_moved[1] + 0.1
-    assert head_right[3] < 0.75
-    assert head_moved[2] > 0.5
-    assert (scores_of["right"] == 0.5).float().mean(0).min() > 0.6  # one noun in both sentences
+likes = torch.stack([likeness(pair) for pair in COREFERENCE_PAIRS])
+of_likeness = {
+    "right": ((likes[:, 0] > 0).float() + (likes[:, 1] < 0).float()) / 2,
+    "moved": (likes[:, 0] > likes[:, 1]).float(),
+}
+found_out = {}
+for measure, shares in scores_of.items():
+    chosen_on = shares[::2].mean(0)
+    way, layer, head = np.unravel_index(int(chosen_on.argmax()), chosen_on.shape)
+    name = f"layer {layer}, head {head}, {WAYS[way]}"
+    best = shares[:, way, layer, head]
+    found_out[measure, name] = (f"{chosen_on.max():.0%}", *held_out(best))
+    found_out[measure, "likeness of the words"] = ("", *held_out(of_likeness[measure]))
+show_table(
+    "Chosen on one half of the pairs, scored on the other",
+    [
+        {"measure": measure, "who": name, "chosen on": before}
+        | {"scored on": f"{share:.0%}", "95 %": f"{low:.0%} to {high:.0%}"}
+        for (measure, name), (before, share, low, high) in found_out.items()
+    ],
+)
+head_right, words_right, head_moved, words_moved = found_out.values()
+assert head_right[1] < words_right[1]
+assert head_moved[1] < words_moved[1] + 0.1
+assert head_right[3] < 0.75
+assert head_moved[2] > 0.5
+assert (scores_of["right"] == 0.5).float().mean(0).min() > 0.6  # one noun in both sentences
 
 # %% [markdown]
 # What came out:
