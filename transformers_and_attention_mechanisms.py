@@ -228,7 +228,7 @@ print(
 # %% [markdown]
 # ## 1 Introduction to attention
 #
-# *50 minutes to read, 4 to run.*
+# *45 minutes to read, 4 to run.*
 #
 # This section builds attention from a weighted average, then trains its first kinds, of 2015, and
 # measures what each is good for.
@@ -314,7 +314,9 @@ with figure("1_plane", size=(5, 3)) as axes:
     for i, key in enumerate(keys[0]):
         plane.scatter(*key, color=K_COLOR, marker="o" if real[0, 0, i] else "x")
         plane.annotate(f"key {i}: score {scores[0, 0, i]:.0f}", key + 0.08, color=K_COLOR)
-    plane.set(xlim=(-0.2, 3.2), ylim=(-0.5, 2.5), title="A score is a key's length along the query")
+    plane.set(
+        xlim=(-0.2, 3.2), ylim=(-0.5, 2.5), title="The score: how far a key lies along the query"
+    )
 
 # %% [markdown]
 # `masked_softmax` gives masked positions no weight; section 2.5 shows its source.
@@ -331,7 +333,7 @@ past = torch.ones(5, 5).tril().bool()  # row i: positions 0 to i
 by_loop = torch.stack([x[: i + 1].mean(0) for i in range(5)])
 by_matrix = past / past.sum(1, keepdim=True)
 by_softmax = torch.zeros(5, 5).masked_fill(~past, -math.inf).softmax(-1)
-by_content = (x @ x.T).masked_fill(~past, -math.inf).softmax(-1)
+by_content = (x @ x.T / 2).masked_fill(~past, -math.inf).softmax(-1)
 
 torch.testing.assert_close(by_matrix @ x, by_loop)
 torch.testing.assert_close(by_softmax, by_matrix)
@@ -513,8 +515,8 @@ assert FAST or exact["none"] < 0.2
 # For some forty steps all models learn alike: how frequent each character is. Then they diverge,
 # and the model without attention hardly improves any more. *Additive*, *dot* and *general* all end
 # near 100 %: on this task it does not matter which score compares contents, as long as one does. Which
-# of them learns fastest is another question; the curves answer it for one seed. *Location*, which
-# knows where to look before it has seen what is there, and the local ones are below (1.8).
+# of them learns fastest is another question; the curves answer it for one seed. *Location*
+# must choose where to look from the decoder's state alone; section 1.8 compares the local ones.
 #
 # ### 1.6 What length does
 #
@@ -567,9 +569,9 @@ assert FAST or min(with_attention) > 0.9
 
 # %% [markdown]
 # Here length does matter. Without attention one vector must carry all digits: after the full training
-# nearly all strings of 3 and 4 are right, and fewer and fewer from 7 on. With attention each digit
-# can be looked up when it is needed, and length does no harm. (This is about learning as much as
-# about room: with more steps the one vector gets further, and 128 numbers have room for 12 digits.)
+# nearly all strings of 3 or 4 are right, and less than half of those of 11 or 12. With attention
+# each digit can be looked up when it is needed, and length does no harm. (This is about learning as
+# much as about room: 128 numbers have room for 12 digits, but it takes longer to learn to use it.)
 #
 # ### 1.7 Alignments
 #
@@ -688,7 +690,7 @@ for name in local[1:]:
 # %% [markdown]
 # ## 2 Self-attention
 #
-# *45 minutes to read, 1 to run.*
+# *45 minutes to read, less than 1 to run.*
 #
 # This section takes one formula apart: what it computes, why it divides, what it does not see, and
 # how it is masked and made fast.
@@ -1204,7 +1206,7 @@ assert cost["fused"]["bytes"][-1] < cost["explicit"]["bytes"][-1] / 50
 # %% [markdown]
 # ## 3 Multi-head attention
 #
-# *40 minutes to read, 2 to run.*
+# *35 minutes to read, 1 to run.*
 #
 # This section shows why one head is not enough, how many heads are one reshape, what they cost, and
 # what they learn to read.
@@ -1559,7 +1561,7 @@ def what_is_right() -> dict[str, float]:
     right = {"whole": [guess == iso for guess, iso in guesses]}
     for part, span in WRITTEN.items():
         right[part] = [guess[span] == iso[span] for guess, iso in guesses]
-    right["dashes and end"] = [
+    right["dashes, end"] = [
         (len(guess), guess[4:5], guess[7:8]) == (10, "-", "-") for guess, _ in guesses
     ]
     return {what: sum(hits) / len(guesses) for what, hits in right.items()}
@@ -1573,10 +1575,11 @@ for layer, head in itertools.product(looks, range(4)):
         one_left[layer, head] = what_is_right()["whole"]
 in_short = {layer: re.sub(r"\.blocks\.(\d)\.(\w+)_attention", r" \1, \2", layer) for layer in looks}
 show_table(
-    "What is right without one head, and as a whole with this head alone of its layer",
-    [{"layer": "all", "head": ""} | what_is_right() | {"alone": ""}]
-    + [
-        {"layer": in_short[layer], "head": head} | right | {"alone": one_left[layer, head]}
+    "Right without one head, by parts; and as a whole with this head alone of its layer",
+    [
+        {"layer": in_short[layer], "without": head}
+        | {what: f"{share:.0%}" for what, share in right.items()}
+        | {"alone": f"{one_left[layer, head]:.0%}"}
         for (layer, head), right in one_off.items()
     ],
 )
@@ -1591,7 +1594,7 @@ assert FAST or max(off[decoder_self]) > all_heads - 0.1
 assert FAST or min(off[decoder_self]) < all_heads - 0.2
 
 # %% [markdown]
-# After the full training (shares of 1):
+# After the full training:
 #
 # - The first decoder layer's cross-attention can lose any head, and with the best one left of four
 #   nearly all dates are still right. The last layer's needs several: with one left, few are.
@@ -1613,7 +1616,7 @@ assert FAST or min(off[decoder_self]) < all_heads - 0.2
 # %% [markdown]
 # ## 4 The Transformer architecture
 #
-# *75 minutes to read in two sittings (4.1 to 4.3, 4.4 and 4.5), 3 to run.*
+# *60 minutes to read in two sittings (4.1 to 4.3, 4.4 and 4.5), 2 to run.*
 #
 # This section adds to attention what makes it a Transformer: positions, a feed-forward network, and
 # residuals with normalization.
