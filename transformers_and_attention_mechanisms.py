@@ -2736,7 +2736,6 @@ assert attends[:-1].max() < 2 * attends[:-1].min()
 # a text, or of a list of them. Change the inputs, and run a cell again.
 
 # %%
-import dataclasses
 import math
 import re
 from collections import Counter
@@ -2748,10 +2747,7 @@ import torch
 import qkv
 from qkv.attention.record import record_attention
 from qkv.attention.rollout import attention_rollout
-from qkv.data.augmentation import Augmentation, image_batches
-from qkv.data.batches import Batching
-from qkv.data.images import ImageConfig
-from qkv.data.labels import Labels
+from qkv.data.augmentation import Augmentation
 from qkv.data.windows import make_windows
 from qkv.evaluation.questions import answer_scores, normalize_answer
 from qkv.evaluation.summarization import summary_scores
@@ -2761,13 +2757,7 @@ from qkv.generation.ranking import Beam
 from qkv.generation.sampling import Sampling, sample
 from qkv.models.pointer_generator import PointerGenerator
 from qkv.models.vit import ViT, ViTConfig
-from qkv.tasks.images import TASK as RECOGNIZE
-from qkv.tasks.images import fresh_recognizer, statistics, training_pixels
-from qkv.tasks.splits import DataConfig, read_splits
-from qkv.training.classification import image_loss
-from qkv.training.loop import train
-from qkv.training.progress import Bar
-from qkv.training.settings import Training
+from qkv.tutorial.digits import train_digits
 from qkv.tutorial.figures import draw_weights, figure
 from qkv.tutorial.judging import judge, names, plain, show_judged
 from qkv.tutorial.source import show_source
@@ -3215,48 +3205,26 @@ show_table(PROMPT, rows, digits=1)
 show_source(ViT)
 
 # %%
-digits = read_splits(RECOGNIZE, DataConfig(train="digits"))
-digit_labels = Labels.of(one.label for one in digits.train)
-sizes = ImageConfig(size=(16, 16), mean=(0.0,), std=(1.0,))
-digit_pixels = training_pixels(digits, sizes)  # 8 x 8 as they are stored, enlarged
-recognizer = fresh_recognizer(
-    digit_labels,
-    dataclasses.replace(sizes, **statistics(digit_pixels)),
-    ViTConfig(
-        image_size=16, patch_size=4, n_channels=1, d_model=64, n_heads=4, d_ff=128, n_layers=2
-    ),
+sizes = ViTConfig(
+    image_size=16, patch_size=4, n_channels=1, d_model=64, n_heads=4, d_ff=128, n_layers=2
 )
 shaken = Augmentation(rotate=12, scale=0.12, elastic=0.7, shift=1)
+digits = train_digits(sizes, shaken, steps_of)  # 200 epochs
+recognizer, test_digits = digits.recognizer, digits.splits.test
 title = "Eight digits of the training half (above), and as the network may see them (below)"
 with figure("6_digits", 2, 8, size=(12, 3.4), title=title) as axes:
     for column in range(8):
-        once = digit_pixels[column : column + 1].float() / 255
+        once = digits.pixels[column : column + 1].float() / 255
         axes[0, column].imshow(once[0, 0], cmap="gray_r")
         axes[1, column].imshow(shaken(once, np.random.default_rng(column))[0, 0], cmap="gray_r")
     for one in axes.flat:
         one.axis("off")
 
 # %%
-digit_batches = image_batches(
-    digit_pixels,
-    torch.tensor([digit_labels.number(one.label) for one in digits.train]),
-    mean=recognizer.preprocessor.config.mean,
-    std=recognizer.preprocessor.config.std,
-    augmentation=shaken,
-    batching=Batching(batch_size=64, epochs=None),
-)
-steps = steps_of(200 * digit_batches.n_batches)
-history = train(
-    recognizer.model,
-    digit_batches,
-    partial(image_loss, smoothing=0.1),
-    Training(steps=steps, learning_rate=2e-3, weight_decay=0.05, warmup=steps // 20),
-    callbacks=[Bar("ViT", unit="images")],
-)
-digit_scores = recognizer.evaluate(digits.test)
+digit_scores = recognizer.evaluate(test_digits)
 low, high = digit_scores.accuracy_interval
 print(
-    f"{history.seconds:.0f} seconds; {digit_scores.accuracy:.1%} of {digit_scores.count} digits, "
+    f"{digits.history.seconds:.0f} seconds; {digit_scores.accuracy:.1%} of {digit_scores.count} digits, "
     f"mostly by other writers, are right (95 %: {low:.1%} to {high:.1%})"
 )
 assert FAST or digit_scores.accuracy >= 0.96
@@ -3271,16 +3239,16 @@ assert FAST or digit_scores.accuracy >= 0.96
 show_source(attention_rollout)
 
 # %%
-test_digits = [one.open() for one in digits.test]
-true_digits = [digit_labels.number(one.label) for one in digits.test]
-said = recognizer.probabilities(test_digits).argmax(-1).tolist()
+images = [one.open() for one in test_digits]
+true_digits = [int(one.label) for one in test_digits]
+said = recognizer.probabilities(images).argmax(-1).tolist()
 wrong = [i for i, right in enumerate(true_digits) if said[i] != right]
 four = [
     next(i for i, right in enumerate(true_digits) if right == said[i] == number)
     for number in (0, 3, 4, 8)
 ]
 with record_attention(recognizer.model) as patches_looked:
-    recognizer.probabilities([test_digits[i] for i in four])
+    recognizer.probabilities([images[i] for i in four])
 share = attention_rollout(list(patches_looked.values()))[:, 0, 1:]  # the class token's row
 side = math.isqrt(share.shape[1])
 title = (
@@ -3288,10 +3256,10 @@ title = (
 )
 with figure("6_rollout", 2, 12, size=(15, 3.2), title=title) as axes:
     for one, i in zip(axes[0], wrong, strict=False):
-        one.imshow(np.asarray(test_digits[i]), cmap="gray_r")
+        one.imshow(np.asarray(images[i]), cmap="gray_r")
         one.set_title(f"{true_digits[i]}, {said[i]}", fontsize=8)
     for column, i in enumerate(four):
-        axes[1, 3 * column].imshow(np.asarray(test_digits[i]), cmap="gray_r")
+        axes[1, 3 * column].imshow(np.asarray(images[i]), cmap="gray_r")
         axes[1, 3 * column + 1].imshow(share[column].reshape(side, side), cmap="Blues")
     for one in axes.flat:
         one.axis("off")
