@@ -3402,10 +3402,8 @@ rows = {
     "what the decoder reads": batch.target_input,
     "what it has to predict": batch.target,
 }
-show_table(
-    "The pair of the batch with the most padding",
-    {"what": rows, "numbers": [numbers[padded] for numbers in rows.values()]},
-)
+title = "The pair of the batch with the most padding"
+show_table(title, {"what": rows, "numbers": [numbers[padded] for numbers in rows.values()]})
 assert not batch.source_mask[padded].all()
 
 # %% [markdown]
@@ -3434,21 +3432,18 @@ show_table(
 
 # %%
 d, d_ff = config.d_model, config.d_ff
-attention_size, feed_forward_size, norm_size = 4 * (d * d + d), 2 * d * d_ff + d_ff + d, 2 * d
-by_hand = {
+attention_size, feed_forward_size = 4 * (d * d + d) + 2 * d, 2 * d * d_ff + d_ff + d + 2 * d
+by_hand = {  # a sublayer is counted with its norm
     "source embedding": config.source_vocab_size * d,
     "target embedding": config.target_vocab_size * d,
-    "encoder": config.n_encoder_layers * (attention_size + feed_forward_size + 2 * norm_size),
-    "decoder": config.n_decoder_layers * (2 * attention_size + feed_forward_size + 3 * norm_size),
+    "encoder": 2 * (attention_size + feed_forward_size),
+    "decoder": 2 * (2 * attention_size + feed_forward_size),
 }
-parts = [model.source_embedding, model.target_embedding, model.encoder, model.decoder]
-by_code = [sum(p.numel() for p in part.parameters()) for part in parts]
-assert list(by_hand.values()) == by_code
-counts = [*by_hand.values(), sum(p.numel() for p in model.parameters())]
-show_table(
-    "Parameters", {"part": [*by_hand, "all"], "parameters": [f"{count:,}" for count in counts]}
-)
-assert counts[-1] == sum(by_code)
+total = sum(p.numel() for p in model.parameters())
+show_table("Parameters", {"part": [*by_hand, "all"], "parameters": [*by_hand.values(), total]})
+for name, count in by_hand.items():
+    assert count == sum(p.numel() for p in getattr(model, name.replace(" ", "_")).parameters())
+assert total == sum(by_hand.values())
 
 # %% [markdown]
 # ### 7.4 No look ahead
@@ -3639,10 +3634,10 @@ assert FAST or exact["without the mask"] < exact["as trained"]
 # %%
 rows = []
 for form in FORMS:
-    hits = {locale: [] for locale in TUTORIAL_LOCALES}
-    for one, is_right in zip(testing, correct, strict=True):
-        if one.form == form:
-            hits[one.locale].append(is_right)
+    of_form = [
+        (pair.locale, ok) for pair, ok in zip(testing, correct, strict=True) if pair.form == form
+    ]
+    hits = {name: [ok for locale, ok in of_form if locale == name] for name in TUTORIAL_LOCALES}
     rows.append({"form": form} | {name: f"{sum(h) / len(h):.0%}" for name, h in hits.items()})
 show_table("Exact match by form and locale", rows)
 
@@ -3668,10 +3663,8 @@ for locale in ("en_GB", "nl", "sv", "bg", "uk"):
         for output, pair in both
         if output != pair.iso
     ][:3]
-show_table(
-    "Locales that the model has never seen: the share that is right",
-    [{"locale": locale} | of for locale, of in shares.items()],
-)
+title = "Locales that the model has never seen: the share that is right"
+show_table(title, [{"locale": locale} | of for locale, of in shares.items()])
 show_table("Three wrong dates of each", wrong)
 if not FAST:
     assert shares["uk"]["date"] < shares["bg"]["date"] < shares["nl"]["date"]
