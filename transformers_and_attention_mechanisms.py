@@ -2021,6 +2021,7 @@ show_table(
         "change": [f"{far[kind] - near[kind]:+.2f}" for kind in near],
     },
 )
+assert FAST or near["learned"] > near["none"]
 of_distance = ("rotary", "relative (Shaw)", "ALiBi")
 assert FAST or max(near[kind] for kind in of_distance) < min(
     near[kind] for kind in KINDS if kind not in of_distance
@@ -2033,9 +2034,9 @@ assert FAST or far["rotary, rescaled"] < far["rotary"] - 0.2
 
 # %% [markdown]
 # After the full training: up to 64, the three whose scores depend on distances learn fastest, as
-# what helps here is how far back a character stands. Learned vectors start as noise, which so short a
-# training has to undo, while without any positions the causal mask alone tells something about the
-# order (Haviv et al. 2022). Beyond 64, sinusoids and learned
+# what helps here is how far back a character stands. Learned vectors are worse than none here: they
+# start as noise, which so short a training has to undo, while without any positions the causal mask
+# alone tells something about the order (Haviv et al. 2022). Beyond 64, sinusoids and learned
 # vectors are vectors that no training has seen, and the loss rises at once. Rotary positions hold
 # for a while, then fail: the pairs that turn slowly come to angles between query and key that are
 # new. Rescaled, they lose some where they were good and gain more where they were not, without a
