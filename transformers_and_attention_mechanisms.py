@@ -4909,7 +4909,7 @@ if mistakes:
 # %% [markdown]
 # Two things to read from the tables. Where a word says it, hardly any review is wrong; where only a
 # fact tells, several times as many are: the model has learned words, and little of what follows from
-# a handle that comes off. And many mistakes are confident: a probability near 1 is no promise.
+# a handle that comes off. And some mistakes are very confident: a probability near 1 is no promise.
 
 # %%
 if OWN:
