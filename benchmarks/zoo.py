@@ -63,6 +63,12 @@ def of_calibration(part: dict[str, Any]) -> list[Score]:
     return [*of_classes(part), percent("calibration error, %", part["calibration_error"])]
 
 
+def of_opinions(name: str, data: str) -> list[Score]:
+    """Accuracy and calibration error; 100 texts are too few for the latter."""
+    part = scored(name, data)
+    return of_classes(part) if data == "clear_opinions" else of_calibration(part)
+
+
 def of_everyday(name: str, source: str) -> list[Score]:
     """chrF2 with two references, and the share of sentences that keep all names and numbers."""
     import sacrebleu
@@ -97,9 +103,11 @@ MEASURES: tuple[tuple[str, str, Callable[[], list[Score]]], ...] = (
     ("summarizer", "docstrings, test", lambda: of_summaries(scored("summarizer", "docstrings"))),
     ("answerer", "passages, test", lambda: of_answers(scored("answerer", "passages"))),
     ("answerer", "qamr, test", lambda: of_answers(scored("answerer", "qamr"))),
-    ("sentiment", "reviews, test", lambda: of_calibration(scored("sentiment", "reviews"))),
-    ("sentiment", "clear_opinions", lambda: of_classes(scored("sentiment", "clear_opinions"))),
-    ("sentiment", "sst2, dev", lambda: of_calibration(scored("sentiment", "sst2:validation"))),
+    *(
+        (name, data, lambda name=name, data=data: of_opinions(name, data))
+        for name in ("sentiment", "sentiment-small")
+        for data in ("reviews", "clear_opinions", "sst2:validation")
+    ),
     ("generator", "docstrings, test", lambda: of_texts(scored("generator", "docstrings"))),
     ("recognizer", "digits, test", lambda: of_classes(scored("recognizer", "digits"))),
     *(

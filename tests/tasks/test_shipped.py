@@ -57,7 +57,7 @@ def test_a_text_in_another_language_is_noted_not_guessed_over(capsys):
 
 
 def test_a_model_of_ones_own_reads_any_language(capsys, tmp_path):
-    main(["convert", "sentiment", str(tmp_path / "mine")])
+    main(["convert", "sentiment-small", str(tmp_path / "mine")])
     capsys.readouterr()
     main(["classify", GERMAN, "--model", str(tmp_path / "mine"), "--json"])
     assert json.loads(capsys.readouterr().out)["note"] == ""

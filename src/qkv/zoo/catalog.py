@@ -98,7 +98,13 @@ ZOO = {
     ),
     "sentiment": _ours(
         "sentiment",
-        "positive or negative opinions, English: a LoRA adapter of MiniLM",
+        "positive or negative opinions, English: a LoRA adapter of SmolLM2",
+        "one clear opinion in fourteen is wrong, more ironic ones; knows no neutral texts",
+        base=SMOLLM2,
+    ),
+    "sentiment-small": _ours(
+        "sentiment-small",
+        "as sentiment, twelve times as fast: a LoRA adapter of MiniLM",
         "one clear opinion in five is wrong; knows no neutral texts",
         demo=True,
         base=MINILM,
