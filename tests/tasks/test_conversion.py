@@ -9,7 +9,7 @@ from tests.checkpoints.folders import contents, write
 from qkv.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from qkv.checkpoints.reader import CONFIG, INDEX, OWN_FILES, WEIGHTS
 from qkv.data.tokenizers import TOKENIZER_FILES
-from qkv.errors import DataError
+from qkv.errors import ConfigError, DataError
 from qkv.models.llama import Llama
 from qkv.tasks.conversion import checkpoint_files, convert_model, read_model
 
@@ -109,6 +109,13 @@ def test_a_format_that_is_not_written_makes_no_folder(name, tmp_path):
     with pytest.raises(DataError, match=r"looks like a file.*NAME.gguf.* is not implemented"):
         convert_model(tmp_path / "source", tmp_path / name)
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["dates", "all-MiniLM-L6-v2"])
+def test_a_model_that_gguf_does_not_know(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"a \w+ cannot be written as GGUF; expected one of Ll"):
+        convert_model(name, tmp_path / "x.gguf")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trained_model_is_not_replaced(tmp_path):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qkv.checkpoints.checkpoint import Checkpoint, describe
-from qkv.checkpoints.family import Family
+from qkv.checkpoints.family import Architecture, Family
 from qkv.checkpoints.gguf import TYPES, BlockType
 from qkv.checkpoints.gguf_model import read_config
 from qkv.checkpoints.gguf_names import (
@@ -92,15 +92,25 @@ def write_gguf(
         _write(plan, kinds, fresh)
 
 
-def _plan(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, Any]) -> _Plan:
-    """Name all tensors and metadata, and check that the same model is read from them."""
-    model: Any = checkpoint.model
+def check_writable(checkpoint: Checkpoint) -> tuple[Family, Architecture]:
+    """Return the family and architecture of a model, if GGUF has a name for it.
+
+    Raises:
+        ConfigError: if it has none.
+    """
     family, shape, _ = describe(checkpoint)
     if family.model_type not in NAMES or shape is not family.architectures[0]:
         writable = [FAMILIES[name].architectures[0].name for name in NAMES]
         raise ConfigError(
             f"a {shape.name} cannot be written as GGUF; expected one of {', '.join(writable)}"
         )
+    return family, shape
+
+
+def _plan(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, Any]) -> _Plan:
+    """Name all tensors and metadata, and check that the same model is read from them."""
+    model: Any = checkpoint.model
+    family, shape = check_writable(checkpoint)
     name = NAMES[family.model_type]
     one, raw = ARCHITECTURES[name], family.write_config(model.config)
     own = {theirs: raw[ours] for theirs, ours in one.fields.items() if raw.get(ours) is not None}

@@ -10,7 +10,7 @@ from typing import Any
 from qkv.checkpoints.checkpoint import Checkpoint
 from qkv.checkpoints.gguf import MAGIC
 from qkv.checkpoints.gguf_names import ENDS, SAMPLING, TOKENS
-from qkv.checkpoints.gguf_write import write_gguf
+from qkv.checkpoints.gguf_write import check_writable, write_gguf
 from qkv.data.tokenizers import Tokenizer
 from qkv.data.tokenizers.gguf import gguf_tokenizer_files
 from qkv.data.tokenizers.gguf_write import Written, write_gguf_tokenizer
@@ -46,6 +46,8 @@ def export_gguf(
         StorageError: if it cannot be written.
     """
     check_file(path)
+    checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
+    check_writable(checkpoint)
     metadata: dict[str, Any] = {"general.type": "model"}
     left_out: list[str] = []
     if loaded.tokenizer is None:
@@ -56,7 +58,6 @@ def export_gguf(
         _check_tokenizer(loaded.tokenizer, metadata)
         left_out += written.left_out
     metadata |= _sampling(loaded, left_out)
-    checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
     write_gguf(checkpoint, path, metadata=metadata, kind=kind)
     return left_out
 
