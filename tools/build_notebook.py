@@ -10,6 +10,7 @@ import argparse
 import ast
 import difflib
 import hashlib
+import itertools
 import os
 import re
 import sys
@@ -192,12 +193,19 @@ def without_paths(text: str) -> str:
 
 
 def keep_outputs(notebook: nbformat.NotebookNode, old: nbformat.NotebookNode) -> None:
-    """Give unchanged cells the outputs that they had."""
+    """Give cells the outputs that they have in another notebook, and all cells their numbers."""
     executed = {cell.id: cell for cell in old.cells if cell.cell_type == "code"}
+    numbers = itertools.count(1)
     for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        number = next(numbers)
         if cell.id in executed:
             cell.outputs = executed[cell.id].outputs
-            cell.execution_count = executed[cell.id].execution_count
+            cell.execution_count = executed[cell.id].execution_count and number
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = number
 
 
 def differences(built: nbformat.NotebookNode, committed: nbformat.NotebookNode) -> str:
@@ -239,6 +247,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--no-execute", action="store_true", help="keep the outputs of the cells that are unchanged"
     )
+    parser.add_argument(
+        "--section", type=int, nargs="+", default=[], help="execute these, keep the other outputs"
+    )
     parser.add_argument("--fast", action="store_true", help="execute with QKV_FAST=1")
     parser.add_argument("--output", type=Path, help="write here and leave the notebook as it is")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one cell")
@@ -249,12 +260,16 @@ def main(arguments: list[str] | None = None) -> None:
     if options.check:
         check(notebook, path, options.script)
         return
-    if options.no_execute:
+    if options.fast:
+        os.environ["QKV_FAST"] = "1"
+    if options.no_execute or options.section:
         keep_outputs(notebook, old)
     else:
-        if options.fast:
-            os.environ["QKV_FAST"] = "1"
         execute(notebook, options.timeout)
+    for part in parts(notebook, options.script).values():
+        if int(part.cells[0].id.removeprefix("section-")) in options.section:
+            execute(part, options.timeout)
+            keep_outputs(notebook, part)
     nbformat.validate(notebook)
     write_atomically(options.output or path, nbformat.writes(notebook) + "\n")
     if options.output is None:

@@ -148,3 +148,86 @@ def test_a_failing_cell_leaves_the_old_notebook(tool, script):
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
         tool.main([str(script)])
     assert script.with_suffix(".ipynb").read_text() == before
+
+
+SECTIONS = (
+    SCRIPT
+    + """
+# %% [markdown] tags=["contents"]
+# ## Contents
+
+# %% [markdown]
+# ## Setting up
+
+# %%
+base = 2
+
+# %% [markdown]
+# ## 1 The first
+#
+# *3 minutes to read, 1 to run.*
+#
+# ### 1.1 A part
+#
+# [A file](src/qkv/errors.py).
+
+# %%
+print(base + 1)
+
+# %% [markdown]
+# ## 2 The second (b)
+
+# %%
+print(base + 2)
+"""
+)
+
+
+def test_one_section_is_executed_and_the_others_keep_their_outputs(tool, script):
+    script.write_text(SECTIONS)
+    tool.main([str(script), "--section", "2"])
+    whole = read(script)
+    outputs = {cell.source: cell.outputs for cell in whole.cells if cell.cell_type == "code"}
+    assert outputs["print(base + 2)"][0].text == "4\n"
+    assert not outputs["print(base + 1)"]
+    tool.main([str(script), "--section", "1"])
+    cells = {cell.source: cell for cell in read(script).cells if cell.cell_type == "code"}
+    assert cells["print(base + 2)"].outputs[0].text == "4\n"
+    assert cells["print(base + 1)"].outputs[0].text == "3\n"
+    counts = [cell.execution_count for cell in read(script).cells if cell.cell_type == "code"]
+    assert [n for n in counts if n] == sorted(n for n in counts if n)
+
+
+def test_contents_and_parts(tool, script):
+    script.write_text(SECTIONS)
+    tool.main([str(script), "--no-execute"])
+    (contents,) = (c.source for c in read(script).cells if c.source.startswith("## Contents"))
+    assert contents.splitlines()[2:] == [
+        "- [1 The first](#1-The-first) ([alone](notebooks/1_the_first.ipynb)), "
+        "3 minutes to read, 1 to run",
+        "  - [1.1 A part](#1.1-A-part)",
+        "- [2 The second (b)](#2-The-second-%28b%29) ([alone](notebooks/2_the_second_b.ipynb))",
+    ]
+    folder = script.parent / "notebooks"
+    assert {file.name for file in folder.iterdir()} == {"1_the_first.ipynb", "2_the_second_b.ipynb"}
+    cells = nbformat.read(folder / "1_the_first.ipynb", as_version=4).cells
+    assert [cell.source.splitlines()[0] for cell in cells] == [
+        "# 1 The first",
+        "## Setting up",
+        "base = 2",
+        "## 1 The first",
+        "print(base + 1)",
+    ]
+    assert "[A file](../src/qkv/errors.py)" in cells[3].source
+    tool.main([str(script), "--check"])
+    (folder / "2_the_second_b.ipynb").write_text((folder / "1_the_first.ipynb").read_text())
+    with pytest.raises(SystemExit, match=r"2_the_second_b\.ipynb differs from its script"):
+        tool.main([str(script), "--check"])
+
+
+def test_a_large_notebook_is_refused(tool, script, monkeypatch):
+    script.write_text(SECTIONS)
+    tool.main([str(script), "--no-execute"])
+    monkeypatch.setattr(tool, "LIMITS", (10**6, 100))
+    with pytest.raises(SystemExit, match=r"1_the_first\.ipynb has .* bytes; expected at most 100"):
+        tool.main([str(script), "--check"])

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "transformers_and_attention_mechanisms.py"
 CELLS = read_cells(SCRIPT)
 SECTIONS = [cell.section for cell in CELLS if cell.section is not None]
-MOST_LINES = 4_700
+MOST_LINES = 5_050
 
 
 def test_the_sections_are_nine_and_what_comes_before():
@@ -43,7 +43,7 @@ def test_a_section_says_how_long_it_takes_and_what_to_keep(section):
             texts.append(cell.source)
     headings = (one for cell in CELLS for one in cell.headings if one.section == section)
     heading = next(one for one in headings if one.level == 2)
-    assert re.fullmatch(r"\d+ minutes to read, .+ to run\.", heading.minutes)
+    assert re.fullmatch(r"\d+ minutes to read.*, .+ to run\.", heading.minutes)
     assert heading.sentence
     assert section == 0 or "**What to keep.**" in texts[-1]
 
