@@ -1427,7 +1427,6 @@ show_table(
     },
 )
 assert n_bytes == [2 * groups * (D_WIDE // 8) * 4 for groups in GROUPS]
-del past, slots, cached, grouped_steps, one_step
 
 # %% [markdown]
 # ### 3.4 What the heads look at
