@@ -3207,6 +3207,7 @@ show_table(PROMPT, rows, digits=1)
 show_source(ViT)
 
 # %%
+torch.manual_seed(0)
 sizes = ViTConfig(
     image_size=16, patch_size=4, n_channels=1, d_model=64, n_heads=4, d_ff=128, n_layers=2
 )
