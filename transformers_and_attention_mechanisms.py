@@ -4777,7 +4777,7 @@ assert tuned["LoRA"].memory < tuned[SMALL].memory
 # %% [markdown]
 # The four ways that change the encoder reach 88 % and more; the large rate and random weights stay at
 # chance. Features that never move stay below, too, but part of that is the head's fault: it reads
-# CLS through a pooler, and MiniLM was trained for the *mean* of its tokens (section 8.5). A logistic
+# CLS through a pooler, and MiniLM was trained for the *mean* of its tokens (section 8.6). A logistic
 # regression on the frozen vectors, which takes seconds, tells the two apart:
 
 
