@@ -99,6 +99,8 @@ MEASURES: tuple[tuple[str, str, Callable[[], list[Score]]], ...] = (
     ("dates", f"{N_DATES:,} new dates", of_dates),
     ("translator-en-de", "tatoeba, test", lambda: of_pairs("translator-en-de", "en", "de")),
     ("translator-en-de", "everyday, test", lambda: of_everyday("translator-en-de", "en")),
+    ("translator-de-en", "tatoeba, test", lambda: of_pairs("translator-de-en", "de", "en")),
+    ("translator-de-en", "everyday, test", lambda: of_everyday("translator-de-en", "de")),
     ("tagger", "town_news, test", lambda: of_entities(scored("tagger", "town_news"))),
     ("summarizer", "docstrings, test", lambda: of_summaries(scored("summarizer", "docstrings"))),
     ("answerer", "passages, test", lambda: of_answers(scored("answerer", "passages"))),

@@ -77,9 +77,16 @@ ZOO = {
     ),
     "translator-en-de": _ours(
         "translator-en-de",
-        "English to German: a Transformer of 2 million parameters",
-        "short everyday sentences only, and most of these have a mistake",
+        "English to German: a Transformer of 4.5 million parameters",
+        "short everyday sentences only, and many of these have a mistake",
         demo=True,
+    ),
+    "translator-de-en": _ours(
+        "translator-de-en",
+        "German to English: a Transformer of 4.5 million parameters",
+        "short everyday sentences only, and many of these have a mistake",
+        demo=True,
+        language="de",
     ),
     "summarizer": _ours(
         "summarizer",
@@ -99,7 +106,7 @@ ZOO = {
     "sentiment": _ours(
         "sentiment",
         "positive or negative opinions, English: a LoRA adapter of SmolLM2",
-        "one clear opinion in fourteen is wrong, more ironic ones; knows no neutral texts",
+        "one clear opinion in fourteen is wrong, more of irony or a single word; knows no neutral",
         base=SMOLLM2,
     ),
     "sentiment-small": _ours(
