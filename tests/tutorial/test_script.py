@@ -132,7 +132,8 @@ def test_data_that_is_not_there_is_refused_before_anything_runs(no_options):
 def test_headings_are_printed_with_the_minutes_and_a_sentence(script, capsys):
     script.write_text(SCRIPT.replace("report(log, __name__, __file__)", ""))
     run_sections(script)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    said, *lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert said == "The text is in script.py and, with these results, in the notebooks."
     assert lines[0].startswith("━━ 1 First ━")
     assert lines[1:4] == [
         "3 minutes to read, 1 to run.",

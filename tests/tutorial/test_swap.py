@@ -1,5 +1,8 @@
 """The library on a function of one's own."""
 
+import importlib
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -72,3 +75,23 @@ def test_dropout_of_weights_is_refused():
     match = r"dropout = 0\.5 of attention weights"
     with pytest.raises(ConfigError, match=match), swap(masked_softmax, masked_softmax):
         core.attention(q, q, q, dropout=0.5)
+
+
+def test_a_module_that_is_imported_in_the_block_is_put_back(monkeypatch):
+    name = "qkv.attention.local"
+    importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)  # and put back after the test
+    with swap(masked_softmax, masked_softmax):
+        imported = importlib.import_module(name)
+        q = torch.randn(1, 2, 3, 4)
+        core.attention(q, q, q)
+    assert imported.masked_softmax is masked_softmax
+
+
+def test_a_function_is_swapped_once():
+    with swap(masked_softmax, masked_softmax):
+        q = torch.randn(1, 2, 3, 4)
+        core.attention(q, q, q)
+        match = "masked_softmax is swapped already"
+        with pytest.raises(ConfigError, match=match), swap(masked_softmax, masked_softmax):
+            pass

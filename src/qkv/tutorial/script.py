@@ -175,6 +175,7 @@ def run_sections(path: Path, sections: Sequence[int] = ()) -> None:
         if section not in known:
             there = ", ".join(map(str, known)) or "none"
             raise ConfigError(f"{path.name} has no section {section}; it has {there}")
+    print(f"The text is in {path.name} and, with these results, in the notebooks.")
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
     current, begin, chosen = None, time.monotonic(), True
     for cell in cells:

@@ -19,6 +19,7 @@ EXPLICIT = (
     core.attention_weights,
     core.explicit_attention,
 )
+_OPEN: list[Any] = []  # what is swapped now
 
 
 @contextmanager
@@ -46,17 +47,23 @@ def swap(original: Callable[..., Any], mine: Callable[..., Any]) -> Iterator[Non
 
     swapped = _uses(original, counted)
     name = getattr(original, "__name__", repr(original))
+    if original in _OPEN:
+        raise ConfigError(f"{name} is swapped already; expected one block for each function")
     if not swapped:
         raise ConfigError(f"no module of the library uses {name}; expected one of its functions")
     if original in EXPLICIT:
         swapped += _uses(core.attention, _explicit)
+    _OPEN.append(original)
     try:
         for module, attribute, _, new in swapped:
             setattr(module, attribute, new)
         yield
     finally:
-        for module, attribute, old, _ in swapped:
-            setattr(module, attribute, old)
+        _OPEN.remove(original)
+        # Modules that were imported in the block use the new ones, too.
+        for new, old in {id(new): (new, old) for _, _, old, new in swapped}.values():
+            for module, attribute, _, _ in _uses(new, old):
+                setattr(module, attribute, old)
     if not calls:
         raise ConfigError(
             f"nothing in this block called {name}, so yours did not run; expected a model that "
@@ -79,7 +86,7 @@ def _uses(original: Any, new: Any) -> list[tuple[Any, str, Any, Any]]:
 def _explicit(*args: Any, dropout: float = 0.0, **kwargs: Any) -> Tensor:
     if dropout:
         raise ConfigError(
-            f"dropout = {dropout} of attention weights, which the explicit formula has not; "
-            "expected a model in eval mode, or one without it"
+            f"dropout = {dropout} of attention weights, which the explicit formula does not "
+            "support; expected a model in eval mode, or one without it"
         )
     return core.explicit_attention(*args, **kwargs)
