@@ -26,6 +26,7 @@ from qkv.checkpoints.writer import METADATA, write_weights
 from qkv.models.lora import LoRAConfig, attach_lora, lora_layers
 from qkv.tasks.finetuning import HEAD
 from qkv.tasks.frozen_encoder import BASE, DECODER_FILE
+from qkv.tasks.pipeline import TOKENIZER_SETTINGS
 from qkv.tasks.pretrained import load, save
 
 ZOO = Path(__file__).parents[1] / "src" / "qkv" / "zoo" / "models"
@@ -50,7 +51,17 @@ def pack_adapter(source: Path, folder: Path, base: str) -> None:
     small = {name: tensor.half() for name, tensor in load_file(kept / UPDATE).items()}
     save_file(small, folder / UPDATE, METADATA)
     shutil.copymode(folder / ADAPTER, folder / UPDATE)  # the library's are private (0600)
-    shutil.copy(source / CONFIG, folder)
+    copy_config(source, folder)
+
+
+def copy_config(source: Path, folder: Path) -> None:
+    """Copy config.json, with the longest input, which the base's tokenizer does not know."""
+    config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    tokenizer = json.loads((source / TOKENIZER_SETTINGS).read_text(encoding="utf-8"))
+    recorded = config.get("task_specific_params", {}).get("qkv")
+    if recorded is not None and "model_max_length" in tokenizer:
+        recorded["max_length"] = tokenizer["model_max_length"]
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def pack_difference(source: Path, folder: Path, base: str, rank: int) -> None:
@@ -84,7 +95,7 @@ def pack_difference(source: Path, folder: Path, base: str, rank: int) -> None:
     small = {name: tensor.half() for name, tensor in load_file(folder / UPDATE).items()}
     save_file(small, folder / UPDATE, METADATA)
     shutil.copymode(folder / ADAPTER, folder / UPDATE)  # the library's are private (0600)
-    shutil.copy(source / CONFIG, folder)
+    copy_config(source, folder)
 
 
 def pack_decoder(source: Path, folder: Path, base: str) -> None:

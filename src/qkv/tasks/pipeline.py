@@ -13,7 +13,7 @@ from qkv.blocks.positions import LearnedPositions
 from qkv.data.rows import NO_TEXT
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
 from qkv.errors import ConfigError, DataError
-from qkv.json_fields import check_kinds, kinds_of_fields, quoted
+from qkv.json_fields import check_kinds, kinds_of_fields, quoted, shown
 from qkv.models.modes import evaluating
 from qkv.tasks.console import progress_bar
 from qkv.tasks.pretrained import Loaded, load
@@ -236,9 +236,22 @@ def tokenizer_setting(tokenizer: Tokenizer, name: str) -> Any:
 
 
 def longest_input(loaded: Loaded) -> int | None:
-    """Return the most tokens of an input by tokenizer and model; None if there is no limit."""
+    """Return the most tokens of an input by tokenizer, model and config; None if there is no limit.
+
+    In config.json it is `max_length` beside the recorded task, for adapters, whose tokenizer is
+    their base's.
+
+    Raises:
+        ConfigError: that is not a whole number of at least 1.
+    """
+    own = recorded(loaded.config).get("max_length")
+    if own is not None and (type(own) is not int or own < 1):
+        raise ConfigError(
+            f"max_length = {shown(own)} in {PARAMETERS}.{OURS} of config.json; expected a whole "
+            "number of at least 1"
+        )
     stored = loaded.tokenizer and tokenizer_setting(loaded.tokenizer, "model_max_length")
-    limits = [stored, getattr(loaded.model.config, "n_positions", None)]
+    limits = [own, stored, getattr(loaded.model.config, "n_positions", None)]
     limits.append(most_positions(loaded.model))
     # Files have a huge number where there is no limit.
     return min((int(n) for n in limits if n is not None and n < 10**9), default=None)

@@ -332,3 +332,20 @@ def test_calibration_scales_the_logits_and_changes_no_prediction(tmp_path, model
 def test_several_classes_have_no_temperature(tmp_path):
     with pytest.raises(ConfigError, match="calibrate = true with several = true; expected one of"):
         ClassificationRecipe(output=tmp_path, several=True, calibrate=True).check()
+
+
+@pytest.mark.parametrize("wrong", [0, "13", 2.5, True])
+def test_the_longest_input_of_an_adapter_is_in_its_config(wrong, base, tmp_path):
+    """Its tokenizer is that of the base, whose limit may be much larger."""
+    whole = write_classifier(tmp_path / "whole", LABELS, base)
+    path = whole / "config.json"
+    config = json.loads(path.read_text())
+
+    def record(n):
+        config["task_specific_params"] = {"qkv": {"task": "classify", "max_length": n}}
+        path.write_text(json.dumps(config))
+        return TextClassifier.load(whole)
+
+    assert record(7).max_length == 7
+    with pytest.raises(ConfigError, match=r"max_length = .* expected a whole number of at least 1"):
+        record(wrong)
