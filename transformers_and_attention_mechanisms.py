@@ -50,7 +50,8 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
     try:
         run_sections(Path(__file__), read_options(Path(__file__)))
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     sys.exit()
 
 # %% [markdown]
@@ -100,10 +101,10 @@ lengths = [len(text) for text, _ in test_pairs]
 #
 # Python, the basics of PyTorch (tensors, `nn.Module`, gradients), matrix products, and some
 # probability: softmax, expectation, variance. Recurrent networks help in section 1, but their code
-# is shown. **Versions**: Python 3.11 and PyTorch 2.10 or later. This tutorial was first planned for
-# Python 3.7 and PyTorch 1.10, both of 2018 to 2021: Python 3.7 has had no security fixes since June
-# 2023, and PyTorch had no fused attention before 2.0 (March 2023), and none that shares keys between
-# heads before 2.5. The lowest versions are those on which all of this is tested (`make oldest`).
+# is shown. **Versions**: Python 3.11 and PyTorch 2.10 or later, the lowest on which all of this is
+# tested (`make oldest`). Older ones, such as Python 3.7 and PyTorch 1.10, cannot work: Python 3.7 has
+# had no security fixes since June 2023, and PyTorch had no fused attention before 2.0 (March 2023),
+# and none that shares keys between heads before 2.5.
 #
 # | symbol | meaning | in code |
 # | --- | --- | --- |
@@ -116,7 +117,7 @@ lengths = [len(text) for text, _ in test_pairs]
 # | $Q, K, V$; $q, k, v$ | queries, keys and values, as matrices and as rows | `queries`, `keys`, `values` |
 # | $W^Q, W^K, W^V, W^O$ | projections | `query`, `key`, `value`, `output` |
 # | $e_{ij}$, $a_{ij}$ (or $\alpha_{ij}$) | score and weight of key $j$ for query $i$ | `scores`, `weights` |
-# | $\odot$, $[x; y]$ | product by elements, concatenation | `*`, `torch.cat` |
+# | $\odot$, $[x; y]$ | elementwise product, concatenation | `*`, `torch.cat` |
 #
 # ### 0.2 How to read shapes
 #
@@ -129,9 +130,9 @@ lengths = [len(text) for text, _ in test_pairs]
 #
 # All models of this tutorial are trained by the same loop. A model that predicts the next token of
 # a sequence returns **logits**, $V$ numbers for each position. The **cross-entropy** is the mean of
-# $-\ln p$ over the true tokens, where $p$ is the softmax of the logits. Its unit is the **nat** (a
-# bit with $e$ in place of 2); a model that knows nothing has $\ln V$ nats, and $e$ to the power of
-# the loss is the **perplexity**: the number of equally likely tokens that leave one as uncertain.
+# $-\ln p$ over the true tokens, where $p$ is the softmax of the logits. Its unit is the **nat** (like
+# the bit, but with the natural logarithm); a model that knows nothing has a loss of $\ln V$ nats, and
+# $e$ to the power of the loss is the **perplexity**: the number of equally likely tokens that leave one as uncertain.
 #
 # Below, the model sees one token and predicts the next. While it trains, its input is the *true*
 # previous token, not the one that it predicted: **teacher forcing**, which makes all positions of a
@@ -186,7 +187,8 @@ assert losses[-1] < math.log(10) < losses[0] < 1.5 * math.log(size)
 # Answer before you run the cell. (1) What is the softmax of three equal scores, and what changes if
 # you add 5 to each? (2) `x` has the shape (2, 3, 4): what are the shapes of `x @ x.transpose(1, 2)`
 # and of `x.mean(-1, keepdim=True)`? (3) A model gives the true token the probability 1/8: what is
-# the loss, in nats? (4) What is the gradient of the cross-entropy by the logits? If two or more of
+# the loss, in nats? (4) What is the gradient of the cross-entropy with respect to
+# the logits? If two or more of
 # the answers surprise you, read an introduction to PyTorch first, such as its own *Learn the basics*.
 
 # %%
@@ -196,9 +198,14 @@ F.cross_entropy(logits, torch.tensor([2])).backward()
 show_table(
     "Answers",
     {
-        "question": (1, 2, 3, 4),
+        "question": (
+            "1: softmax of equal scores",
+            "2: x @ x.transpose(1, 2) and the mean",
+            "3: loss at p = 1/8",
+            "4: gradient of the cross-entropy",
+        ),
         "answer": (
-            f"{(torch.zeros(3) + 5).softmax(0).tolist()}: adding a constant changes nothing",
+            f"{(torch.zeros(3) + 5).softmax(0)[0]:.3f} each; adding a constant changes nothing",
             f"{tuple((x @ x.transpose(1, 2)).shape)} and {tuple(x.mean(-1, keepdim=True).shape)}",
             f"ln 8 = {math.log(8):.3f}",
             f"probabilities minus the one-hot target: {logits.grad[0].tolist()}",
@@ -321,7 +328,7 @@ with figure("1_plane", size=(5, 3)) as axes:
 # %% [markdown]
 # `masked_softmax` gives masked positions no weight; section 2.5 shows its source.
 #
-# **Why a softmax of scores?** Attention is a mean that learned to choose. In four steps: the mean
+# **Why a softmax of scores?** Attention is an average whose weights are learned. In four steps: the mean
 # of all tokens so far, by a loop; the same by one product with a triangular matrix; the same matrix
 # as the softmax of equal scores, $-\infty$ for the future; and with scores that depend on the
 # tokens. Only the last weighs tokens by their content, and its scores can be learned.
@@ -356,9 +363,9 @@ with figure("1_ladder", 1, 2, size=(9, 3)) as axes:
 # $$ \alpha_{ij} = \frac{\exp e_{ij}}{\sum_k \exp e_{ik}} \quad (6) \qquad
 # c_i = \sum_j \alpha_{ij} h_j \quad (5) $$
 #
-# with $s_{i-1}$ the decoder's last state (the query) and $h_j$ the **annotation** of input position
+# with $s_{i-1}$ the decoder's previous state (the query) and $h_j$ the **annotation** of input position
 # $j$, which is key and value alike. The annotations come from a bidirectional **GRU** (Cho et al.
-# 2014), a recurrent cell $h_j = f(x_j, h_{j-1})$ with gates that decide what to keep of the last
+# 2014), a recurrent cell $h_j = f(x_j, h_{j-1})$ with gates that decide what to keep of the previous
 # state. One GRU reads forward, one backward, so that $h_j$ represents the words on both sides of
 # $j$. This is all of the library's encoder, except for padding:
 
@@ -432,7 +439,7 @@ show_source(dot_scores, general_scores, concat_scores, location_scores)
 #
 # ### 1.4 Two decoders
 #
-# Bahdanau attends *before* the recurrent cell, with the last state; Luong *after* it, with the
+# Bahdanau attends *before* the recurrent cell, with the previous state; Luong *after* it, with the
 # current one, and feeds the resulting vector $\tilde h_t = \tanh(W_c [c_t; h_t])$ (eq. 5) into the
 # next step (**input feeding**). Both orders are one function:
 
@@ -444,7 +451,7 @@ show_source(RNNDecoder)
 #
 # The same encoder, data, optimizer and number of steps for every model; only the attention differs
 # (and for *additive* the order of 1.4, its paper's). The first has none, as in 2014: its decoder
-# starts from the encoder's last state and has nothing else. Training is the loop of section 0, with
+# starts from the encoder's final state and has nothing else. Training is the loop of section 0, with
 # teacher forcing.
 
 # %%
@@ -677,7 +684,7 @@ for name in local[1:]:
 # At the same number of steps both stay behind the global model, but both get most dates right. How
 # can *local-m*? When it writes the year of a date that ends with it, the year is outside its
 # window. But the annotations inside come from a bidirectional encoder, and the decoder starts from
-# its last state: what cannot be looked up is carried there, as in the model without attention.
+# its final state: what cannot be looked up is carried there, as in the model without attention.
 # *local-p* may move its window, but learns where to only through the Gaussian, and a position
 # outside the window has no gradient at all. Luong et al. found *local-p* best, on sentences whose
 # order the translation mostly keeps. Here the order is free and the input short, so there is little
@@ -712,7 +719,7 @@ for name in local[1:]:
 #
 # It is the *dot* score of section 1, divided by $\sqrt{d_k}$, for all queries in one matrix product.
 #
-# Three tokens of width 2, with $d_k = 4$, so that the division is by 2. (Models project to fewer
+# Three tokens of width 2, with $d_k = 4$, so that the division is by 2. (Models usually project to fewer
 # dimensions, not to more; 4 has the simplest root.) Take the third token, $x_3 = (1, 1)$, with the
 # query $q_3 = (1, 1, 1, 1)$. Its inner products with the three keys are 2, 4 and 6; divided by 2
 # they are 1, 2 and 3. The exponentials are 2.718, 7.389 and 20.086, their sum is 30.193, and the
@@ -791,7 +798,7 @@ show_source(scaled_dot_scores, attention_weights, explicit_attention)
 #
 # $$ J = \frac{\partial a}{\partial e} = \mathrm{diag}(a) - a a^\top $$
 #
-# is 0 in every entry if one weight is 1 and the others are 0. A row learns through its query, by
+# is 0 in every entry if one weight is 1 and the others are 0. The gradient reaches the query by
 # the chain rule
 #
 # $$ \frac{\partial a}{\partial q} = J K \cdot s, \qquad s = 1 / \sqrt{d_k}, \text{ or } 1
@@ -865,7 +872,7 @@ assert raw[1024][gradient] < 0.1 * divided[1024][gradient]
 # %% [markdown]
 # With the division, nothing depends on the width any more: the variance stays at 1, the entropy
 # near its largest value $\log n$, and the derivatives where they were. Without it the entropy falls
-# at once. The derivative by the scores first grows a little, while a few keys compete, and then
+# at once. The derivative with respect to the scores first grows a little, while a few keys compete, and then
 # vanishes: for the lowest tenth of the queries at the paper's $d_k = 64$, for the median query
 # beyond it.
 #
@@ -877,15 +884,15 @@ assert raw[1024][gradient] < 0.1 * divided[1024][gradient]
 #
 # ### 2.3 Order is not seen
 #
-# Self-attention treats a sequence as a set. If the tokens are permuted, by a permutation $\pi$ of
+# Self-attention treats a sequence as a multiset: it ignores the order. If the tokens are permuted, by a permutation $\pi$ of
 # the rows, the outputs are permuted in the same way, because a weight depends on *what* two tokens
 # are and not on *where* they stand (**permutation equivariance**):
 #
 # $$ \mathrm{SelfAttention}(\pi X) = \pi \mathrm{SelfAttention}(X) $$
 #
 # The module below is that of section 3, with one head and random weights; each word is one random
-# vector. Two things bring the order back: a causal mask, under which a word attends only to the
-# words before it, and positions, here added to the vectors as in the paper (section 4).
+# vector. Two things bring the order back: a causal mask, under which a word attends only to
+# itself and the words before it, and positions, here added to the vectors as in the paper (section 4).
 
 # %%
 torch.manual_seed(0)
@@ -1027,7 +1034,7 @@ except RuntimeError as error:
 #
 # Other code *adds* the number to the scores instead. In float32, $-10^9$ swallows the scores of an
 # empty row, so its weights are $1/n$, too, and $-10^4$ leaves them as they were. In float16 $-10^9$
-# becomes $-\infty$, and the softmax of nothing but $-\infty$ is NaN; $-10^4$ exists there, and
+# becomes $-\infty$, and the softmax of a row that is all $-\infty$ is NaN; $-10^4$ exists there, and
 # swallows the scores. Below, a row has the scores 1, 2 and 3, and none of its keys may be seen.
 
 # %%
@@ -1070,7 +1077,7 @@ for dtype in ("float32", "float16"):
 show_source(mask_scores, masked_softmax)
 
 # %% [markdown]
-# With $-\infty$ the gradient *by the scores* is 0, since `masked_fill` passes none to what it has
+# With $-\infty$ the gradient *with respect to the scores* is 0, since `masked_fill` passes none to what it has
 # replaced. The NaN takes another way: a weight of 0 is no protection, since $0 \cdot \mathrm{NaN}$
 # is NaN. Forward, the next layer gives the padded positions the weight 0, and every real row becomes
 # NaN. Backward, one layer is enough: the gradient of the values is the transposed weights times the
@@ -2773,7 +2780,8 @@ show_table("The shipped models", zoo_table())
 # ### 6.1 Translation
 #
 # Translation was the Transformer's original application (WMT 2014, English to German and to French).
-# This model is of section 7's kind; its size and data are in the table above. It is a demo. For
+# This model is of section 7's kind; its size and data are in the table above. It is a demo.
+# (`qkv.task("translate", "translator-de-en")` translates in the other direction.) For
 # readers without German the last columns show a good translation, and that word by word.
 
 # %%
@@ -3702,7 +3710,8 @@ for text in ("4 July 1976", "July 4th, 1976", "im Jahr 1976, am 4. Juli"):
 # This section trains a small BERT and a small GPT on the same data, then opens published models and
 # looks inside. The model of section 7 learned one task from scratch. What made Transformers common
 # is a different order: first one large model learns from unlabeled text (**pre-training**), then
-# little more is needed for each task. It is two sittings: 8.1 to 8.4, and 8.5 to 8.8.
+# little more is needed for each task. The section takes two sittings: 8.1 to 8.4,
+# and 8.5 to 8.8.
 
 # %%
 import dataclasses
@@ -3837,8 +3846,8 @@ assert not torch.allclose(written, read_out, atol=1e-2)
 # decoder reads the encoder's output. From the tokens' point of view this is a mask, too: source tokens
 # see the source, and target tokens see the source and the target so far. Raffel
 # et al. (2020, figure 3) call it *causal with prefix*, and try a single stack under that mask too,
-# a *prefix LM* (figure 4). The two are not the same: there a row of weights is one softmax, here the
-# rows of the target are two, one over the source and one over the target.
+# a *prefix LM* (figure 4). The two are not the same: there each target row is one softmax over
+# everything; here it is two, one over the source and one over the target.
 # The figure is drawn from the weights that were recorded: dark where a weight is above zero.
 
 # %%
@@ -4187,7 +4196,7 @@ assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
 
 # %% [markdown]
 # **Attention sinks.** In most of its later layers, the first token gets about half of all the weight,
-# whatever it is (Xiao et al. 2024). A softmax has to put its weight somewhere, also where a head finds
+# whatever it is (Xiao et al. 2024). A softmax has to put its weight somewhere, even where a head finds
 # nothing to read.
 #
 # **Induction heads** (Olsson et al. 2022). If *A B* came before, and now there is *A* again, some heads
@@ -4233,7 +4242,8 @@ assert induction.max() > 0.6
 #
 # `all-MiniLM-L6-v2` (Wang et al. 2020) is a BERT of six layers and 22.7 million parameters that turns
 # sentences into vectors, by the mean over their tokens, as in Reimers and Gurevych (2019). It was
-# trained by contrast, on about a billion pairs of sentences. It comes with this project's extra
+# trained with a contrastive loss (the two sentences of a pair must be closer to each other than to the
+# other sentences of the batch), on about a billion pairs. It comes with this project's extra
 # `zoo`; `qkv.load` also takes a folder, or an id of the Hub. Tokenizer, model, inputs, outputs:
 
 # %%
@@ -4412,7 +4422,7 @@ assert scores_of["right"].mean(0).max() < 2 / 3
 assert {int(best) for best in scores_of["moved"].mean(0).amax(-1).argmax(-1)} <= {3, 4}
 
 # %% [markdown]
-# The best of 144 looks good by chance alone. So the best head is chosen on every other pair, and scored
+# The best of 144 (72 heads, two directions) looks good by chance alone. So the best head is chosen on every other pair, and scored
 # on the remaining pairs, with the 95 % interval of that score (by the bootstrap over pairs). It is
 # compared with a rival that knows no grammar: **likeness**, the cosine between the embeddings of the
 # changed word and of each noun, before any layer.
@@ -4470,7 +4480,7 @@ assert (scores_of["right"] == 0.5).float().mean(0).min() > 0.6  # one noun in bo
 # What came out:
 #
 # - **No head of MiniLM resolves these pronouns.** The best one is right in 60 % of the sentences
-#   that had no say in its choice, where a constant answer has 50 %. In most pairs, every head
+#   not used to choose it, where a constant answer has 50 %. In most pairs, every head
 #   prefers the same noun in both sentences.
 # - **The word does move the weights**, and more often in the right direction: in 72 % of the pairs for
 #   the best head, with an interval above 50 %.
