@@ -106,7 +106,7 @@ ZOO = {
     "sentiment": _ours(
         "sentiment",
         "positive or negative opinions, English: a LoRA adapter of SmolLM2",
-        "one clear opinion in fourteen is wrong, more of irony or a single word; knows no neutral",
+        "one clear opinion in 14 is wrong, more if ironic or a single word; knows no neutral texts",
         base=SMOLLM2,
     ),
     "sentiment-small": _ours(
