@@ -360,6 +360,7 @@ def test_dora_has_rows_of_the_length_that_it_learned(bias):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()  # of 16 bits the kernels with and without gradients differ by rounding
 def test_dora_before_training_changes_nothing(dtype, training):
     model, ids = classifier(dtype).train(training), tokens()
     before = model(ids)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers import assert_as_exact
 from tests.parity.causal import CLASSES, VOCAB
 from tests.parity.published import through_a_file
-from tests.parity.reference import agree, in_float64
+from tests.parity.reference import BOTH, agree, in_float64
 from tests.parity.weights import measure, randomize
 
 from qkv.checkpoints.adapters import load_adapter, save_adapter
@@ -133,7 +133,7 @@ def in_dtype(given, dtype):
     return {n: x.to(dtype) if x.is_floating_point() else x for n, x in given.items()}
 
 
-def compare(case, ours, theirs):
+def compare(case, ours, theirs, precisions=BOTH):
     given = inputs(case)
 
     @torch.no_grad()
@@ -141,7 +141,7 @@ def compare(case, ours, theirs):
         cast = in_dtype(given, dtype)
         return {"output": (ours(*cast.values()), theirs(**cast)[0])}
 
-    agree(numbers, ours, theirs)
+    agree(numbers, ours, theirs, precisions)
 
 
 @torch.no_grad()
@@ -252,11 +252,14 @@ def test_ranks_and_alphas_by_pattern(use_rslora, tmp_path):
     )
     model = load_checkpoint(tmp_path / "base").model
     load_adapter(model, tmp_path / "theirs")
-    compare("bert", model, reference)
+    # Rounding these weights to float32 moves the exact output by 1e-5, a hundred times as much as
+    # those of the other tests: float32 compares luck here, float64 which scale is whose.
+    compare("bert", model, reference, [torch.float64])
     ranks = {layer.rank for layer in lora_layers(model).values()}
     assert ranks == {2, 3, 5}
     save(model, tmp_path / "ours", tmp_path / "base")
-    compare("bert", model, read_by_peft("bert", tmp_path / "base", tmp_path / "ours"))
+    again = read_by_peft("bert", tmp_path / "base", tmp_path / "ours")
+    compare("bert", model, again, [torch.float64])
 
 
 @pytest.mark.parametrize("pattern", ["query|value", "key", "0.*query|1.*key"])
