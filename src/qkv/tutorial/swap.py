@@ -36,7 +36,8 @@ def swap(original: Callable[..., Any], mine: Callable[..., Any]) -> Iterator[Non
         mine: called in its place, with the same arguments.
 
     Raises:
-        ConfigError: no module uses `original`, or `mine` was never called in the block.
+        ConfigError: no module uses `original`, it is swapped already, `mine` was never called in
+            the block, or attention drops weights while one of `EXPLICIT` is swapped.
     """
     calls = 0
 
