@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.differential import DifferentialAttention, initial_lambda
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
@@ -275,7 +274,7 @@ class CopyModel(nn.Module):
         plain = Stack(config, COPY["layers"])
         initialize(plain)
         self.stack = rebuild(plain, config, make, COPY["window"])
-        self.head = Linear(d_model, vocab_size, bias=False)
+        self.head = nn.Linear(d_model, vocab_size, bias=False)
         self.head.weight = self.embedding.weight
 
     def hidden(self, tokens: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ from typing import Any
 
 import torch
 from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish, save
+from torch import nn
 
 import qkv
-from qkv.attention.linear import Linear
 from qkv.checkpoints.gguf import GGUFFile
 from qkv.generation.greedy import greedy
 from qkv.tasks.conversion import convert_model
@@ -140,7 +140,7 @@ def rounded(model: Any, path: Path, rows: list[list[int]], found: list[list[int]
         module.register_forward_pre_hook(lambda _, inputs, k=kind: (as_there(k, inputs[0]),))
         for kind in (kinds - {"F32"} if len(kinds) == 1 else {"Q8_0"})
         for module in model.modules()
-        if isinstance(module, Linear)
+        if isinstance(module, nn.Linear)
     ]
     worst = []
     for row, new in zip(rows, found, strict=True):

@@ -22,7 +22,6 @@ from _nanogpt import nanogpt_from
 from rich.progress import track
 from torch import Tensor
 
-from qkv.attention.linear import linear
 from qkv.data.pretraining import TokenBatch, collate_causal
 from qkv.data.text import find_data, read_lines
 from qkv.errors import DataError
@@ -87,10 +86,7 @@ def model_flops(model: GPT) -> int:
 
 
 def measure_products() -> dict[str, float]:
-    """GFLOP/s of large products by both of torch's libraries, and of the step's own.
-
-    With one thread torch computes our convolutions without oneDNN: both are MKL then.
-    """
+    """GFLOP/s of a large product, taken as the peak, and of the step's own."""
     a, b = torch.randn(2, SQUARE, SQUARE)
     ones = [(WIDTH, WIDTH)] * 4 * LAYERS + [(WIDTH, VOCAB)]
     shapes = [*ones, *[(WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)] * LAYERS]
@@ -106,12 +102,11 @@ def measure_products() -> dict[str, float]:
 
     with torch.no_grad():
         seconds = interleave(
-            {"MKL": lambda: a @ b, "oneDNN": lambda: linear(a, b), "step": step},
+            {"square": lambda: a @ b, "step": step},
             rounds=10,
             turn=2,
         )
-    work = {"MKL": 2 * SQUARE**3, "oneDNN": 2 * SQUARE**3}
-    work["step"] = sum(6 * TOKENS * i * o for i, o in shapes)
+    work = {"square": 2 * SQUARE**3, "step": sum(6 * TOKENS * i * o for i, o in shapes)}
     return {name: work[name] / second / 1e9 for name, second in medians(seconds).items()}
 
 
@@ -164,7 +159,7 @@ def measure(*, rounds: int, compiled: bool) -> dict[str, Any]:
 
 def report(result: dict[str, Any]) -> None:
     work, speeds = result["setting"]["model flops a step"], result["GFLOP/s of products"]
-    peak = max(speeds["MKL"], speeds["oneDNN"])
+    peak = speeds["square"]
     rows = []
     for name, second in result["median seconds"].items():
         own = "ratio to qkv" + (", compiled" if "compiled" in name else " (median of rounds)")
@@ -182,9 +177,8 @@ def report(result: dict[str, Any]) -> None:
     show_table(f"training a small GPT, {TOKENS} tokens a step", rows)
     draw(result["median seconds"])
     products = (
-        f"Products of float32 matrices, GFLOP/s: {SQUARE} x {SQUARE} {speeds['oneDNN']:.0f} by "
-        f"oneDNN (the peak) and {speeds['MKL']:.0f} by MKL; those of the step alone, one after "
-        f"another, {speeds['step']:.0f} by MKL."
+        f"Products of float32 matrices, GFLOP/s: {SQUARE} x {SQUARE} {peak:.0f} (the "
+        f"peak); those of the step alone, one after another, {speeds['step']:.0f}."
     )
     picture = "![Milliseconds per training step of a small GPT](images/language_model.png)"
     parts = [markdown_table(rows), products, picture, provenance(PATH, result)]

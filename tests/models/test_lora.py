@@ -9,7 +9,6 @@ from tests.helpers import B, S, assert_close, gpt, problem, randomized, rnn, t5,
 from torch import nn
 
 from qkv.attention.heads import disable_heads
-from qkv.attention.linear import Linear
 from qkv.attention.variants.latent import LatentAttention
 from qkv.blocks.dropout import dropout as drop
 from qkv.blocks.embedding import TokenEmbedding
@@ -70,7 +69,7 @@ def test_before_training_the_output_is_the_same_to_the_bit(dtype, training):
 @pytest.mark.parametrize("rank_stabilized", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 def test_equation_3(bias, rank_stabilized):
-    base = Linear(11, 13, bias=bias).double()
+    base = nn.Linear(11, 13, bias=bias).double()
     layer = LoRALinear(base, config(rank_stabilized=rank_stabilized))
     nn.init.normal_(layer.B)
     x = torch.randn(5, 11).double()
@@ -81,7 +80,7 @@ def test_equation_3(bias, rank_stabilized):
 
 
 def test_a_starts_uniform_and_b_at_0():
-    layer = LoRALinear(Linear(1009, 7), config(rank=31))
+    layer = LoRALinear(nn.Linear(1009, 7), config(rank=31))
     bound = 1009**-0.5
     assert 0.99 * bound < layer.A.abs().max() <= bound
     assert layer.A.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
@@ -89,7 +88,7 @@ def test_a_starts_uniform_and_b_at_0():
 
 
 def test_by_hand():
-    layer = LoRALinear(Linear(2, 2), LoRAConfig(rank=1, alpha=3.0))
+    layer = LoRALinear(nn.Linear(2, 2), LoRAConfig(rank=1, alpha=3.0))
     for parameter, values in (
         (layer.base.weight, [[1.0, 0.0], [0.0, 1.0]]),
         (layer.base.bias, [10.0, 20.0]),
@@ -121,7 +120,7 @@ def test_merged_is_unmerged(name, pattern):
 
 
 def test_a_16_bit_weight_is_merged_in_float32():
-    layer = LoRALinear(Linear(11, 13).bfloat16(), config())
+    layer = LoRALinear(nn.Linear(11, 13).bfloat16(), config())
     nn.init.normal_(layer.B)
     update = layer.scale * layer.B.double() @ layer.A.double()
     expected = layer.base.weight.double() + update
@@ -141,7 +140,7 @@ def test_only_the_update_and_the_named_modules_get_gradients():
 
 
 def test_gradients_are_those_of_the_merged_weight():
-    layer, x = LoRALinear(Linear(11, 13).double(), config()), torch.randn(5, 11).double()
+    layer, x = LoRALinear(nn.Linear(11, 13).double(), config()), torch.randn(5, 11).double()
     nn.init.normal_(layer.B)
     upstream = torch.randn(5, 13).double()
     layer(x).backward(upstream)
@@ -152,7 +151,7 @@ def test_gradients_are_those_of_the_merged_weight():
 
 
 def test_dropout_is_before_a_and_in_training_only():
-    layer = LoRALinear(Linear(1009, 7).double(), config(dropout=0.5))
+    layer = LoRALinear(nn.Linear(1009, 7).double(), config(dropout=0.5))
     nn.init.normal_(layer.B)
     x = torch.ones(1, 1009).double()
     layer.A.data.fill_(1.0)
@@ -172,7 +171,7 @@ def test_a_layer_keeps_the_mode_and_the_place_of_its_base():
     ids = tokens()
     assert torch.equal(model(ids), model(ids))
     assert not any(layer.training for layer in lora_layers(model).values())
-    meta = LoRALinear(Linear(11, 13, device="meta"), config())
+    meta = LoRALinear(nn.Linear(11, 13, device="meta"), config())
     assert meta.A.is_meta
     assert meta.B.is_meta
 
@@ -200,7 +199,7 @@ def test_the_layers_of_a_module_that_trains_get_no_update():
     model = classifier()
     names = add_lora(model, config(".", train=("classifier", "encoder.pooler")))
     assert len(names) == 2 * 6
-    assert isinstance(model.classifier.output, Linear)
+    assert isinstance(model.classifier.output, nn.Linear)
 
 
 def test_code_that_reads_the_matrix_sees_the_update():
@@ -316,33 +315,33 @@ def test_a_tied_output_layer_is_refused():
 
 
 def test_a_layer_that_is_used_twice_is_refused():
-    block = nn.Sequential(Linear(7, 7), nn.ReLU())
+    block = nn.Sequential(nn.Linear(7, 7), nn.ReLU())
     model = nn.ModuleDict({"first": block, "second": block})
     for one, other in (("first", "second"), ("second", "first")):
         with pytest.raises(ConfigError, match=rf"{one}\.0 shares its parameters with {other}\.0"):
             add_lora(model, config(one))
-    alike = nn.ModuleList([Linear(7, 7), Linear(7, 7)])
+    alike = nn.ModuleList([nn.Linear(7, 7), nn.Linear(7, 7)])
     alike[1].bias = alike[0].bias
     with pytest.raises(ConfigError, match=r"1 shares its parameters with 0\.bias"):
         add_lora(alike, config("1"))
 
 
 def test_no_matrix_drops():
-    layer = LoRALinear(Linear(11, 13), config(dropout=0.5))
+    layer = LoRALinear(nn.Linear(11, 13), config(dropout=0.5))
     with pytest.raises(ConfigError, match=r"update has dropout = 0\.5: only calling"):
         _ = layer.weight
     assert layer.eval().weight.shape == (13, 11)
 
 
 def test_it_says_what_it_is():
-    assert repr(LoRALinear(Linear(11, 13), config())).startswith(
+    assert repr(LoRALinear(nn.Linear(11, 13), config())).startswith(
         "LoRALinear(\n  rank=3, alpha=7, dropout=0\n"
     )
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_dora_has_rows_of_the_length_that_it_learned(bias):
-    layer = LoRALinear(Linear(11, 13, bias=bias).double(), config(dora=True))
+    layer = LoRALinear(nn.Linear(11, 13, bias=bias).double(), config(dora=True))
     assert_close(layer.magnitude, layer.base.weight.norm(dim=1))
     nn.init.normal_(layer.B)
     nn.init.uniform_(layer.magnitude, 1, 3)
@@ -371,7 +370,7 @@ def test_dora_before_training_changes_nothing(dtype, training):
 
 
 def test_no_gradient_goes_through_the_length_of_dora():
-    layer = LoRALinear(Linear(11, 13).double(), config(dora=True))
+    layer = LoRALinear(nn.Linear(11, 13).double(), config(dora=True))
     nn.init.normal_(layer.B)
     x, upstream = torch.randn(5, 11).double(), torch.randn(5, 13).double()
     (layer(x) * upstream).sum().backward()
@@ -384,7 +383,7 @@ def test_no_gradient_goes_through_the_length_of_dora():
 
 def test_dropout_of_dora_is_of_all_that_it_stretches():
     """As in PEFT: the weight as it was reads all, and what is stretched the same as A does."""
-    layer = LoRALinear(Linear(11, 13).double(), config(dora=True, dropout=0.5)).train()
+    layer = LoRALinear(nn.Linear(11, 13).double(), config(dora=True, dropout=0.5)).train()
     nn.init.normal_(layer.B)
     nn.init.uniform_(layer.magnitude, 1, 3)
     x = torch.randn(5, 11).double()

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.attention.scores import additive_scores
 from qkv.attention.single_head import SingleHeadAttention
 
@@ -24,8 +23,8 @@ class AdditiveAttention(SingleHeadAttention):
 
     def __init__(self, d_query: int, d_memory: int, d_attention: int):
         super().__init__()
-        self.query = Linear(d_query, d_attention, bias=False)
-        self.key = Linear(d_memory, d_attention, bias=False)
+        self.query = nn.Linear(d_query, d_attention, bias=False)
+        self.key = nn.Linear(d_memory, d_attention, bias=False)
         # The paper starts v at zero: then nothing but v has a gradient, and learning starts late.
         self.vector = nn.Parameter(torch.randn(d_attention) * d_attention**-0.5)
 

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qkv.attention.core import masked_softmax
-from qkv.attention.linear import Linear
 from qkv.attention.masks import positions_from_mask, real_keys
 from qkv.attention.single_head import SingleHeadAttention
 from qkv.errors import ConfigError
@@ -51,9 +50,9 @@ class LocalAttention(SingleHeadAttention):
         self.place = None
         if kind == "local-p":
             self.place = nn.Sequential(
-                Linear(d_query, d_query, bias=False),
+                nn.Linear(d_query, d_query, bias=False),
                 nn.Tanh(),
-                Linear(d_query, 1, bias=False),
+                nn.Linear(d_query, 1, bias=False),
             )
 
     def keys(self, memory: Float[Tensor, "B K Dm"]) -> Float[Tensor, "B K Dk"]:

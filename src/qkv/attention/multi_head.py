@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from qkv.attention.biased import PositionBias, biased_attention
 from qkv.attention.cache import KeysValues, KeyValueCache, MemoryCache
 from qkv.attention.core import attention, attention_weights
-from qkv.attention.linear import Linear
 from qkv.attention.masks import key_positions
 from qkv.attention.record import Recorder
 from qkv.errors import ConfigError
@@ -95,10 +94,10 @@ class MultiHeadAttention(nn.Module):
         qkv_bias = bias if qkv_bias is None else qkv_bias
         self.n_heads, self.d_head, self.causal, self.dropout = n_heads, d_head, causal, dropout
         self.rotary, self.position_bias = rotary, position_bias
-        self.query = Linear(d_model, n_heads * d_head, bias=qkv_bias)
-        self.key = Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
-        self.value = Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
-        self.output = Linear(n_heads * d_head, d_model, bias=bias)
+        self.query = nn.Linear(d_model, n_heads * d_head, bias=qkv_bias)
+        self.key = nn.Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
+        self.value = nn.Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
+        self.output = nn.Linear(n_heads * d_head, d_model, bias=bias)
 
     def forward(
         self,

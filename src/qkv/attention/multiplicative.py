@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.attention.masks import positions_from_mask, real_keys
 from qkv.attention.scores import (
     additive_scores,
@@ -49,7 +48,7 @@ class GeneralAttention(SingleHeadAttention):
 
     def __init__(self, d_query: int, d_memory: int):
         super().__init__()
-        self.key = Linear(d_memory, d_query, bias=False)
+        self.key = nn.Linear(d_memory, d_query, bias=False)
 
     def keys(self, memory: Float[Tensor, "B K Dm"]) -> Float[Tensor, "B K Dq"]:
         """Compute W k once for all decoding steps; q^T (W k) equals (q^T W) k."""
@@ -70,7 +69,7 @@ class ConcatAttention(SingleHeadAttention):
 
     def __init__(self, d_query: int, d_memory: int, d_attention: int):
         super().__init__()
-        joint = Linear(d_query + d_memory, d_attention, bias=False)
+        joint = nn.Linear(d_query + d_memory, d_attention, bias=False)
         self.weight = joint.weight  # (A, Dq + Dm)
         self.d_query = d_query
         self.vector = nn.Parameter(torch.randn(d_attention) * d_attention**-0.5)
@@ -98,7 +97,7 @@ class LocationAttention(SingleHeadAttention):
 
     def __init__(self, d_query: int, max_keys: int):
         super().__init__()
-        self.weight = Linear(d_query, max_keys, bias=False).weight  # (max_keys, Dq)
+        self.weight = nn.Linear(d_query, max_keys, bias=False).weight  # (max_keys, Dq)
 
     def scores(
         self,

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.blocks.dropout import dropout as drop
 from qkv.errors import ConfigError
 
@@ -54,9 +53,9 @@ class FeedForward(nn.Module):
             known = ", ".join((*ACTIVATIONS, *GATES))
             raise ConfigError(f"unknown feed-forward kind {kind!r}; expected one of {known}")
         self.kind, self.dropout = kind, dropout
-        self.up = Linear(d_model, d_ff, bias=bias)
-        self.gate = Linear(d_model, d_ff, bias=bias) if kind in GATES else None
-        self.down = Linear(d_ff, d_model, bias=bias)
+        self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.gate = nn.Linear(d_model, d_ff, bias=bias) if kind in GATES else None
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Project up, apply the nonlinearity, project down."""

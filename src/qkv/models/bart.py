@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
@@ -85,7 +84,7 @@ class Bart(EncoderDecoder):
         self.dropout = Dropout(config.dropout)
         self.encoder = self._stack(config.n_encoder_layers, decoder=False)
         self.decoder = self._stack(config.n_decoder_layers, decoder=True)
-        self.head = Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.apply(initialize)
         self.head.weight = self.embedding.weight
 

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.attention.masks import attention_mask, token_positions
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
@@ -112,7 +111,7 @@ class Bert(nn.Module):
         self.norm = LayerNorm(config.d_model, eps=config.norm_eps)
         self.dropout = Dropout(config.dropout)
         self.stack = Stack(config.block(), config.n_layers)
-        self.pooler = Linear(config.d_model, config.d_model) if config.pooler else None
+        self.pooler = nn.Linear(config.d_model, config.d_model) if config.pooler else None
         self.apply(initialize)
 
     def forward(

@@ -8,7 +8,6 @@ import math
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.attention.masks import attention_mask, check_tokens, token_positions
 from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.stack import Stack
@@ -32,7 +31,7 @@ class CausalLM(nn.Module):
         super().__init__()
         self.embedding = TokenEmbedding(vocab_size, d_model)
         self.stack = stack
-        self.head: nn.Module = Linear(d_model, vocab_size, bias=False)
+        self.head: nn.Module = nn.Linear(d_model, vocab_size, bias=False)
         self.apply(initialize)
         # Residual projections start smaller, by depth (Radford et al. 2019, section 2.3).
         for name, module in self.named_modules():

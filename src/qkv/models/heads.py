@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.feed_forward import ACTIVATIONS
 from qkv.blocks.norms import LayerNorm
@@ -86,7 +85,7 @@ class TokenClassifier(ModelWithHead):
         super().__init__(encoder)
         self.n_classes = n_classes
         self.dropout = Dropout(dropout)
-        self.classifier = Linear(encoder.config.d_model, n_classes)
+        self.classifier = nn.Linear(encoder.config.d_model, n_classes)
         initialize(self.classifier)
 
     def score(
@@ -113,10 +112,10 @@ class Classifier(nn.Module):
         self, d_model: int, n_classes: int, *, hidden_layer: str | None, dropout: float, bias: bool
     ):
         super().__init__()
-        self.dense = Linear(d_model, d_model) if hidden_layer else None
+        self.dense = nn.Linear(d_model, d_model) if hidden_layer else None
         self.activation = HIDDEN_LAYERS[hidden_layer] if hidden_layer else None
         self.dropout = Dropout(dropout)
-        self.output = Linear(d_model, n_classes, bias=bias)
+        self.output = nn.Linear(d_model, n_classes, bias=bias)
         self.apply(initialize)
 
     def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
@@ -276,10 +275,10 @@ class MaskedHead(nn.Module):
     def __init__(self, encoder: Encoder, *, activation: str | None = None):
         super().__init__()
         config = encoder.config
-        self.dense = Linear(config.d_model, config.d_model)
+        self.dense = nn.Linear(config.d_model, config.d_model)
         self.activation = ACTIVATIONS[activation or config.activation]
         self.norm = LayerNorm(config.d_model, eps=config.norm_eps)
-        self.output = Linear(config.d_model, config.vocab_size)
+        self.output = nn.Linear(config.d_model, config.vocab_size)
         self.apply(initialize)
         self.output.weight = encoder.embedding.weight
 
@@ -315,7 +314,7 @@ class PreTraining(ModelWithHead):
     def __init__(self, encoder: Encoder):
         super().__init__(encoder)
         self.head = MaskedHead(encoder)
-        self.classifier = Linear(encoder.config.d_model, 2)
+        self.classifier = nn.Linear(encoder.config.d_model, 2)
         initialize(self.classifier)
 
     def score(

@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qkv.attention.linear import linear
 from qkv.blocks.dropout import dropout as drop
 from qkv.errors import ConfigError
 
@@ -145,12 +144,12 @@ class LoRALinear(LoRALayer):
         drops = self.training and self.dropout > 0
         if drops:
             x = drop(x, self.dropout)
-        update = linear(linear(x, self.A) * self.scale, self.B)
+        update = F.linear(F.linear(x, self.A) * self.scale, self.B)
         if self.magnitude is None:
             return h + update
         frozen = h if self.bias is None else h - self.bias
         if drops:  # DoRA rescales both parts, so both get the dropped input
-            frozen = linear(x, self.base.weight)
+            frozen = F.linear(x, self.base.weight)
         stretch = self.stretch()
         return h + (stretch - 1) * frozen + stretch * update
 
@@ -196,7 +195,7 @@ class LoRAEmbedding(LoRALayer):
         """Look up each token in the table and in its update."""
         frozen = self.base(tokens)
         scale = self.scale * getattr(self.base, "scale", 1)  # some embeddings scale their vectors
-        update = linear(F.embedding(tokens, self.A.T) * scale, self.B)
+        update = F.linear(F.embedding(tokens, self.A.T) * scale, self.B)
         return frozen + update if self.magnitude is None else self.stretch() * (frozen + update)
 
     @property

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qkv.attention.core import attention_weights
-from qkv.attention.linear import Linear
 from qkv.attention.masks import attention_mask, check_tokens, token_positions
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
@@ -137,15 +136,15 @@ class PointerGenerator(Seq2Seq[PointerState]):
         self.config = config
         self.encoder = Bert(config.encoder())
         width, d_encoder = config.d_model, config.d_encoder
-        self.memory = Linear(d_encoder, width)
-        self.input = Linear(d_encoder, width)
+        self.memory = nn.Linear(d_encoder, width)
+        self.input = nn.Linear(d_encoder, width)
         self.positions = SinusoidalPositions(width)
         self.dropout = Dropout(config.dropout)
         self.decoder = Stack(config.decoder(), config.n_layers)
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.gate = Linear(3 * width, 1)
-        self.output = Linear(width, d_encoder)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.gate = nn.Linear(3 * width, 1)
+        self.output = nn.Linear(width, d_encoder)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         for module in (self.memory, self.input, self.query, self.key, self.gate, self.output):
             initialize(module)

@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from qkv.attention.additive import AdditiveAttention
 from qkv.attention.cache import MemoryCache
-from qkv.attention.linear import Linear
 from qkv.attention.local import LocalAttention
 from qkv.attention.masks import attention_mask, check_token_mask, check_tokens
 from qkv.attention.multiplicative import (
@@ -230,7 +229,7 @@ class RNNDecoder(nn.Module):
         )
         self.attention = make_attention(config)
         n_vectors = 1 if self.attention is None else 2
-        self.readout = Linear(n_vectors * config.d_hidden, config.d_hidden, bias=False)
+        self.readout = nn.Linear(n_vectors * config.d_hidden, config.d_hidden, bias=False)
 
     def forward(self, x: Float[Tensor, "B E"], state: RNNState) -> Float[Tensor, "B H"]:
         """Process one token; return the attentional vector that predicts the next.
@@ -276,10 +275,10 @@ class RNNSeq2Seq(Seq2Seq[RNNState]):
         self.source_embedding = TokenEmbedding(config.source_vocab_size, config.d_embedding)
         self.target_embedding = TokenEmbedding(config.target_vocab_size, config.d_embedding)
         self.encoder = RNNEncoder(config)
-        self.bridge = Linear(config.d_hidden, config.d_hidden)
+        self.bridge = nn.Linear(config.d_hidden, config.d_hidden)
         self.decoder = RNNDecoder(config)
         self.dropout = Dropout(config.dropout)
-        self.head = Linear(config.d_hidden, config.target_vocab_size)
+        self.head = nn.Linear(config.d_hidden, config.target_vocab_size)
 
     def hidden(
         self,

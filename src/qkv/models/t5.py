@@ -10,7 +10,6 @@ from typing import cast
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.attention.masks import attention_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.block import Block
@@ -131,7 +130,7 @@ class T5(EncoderDecoder):
             ClosingNorm(config.d_model, eps=config.norm_eps, dropout=config.dropout, factor=x)
             for x in (1.0, factor)
         )
-        self.head = Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         initialize_t5(self, config)
         if config.tied_output:
             self.head.weight = self.embedding.weight
@@ -196,7 +195,7 @@ def make_stack(config: T5Config, n_layers: int, *, decoder: bool) -> Stack:
 def initialize_t5(model: nn.Module, config: T5Config) -> None:
     """Initialize so that projections keep the variance of their input and scores have 1."""
     for name, module in model.named_modules():
-        if isinstance(module, Linear):
+        if isinstance(module, nn.Linear):
             divided = config.d_head if name.endswith("attention.query") else 1
             initialize(module, std=(module.in_features * divided) ** -0.5)
         if isinstance(module, RelativeBias):

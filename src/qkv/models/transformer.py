@@ -10,7 +10,6 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.blocks.config import BlockConfig, FeedForwardKind
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.embedding import TokenEmbedding
@@ -103,7 +102,7 @@ class Transformer(EncoderDecoder):
         self.dropout = Dropout(config.dropout)
         self.encoder = Stack(config.block(decoder=False), config.n_encoder_layers)
         self.decoder = Stack(config.block(decoder=True), config.n_decoder_layers)
-        self.head = Linear(config.d_model, config.target_vocab_size, bias=config.output_bias)
+        self.head = nn.Linear(config.d_model, config.target_vocab_size, bias=config.output_bias)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and "embedding" not in name:
                 nn.init.xavier_uniform_(parameter)

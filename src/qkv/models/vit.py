@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
 from qkv.blocks.stack import Stack
@@ -169,7 +168,7 @@ class ViT(nn.Module):
         self.positions = vectors(n_tokens, d_model)
         self.dropout = Dropout(config.dropout)
         self.stack = Stack(config.block(), config.n_layers)
-        self.pooler = Linear(config.d_model, config.d_model) if config.pooler else None
+        self.pooler = nn.Linear(config.d_model, config.d_model) if config.pooler else None
         self.apply(initialize)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L D"]:
@@ -224,8 +223,8 @@ class DistilledClassifier(ModelWithHead):
     def __init__(self, encoder: ViT, n_classes: int):
         super().__init__(encoder)
         self.n_classes = n_classes
-        self.classifier = Linear(encoder.config.d_model, n_classes)
-        self.distilled = Linear(encoder.config.d_model, n_classes)
+        self.classifier = nn.Linear(encoder.config.d_model, n_classes)
+        self.distilled = nn.Linear(encoder.config.d_model, n_classes)
         for head in (self.classifier, self.distilled):
             initialize(head)
 

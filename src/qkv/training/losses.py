@@ -4,11 +4,10 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from qkv.attention.linear import Linear
 from qkv.data.batches import PairBatch
 from qkv.data.summary_batches import SummaryBatch
 from qkv.errors import VocabularyError
@@ -33,7 +32,7 @@ def pair_loss(
     """
     hidden = model.hidden(batch.source, batch.target_input, source_mask=batch.source_mask)
     real = batch.target_mask.flatten().int().argsort(descending=True, stable=True)
-    real, head = real[: batch.n_targets], cast(Linear, model.head)
+    real, head = real[: batch.n_targets], cast(nn.Linear, model.head)
     return linear_cross_entropy(
         hidden.flatten(0, 1)[real],
         head.weight,

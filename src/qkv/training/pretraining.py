@@ -6,9 +6,8 @@ The logits are computed only at the positions to predict.
 from typing import cast
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from qkv.attention.linear import Linear
 from qkv.data.conversations import PackedBatch
 from qkv.data.pretraining import TokenBatch
 from qkv.models.causal import CausalLM
@@ -37,7 +36,7 @@ def causal_loss(model: CausalLM, batch: TokenBatch) -> Float[Tensor, ""]:
     Padding is on the right, where no real token attends to it: no mask is needed.
     """
     hidden = model.hidden(batch.tokens).flatten(0, 1).index_select(0, batch.positions)  # (N, d)
-    head = cast(Linear, model.head)
+    head = cast(nn.Linear, model.head)
     return linear_cross_entropy(hidden, head.weight, head.bias, batch.targets)
 
 
@@ -47,6 +46,6 @@ def packed_loss(model: CausalLM, batch: PackedBatch) -> Float[Tensor, ""]:
     Each token sees only its own text, at its own positions, so packing does not change the loss.
     """
     hidden = model.hidden(batch.tokens, positions=batch.positions, texts=batch.texts)
-    head = cast(Linear, model.head)
+    head = cast(nn.Linear, model.head)
     chosen = hidden.flatten(0, 1).index_select(0, batch.at)
     return linear_cross_entropy(chosen, head.weight, head.bias, batch.targets)
