@@ -35,6 +35,23 @@ class KeyValueCache:
         self.length = end
         return self._keys[:, :, :end], self._values[:, :, :end]
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever stored."""
+        return self._keys is None
+
+    def reserve(self, n: int) -> KeysValues | None:
+        """Return the memory (B, G, capacity, D) with n more positions, for the caller to write.
+
+        None if nothing is stored yet.
+        """
+        if self._keys is None or self._values is None:
+            return None
+        end = self.length + n
+        self._keys, self._values = (self._room(x, x, end) for x in (self._keys, self._values))
+        self.length = end
+        return self._keys, self._values
+
     def _room(self, slots: Tensor | None, new: Tensor, end: int) -> Tensor:
         if slots is not None and end <= slots.shape[2]:
             return slots
@@ -97,6 +114,11 @@ class MemoryCache:
         """Return the keys and values, calling `project` only the first time."""
         if self._filled is None:
             self._filled = project()
+        return self._filled
+
+    @property
+    def filled(self) -> KeysValues | None:
+        """The keys and values (B, G, K, D); None before the first call."""
         return self._filled
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:

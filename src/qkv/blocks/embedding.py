@@ -31,10 +31,14 @@ class TokenEmbedding(nn.Embedding):
             vectors = super().forward(input)
         except IndexError:
             # Trying PyTorch first costs nothing for valid input.
-            low, high = int(input.min()), int(input.max())
-            raise VocabularyError(
-                f"got token ids from {low} to {high}, but the vocabulary has "
-                f"{self.num_embeddings} (ids 0 to {self.num_embeddings - 1}); is this the "
-                "tokenizer for which the model was built?"
-            ) from None
+            raise unknown_token(input, self.num_embeddings) from None
         return vectors if self.scale == 1 else vectors * self.scale
+
+
+def unknown_token(tokens: Int[Tensor, "batch length"], vocab_size: int) -> VocabularyError:
+    """Return the error for ids outside the vocabulary."""
+    return VocabularyError(
+        f"got token ids from {int(tokens.min())} to {int(tokens.max())}, but the vocabulary has "
+        f"{vocab_size} (ids 0 to {vocab_size - 1}); is this the tokenizer for which the model was "
+        "built?"
+    )

@@ -1,0 +1,134 @@
+"""Compile the kernel at first use, prove it in a process of its own, and load it.
+
+The library is named by a hash of all that it depends on. It gets that name only after a process has
+compared its numbers with PyTorch's: a processor may claim instructions that it cannot run, and then
+that process dies instead of this one.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("kernel.cpp")
+LOG = logging.getLogger(__name__)
+SECONDS = 300  # after which a compiler or a check is given up
+# Sums may be reordered, which vectors need; NaN and infinity keep their meaning.
+FLAGS = [
+    *(
+        "-std=c++20",
+        "-O3",
+        "-march=native",
+        "-fPIC",
+        "-shared",
+        "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    ),
+    *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
+]
+MSVC_FLAGS = [
+    "/nologo",
+    "/std:c++20",
+    "/O2",
+    "/arch:AVX2",
+    "/fp:fast",
+    "/LD",
+    "/EHsc",
+    "/DTORCH_TARGET_VERSION=0x020a000000000000",
+]
+
+
+@cache
+def kernel() -> bool:
+    """Return whether `torch.ops.qkv` is there; the first call of all compiles it (seconds).
+
+    Without a compiler, with `QKV_KERNEL=off`, or if the compiled numbers are wrong, PyTorch
+    computes instead, and one line of the log says so.
+    """
+    if os.environ.get("QKV_KERNEL") == "off":
+        return False
+    try:
+        torch.ops.load_library(str(library()))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        LOG.warning("PyTorch computes instead of the compiled kernel: %s", error)
+        return False
+    return True
+
+
+def library() -> Path:
+    """Return the compiled kernel, which is made if it is not there.
+
+    Raises:
+        RuntimeError: if there is no compiler, it fails, or its numbers are wrong.
+    """
+    compiler = next(
+        filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++", "cl"))),
+        None,
+    )
+    if compiler is None:
+        raise RuntimeError("no C++ compiler was found (c++, g++, clang++, cl or $CXX)")
+    command = _command(compiler)
+    sources = [
+        path.read_text(encoding="utf-8") for path in (SOURCE, SOURCE.with_name("products.h"))
+    ]
+    key = "\n".join([*sources, *command, torch.__version__, _processor()])
+    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(cache_home) / "qkv" / "kernels"
+    path = (
+        folder
+        / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}{'.dll' if os.name == 'nt' else '.so'}"
+    )
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    LOG.warning("compiling the kernel for this processor, once (some seconds) ...")
+    # Two processes may compile at the same time: each in its own folder, and either result is good.
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        made = Path(own) / path.name
+        _run([*command, *_output(compiler, made)], "the compiler failed")
+        _run(
+            [sys.executable, "-m", "qkv.inference.check", str(made)],
+            "the compiled kernel fails its check",
+        )
+        os.replace(made, path)
+    return path
+
+
+def _command(compiler: str) -> list[str]:
+    include = Path(torch.__file__).parent / "include"
+    flags = MSVC_FLAGS if _is_msvc(compiler) else FLAGS
+    return [compiler, *flags, f"-I{include}", str(SOURCE)]
+
+
+def _output(compiler: str, path: Path) -> list[str]:
+    libraries = Path(torch.__file__).parent / "lib"
+    if _is_msvc(compiler):
+        return [f"/Fe{path}", f"/Fo{path.with_suffix('.obj')}", str(libraries / "torch_cpu.lib")]
+    return ["-o", str(path), f"-L{libraries}", "-ltorch_cpu"]
+
+
+def _is_msvc(compiler: str) -> bool:
+    return Path(compiler).stem.lower() == "cl"
+
+
+def _processor() -> str:
+    """Return what this processor claims to run."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    kept = sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))})
+    return "\n".join([platform.machine(), platform.processor(), *kept])
+
+
+def _run(command: list[str], failure: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        said = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise RuntimeError(f"{failure} (exit status {done.returncode}): {said}")

@@ -1,0 +1,248 @@
+"""A stack of decoder blocks whose step is one call of the compiled kernel.
+
+Shapes: B batch, n new tokens, K keys so far, D d_model.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.blocks.block import Block, LayerCache, Residual
+from qkv.blocks.feed_forward import FeedForward
+from qkv.blocks.norms import LayerNorm, RMSNorm
+from qkv.blocks.positions import Rotary
+from qkv.blocks.stack import Stack
+from qkv.inference.build import kernel
+from qkv.inference.modules import MOST_ROWS, PackedLinear
+
+# The numbers by which kernel.cpp knows the activations.
+ACTIVATIONS = {"relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
+GATES = {"geglu": 2, "geglu_tanh": 3, "swiglu": 4}
+EMPTY = torch.empty(0)
+
+
+class FastStack(Stack):
+    """A stack that computes a few new tokens by the kernel, and all else as `Stack` does.
+
+    Args:
+        stack: a stack whose linear layers are packed.
+        fused: the packed queries, keys and values, and gate and up, by the module that has them.
+    """
+
+    def __init__(self, stack: Stack, fused: "dict[nn.Module, PackedLinear]"):
+        nn.Module.__init__(self)
+        self.blocks, self.norm, self.recompute = stack.blocks, stack.norm, False
+        self._rotary = _rotary(stack)
+        self._weights = _weights(stack, fused)
+        self._shape, self._eps = _shape(stack), _norms(stack)[0].eps
+        self._turned = EMPTY
+        self._watched = [m for m in self.modules() if m is not self]
+
+    def forward(
+        self,
+        x: Float[Tensor, "B n D"],
+        memory: Float[Tensor, "B K D"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        memory_mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        caches: Sequence[LayerCache] | None = None,
+    ) -> Float[Tensor, "B n D"]:
+        """Run the blocks in order; see `Stack`."""
+        few = 0 < x.shape[0] * x.shape[1] <= MOST_ROWS and x.dtype == torch.float32
+        placed = positions is not None or self._rotary is None
+        if few and placed and caches is not None and self._may_decode(x, caches):
+            return self._decode(x, mask, memory_mask, positions, caches)
+        return super().forward(
+            x,
+            memory,
+            mask=mask,
+            memory_mask=memory_mask,
+            positions=positions,
+            caches=caches,
+        )
+
+    def _may_decode(self, x: Tensor, caches: Sequence[LayerCache]) -> bool:
+        """Return whether the caches are filled, and nothing records, hooks or differentiates."""
+        if (torch.is_grad_enabled() and x.requires_grad) or not kernel():
+            return False
+        for cache in caches:
+            if cache.self_attention.empty or (
+                self._shape[-1] and cache.cross_attention.filled is None
+            ):
+                return False
+        return not any(
+            m._forward_hooks or m._forward_pre_hooks or getattr(m, "recorder", None) is not None
+            for m in self._watched
+        )
+
+    def _decode(
+        self,
+        x: Float[Tensor, "B n D"],
+        mask: Bool[Tensor, "B 1 1 K"] | None,
+        memory_mask: Bool[Tensor, "B 1 1 K"] | None,
+        positions: Int[Tensor, "*B n"] | None,
+        caches: Sequence[LayerCache],
+    ) -> Float[Tensor, "B n D"]:
+        past, slots = caches[0].self_attention.length, list[Tensor]()
+        for cache in caches:
+            slots += cache.self_attention.reserve(x.shape[1]) or ()
+            slots += cache.cross_attention.filled or ()
+        return torch.ops.qkv.decode(
+            x.contiguous(),
+            self._turns(positions),
+            EMPTY if mask is None else mask.contiguous(),
+            EMPTY if memory_mask is None else memory_mask.contiguous(),
+            self._weights,
+            slots,
+            [*self._shape, past],
+            self._eps,
+        )
+
+    def _turns(self, positions: Int[Tensor, "*B n"] | None) -> Float[Tensor, "*B n width"]:
+        """Return the cosines and sines of the positions: what (1, 0) becomes if it is rotated."""
+        if self._rotary is None or positions is None:
+            return EMPTY
+        if self._rotary.scaling is not None:
+            return unit_turns(self._rotary, positions)
+        if (last := int(positions.max())) >= len(self._turned):
+            size = max(64, 2 * last)
+            self._turned = unit_turns(self._rotary, torch.arange(size))
+        return self._turned[positions]
+
+
+def unit_turns(rotary: Rotary, positions: Int[Tensor, "*B n"]) -> Float[Tensor, "*B n width"]:
+    """Rotate the vector (1, 0) of every pair of coordinates, which gives (cos, sin)."""
+    unit = torch.zeros(rotary.width)
+    unit[_first_of_pairs(rotary)] = 1
+    turn = Rotary(rotary.width, base=rotary.base, layout=rotary.layout, scaling=rotary.scaling)
+    vectors = unit.expand(*positions.shape, -1)
+    if positions.ndim == 1:
+        return turn(vectors[None, None], positions)[0, 0]
+    return turn(vectors[:, None], positions)[:, 0]
+
+
+def _first_of_pairs(rotary: Rotary) -> slice:
+    interleaved = rotary.layout == "interleaved"
+    return slice(0, None, 2) if interleaved else slice(0, rotary.width // 2)
+
+
+def can_decode(stack: Stack) -> bool:
+    """Return whether the kernel computes what the blocks of this stack do."""
+    blocks = list(stack.blocks)
+    if not blocks or any(type(block) is not Block for block in blocks):
+        return False
+    return (
+        all(_is_plain(block) for block in blocks)
+        and len({_signature(block) for block in blocks}) == 1
+        and all(type(norm) in (LayerNorm, RMSNorm) for norm in _norms(stack))
+        and len({(type(norm), getattr(norm, "eps", None)) for norm in _norms(stack)}) == 1
+    )
+
+
+def _is_plain(block: Any) -> bool:
+    own, cross = block.self_attention, block.cross_attention
+    return (
+        type(own) is MultiHeadAttention
+        and own.causal
+        and own.position_bias is None
+        and (own.rotary is None or type(own.rotary) is Rotary)
+        and (cross is None or _serves(cross, own))
+        and type(block.feed_forward) is FeedForward
+        and all(type(part) is Residual for part in _residuals(block))
+        and all(isinstance(layer, PackedLinear) for layer in _layers(block))
+    )
+
+
+def _serves(cross: Any, own: Any) -> bool:
+    """Return whether cross-attention is of the same shape as self-attention."""
+    plain = type(cross) is MultiHeadAttention and cross.position_bias is None
+    return plain and not cross.causal and cross.rotary is None and _heads(cross) == _heads(own)
+
+
+def _signature(block: Any) -> tuple[Any, ...]:
+    """Return what the kernel takes to be the same in all blocks."""
+    own, rotary, cross = block.self_attention, block.self_attention.rotary, block.cross_attention
+    turns = () if rotary is None else (rotary.base, rotary.layout, rotary.width, rotary.scaling)
+    first = block.self_attention_residual.norm_first
+    return _heads(own), cross is None, block.feed_forward.kind, first, turns
+
+
+def _heads(attention: Any) -> tuple[int, ...]:
+    return attention.n_heads, attention.d_head, attention.key.out_features
+
+
+def _residuals(block: Any) -> list[Any]:
+    names = ("self_attention_residual", "cross_attention_residual", "feed_forward_residual")
+    return [getattr(block, name) for name in names if hasattr(block, name)]
+
+
+def _layers(block: Any) -> list[nn.Module]:
+    own, cross, feed_forward = block.self_attention, block.cross_attention, block.feed_forward
+    layers = [own.query, own.key, own.value, own.output, feed_forward.up, feed_forward.down]
+    layers += [] if cross is None else [cross.query, cross.key, cross.value, cross.output]
+    return layers if feed_forward.gate is None else [*layers, feed_forward.gate]
+
+
+def _norms(stack: Stack) -> list[Any]:
+    norms = [part.norm for block in stack.blocks for part in _residuals(block)]
+    return norms if stack.norm is None else [*norms, stack.norm]
+
+
+def _rotary(stack: Stack) -> Rotary | None:
+    block: Any = stack.blocks[0]
+    return block.self_attention.rotary
+
+
+def _shape(stack: Stack) -> list[int]:
+    """Return the numbers that kernel.cpp reads, in its order; the past comes last."""
+    block: Any = stack.blocks[0]
+    own, feed_forward = block.self_attention, block.feed_forward
+    kind, rotary = feed_forward.kind, own.rotary
+    return [
+        len(stack.blocks),
+        own.n_heads,
+        own.key.out_features // own.d_head,
+        own.d_head,
+        ACTIVATIONS[kind] if kind in ACTIVATIONS else GATES[kind],
+        kind in GATES,
+        isinstance(block.self_attention_residual.norm, RMSNorm),
+        block.self_attention_residual.norm_first,
+        0 if rotary is None else rotary.width,
+        rotary is not None and rotary.layout == "interleaved",
+        block.cross_attention is not None,
+    ]
+
+
+def _weights(stack: Stack, fused: "dict[nn.Module, PackedLinear]") -> list[Tensor]:
+    """Return the tensors that kernel.cpp reads, in its order; an absent one is empty."""
+    weights = list[Tensor]()
+
+    def norm(module: Any) -> None:
+        bias = getattr(module, "bias", None)
+        weights.extend((module.weight.detach(), EMPTY if bias is None else bias.detach()))
+
+    def linear(module: PackedLinear) -> None:
+        bias = EMPTY if module.bias is None else module.get_buffer("bias")
+        weights.extend((module.packed, module.scales, bias))
+
+    for each in stack.blocks:
+        block: Any = each
+        norm(block.self_attention_residual.norm)
+        linear(fused[block.self_attention])
+        linear(block.self_attention.output)
+        if block.cross_attention is not None:
+            norm(block.cross_attention_residual.norm)
+            linear(block.cross_attention.query)
+            linear(block.cross_attention.output)
+        norm(block.feed_forward_residual.norm)
+        feed_forward = block.feed_forward
+        linear(feed_forward.up if feed_forward.gate is None else fused[feed_forward])
+        linear(block.feed_forward.down)
+    if stack.norm is not None:
+        norm(stack.norm)
+    return weights

@@ -1,0 +1,232 @@
+// A step of a decoder's whole stack in one call, and a single linear layer.
+//
+// `decode` mirrors blocks/stack.py, blocks/block.py and attention/multi_head.py, in their order and
+// with their names; the Python pages are what it is tested against. products.h has the products.
+
+#include "products.h"
+
+// ---- One step of a decoder ----------------------------------------------------------------------
+
+struct Norm {
+  const float *weight, *bias;
+  bool rms;
+  float eps;
+  Index d;
+
+  void operator()(const float* x, Index rows, float* y) const {
+    for (Index r = 0; r < rows; ++r, x += d, y += d) {
+      float mean = 0, square = 0;
+      if (!rms) {
+        for (Index i = 0; i < d; ++i) mean += x[i];
+        mean /= float(d);
+      }
+      for (Index i = 0; i < d; ++i) square += (x[i] - mean) * (x[i] - mean);
+      const float inverse = 1 / std::sqrt(square / float(d) + eps);
+      for (Index i = 0; i < d; ++i) y[i] = (x[i] - mean) * inverse * weight[i] + (bias ? bias[i] : 0.f);
+    }
+  }
+};
+
+struct Memory {  // keys and values (batch, groups, length, width), and the mask (batch, length)
+  const float *keys, *values;
+  const bool* mask;
+  Index batch_stride, group_stride, stride, length;
+};
+
+// softmax(q K^T / sqrt(d)) V of one query and head; a query that sees nothing gets zeros.
+static void attend(const float* q, const float* keys, const float* values, const bool* mask, Index stride, Index n,
+                   Index d, float* scores, float* y) {
+  const float infinity = std::numeric_limits<float>::infinity(), scale = 1 / std::sqrt(float(d));
+  float most = -infinity, total = 0;
+  bool any = false;
+  for (Index t = 0; t < n; ++t) {
+    const bool seen = !mask || mask[t];
+    any |= seen;
+    scores[t] = seen ? scale * dot(q, keys + t * stride, d) : -infinity;
+    most = std::max(most, scores[t]);
+  }
+  std::fill(y, y + d, 0.f);
+  if (!any) return;
+  for (Index t = 0; t < n; ++t) total += scores[t] = std::exp(scores[t] - most);
+  for (Index t = 0; t < n; ++t) {
+    const float weight = scores[t] / total, *value = values + t * stride;
+    for (Index i = 0; i < d; ++i) y[i] += weight * value[i];
+  }
+}
+
+// x: `rows` = batch * n new tokens. See pack.py for the order of `weights` and of `shape`.
+struct Decoder {
+  Index d, n_heads, n_groups, d_head, turned, past, n, batch;
+  Activation activation;
+  bool gated, rms, norm_first, interleaved;
+  float eps;
+  const float* turns;  // (1 or batch, n, turned): cosines and sines, as `rotate` turns (1, 0)
+  bool own_turns;      // one for each row
+  Index rows;
+  std::vector<float> x, normed, projected, mixed, between, added;
+
+  void rotate(float* head, Index row) const {
+    const float* wave = turns + (own_turns ? row : row % n) * turned;
+    for (Index i = 0; i < turned / 2; ++i) {
+      const Index a = interleaved ? 2 * i : i, b = interleaved ? 2 * i + 1 : i + turned / 2;
+      const float cosine = wave[a], sine = wave[b], first = head[a], second = head[b];
+      head[a] = first * cosine - second * sine;
+      head[b] = first * sine + second * cosine;
+    }
+  }
+
+  // Every head of every row; row r is token r % n of text r / n, and sees `seen` tokens and itself.
+  void attention(const float* queries, Index width, const Memory& memory, bool causal) {
+    const Index per_group = n_heads / n_groups;
+    const Index work = std::max<Index>(1, memory.length * d_head);
+    torch::stable::parallel_for(0, rows * n_heads, std::max<Index>(1, (1 << 14) / work), [&](Index from, Index to) {
+      thread_local std::vector<float> scores;
+      scores.resize(memory.length);
+      for (Index i = from; i < to; ++i) {
+        const Index r = i / n_heads, h = i % n_heads, b = r / n;
+        const Index at = b * memory.batch_stride + h / per_group * memory.group_stride;
+        attend(queries + r * width + h * d_head, memory.keys + at, memory.values + at,
+               memory.mask ? memory.mask + b * memory.length : nullptr, memory.stride,
+               causal ? past + r % n + 1 : memory.length, d_head, scores.data(), mixed.data() + i * d_head);
+      }
+    });
+  }
+
+  template <class F>
+  void residual(const Norm& norm, const F& sublayer) {
+    if (norm_first) {
+      norm(x.data(), rows, normed.data());
+      sublayer(normed.data(), added.data());
+    } else {
+      sublayer(x.data(), added.data());
+    }
+    for (size_t i = 0; i < x.size(); ++i) x[i] += added[i];
+    if (!norm_first) norm(x.data(), rows, x.data());
+  }
+
+  void self_attention(const Linear& qkv, const Linear& output, const Memory& cache, const float* y, float* out) {
+    const Index n_projected = (n_heads + 2 * n_groups) * d_head;
+    projected.resize(rows * n_projected);
+    qkv(y, rows, projected.data());
+    for (Index r = 0; r < rows; ++r) {
+      float* row = projected.data() + r * n_projected;
+      if (turned)
+        for (Index h = 0; h < n_heads + n_groups; ++h) rotate(row + h * d_head, r);
+      const Index position = r / n * cache.batch_stride + (past + r % n) * cache.stride;
+      for (Index g = 0; g < n_groups; ++g) {
+        const float* key = row + (n_heads + g) * d_head;
+        const Index at = position + g * cache.group_stride;
+        std::copy(key, key + d_head, const_cast<float*>(cache.keys) + at);
+        std::copy(key + n_groups * d_head, key + (n_groups + 1) * d_head, const_cast<float*>(cache.values) + at);
+      }
+    }
+    attention(projected.data(), n_projected, cache, true);
+    output(mixed.data(), rows, out);
+  }
+
+  void cross_attention(const Linear& query, const Linear& output, const Memory& memory, const float* y, float* out) {
+    projected.resize(rows * n_heads * d_head);
+    query(y, rows, projected.data());
+    attention(projected.data(), n_heads * d_head, memory, false);
+    output(mixed.data(), rows, out);
+  }
+
+  void feed_forward(const Linear& up, const Linear& down, const float* y, float* out) {
+    between.resize(rows * down.k);
+    up(y, rows, between.data(), activation, gated);
+    down(between.data(), rows, out);
+  }
+};
+
+// ---- What PyTorch calls -------------------------------------------------------------------------
+
+template <class T>
+static const T* data(const Tensor& x) {
+  return x.numel() ? (const T*)x.const_data_ptr() : nullptr;
+}
+
+static Linear linear_of(const Tensor& weight, const Tensor& scales, const Tensor& bias) {
+  using torch::headeronly::ScalarType;
+  const ScalarType type = weight.scalar_type();
+  const bool grouped = scales.numel() && scales.scalar_type() == ScalarType::Half;
+  Linear f{weight.const_data_ptr(), scales.numel() ? scales.const_data_ptr() : nullptr, data<float>(bias),
+           type == ScalarType::Float      ? FLOAT32
+           : type == ScalarType::BFloat16 ? BFLOAT16
+           : type == ScalarType::Byte     ? GROUPS4
+           : grouped                      ? GROUPS8
+                                          : INT8,
+           weight.size(0), weight.size(1)};
+  if (f.kind == GROUPS4) f.k *= 2;
+  return f;
+}
+
+static Tensor linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) {
+  const Linear f = linear_of(weight, scales, bias);
+  const Index rows = x.numel() / f.k;
+  STD_TORCH_CHECK(x.is_contiguous() && x.size(-1) == f.k, "the rows of x are not as wide as those of the weight");
+  std::vector<Index> shape;
+  for (Index i = 0; i + 1 < x.dim(); ++i) shape.push_back(x.size(i));
+  shape.push_back(f.n);
+  Tensor y = torch::stable::new_empty(x, shape);
+  f(data<float>(x), rows, (float*)y.mutable_data_ptr());
+  return y;
+}
+
+static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, std::vector<Tensor> weights,
+                     std::vector<Tensor> caches, std::vector<Index> shape, double eps) {
+  auto number = shape.begin();
+  Decoder it{};
+  const Index n_layers = *number++;
+  it.n_heads = *number++, it.n_groups = *number++, it.d_head = *number++;
+  it.activation = Activation(*number++), it.gated = *number++, it.rms = *number++, it.norm_first = *number++;
+  it.turned = *number++, it.interleaved = *number++;
+  const bool cross = *number++;
+  it.past = *number++;
+  it.batch = x.size(0), it.n = x.size(1), it.d = x.size(2), it.rows = it.batch * it.n, it.eps = float(eps);
+  it.turns = data<float>(turns), it.own_turns = turns.numel() != it.n * it.turned;
+  it.x.assign(data<float>(x), data<float>(x) + x.numel());
+  it.normed.resize(x.numel()), it.added.resize(x.numel()), it.mixed.resize(it.rows * it.n_heads * it.d_head);
+
+  auto weight = weights.begin(), cache = caches.begin();
+  const auto norm = [&] {
+    const float *scale = data<float>(*weight++), *bias = data<float>(*weight++);
+    return Norm{scale, bias, it.rms, it.eps, it.d};
+  };
+  const auto product = [&] {
+    weight += 3;
+    return linear_of(weight[-3], weight[-2], weight[-1]);
+  };
+  const auto memory = [&](const Tensor& seen, Index length) {
+    const Tensor keys = *cache++, values = *cache++;
+    return Memory{data<float>(keys), data<float>(values), data<bool>(seen), keys.stride(0), keys.stride(1), keys.stride(2), length};
+  };
+  for (Index layer = 0; layer < n_layers; ++layer) {
+    const Norm first = norm();
+    const Linear qkv = product(), output = product();
+    const Memory own = memory(mask, it.past + it.n);
+    it.residual(first, [&](const float* y, float* out) { it.self_attention(qkv, output, own, y, out); });
+    if (cross) {
+      const Norm second = norm();
+      const Linear query = product(), joined = product();
+      const Memory other = memory(memory_mask, cache->size(2));
+      it.residual(second, [&](const float* y, float* out) { it.cross_attention(query, joined, other, y, out); });
+    }
+    const Norm third = norm();
+    const Linear up = product(), down = product();
+    it.residual(third, [&](const float* y, float* out) { it.feed_forward(up, down, y, out); });
+  }
+  Tensor result = torch::stable::new_empty(x, {it.batch, it.n, it.d});
+  float* y = (float*)result.mutable_data_ptr();
+  if (it.norm_first) norm()(it.x.data(), it.rows, y);
+  else std::copy(it.x.begin(), it.x.end(), y);
+  return result;
+}
+
+STABLE_TORCH_LIBRARY(qkv, m) {
+  m.def("linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) -> Tensor");
+  m.def("decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, Tensor[] weights, Tensor[] caches, int[] shape, float eps) -> Tensor");
+}
+STABLE_TORCH_LIBRARY_IMPL(qkv, CPU, m) {
+  m.impl("linear", TORCH_BOX(&linear));
+  m.impl("decode", TORCH_BOX(&decode));
+}

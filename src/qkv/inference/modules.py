@@ -1,0 +1,94 @@
+"""Layers whose weights are packed; they compute what the expanded weights would."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qkv.attention.masks import check_tokens
+from qkv.blocks.embedding import unknown_token
+from qkv.errors import ConfigError
+from qkv.inference.build import kernel
+from qkv.inference.packed import Packed
+
+MOST_ROWS = 16  # of the kernel: beyond, computing takes longer than reading the weights
+
+
+class _Frozen(nn.Module):
+    """A module whose buffers keep their dtype and device."""
+
+    packed: Tensor
+    scales: Tensor
+
+    def hold(self, matrix: Packed) -> None:
+        """Register the matrix as buffers."""
+        self.register_buffer("packed", matrix.weight)
+        self.register_buffer("scales", matrix.scales)
+
+    @property
+    def matrix(self) -> Packed:
+        """The packed weights."""
+        return Packed(self.packed, self.scales)
+
+    @property
+    def weight(self) -> Float[Tensor, "N K"]:
+        """The expanded weights, made anew at each access."""
+        return self.matrix.expand()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        for tensor in (self.packed, self.scales):
+            moved = fn(tensor[:0])
+            if (moved.dtype, moved.device) != (tensor.dtype, tensor.device):
+                raise ConfigError(
+                    f"an optimized model cannot be converted to {moved.dtype} on {moved.device}: "
+                    "its weights are packed; convert the model, and optimize it then"
+                )
+        return self
+
+
+class PackedLinear(_Frozen):
+    """A linear layer for inference, by the compiled kernel for up to 16 rows."""
+
+    def __init__(self, matrix: Packed, bias: Float[Tensor, " N"] | None = None):
+        super().__init__()
+        self.hold(matrix)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self._no_bias = torch.empty(0)
+
+    def forward(self, x: Float[Tensor, "*any K"]) -> Float[Tensor, "*any N"]:
+        """Project the last axis."""
+        bias = self.get_buffer("bias") if self.bias is not None else None
+        rows = x.numel() // max(1, x.shape[-1])
+        differentiated = torch.is_grad_enabled() and x.requires_grad
+        if 0 < rows <= MOST_ROWS and x.dtype == torch.float32 and not differentiated and kernel():
+            bias = self._no_bias if bias is None else bias
+            return torch.ops.qkv.linear(x.contiguous(), self.packed, self.scales, bias)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+    @property
+    def out_features(self) -> int:
+        """Number of outputs N."""
+        return len(self.packed)
+
+    def extra_repr(self) -> str:
+        """Show the size and how it is stored."""
+        return f"{tuple(self.packed.shape)}, {self.packed.dtype}, bias={self.bias is not None}"
+
+
+class PackedEmbedding(_Frozen):
+    """A token embedding that expands the rows that it is asked for."""
+
+    def __init__(self, matrix: Packed, scale: float):
+        super().__init__()
+        self.hold(matrix)
+        self.scale = scale
+
+    def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length D"]:
+        """Look up each token."""
+        check_tokens(tokens)
+        if tokens.numel() and not (tokens.min() >= 0 and tokens.max() < len(self.packed)):
+            raise unknown_token(tokens, len(self.packed))
+        vectors = self.matrix[tokens.flatten()].expand().unflatten(0, tokens.shape)
+        return vectors if self.scale == 1 else vectors * self.scale

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from qkv.errors import ConfigError
+from qkv.inference.packed import PACKINGS, pack
+
+KINDS = [(packing, groups) for packing in PACKINGS for groups in (False, True)]
+
+
+@pytest.mark.parametrize(("packing", "groups"), KINDS)
+def test_what_was_expanded_is_packed_again_without_loss(packing, groups):
+    once = pack(torch.randn(7, 96), packing, groups=groups)
+    again = pack(once.expand(), packing, groups=groups)
+    torch.testing.assert_close(again.expand(), once.expand(), rtol=0, atol=0)
+    assert torch.equal(again.weight, once.weight)
+
+
+@pytest.mark.parametrize(
+    ("packing", "groups", "largest"),
+    [
+        ("float32", False, 0.0),
+        ("bfloat16", False, 2**-8),
+        ("int8", False, 0.5 / 127),
+        ("int8", True, 0.501 / 127),
+        ("int4", False, 0.51 * 2 / 15),
+    ],
+)
+def test_an_error_is_at_most_half_a_step(packing, groups, largest):
+    matrix = torch.randn(11, 64)
+    error = (pack(matrix, packing, groups=groups).expand() - matrix).abs()
+    assert (error <= largest * matrix.abs().amax(1, keepdim=True)).all()
+
+
+@pytest.mark.parametrize(("packing", "groups"), KINDS)
+def test_rows_of_zeros_and_of_one_number_stay(packing, groups):
+    matrix = torch.randn(5, 64)
+    matrix[1], matrix[3] = 0.0, 0.25
+    expanded = pack(matrix, packing, groups=groups).expand()
+    assert torch.equal(expanded[1], matrix[1])
+    half = groups and packing == "int8"  # the scales are float16
+    torch.testing.assert_close(expanded[3], matrix[3], rtol=2**-11 if half else 1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("packing", "bytes_"), [("float32", 4), ("bfloat16", 2), ("int8", 1), ("int4", 5 / 8)]
+)
+def test_it_takes_as_many_bytes_as_its_name_says(packing, bytes_):
+    scales = 13 * 4 if packing == "int8" else 0
+    assert pack(torch.randn(13, 96), packing).n_bytes == 13 * 96 * bytes_ + scales
+
+
+def test_a_width_that_no_group_divides_has_a_scale_per_row():
+    for packing in ("int8", "int4"):
+        matrix = pack(torch.randn(3, 33), packing, groups=True)
+        assert matrix.weight.dtype == torch.int8
+        assert matrix.scales.shape == (3,)
+
+
+def test_rows_are_a_part_of_the_matrix():
+    for packing, groups in KINDS:
+        matrix = pack(torch.randn(7, 64), packing, groups=groups)
+        assert torch.equal(matrix[2:5].expand(), matrix.expand()[2:5])
+        assert torch.equal(matrix[torch.tensor([6, 0])].expand(), matrix.expand()[[6, 0]])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers_are_refused(value):
+    matrix = torch.randn(3, 32)
+    matrix[1, 5] = value
+    with pytest.raises(ConfigError, match="not finite; expected numbers"):
+        pack(matrix, "int8")
+
+
+def test_weights_beyond_float16_are_refused_in_groups():
+    matrix = torch.randn(3, 32)
+    matrix[1, 5] = 1e8
+    with pytest.raises(ConfigError, match=r'at most 65,504\); expected.* "int8"'):
+        pack(matrix, "int4")
+    assert pack(matrix, "int8").expand().isfinite().all()
