@@ -13,6 +13,8 @@ from qkv.tutorial.figures import (
     figure,
     new_figure,
     save_figure,
+    show_curves,
+    show_weights,
     smooth,
     with_palette,
 )
@@ -132,3 +134,27 @@ def test_a_notebook_shows_a_figure_with_its_titles_as_text(tmp_path, monkeypatch
     assert shown[0]["text/plain"] == "Figure: above; twice"
     assert shown[0]["image/png"].startswith(b"\x89PNG")
     assert (axes[0, 0].get_xscale(), axes[0, 0].get_yscale()) == ("log", "log")
+
+
+def test_maps_are_drawn_row_by_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("qkv.tutorial.figures.FIGURES", tmp_path)
+    drawn = []
+    monkeypatch.setattr(
+        "qkv.tutorial.figures.save_figure", lambda figure, path, **_: drawn.append((figure, path))
+    )
+    maps = {name: ([[0.0, 1.0]], ["q"], ["a", "b"]) for name in ("one", "two", "three")}
+    show_weights("3", maps, 2, size=(4.0, 2.0), title="above", color_bar=False, rotation=60)
+    [(figure, path)] = drawn
+    assert path == tmp_path / "3.png"
+    assert [one.get_title() for one in figure.axes] == ["one", "two", "three", ""]
+    assert [one.axison for one in figure.axes] == [True, True, True, False]
+    assert figure.axes[0].get_xticklabels()[0].get_rotation() == 60
+    mpl.pyplot.close(figure)
+
+
+def test_curves_are_a_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("qkv.tutorial.figures.FIGURES", tmp_path)
+    show_curves("4", {"a": ([1, 2], [1, 8])}, x="x", y="y", title="twice", size=(4, 2), log="y")
+    assert capsys.readouterr().out == f"figure: {tmp_path}/4.png\n"
+    with Image.open(tmp_path / "4.png") as image:
+        assert image.size == (480, 240)

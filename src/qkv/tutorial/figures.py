@@ -142,6 +142,50 @@ def draw_curves(
         axes.legend(fontsize=8)
 
 
+def show_weights(
+    name: str,
+    maps: Mapping[str, tuple[ArrayLike, Sequence[str], Sequence[str]]],
+    rows: int = 1,
+    *,
+    size: tuple[float, float],
+    title: str = "",
+    numbers: str | None = None,
+    color_bar: bool = True,
+    rotation: float = 0,
+) -> None:
+    """Show weights as heat maps in one figure.
+
+    Args:
+        name: of the file, without its suffix.
+        maps: weights (queries, keys) with the labels of their rows and columns, by title.
+        rows: number of rows of maps.
+        size: width and height in inches.
+        title: a title above all maps.
+        numbers: format of the number in each cell; by default there is none.
+        color_bar: whether to show which color is which weight.
+        rotation: of the labels of the columns, in degrees.
+    """
+    with figure(name, rows, -(-len(maps) // rows), size=size, title=title) as axes:
+        for one, (above, (weights, queries, keys)) in zip(axes.flat, maps.items(), strict=False):
+            draw_weights(one, weights, queries, keys, above, numbers=numbers, color_bar=color_bar)
+            one.tick_params(axis="x", rotation=rotation)
+
+
+def show_curves(
+    name: str,
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    size: tuple[float, float] = (8, 4),
+    x: str,
+    y: str,
+    title: str,
+    log: str = "",
+) -> None:
+    """Show named curves (x values, y values) in one figure; the rest is as in `draw_curves`."""
+    with figure(name, size=size) as axes:
+        draw_curves(axes[0, 0], curves, x=x, y=y, title=title, log=log)
+
+
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
     """Average each value with the preceding values, at most `window` in total."""
     sums = np.cumsum(np.concatenate(([0.0], np.asarray(values, dtype=float))))
