@@ -1,7 +1,7 @@
 """Beam search over the most probable hypotheses (Wu et al. 2016, section 7, "GNMT")."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -27,6 +27,7 @@ def beam_search(
     max_length: int,
     beam: Beam,
     processors: Sequence[Processor] = (),
+    observe: "Observer | None" = None,
 ) -> list[list[Answer]]:
     """Search for the answers with the highest score, log P / lp + cp (eq. 14 and 15).
 
@@ -45,6 +46,7 @@ def beam_search(
         beam: size, penalties and stopping rule.
         processors: applied to log-probabilities, which are not renormalized: forbidding a token
             does not make others more probable. They must not raise any above 0.
+        observe: called at each step with the hypotheses and their best extensions.
 
     Raises:
         ConfigError: `max_length` is below 1, or the model does not have the coverage layer.
@@ -68,6 +70,8 @@ def beam_search(
         )
         while len(search.sources):
             candidates = search.candidates()
+            if observe is not None:
+                observe(search.tokens, candidates)
             search.finish(candidates)
             search.extend(candidates)
     return [answers[: beam.n_best] for answers in search.answers]
@@ -81,6 +85,9 @@ class Candidates(NamedTuple):
     tokens: Int[Tensor, "sources c"]
     logprobs: Float[Tensor, "sources c"]  # of the token alone, before processors
     finished: Bool[Tensor, "sources c"]
+
+
+Observer = Callable[[Int[Tensor, "rows t"], Candidates], None]
 
 
 class Search:
@@ -102,7 +109,7 @@ class Search:
         self._stops, self._max_length, self._begun = stops, max_length, begun.shape[1]
         self._real = torch.ones_like(source).bool() if token_mask is None else token_mask
         self._state = model.start(source, token_mask)
-        self._tokens = begun  # (rows, t)
+        self.tokens = begun  # (rows, t)
         self._logprobs: Tensor | None = None  # (rows, written)
         self._covered: Tensor | None = None  # (rows, source): the sum of eq. 15
         self._totals: Tensor | None = None  # (sources, hypotheses of each)
@@ -116,7 +123,7 @@ class Search:
             self._totals = logprobs.new_zeros(len(self.sources), 1)
         processed = logprobs
         for processor in self._processors:
-            processed = processor(self._tokens, processed)
+            processed = processor(self.tokens, processed)
         (n, width), vocab = self._totals.shape, logprobs.shape[1]
         sums = self._totals[..., None] + processed.view(n, width, vocab)
         # Each hypothesis may end with every stop.
@@ -125,12 +132,12 @@ class Search:
         first = torch.arange(n, device=indices.device)[:, None] * width
         rows, tokens = first + indices // vocab, indices % vocab
         finished = torch.isin(tokens, self._stops)
-        if self._tokens.shape[1] + 1 == self._begun + self._max_length:
+        if self.tokens.shape[1] + 1 == self._begun + self._max_length:
             finished = torch.ones_like(finished)
         return Candidates(totals, rows, tokens, logprobs[rows, tokens], finished)
 
     def _step(self) -> Float[Tensor, "rows V"]:
-        new, layer = self._tokens[:, self._state.length :], self._beam.coverage_layer
+        new, layer = self.tokens[:, self._state.length :], self._beam.coverage_layer
         if layer is None:
             return read(self._model, new, self._state)
         with record_attention(cast(nn.Module, self._model), layers=[layer]) as weights:
@@ -150,7 +157,7 @@ class Search:
         for i, k in ended[:, : self._beam.size].nonzero().tolist():
             row, token = int(candidates.rows[i, k]), int(candidates.tokens[i, k])
             before = [] if self._logprobs is None else self._logprobs[row].tolist()
-            tokens = [*self._tokens[row, self._begun :].tolist(), token]
+            tokens = [*self.tokens[row, self._begun :].tolist(), token]
             score = self._beam.normalized(float(candidates.totals[i, k]), len(tokens))
             if self._covered is not None:
                 score += self._beam.coverage(self._covered[row, self._real[self.sources[i]]])
@@ -178,7 +185,7 @@ class Search:
         kept = [i for i in range(len(best)) if not self._ends(i, best[i], int(rows[i, 0]))]
         rows, tokens, logprobs = rows[kept].flatten(), tokens[kept], logprobs[kept]
         self._state.reorder(rows)
-        self._tokens = torch.cat((self._tokens[rows], tokens.view(-1, 1)), 1)
+        self.tokens = torch.cat((self.tokens[rows], tokens.view(-1, 1)), 1)
         self._logprobs = torch.cat(
             [*([] if self._logprobs is None else [self._logprobs[rows]]), logprobs.view(-1, 1)], 1
         )
@@ -188,10 +195,10 @@ class Search:
     def _ends(self, i: int, best: float, row: int) -> bool:
         """Return whether the search of the i-th source has ended; see `Beam`."""
         answers = self.answers[int(self.sources[i])]
-        length = self._tokens.shape[1] + 1 - self._begun
+        length = self.tokens.shape[1] + 1 - self._begun
         if best == -math.inf:
             if not answers:
-                raise no_token_left(self._tokens[row])
+                raise no_token_left(self.tokens[row])
             return True
         if self._beam.early_stopping:
             return len(answers) >= self._beam.size

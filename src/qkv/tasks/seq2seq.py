@@ -12,7 +12,7 @@ from qkv.blocks.config import FeedForwardKind
 from qkv.data.batches import PairBatch, pad_sequences
 from qkv.errors import ConfigError
 from qkv.generation.answer import Answer
-from qkv.generation.beam import beam_search
+from qkv.generation.beam import Observer, beam_search
 from qkv.generation.decoding import Decoding
 from qkv.generation.processors import Processor
 from qkv.generation.ranking import Beam
@@ -52,6 +52,7 @@ class Seq2SeqDecoder:
         beam: beam size and length penalty; size 1 is greedy decoding.
         decoding: the model's other decoding settings.
         first: processors that come before those of `decoding` that force tokens.
+        observe: called at each step of beam search; see `beam_search`.
     """
 
     pad: int
@@ -61,6 +62,7 @@ class Seq2SeqDecoder:
     beam: Beam = GREEDY
     decoding: Decoding = PLAIN
     first: tuple[Processor, ...] = ()
+    observe: Observer | None = None
 
     def __call__(
         self, model: Any, sources: Sequence[list[int]], *, rows: int, progress: bool = False
@@ -125,7 +127,9 @@ class Seq2SeqDecoder:
             ),
         }
         if searching:
-            return beam_search(model, ids.to(device), **options, beam=self.beam)
+            return beam_search(
+                model, ids.to(device), **options, beam=self.beam, observe=self.observe
+            )
         # Sampling at temperature 0 is greedy decoding that keeps the log-probabilities.
         answers = sample(model, ids.to(device), **options, seeds=[0] * len(sources))
         return [

@@ -169,8 +169,8 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         return pair_batches(
             pairs,
             pad=self.target.pad,
-            start=self._decoder.start,
-            stop=self._decoder.stops[0],
+            start=self.decoder.start,
+            stop=self.decoder.stops[0],
             batching=batching,
         )
 
@@ -210,7 +210,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         return choices
 
     def _decode(self, parts: Sequence[Part], rows: int, progress: bool) -> list[Choice]:
-        decoder, decode = self._decoder, self.target.decode
+        decoder, decode = self.decoder, self.target.decode
         if self.copying is not None:  # choose among all that the search has found
             decoder = replace(decoder, beam=replace(self.beam, n_best=self.beam.size))
         with evaluating(self.model):
@@ -266,7 +266,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
             layers: names of the attention modules to record; None: all.
         """
         part = read_source(text, self.tokenizer, self.limit, self.copying).parts[0]
-        output, weights = self._decoder.record(self.model, part.tokens, layers)
+        output, weights = self.decoder.record(self.model, part.tokens, layers)
         tokens, others = self.tokenizer.tokens(part.tokens), self.target.tokens(output)
         if self.copying is not None:
             restore = partial(self.copying.restore, translated=False)
@@ -275,7 +275,8 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         return Alignment(tokens, others, weights)
 
     @property
-    def _decoder(self) -> Seq2SeqDecoder:
+    def decoder(self) -> Seq2SeqDecoder:
+        """How tokens are decoded."""
         start = self.decoding.start
         return Seq2SeqDecoder(
             pad=self.tokenizer.pad,

@@ -1,0 +1,1 @@
+"""The explorer: what a model computes for one input, as a record, and a page that shows it."""
