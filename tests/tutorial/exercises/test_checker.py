@@ -165,3 +165,34 @@ def test_the_package_needs_no_torch_before_it_checks():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+@pytest.mark.parametrize(
+    ("divisor", "name"), [(5, "the scores are divided by D"), (1, "the scores are not divided")]
+)
+def test_what_is_wrong_everywhere_comes_before_masks_that_are_missing(divisor, name):
+    def no_mask(queries, keys, values, mask, causal):
+        return (queries @ keys.mT / divisor).softmax(-1) @ values
+
+    def causal_alone(queries, keys, values, mask, causal):
+        scores = queries @ keys.mT / divisor
+        if causal:
+            past = torch.ones(scores.shape[-2:]).tril(scores.shape[-1] - scores.shape[-2]).bool()
+            scores = scores.masked_fill(~past, -torch.inf)
+        return scores.softmax(-1) @ values
+
+    def mask_alone(queries, keys, values, mask, causal):
+        scores = queries @ keys.mT / divisor
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1).nan_to_num() @ values
+
+    for answer in (no_mask, causal_alone, mask_alone):
+        assert said("2.2", answer).startswith(f"Not yet: {name}. On inputs without a mask,")
+
+
+def test_both_masks_may_be_missing():
+    def no_mask(queries, keys, values, mask, causal):
+        return (queries @ keys.mT / 5**0.5).softmax(-1) @ values
+
+    assert said("2.2", no_mask).startswith("Not yet: both masks are ignored. On inputs with a mask")

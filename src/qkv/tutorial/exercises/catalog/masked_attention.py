@@ -261,6 +261,12 @@ MISTAKES = (
         "Where the mask is False, the weight must be 0.",
     ),
     Mistake(
+        "both masks are ignored",
+        partial(wrong_attention, masks="none", triangle="none"),
+        "Your queries see all keys.",
+        "Where the mask is False, and where a key is later, the weight must be 0.",
+    ),
+    Mistake(
         "causal replaces the mask",
         partial(wrong_attention, masks="causal alone"),
         "With both masks, your queries see padding.",
@@ -352,6 +358,11 @@ MISTAKES = (
     ),
 )
 
+# What is wrong on every input, and may be together with a mask that is still missing: the scale
+# and the axis of the softmax come first, so that each can be mended by itself.
+EVERYWHERE = (*MISTAKES[:6], *MISTAKES[-3:])
+NO_MASK = together(EVERYWHERE, "masks", "none")
+
 
 EXERCISE = Exercise(
     number="2.2",
@@ -360,10 +371,16 @@ EXERCISE = Exercise(
     solve=attention,
     reference=reference,
     draws=draws,
-    mistakes=(*MISTAKES, *together(MISTAKES, "weigh", "-1e9", "+ -1e9", "+ min", "NaN", "+ NaN")),
+    mistakes=(
+        *MISTAKES,
+        *together(MISTAKES, "weigh", "-1e9", "+ -1e9", "+ min", "NaN", "+ NaN"),
+        *NO_MASK,
+        *together((*EVERYWHERE, *NO_MASK), "triangle", "none"),
+    ),
     run=run,
     hint=(
-        "Combine everything into one boolean mask before the softmax; torch.tril takes a second "
+        "Begin with the input that has no mask: equation 1 divides the scores by one number. Then "
+        "combine everything into one boolean mask before the softmax; torch.tril takes a second "
         "argument that says which diagonal is the last one kept."
     ),
     remark=(
