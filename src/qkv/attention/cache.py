@@ -64,8 +64,16 @@ class KeyValueCache:
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
-        if self._keys is not None and self._values is not None:
+        if self._keys is None or self._values is None:
+            return
+        if len(rows) != len(self._keys):
             self._keys, self._values = self._keys[rows], self._values[rows]
+            return
+        # Of as many rows, only those that move are copied, and of these only what is filled.
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
+        for slots in (self._keys, self._values):
+            filled = slots[:, :, : self.length]
+            filled[moved] = filled[rows[moved]]
 
     def rewind(self, length: int) -> None:
         """Discard everything after the first `length` tokens."""

@@ -47,10 +47,16 @@ class LayerCache:
         self.self_attention = KeyValueCache()
         self.cross_attention = MemoryCache()
 
-    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        """Keep these rows of the batch, in this order."""
+    def reorder(self, rows: Int[Tensor, " rows"], *, same_memory: bool = False) -> None:
+        """Keep these rows of the batch, in this order.
+
+        Args:
+            rows: their indices.
+            same_memory: whether each row's memory is that of the row that it replaces.
+        """
         self.self_attention.reorder(rows)
-        self.cross_attention.reorder(rows)
+        if not same_memory:
+            self.cross_attention.reorder(rows)
 
     def rewind(self, length: int) -> None:
         """Discard everything after the first `length` tokens."""

@@ -40,6 +40,7 @@ class DecodingState:
         self.caches = [LayerCache() for _ in range(n_layers)]
         self.memory_mask = attention_mask(memory_mask)
         self._token_mask: Bool[Tensor, "batch length"] | None = None
+        self._sources: Int[Tensor, " batch"] | None = None  # row of the memory that each row has
 
     @property
     def length(self) -> int:
@@ -85,12 +86,16 @@ class DecodingState:
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
+        # Hypotheses of one source change places at each step of beam search, but not their memory.
+        before = self._sources
+        self._sources = rows if before is None else before[rows]
+        same = before is not None and torch.equal(self._sources, before)
         for cache in self.caches:
-            cache.reorder(rows)
+            cache.reorder(rows, same_memory=same)
         self._n_rows = rows.shape[0]
-        if self.memory is not None:
+        if self.memory is not None and not same:
             self.memory = self.memory[rows]
-        if self.memory_mask is not None:
+        if self.memory_mask is not None and not same:
             self.memory_mask = self.memory_mask[rows]
         if self._token_mask is not None:
             self._token_mask = self._token_mask[rows]
@@ -126,6 +131,7 @@ class DecodingState:
         token_mask = torch.cat((self._mask_of(taken), other._mask_of(taken)))
         self.memory, self.memory_mask = self._joined_memory(other)
         self._token_mask = None if bool(token_mask.all()) else token_mask
+        self._sources = None
         self._n_rows, self._taken, self._read = sum(rows), taken, taken - length
 
     def _mask_of(self, taken: int) -> Bool[Tensor, "batch taken"]:

@@ -121,7 +121,7 @@ class Search:
         logprobs = self._step().log_softmax(-1)  # (rows, V)
         if self._totals is None:
             self._totals = logprobs.new_zeros(len(self.sources), 1)
-        processed = logprobs
+        processed = logprobs.clone() if self._processors else logprobs
         for processor in self._processors:
             processed = processor(self.tokens, processed)
         (n, width), vocab = self._totals.shape, logprobs.shape[1]

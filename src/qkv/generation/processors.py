@@ -2,7 +2,7 @@
 
 `tokens` (rows, t) holds `start` and the answer so far of each row, padded with -1 on the left.
 `logits` (rows, V) are those of the next token; beam search passes log-probabilities. A processor
-sets forbidden tokens to -inf. It must not modify its arguments in place.
+sets forbidden tokens to -inf. It may modify the logits in place, but not the tokens.
 """
 
 import math
@@ -28,7 +28,7 @@ SLACK = 16
 def process(
     processors: Sequence[Processor], tokens: Int[Tensor, "rows t"], logits: Float[Tensor, "rows V"]
 ) -> Float[Tensor, "rows V"]:
-    """Apply the processors in order.
+    """Apply the processors in order; they may modify the logits.
 
     Raises:
         VocabularyError: if they leave a row without any token.
@@ -36,9 +36,9 @@ def process(
     for processor in processors:
         logits = processor(tokens, logits)
     if processors:
-        left = (logits > FORBIDDEN).any(-1)
-        if not left.all():
-            raise no_token_left(tokens[int(left.int().argmin())])
+        nothing = logits.amax(-1) == FORBIDDEN
+        if nothing.any():
+            raise no_token_left(tokens[int(nothing.int().argmax())])
     return logits
 
 
@@ -254,7 +254,6 @@ def forbid_tokens(ids: Sequence[int], vocab_size: int) -> Processor:
     def forbid(
         tokens: Int[Tensor, "rows t"], logits: Float[Tensor, "rows V"]
     ) -> Float[Tensor, "rows V"]:
-        logits = logits.clone()
         logits[:, forbidden] = FORBIDDEN
         logits[:, vocab_size:] = FORBIDDEN
         return logits

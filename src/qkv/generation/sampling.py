@@ -118,7 +118,7 @@ def draw_next(
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Draw and append a token for each row; return the tokens and the model's log-probabilities."""
     logits = stepper.logits()
-    probabilities = stepper.apply_processors(logits).softmax(-1)
+    probabilities = stepper.apply_processors(logits.clone()).softmax(-1)
     tokens = draw(probabilities, uniforms[stepper.rows, stepper.length])
     logprobs = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
     stepper.append(tokens, logprobs)

@@ -71,6 +71,7 @@ class Stepper:
         self._lengths = begun.new_zeros(len(source))
         self._ended = torch.zeros_like(self._lengths, dtype=torch.bool)
         self.rows = torch.arange(len(source), device=source.device)  # rows still in the batch
+        self._finished = 0  # number of these that have ended
         self.state = model.start(source, token_mask)
 
     @property
@@ -94,11 +95,12 @@ class Stepper:
         return read(self._model, new, self.state)
 
     def apply_processors(self, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
-        """Apply the processors to unfinished rows."""
+        """Apply the processors to unfinished rows; they may modify the logits."""
         if not self._processors:
             return logits
+        if not self._finished:
+            return process(self._processors, self.tokens, logits)
         unfinished = ~self._ended[self.rows]
-        logits = logits.clone()
         logits[unfinished] = process(self._processors, self.tokens[unfinished], logits[unfinished])
         return logits
 
@@ -106,24 +108,24 @@ class Stepper:
         self, tokens: Int[Tensor, " rows"], logprobs: Float[Tensor, " rows"] | None = None
     ) -> None:
         """Append a token to each unfinished row; finished rows may leave the batch."""
-        unfinished = ~self._ended[self.rows]
-        rows, tokens = self.rows[unfinished], tokens[unfinished]
-        self._tokens[rows, self._end] = tokens
+        ended = self._ended[self.rows]
+        tokens = torch.where(ended, self._stops[0], tokens) if self._finished else tokens
+        self._tokens[self.rows, self._end] = tokens
         if logprobs is not None:
             if self.length == 0:
                 self._logprobs = logprobs.new_zeros(len(self._tokens), self._max_length)
-            self._logprobs[rows, self.length] = logprobs[unfinished]
+            self._logprobs[self.rows, self.length] = logprobs
         self._end += 1
-        self._lengths[rows] += 1
-        self._ended[rows] = torch.isin(tokens, self._stops)
+        self._lengths[self.rows] += ~ended
+        ended |= torch.isin(tokens, self._stops)
         if self._ends is not None:
-            for row in rows.tolist():
-                answer = self._tokens[row, self._begun : self._end].tolist()
-                self._ended[row] |= self._ends(answer)
-        unfinished = ~self._ended[self.rows]
-        if (~unfinished).sum() >= COMPACT_AT * len(unfinished):
-            self.state.reorder(unfinished.nonzero().squeeze(1))
-            self.rows = self.rows[unfinished]
+            for i in (~ended).nonzero().flatten().tolist():
+                ended[i] = self._ends(self._tokens[self.rows[i], self._begun : self._end].tolist())
+        self._ended[self.rows] = ended
+        self._finished = int(ended.sum())
+        if self._finished >= COMPACT_AT * len(ended) > 0:
+            self.state.reorder((~ended).nonzero().squeeze(1))
+            self.rows, self._finished = self.rows[~ended], 0
 
     def padded(self) -> Int[Tensor, "batch length"]:
         """Return the answers of all rows in the source's order, padded with `stop`."""

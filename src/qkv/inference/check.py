@@ -1,21 +1,22 @@
-"""Compare a compiled kernel with PyTorch: `python -m qkv.inference.check LIBRARY`."""
+"""Try what a processor may claim wrongly: `python -m qkv.inference.check int8|bfloat16|LIBRARY`."""
 
 import sys
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from qkv.inference.packed import PACKINGS, pack
+from qkv.inference.products import Int8Matrix, multiply_int8
 
 
-def check(library: str) -> None:
-    """Load the library and compare its products with PyTorch's.
+def check_library(path: str) -> None:
+    """Compare the products of a compiled kernel with PyTorch's.
 
     Raises:
         RuntimeError: if they differ by more than rounding.
     """
-    torch.ops.load_library(library)
-    torch.manual_seed(0)
+    torch.ops.load_library(path)
     for packing in PACKINGS:
         for n, k in ((67, 96), (5, 1024)):
             weight, bias = torch.randn(n, k), torch.randn(n)
@@ -25,10 +26,39 @@ def check(library: str) -> None:
                     x = torch.randn(rows, k)
                     ours = torch.ops.qkv.linear(x, matrix.weight, matrix.scales, bias)
                     theirs = F.linear(x.double(), matrix.expand().double(), bias.double())
-                    error = float((ours - theirs).abs().max() / theirs.abs().max())
-                    if not error < 1e-5:
-                        raise RuntimeError(f"{packing}, {rows} rows of {k}: off by {error:.1e}")
+                    compare(ours, theirs, 1e-5, f"{packing}, {rows} rows of {k}")
+
+
+def check_int8() -> None:
+    """Compare oneDNN's product of integers, the largest ones too, with float64's."""
+    for n, k in ((67, 96), (5, 1024)):
+        integers = torch.randint(-127, 128, (n, k), dtype=torch.int8)
+        integers[0] = 127
+        scales, x = torch.rand(n), torch.randint(-127, 128, (33, k)).float()
+        x[0], x[1] = 127, -127
+        ours = multiply_int8(x, Int8Matrix(integers, scales))
+        compare(ours, x.double() @ (integers.double() * scales[:, None]).T, 1e-6, f"{n} x {k}")
+
+
+def check_bfloat16() -> None:
+    """Compare a product of bfloat16 with float64's."""
+    x, weight = (torch.randn(n, 96).bfloat16() for n in (33, 67))
+    compare(F.linear(x, weight), x.double() @ weight.double().T, 1e-2, "bfloat16")
+
+
+def compare(ours: Tensor, theirs: Tensor, bound: float, what: str) -> None:
+    """Compare two products.
+
+    Raises:
+        RuntimeError: if they differ by more than the bound.
+    """
+    error = float((ours - theirs).abs().max() / theirs.abs().max())
+    if not error < bound:
+        raise RuntimeError(f"{what}: off by {error:.1e}")
 
 
 if __name__ == "__main__":
-    check(sys.argv[1])
+    torch.manual_seed(0)
+    {"int8": check_int8, "bfloat16": check_bfloat16}.get(
+        sys.argv[1], lambda: check_library(sys.argv[1])
+    )()

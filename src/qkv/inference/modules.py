@@ -12,7 +12,10 @@ from qkv.blocks.embedding import unknown_token
 from qkv.errors import ConfigError
 from qkv.inference.build import kernel
 from qkv.inference.packed import Packed
+from qkv.inference.products import Int8Matrix, fast_bfloat16, fast_int8, multiply_int8
 
+TINY = torch.finfo(torch.float32).tiny
+OUTLIER = 20  # times the root mean square of a row: then 8 bits are not enough
 MOST_ROWS = 16  # of the kernel: beyond, computing takes longer than reading the weights
 
 
@@ -56,16 +59,44 @@ class PackedLinear(_Frozen):
         self.hold(matrix)
         self.register_buffer("bias", None if bias is None else bias.detach())
         self._no_bias = torch.empty(0)
+        self._integers: Int8Matrix | None = None
 
     def forward(self, x: Float[Tensor, "*any K"]) -> Float[Tensor, "*any N"]:
         """Project the last axis."""
         bias = self.get_buffer("bias") if self.bias is not None else None
-        rows = x.numel() // max(1, x.shape[-1])
-        differentiated = torch.is_grad_enabled() and x.requires_grad
-        if 0 < rows <= MOST_ROWS and x.dtype == torch.float32 and not differentiated and kernel():
-            bias = self._no_bias if bias is None else bias
-            return torch.ops.qkv.linear(x.contiguous(), self.packed, self.scales, bias)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        rows, kind = x.numel() // max(1, x.shape[-1]), self.packed.dtype
+        plain = x.dtype != torch.float32 or (torch.is_grad_enabled() and x.requires_grad)
+        if plain or rows == 0:
+            return F.linear(x, self.weight.to(x.dtype), bias)
+        if rows <= MOST_ROWS and kernel():
+            empty = self._no_bias if bias is None else bias
+            return torch.ops.qkv.linear(x.contiguous(), self.packed, self.scales, empty)
+        if kind == torch.int8 and self.scales.ndim == 1 and fast_int8():
+            return self._by_integers(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
+        if kind == torch.bfloat16 and fast_bfloat16():
+            y = F.linear(x.to(kind), self.packed).float()
+            return y if bias is None else y + bias
+        return F.linear(x, self.weight, bias)
+
+    def _by_integers(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
+        """Round each row of x to 8 bits and multiply integers, many times as fast.
+
+        Rows with an outlier, beside which the other numbers would be rounded away, stay as they
+        are.
+        """
+        steps = x.abs().amax(1, keepdim=True) / 127
+        y = multiply_int8((x / steps.clamp(min=TINY)).round_(), self._for_integers()) * steps
+        y = y if bias is None else y + bias
+        outliers = ~(steps.square() * 127**2 <= OUTLIER**2 * x.square().mean(1, keepdim=True))
+        if outliers.any():
+            chosen = outliers.squeeze(1)
+            y[chosen] = F.linear(x[chosen], self.weight, bias)
+        return y
+
+    def _for_integers(self) -> "Int8Matrix":
+        if self._integers is None:  # made at the first batch: it takes as much memory again
+            self._integers = Int8Matrix(self.packed, self.scales)
+        return self._integers
 
     @property
     def out_features(self) -> int:

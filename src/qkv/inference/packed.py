@@ -17,6 +17,7 @@ PACKINGS: tuple[Packing, ...] = get_args(Packing)
 GROUP = 32  # columns that share a scale in the formats of llama.cpp
 LARGEST = 127
 LEVELS = 15
+PIECE = 2**18  # numbers
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,27 @@ def pack(matrix: Float[Tensor, "N K"], packing: Packing, *, groups: bool = False
     Raises:
         ConfigError: if a weight is NaN or infinite, or too large for the scales' float16.
     """
+    # Some rows at a time: what is computed on the way stays in the processor's cache.
+    pieces = matrix.detach().split(max(1, PIECE // max(1, matrix.shape[1])))
+    packed = [_pack(piece.float(), packing, groups) for piece in pieces]
+    return Packed(
+        torch.cat([one.weight for one in packed]), torch.cat([one.scales for one in packed])
+    )
+
+
+def _pack(matrix: Float[Tensor, "N K"], packing: Packing, groups: bool) -> Packed:
     if not matrix.isfinite().all():
         raise ConfigError("the weights are not finite; expected numbers: is the file damaged?")
-    matrix, none = matrix.detach().float(), torch.empty(0)
-    if packing == "float32":
-        return Packed(matrix.contiguous(), none)
-    if packing == "bfloat16":
-        return Packed(matrix.to(torch.bfloat16).contiguous(), none)
+    if packing in ("float32", "bfloat16"):
+        dtype = torch.bfloat16 if packing == "bfloat16" else torch.float32
+        return Packed(matrix.to(dtype), torch.empty(0))
     whole = matrix.shape[1] % GROUP == 0
     if packing == "int4" and whole:
         return _pack_int4(matrix)
-    if packing == "int8" and groups and whole:
+    if groups and whole:
         parts = matrix.unflatten(1, (-1, GROUP))
-        scales = (parts.abs().amax(2) / LARGEST).half()
-        return Packed(_rounded(parts, scales.float()[..., None]).flatten(1), _checked(scales))
+        scales = _checked((parts.abs().amax(2) / LARGEST).half())
+        return Packed(_rounded(parts, scales.float()[..., None]).flatten(1), scales)
     scales = matrix.abs().amax(1) / LARGEST
     return Packed(_rounded(matrix, scales[:, None]), scales)
 

@@ -15,6 +15,7 @@ from qkv.tasks.options import (
     AllowDownload,
     Columns,
     Device,
+    Dtype,
     File,
     Json,
     JsonTables,
@@ -43,6 +44,7 @@ class Predict(Generic[P]):
     output: Output = None
     json: Json = False
     device: Device = "auto"
+    dtype: Dtype = None
     allow_download: AllowDownload = False
 
     inputs: ClassVar[str]  # help text of the positional arguments
@@ -81,6 +83,7 @@ class Predict(Generic[P]):
         pipeline: Any = task.pipeline.load(
             self.model_of(task),
             device=pick_device(self.device),
+            dtype=self.dtype,
             allow_download=self.allow_download,
             **self.chosen,
         )
@@ -208,6 +211,7 @@ def evaluate(
     data_dir: Path | None = None,
     json: JsonTables = False,
     device: Device = "auto",
+    dtype: Dtype = None,
     allow_download: AllowDownload = False,
 ) -> None:
     """Score a model on data with known answers.
@@ -231,7 +235,8 @@ def evaluate(
             "--labels to classify without training"
         )
     source = Source(page, {**trained_columns(model), **(columns or {})}, data_dir, "skip")
-    options: dict[str, Any] = {"device": pick_device(device), "allow_download": allow_download}
+    options: dict[str, Any] = {"device": pick_device(device), "dtype": dtype}
+    options |= {"allow_download": allow_download}
     options |= {} if labels is None else {"labels": labels}
     pipeline = page.pipeline.load(model, **options)
     scores = pipeline.evaluate(source.read(data, split), progress=True)

@@ -1,7 +1,7 @@
 """Options that several commands share, each described once."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 from cyclopts import App, ArgumentCollection, Parameter
 
@@ -44,6 +44,13 @@ NewLabels = Annotated[
     ),
 ]
 Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, cuda or mps")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "int8", "int4", "auto"] | None,
+    Parameter(
+        help="how the weights are stored for a faster model on a processor; auto measures, and "
+        "says what it chose; default: as PyTorch does"
+    ),
+]
 AllowDownload = Annotated[
     bool,
     Parameter(

@@ -13,6 +13,7 @@ from qkv.blocks.positions import LearnedPositions
 from qkv.data.rows import NO_TEXT
 from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
 from qkv.errors import ConfigError, DataError
+from qkv.inference.optimize import Choice, optimize
 from qkv.json_fields import check_kinds, kinds_of_fields, quoted, shown
 from qkv.models.modes import evaluating
 from qkv.tasks.console import progress_bar
@@ -51,6 +52,7 @@ class Pipeline(Generic[Example, Output, Scores]):
         path: str | os.PathLike[str],
         *,
         device: torch.device | str | None = None,
+        dtype: Choice | None = None,
         allow_download: bool = False,
         **settings: Any,
     ) -> Self:
@@ -59,6 +61,7 @@ class Pipeline(Generic[Example, Output, Scores]):
         Args:
             path: a folder, the name of a shipped model, or an id of the Hugging Face Hub.
             device: device of the model.
+            dtype: how its weights are stored for speed, see `optimize`; None: as PyTorch does.
             allow_download: whether to look on the Hub for a base model that the files name.
             settings: keyword arguments of `of`.
 
@@ -67,6 +70,8 @@ class Pipeline(Generic[Example, Output, Scores]):
             DataError: there is no such model.
         """
         loaded = cls.read(path, device=device, allow_download=allow_download)
+        if dtype is not None:
+            loaded = replace(loaded, model=optimize(loaded.model, dtype))
         try:
             return cls.of(loaded, **settings)
         except ConfigError as error:

@@ -14,6 +14,7 @@ from qkv.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from qkv.inference.optimize import Choice
     from qkv.tasks.commands import Predict
     from qkv.tasks.pipeline import Pipeline
     from qkv.tasks.pretrained import Loaded
@@ -148,6 +149,7 @@ def task(
     model: "Loaded | str | os.PathLike[str] | None" = None,
     *,
     device: "torch.device | str | None" = None,
+    dtype: "Choice | None" = None,
     allow_download: bool = False,
     **settings: Any,
 ) -> "Pipeline[Any, Any, Any]":
@@ -157,6 +159,7 @@ def task(
         name: a command of `commands()`, such as "translate", "classify" or "embed".
         model: a model of `qkv.load`, or a path or name for it; None: the task's shipped model.
         device: device of the model, if it is loaded here.
+        dtype: how its weights are stored for speed, see `qkv.optimize`; None: as PyTorch does.
         allow_download: whether to look on the Hub for a base model that the model's files name.
         settings: keyword arguments of the task's `Pipeline.of`, such as
             labels=["billing", "praise"], which classifies without training.
@@ -173,6 +176,7 @@ def task(
     return page.pipeline.load(
         page.shipped(settings) if model is None else model,
         device=device,
+        dtype=dtype,
         allow_download=allow_download,
         **settings,
     )
