@@ -89,6 +89,8 @@ def test_gradients_of_the_input_are_those_of_the_expanded_weights():
 
 def test_without_the_kernel_pytorch_computes(monkeypatch):
     monkeypatch.setattr("qkv.inference.modules.kernel", lambda: False)
+    monkeypatch.setattr("qkv.inference.modules.fast_int8", lambda: False)
+    monkeypatch.setattr("qkv.inference.modules.fast_bfloat16", lambda: False)
     for packing, groups in KINDS:
         matrix, x = pack(torch.randn(7, 64), packing, groups=groups), torch.randn(3, 64)
         close(product(x, matrix), exact(x, matrix), x, matrix)

@@ -67,6 +67,15 @@ OTHERS = {
     "window": lambda: Llama(LlamaConfig(**LLAMA, window=3)),
     "t5": lambda: T5(T5Config(vocab_size=VOCAB, **SIZES, **STACKS, d_head=8)),
 }
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Many rows by the expanded weights; what is faster rounds, see test_products.py."""
+    monkeypatch.setattr("qkv.inference.modules.fast_int8", lambda: False)
+    monkeypatch.setattr("qkv.inference.modules.fast_bfloat16", lambda: False)
+
+
 needs_kernel = pytest.mark.skipif(not kernel(), reason="there is no C++ compiler")
 
 

@@ -10,14 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.block import Block, LayerCache, Residual
 from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.norms import LayerNorm, RMSNorm
 from qkv.blocks.positions import Rotary
 from qkv.blocks.stack import Stack
 from qkv.inference.build import kernel
-from qkv.inference.modules import MOST_ROWS, PackedLinear
+from qkv.inference.modules import MOST_ROWS, FastAttention, PackedLinear
 
 # The numbers by which kernel.cpp knows the activations.
 ACTIVATIONS = {"relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
@@ -147,7 +146,7 @@ def can_decode(stack: Stack) -> bool:
 def _is_plain(block: Any) -> bool:
     own, cross = block.self_attention, block.cross_attention
     return (
-        type(own) is MultiHeadAttention
+        type(own) is FastAttention
         and own.causal
         and own.position_bias is None
         and (own.rotary is None or type(own.rotary) is Rotary)
@@ -160,7 +159,7 @@ def _is_plain(block: Any) -> bool:
 
 def _serves(cross: Any, own: Any) -> bool:
     """Return whether cross-attention is of the same shape as self-attention."""
-    plain = type(cross) is MultiHeadAttention and cross.position_bias is None
+    plain = type(cross) is FastAttention and cross.position_bias is None
     return plain and not cross.causal and cross.rotary is None and _heads(cross) == _heads(own)
 
 

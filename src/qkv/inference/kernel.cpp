@@ -54,6 +54,27 @@ static void attend(const float* q, const float* keys, const float* values, const
   }
 }
 
+// Every head of every query; y (batch * n, n_heads, d). Query i of a text sees the keys up to past + i.
+struct Attention {
+  Index n_heads, n_groups, d, batch, n, past;
+  bool causal;
+
+  void operator()(const float* queries, Index width, const Memory& memory, float* y) const {
+    const Index per_group = n_heads / n_groups, work = std::max<Index>(1, memory.length * d);
+    torch::stable::parallel_for(0, batch * n * n_heads, std::max<Index>(1, (1 << 14) / work), [&](Index from, Index to) {
+      thread_local std::vector<float> scores;
+      scores.resize(memory.length);
+      for (Index i = from; i < to; ++i) {
+        const Index r = i / n_heads, h = i % n_heads, b = r / n;
+        const Index at = b * memory.batch_stride + h / per_group * memory.group_stride;
+        attend(queries + r * width + h * d, memory.keys + at, memory.values + at,
+               memory.mask ? memory.mask + b * memory.length : nullptr, memory.stride,
+               causal ? past + r % n + 1 : memory.length, d, scores.data(), y + i * d);
+      }
+    });
+  }
+};
+
 // x: `rows` = batch * n new tokens. See pack.py for the order of `weights` and of `shape`.
 struct Decoder {
   Index d, n_heads, n_groups, d_head, turned, past, n, batch;
@@ -73,23 +94,6 @@ struct Decoder {
       head[a] = first * cosine - second * sine;
       head[b] = first * sine + second * cosine;
     }
-  }
-
-  // Every head of every row; row r is token r % n of text r / n, and sees `seen` tokens and itself.
-  void attention(const float* queries, Index width, const Memory& memory, bool causal) {
-    const Index per_group = n_heads / n_groups;
-    const Index work = std::max<Index>(1, memory.length * d_head);
-    torch::stable::parallel_for(0, rows * n_heads, std::max<Index>(1, (1 << 14) / work), [&](Index from, Index to) {
-      thread_local std::vector<float> scores;
-      scores.resize(memory.length);
-      for (Index i = from; i < to; ++i) {
-        const Index r = i / n_heads, h = i % n_heads, b = r / n;
-        const Index at = b * memory.batch_stride + h / per_group * memory.group_stride;
-        attend(queries + r * width + h * d_head, memory.keys + at, memory.values + at,
-               memory.mask ? memory.mask + b * memory.length : nullptr, memory.stride,
-               causal ? past + r % n + 1 : memory.length, d_head, scores.data(), mixed.data() + i * d_head);
-      }
-    });
   }
 
   template <class F>
@@ -120,14 +124,16 @@ struct Decoder {
         std::copy(key + n_groups * d_head, key + (n_groups + 1) * d_head, const_cast<float*>(cache.values) + at);
       }
     }
-    attention(projected.data(), n_projected, cache, true);
+    const Attention attention{n_heads, n_groups, d_head, batch, n, past, true};
+    attention(projected.data(), n_projected, cache, mixed.data());
     output(mixed.data(), rows, out);
   }
 
   void cross_attention(const Linear& query, const Linear& output, const Memory& memory, const float* y, float* out) {
     projected.resize(rows * n_heads * d_head);
     query(y, rows, projected.data());
-    attention(projected.data(), n_heads * d_head, memory, false);
+    const Attention attention{n_heads, n_groups, d_head, batch, n, 0, false};
+    attention(projected.data(), n_heads * d_head, memory, mixed.data());
     output(mixed.data(), rows, out);
   }
 
@@ -170,6 +176,43 @@ static Tensor linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) {
   Tensor y = torch::stable::new_empty(x, shape);
   f(data<float>(x), rows, (float*)y.mutable_data_ptr());
   return y;
+}
+
+// One query a row: queries (B, H, 1, D) as rows (B, H * D); keys and values (B, G, K, D).
+static Tensor attend_once(Tensor queries, Tensor keys, Tensor values, Tensor mask) {
+  const Index batch = queries.size(0), n_heads = queries.size(1), d = queries.size(3), length = keys.size(2);
+  const Memory memory{data<float>(keys), data<float>(values), data<bool>(mask), keys.stride(0), keys.stride(1),
+                      keys.stride(2), length};
+  Tensor y = torch::stable::new_empty(queries, {batch, n_heads, 1, d});
+  const Attention attention{n_heads, keys.size(1), d, batch, 1, 0, false};
+  attention(data<float>(queries), n_heads * d, memory, (float*)y.mutable_data_ptr());
+  return y;
+}
+
+// Each row as 8 bits, round(127 x / max|x|) + 128, with its step; -1 as step of a row that is not
+// finite, or whose largest number is more than `outlier` times the root mean square.
+static Tensor round_rows(Tensor x, Tensor integers, double outlier) {
+  const Index k = x.size(-1), rows = x.numel() / std::max<Index>(1, k);
+  Tensor steps = torch::stable::new_empty(x, {rows, 1});
+  float* step = (float*)steps.mutable_data_ptr();
+  uint8_t* y = (uint8_t*)integers.mutable_data_ptr();
+  const float* all = data<float>(x);
+  torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / k), [&](Index from, Index to) {
+    for (Index r = from; r < to; ++r) {
+      const float* row = all + r * k;
+      const float most = largest(row, k);
+      float square = 0;
+      for (Index i = 0; i < k; ++i) square += row[i] * row[i];
+      const bool usual = most < 1e18f && most * most * float(k) <= float(outlier * outlier) * square;
+      step[r] = usual ? most / 127 : -1;
+      const float inverse = step[r] > 0 ? 1 / step[r] : 0;
+      if (inverse)
+        for (Index i = 0; i < k; ++i) y[r * k + i] = uint8_t(int32_t(std::nearbyint(row[i] * inverse)) + 128);
+      else
+        std::fill(y + r * k, y + (r + 1) * k, uint8_t(128));
+    }
+  });
+  return steps;
 }
 
 static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, std::vector<Tensor> weights,
@@ -224,9 +267,13 @@ static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, st
 
 STABLE_TORCH_LIBRARY(qkv, m) {
   m.def("linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) -> Tensor");
+  m.def("attend(Tensor queries, Tensor keys, Tensor values, Tensor mask) -> Tensor");
+  m.def("round_rows(Tensor x, Tensor(a!) integers, float outlier) -> Tensor");
   m.def("decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, Tensor[] weights, Tensor[] caches, int[] shape, float eps) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(qkv, CPU, m) {
   m.impl("linear", TORCH_BOX(&linear));
+  m.impl("attend", TORCH_BOX(&attend_once));
+  m.impl("round_rows", TORCH_BOX(&round_rows));
   m.impl("decode", TORCH_BOX(&decode));
 }

@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.attention.masks import check_tokens
+from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.embedding import unknown_token
 from qkv.errors import ConfigError
 from qkv.inference.build import kernel
 from qkv.inference.packed import Packed
-from qkv.inference.products import Int8Matrix, fast_bfloat16, fast_int8, multiply_int8
+from qkv.inference.products import Int8Matrix, fast_bfloat16, fast_int8
 
-TINY = torch.finfo(torch.float32).tiny
-OUTLIER = 20  # times the root mean square of a row: then 8 bits are not enough
+NOTHING = torch.empty(0)
 MOST_ROWS = 16  # of the kernel: beyond, computing takes longer than reading the weights
 
 
@@ -58,7 +58,6 @@ class PackedLinear(_Frozen):
         super().__init__()
         self.hold(matrix)
         self.register_buffer("bias", None if bias is None else bias.detach())
-        self._no_bias = torch.empty(0)
         self._integers: Int8Matrix | None = None
 
     def forward(self, x: Float[Tensor, "*any K"]) -> Float[Tensor, "*any N"]:
@@ -69,7 +68,7 @@ class PackedLinear(_Frozen):
         if plain or rows == 0:
             return F.linear(x, self.weight.to(x.dtype), bias)
         if rows <= MOST_ROWS and kernel():
-            empty = self._no_bias if bias is None else bias
+            empty = NOTHING if bias is None else bias
             return torch.ops.qkv.linear(x.contiguous(), self.packed, self.scales, empty)
         if kind == torch.int8 and self.scales.ndim == 1 and fast_int8():
             return self._by_integers(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
@@ -79,24 +78,15 @@ class PackedLinear(_Frozen):
         return F.linear(x, self.weight, bias)
 
     def _by_integers(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
-        """Round each row of x to 8 bits and multiply integers, many times as fast.
-
-        Rows with an outlier, beside which the other numbers would be rounded away, stay as they
-        are.
-        """
-        steps = x.abs().amax(1, keepdim=True) / 127
-        y = multiply_int8((x / steps.clamp(min=TINY)).round_(), self._for_integers()) * steps
-        y = y if bias is None else y + bias
-        outliers = ~(steps.square() * 127**2 <= OUTLIER**2 * x.square().mean(1, keepdim=True))
-        if outliers.any():
-            chosen = outliers.squeeze(1)
-            y[chosen] = F.linear(x[chosen], self.weight, bias)
-        return y
-
-    def _for_integers(self) -> "Int8Matrix":
+        """Multiply rows rounded to 8 bits; those with an outlier, which needs more, stay exact."""
         if self._integers is None:  # made at the first batch: it takes as much memory again
             self._integers = Int8Matrix(self.packed, self.scales)
-        return self._integers
+        y, steps = self._integers(x)
+        y = y * steps if bias is None else torch.addcmul(bias, y, steps)
+        if (steps < 0).any():
+            chosen = steps.squeeze(1) < 0
+            y[chosen] = F.linear(x[chosen], self.weight, bias)
+        return y
 
     @property
     def out_features(self) -> int:
@@ -123,3 +113,29 @@ class PackedEmbedding(_Frozen):
             raise unknown_token(tokens, len(self.packed))
         vectors = self.matrix[tokens.flatten()].expand().unflatten(0, tokens.shape)
         return vectors if self.scale == 1 else vectors * self.scale
+
+
+class FastAttention(MultiHeadAttention):
+    """Attention with the same parts, whose single queries are computed by the kernel."""
+
+    def __init__(self, attention: MultiHeadAttention):
+        nn.Module.__init__(self)
+        self.__dict__.update(attention.__dict__)
+
+    def attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Float[Tensor, "B H Q D"]:
+        """Compute the weighted sum of the values."""
+        tensors = (queries, keys, values)
+        if (
+            queries.shape[2] == 1
+            and self.position_bias is None
+            and all(x.dtype == torch.float32 and x.stride(-1) == 1 for x in tensors)
+            and keys.stride() == values.stride()
+            and (mask is None or mask.shape == (len(queries), 1, 1, keys.shape[2]))
+            and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+            and kernel()
+        ):
+            seen = NOTHING if mask is None else mask.contiguous()
+            return torch.ops.qkv.attend(queries.contiguous(), keys, values, seen)
+        return super().attend(queries, keys, values, mask)

@@ -14,7 +14,7 @@ from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError
 from qkv.inference.decoder import FastStack, can_decode
-from qkv.inference.modules import PackedEmbedding, PackedLinear
+from qkv.inference.modules import FastAttention, PackedEmbedding, PackedLinear
 from qkv.inference.packed import PACKINGS, Packed, Packing, pack
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -109,6 +109,10 @@ class _Optimizer:
 
     def run(self) -> Any:
         fused = dict[nn.Module, PackedLinear]()
+        for module in list(self.model.modules()):
+            for name, child in list(module.named_children()):
+                if type(child) is MultiHeadAttention:
+                    setattr(module, name, FastAttention(child))
         modules = list(self.model.modules())
         for module in modules:
             if isinstance(module, MultiHeadAttention) and _all_linear(

@@ -90,18 +90,29 @@ static void prefetch(const void*) {}
 #endif
 
 static float sum(const Floats& x) {
-  float total = 0;
-  for (Index i = 0; i < L; ++i) total += x[i];
+  float each[L], total = 0;
+  std::memcpy(each, &x, sizeof each);
+  for (Index i = 0; i < L; ++i) total += each[i];
   return total;
 }
 
+// max|x|, NaN if one is: as integers, the bits of positive floats have the same order.
+static float largest(const float* x, Index n) {
+  int32_t most = 0;
+  for (Index i = 0; i < n; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    most = std::max(most, bits & 0x7fffffff);
+  }
+  float y;
+  std::memcpy(&y, &most, 4);
+  return y;
+}
+
 static float dot(const float* a, const float* b, Index n) {
-  Floats total = {};
-  Index i = 0;
-  for (; i + L <= n; i += L) total += floats(a + i) * floats(b + i);
-  float rest = sum(total);
-  for (; i < n; ++i) rest += a[i] * b[i];
-  return rest;
+  float total = 0;
+  for (Index i = 0; i < n; ++i) total += a[i] * b[i];
+  return total;
 }
 
 // ---- Weights: every kind expands GROUP columns of a row at a time -------------------------------
@@ -224,15 +235,16 @@ struct InIntegers {
   InIntegers(const int8_t* weight, const float* scales, Index k, const float* x, Index rows)
       : weight(weight), scales(scales), k(k), high(rows * k), low(rows * k), steps(rows) {
     for (Index r = 0; r < rows && exact; ++r, x += k) {
-      float most = 0, total = 0;
-      for (Index i = 0; i < k; ++i) most = std::max(most, std::fabs(x[i])), total += std::fabs(x[i]);
+      const float most = largest(x, k);
+      float total = 0;
+      for (Index i = 0; i < k; ++i) total += std::fabs(x[i]);
       exact = most == 0 || (most * float(k) <= LARGEST * total && most > 1e-30f);  // false for NaN
       steps[r] = most / 4095;
       const float inverse = most > 0 ? 4095 / most : 0;
       for (Index i = 0; i < k && exact; ++i) {
         const float scaled = x[i] * inverse, whole = std::nearbyint(scaled);
-        high[r * k + i] = int16_t(whole);
-        low[r * k + i] = int16_t(std::nearbyint((scaled - whole) * 8192));
+        high[r * k + i] = int16_t(int32_t(whole));
+        low[r * k + i] = int16_t(int32_t(std::nearbyint((scaled - whole) * 8192)));
       }
     }
   }

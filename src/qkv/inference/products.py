@@ -5,8 +5,14 @@ import sys
 from functools import cache
 
 import torch
-from jaxtyping import Float, Float32, Int8
+from jaxtyping import Float32, Int8, UInt8
 from torch import Tensor
+
+from qkv.inference.build import kernel
+
+OUTLIER = 20  # times the root mean square of a row: beside it, the others would be rounded away
+LARGE = 1e16  # squares of larger steps overflow
+TINY = torch.finfo(torch.float32).tiny
 
 
 class Int8Matrix:
@@ -17,16 +23,35 @@ class Int8Matrix:
         self.scales = scales
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)
 
+    def __call__(
+        self, x: Float32[Tensor, "rows K"]
+    ) -> tuple[Float32[Tensor, "rows N"], Float32[Tensor, "rows 1"]]:
+        """Multiply rows that are rounded to 8 bits.
 
-def multiply_int8(
-    integers: Float[Tensor, "rows K"], matrix: Int8Matrix
-) -> Float32[Tensor, "rows N"]:
-    """Return the product of integers from -127 to 127 with the matrix, times its scales."""
-    shifted = (integers + 128).to(torch.uint8)
-    return torch.ops.onednn.qlinear_pointwise(
-        *(shifted, 1.0, 128, matrix.laid_out, matrix.scales, matrix.zeros),
-        *(None, 1.0, 0, torch.float32, "none", [], ""),
-    )
+        Returns:
+            The products, and each row's step, by which they are to be multiplied; it is -1 for a
+            row with an outlier, or one that is not finite.
+        """
+        integers, steps = round_rows(x.contiguous())
+        y = torch.ops.onednn.qlinear_pointwise(
+            *(integers, 1.0, 128, self.laid_out, self.scales, self.zeros),
+            *(None, 1.0, 0, torch.float32, "none", [], ""),
+        )
+        return y, steps
+
+
+def round_rows(
+    x: Float32[Tensor, "rows K"],
+) -> tuple[UInt8[Tensor, "rows K"], Float32[Tensor, "rows 1"]]:
+    """Return round(127 x / max|x|) + 128 of each row, and max|x| / 127; see `Int8Matrix`."""
+    if kernel():
+        integers = torch.empty(x.shape, dtype=torch.uint8)
+        return integers, torch.ops.qkv.round_rows(x, integers, OUTLIER)
+    steps = x.abs().amax(1, keepdim=True) / 127
+    usual = (127 * steps).square() <= OUTLIER**2 * x.square().mean(1, keepdim=True)
+    usual &= steps < LARGE
+    rounded = (x / steps.clamp(min=TINY)).round().where(usual, 0.0)
+    return (rounded + 128).to(torch.uint8), steps.where(usual, -1.0)
 
 
 @cache

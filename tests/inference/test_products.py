@@ -1,0 +1,112 @@
+"""Products of many rows, and attention of single queries, against float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qkv.attention.core import attention
+from qkv.attention.multi_head import MultiHeadAttention
+from qkv.inference import products
+from qkv.inference.build import kernel
+from qkv.inference.modules import FastAttention, PackedLinear
+from qkv.inference.optimize import fastest, optimize
+from qkv.inference.packed import pack
+from qkv.inference.products import Int8Matrix, fast_bfloat16, fast_int8, round_rows
+from qkv.models.bert import Bert, BertConfig
+
+needs_int8 = pytest.mark.skipif(not fast_int8(), reason="no fast products of 8-bit integers here")
+needs_kernel = pytest.mark.skipif(not kernel(), reason="there is no C++ compiler")
+
+
+def exact(x, layer):
+    return F.linear(x.double(), layer.weight.double(), layer.bias.double())
+
+
+@pytest.fixture(params=["kernel", "torch"])
+def either(request, monkeypatch):
+    """Rounding by the kernel and by PyTorch."""
+    if request.param == "torch":
+        monkeypatch.setattr(products, "kernel", lambda: False)
+    elif not kernel():
+        pytest.skip("there is no C++ compiler")
+
+
+def test_rows_are_rounded_to_half_a_step(either):
+    x = torch.randn(23, 67)
+    integers, steps = round_rows(x)
+    assert integers.dtype == torch.uint8
+    back = (integers.float() - 128) * steps
+    assert ((back - x).abs() <= 0.5001 * steps).all()
+    torch.testing.assert_close(steps[:, 0], x.abs().amax(1) / 127)
+
+
+def test_rows_that_8_bits_do_not_hold_are_marked(either):
+    x = torch.randn(5, 900)
+    x[1, 7], x[2, 7], x[3, 7], x[4] = 1e6, float("nan"), float("inf"), 0
+    _, steps = round_rows(x)
+    assert [float(step) for step in steps[1:]] == [-1, -1, -1, 0]
+    assert steps[0] > 0
+
+
+@needs_int8
+def test_many_rows_differ_by_rounding_alone(either):
+    layer = PackedLinear(pack(torch.randn(37, 67), "int8"), torch.randn(37))
+    x = torch.randn(3, 11, 67)
+    bound = x.abs().amax(-1, keepdim=True) / 127 / 2 * layer.weight.abs().sum(1)
+    assert ((layer(x) - exact(x, layer)).abs() <= 1.0001 * bound).all()
+
+
+@needs_int8
+def test_rows_with_outliers_are_exact(either):
+    layer = PackedLinear(pack(torch.randn(37, 900), "int8"), torch.randn(37))
+    x = torch.randn(29, 900)
+    x[5, 3], x[7, 3], x[8] = 1e6, float("nan"), 0
+    y, reference = layer(x), exact(x, layer)
+    size = F.linear(x[5].double().abs(), layer.weight.double().abs())
+    assert ((y[5] - reference[5]).abs() <= 1e-5 * size).all()
+    assert y[7].isnan().all()
+    assert torch.equal(y[8], layer.bias)
+    assert torch.cosine_similarity(y[:5], reference[:5].float()).min() > 0.9998
+
+
+@needs_int8
+def test_the_largest_integers_do_not_saturate():
+    integers = torch.full((3, 4096), 127, dtype=torch.int8)
+    y, steps = Int8Matrix(integers, torch.ones(3))(torch.ones(17, 4096))
+    torch.testing.assert_close(y * steps, torch.full((17, 3), 127.0 * 4096))
+
+
+@pytest.mark.skipif(not fast_bfloat16(), reason="no fast products of bfloat16 here")
+def test_many_rows_in_bfloat16():
+    layer = PackedLinear(pack(torch.randn(37, 67), "bfloat16"), torch.randn(37))
+    x = torch.randn(29, 67)
+    size = F.linear(x.double().abs(), layer.weight.double().abs())
+    assert ((layer(x) - exact(x, layer)).abs() <= 2**-7 * size).all()
+
+
+@needs_kernel
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_single_queries_attend_as_in_float64(groups):
+    fast = FastAttention(MultiHeadAttention(66, 6, n_kv_heads=groups, causal=True))
+    room = torch.randn(2, 5, groups, 16, 11)
+    keys, values = room[:, :, :, :13]  # a part of the memory, as a cache returns it
+    queries = torch.randn(5, 6, 1, 11)
+    mask = torch.rand(5, 1, 1, 13) > 0.4
+    mask[3] = False
+    for seen in (None, mask):
+        ours = fast.attend(queries, keys, values, seen)
+        theirs = attention(queries.double(), keys.double(), values.double(), mask=seen)
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
+    assert torch.equal(ours[3], torch.zeros(6, 1, 11))
+
+
+def test_what_is_fastest_is_measured_and_said(caplog):
+    config = BertConfig(
+        vocab_size=11, n_positions=16, n_layers=1, n_segments=2, d_model=32, n_heads=2, d_ff=64
+    )
+    model = Bert(config).eval()
+    assert fastest(model) in ("float32", "bfloat16", "int8")
+    assert "dtype auto: " in caplog.text
+    assert "products of 64 rows: float32" in caplog.text
+    tokens = torch.randint(11, (2, 5))
+    torch.testing.assert_close(optimize(model, "auto")(tokens), model(tokens), rtol=0.1, atol=0.1)
