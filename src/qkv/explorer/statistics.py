@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NEIGHBORS = 8
+OUTLYING = 4  # times the median length of the states
 THUMBNAIL = 64  # rows and columns of a head that is too long to be shown whole
 
 
@@ -85,17 +86,19 @@ class Projection(NamedTuple):
 def principal_components(states: Float[Tensor, "L D"]) -> Projection:
     """Project hidden states on their first two principal components.
 
+    States of an outlying length, such as those of a first token that serves as an attention sink
+    (Xiao et al. 2024), would be a component of their own: the components are those of the others.
     Each component points to where its largest coordinate is positive, so that the picture does not
     depend on the signs of eigenvectors.
     """
-    centered = (states - states.mean(0)).double()
-    gram = centered @ centered.T if len(states) <= states.shape[1] else centered.T @ centered
-    values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(0)[:2].clamp(min=0), vectors.flip(1)[:, :2]
-    points = vectors * values.sqrt() if gram.shape[0] == len(states) else centered @ vectors
+    lengths = torch.linalg.vector_norm(states, dim=-1)
+    usual = states[lengths <= OUTLYING * lengths.median()].double()
+    _, singular, directions = torch.linalg.svd(usual - usual.mean(0), full_matrices=False)
+    values = singular[:2].square()
+    points = (states.double() - usual.mean(0)) @ directions[:2].T
     points = F.pad(points, (0, 2 - points.shape[1]))
     largest = points.gather(0, points.abs().argmax(0, keepdim=True))
-    total = centered.square().sum().clamp(min=1e-30)
+    total = singular.square().sum().clamp(min=1e-30)
     explained = F.pad(values / total, (0, 2 - len(values)))
     return Projection((points * torch.where(largest < 0, -1, 1)).float(), explained.float())
 

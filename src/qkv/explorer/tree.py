@@ -20,9 +20,11 @@ class BeamTree:
     """Collects the hypotheses of a search for one source, as its observer.
 
     Args:
+        size: number of hypotheses that the search keeps.
         begun: number of tokens from which the decoder starts.
     """
 
+    size: int
     begun: int = 1
     nodes: dict[Path, dict[str, Any]] = field(default_factory=dict)
 
@@ -34,9 +36,8 @@ class BeamTree:
                 self.nodes[path]["kept"] = True
         columns = (candidates.rows, candidates.tokens, candidates.totals, candidates.logprobs)
         extensions = zip(*(one[0].tolist() for one in columns), strict=True)
-        for (row, token, total, logprob), ended in zip(
-            extensions, candidates.finished[0].tolist(), strict=True
-        ):
+        finished = candidates.finished[0].tolist()
+        for rank, (row, token, total, logprob) in enumerate(extensions):
             path = (*paths[row], token)
             if total > LOWEST and path not in self.nodes:
                 self.nodes[path] = {
@@ -44,8 +45,8 @@ class BeamTree:
                     "step": len(path),
                     "logprob": logprob,
                     "total": total,
-                    "kept": False,
-                    "ended": ended,
+                    "kept": finished[rank] and rank < self.size,  # then it is an answer
+                    "ended": finished[rank],
                 }
 
     def describe(
@@ -58,8 +59,6 @@ class BeamTree:
             beam: its settings, for the scores.
             label: text of a token.
         """
-        for answer in answers:
-            self.nodes[tuple(answer.tokens)]["kept"] = True
         order = sorted(self.nodes, key=lambda path: (len(path), -self.nodes[path]["total"]))
         ids = {path: i for i, path in enumerate(order)}
         nodes = []
@@ -71,4 +70,10 @@ class BeamTree:
             nodes.append({"id": i, "parent": parent, "text": text, **node, "score": score})
         best = answers[0].tokens
         paths = [tuple(best[:n]) for n in range(1, len(best) + 1)]
-        return {"size": beam.size, "best": [ids[path] for path in paths], "nodes": nodes}
+        return {
+            "size": beam.size,
+            "length_penalty": beam.length_penalty,
+            "length_rule": beam.length_rule,
+            "best": [ids[path] for path in paths],
+            "nodes": nodes,
+        }

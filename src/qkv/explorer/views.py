@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -224,7 +225,7 @@ def view_translation(translator: Any, inputs: Mapping[str, str], told: Told) -> 
     check_strings([text])
     source = read_source(text, translator.tokenizer, translator.limit, translator.copying)
     part, model, device = source.parts[0], translator.model, translator.device
-    tree, target = BeamTree(), translator.target
+    target, tree = translator.target, BeamTree(translator.beam.size)
     decoder = replace(translator.decoder, observe=tree)
     [answers] = decoder(model, [part.tokens], rows=1)
     best = answers[0]
@@ -312,7 +313,7 @@ def view_image(recognizer: Any, inputs: Mapping[str, Any], told: Told) -> View:
     norm = closing_norm(model)
     return View(
         kind="recognize",
-        inputs={"text": str(inputs["text"])},
+        inputs={"text": Path(str(inputs["text"])).name},
         output=prediction.label,
         sequences={"source": [(one, True) for one in before] + [(one, False) for one in patches]},
         steps=[Step("class", "source", 0, names.index(prediction.label))],

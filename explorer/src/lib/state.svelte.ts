@@ -1,0 +1,169 @@
+// The one selection that all regions share. It is kept in the address, so that a view can be sent.
+
+import type { Theme } from "./color";
+import { meanHead, rollout } from "./math";
+import type { Head, Layer, Recording, Step } from "./record";
+
+export type Picture = "matrix" | "arcs" | "image";
+export type Mode = "head" | "mean" | "rollout";
+
+class Session {
+  record = $state.raw<Recording | undefined>();
+  before = $state.raw<Recording | undefined>(); // of the last run, for comparison
+  a = $state(0); // attention module
+  h = $state(0); // head
+  i = $state(0); // query
+  j = $state(0); // key
+  s = $state(0); // step
+  layer = $state(0); // of the states
+  picture = $state<Picture>("matrix");
+  mode = $state<Mode>("head");
+  hover = $state<{ i: number; j: number }>({ i: -1, j: -1 });
+  ablate = $state<[number, number][]>([]);
+  mask = $state("own");
+  live = $state(false);
+  theme = $state<Theme>("light");
+  fetched = $state(0); // heads of long inputs that have come
+  problem = $state("");
+
+  get header() {
+    return this.record!.header;
+  }
+  get attention(): Layer {
+    return this.header.attention[this.a];
+  }
+  get queries() {
+    return this.record!.tokens(this.attention.queries);
+  }
+  get keys() {
+    return this.record!.tokens(this.attention.keys);
+  }
+  get step(): Step | undefined {
+    return this.header.output.steps[this.s];
+  }
+  /** The query and key that are looked at now. */
+  get qi() {
+    return this.hover.i >= 0 ? this.hover.i : this.i;
+  }
+  get kj() {
+    return this.hover.j >= 0 ? this.hover.j : this.j;
+  }
+
+  private shownHead: Head | undefined = $derived.by(() => {
+    if (!this.record || this.fetched < 0) return undefined;
+    if (this.mode === "mean") return meanHead(this.record, this.a);
+    if (this.mode === "rollout") return rollout(this.record, this.a);
+    return this.record.head(this.a, this.h);
+  });
+  get head(): Head | undefined {
+    return this.shownHead;
+  }
+
+  /** Show another record; keep what still exists of the selection. */
+  open(record: Recording, hash = "") {
+    this.record = record;
+    if (!record.header.image && this.picture === "image") this.picture = "matrix";
+    if (record.header.image && !this.before) this.picture = "image";
+    const { attention, output, states } = record.header;
+    this.layer = Math.max(0, (states.at(-1)?.explained.length ?? 1) - 1);
+    this.s = Math.max(0, (output.prompt ?? 1) - 1);
+    this.a = attention.length - 1;
+    this.h = 0;
+    if (hash) this.restore(hash);
+    else this.pinStep(this.s);
+    this.clamp();
+  }
+
+  clamp() {
+    const within = (x: number, n: number) => Math.min(Math.max(0, x | 0), Math.max(0, n - 1));
+    this.a = within(this.a, this.header.attention.length);
+    this.h = within(this.h, this.attention.heads);
+    this.i = within(this.i, this.queries.length);
+    this.j = within(this.j, this.keys.length);
+    this.s = within(this.s, this.header.output.steps.length);
+    this.hover = { i: -1, j: -1 };
+  }
+
+  focus(a: number, h: number) {
+    this.a = a;
+    this.h = h;
+    this.mode = "head";
+    this.clamp();
+    void this.fetch();
+  }
+
+  async fetch() {
+    if (!this.record || this.record.head(this.a, this.h) || !this.live) return;
+    try {
+      await this.record.fetchHead(this.a, this.h);
+      this.fetched += 1;
+    } catch (error) {
+      this.problem = String(error);
+    }
+  }
+
+  pin(i: number, j?: number) {
+    this.i = i;
+    if (j !== undefined) this.j = j;
+    else this.j = this.strongest(i);
+    const { steps } = this.header.output;
+    const at = steps.findIndex((s) => s.sequence === this.attention.queries && s.position === i);
+    if (at >= 0 && steps[this.s]?.position !== i) this.s = at;
+  }
+
+  strongest(i: number): number {
+    const head = this.head;
+    if (!head) return 0;
+    let best = 0;
+    for (let j = 1; j < head.m; j++)
+      if (head.weights[i * head.m + j] > head.weights[i * head.m + best]) best = j;
+    return best;
+  }
+
+  pinStep(s: number) {
+    this.s = s;
+    const step = this.header.output.steps[s];
+    if (step && step.sequence === this.attention.queries) {
+      this.i = step.position;
+      this.j = this.strongest(step.position);
+    }
+  }
+
+  isAblated(a: number, h: number) {
+    return this.ablate.some(([x, y]) => x === a && y === h);
+  }
+  toggleAblated(a: number, h: number) {
+    this.ablate = this.isAblated(a, h)
+      ? this.ablate.filter(([x, y]) => x !== a || y !== h)
+      : [...this.ablate, [a, h]];
+  }
+
+  get hash(): string {
+    const { a, h, i, j, s, layer, picture, mode } = this;
+    return new URLSearchParams(
+      Object.entries({ a, h, q: i, k: j, s, layer, picture, mode }).map(([k, v]) => [k, String(v)]),
+    ).toString();
+  }
+
+  restore(hash: string) {
+    const values = new URLSearchParams(hash.replace(/^#/, ""));
+    const number = (name: string, old: number) => {
+      const value = Number.parseInt(values.get(name) ?? "", 10);
+      return Number.isFinite(value) && value >= 0 ? value : old;
+    };
+    this.a = number("a", this.a);
+    this.h = number("h", this.h);
+    this.i = number("q", this.i);
+    this.j = number("k", this.j);
+    this.s = number("s", this.s);
+    this.layer = number("layer", this.layer);
+    const picture = values.get("picture");
+    if (picture === "matrix" || picture === "arcs" || (picture === "image" && this.header.image))
+      this.picture = picture;
+    const mode = values.get("mode");
+    if (mode === "head" || mode === "mean" || mode === "rollout") this.mode = mode;
+    this.clamp();
+  }
+}
+
+export const session = new Session();
