@@ -39,6 +39,10 @@ COMMANDS = {
         "Train a model by a recipe: qkv train RECIPE --any.field VALUE.",
     ),
     "evaluate": ("qkv.tasks.commands:evaluate", "Score a model on data with known answers."),
+    "explore": (
+        "qkv.explorer.command:explore",
+        "Show what a model computes for an input: attention, its arithmetic, layers, single heads.",
+    ),
     "exercise": (
         "qkv.tutorial.exercises.command:exercise",
         "Solve the tutorial's exercises: qkv exercise list, start, check.",

@@ -1,0 +1,241 @@
+"""The explorer's server: the same page as a saved one, with models behind it.
+
+It answers only requests whose Host header names it, reads at most 10 MB of a body, gives no other
+site access (no CORS, JSON bodies alone), and looks up no name from a request on the disk.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import webbrowser
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from safetensors.numpy import save as save_tensors
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qkv.errors import ConfigError, DataError, QKVError
+from qkv.explorer.engine import BusyError, Engine, Stopped
+from qkv.explorer.heads import one_head
+from qkv.explorer.parts import as_array
+from qkv.explorer.saved import empty_page, page_with
+from qkv.json_fields import parse_json
+from qkv.tasks.streams import complain
+
+LARGEST_BODY = 10_000_000  # bytes
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def make_app(engine: Engine, hosts: Sequence[str] = LOCAL) -> Starlette:
+    """Build the application.
+
+    Args:
+        engine: the models.
+        hosts: names by which the server may be addressed.
+    """
+
+    async def page(_request: Request) -> Response:
+        return Response(empty_page(), media_type="text/html")
+
+    async def models(_request: Request) -> Response:
+        return JSONResponse({"models": engine.menu()})
+
+    async def look(request: Request) -> Response:
+        asked, heard = engine.read(await read_body(request)), Listener()
+        events = heard.events(engine.submit(asked, heard))
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    async def record(request: Request) -> Response:
+        looked = engine.record(request.path_params["key"])
+        if looked is None:
+            return _error(404, "this record is not kept any more; run the input again")
+        if request.url.path.endswith("/page"):
+            made = await asyncio.to_thread(page_with, looked.record)
+            return Response(made, media_type="text/html")
+        return Response(looked.record.encode(), media_type="application/octet-stream")
+
+    async def head(request: Request) -> Response:
+        looked = engine.record(request.path_params["key"])
+        if looked is None:
+            return _error(404, "this record is not kept any more; run the input again")
+        index, number = request.path_params["index"], request.path_params["head"]
+        found = await asyncio.to_thread(one_head, looked.layers, index, number)
+        arrays = {name: as_array(name, tensor) for name, tensor in found.items()}
+        return Response(save_tensors(arrays), media_type="application/octet-stream")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        engine.close()
+
+    at = "/explorer/records/{key:str}"
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/explorer/models", models),
+            Route("/explorer/look", look, methods=["POST"]),
+            Route(at, record),
+            Route(at + "/{index:int}/{head:int}", head),
+            Route(at + "/page", record),
+        ],
+        middleware=[
+            Middleware(WithHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+            Middleware(SameOrigin),
+        ],
+        exception_handlers={QKVError: _refuse, ClientDisconnect: _refuse},
+        lifespan=lifespan,
+    )
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """Return the JSON object in a request.
+
+    Raises:
+        DataError: it is too large, not JSON, or not an object.
+        ConfigError: the content type is not JSON, as in a form of another site.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ConfigError(f"content type {kind or 'none'}; expected application/json")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_BODY:
+            raise DataError(f"the body has more than {LARGEST_BODY:,} bytes")
+    try:
+        return parse_json(body.decode("utf-8"), "the body")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the body is not UTF-8 ({error.reason})") from error
+
+
+class Listener:
+    """Hears the events of a request in the engine's thread, and passes them on."""
+
+    def __init__(self) -> None:
+        self._loop, self._gone = asyncio.get_running_loop(), False
+        self._queue = asyncio.Queue[tuple[str, Any]]()
+
+    def __call__(self, event: str, data: Mapping[str, Any]) -> None:
+        """Pass on an event.
+
+        Raises:
+            Stopped: the client has gone.
+        """
+        if self._gone:
+            raise Stopped
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, (event, data))
+
+    async def events(self, future: Future[str]) -> AsyncIterator[str]:
+        """Yield the events, the last of which is the record or an error."""
+        done = asyncio.wrap_future(future)
+        done.add_done_callback(lambda one: self._queue.put_nowait(("done", one)))
+        done.add_done_callback(lambda one: one.cancelled() or one.exception())  # retrieved
+        try:
+            while True:
+                event, data = await self._queue.get()
+                if event == "done":
+                    break
+                yield _event(event, data)
+            yield _event("record", {"id": data.result()})
+        except QKVError as error:
+            yield _event("error", {"error": str(error)})
+        except Exception as error:  # the next request is answered all the same
+            complain(f"error: {type(error).__name__}: {error}")
+            yield _event("error", {"error": f"the model failed: {type(error).__name__}"})
+        finally:
+            self._gone = True
+
+
+def _event(event: str, data: Mapping[str, Any]) -> str:
+    return f"event: {event}\ndata: {json.dumps(data)}\n\n"
+
+
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status_code=status)
+
+
+async def _refuse(_request: Request, error: Exception) -> Response:
+    status = 503 if isinstance(error, BusyError) else 413 if "more than" in str(error) else 400
+    return _error(status, str(error))
+
+
+class WithHeaders:
+    """Add the headers that keep other sites out to every answer."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+
+        async def send_more(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                more = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        await self.app(scope, receive, send_more)
+
+
+class SameOrigin:
+    """Refuse requests that a page of another origin has sent."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            origin, host = headers.get(b"origin"), headers.get(b"host", b"")
+            if origin is not None and urlsplit(origin.decode("latin-1")).netloc.encode() != host:
+                await _error(403, "a request of another site")(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def serve(engine: Engine, host: str, port: int, *, browser: bool) -> None:
+    """Serve the explorer until it is interrupted.
+
+    Args:
+        engine: the models.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        browser: whether to open the page in the browser.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise OSError(
+            f"port {port} of {host} is not free: {error.strerror}; try --port 0"
+        ) from error
+    with listening:
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        complain(f"the explorer is at {address} (Ctrl-C ends it)")
+        if browser:
+            webbrowser.open(address)
+        app = make_app(engine, (*LOCAL, host))
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        uvicorn.Server(config).run(sockets=[listening])
