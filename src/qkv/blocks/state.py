@@ -158,3 +158,38 @@ class DecodingState:
         assert mask is not None
         padding = (0, size - length)
         return F.pad(self.memory, (0, 0, *padding)), F.pad(mask, padding, value=False)
+
+
+def shared_prefix(
+    tokens: Int[Tensor, "batch length"], token_mask: Bool[Tensor, "batch length"] | None
+) -> int:
+    """Return how many tokens all rows begin with; 0 for one row, or padding not on the left."""
+    batch, length = tokens.shape
+    if batch < 2 or not length:
+        return 0
+    if token_mask is None:
+        same = (tokens == tokens[:1]).all(0)
+        return int(same.cummin(0).values.sum())
+    if bool((token_mask[:, :-1] & ~token_mask[:, 1:]).any()):
+        return 0
+    # Aligned on the left, as far as the shortest row.
+    shortest = int(token_mask.sum(1).min())
+    first = length - token_mask.sum(1, keepdim=True)
+    aligned = tokens.gather(1, first + torch.arange(shortest, device=tokens.device))
+    return int((aligned == aligned[:1]).all(0).cummin(0).values.sum())
+
+
+def split_prefix(
+    tokens: Int[Tensor, "batch length"],
+    token_mask: Bool[Tensor, "batch length"] | None,
+    shared: int,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the prefix that all rows share, the other tokens, and the mask of these."""
+    if token_mask is None:
+        return tokens[:1, :shared], tokens[:, shared:], None
+    n_real, length = token_mask.sum(1, keepdim=True), tokens.shape[1]
+    longest = int(n_real.max())
+    first = length - int(n_real[0])
+    prefix = tokens[:1, first : first + shared]
+    columns = torch.arange(length - longest + shared, length, device=tokens.device)
+    return prefix, tokens[:, columns], columns >= length - n_real + shared

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from qkv.attention.masks import attention_mask, check_tokens, token_positions
 from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.stack import Stack
-from qkv.blocks.state import DecodingState
+from qkv.blocks.state import DecodingState, shared_prefix, split_prefix
 from qkv.models.initialization import initialize
+
+LEAST_SHARED = 8  # tokens; fewer are computed for each row again
 
 
 class CausalLM(nn.Module):
@@ -103,12 +105,21 @@ class CausalLM(nn.Module):
     ) -> DecodingState:
         """Process the prompt without its last token, which is the first token of `step`.
 
+        What all rows begin with, such as the instructions of a chat, is computed once.
+
         Args:
             source: ids; n may be 0.
             token_mask: True = a real token; padding may be on either side.
         """
         check_tokens(source)
-        state = DecodingState(len(self.stack.blocks), n_rows=len(source))
+        n_rows, n_layers = len(source), len(self.stack.blocks)
+        state = DecodingState(n_layers, n_rows=n_rows)
+        shared = shared_prefix(source, token_mask)
+        if shared >= LEAST_SHARED:
+            prefix, source, token_mask = split_prefix(source, token_mask, shared)
+            state = DecodingState(n_layers, n_rows=1)
+            self._advance(prefix, state, None)
+            state.reorder(source.new_zeros(n_rows))
         if source.shape[1]:
             self._advance(source, state, token_mask)
         state.begin()
