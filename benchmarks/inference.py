@@ -123,7 +123,8 @@ def rows_of(name: str, result: dict[str, Any], limit: float) -> list[dict[str, s
             }
         )
     for engine, why in result["missing"].items():
-        rows.append({"engine": engine, "seconds": f"did not run: {why}"})
+        empty = dict.fromkeys(rows[0], "")
+        rows.append(empty | {"engine": engine, "seconds": f"did not run: {why}"})
     return rows
 
 

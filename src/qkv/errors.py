@@ -33,6 +33,10 @@ class TrainingError(QKVError, RuntimeError):
     """Training that cannot continue, such as after a NaN loss."""
 
 
+class BusyError(QKVError, RuntimeError):
+    """Too many requests wait already."""
+
+
 class MissingDependencyError(QKVError, ImportError):
     """A missing optional package; the message has the command that installs it."""
 

@@ -1,0 +1,69 @@
+"""A request to a running batch: a prompt, and the tokens of its answer as they come."""
+
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from qkv.errors import ConfigError, LengthError
+
+Choose = Callable[[Float[Tensor, " V"]], int]
+
+
+def most_probable(logits: Float[Tensor, " V"]) -> int:
+    """Choose greedily."""
+    return int(logits.argmax())
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt, and the tokens of its answer as they come; iterate over it from another thread.
+
+    Args:
+        prompt: ids.
+        stop: ids that end the answer and are part of it.
+        max_length: maximum number of tokens of the answer.
+        choose: chooses a token from the logits, with its own random numbers if any.
+    """
+
+    prompt: Sequence[int]
+    stop: frozenset[int] | set[int]
+    max_length: int
+    choose: Choose = most_probable
+    cancelled: bool = field(default=False, init=False)
+    _tokens: "queue.SimpleQueue[int | BaseException | None]" = field(
+        default_factory=queue.SimpleQueue, init=False, repr=False
+    )
+    _n_tokens: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if not self.prompt:
+            raise LengthError("the prompt is empty: decoding must begin with a token")
+        if self.max_length < 1:
+            raise ConfigError(f"max_length is {self.max_length}, expected at least 1")
+
+    def __iter__(self) -> Iterator[int]:
+        """Wait for each token; raise the error that ended the request, if one did."""
+        while (token := self._tokens.get()) is not None:
+            if isinstance(token, BaseException):
+                raise token
+            yield token
+
+    def cancel(self) -> None:
+        """Ask for no more tokens; the row leaves the batch before the next step."""
+        self.cancelled = True
+
+    def add(self, token: int) -> bool:
+        """Take a token; return whether the answer has ended."""
+        self._tokens.put(token)
+        self._n_tokens += 1
+        ended = token in self.stop or self._n_tokens == self.max_length
+        return ended and self.close()
+
+    def close(self, error: BaseException | None = None) -> bool:
+        """End the answer, with an error if it did not end by itself."""
+        self._tokens.put(error)  # None: there are no more tokens
+        return True
