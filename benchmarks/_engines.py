@@ -1,5 +1,6 @@
 """What inference.py measures: kinds of work, and engines that do them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -126,7 +127,13 @@ def _write(name: str, path: Path) -> None:
         model: Any = GPT(GPTConfig())
     else:
         model = Marian(MarianConfig(source_vocab_size=32_001, target_vocab_size=32_001))
+        with torch.no_grad():  # CTranslate2 begins with zeros
+            model.target_embedding.weight[-1] = 0
     save_checkpoint(Checkpoint(model), path)
+    ids = {"pad_token_id": 32_000, "eos_token_id": 1, "decoder_start_token_id": 32_000}
+    config = path / "config.json"
+    written = json.loads(config.read_text(encoding="utf-8")) | ids | {"bos_token_id": 1}
+    config.write_text(json.dumps(written), encoding="utf-8")
     _write_tokenizer(path, model.head.weight.shape[0])
 
 
@@ -136,8 +143,8 @@ def _write_tokenizer(path: Path, size: int) -> None:
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {str(i): i for i in range(size)}
-    special = {"unk_token": "0", "eos_token": "1", "pad_token": str(size - 1)}
+    vocab = {str(i): i for i in range(size - 1)} | {"<pad>": size - 1}
+    special = {"unk_token": "0", "bos_token": "1", "eos_token": "1", "pad_token": "<pad>"}
     tokenizer = Tokenizer(WordLevel(vocab, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(path)
 
