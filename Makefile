@@ -79,6 +79,10 @@ bench: .venv/dev.stamp ## run every benchmark
 		echo "== $$file"; .venv/$(BIN)/python "$$file" $(ARGS) || exit 1; \
 	done
 
+bench-quick: .venv/dev.stamp ## compare inference with transformers and CTranslate2, about 5 minutes
+	.venv/$(BIN)/python -m pip install --quiet --constraint constraints.txt ctranslate2
+	.venv/$(BIN)/python benchmarks/inference.py --rounds 3 --only gpt2 marian minilm --only-show $(ARGS)
+
 .venv/tutorial.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("qkv needs Python 3.11 or newer; %s is Python %s. Name a newer one: make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
 	@test -x .venv/$(BIN)/pip || $(PYTHON) -m venv .venv

@@ -128,12 +128,14 @@ def rows_of(name: str, result: dict[str, Any], limit: float) -> list[dict[str, s
     return rows
 
 
-def report(result: dict[str, Any]) -> None:
+def report(result: dict[str, Any], *, write: bool) -> None:
     parts = []
     for name, one in result["work"].items():
         rows = rows_of(name, one, result["bytes per second"])
         show_table(WORK[name].title, rows)
         parts.append(f"**{WORK[name].title}**\n\n{markdown_table(rows)}")
+    if not write:
+        return
     draw(result)
     limit = f"The memory is read at {result['bytes per second'] / 1e9:.1f} GB/s."
     picture = "![How many times as fast as transformers each engine is](images/inference.png)"
@@ -161,6 +163,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="*", choices=WORK, help="kinds of work")
+    parser.add_argument("--only-show", action="store_true", help="keep and publish nothing")
     parser.add_argument("--folder", default="out/benchmarks", help="for converted models")
     options = parser.parse_args()
     if not options.publish_only:
@@ -172,8 +175,11 @@ def main() -> None:
             )
         result = {"work": {name: kept[name] for name in WORK if name in kept}}
         result |= {"bytes per second": bandwidth(), "machine": machine("transformers")}
-        save(PATH, result)
-    report(load(PATH))
+        if not options.only_show:
+            save(PATH, result)
+    else:
+        result = load(PATH)
+    report(result, write=not options.only_show)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from qkv.tutorial.tables import markdown_table, show_table
 PATH = RESULTS / "speculative.json"
 LENGTH = 64
 PROMPTS = {
-    "repeats its prompt": "Correct the spelling: The libary opens at nine, and the libary closes at "
-    "five on weekdays. The corrected text: The library opens at nine, and the",
+    "repeats its prompt": "Correct the spelling: The libary opens at nine, and the libary closes "
+    "at five on weekdays. The corrected text: The library opens at nine, and the",
     "continues a list": "Monday: bread, milk. Tuesday: bread, eggs. Wednesday: bread, milk. "
     "Thursday: bread, eggs. Friday:",
     "tells a story": "Once upon a time, in a village between two mountains, there lived",

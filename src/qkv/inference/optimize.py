@@ -50,12 +50,17 @@ def optimize(model: Model, dtype: Choice = "float32") -> Model:
                 f"{name} is {tensor.dtype} on {tensor.device}; expected a model of floating-point "
                 "numbers on the CPU: the kernel is for processors"
             )
-    if any(isinstance(module, (PackedLinear, PackedEmbedding)) for module in model.modules()):
+    if is_optimized(model):
         raise ConfigError("this model is optimized already; optimize the one it was made from")
     shared: dict[int, Any] = {id(b): b for b in model.buffers()}
     shared |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     packing = fastest(model) if dtype == "auto" else dtype
     return _Optimizer(copy.deepcopy(model, shared).eval(), packing).run()
+
+
+def is_optimized(model: nn.Module) -> bool:
+    """Return whether a model has packed weights."""
+    return any(isinstance(module, PackedLinear | PackedEmbedding) for module in model.modules())
 
 
 def fastest(model: nn.Module) -> Packing:

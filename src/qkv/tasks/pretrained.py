@@ -36,7 +36,7 @@ from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from qkv.data.tokenizers.gguf import gguf_tokenizer_files
 from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
-from qkv.inference.optimize import Choice
+from qkv.inference.optimize import Choice, is_optimized
 from qkv.inference.optimize import optimize as make_faster
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.heads import MaskedLM, ModelWithHead, PreTraining
@@ -307,8 +307,13 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
         shard_bytes: maximum size of a file of new weights; larger ones are split.
 
     Raises:
-        ConfigError: if no family of checkpoints can express the model.
+        ConfigError: if no family of checkpoints can express the model, or it is optimized.
     """
+    if is_optimized(loaded.model):
+        raise ConfigError(
+            "an optimized model cannot be saved; save the model that it was made from, and "
+            "optimize it again after loading, which gives the same numbers"
+        )
     files = loaded.files
     if loaded.tokenizer is not loaded.read:
         files = {name: content for name, content in files.items() if name not in TOKENIZER_FILES}
