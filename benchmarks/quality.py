@@ -30,7 +30,7 @@ def bleu(dtype: str) -> float:
     task = find_task("translate")
     examples = Source(task, {"source": "en", "target": "de"}).read("tatoeba", "validation")
     translator = task.pipeline.load("translator-en-de", device="cpu", dtype=dtype)
-    return translator.evaluate(examples[:300]).bleu
+    return translator.evaluate(examples[:300]).bleu.score
 
 
 def perplexity(dtype: str) -> float:
