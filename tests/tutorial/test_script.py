@@ -99,19 +99,20 @@ def test_no_line_of_the_script_is_lost(script):
 
 @pytest.fixture
 def no_options(monkeypatch):
-    for name in ("QKV_FAST", "QKV_TEXTS"):
+    for name in ("QKV_FAST", "QKV_SEED", "QKV_TEXTS"):
         monkeypatch.setenv(name, "")  # so that it is put back, whatever the test sets
         monkeypatch.delenv(name)
 
 
 def test_without_options_all_sections_run_and_no_variable_is_set(no_options):
     assert read_options(SELF, []) == []
-    assert "QKV_FAST" not in os.environ
-    assert "QKV_TEXTS" not in os.environ
+    assert not {"QKV_FAST", "QKV_SEED", "QKV_TEXTS"} & set(os.environ)
 
 
 def test_options_become_what_the_cells_read(no_options):
-    assert read_options(SELF, ["--fast", "--section", "9", "2", "--data", "sst2"]) == [9, 2]
+    options = ["--fast", "--seed", "2", "--section", "9", "2", "--data", "sst2"]
+    assert read_options(SELF, options) == [9, 2]
+    assert os.environ["QKV_SEED"] == "2"
     assert os.environ["QKV_FAST"] == "1"
     assert os.environ["QKV_TEXTS"] == "sst2"
 

@@ -40,7 +40,11 @@ class Digits:
 
 
 def train_digits(
-    config: ViTConfig, augmentation: Augmentation, steps_of: Callable[[int], int]
+    config: ViTConfig,
+    augmentation: Augmentation,
+    steps_of: Callable[[int], int],
+    *,
+    seed: int = 0,
 ) -> Digits:
     """Train on the training half, enlarged to the size that the config reads.
 
@@ -48,6 +52,7 @@ def train_digits(
         config: of the Vision Transformer.
         augmentation: applied to an image each time it is shown.
         steps_of: maps the steps of a complete training, 200 epochs, to those to train.
+        seed: of the order of the images, and of their changes.
     """
     splits = read_splits(TASK, DataConfig(train=("digits",)))
     labels = Labels.of(one.label for one in splits.train)
@@ -63,7 +68,7 @@ def train_digits(
         mean=measured["mean"],
         std=measured["std"],
         augmentation=augmentation,
-        batching=Batching(batch_size=64, epochs=None),
+        batching=Batching(batch_size=64, epochs=None, seed=seed),
     )
     steps = steps_of(200 * batches.n_batches)
     history = train(

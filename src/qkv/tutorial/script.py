@@ -13,7 +13,7 @@ from qkv.data.sets import named_sets
 from qkv.errors import ConfigError
 
 # The variables that the cells read, also in a notebook.
-FAST, TEXTS = "QKV_FAST", "QKV_TEXTS"
+FAST, SEED, TEXTS = "QKV_FAST", "QKV_SEED", "QKV_TEXTS"
 
 _HEADING = re.compile(r"# (#{1,3}) ((\d+)(?:\.\d+)? )?(.*)")
 _MINUTES = re.compile(r"\*(.*\bminutes?\b.*)\*")
@@ -36,6 +36,9 @@ def read_options(script: Path, arguments: Sequence[str] | None = None) -> list[i
     parser = argparse.ArgumentParser(description="Attention and Transformers, section by section.")
     parser.add_argument("--fast", action="store_true", help="train less: quicker, less accurate")
     parser.add_argument(
+        "--seed", type=int, metavar="N", help="seed of weights and batches; default 0"
+    )
+    parser.add_argument(
         "--section", type=int, nargs="+", metavar="N", help="run these sections only"
     )
     parser.add_argument(
@@ -50,6 +53,8 @@ def read_options(script: Path, arguments: Sequence[str] | None = None) -> list[i
         parser.exit()
     if options.fast:
         os.environ[FAST] = "1"
+    if options.seed is not None:
+        os.environ[SEED] = str(options.seed)
     if options.data:
         if options.data not in known and not Path(options.data).exists():
             raise ConfigError(
