@@ -60,8 +60,8 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
 # Nothing is downloaded. `--section 9` runs one section; each needs this set-up only. `--fast` (in a
 # notebook: `QKV_FAST=1`) trains for a quarter of the steps on less data, to see everything once;
 # results that need all of them are then neither reached nor asserted. `--seed 1` (`QKV_SEED=1`) draws
-# other initial weights and batches: what the cells assert holds for 0, 1 and 2. `--data my.csv` (or
-# `QKV_TEXTS=my.csv`) runs section 9 on your own texts.
+# other initial weights and batches. `--data my.csv` (or `QKV_TEXTS=my.csv`) runs section 9 on your
+# own texts.
 #
 # The cell makes the corpus of dates from the names and patterns of the Unicode CLDR, read through
 # Babel. Training and test dates are disjoint: a date itself determines which of the two it is in.
@@ -200,9 +200,10 @@ assert losses[-1] < math.log(10) < losses[0] < 1.5 * math.log(size)
 x = torch.randn(2, 3, 4)
 logits = torch.zeros(1, 8, requires_grad=True)
 F.cross_entropy(logits, torch.tensor([2])).backward()
+third = (torch.zeros(3) + 5).softmax(0)[0]
 shapes = tuple((x @ x.transpose(1, 2)).shape), tuple(x.mean(-1, keepdim=True).shape)
 answers = {
-    "1: softmax of equal scores": f"{(torch.zeros(3) + 5).softmax(0)[0]:.3f} each; so with 5 more",
+    "1: softmax of equal scores": f"{third:.3f} each; adding a constant changes nothing",
     "2: x @ x.transpose(1, 2) and the mean": "{} and {}".format(*shapes),
     "3: loss at p = 1/8": f"ln 8 = {math.log(8):.3f}",
     "4: gradient of the cross-entropy": f"probabilities - one-hot target: {logits.grad[0].tolist()}",
@@ -1377,7 +1378,7 @@ torch.manual_seed(SEED)
 SIZES_3 = {"d_model": 64, "n_heads": 4, "d_ff": 256, "n_encoder_layers": 1, "n_decoder_layers": 2}
 small = Transformer(TransformerConfig(**n_tokens, **SIZES_3, dropout=0.0))
 training_3 = Training(
-    steps=steps_of(900), max_tokens=2000, learning_rate=5e-3, warmup=1 / 8, seed=SEED
+    steps=steps_of(900), max_tokens=2000, learning_rate=5e-3, warmup=steps_of(900) // 8, seed=SEED
 )
 learned = learn("small Transformer", small, text_pairs, test_pairs, tokenizers, training_3)
 rewriter, all_heads = learned.translator, learned.exact
@@ -1491,20 +1492,23 @@ show_table(
 off = {layer: [one_off[layer, head]["whole"] for head in range(4)] for layer in looks}
 left = {layer: [one_left[layer, head] for head in range(4)] for layer in looks}
 first, second = (f"decoder.blocks.{layer}.cross_attention" for layer in range(2))
-decoder_self = "decoder.blocks.0.self_attention"
+of_itself = [*off["decoder.blocks.0.self_attention"], *off["decoder.blocks.1.self_attention"]]
 assert FAST or min(off[first]) > all_heads - 0.05
 assert FAST or max(left[first]) > all_heads - 0.1
 assert FAST or max(left[second]) < 0.5
-assert FAST or max(off[decoder_self]) > all_heads - 0.1
-assert FAST or min(off[decoder_self]) < all_heads - 0.2
+assert FAST or max(off[second]) < min(off[first])
+assert FAST or max(of_itself) > all_heads - 0.1
 
 # %% [markdown]
 # After the full training:
 #
 # - The first decoder layer's cross-attention can lose any head, and with the best one left of four
-#   nearly all dates are still right. The last layer's needs several: with one left, few are.
-# - In the decoder's self-attention some heads are hardly missed, and without others many dates are
-#   wrong: in one part alone, in all of them, or in the dashes and the end, as the columns say.
+#   nearly all dates are still right. The last layer misses each of its heads, and needs several:
+#   with one left, few dates are right.
+# - In the decoder's self-attention some heads are hardly missed. Whether one is indispensable depends
+#   on the initial weights: with the seeds 0 and 1 there is a head without which most dates are wrong,
+#   in one part alone, in all of them, or in the dashes and the end, as the columns say; with the
+#   seed 2 there is none.
 # - A missing head of the last cross-attention harms year, month and day, since the heads do not
 #   divide the date by parts.
 #
