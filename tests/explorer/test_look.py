@@ -184,7 +184,7 @@ def _source(translator):
 @pytest.mark.parametrize("task", ["classify", "recognize", "generate"])
 def test_one_head_of_a_long_input_is_that_of_the_whole(task, monkeypatch):
     whole, model = looked_at(task), pipeline_of(task).model
-    monkeypatch.setattr("qkv.explorer.parts.LONG", 4)
+    monkeypatch.setattr("qkv.explorer.views.LONG", 4)
     long = look(model, whole.view, name="x")
     layer = long.record.header["attention"][1]
     assert layer["long"]

@@ -114,7 +114,7 @@ def test_an_image_is_its_content_and_never_a_path(ask, tmp_path):
 
 
 def test_one_head_on_request(ask, monkeypatch):
-    monkeypatch.setattr("qkv.explorer.parts.LONG", 4)
+    monkeypatch.setattr("qkv.explorer.views.LONG", 4)
     _, key = look(ask, model="sentiment-small", inputs={"text": "A film of some length."})
     record = Record.decode(ask("GET", f"/explorer/records/{key}")[2])
     layer = record.header["attention"][2]

@@ -270,12 +270,20 @@ export class Recording {
   }
 }
 
+function decode(base64: string): Uint8Array {
+  const fast = Uint8Array as unknown as { fromBase64?: (text: string) => Uint8Array };
+  if (fast.fromBase64) return fast.fromBase64(base64);
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
 /** The record in this page, if it was saved with one. */
 export function inlinedRecord(): Recording | undefined {
   const element = document.getElementById("record");
   if (!element) return undefined;
-  const text = atob(element.textContent!.trim());
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return new Recording(bytes.buffer);
+  const bytes = decode(element.textContent!.trim());
+  element.remove();
+  return new Recording(bytes.buffer as ArrayBuffer);
 }

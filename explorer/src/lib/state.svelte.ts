@@ -18,7 +18,7 @@ class Session {
   layer = $state(0); // of the states
   picture = $state<Picture>("matrix");
   mode = $state<Mode>("head");
-  hover = $state<{ i: number; j: number }>({ i: -1, j: -1 });
+  hover = $state.raw<{ i: number; j: number }>({ i: -1, j: -1 });
   ablate = $state<[number, number][]>([]);
   mask = $state("own");
   live = $state(false);
@@ -41,13 +41,9 @@ class Session {
   get step(): Step | undefined {
     return this.header.output.steps[this.s];
   }
-  /** The query and key that are looked at now. */
-  get qi() {
-    return this.hover.i >= 0 ? this.hover.i : this.i;
-  }
-  get kj() {
-    return this.hover.j >= 0 ? this.hover.j : this.j;
-  }
+  /** The query and key that are looked at now; derived, so that nothing is drawn twice. */
+  readonly qi: number = $derived(this.hover.i >= 0 ? this.hover.i : this.i);
+  readonly kj: number = $derived(this.hover.j >= 0 ? this.hover.j : this.j);
 
   private shownHead: Head | undefined = $derived.by(() => {
     if (!this.record || this.fetched < 0) return undefined;

@@ -113,13 +113,18 @@ def read_fields(
 def _look(
     task: str, model: str, fields: dict[str, str], device: str, allow_download: bool, quick: bool
 ) -> Any:
+    from qkv.explorer.heads import longest
     from qkv.explorer.look import look, make_view
+    from qkv.explorer.views import LONG
 
     pipeline = find_task(task).pipeline.load(
         model, device=pick_device(device), allow_download=allow_download
     )
     view = make_view(pipeline, task, fields)
-    return look(pipeline.model, view, name=model, effects=not quick)
+    long = longest(view) > LONG
+    if long and not quick:
+        complain(f"longer than {LONG} positions: the effect of each head is left out")
+    return look(pipeline.model, view, name=model, effects=not (quick or long))
 
 
 def _serve(

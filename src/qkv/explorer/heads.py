@@ -4,8 +4,9 @@ Shapes: H heads, S steps.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 
 from qkv.attention.core import attention_weights
 from qkv.attention.multi_head import MultiHeadAttention
+from qkv.attention.single_head import SingleHeadAttention
 from qkv.errors import ConfigError
-from qkv.explorer.capture import Attended, capture
+from qkv.explorer.capture import Attended
 from qkv.explorer.changes import each_head_disabled
 from qkv.explorer.statistics import chosen_logprobs
-from qkv.explorer.views import Told, View
+from qkv.explorer.views import LONG, Told, View
 from qkv.models.modes import evaluating
 
 
@@ -28,11 +30,28 @@ def observing(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def attention_names(model: nn.Module, view: View) -> Iterator[str]:
-    """Yield the names of the attention modules, in the order in which a pass uses them."""
-    with capture(model, lambda one: one.name) as seen:
-        view.logits(1)
-    yield from seen.attention
+def first_pass(model: nn.Module, view: View) -> tuple[list[str], Float[Tensor, "1 S"]]:
+    """Return the names of the attention modules, in the order of a pass, and its log-probabilities.
+
+    The log-probabilities are those of the chosen candidates.
+    """
+    names = dict[str, None]()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, MultiHeadAttention | SingleHeadAttention):
+                note = partial(_note, names, name or "attention")
+                hooks.callback(module.register_forward_pre_hook(note).remove)
+        logits = view.logits(1)
+    return list(names), chosen_logprobs(logits, [one.chosen for one in view.steps])
+
+
+def _note(names: dict[str, None], name: str, *_: Any) -> None:
+    names.setdefault(name)
+
+
+def longest(view: View) -> int:
+    """Return the number of positions of the longest sequence."""
+    return max(map(len, view.sequences.values()))
 
 
 def head_effects(
@@ -47,14 +66,21 @@ def head_effects(
         view: the input.
         told: called with the name of each module that is done.
 
+    Raises:
+        ConfigError: the input is long, so that it would take hours.
+
     Returns:
         The heads as [index of the attention, head], and their effects.
     """
+    if (length := longest(view)) > LONG:
+        raise ConfigError(
+            f"the input has {length:,} positions; expected at most {LONG} to switch off each head"
+        )
     chosen, heads, effects = [one.chosen for one in view.steps], [], []
     modules = dict(model.named_modules())
     with observing(model):
-        baseline = chosen_logprobs(view.logits(1), chosen)
-        for i, name in enumerate(attention_names(model, view)):
+        names, baseline = first_pass(model, view)
+        for i, name in enumerate(names):
             module = modules.get(name, model)
             if not isinstance(module, MultiHeadAttention):
                 continue

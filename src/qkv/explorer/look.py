@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qkv.errors import ConfigError
 from qkv.explorer.capture import Attended, capture
 from qkv.explorer.changes import UNCHANGED, Changes, changed
-from qkv.explorer.heads import attention_names, head_effects, observing
+from qkv.explorer.heads import first_pass, head_effects, observing
 from qkv.explorer.parts import (
     as_array,
     describe_attention,
@@ -22,7 +22,6 @@ from qkv.explorer.parts import (
     watch,
 )
 from qkv.explorer.record import Record
-from qkv.explorer.statistics import chosen_logprobs
 from qkv.explorer.views import VIEWS, Told, View
 from qkv.models.modes import evaluating
 from qkv.zoo.catalog import ZOO
@@ -88,8 +87,7 @@ def look(
     """
     start, tensors = time.perf_counter(), dict[str, Tensor]()
     with observing(model):
-        before = chosen_logprobs(view.logits(1)[0], [one.chosen for one in view.steps])
-        names = list(attention_names(model, view))
+        names, before = first_pass(model, view) if changes else ([], torch.zeros(1, 0))
         with changed(model, changes, names), capture(model, watch(view)) as seen:
             logits = view.logits(1)[0]
         header = {
@@ -115,7 +113,7 @@ def look(
         header |= {"image": view.image} if view.image else {}
         header |= {"beam": view.beam} if view.beam else {}
         if changes:
-            tensors["changes.before"] = before
+            tensors["changes.before"] = before[0]
             pairs = [list(one) for one in changes.ablate]
             header["changes"] = {
                 "ablate": pairs,

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qkv.explorer import views
 from qkv.explorer.capture import Attended, Captured
 from qkv.explorer.statistics import (
     chosen_logprobs,
@@ -27,7 +28,6 @@ from qkv.explorer.statistics import (
 )
 from qkv.explorer.views import View, last_stack
 
-LONG = 512  # positions beyond which heads are sent as thumbnails, and one by one on request
 KEPT = 200  # candidates of a step with their own logits; the others share a histogram
 LENS = 5  # candidates of each layer
 
@@ -58,10 +58,12 @@ def watch(view: View) -> Callable[[Attended], Seen]:
         stats = {
             what: [round(x, 6) for x in one.tolist()] for what, one in numbers._asdict().items()
         }
-        if max(n_queries, n_keys) <= LONG or layer.queries is None:
+        if max(n_queries, n_keys) <= views.LONG or layer.queries is None:
             return Seen(layer, stats, None)
         small = thumbnails(layer.weights)
-        return Seen(Attended(**{**vars(layer), "weights": layer.weights[:, :0]}), stats, small)
+        return Seen(
+            Attended(**{**vars(layer), "weights": layer.weights[:, :0].clone()}), stats, small
+        )
 
     return see
 

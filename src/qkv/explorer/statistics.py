@@ -46,8 +46,8 @@ def head_stats(
     """
     return HeadStats(
         entropy=torch.special.entr(weights).sum(-1).mean(-1),
-        distance=(weights * distances).sum(-1).mean(-1),
-        special=(weights * special).sum(-1).mean(-1),
+        distance=torch.einsum("hqk,qk->h", weights, distances) / weights.shape[1],
+        special=weights.mean(1) @ special.to(weights.dtype),
         first=weights[..., 0].mean(-1),
     )
 
@@ -93,12 +93,18 @@ def principal_components(states: Float[Tensor, "L D"]) -> Projection:
     """
     lengths = torch.linalg.vector_norm(states, dim=-1)
     usual = states[lengths <= OUTLYING * lengths.median()].double()
-    _, singular, directions = torch.linalg.svd(usual - usual.mean(0), full_matrices=False)
-    values = singular[:2].square()
+    centered = usual - usual.mean(0)
+    if len(centered) <= centered.shape[1]:
+        _, singular, directions = torch.linalg.svd(centered, full_matrices=False)
+        variances = singular.square()
+    else:  # of a long text, by the smaller product
+        variances, vectors = torch.linalg.eigh(centered.T @ centered)
+        variances, directions = variances.flip(0).clamp(min=0), vectors.T.flip(0)
+    values = variances[:2]
     points = (states.double() - usual.mean(0)) @ directions[:2].T
     points = F.pad(points, (0, 2 - points.shape[1]))
     largest = points.gather(0, points.abs().argmax(0, keepdim=True))
-    total = singular.square().sum().clamp(min=1e-30)
+    total = variances.sum().clamp(min=1e-30)
     explained = F.pad(values / total, (0, 2 - len(values)))
     return Projection((points * torch.where(largest < 0, -1, 1)).float(), explained.float())
 

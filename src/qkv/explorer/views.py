@@ -26,6 +26,8 @@ from qkv.tasks.sources import read_source
 from qkv.tasks.tagging import WORD
 
 NEW_TOKENS = 24
+LONG = 512  # positions beyond which heads are sent as thumbnails, and one by one on request
+LAST = 128  # steps of a long text: the last ones
 Told = Callable[[str], None]
 
 
@@ -283,19 +285,24 @@ def view_generation(generator: Any, inputs: Mapping[str, str], told: Told) -> Vi
             stepper.append(token)
             written.append(int(token))
             told(tokenizer.tokens(written[-1:])[0])
-    row = [*prompt, *written]
-    norm = closing_norm(model)
+    row, norm = [*prompt, *written], closing_norm(model)
+    first = 0 if len(row) <= LONG else max(0, len(row) - 1 - LAST)
+
+    def logits(rows: int) -> Tensor:
+        hidden = model.hidden(torch.tensor([row] * rows, device=device))
+        return model.head(hidden[:, first:-1])
+
     return View(
         kind="generate",
         inputs=dict(inputs),
         output=tokenizer.decode(written),
         sequences={"source": labeled(tokenizer, row)},
-        steps=[Step("", "source", i, token) for i, token in enumerate(row[1:])],
+        steps=[Step("", "source", i, row[i + 1]) for i in range(first, len(row) - 1)],
         candidates="tokens",
         name=lambda i: tokenizer.tokens([i])[0],
-        logits=lambda rows: model(torch.tensor([row] * rows, device=device))[:, :-1],
-        read=lambda states: model.head(norm(states[:-1])),
-        extra={"prompt": len(prompt)},
+        logits=logits,
+        read=lambda states: model.head(norm(states[first:-1])),
+        extra={"prompt": max(0, len(prompt) - first)},
     )
 
 
