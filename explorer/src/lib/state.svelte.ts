@@ -41,6 +41,13 @@ class Session {
   get step(): Step | undefined {
     return this.header.output.steps[this.s];
   }
+  /** What the query predicts, where it is the next token. */
+  predicted(i: number): string {
+    const { output } = this.header;
+    if (output.kind !== "tokens" || this.attention.queries !== output.steps[0]?.sequence) return "";
+    const step = output.steps.find((one) => one.position === i);
+    return step ? this.record!.name(step.chosen) : "";
+  }
   /** The query and key that are looked at now; derived, so that nothing is drawn twice. */
   readonly qi: number = $derived(this.hover.i >= 0 ? this.hover.i : this.i);
   readonly kj: number = $derived(this.hover.j >= 0 ? this.hover.j : this.j);
