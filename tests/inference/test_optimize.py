@@ -209,6 +209,29 @@ def test_attention_can_be_recorded():
         torch.testing.assert_close(ours, weights[1][name], rtol=1e-5, atol=1e-6)
 
 
+@needs_kernel
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("name", ["gpt", "bart"])
+def test_a_recorded_block_runs_by_itself(name, layer, monkeypatch):
+    model = randomized({**CAUSAL, **TRANSLATORS}[name]())
+    fast, calls, found = optimize(model), [], []
+    decode = torch.ops.qkv.decode
+    monkeypatch.setattr(torch.ops.qkv, "decode", lambda *a: calls.append(a[6][0]) or decode(*a))
+    source, tokens = torch.randint(VOCAB, (2, 5)), torch.randint(VOCAB, (2, 1))
+    watched = f"{'stack' if name == 'gpt' else 'decoder'}.blocks.{layer}.self_attention"
+    for each in (fast, model):
+        state = each.start(source)
+        each.step(tokens, state)
+        calls.clear()
+        with record_attention(each, layers=[watched], heads=[1]) as weights:
+            logits = each.step(tokens, state)
+        found.append((logits, weights[watched]))
+        if each is fast:  # the blocks before it, and those after it
+            assert sum(calls) == 2
+    close(found[0][0].double(), found[1][0].double())
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-6)
+
+
 def test_heads_can_be_disabled():
     model = randomized(CAUSAL["gpt"]())
     fast, tokens, logits = optimize(model), torch.randint(VOCAB, (2, 5)), []

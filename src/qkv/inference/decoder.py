@@ -36,10 +36,11 @@ class FastStack(Stack):
         nn.Module.__init__(self)
         self.blocks, self.norm, self.recompute = stack.blocks, stack.norm, False
         self._rotary = _rotary(stack)
-        self._weights = _weights(stack, fused)
+        self._weights = [_weights(block, fused) for block in stack.blocks]
         self._shape, self._eps = _shape(stack), _norms(stack)[0].eps
+        self._crosses = stack.blocks[0].cross_attention is not None
         self._turned = EMPTY
-        self._watched = [m for m in self.modules() if m is not self]
+        self._parts = [list(block.modules()) for block in stack.blocks]
 
     def forward(
         self,
@@ -51,56 +52,75 @@ class FastStack(Stack):
         positions: Int[Tensor, "..."] | None = None,
         caches: Sequence[LayerCache] | None = None,
     ) -> Float[Tensor, "B n D"]:
-        """Run the blocks in order; see `Stack`."""
+        """Run the blocks in order; see `Stack`. A block that is watched runs by itself."""
+        if caches is None or not self._may_decode(x, positions, caches):
+            return super().forward(
+                x,
+                memory,
+                mask=mask,
+                memory_mask=memory_mask,
+                positions=positions,
+                caches=caches,
+            )
+        masks = [EMPTY if m is None else m.contiguous() for m in (mask, memory_mask)]
+        inputs = self._turns(positions), *masks
+        first = 0
+        for i in (*filter(self._is_watched, range(len(self.blocks))), len(self.blocks)):
+            if first < i or i == len(self.blocks):
+                x = self._decode(x, inputs, first, i, caches)
+            if i < len(self.blocks):
+                x = self.blocks[i](
+                    x,
+                    memory,
+                    mask=mask,
+                    memory_mask=memory_mask,
+                    positions=positions,
+                    cache=caches[i],
+                )
+            first = i + 1
+        return x
+
+    def _may_decode(
+        self, x: Tensor, positions: Tensor | None, caches: Sequence[LayerCache]
+    ) -> bool:
+        """Return whether there are few rows without gradients, and all caches are filled."""
         few = 0 < x.shape[0] * x.shape[1] <= MOST_ROWS and x.dtype == torch.float32
         placed = positions is not None or self._rotary is None
-        if few and placed and caches is not None and self._may_decode(x, caches):
-            return self._decode(x, mask, memory_mask, positions, caches)
-        return super().forward(
-            x,
-            memory,
-            mask=mask,
-            memory_mask=memory_mask,
-            positions=positions,
-            caches=caches,
+        differentiated = torch.is_grad_enabled() and x.requires_grad
+        if not (few and placed and not differentiated and kernel()):
+            return False
+        return not any(
+            cache.self_attention.empty or (self._crosses and cache.cross_attention.filled is None)
+            for cache in caches
         )
 
-    def _may_decode(self, x: Tensor, caches: Sequence[LayerCache]) -> bool:
-        """Return whether the caches are filled, and nothing records, hooks or differentiates."""
-        if (torch.is_grad_enabled() and x.requires_grad) or not kernel():
-            return False
-        for cache in caches:
-            if cache.self_attention.empty or (
-                self._shape[-1] and cache.cross_attention.filled is None
-            ):
-                return False
-        return not any(
+    def _is_watched(self, layer: int) -> bool:
+        """Return whether something records a block or hooks into it."""
+        return any(
             m._forward_hooks or m._forward_pre_hooks or getattr(m, "recorder", None) is not None
-            for m in self._watched
+            for m in self._parts[layer]
         )
 
     def _decode(
         self,
         x: Float[Tensor, "B n D"],
-        mask: Bool[Tensor, "B 1 1 K"] | None,
-        memory_mask: Bool[Tensor, "B 1 1 K"] | None,
-        positions: Int[Tensor, "*B n"] | None,
+        inputs: tuple[Tensor, ...],
+        first: int,
+        end: int,
         caches: Sequence[LayerCache],
     ) -> Float[Tensor, "B n D"]:
-        past, slots = caches[0].self_attention.length, list[Tensor]()
-        for cache in caches:
-            slots += cache.self_attention.reserve(x.shape[1]) or ()
-            slots += cache.cross_attention.filled or ()
-        return torch.ops.qkv.decode(
-            x.contiguous(),
-            self._turns(positions),
-            EMPTY if mask is None else mask.contiguous(),
-            EMPTY if memory_mask is None else memory_mask.contiguous(),
-            self._weights,
-            slots,
-            [*self._shape, past],
-            self._eps,
-        )
+        """Run the blocks from `first` to `end` by the kernel, and the last norm after the last."""
+        slots, weights = list[Tensor](), list[Tensor]()
+        past = caches[first].self_attention.length if first < end else 0
+        for layer in range(first, end):
+            slots += caches[layer].self_attention.reserve(x.shape[1]) or ()
+            slots += caches[layer].cross_attention.filled or ()
+            weights += self._weights[layer]
+        closes = end == len(self.blocks) and self.norm is not None
+        if closes:
+            weights += _norm_weights(self.norm)
+        shape = [end - first, *self._shape, closes, past]
+        return torch.ops.qkv.decode(x.contiguous(), *inputs, weights, slots, shape, self._eps)
 
     def _turns(self, positions: Int[Tensor, "*B n"] | None) -> Float[Tensor, "*B n width"]:
         """Return the cosines and sines of the positions: what (1, 0) becomes if it is rotated."""
@@ -198,12 +218,11 @@ def _rotary(stack: Stack) -> Rotary | None:
 
 
 def _shape(stack: Stack) -> list[int]:
-    """Return the numbers that kernel.cpp reads, in its order; the past comes last."""
+    """Return what kernel.cpp reads between the number of layers and the past, in its order."""
     block: Any = stack.blocks[0]
     own, feed_forward = block.self_attention, block.feed_forward
     kind, rotary = feed_forward.kind, own.rotary
     return [
-        len(stack.blocks),
         own.n_heads,
         own.key.out_features // own.d_head,
         own.d_head,
@@ -217,31 +236,30 @@ def _shape(stack: Stack) -> list[int]:
     ]
 
 
-def _weights(stack: Stack, fused: "dict[nn.Module, PackedLinear]") -> list[Tensor]:
-    """Return the tensors that kernel.cpp reads, in its order; an absent one is empty."""
-    weights = list[Tensor]()
+def _weights(block: Any, fused: "dict[nn.Module, PackedLinear]") -> list[Tensor]:
+    """Return the tensors of a block that kernel.cpp reads, in its order; an absent one is empty."""
+    feed_forward, cross = block.feed_forward, block.cross_attention
+    weights = _norm_weights(block.self_attention_residual.norm)
+    weights += _linear_weights(fused[block.self_attention])
+    weights += _linear_weights(block.self_attention.output)
+    if cross is not None:
+        weights += _norm_weights(block.cross_attention_residual.norm)
+        weights += _linear_weights(cross.query) + _linear_weights(cross.output)
+    weights += _norm_weights(block.feed_forward_residual.norm)
+    weights += _linear_weights(
+        feed_forward.up if feed_forward.gate is None else fused[feed_forward]
+    )
+    return weights + _linear_weights(feed_forward.down)
 
-    def norm(module: Any) -> None:
-        bias = getattr(module, "bias", None)
-        weights.extend((module.weight.detach(), EMPTY if bias is None else bias.detach()))
 
-    def linear(module: PackedLinear) -> None:
-        bias = EMPTY if module.bias is None else module.get_buffer("bias")
-        weights.extend((module.packed, module.scales, bias))
+def _norm_weights(norm: Any) -> list[Tensor]:
+    bias = getattr(norm, "bias", None)
+    return [norm.weight.detach(), EMPTY if bias is None else bias.detach()]
 
-    for each in stack.blocks:
-        block: Any = each
-        norm(block.self_attention_residual.norm)
-        linear(fused[block.self_attention])
-        linear(block.self_attention.output)
-        if block.cross_attention is not None:
-            norm(block.cross_attention_residual.norm)
-            linear(block.cross_attention.query)
-            linear(block.cross_attention.output)
-        norm(block.feed_forward_residual.norm)
-        feed_forward = block.feed_forward
-        linear(feed_forward.up if feed_forward.gate is None else fused[feed_forward])
-        linear(block.feed_forward.down)
-    if stack.norm is not None:
-        norm(stack.norm)
-    return weights
+
+def _linear_weights(layer: PackedLinear) -> list[Tensor]:
+    return [
+        layer.packed,
+        layer.scales,
+        EMPTY if layer.bias is None else layer.get_buffer("bias"),
+    ]

@@ -75,7 +75,7 @@ struct Attention {
   }
 };
 
-// x: `rows` = batch * n new tokens. See pack.py for the order of `weights` and of `shape`.
+// x: `rows` = batch * n new tokens. See decoder.py for the order of `weights` and of `shape`.
 struct Decoder {
   Index d, n_heads, n_groups, d_head, turned, past, n, batch;
   Activation activation;
@@ -223,7 +223,7 @@ static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, st
   it.n_heads = *number++, it.n_groups = *number++, it.d_head = *number++;
   it.activation = Activation(*number++), it.gated = *number++, it.rms = *number++, it.norm_first = *number++;
   it.turned = *number++, it.interleaved = *number++;
-  const bool cross = *number++;
+  const bool cross = *number++, closes = *number++;  // with the stack's last norm
   it.past = *number++;
   it.batch = x.size(0), it.n = x.size(1), it.d = x.size(2), it.rows = it.batch * it.n, it.eps = float(eps);
   it.turns = data<float>(turns), it.own_turns = turns.numel() != it.n * it.turned;
@@ -260,7 +260,7 @@ static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, st
   }
   Tensor result = torch::stable::new_empty(x, {it.batch, it.n, it.d});
   float* y = (float*)result.mutable_data_ptr();
-  if (it.norm_first) norm()(it.x.data(), it.rows, y);
+  if (closes) norm()(it.x.data(), it.rows, y);
   else std::copy(it.x.begin(), it.x.end(), y);
   return result;
 }
