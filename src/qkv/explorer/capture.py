@@ -33,7 +33,7 @@ class Attended:
         name: name of the module.
         kind: whether queries and keys are of one sequence.
         causal: whether each query sees only keys up to its own position.
-        weights: the weights.
+        weights: the weights; no rows where they were too large to keep.
         queries: the queries; None where softmax(q . k / sqrt(D)) does not explain the weights.
         keys: the keys.
         values: the values.
@@ -44,7 +44,7 @@ class Attended:
     name: str
     kind: Literal["self", "cross"]
     causal: bool
-    weights: Float[Tensor, "H Q K"]
+    weights: Float[Tensor, "H _ K"]
     queries: Float[Tensor, "H Q D"] | None = None
     keys: Float[Tensor, "G K D"] | None = None
     values: Float[Tensor, "G K Dv"] | None = None

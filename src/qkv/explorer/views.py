@@ -277,7 +277,9 @@ def view_generation(generator: Any, inputs: Mapping[str, str], told: Told) -> Vi
     prompt = generator.encode_plain(inputs["text"])[-(generator.context - 1) :]
     most = min(int(inputs.get("new_tokens", NEW_TOKENS)), generator.context - len(prompt))
     ids = torch.tensor([prompt], device=device)
-    stepper = Stepper(model, ids[:, :-1], start=ids[:, -1:], stop=generator.stops, max_length=most)
+    stepper = Stepper(
+        model, ids[:, :-1], start=[prompt[-1:]], stop=generator.stops, max_length=most
+    )
     written = list[int]()
     with torch.inference_mode():
         while stepper.unfinished:
