@@ -50,7 +50,7 @@ ROWS: dict[str, Callable[[str], float]] = {
 
 
 def measure(dtypes: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: {} for name in ROWS}
+    found: dict[str, Any] = load(PATH)["scores"] if PATH.exists() else {name: {} for name in ROWS}
     for name, score in ROWS.items():
         for dtype in dtypes:
             found[name][dtype] = score(dtype)
@@ -68,9 +68,11 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="*", choices=DTYPES, default=DTYPES, help="dtypes")
+    options = parser.parse_args()
     if not options.publish_only:
-        save(PATH, measure(DTYPES))
+        save(PATH, measure(options.only))
     report(load(PATH))
 
 

@@ -85,8 +85,14 @@ class PackedLinear(_Frozen):
         y = y * steps if bias is None else torch.addcmul(bias, y, steps)
         if (steps < 0).any():
             chosen = steps.squeeze(1) < 0
-            y[chosen] = F.linear(x[chosen], self.weight, bias)
+            y[chosen] = self._exactly(x[chosen], bias)
         return y
+
+    def _exactly(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
+        if kernel():
+            bias = NOTHING if bias is None else bias
+            return torch.ops.qkv.linear(x, self.packed, self.scales, bias)
+        return F.linear(x, self.weight, bias)
 
     @property
     def out_features(self) -> int:
