@@ -105,6 +105,11 @@ MEASURES: tuple[tuple[str, str, Callable[[], list[Score]]], ...] = (
     ("summarizer", "docstrings, test", lambda: of_summaries(scored("summarizer", "docstrings"))),
     ("answerer", "passages, test", lambda: of_answers(scored("answerer", "passages"))),
     ("answerer", "qamr, test", lambda: of_answers(scored("answerer", "qamr"))),
+    (
+        "answerer-abstaining",
+        "passages, test",
+        lambda: of_answers(scored("answerer-abstaining", "passages")),
+    ),
     *(
         (name, data, lambda name=name, data=data: of_opinions(name, data))
         for name in ("sentiment", "sentiment-small")

@@ -103,6 +103,13 @@ ZOO = {
         demo=True,
         base=MINILM,
     ),
+    "answerer-abstaining": _ours(
+        "answerer-abstaining",
+        "as answerer, silent where it finds no answer: a LoRA adapter of SmolLM2",
+        "silent at half of the questions that have an answer, too; a second a question",
+        demo=True,
+        base=SMOLLM2,
+    ),
     "sentiment": _ours(
         "sentiment",
         "positive or negative opinions, English: a LoRA adapter of SmolLM2",
