@@ -5,7 +5,8 @@ from qkv.attention.record import record_attention
 from qkv.generation.greedy import greedy
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.tasks.pretrained import Loaded, load, optimize, save
+from qkv.tasks.optimizing import optimize
+from qkv.tasks.pretrained import Loaded, load, save
 from qkv.tasks.task import task
 from qkv.training.loop import train
 

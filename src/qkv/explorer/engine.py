@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qkv.data.images import pillow_modules
-from qkv.errors import ConfigError, DataError
+from qkv.errors import BusyError, ConfigError, DataError
 from qkv.explorer.changes import UNCHANGED, Changes
 from qkv.explorer.look import Looked, look, make_view
 from qkv.explorer.schema import PAIR
@@ -54,10 +54,6 @@ OWN_EXAMPLES = {
     "translator-de-en": {"text": "Ich habe noch nie ein so schönes Haus gesehen."},
     "generator": {"text": "Return the"},
 }
-
-
-class BusyError(ConfigError):
-    """Too many requests are waiting."""
 
 
 class Stopped(Exception):  # noqa: N818 - nobody waits for the answer any more

@@ -24,8 +24,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qkv.errors import ConfigError, DataError, QKVError
-from qkv.explorer.engine import BusyError, Engine, Stopped
+from qkv.errors import BusyError, ConfigError, DataError, QKVError
+from qkv.explorer.engine import Engine, Stopped
 from qkv.explorer.heads import one_head
 from qkv.explorer.parts import as_array
 from qkv.explorer.saved import empty_page, page_with

@@ -7,10 +7,9 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import torch
-from torch import nn
 
 from qkv.checkpoints.adapters import CONFIG as ADAPTER
 from qkv.checkpoints.adapters import load_adapter
@@ -36,15 +35,13 @@ from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from qkv.data.tokenizers.gguf import gguf_tokenizer_files
 from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
-from qkv.inference.optimize import Choice, is_optimized
-from qkv.inference.optimize import optimize as make_faster
+from qkv.inference.optimize import is_optimized
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.heads import MaskedLM, ModelWithHead, PreTraining
 from qkv.models.lora import merge_lora
 from qkv.zoo.catalog import ZOO, own_files
 
 GGUF = ".gguf"
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -138,29 +135,6 @@ def load(
         origin=checkpoint.origin,
         read=tokenizer,
     )
-
-
-@overload
-def optimize(model: Loaded, dtype: Choice = "float32") -> Loaded: ...
-@overload
-def optimize(model: Model, dtype: Choice = "float32") -> Model: ...
-def optimize(model: Any, dtype: Choice = "float32") -> Any:
-    """Return a copy of a model, loaded or alone, that is faster at inference on a CPU.
-
-        fast = qkv.optimize(qkv.load("smollm2"), "int8")
-
-    Args:
-        model: the model, or what `load` returned.
-        dtype: how the weights are stored: "float32", "bfloat16", "int8", "int4"; "auto" measures
-            for a second and logs its choice. See `qkv.inference.optimize`.
-
-    Raises:
-        ConfigError: for an unknown dtype, a model that is not on the CPU or is optimized already,
-            or weights that are not finite.
-    """
-    if isinstance(model, Loaded):
-        return replace(model, model=make_faster(model.model, dtype))
-    return make_faster(model, dtype)
 
 
 def _shipped_as(file: Path) -> str:
