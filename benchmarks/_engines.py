@@ -247,7 +247,7 @@ def _ours(work: Work, folder: str, threads: int, *, dtype: Any = None) -> Run:
 
         embedder: Any = task("embed", dtype=dtype)
         texts = sentences()
-        return lambda: [each.vector for each in embedder(texts)]
+        return lambda: embedder(texts).tolist()
     if work.model == "smollm2":
         loaded = load("smollm2", dtype=torch.float32)
         model, encode = loaded.model, loaded.tokenizer.encode

@@ -144,7 +144,9 @@ def report(result: dict[str, Any], *, write: bool) -> None:
 
 def draw(result: dict[str, Any]) -> None:
     """Draw all ratios, one group for each kind of work."""
-    figure, axis = new_figure(8, 0.32 * sum(len(r["seconds"]) for r in result["work"].values()))
+    n_rows = sum(len(one["seconds"]) for one in result["work"].values())
+    figure, axes = new_figure(size=(8, 0.2 * n_rows))
+    axis = axes[0, 0]
     labels, values = [], []
     for name, one in result["work"].items():
         for engine, times in one["seconds"].items():
@@ -174,7 +176,11 @@ def main() -> None:
                 name, options.folder, threads=options.threads, rounds=options.rounds
             )
         result = {"work": {name: kept[name] for name in WORK if name in kept}}
-        result |= {"bytes per second": bandwidth(), "machine": machine("transformers")}
+        # Kinds of work are measured one by one: what the last call was told says nothing of others.
+        where = machine("transformers", "ctranslate2") | {
+            "command": "python benchmarks/inference.py"
+        }
+        result |= {"bytes per second": bandwidth(), "machine": where}
         if not options.only_show:
             save(PATH, result)
     else:

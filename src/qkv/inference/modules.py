@@ -13,7 +13,7 @@ from qkv.blocks.embedding import unknown_token
 from qkv.errors import ConfigError
 from qkv.inference.build import kernel
 from qkv.inference.packed import Packed
-from qkv.inference.products import Int8Matrix, fast_bfloat16, fast_int8
+from qkv.inference.products import Int8Matrix, fast_bfloat16, fast_int8, round_rows
 
 NOTHING = torch.empty(0)
 MOST_ROWS = 16  # of the kernel: beyond, computing takes longer than reading the weights
@@ -79,13 +79,16 @@ class PackedLinear(_Frozen):
 
     def _by_integers(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
         """Multiply rows rounded to 8 bits; those with an outlier, which needs more, stay exact."""
+        integers, steps = round_rows(x.contiguous())
+        outliers = steps.squeeze(1) < 0
+        if int(outliers.sum()) * 2 > len(x):
+            return F.linear(x, self.weight, bias)
         if self._integers is None:  # made at the first batch: it takes as much memory again
             self._integers = Int8Matrix(self.packed, self.scales)
-        y, steps = self._integers(x)
+        y = self._integers(integers)
         y = y * steps if bias is None else torch.addcmul(bias, y, steps)
-        if (steps < 0).any():
-            chosen = steps.squeeze(1) < 0
-            y[chosen] = self._exactly(x[chosen], bias)
+        if outliers.any():
+            y[outliers] = self._exactly(x[outliers], bias)
         return y
 
     def _exactly(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:

@@ -23,27 +23,21 @@ class Int8Matrix:
         self.scales = scales
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)
 
-    def __call__(
-        self, x: Float32[Tensor, "rows K"]
-    ) -> tuple[Float32[Tensor, "rows N"], Float32[Tensor, "rows 1"]]:
-        """Multiply rows that are rounded to 8 bits.
-
-        Returns:
-            The products, and each row's step, by which they are to be multiplied; it is -1 for a
-            row with an outlier, or one that is not finite.
-        """
-        integers, steps = round_rows(x.contiguous())
-        y = torch.ops.onednn.qlinear_pointwise(
+    def __call__(self, integers: UInt8[Tensor, "rows K"]) -> Float32[Tensor, "rows N"]:
+        """Multiply rows that `round_rows` made; each is still to be multiplied by its step."""
+        return torch.ops.onednn.qlinear_pointwise(
             *(integers, 1.0, 128, self.laid_out, self.scales, self.zeros),
             *(None, 1.0, 0, torch.float32, "none", [], ""),
         )
-        return y, steps
 
 
 def round_rows(
     x: Float32[Tensor, "rows K"],
 ) -> tuple[UInt8[Tensor, "rows K"], Float32[Tensor, "rows 1"]]:
-    """Return round(127 x / max|x|) + 128 of each row, and max|x| / 127; see `Int8Matrix`."""
+    """Return round(127 x / max|x|) + 128 of each row, and its step, max|x| / 127.
+
+    The step is -1 for a row with an outlier, or one that is not finite.
+    """
     if kernel():
         integers = torch.empty(x.shape, dtype=torch.uint8)
         return integers, torch.ops.qkv.round_rows(x, integers, OUTLIER)

@@ -335,7 +335,8 @@ def lead_summarizer(settings: Mapping[str, Any]) -> LeadSummarizer:
         ConfigError: a setting is wrong for this method.
     """
     known = ("sentences", "beam", "device", "allow_download")
-    _refuse([name for name in settings if name not in known], "lead")
+    given = {name for name, value in settings.items() if name != "dtype" or value is not None}
+    _refuse(sorted(given.difference(known)), "lead")
     sentences, beam = settings.get("sentences"), settings.get("beam")
     check_settings("lead", sentences=sentences, beam=beam)
     return LeadSummarizer(sentences=SENTENCES["lead"] if sentences is None else sentences)
