@@ -50,8 +50,8 @@ def test_it_takes_as_many_bytes_as_its_name_says(packing, bytes_):
 
 
 def test_a_width_that_no_group_divides_has_a_scale_per_row():
-    for packing in ("int8", "int4"):
-        matrix = pack(torch.randn(3, 33), packing, groups=True)
+    for packing, width in (("int8", 33), ("int4", 33), ("int8", 32_800), ("int4", 32_800)):
+        matrix = pack(torch.randn(3, width), packing, groups=True)
         assert matrix.weight.dtype == torch.int8
         assert matrix.scales.shape == (3,)
 

@@ -163,6 +163,7 @@ static Linear linear_of(const Tensor& weight, const Tensor& scales, const Tensor
                                           : INT8,
            weight.size(0), weight.size(1)};
   if (f.kind == GROUPS4) f.k *= 2;
+  STD_TORCH_CHECK(f.kind < GROUPS8 || f.k <= GROUP * MOST_GROUPS, "a weight in groups is wider than 32,768 columns");
   return f;
 }
 

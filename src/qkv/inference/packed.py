@@ -18,6 +18,7 @@ GROUP = 32  # columns that share a scale in the formats of llama.cpp
 LARGEST = 127
 LEVELS = 15
 PIECE = 2**18  # numbers
+WIDEST = 2**15  # columns in groups, for which the kernel has room
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def pack(matrix: Float[Tensor, "N K"], packing: Packing, *, groups: bool = False
 
     int8: round(w / s) with s = max|w| / 127 of each row, or of each group of 32 columns (Q8_0 of
     llama.cpp). int4: round((w - m) / s) with m the minimum of a group and s = (max - min) / 15
-    (Q4_1). Integers of rows whose width 32 does not divide have a scale per row.
+    (Q4_1). Integers of rows whose width 32 does not divide, or of more than
+    32,768 columns, have a scale per row.
 
     Args:
         matrix: the weights.
@@ -87,7 +89,7 @@ def _pack(matrix: Float[Tensor, "N K"], packing: Packing, groups: bool) -> Packe
     if packing in ("float32", "bfloat16"):
         dtype = torch.bfloat16 if packing == "bfloat16" else torch.float32
         return Packed(matrix.to(dtype), torch.empty(0))
-    whole = matrix.shape[1] % GROUP == 0
+    whole = matrix.shape[1] % GROUP == 0 and matrix.shape[1] <= WIDEST
     if packing == "int4" and whole:
         return _pack_int4(matrix)
     if groups and whole:

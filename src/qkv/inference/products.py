@@ -63,4 +63,9 @@ def fast_bfloat16() -> bool:
 def _runs(kind: str) -> bool:
     """Try it in a process of its own: a processor may claim what it cannot run, and dies."""
     command = [sys.executable, "-m", "qkv.inference.check", kind]
-    return subprocess.run(command, capture_output=True, timeout=300, check=False).returncode == 0
+    try:
+        return (
+            subprocess.run(command, capture_output=True, timeout=300, check=False).returncode == 0
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
