@@ -28,8 +28,8 @@ def sentences(text):
 
 
 def test_numbers_and_balance(written, clear):
-    assert len(opinions("train")) == 9_173
-    assert len(opinions("validation")) == 839
+    assert len(opinions("train")) == 9_756
+    assert len(opinions("validation")) == 899
     assert {one.trait for one in written} == TRAITS
     counts = Counter(one.label for one in written)
     assert abs(counts["positive"] - counts["negative"]) < 0.01 * len(written)
