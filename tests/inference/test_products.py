@@ -11,7 +11,14 @@ from qkv.inference.build import kernel
 from qkv.inference.modules import FastAttention, PackedLinear
 from qkv.inference.optimize import fastest, optimize
 from qkv.inference.packed import pack
-from qkv.inference.products import Int8Matrix, fast_bfloat16, fast_int8, round_rows
+from qkv.inference.products import (
+    FINE,
+    Int8Matrix,
+    fast_bfloat16,
+    fast_int8,
+    round_rows,
+    round_rows_twice,
+)
 from qkv.models.bert import Bert, BertConfig
 
 needs_int8 = pytest.mark.skipif(not fast_int8(), reason="no fast products of 8-bit integers here")
@@ -46,6 +53,26 @@ def test_rows_that_8_bits_do_not_hold_are_marked(either):
     _, steps = round_rows(x)
     assert [float(step) for step in steps[1:]] == [-1, -1, -1, 0]
     assert steps[0] > 0
+
+
+def test_what_rounding_leaves_is_rounded_again(either):
+    x = torch.randn(23, 67)
+    x[3, 5], x[4, 7], x[5], x[6, 1] = 50, 1e6, 0, float("nan")
+    integers, rest, steps = round_rows_twice(x)
+    assert [float(step) for step in steps[4:7]] == [-1, 0, -1]
+    assert steps[3] > 0
+    back = (integers.float() - 128 + (rest.float() - 128) / FINE) * steps
+    usual = steps[:, 0] >= 0
+    assert ((back - x).abs() <= 0.51 / FINE * steps)[usual].all()
+
+
+@needs_int8
+def test_rows_with_a_large_number_are_as_exact_as_others(either):
+    layer = PackedLinear(pack(torch.randn(37, 900), "int8"), torch.randn(37))
+    x = torch.randn(29, 900)
+    x[::2, 3] = 60
+    error = layer(x) - exact(x, layer)
+    assert error[::2].std() < error[1::2].std() / 10  # 15 bits of 60 beside 8 bits of 3
 
 
 @needs_int8

@@ -184,6 +184,16 @@ def classification_batches(
     return bucketed_batches([(len(ids),) for ids in texts.ids], make, batching)
 
 
+def tokens_at_once(device: torch.device) -> int:
+    """Return how many positions a batch without targets should have at most.
+
+    On a CPU, twice as many as 1,024 already take longer: the states of a feed-forward network leave
+    the cache (MiniLM, 512 sentences: 1.6 times as long at 8,000 as at 1,024). No accelerator is
+    filled by so few.
+    """
+    return 1_024 if device.type == "cpu" else 8_000
+
+
 def evaluation_batches(
     texts: Sequence[Sequence[int]],
     *,

@@ -190,27 +190,42 @@ static Tensor attend_once(Tensor queries, Tensor keys, Tensor values, Tensor mas
   return y;
 }
 
-// Each row as 8 bits, round(127 x / max|x|) + 128, with its step; -1 as step of a row that is not
-// finite, or whose largest number is more than `outlier` times the root mean square.
-static Tensor round_rows(Tensor x, Tensor integers, double outlier) {
+// x / step + 128 as 8 bits, and, if asked for, 254 times what that leaves, + 128. A sum's last bits are the integer.
+static void round_row(const float* x, float inverse, Index k, uint8_t* high, uint8_t* low) {
+  const float shift = 12582912.f + 128;  // 1.5 * 2^23: beside it, a float has no fraction
+  const auto last_bits = [](float sum) {
+    uint32_t bits;
+    std::memcpy(&bits, &sum, 4);
+    return uint8_t(bits);
+  };
+  for (Index i = 0; i < k; ++i) {
+    const float scaled = x[i] * inverse, whole = std::nearbyint(scaled);
+    high[i] = last_bits(whole + shift);
+    if (low) low[i] = last_bits((scaled - whole) * 254 + shift);
+  }
+}
+
+// Each row as 8 bits, round(127 x / max|x|) + 128, what that leaves (unless `rest` is empty), and its step; -1 as step of
+// a row that is not finite, or whose largest number is more than `outlier` times the root mean square (if there is a
+// rest, the mean of the other |x|).
+static Tensor round_rows(Tensor x, Tensor integers, Tensor rest, double outlier) {
   const Index k = x.size(-1), rows = x.numel() / std::max<Index>(1, k);
   Tensor steps = torch::stable::new_empty(x, {rows, 1});
   float* step = (float*)steps.mutable_data_ptr();
-  uint8_t* y = (uint8_t*)integers.mutable_data_ptr();
+  uint8_t* high = (uint8_t*)integers.mutable_data_ptr();
+  uint8_t* low = rest.numel() ? (uint8_t*)rest.mutable_data_ptr() : nullptr;
   const float* all = data<float>(x);
-  torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / k), [&](Index from, Index to) {
+  const float limit = float(low ? outlier : outlier * outlier);
+  torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / k), [=](Index from, Index to) {
     for (Index r = from; r < to; ++r) {
       const float* row = all + r * k;
       const float most = largest(row, k);
-      float square = 0;
-      for (Index i = 0; i < k; ++i) square += row[i] * row[i];
-      const bool usual = most < 1e18f && most * most * float(k) <= float(outlier * outlier) * square;
+      float size = 0;  // of a usual number, times k
+      for (Index i = 0; i < k; ++i) size += low ? std::fabs(row[i]) : row[i] * row[i];
+      const bool usual = most < 1e18f && (low ? most * float(k) <= limit * (size - most)
+                                              : most * most * float(k) <= limit * size);
       step[r] = usual ? most / 127 : -1;
-      const float inverse = step[r] > 0 ? 1 / step[r] : 0;
-      if (inverse)
-        for (Index i = 0; i < k; ++i) y[r * k + i] = uint8_t(int32_t(std::nearbyint(row[i] * inverse)) + 128);
-      else
-        std::fill(y + r * k, y + (r + 1) * k, uint8_t(128));
+      round_row(row, step[r] > 0 ? 1 / step[r] : 0, k, high + r * k, low ? low + r * k : nullptr);
     }
   });
   return steps;
@@ -269,7 +284,7 @@ static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, st
 STABLE_TORCH_LIBRARY(qkv, m) {
   m.def("linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) -> Tensor");
   m.def("attend(Tensor queries, Tensor keys, Tensor values, Tensor mask) -> Tensor");
-  m.def("round_rows(Tensor x, Tensor(a!) integers, float outlier) -> Tensor");
+  m.def("round_rows(Tensor x, Tensor(a!) integers, Tensor(b!) rest, float outlier) -> Tensor");
   m.def("decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, Tensor[] weights, Tensor[] caches, int[] shape, float eps) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(qkv, CPU, m) {

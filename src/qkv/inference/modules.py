@@ -13,7 +13,14 @@ from qkv.blocks.embedding import unknown_token
 from qkv.errors import ConfigError
 from qkv.inference.build import kernel
 from qkv.inference.packed import Packed
-from qkv.inference.products import Int8Matrix, fast_bfloat16, fast_int8, round_rows
+from qkv.inference.products import (
+    FINE,
+    Int8Matrix,
+    fast_bfloat16,
+    fast_int8,
+    round_rows,
+    round_rows_twice,
+)
 
 NOTHING = torch.empty(0)
 MOST_ROWS = 16  # of the kernel: beyond, computing takes longer than reading the weights
@@ -74,21 +81,27 @@ class PackedLinear(_Frozen):
             return self._by_integers(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
         if kind == torch.bfloat16 and fast_bfloat16():
             y = F.linear(x.to(kind), self.packed).float()
-            return y if bias is None else y + bias
+            return y if bias is None else y.add_(bias)
         return F.linear(x, self.weight, bias)
 
     def _by_integers(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
-        """Multiply rows rounded to 8 bits; those with an outlier, which needs more, stay exact."""
-        integers, steps = round_rows(x.contiguous())
-        outliers = steps.squeeze(1) < 0
-        if int(outliers.sum()) * 2 > len(x):
-            return F.linear(x, self.weight, bias)
+        """Multiply rows rounded to 8 bits; those with an outlier, which needs more, twice."""
         if self._integers is None:  # made at the first batch: it takes as much memory again
             self._integers = Int8Matrix(self.packed, self.scales)
-        y = self._integers(integers)
-        y = y * steps if bias is None else torch.addcmul(bias, y, steps)
+        integers, steps = round_rows(x.contiguous())
+        y = _scaled(self._integers(integers), steps, bias)
+        outliers = steps.squeeze(1) < 0
         if outliers.any():
-            y[outliers] = self._exactly(x[outliers], bias)
+            y[outliers] = self._twice(self._integers, x[outliers], bias)
+        return y
+
+    def _twice(self, matrix: Int8Matrix, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
+        """Multiply rows rounded to 8 bits and what that leaves; extreme ones stay exact."""
+        integers, rest, steps = round_rows_twice(x)
+        y = _scaled(matrix(integers).add_(matrix(rest), alpha=1 / FINE), steps, bias)
+        extreme = steps.squeeze(1) < 0
+        if extreme.any():
+            y[extreme] = self._exactly(x[extreme], bias)
         return y
 
     def _exactly(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
@@ -105,6 +118,10 @@ class PackedLinear(_Frozen):
     def extra_repr(self) -> str:
         """Show the size and how it is stored."""
         return f"{tuple(self.packed.shape)}, {self.packed.dtype}, bias={self.bias is not None}"
+
+
+def _scaled(y: Tensor, steps: Tensor, bias: Tensor | None) -> Tensor:
+    return y.mul_(steps) if bias is None else torch.addcmul(bias, y, steps, out=y)
 
 
 class PackedEmbedding(_Frozen):

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from qkv.inference.build import kernel
 
-OUTLIER = 8  # times the root mean square of a row: beside it, the others would be rounded away
-LARGE = 1e16  # squares of larger steps overflow
+OUTLIER = 8  # times the root mean square of a row: rounding would be more than 2 % of its size
+FINE = 254  # steps of what rounding leaves: it is at most half a step, 127 of these
+EXTREME = 100  # times the mean of the other |x|: beside it, they would be rounded away even so
+LARGE = 1e18  # squares of larger numbers overflow
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -40,12 +42,38 @@ def round_rows(
     """
     if kernel():
         integers = torch.empty(x.shape, dtype=torch.uint8)
-        return integers, torch.ops.qkv.round_rows(x, integers, OUTLIER)
-    steps = x.abs().amax(1, keepdim=True) / 127
-    usual = (127 * steps).square() <= OUTLIER**2 * x.square().mean(1, keepdim=True)
-    usual &= steps < LARGE
-    rounded = (x / steps.clamp(min=TINY)).round().where(usual, 0.0)
-    return (rounded + 128).to(torch.uint8), steps.where(usual, -1.0)
+        return integers, torch.ops.qkv.round_rows(x, integers, integers[:0], OUTLIER)
+    scaled, steps = _in_steps(x, OUTLIER * x.square().mean(1, keepdim=True).sqrt())
+    return _shifted(scaled.round()), steps
+
+
+def round_rows_twice(
+    x: Float32[Tensor, "rows K"],
+) -> tuple[UInt8[Tensor, "rows K"], UInt8[Tensor, "rows K"], Float32[Tensor, "rows 1"]]:
+    """Return what `round_rows` does, and in between what it leaves, in steps of 1 / FINE.
+
+    Together they have 15 bits. The step is -1 for a row with an extreme number, or one that is not
+    finite.
+    """
+    if kernel():
+        integers, rest = torch.empty(2, *x.shape, dtype=torch.uint8)
+        return integers, rest, torch.ops.qkv.round_rows(x, integers, rest, EXTREME)
+    sizes = x.abs()
+    others = sizes.sum(1, keepdim=True) - sizes.amax(1, keepdim=True)
+    scaled, steps = _in_steps(x, EXTREME * others / x.shape[1])
+    whole = scaled.round()
+    return _shifted(whole), _shifted((FINE * (scaled - whole)).round()), steps
+
+
+def _in_steps(x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows divided by their steps, 0 where the step is -1, and the steps."""
+    largest = x.abs().amax(1, keepdim=True)
+    usual, steps = (largest <= limit) & (largest < LARGE), largest / 127
+    return (x / steps.clamp(min=TINY)).where(usual, 0.0), steps.where(usual, -1.0)
+
+
+def _shifted(whole: Tensor) -> Tensor:
+    return (whole + 128).to(torch.uint8)
 
 
 @cache

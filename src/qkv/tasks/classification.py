@@ -16,6 +16,7 @@ from qkv.data.classification import (
     encode_texts,
     evaluation_batches,
     in_order,
+    tokens_at_once,
 )
 from qkv.data.labels import Labels, PairExample, TextExample, label_remarks, seconds_of
 from qkv.errors import ConfigError, DataError
@@ -66,7 +67,6 @@ Scores = ClassificationScores | MultiLabelScores
 
 LENGTH, PAIRS = "model_max_length", "text_pairs"  # in tokenizer_config.json; the second is ours
 MAX_LENGTH = 512  # where neither the tokenizer's files nor the model have a limit
-MAX_TOKENS = 4_000  # positions of a batch, padding included
 SEVERAL = "multi_label_classification"  # problem_type in config.json
 
 
@@ -197,12 +197,12 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         texts: Sequence[str],
         seconds: Sequence[str] | None = None,
         *,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         progress: bool = False,
     ) -> Float64[Tensor, "texts classes"]:
         """Return the probability of each class; texts of similar length share a batch.
 
-        A batch has at most `max_tokens` positions, padding included.
+        A batch has at most `max_tokens` positions, padding included; None: what suits the device.
 
         Raises:
             DataError: see `encode`; or there are no texts.
@@ -210,12 +210,12 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         return self._classify(self.encode(texts, seconds), max_tokens, progress)
 
     def _classify(
-        self, encoded: EncodedTexts, max_tokens: int, progress: bool
+        self, encoded: EncodedTexts, max_tokens: int | None, progress: bool
     ) -> Float64[Tensor, "texts classes"]:
         batches = evaluation_batches(
             encoded.ids,
             pad=self.tokenizer.filler,
-            max_tokens=max(max_tokens, self.max_length),
+            max_tokens=max(max_tokens or tokens_at_once(self.device), self.max_length),
             segments=encoded.segments,
         )
 
@@ -237,7 +237,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         """Classify texts, or pairs of texts, in their order."""
         encoded, names = self.encode(texts, seconds), self.labels.names
         predictions = list[Prediction]()
-        rows = self._classify(encoded, MAX_TOKENS, progress).tolist()
+        rows = self._classify(encoded, None, progress).tolist()
         for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
             label, probability = names[row.index(max(row))], max(row)
             if self.several:

@@ -14,7 +14,13 @@ from cyclopts import Parameter
 from jaxtyping import Float
 from torch import Tensor
 
-from qkv.data.classification import EncodedTexts, encode_texts, evaluation_batches, in_order
+from qkv.data.classification import (
+    EncodedTexts,
+    encode_texts,
+    evaluation_batches,
+    in_order,
+    tokens_at_once,
+)
 from qkv.errors import ConfigError, DataError
 from qkv.files import write_atomically
 from qkv.json_fields import COUNT, FLAG, NULL, OBJECT, TEXT, check_kinds, list_of, shown
@@ -30,7 +36,6 @@ from qkv.tasks.task import Task
 from qkv.zoo.catalog import Entry
 
 MAX_LENGTH = 512  # tokens of a text, where no file has a limit
-MAX_TOKENS = 8_000  # positions of a batch, padding included
 MODULES, LENGTHS = "modules.json", "sentence_bert_config.json"  # of sentence-transformers
 STEPS = ("Transformer", "Pooling", "Normalize")  # the kinds of modules that are implemented
 MODE = "pooling_mode"
@@ -106,7 +111,7 @@ class Embedder(Pipeline[str, np.ndarray, None]):
         batches = evaluation_batches(
             encoded.ids,
             pad=self.tokenizer.filler,
-            max_tokens=max(MAX_TOKENS, self.max_length),
+            max_tokens=max(tokens_at_once(self.device), self.max_length),
         )
 
         def forward(batch: Any) -> Tensor:

@@ -15,7 +15,7 @@ from qkv.checkpoints.building import build, check_size
 from qkv.checkpoints.reader import CONFIG, WEIGHTS, open_weights
 from qkv.checkpoints.registry import family_of
 from qkv.checkpoints.table import listed
-from qkv.data.classification import evaluation_batches
+from qkv.data.classification import evaluation_batches, tokens_at_once
 from qkv.errors import ConfigError, DataError
 from qkv.files import write_atomically
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
@@ -160,8 +160,10 @@ def frozen_features(
     """
     features: list[Tensor] = [torch.empty(0)] * len(sources)
     model.to(device)
+    longest = max(map(len, sources), default=1)
+    most = max(tokens_at_once(torch.device(device)), longest)
     with evaluating(model), torch.inference_mode():
-        for batch in evaluation_batches(sources, pad=pad, max_tokens=4_000):
+        for batch in evaluation_batches(sources, pad=pad, max_tokens=most):
             moved = batch.to(device)
             hidden = model.encode(moved.tokens, moved.token_mask)
             for row, states in zip(batch.rows, hidden.cpu(), strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qkv.data.classification import evaluation_batches, in_order
+from qkv.data.classification import evaluation_batches, in_order, tokens_at_once
 from qkv.data.span_search import (
     Candidate,
     SpanCandidates,
@@ -159,7 +159,7 @@ def _spans(
     batches = evaluation_batches(
         [window.ids for window in windows],
         pad=pipeline.tokenizer.filler,
-        max_tokens=max(4_000, config.max_length),
+        max_tokens=max(tokens_at_once(pipeline.device), config.max_length),
         segments=[window.segments for window in windows] if segmented else None,
     )
 

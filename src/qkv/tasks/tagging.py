@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from qkv.data.classification import evaluation_batches
+from qkv.data.classification import evaluation_batches, tokens_at_once
 from qkv.data.labels import Labels
 from qkv.data.pretraining import MaskedExample, TokenBatch, token_batches
 from qkv.data.tagging import TaggedSentence, read_tagged
@@ -38,7 +38,6 @@ from qkv.training.settings import Training
 # A combining mark, such as an accent of its own, belongs to the letter before it.
 WORD = re.compile(r"(?:\w[\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff]*)+|[^\w\s]")
 MAX_LENGTH = 512  # where neither the tokenizer's files nor the model have a limit
-MAX_TOKENS = 4_000  # positions of a batch, padding included
 
 
 class Entity(NamedTuple):
@@ -138,7 +137,7 @@ class Tagger(Pipeline[TaggedSentence, Tagging, EntityScores]):
         batches = evaluation_batches(
             [ids for ids, _ in encoded],
             pad=self.tokenizer.filler,
-            max_tokens=max(MAX_TOKENS, self.max_length),
+            max_tokens=max(tokens_at_once(self.device), self.max_length),
         )
 
         def forward(batch: Any) -> list[list[int]]:
