@@ -1,10 +1,10 @@
-"""Build the explorer's page from explorer/, or check that the committed one is current.
+"""Build the explorer's page and widget from explorer/, or check that the committed files are so.
 
-    python tools/build_page.py           writes src/qkv/explorer/page/index.html
+    python tools/build_page.py           writes index.html and widget.js in src/qkv/explorer/page
     python tools/build_page.py --check   also checks the types, and fails on any difference
 
-Without Node.js it says in one line that the page was not rebuilt, and ends well: the built file is
-committed, so that nobody needs Node.js to use it.
+Without Node.js it says in one line that they were not rebuilt, and ends well: the built files are
+committed, so that nobody needs Node.js to use them.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "explorer"
-BUILT = ROOT / "src" / "qkv" / "explorer" / "page" / "index.html"
+PAGE = ROOT / "src" / "qkv" / "explorer" / "page"
+FILES = {"index.html": "build", "widget.js": "build:widget"}  # built by these scripts of npm
 OLDEST = (20, 19)  # that Vite runs on
 
 
@@ -25,28 +26,29 @@ def find_npm() -> str | None:
     """Return the path of npm; None, with a line of explanation, if it or Node.js is missing."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
-        print("Node.js is not installed: the explorer's page was not rebuilt.")
+        print("Node.js is not installed: the explorer's page and widget were not rebuilt.")
         return None
     said = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     version = tuple(map(int, re.findall(r"\d+", said)[:2]))
     if version < OLDEST:
-        print(f"Node.js is {said.strip()}, older than 20.19: the explorer's page was not rebuilt.")
+        print(f"Node.js is {said.strip()}, older than 20.19: page and widget were not rebuilt.")
         return None
     return npm
 
 
-def build(npm: str, folder: Path, *, check: bool) -> bytes:
-    """Install the locked packages, build the page into a folder, and return it."""
+def build(npm: str, folder: Path, *, check: bool) -> dict[str, bytes]:
+    """Install the locked packages, build into a folder, and return the files by name."""
     quiet = ["--silent", "--no-audit", "--no-fund"]
     commands = [["ci", *quiet], *([["run", "--silent", "check"]] if check else [])]
-    commands.append(["run", "--silent", "build", "--", "--logLevel=warn", f"--outDir={folder}"])
+    into = ["--", "--logLevel=warn", f"--outDir={folder}", "--emptyOutDir=false"]
+    commands += [["run", "--silent", script, *into] for script in FILES.values()]
     for command in commands:
         subprocess.run([npm, *command], cwd=SOURCE, check=True)
-    return (folder / "index.html").read_bytes()
+    return {name: (folder / name).read_bytes() for name in FILES}
 
 
 def main() -> int:
-    """Build the page and write it, or compare it with the committed one."""
+    """Build the files and write them, or compare them with the committed ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
@@ -54,14 +56,16 @@ def main() -> int:
     if npm is None:
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        page = build(npm, Path(folder), check=check)
-    if not check:
-        BUILT.parent.mkdir(exist_ok=True)
-        BUILT.write_bytes(page)
-        print(f"{BUILT.relative_to(ROOT)}: {len(page) / 1000:.1f} kB")
-    elif not BUILT.is_file() or BUILT.read_bytes() != page:
-        print(f"{BUILT.relative_to(ROOT)} is not what explorer/ builds: python tools/build_page.py")
-        return 1
+        files = build(npm, Path(folder), check=check)
+    for name, content in files.items():
+        path = PAGE / name
+        if not check:
+            PAGE.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            print(f"{path.relative_to(ROOT)}: {len(content) / 1000:.1f} kB")
+        elif not path.is_file() or path.read_bytes() != content:
+            print(f"{path.relative_to(ROOT)} is not what explorer/ builds: tools/build_page.py")
+            return 1
     return 0
 
 

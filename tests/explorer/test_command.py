@@ -68,7 +68,7 @@ def test_new_tokens_bound_a_continuation(tmp_path):
         (["x", "--model", "sentiment-small", "--context", "y", "--save", "{}/p"], "--context with"),
         (["x", "--model", "answerer", "--second", "y", "--save", "{}/p"], "--second with a model"),
         (["{}/no.png", "--model", "recognizer", "--save", "{}/p"], "there is no such file"),
-        (["x", "--model", "summarizer", "--save", "{}/p"], "no view of the task summarize"),
+        (["x", "--model", "summarizer", "--second", "y", "--save", "{}/p"], "--second with"),
         (["x", "--model", "sentimental", "--save", "{}/p"], "sentimental"),
         (["x", "--model", "generator", "--new-tokens", "0", "--save", "{}/p"], "new_tokens = 0"),
         (["--save", "{}/p"], "without an input"),

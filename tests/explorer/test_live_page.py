@@ -95,7 +95,7 @@ def test_effects_are_measured_on_demand(page):
 
 
 def test_heads_of_a_long_input_come_one_by_one(page, monkeypatch):
-    monkeypatch.setattr("qkv.explorer.views.LONG", 6)
+    monkeypatch.setattr("qkv.explorer.view.LONG", 6)
     choose(page, "generator", Prompt="Return the number of")
     page.locator("[data-picture=matrix]").wait_for()
     region(page, "heads").locator(".thumb").nth(5).click()

@@ -12,8 +12,10 @@ from qkv.errors import ConfigError, DataError
 from qkv.explorer.changes import Changes
 from qkv.explorer.heads import head_effects, one_head
 from qkv.explorer.look import look, make_view
+from qkv.explorer.record import Record
 from qkv.explorer.statistics import chosen_logprobs
 from qkv.generation.beam import beam_search
+from qkv.tasks.task import find_task
 
 ROUNDING = 2**-10  # of float16, relative
 
@@ -184,7 +186,7 @@ def _source(translator):
 @pytest.mark.parametrize("task", ["classify", "recognize", "generate"])
 def test_one_head_of_a_long_input_is_that_of_the_whole(task, monkeypatch):
     whole, model = looked_at(task), pipeline_of(task).model
-    monkeypatch.setattr("qkv.explorer.views.LONG", 4)
+    monkeypatch.setattr("qkv.explorer.view.LONG", 4)
     long = look(model, whole.view, name="x")
     layer = long.record.header["attention"][1]
     assert layer["long"]
@@ -209,9 +211,44 @@ def test_a_recurrent_model_has_weights_without_arithmetic():
     assert record.tensors["ablation.effects"].shape == (0, len(view.steps))
 
 
+STORY = "Walk through the list from the end to the beginning, and exchange neighbors in disorder."
+
+
+def test_a_summary_is_the_summarizers_and_its_weights_are_explained():
+    summarizer = find_task("summarize").pipeline.load("summarizer", device="cpu")
+    view = make_view(summarizer, "summarize", {"text": STORY})
+    record = look(summarizer.model, view, name="summarizer", effects=True).record
+    assert record.header["task"]["output"] == summarizer(STORY).summary
+    assert len(record.header["beam"]["best"]) == len(view.steps)
+    for i, head, query, key in cells(record):
+        weights = record.tensors[record.header["attention"][i]["tensors"]["weights"]]
+        kept = float(weights[head, query, key])
+        assert abs(arithmetic(record, i, head, query, key) - kept) <= ROUNDING * kept + 2**-24
+    kinds = {(one["stack"], one["kind"]) for one in record.header["attention"]}
+    assert kinds == {("encoder.stack", "self"), ("decoder", "self"), ("decoder", "cross")}
+    extract = find_task("summarize").pipeline.load("all-MiniLM-L6-v2")
+    with pytest.raises(ConfigError, match="by the method extract"):
+        make_view(extract, "summarize", {"text": STORY})
+
+
+def test_an_embedded_text_has_attention_and_states_but_no_predictions():
+    embedder = find_task("embed").pipeline.load("all-MiniLM-L6-v2", device="cpu")
+    view = make_view(embedder, "embed", {"text": STORY, "second": "Bubble sort."})
+    record = look(embedder.model, view, name="x", effects=True).record
+    vectors = embedder.predict([STORY, "Bubble sort."])
+    assert f"cosine {vectors[0] @ vectors[1]:.3f}" in record.header["task"]["output"]
+    with record_attention(embedder.model) as exact:
+        embedder.predict([STORY])
+    for layer, weights in zip(record.header["attention"], exact.values(), strict=True):
+        kept = record.tensors[layer["tensors"]["weights"]]
+        assert np.allclose(kept, weights[0], atol=1e-3)
+    assert record.tensors["ablation.effects"].shape == (72, 0)
+    assert Record.decode(record.encode()).header["output"]["steps"] == []
+
+
 def test_what_the_explorer_has_no_view_of_is_refused():
-    with pytest.raises(ConfigError, match="no view of the task summarize"):
-        make_view(pipeline_of("tag"), "summarize", {"text": "x"})
+    with pytest.raises(ConfigError, match="no view of the task search"):
+        make_view(pipeline_of("tag"), "search", {"text": "x"})
     with pytest.raises(DataError, match="no words"):
         make_view(pipeline_of("tag"), "tag", {"text": " "})
     with pytest.raises(DataError, match="without a passage"):

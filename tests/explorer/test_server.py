@@ -13,6 +13,7 @@ from tests.explorer.conftest import draw_seven, looked_at
 from qkv.errors import ConfigError, DataError
 from qkv.explorer.engine import EXAMPLES, Engine, read_picture
 from qkv.explorer.record import Record
+from qkv.explorer.views import VIEWS
 
 NAMES = {"sentiment-small": "classify", "generator": "generate", "recognizer": "recognize"}
 
@@ -61,7 +62,6 @@ def test_the_page_and_the_menu(ask):
     _, _, menu = ask("GET", "/explorer/models")
     models = {one["name"]: one for one in json.loads(menu)["models"]}
     assert {name: models[name]["task"] for name in NAMES} == NAMES
-    assert "all-MiniLM-L6-v2" not in models  # embeds, which the explorer has no view of
     assert all(one["example"]["text"] for one in models.values())
 
 
@@ -114,7 +114,7 @@ def test_an_image_is_its_content_and_never_a_path(ask, tmp_path):
 
 
 def test_one_head_on_request(ask, monkeypatch):
-    monkeypatch.setattr("qkv.explorer.views.LONG", 4)
+    monkeypatch.setattr("qkv.explorer.view.LONG", 4)
     _, key = look(ask, model="sentiment-small", inputs={"text": "A film of some length."})
     record = Record.decode(ask("GET", f"/explorer/records/{key}")[2])
     layer = record.header["attention"][2]
@@ -226,7 +226,8 @@ def test_a_full_queue_is_503(ask, engine):
     assert (status, b"requests are waiting" in content) == (503, True)
 
 
-def test_a_model_without_a_view_is_refused_at_the_start():
+def test_a_model_without_a_view_is_refused_at_the_start(monkeypatch):
+    monkeypatch.delitem(VIEWS, "embed")
     with pytest.raises(ConfigError, match="no view of all-MiniLM-L6-v2"):
         Engine(["all-MiniLM-L6-v2"])
 

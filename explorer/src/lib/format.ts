@@ -40,7 +40,11 @@ export const count = (x: number) =>
       : x.toLocaleString("en-US");
 
 /** "encoder.blocks.3.self_attention" as "encoder 4". Layers count from 1 where people read. */
-export function layerLabel(layer: { stack: string; layer: number; kind: string }, many: boolean) {
+export function layerLabel(
+  layer: { name: string; stack: string; layer: number; kind: string },
+  many: boolean,
+) {
+  if (!layer.name.includes("blocks.")) return layer.name; // not of a stack
   const stack = layer.stack.replace(/^encoder\.stack$|^stack$/, "");
   const cross = layer.kind === "cross" ? "cross " : "";
   return many ? `${stack || "stack"} ${cross}${layer.layer + 1}`.trim() : `layer ${layer.layer + 1}`;

@@ -223,12 +223,10 @@ export class Recording {
     };
   }
 
-  /** Ask the server for a head of a long input. */
-  async fetchHead(a: number, h: number): Promise<void> {
+  /** Keep a head of a long input, which came as a safetensors file. */
+  addHead(a: number, h: number, bytes: ArrayBuffer) {
     const layer = this.header.attention[a];
-    const answer = await fetch(`explorer/records/${this.id}/${a}/${h}`);
-    if (!answer.ok) throw new Error(await answer.text());
-    const tensors = new Tensors(await answer.arrayBuffer());
+    const tensors = new Tensors(bytes);
     const optional = (name: string) => (tensors.has(name) ? tensors.get(name).data : undefined);
     this.fetched.set(`${a} ${h}`, {
       weights: tensors.get("weights").data,

@@ -1,13 +1,17 @@
-// The one selection that all regions share. It is kept in the address, so that a view can be sent.
+// What all regions of one explorer share: the record, the selection, and what is being computed.
+// A page has one explorer and keeps its selection in the address, so that a view can be sent; a
+// notebook may have several, each with its own.
 
+import { getContext, setContext } from "svelte";
 import type { Theme } from "./color";
+import type { ModelEntry, Request, Source } from "./live";
 import { meanHead, rollout } from "./math";
 import type { Head, Layer, Recording, Step } from "./record";
 
 export type Picture = "matrix" | "arcs" | "image";
 export type Mode = "head" | "mean" | "rollout";
 
-class Session {
+export class Session {
   record = $state.raw<Recording | undefined>();
   before = $state.raw<Recording | undefined>(); // of the last run, for comparison
   a = $state(0); // attention module
@@ -21,11 +25,18 @@ class Session {
   hover = $state.raw<{ i: number; j: number }>({ i: -1, j: -1 });
   ablate = $state<[number, number][]>([]);
   mask = $state("own");
-  live = $state(false);
+  source: Source | undefined; // what runs the model
+  models = $state.raw<ModelEntry[]>([]); // that it runs
+  request = $state.raw<Request | undefined>(); // whose record is shown
+  busy = $state("");
+  told = $state(""); // the tokens that have been generated
   theme = $state<Theme>("light");
   fetched = $state(0); // heads of long inputs that have come
   problem = $state("");
 
+  get live() {
+    return this.source !== undefined;
+  }
   get header() {
     return this.record!.header;
   }
@@ -72,8 +83,8 @@ class Session {
     this.s = Math.max(0, (output.prompt ?? 1) - 1);
     this.a = attention.length - 1;
     this.h = 0;
+    this.pinStep(this.s);
     if (hash) this.restore(hash);
-    else this.pinStep(this.s);
     this.clamp();
   }
 
@@ -96,9 +107,10 @@ class Session {
   }
 
   async fetch() {
-    if (!this.record || this.record.head(this.a, this.h) || !this.live) return;
+    const { record, a, h } = this;
+    if (!record || !this.source || record.head(a, h)) return;
     try {
-      await this.record.fetchHead(this.a, this.h);
+      record.addHead(a, h, await this.source.head(record.id, a, h));
       this.fetched += 1;
     } catch (error) {
       this.problem = String(error);
@@ -141,6 +153,41 @@ class Session {
       : [...this.ablate, [a, h]];
   }
 
+  /** Run a request, and show its record. */
+  private async send(next: Request, hash = "") {
+    this.busy = "The model is computing";
+    this.told = "";
+    this.problem = "";
+    try {
+      const record = await this.source!.look(next, (event, data) => {
+        if (event === "token") this.told += data.text;
+        if (event === "effect") this.busy = `Measured: ${data.name}`;
+      });
+      this.before = this.record;
+      this.request = next;
+      this.open(record, hash);
+      void this.fetch();
+    } catch (error) {
+      this.problem = error instanceof Error ? error.message : String(error);
+    }
+    this.busy = "";
+    this.told = "";
+  }
+
+  async run(model: string, inputs: Record<string, string>) {
+    const same = this.record?.header.model.name === model;
+    this.mask = "own";
+    this.ablate = [];
+    await this.send({ model, inputs }, same ? this.hash : "");
+  }
+  /** Run the same input again, with the changes. */
+  readonly change = () =>
+    this.request &&
+    this.send({ ...this.request, ablate: this.ablate, mask: this.mask, effects: false }, this.hash);
+  /** Measure the effect of each head. */
+  readonly measure = () =>
+    this.request && this.send({ ...this.request, effects: true }, this.hash);
+
   get hash(): string {
     const { a, h, i, j, s, layer, picture, mode } = this;
     return new URLSearchParams(
@@ -166,7 +213,10 @@ class Session {
     const mode = values.get("mode");
     if (mode === "head" || mode === "mean" || mode === "rollout") this.mode = mode;
     this.clamp();
+    if (!values.has("k")) this.j = this.strongest(this.i);
   }
 }
 
-export const session = new Session();
+const KEY = Symbol("session");
+export const provideSession = (session: Session) => setContext(KEY, session);
+export const useSession = () => getContext<Session>(KEY);

@@ -37,7 +37,7 @@ def explore(
 
     Args:
         context: the passage of a question, or a file that contains it.
-        second: the second text of a pair, for models of text pairs.
+        second: the second text, for models of text pairs and of embeddings.
         save: write a page that opens by double click.
         record: write the numbers alone, as a safetensors file.
         new_tokens: maximum number of tokens that a language model adds to a prompt.
@@ -89,7 +89,7 @@ def read_fields(
         raise ConfigError(
             f"--context with a model of the task {task}; expected a model that answers"
         )
-    if second is not None and task != "classify":
+    if second is not None and task not in ("classify", "embed"):
         raise ConfigError(f"--second with a model of the task {task}; expected a model of pairs")
     if new_tokens < 1:
         raise ConfigError(f"new_tokens = {new_tokens}; expected at least 1")
@@ -115,7 +115,7 @@ def _look(
 ) -> Any:
     from qkv.explorer.heads import longest
     from qkv.explorer.look import look, make_view
-    from qkv.explorer.views import LONG
+    from qkv.explorer.view import LONG
 
     pipeline = find_task(task).pipeline.load(
         model, device=pick_device(device), allow_download=allow_download

@@ -19,7 +19,8 @@ from qkv.errors import BusyError, ConfigError, DataError
 from qkv.explorer.changes import UNCHANGED, Changes
 from qkv.explorer.look import Looked, look, make_view
 from qkv.explorer.schema import PAIR
-from qkv.explorer.views import NEW_TOKENS, VIEWS
+from qkv.explorer.view import NEW_TOKENS
+from qkv.explorer.views import VIEWS
 from qkv.json_fields import FLAG, TEXT, check_kinds, either, list_of, object_of, shown
 from qkv.tasks.pipeline import check_strings
 from qkv.tasks.task import find_task, task_of
@@ -45,10 +46,16 @@ EXAMPLES: dict[str, dict[str, str]] = {
     },
     "tag": {"text": "Ada Lovelace lived in London in 1843."},
     "translate": {"text": "I have never seen such a beautiful house."},
+    "summarize": {
+        "text": "Walk through the list from the end to the beginning, and exchange two neighbors "
+        "if the first is larger than the second. Repeat this until nothing was exchanged. Return "
+        "the sorted list."
+    },
     "dates": {"text": "12. März 2021"},
     "generate": {"text": "The Eiffel Tower is in the city of"},
     "chat": {"text": "The Eiffel Tower is in the city of"},
     "recognize": {"text": "a drawn seven", "image": ""},
+    "embed": {"text": "The cat sleeps on the sofa.", "second": "A kitten is lying on the couch."},
 }
 OWN_EXAMPLES = {
     "translator-de-en": {"text": "Ich habe noch nie ein so schönes Haus gesehen."},

@@ -19,7 +19,7 @@ from qkv.errors import ConfigError
 from qkv.explorer.capture import Attended
 from qkv.explorer.changes import each_head_disabled
 from qkv.explorer.statistics import chosen_logprobs
-from qkv.explorer.views import LONG, Told, View
+from qkv.explorer.view import LONG, Told, View
 from qkv.models.modes import evaluating
 
 

@@ -22,7 +22,8 @@ from qkv.explorer.parts import (
     watch,
 )
 from qkv.explorer.record import Record
-from qkv.explorer.views import VIEWS, Told, View
+from qkv.explorer.view import Told, View
+from qkv.explorer.views import VIEWS
 from qkv.models.modes import evaluating
 from qkv.zoo.catalog import ZOO
 

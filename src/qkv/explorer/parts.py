@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qkv.explorer import views
+from qkv.explorer import view as views
 from qkv.explorer.capture import Attended, Captured
 from qkv.explorer.statistics import (
     chosen_logprobs,
@@ -26,7 +26,7 @@ from qkv.explorer.statistics import (
     thumbnails,
     token_distances,
 )
-from qkv.explorer.views import View, last_stack
+from qkv.explorer.view import View, last_stack
 
 KEPT = 200  # candidates of a step with their own logits; the others share a histogram
 LENS = 5  # candidates of each layer

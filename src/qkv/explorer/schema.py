@@ -48,7 +48,10 @@ from qkv.json_fields import (
 )
 
 Tensors = Mapping[str, np.ndarray]
-TASKS = ("classify", "answer", "tag", "translate", "generate", "recognize")
+TASKS = (
+    *("classify", "answer", "tag", "translate", "summarize", "generate", "recognize", "embed"),
+    "attention",  # weights alone, of no task
+)
 STATS = ("entropy", "distance", "special", "first")
 NUMBERS, OBJECTS, SIZE = list_of(NUMBER), list_of(OBJECT), whole(1)
 PAIR = Kind(

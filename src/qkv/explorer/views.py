@@ -5,101 +5,23 @@ Shapes: R rows (copies of the input), S steps (predictions), V candidates, L tok
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from qkv.blocks.stack import Stack
 from qkv.data.images import pillow_modules
 from qkv.data.windows import make_windows
 from qkv.errors import ConfigError, DataError
-from qkv.explorer.tree import BeamTree
-from qkv.generation.stepping import Stepper
+from qkv.explorer.view import Step, Told, View, closing_norm, labeled
+from qkv.explorer.writing import view_generation, view_summary, view_translation
 from qkv.models.vit import grid, pair
 from qkv.tasks.pipeline import check_strings, tells_texts_apart
-from qkv.tasks.sources import read_source
 from qkv.tasks.tagging import WORD
-
-NEW_TOKENS = 24
-LONG = 512  # positions beyond which heads are sent as thumbnails, and one by one on request
-LAST = 128  # steps of a long text: the last ones
-Told = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One prediction.
-
-    Args:
-        name: what is predicted; "" where the position says it.
-        sequence: the sequence with the position.
-        position: the token whose state makes the prediction.
-        chosen: id of the candidate that was chosen.
-    """
-
-    name: str
-    sequence: str
-    position: int
-    chosen: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """One input of a model, ready to be looked at.
-
-    Args:
-        kind: name of the task.
-        inputs: the input, by role.
-        output: the prediction as text.
-        note: what a reader should know, such as that the input was truncated.
-        sequences: tokens as (text, whether it is special): "source", and "target" of a decoder.
-        steps: the predictions.
-        candidates: what is chosen among.
-        name: text of a candidate.
-        logits: computes the logits (R, S, V) in one pass over R copies of the input.
-        read: maps states (L, D) of any layer of the last stack to logits (S, V); None if the head
-            cannot be applied to them.
-        image: the prepared image, and its grid of patches.
-        beam: the tree of beam search.
-    """
-
-    kind: str
-    inputs: dict[str, str]
-    output: str
-    note: str = ""
-    sequences: dict[str, list[tuple[str, bool]]]
-    steps: list[Step]
-    candidates: Literal["classes", "positions", "tokens"]
-    name: Callable[[int], str]
-    logits: Callable[[int], Float[Tensor, "R S V"]]
-    read: Callable[[Float[Tensor, "L D"]], Float[Tensor, "S V"]] | None = None
-    image: dict[str, Any] | None = None
-    beam: dict[str, Any] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-def last_stack(model: nn.Module) -> tuple[str, Stack] | None:
-    """Return the name and the module of the stack that is computed last; None if there is none."""
-    stacks = [(name, one) for name, one in model.named_modules() if isinstance(one, Stack)]
-    return stacks[-1] if stacks else None
-
-
-def closing_norm(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return the final norm of the last stack; the identity for post-norm blocks."""
-    found = last_stack(model)
-    norm = None if found is None else found[1].norm
-    return norm if norm is not None else lambda x: x
-
-
-def labeled(tokenizer: Any, ids: Sequence[int]) -> list[tuple[str, bool]]:
-    """Return each token's text, and whether it is special."""
-    texts = tokenizer.tokens(ids)
-    return [(text, i in tokenizer.special_ids) for text, i in zip(texts, ids, strict=True)]
 
 
 def view_classification(classifier: Any, inputs: Mapping[str, str], told: Told) -> View:
@@ -221,93 +143,6 @@ def view_tags(tagger: Any, inputs: Mapping[str, str], told: Told) -> View:
     )
 
 
-def view_translation(translator: Any, inputs: Mapping[str, str], told: Told) -> View:
-    """View a text with its translation, and the search for it."""
-    text = inputs["text"]
-    check_strings([text])
-    source = read_source(text, translator.tokenizer, translator.limit, translator.copying)
-    part, model, device = source.parts[0], translator.model, translator.device
-    target, tree = translator.target, BeamTree(translator.beam.size)
-    decoder = replace(translator.decoder, observe=tree)
-    [answers] = decoder(model, [part.tokens], rows=1)
-    best = answers[0]
-    output = [*best.tokens, *([] if best.ended else [decoder.stops[0]])]
-
-    def restored(tokens: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-        copy = translator.copying
-        return [
-            (text if copy is None else copy.restore(text, part.values, translated=False), special)
-            for text, special in tokens
-        ]
-
-    def name(i: int) -> str:
-        return restored(labeled(target, [i]))[0][0]
-
-    def logits(rows: int) -> Tensor:
-        sources = torch.tensor([part.tokens] * rows, device=device)
-        targets = torch.tensor([[decoder.start, *output[:-1]]] * rows, device=device)
-        return model(sources, targets)
-
-    written, norm = target.decode(best.text), closing_norm(model)
-    copy, stacked = translator.copying, last_stack(model) is not None
-    more = f"shown is the first of {len(source.parts)} parts" if len(source.parts) > 1 else ""
-    return View(
-        kind="translate",
-        inputs=dict(inputs),
-        output=written if copy is None else copy.restore(written, part.values),
-        note="; ".join(filter(None, (source.note, more))),
-        sequences={
-            "source": restored(labeled(translator.tokenizer, part.tokens)),
-            "target": restored(labeled(target, [decoder.start, *output[:-1]])),
-        },
-        steps=[Step("", "target", i, token) for i, token in enumerate(output)],
-        candidates="tokens",
-        name=name,
-        logits=logits,
-        read=(lambda states: model.head(norm(states))) if stacked else None,
-        beam=tree.describe(answers, decoder.beam, name) if tree.nodes else None,
-        extra={"answer": best},
-    )
-
-
-def view_generation(generator: Any, inputs: Mapping[str, str], told: Told) -> View:
-    """View a prompt, without the prefix of `qkv generate`, and its most probable continuation."""
-    check_strings([inputs["text"]], "prompt")
-    model, device, tokenizer = generator.model, generator.device, generator.tokenizer
-    prompt = generator.encode_plain(inputs["text"])[-(generator.context - 1) :]
-    most = min(int(inputs.get("new_tokens", NEW_TOKENS)), generator.context - len(prompt))
-    ids = torch.tensor([prompt], device=device)
-    stepper = Stepper(
-        model, ids[:, :-1], start=[prompt[-1:]], stop=generator.stops, max_length=most
-    )
-    written = list[int]()
-    with torch.inference_mode():
-        while stepper.unfinished:
-            token = stepper.logits().argmax(-1)
-            stepper.append(token)
-            written.append(int(token))
-            told(tokenizer.tokens(written[-1:])[0])
-    row, norm = [*prompt, *written], closing_norm(model)
-    first = 0 if len(row) <= LONG else max(0, len(row) - 1 - LAST)
-
-    def logits(rows: int) -> Tensor:
-        hidden = model.hidden(torch.tensor([row] * rows, device=device))
-        return model.head(hidden[:, first:-1])
-
-    return View(
-        kind="generate",
-        inputs=dict(inputs),
-        output=tokenizer.decode(written),
-        sequences={"source": labeled(tokenizer, row)},
-        steps=[Step("", "source", i, row[i + 1]) for i in range(first, len(row) - 1)],
-        candidates="tokens",
-        name=lambda i: tokenizer.tokens([i])[0],
-        logits=logits,
-        read=lambda states: model.head(norm(states[first:-1])),
-        extra={"prompt": max(0, len(prompt) - first)},
-    )
-
-
 def view_image(recognizer: Any, inputs: Mapping[str, Any], told: Told) -> View:
     """View an image, as the model gets it, and its classes."""
     image = inputs.get("picture", inputs["text"])  # an open image, or the path of a file
@@ -338,6 +173,33 @@ def view_image(recognizer: Any, inputs: Mapping[str, Any], told: Told) -> View:
     )
 
 
+def view_embedding(embedder: Any, inputs: Mapping[str, str], told: Told) -> View:
+    """View a text that is embedded, and how close its vector is to that of a second text."""
+    texts = [inputs["text"], *([inputs["second"]] if inputs.get("second") else [])]
+    encoded = embedder.encode(texts)
+    ids, model = encoded.ids[0], embedder.model
+    vectors = embedder.embed(encoded)
+    output = f"a vector of {vectors.shape[1]} numbers"
+    if len(texts) > 1:
+        output = f"cosine {float(vectors[0] @ vectors[1]):.3f} with the second text"
+
+    def logits(rows: int) -> Tensor:
+        model(torch.tensor([ids] * rows, device=embedder.device))
+        return torch.zeros(rows, 0, 1)  # nothing is predicted
+
+    return View(
+        kind="embed",
+        inputs=dict(inputs),
+        output=output,
+        note=encoded.note(0),
+        sequences={"source": labeled(embedder.tokenizer, ids)},
+        steps=[],
+        candidates="tokens",
+        name=str,
+        logits=logits,
+    )
+
+
 def _png(pixels: Float[Tensor, "C H W"], config: Any) -> str:
     """Return a prepared image, with the normalization undone, as a PNG in base64."""
     mean, std = ((torch.tensor(one or (d,)).view(-1, 1, 1)) for one, d in _scales(config))
@@ -358,8 +220,10 @@ VIEWS: dict[str, Callable[[Any, Mapping[str, Any], Told], View]] = {
     "answer": view_answer,
     "tag": view_tags,
     "translate": view_translation,
+    "summarize": view_summary,
     "dates": view_translation,
     "generate": view_generation,
     "chat": view_generation,
     "recognize": view_image,
+    "embed": view_embedding,
 }

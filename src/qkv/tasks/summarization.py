@@ -184,7 +184,7 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
             return []
         sources, longest = self.encode(texts), self.config.max_source
         with evaluating(self.model):
-            answers = self._decoder(self.model, sources.ids, rows=ROWS, progress=progress)
+            answers = self.decoder(self.model, sources.ids, rows=ROWS, progress=progress)
         return [
             Summary(text, self.tokenizer.decode(best.text).strip(), best.score, length > longest)
             for text, length, (best, *_) in zip(texts, sources.lengths, answers, strict=True)
@@ -207,7 +207,8 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
         return encode_texts(self.tokenizer, whole, max_length=self.config.max_source)
 
     @property
-    def _decoder(self) -> Seq2SeqDecoder:
+    def decoder(self) -> Seq2SeqDecoder:
+        """The decoding settings, ready for the model."""
         rules, beam = self.decoding, Beam(size=self.config.beam)
         stops = rules.stops or (self.tokenizer.stop,)
         special = sorted(self.tokenizer.special_ids - set(stops))
@@ -230,7 +231,7 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
         """
         sources = self.encode([one.text for one in examples]).ids
         summaries = self.tokenizer.encode_batch([one.summaries[0] for one in examples])
-        decoder, most = self._decoder, self.config.max_length - 1
+        decoder, most = self.decoder, self.config.max_length - 1
         pad, start, stop = decoder.pad, decoder.start, decoder.stops[0]
         if not isinstance(self.model, PointerGenerator):
             pairs = [(s, t[:most]) for s, t in zip(sources, summaries, strict=True)]

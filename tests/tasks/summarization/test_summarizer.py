@@ -179,7 +179,7 @@ def test_a_published_bart_follows_its_own_rules(tmp_path):
     settings = summarizer.config
     assert (settings.max_length, settings.beam, settings.length_penalty) == (8, 3, 2.0)
     for ids in summarizer.encode(TEXTS).ids:
-        [[best]] = summarizer._decoder(summarizer.model, [ids], rows=9)
+        [[best]] = summarizer.decoder(summarizer.model, [ids], rows=9)
         assert 7 <= len(best.text) <= 8
         assert len(set(best.text)) == len(best.text)
     assert Summarizer.load(folder, beam=1).config.beam == 1
