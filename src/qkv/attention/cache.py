@@ -15,6 +15,11 @@ from qkv.errors import LengthError
 KeysValues = tuple[Tensor, Tensor]
 
 
+def is_all(rows: Int[Tensor, " rows"], n: int) -> bool:
+    """Return whether rows are 0, 1, ..., n - 1: nothing has to be copied."""
+    return len(rows) == n and torch.equal(rows, torch.arange(n, device=rows.device))
+
+
 class KeyValueCache:
     """Keys and values of the tokens so far, growing in memory that is allocated ahead of need."""
 
@@ -113,9 +118,13 @@ class KeyValueCache:
 
 
 class MemoryCache:
-    """Keys and values of a memory that does not grow, computed at the first call and reused."""
+    """Keys and values of a memory that does not grow, computed at the first call and reused.
+
+    `sharing` consecutive rows of queries attend to each memory, such as hypotheses of a source.
+    """
 
     def __init__(self) -> None:
+        self.sharing = 1
         self._filled: KeysValues | None = None
 
     def update(self, project: Callable[[], KeysValues]) -> KeysValues:
@@ -130,8 +139,8 @@ class MemoryCache:
         return self._filled
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        """Keep these rows of the batch, in this order; rows may repeat or be missing."""
-        if self._filled is not None:
+        """Keep these rows of the memory, in this order; rows may repeat or be missing."""
+        if self._filled is not None and not is_all(rows, len(self._filled[0])):
             keys, values = self._filled
             self._filled = keys[rows], values[rows]
 
@@ -140,4 +149,4 @@ class MemoryCache:
 
     def join(self, other: "MemoryCache", rows: tuple[int, int]) -> None:
         """Forget the keys and values, which the next call computes from the joined memory."""
-        self._filled = None
+        self._filled, self.sharing = None, 1

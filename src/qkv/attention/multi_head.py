@@ -128,9 +128,11 @@ class MultiHeadAttention(nn.Module):
             return self.keys_values(source, positions)
 
         keys, values = project() if cache is None else cache.update(project)
+        rows = cache.sharing if isinstance(cache, MemoryCache) else 1
+        queries = _as_queries(queries, rows)
         if self.recorder is not None:
-            self.recorder(self.weights(queries, keys, mask))
-        return self.join(self.attend(queries, keys, values, mask), x)
+            self.recorder(_as_rows(self.weights(queries, keys, mask), rows))
+        return self.join(_as_rows(self.attend(queries, keys, values, mask), rows), x)
 
     def queries(self, x: Float[Tensor, "B Q D_model"], positions: Tensor) -> Tensor:
         """Project x to queries (B, H, Q, D)."""
@@ -179,3 +181,17 @@ class MultiHeadAttention(nn.Module):
 
     def _rotate(self, x: Float[Tensor, "B H L D"], positions: Tensor) -> Float[Tensor, "B H L D"]:
         return x if self.rotary is None else self.rotary(x, positions)
+
+
+def _as_queries(x: Float[Tensor, "B H Q D"], rows: int) -> Float[Tensor, "memories H QR D"]:
+    """Turn rows of the same memory into more queries of one row."""
+    if rows == 1:
+        return x
+    return x.unflatten(0, (-1, rows)).transpose(1, 2).flatten(2, 3)
+
+
+def _as_rows(x: Float[Tensor, "memories H QR K"], rows: int) -> Float[Tensor, "B H Q K"]:
+    """Undo `_as_queries`."""
+    if rows == 1:
+        return x
+    return x.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)

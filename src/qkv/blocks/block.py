@@ -47,16 +47,22 @@ class LayerCache:
         self.self_attention = KeyValueCache()
         self.cross_attention = MemoryCache()
 
-    def reorder(self, rows: Int[Tensor, " rows"], *, same_memory: bool = False) -> None:
+    def reorder(
+        self,
+        rows: Int[Tensor, " rows"],
+        memories: Int[Tensor, " memories"] | None = None,
+        sharing: int = 1,
+    ) -> None:
         """Keep these rows of the batch, in this order.
 
         Args:
             rows: their indices.
-            same_memory: whether each row's memory is that of the row that it replaces.
+            memories: those of the memories that they attend to; None: each has its own.
+            sharing: number of rows of each memory.
         """
         self.self_attention.reorder(rows)
-        if not same_memory:
-            self.cross_attention.reorder(rows)
+        self.cross_attention.reorder(rows if memories is None else memories)
+        self.cross_attention.sharing = sharing
 
     def rewind(self, length: int) -> None:
         """Discard everything after the first `length` tokens."""

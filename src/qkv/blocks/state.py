@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from qkv.attention.cache import is_all
 from qkv.attention.masks import (
     attention_mask,
     check_token_mask,
@@ -40,7 +41,7 @@ class DecodingState:
         self.caches = [LayerCache() for _ in range(n_layers)]
         self.memory_mask = attention_mask(memory_mask)
         self._token_mask: Bool[Tensor, "batch length"] | None = None
-        self._sources: Int[Tensor, " batch"] | None = None  # row of the memory that each row has
+        self._sharing = 1  # number of rows of each memory
 
     @property
     def length(self) -> int:
@@ -86,19 +87,34 @@ class DecodingState:
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
-        # Hypotheses of one source change places at each step of beam search, but not their memory.
-        before = self._sources
-        self._sources = rows if before is None else before[rows]
-        same = before is not None and torch.equal(self._sources, before)
+        memories, self._sharing = self._memories(rows)
         for cache in self.caches:
-            cache.reorder(rows, same_memory=same)
+            cache.reorder(rows, memories, self._sharing)
         self._n_rows = rows.shape[0]
-        if self.memory is not None and not same:
-            self.memory = self.memory[rows]
-        if self.memory_mask is not None and not same:
-            self.memory_mask = self.memory_mask[rows]
+        if self.memory is not None and not is_all(memories, len(self.memory)):
+            self.memory = self.memory[memories]
+            self.memory_mask = None if self.memory_mask is None else self.memory_mask[memories]
         if self._token_mask is not None:
             self._token_mask = self._token_mask[rows]
+
+    def _memories(self, rows: Int[Tensor, " rows"]) -> tuple[Int[Tensor, " memories"], int]:
+        """Return which memories these rows attend to, and how many rows each has.
+
+        The hypotheses of a source stand side by side in beam search, and share its memory.
+        """
+        sources = rows // self._sharing
+        memories, counts = sources.unique_consecutive(return_counts=True)
+        if self.memory is None or not len(rows) or bool((counts != counts[0]).any()):
+            return sources, 1
+        return memories, int(counts[0])
+
+    def memory_of_rows(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the memory (batch, keys, D) and its mask, a copy for each row that shares one."""
+        memory, mask = (
+            x if x is None or self._sharing == 1 else x.repeat_interleave(self._sharing, 0)
+            for x in (self.memory, self.memory_mask)
+        )
+        return memory, mask
 
     def rewind(self, length: int) -> None:
         """Discard every position from `length` on."""
@@ -131,7 +147,7 @@ class DecodingState:
         token_mask = torch.cat((self._mask_of(taken), other._mask_of(taken)))
         self.memory, self.memory_mask = self._joined_memory(other)
         self._token_mask = None if bool(token_mask.all()) else token_mask
-        self._sources = None
+        self._sharing = 1
         self._n_rows, self._taken, self._read = sum(rows), taken, taken - length
 
     def _mask_of(self, taken: int) -> Bool[Tensor, "batch taken"]:
@@ -151,13 +167,13 @@ class DecodingState:
         return memory, None if bool(mask.all()) else mask
 
     def _padded_memory(self, size: int) -> tuple[Tensor, Tensor]:
-        assert self.memory is not None
-        length, mask = self.memory.shape[1], self.memory_mask
+        memory, mask = self.memory_of_rows()
+        assert memory is not None
         if mask is None:
-            mask = attention_mask(self.memory.new_ones(self.memory.shape[:2], dtype=torch.bool))
+            mask = attention_mask(memory.new_ones(memory.shape[:2], dtype=torch.bool))
         assert mask is not None
-        padding = (0, size - length)
-        return F.pad(self.memory, (0, 0, *padding)), F.pad(mask, padding, value=False)
+        padding = (0, size - memory.shape[1])
+        return F.pad(memory, (0, 0, *padding)), F.pad(mask, padding, value=False)
 
 
 def shared_prefix(

@@ -124,13 +124,14 @@ class Search:
         processed = logprobs.clone() if self._processors else logprobs
         for processor in self._processors:
             processed = processor(self.tokens, processed)
-        (n, width), vocab = self._totals.shape, logprobs.shape[1]
-        sums = self._totals[..., None] + processed.view(n, width, vocab)
+        n, width = self._totals.shape
         # Each hypothesis may end with every stop.
         enough = self._beam.size * (1 + len(self._stops))
-        totals, indices = sums.flatten(1).topk(min(enough, width * vocab))
+        best, tokens = processed.topk(min(enough, processed.shape[1]))  # of each hypothesis
+        sums = (self._totals[..., None] + best.view(n, width, -1)).flatten(1)
+        totals, indices = sums.topk(min(enough, sums.shape[1]))  # of each source
         first = torch.arange(n, device=indices.device)[:, None] * width
-        rows, tokens = first + indices // vocab, indices % vocab
+        rows, tokens = first + indices // best.shape[1], tokens.view(n, -1).gather(1, indices)
         finished = torch.isin(tokens, self._stops)
         if self.tokens.shape[1] + 1 == self._begun + self._max_length:
             finished = torch.ones_like(finished)

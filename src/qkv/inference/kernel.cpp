@@ -31,6 +31,7 @@ struct Memory {  // keys and values (batch, groups, length, width), and the mask
   const float *keys, *values;
   const bool* mask;
   Index batch_stride, group_stride, stride, length;
+  Index sharing;  // rows of queries that attend to each memory
 };
 
 // softmax(q K^T / sqrt(d)) V of one query and head; a query that sees nothing gets zeros.
@@ -65,7 +66,7 @@ struct Attention {
       thread_local std::vector<float> scores;
       scores.resize(memory.length);
       for (Index i = from; i < to; ++i) {
-        const Index r = i / n_heads, h = i % n_heads, b = r / n;
+        const Index r = i / n_heads, h = i % n_heads, b = r / n / memory.sharing;
         const Index at = b * memory.batch_stride + h / per_group * memory.group_stride;
         attend(queries + r * width + h * d, memory.keys + at, memory.values + at,
                memory.mask ? memory.mask + b * memory.length : nullptr, memory.stride,
@@ -179,13 +180,13 @@ static Tensor linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) {
   return y;
 }
 
-// One query a row: queries (B, H, 1, D) as rows (B, H * D); keys and values (B, G, K, D).
-static Tensor attend_once(Tensor queries, Tensor keys, Tensor values, Tensor mask) {
-  const Index batch = queries.size(0), n_heads = queries.size(1), d = queries.size(3), length = keys.size(2);
+// Queries (B, Q, H, D) that see all keys (B, G, K, D) that the mask (B, K) allows.
+static Tensor attend_to_all(Tensor queries, Tensor keys, Tensor values, Tensor mask) {
+  const Index batch = queries.size(0), n = queries.size(1), n_heads = queries.size(2), d = queries.size(3);
   const Memory memory{data<float>(keys), data<float>(values), data<bool>(mask), keys.stride(0), keys.stride(1),
-                      keys.stride(2), length};
-  Tensor y = torch::stable::new_empty(queries, {batch, n_heads, 1, d});
-  const Attention attention{n_heads, keys.size(1), d, batch, 1, 0, false};
+                      keys.stride(2), keys.size(2), 1};
+  Tensor y = torch::stable::new_empty(queries, {batch, n, n_heads, d});
+  const Attention attention{n_heads, keys.size(1), d, batch, n, 0, false};
   attention(data<float>(queries), n_heads * d, memory, (float*)y.mutable_data_ptr());
   return y;
 }
@@ -257,7 +258,8 @@ static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, st
   };
   const auto memory = [&](const Tensor& seen, Index length) {
     const Tensor keys = *cache++, values = *cache++;
-    return Memory{data<float>(keys), data<float>(values), data<bool>(seen), keys.stride(0), keys.stride(1), keys.stride(2), length};
+    return Memory{data<float>(keys), data<float>(values), data<bool>(seen), keys.stride(0), keys.stride(1), keys.stride(2),
+                  length, it.batch / keys.size(0)};
   };
   for (Index layer = 0; layer < n_layers; ++layer) {
     const Norm first = norm();
@@ -289,7 +291,7 @@ STABLE_TORCH_LIBRARY(qkv, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(qkv, CPU, m) {
   m.impl("linear", TORCH_BOX(&linear));
-  m.impl("attend", TORCH_BOX(&attend_once));
+  m.impl("attend", TORCH_BOX(&attend_to_all));
   m.impl("round_rows", TORCH_BOX(&round_rows));
   m.impl("decode", TORCH_BOX(&decode));
 }

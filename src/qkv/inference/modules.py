@@ -142,7 +142,7 @@ class PackedEmbedding(_Frozen):
 
 
 class FastAttention(MultiHeadAttention):
-    """Attention with the same parts, whose single queries are computed by the kernel."""
+    """Attention with the same parts, whose few queries that see all keys the kernel computes."""
 
     def __init__(self, attention: MultiHeadAttention):
         nn.Module.__init__(self)
@@ -154,7 +154,7 @@ class FastAttention(MultiHeadAttention):
         """Compute the weighted sum of the values."""
         tensors = (queries, keys, values)
         if (
-            queries.shape[2] == 1
+            (queries.shape[2] == 1 or (not self.causal and queries.shape[2] <= MOST_ROWS))
             and self.position_bias is None
             and all(x.dtype == torch.float32 and x.stride(-1) == 1 for x in tensors)
             and keys.stride() == values.stride()
@@ -163,5 +163,6 @@ class FastAttention(MultiHeadAttention):
             and kernel()
         ):
             seen = NOTHING if mask is None else mask.contiguous()
-            return torch.ops.qkv.attend(queries.contiguous(), keys, values, seen)
+            rows = queries.transpose(1, 2).contiguous()  # (B, Q, H, D)
+            return torch.ops.qkv.attend(rows, keys, values, seen).transpose(1, 2)
         return super().attend(queries, keys, values, mask)

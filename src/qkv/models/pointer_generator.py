@@ -275,5 +275,6 @@ class PointerGenerator(Seq2Seq[PointerState]):
         hidden = self.decoder(
             x, state.memory, mask=mask, memory_mask=state.memory_mask, caches=state.caches
         )
-        decoded = self.point(hidden, x, state.memory, state.memory_mask)
-        return self.log_mixture(decoded, state.source)
+        memory, memory_mask = state.memory_of_rows()
+        assert memory is not None
+        return self.log_mixture(self.point(hidden, x, memory, memory_mask), state.source)
