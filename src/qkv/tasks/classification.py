@@ -31,9 +31,11 @@ from qkv.models.heads import SequenceClassifier
 from qkv.tasks.classify import Classify
 from qkv.tasks.finetuning import load_with_head
 from qkv.tasks.labels import (
+    PARAMETERS,
     SEPARATOR,
     PairPrediction,
     Prediction,
+    TextSettings,
     check_classes,
     check_known,
     class_metrics,
@@ -49,8 +51,10 @@ from qkv.tasks.pipeline import (
     check_positions,
     check_strings,
     longest_input,
+    read_settings,
     tells_texts_apart,
     tokenizer_setting,
+    with_parameters,
     without_base_files,
 )
 from qkv.tasks.pretrained import Loaded
@@ -79,6 +83,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         max_length: maximum number of tokens of an input, special tokens included; longer inputs
             are truncated.
         temperature: that of the last `calibrate`, which the output layer contains.
+        prefix: text that precedes each input, as in training; see `TextSettings`.
 
     Raises:
         ConfigError: `max_length` exceeds the model's positions.
@@ -86,6 +91,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
 
     max_length: int = MAX_LENGTH
     temperature: float = 1.0
+    prefix: str = ""
 
     kinds: ClassVar = (SequenceClassifier,)
     expected: ClassVar = (
@@ -127,7 +133,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
             )
         if max_length is None:
             max_length = longest_input(loaded) or MAX_LENGTH
-        return cls(loaded, max_length)
+        return cls(loaded, max_length, **read_settings(loaded, PARAMETERS, TextSettings))
 
     @classmethod
     def fresh(
@@ -139,6 +145,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         pairs: bool = False,
         several: bool = False,
         pretrained: bool = True,
+        prefix: str = "",
     ) -> Self:
         """Put a new head on a pretrained encoder, in float32.
 
@@ -149,6 +156,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
             pairs: whether inputs are pairs of texts; saved with the model.
             several: whether a text may have several classes; saved with the model.
             pretrained: False starts the encoder from random weights as well.
+            prefix: text that precedes each input; saved with the model.
 
         Raises:
             ConfigError: the family has no classifier, or `max_length` is too long for it.
@@ -162,7 +170,9 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         loaded = without_base_files(loaded, other, **{LENGTH: max_length, PAIRS: pairs})
         if several:
             loaded = replace(loaded, config={**loaded.config, "problem_type": SEVERAL})
-        return cls(loaded, max_length)
+        if prefix:
+            loaded = with_parameters(loaded, **{PARAMETERS: {"prefix": prefix}})
+        return cls(loaded, max_length, prefix=prefix)
 
     @property
     def labels(self) -> Labels:
@@ -189,6 +199,8 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
             raise DataError(
                 f"the inputs are {kinds[not pairs]}; this model classifies {kinds[pairs]}"
             )
+        if self.prefix:
+            texts = [self.prefix + text if text else text for text in texts]
         encoded = encode_texts(self.tokenizer, texts, seconds, max_length=self.max_length)
         return encoded if tells_texts_apart(self.model) else replace(encoded, segments=None)
 
@@ -197,25 +209,20 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         texts: Sequence[str],
         seconds: Sequence[str] | None = None,
         *,
-        max_tokens: int | None = None,
         progress: bool = False,
     ) -> Float64[Tensor, "texts classes"]:
         """Return the probability of each class; texts of similar length share a batch.
 
-        A batch has at most `max_tokens` positions, padding included; None: what suits the device.
-
         Raises:
             DataError: see `encode`; or there are no texts.
         """
-        return self._classify(self.encode(texts, seconds), max_tokens, progress)
+        return self._classify(self.encode(texts, seconds), progress)
 
-    def _classify(
-        self, encoded: EncodedTexts, max_tokens: int | None, progress: bool
-    ) -> Float64[Tensor, "texts classes"]:
+    def _classify(self, encoded: EncodedTexts, progress: bool) -> Float64[Tensor, "texts classes"]:
         batches = evaluation_batches(
             encoded.ids,
             pad=self.tokenizer.filler,
-            max_tokens=max(max_tokens or tokens_at_once(self.device), self.max_length),
+            max_tokens=max(tokens_at_once(self.device), self.max_length),
             segments=encoded.segments,
         )
 
@@ -237,7 +244,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         """Classify texts, or pairs of texts, in their order."""
         encoded, names = self.encode(texts, seconds), self.labels.names
         predictions = list[Prediction]()
-        rows = self._classify(encoded, None, progress).tolist()
+        rows = self._classify(encoded, progress).tolist()
         for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
             label, probability = names[row.index(max(row))], max(row)
             if self.several:
@@ -294,6 +301,7 @@ class ClassificationRecipe(Recipe[TextClassifier]):
         several: whether a text may have several labels, separated by | in the table, or none,
             written as | alone.
         calibrate: scale the probabilities on the validation split (`TextClassifier.calibrate`).
+        prefix: text that precedes each input; see `TextSettings`.
     """
 
     base: str | None = MINILM
@@ -305,6 +313,7 @@ class ClassificationRecipe(Recipe[TextClassifier]):
     max_length: int = 128
     several: bool = False
     calibrate: bool = False
+    prefix: str = ""
 
     metric: ClassVar = "accuracy"
     unit: ClassVar = "texts"
@@ -346,6 +355,7 @@ class ClassificationRecipe(Recipe[TextClassifier]):
             pairs=isinstance(splits.train[0], PairExample),
             several=self.several,
             pretrained=self.finetuning.train != "scratch",
+            prefix=self.prefix,
         )
 
     def batches(self, pipeline: TextClassifier, splits: Splits[Example]) -> TrainingBatches:

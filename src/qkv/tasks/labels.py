@@ -15,8 +15,21 @@ from qkv.tasks.task import Tables
 
 SHOWN = 20  # classes of a longer list that are named
 SEPARATOR = "|"  # between the labels of a text that has several
+PARAMETERS = "text-classification"  # in task_specific_params of config.json
 
 Scores = ClassificationScores | MultiLabelScores
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Settings of a classifier in config.json.
+
+    Args:
+        prefix: text that precedes each input. The first token of a decoder absorbs attention and
+            hardly tells what it was, so that a text of one token needs another before it.
+    """
+
+    prefix: str = ""
 
 
 @dataclass(frozen=True)

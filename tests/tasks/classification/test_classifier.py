@@ -1,6 +1,7 @@
 """A classifier as a library: a new head on an encoder, probabilities, scores."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_one_text_equals_many_and_the_order_is_kept(folder):
     for i, text in enumerate(texts()):
         alone = classifier.probabilities([text])
         torch.testing.assert_close(alone[0], many[i], rtol=0, atol=1e-12)
-    few = classifier.probabilities(texts()[::-1], max_tokens=30)
+    few = classifier.probabilities(texts()[::-1])
     torch.testing.assert_close(few.flip(0), many, rtol=0, atol=1e-12)
 
 
@@ -349,3 +350,21 @@ def test_the_longest_input_of_an_adapter_is_in_its_config(wrong, base, tmp_path)
     assert record(7).max_length == 7
     with pytest.raises(ConfigError, match=r"max_length = .* expected a whole number of at least 1"):
         record(wrong)
+
+
+def test_a_prefix_is_read_before_each_text_and_saved(base, tmp_path):
+    classifier = TextClassifier.fresh(base, LABELS, max_length=13, prefix="the film ")
+    plain = replace(classifier, prefix="")
+    own = classifier.probabilities(["was fine"])
+    torch.testing.assert_close(own, plain.probabilities(["the film was fine"]), rtol=0, atol=0)
+    assert not torch.equal(own, plain.probabilities(["was fine"]))
+    save(classifier.loaded, tmp_path)
+    again = TextClassifier.load(tmp_path)
+    assert again.prefix == "the film "
+    assert torch.equal(again.probabilities(["was fine"]), own)
+    with pytest.raises(DataError, match="text 1 has no tokens"):
+        again([""])
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"the film "', "3"))
+    with pytest.raises(ConfigError, match="prefix = 3; expected a string"):
+        TextClassifier.load(tmp_path)
