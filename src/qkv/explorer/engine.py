@@ -3,9 +3,6 @@
 One thread owns the models; requests wait for it in a queue of bounded length.
 """
 
-import base64
-import binascii
-import io
 import secrets
 import threading
 from collections import OrderedDict
@@ -24,12 +21,11 @@ from qkv.explorer.views import VIEWS
 from qkv.json_fields import FLAG, TEXT, check_kinds, either, list_of, object_of, shown
 from qkv.tasks.pipeline import check_strings
 from qkv.tasks.task import find_task, task_of
+from qkv.web.content import LONGEST_TEXT, decode_picture
 from qkv.zoo.catalog import ZOO, list_zoo
 
 RECORDS, MODELS, WAITING = 4, 2, 8  # that are kept in memory
 FIRST = "sentiment-small"  # in the menu: it answers at once
-LONGEST_TEXT = 20_000  # characters
-LARGEST_IMAGE = 25_000_000  # pixels
 KINDS = {
     "model": TEXT,
     "inputs": object_of(TEXT),
@@ -215,20 +211,9 @@ def read_picture(content: str) -> Any:
     Raises:
         DataError: it is no image, or has too many pixels.
     """
-    pillow = pillow_modules()
     if not content:
+        pillow = pillow_modules()
         image = pillow.Image.new("L", (60, 60), 255)
         pillow.ImageDraw.Draw(image).line([(20, 15), (40, 15), (28, 48)], fill=0, width=5)
         return image
-    try:
-        image = pillow.Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
-        if image.width * image.height > LARGEST_IMAGE:
-            raise DataError(f"an image of {image.width} x {image.height} pixels; expected fewer")
-        image.load()
-    except (OSError, ValueError, SyntaxError, binascii.Error, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"the image cannot be read: {shown(str(error))}") from error
-    except Exception as error:  # decompression bombs, and decoders' own errors
-        raise DataError(f"the image cannot be read: {type(error).__name__}") from error
-    return pillow.ImageOps.exif_transpose(image)
+    return decode_picture(content)

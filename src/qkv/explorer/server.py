@@ -7,40 +7,32 @@ site access (no CORS, JSON bodies alone), and looks up no name from a request on
 import asyncio
 import contextlib
 import json
-import socket
 import webbrowser
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
-from urllib.parse import urlsplit
 
-import uvicorn
 from safetensors.numpy import save as save_tensors
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qkv.errors import BusyError, ConfigError, DataError, QKVError
+from qkv.errors import BusyError, QKVError
 from qkv.explorer.engine import Engine, Stopped
 from qkv.explorer.heads import one_head
 from qkv.explorer.parts import as_array
 from qkv.explorer.saved import empty_page, page_with
-from qkv.json_fields import parse_json
 from qkv.tasks.streams import complain
+from qkv.web.content import read_body
+from qkv.web.guards import HEADERS as WEB_HEADERS
+from qkv.web.guards import LOCAL, guards
+from qkv.web.running import address_of, listen, make_server
 
-LARGEST_BODY = 10_000_000  # bytes
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
-HEADERS = {
+HEADERS = WEB_HEADERS | {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
 }
 
 
@@ -96,35 +88,14 @@ def make_app(engine: Engine, hosts: Sequence[str] = LOCAL) -> Starlette:
             Route(at + "/{index:int}/{head:int}", head),
             Route(at + "/page", record),
         ],
-        middleware=[
-            Middleware(WithHeaders),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
-            Middleware(SameOrigin),
-        ],
-        exception_handlers={QKVError: _refuse, ClientDisconnect: _refuse},
+        middleware=guards(_error, hosts, HEADERS),
+        exception_handlers={
+            QKVError: _refuse,
+            ClientDisconnect: _refuse,
+            HTTPException: _refuse,
+        },
         lifespan=lifespan,
     )
-
-
-async def read_body(request: Request) -> dict[str, Any]:
-    """Return the JSON object in a request.
-
-    Raises:
-        DataError: it is too large, not JSON, or not an object.
-        ConfigError: the content type is not JSON, as in a form of another site.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ConfigError(f"content type {kind or 'none'}; expected application/json")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST_BODY:
-            raise DataError(f"the body has more than {LARGEST_BODY:,} bytes")
-    try:
-        return parse_json(body.decode("utf-8"), "the body")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the body is not UTF-8 ({error.reason})") from error
 
 
 class Listener:
@@ -174,43 +145,9 @@ def _error(status: int, message: str) -> Response:
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:
-    status = 503 if isinstance(error, BusyError) else 413 if "more than" in str(error) else 400
-    return _error(status, str(error))
-
-
-class WithHeaders:
-    """Add the headers that keep other sites out to every answer."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-
-        async def send_more(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                more = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *more]}
-            await send(message)
-
-        await self.app(scope, receive, send_more)
-
-
-class SameOrigin:
-    """Refuse requests that a page of another origin has sent."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            origin, host = headers.get(b"origin"), headers.get(b"host", b"")
-            if origin is not None and urlsplit(origin.decode("latin-1")).netloc.encode() != host:
-                await _error(403, "a request of another site")(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+    if isinstance(error, HTTPException):
+        return _error(error.status_code, error.detail)
+    return _error(503 if isinstance(error, BusyError) else 400, str(error))
 
 
 def serve(engine: Engine, host: str, port: int, *, browser: bool) -> None:
@@ -225,17 +162,9 @@ def serve(engine: Engine, host: str, port: int, *, browser: bool) -> None:
     Raises:
         OSError: the port is taken.
     """
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise OSError(
-            f"port {port} of {host} is not free: {error.strerror}; try --port 0"
-        ) from error
-    with listening:
-        address = f"http://{host}:{listening.getsockname()[1]}"
+    with listen(host, port) as listening:
+        address = address_of(listening)
         complain(f"the explorer is at {address} (Ctrl-C ends it)")
         if browser:
             webbrowser.open(address)
-        app = make_app(engine, (*LOCAL, host))
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        make_server(make_app(engine, (*LOCAL, host))).run(sockets=[listening])

@@ -1,0 +1,1 @@
+"""The server: models behind the routes of OpenAI, and behind one route for each task."""

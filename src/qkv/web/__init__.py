@@ -1,0 +1,1 @@
+"""What both servers need: guards against other sites and large bodies, images, the socket."""

@@ -1,0 +1,117 @@
+"""ASGI middlewares: who may ask, how much, and for how long."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LARGEST_BODY = 10_000_000  # bytes
+PATIENCE = 60.0  # seconds, for a part of a body, and for a client that reads slowly
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+Refuse = Callable[[int, str], Response]  # makes the answer for a status and a message
+
+
+def guards(
+    refuse: Refuse, hosts: Sequence[str], headers: Mapping[str, str] = HEADERS
+) -> list[Middleware]:
+    """Return the middlewares of a server, the outermost first.
+
+    Args:
+        refuse: makes an error answer.
+        hosts: names by which the server may be addressed.
+        headers: headers of every answer.
+    """
+    return [
+        Middleware(WithHeaders, headers=headers),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+        Middleware(SameOrigin, refuse=refuse),
+        Middleware(Bounded),
+    ]
+
+
+class WithHeaders:
+    """Add the headers that keep other sites out to every answer."""
+
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str] = HEADERS):
+        self.app = app
+        self.more = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+
+        async def send_more(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *self.more]}
+            await send(message)
+
+        await self.app(scope, receive, send_more)
+
+
+class SameOrigin:
+    """Refuse requests that a page of another origin has sent."""
+
+    def __init__(self, app: ASGIApp, refuse: Refuse):
+        self.app, self.refuse = app, refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            origin, host = headers.get(b"origin"), headers.get(b"host", b"")
+            if origin is not None and urlsplit(origin.decode("latin-1")).netloc.encode() != host:
+                await self.refuse(403, "a request of another site")(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class Bounded:
+    """Read no more of a body than `LARGEST_BODY`, and wait for a client no longer than `PATIENCE`.
+
+    A body that is too large or too slow raises an HTTPException where it is read. A client that
+    does not read its answer is disconnected.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        n_read, complete = 0, False
+
+        async def receive_bounded() -> Message:
+            nonlocal n_read, complete
+            if complete:  # what follows is that the client leaves
+                return await receive()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"no part of the body came in {PATIENCE:.0f} s") from None
+            n_read += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if n_read > LARGEST_BODY:
+                raise HTTPException(413, f"the body has more than {LARGEST_BODY:,} bytes")
+            return message
+
+        async def send_bounded(message: Message) -> None:
+            async with asyncio.timeout(PATIENCE):
+                await send(message)
+
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        await self.app(scope, receive_bounded, send_bounded)

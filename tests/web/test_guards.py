@@ -1,0 +1,71 @@
+"""The guards of both servers, each by itself: the servers' own tests send requests through all."""
+
+import asyncio
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from qkv.web import guards
+
+
+def run(app, messages, *, read=lambda message: None):
+    """Handle one request; return what was sent."""
+    sent, left = [], list(messages)
+
+    async def receive():
+        if not left:
+            await asyncio.sleep(60)
+        return left.pop(0)
+
+    async def send(message):
+        await asyncio.sleep(read(message) or 0)
+        sent.append(message)
+
+    asyncio.run(app({"type": "http", "headers": []}, receive, send))
+    return sent
+
+
+def part(body, *, more):
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def reader(scope, receive, send):
+    body = b""
+    while True:
+        message = await receive()
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    await send({"type": "http.response.body", "body": body})
+
+
+def test_a_body_of_the_largest_size_is_read_and_one_byte_more_is_not(monkeypatch):
+    monkeypatch.setattr(guards, "LARGEST_BODY", 7)
+    app = guards.Bounded(reader)
+    good = [part(b"abc", more=True), part(b"defg", more=False)]
+    assert run(app, good)[0]["body"] == b"abcdefg"
+    with pytest.raises(HTTPException, match="more than 7 bytes") as caught:
+        run(app, [part(b"abc", more=True), part(b"defgh", more=False)])
+    assert caught.value.status_code == 413
+
+
+def test_a_client_that_sends_or_reads_nothing_is_left(monkeypatch):
+    monkeypatch.setattr(guards, "PATIENCE", 0.05)
+    app = guards.Bounded(reader)
+    with pytest.raises(HTTPException, match="no part of the body came") as caught:
+        run(app, [part(b"abc", more=True)])
+    assert caught.value.status_code == 408
+    with pytest.raises(TimeoutError):
+        run(app, [part(b"abc", more=False)], read=lambda message: 60)
+
+
+def test_waiting_for_a_client_to_leave_is_no_slow_body(monkeypatch):
+    monkeypatch.setattr(guards, "PATIENCE", 0.05)
+
+    async def waits(scope, receive, send):
+        await receive()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(receive(), 0.2)
+        await send({"type": "http.response.body"})
+
+    assert len(run(guards.Bounded(waits), [part(b"", more=False)])) == 1
