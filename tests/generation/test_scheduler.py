@@ -113,9 +113,9 @@ def test_rows_that_end_leave_room_at_once(model):
     for length in (2, 20, 2, 2):
         scheduler.submit(Request([5], frozenset(), length))
     finish(scheduler)
-    # One prompt is read at each step; the long answer never runs alone while others wait.
+    # Prompts of one token need no reading; the long answer never runs alone while others wait.
     assert sum(counting.rows) == 26
-    assert len(counting.rows) == 21
+    assert len(counting.rows) == 20
 
 
 def test_a_long_prompt_starves_nobody(model):
@@ -126,9 +126,9 @@ def test_a_long_prompt_starves_nobody(model):
     quick = scheduler.submit(Request([8, 9], frozenset(), 1))
     for _ in range(4):
         scheduler.step()
-    assert running._n_tokens == 5
-    assert quick._n_tokens == 1
-    assert slow._n_tokens == 0
+    assert len(running.answer) == 5
+    assert len(quick.answer) == 1
+    assert len(slow.answer) == 0
     finish(scheduler)
     assert list(slow) == alone(model, slow.prompt, 1)
 
@@ -145,6 +145,52 @@ def test_cancelled_requests_leave_the_batch(model):
     assert len(list(second)) == 30
     assert list(third) == []
     assert scheduler._state is None
+
+
+def test_cancelled_requests_leave_the_queue(model):
+    scheduler = Scheduler(model, max_waiting=2)
+    first, second = (scheduler.submit(Request([5], STOP, 1)) for _ in range(2))
+    first.cancel()
+    third = scheduler.submit(Request([6], STOP, 1))
+    assert list(first) == []  # before any step
+    with pytest.raises(BusyError):
+        scheduler.submit(Request([7], STOP, 1))
+    finish(scheduler)
+    assert [len(list(one)) for one in (second, third)] == [1, 1]
+
+
+def test_the_batch_forgets_what_no_row_needs(model):
+    """A batch that is never empty does not grow: its longest row may leave."""
+    scheduler = Scheduler(model, max_rows=3)
+    lengths = []
+    for i in range(40):
+        scheduler.submit(Request([5, 6 + i % 7], frozenset(), 5 + i % 4))
+        scheduler.step()
+        scheduler.step()
+        lengths.append(scheduler._state._taken if scheduler._state else 0)
+    assert scheduler.n_running > 1
+    assert max(lengths[20:]) <= 2 + 8
+    finish(scheduler)
+
+
+def test_an_answer_ends_where_it_is_told_to(model):
+    scheduler = Scheduler(model)
+    ended = scheduler.submit(Request([5], frozenset(), 9, ends=lambda ids: len(ids) == 4))
+    finish(scheduler)
+    assert len(list(ended)) == 4
+
+
+def test_all_requests_end_with_the_scheduler(model):
+    scheduler = Scheduler(model, max_rows=2)
+    requests = [scheduler.submit(Request([5] * 9, frozenset(), 9)) for _ in range(4)]
+    scheduler.step()
+    scheduler.end(BusyError("the server stops"))
+    for request in requests:
+        with pytest.raises(BusyError, match="the server stops"):
+            list(request)
+    assert not scheduler.busy
+    with pytest.raises(BusyError, match="is closed"):
+        scheduler.submit(Request([5], STOP, 1))
 
 
 def test_an_error_ends_the_requests_that_it_concerns(model):

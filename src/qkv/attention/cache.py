@@ -6,7 +6,6 @@ B batch, G key heads, D head width.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -86,6 +85,12 @@ class KeyValueCache:
             raise LengthError(f"cannot rewind to length {length}: the cache holds {self.length}")
         self.length = length
 
+    def forget(self, n: int) -> None:
+        """Drop the first n positions, which are padding in every row; the next copy frees them."""
+        self.length -= n
+        if self._keys is not None and self._values is not None:
+            self._keys, self._values = self._keys[:, :, n:], self._values[:, :, n:]
+
     def join(self, other: "KeyValueCache", rows: tuple[int, int]) -> None:
         """Add the rows of another cache below these; the shorter one is padded on the left.
 
@@ -93,28 +98,29 @@ class KeyValueCache:
             other: a cache of the same layer.
             rows: number of rows of this cache and of the other one.
         """
-        length = max(self.length, other.length)
-        halves = [one._aligned(length) for one in (self, other)]
-        like = next((half for half in halves if half is not None), None)
-        if like is not None:  # else both are empty
-            whole = [
-                (like[0].new_zeros(n, *like[0].shape[1:]), like[1].new_zeros(n, *like[1].shape[1:]))
-                if half is None
-                else half
-                for half, n in zip(halves, rows, strict=True)
-            ]
-            self._keys, self._values = (torch.cat(parts) for parts in zip(*whole, strict=True))
-        self.length = length
+        lengths = self.length, other.length
+        self._keys = self._joined((self._keys, other._keys), lengths, rows)
+        self._values = self._joined((self._values, other._values), lengths, rows)
+        self.length = max(lengths)
 
-    def _aligned(self, length: int) -> KeysValues | None:
-        """Return keys and values of `length` tokens, of which the first ones are padding."""
-        if self._keys is None or self._values is None:
+    def _joined(
+        self,
+        halves: tuple[Tensor | None, Tensor | None],
+        lengths: tuple[int, int],
+        rows: tuple[int, int],
+    ) -> Tensor | None:
+        """Return both halves, aligned on the right, with room for the next tokens."""
+        like = halves[0] if halves[0] is not None else halves[1]
+        if like is None:  # both are empty
             return None
-        pad = (0, 0, length - self.length, 0)
-        return (
-            F.pad(self._keys[:, :, : self.length], pad),
-            F.pad(self._values[:, :, : self.length], pad),
-        )
+        end = max(lengths)
+        whole = like.new_zeros(sum(rows), like.shape[1], end + self._capacity, like.shape[3])
+        for slots, n, at in zip(
+            halves, lengths, (slice(rows[0]), slice(rows[0], None)), strict=True
+        ):
+            if slots is not None:
+                whole[at, :, end - n : end] = slots[:, :, :n]
+        return whole
 
 
 class MemoryCache:

@@ -68,6 +68,10 @@ class LayerCache:
         """Discard everything after the first `length` tokens."""
         self.self_attention.rewind(length)
 
+    def forget(self, n: int) -> None:
+        """Drop the first n tokens, which are padding in every row; the next copy frees them."""
+        self.self_attention.forget(n)
+
     def join(self, other: "LayerCache", rows: tuple[int, int]) -> None:
         """Add the rows of another cache of this block below these."""
         self.self_attention.join(other.self_attention, rows)

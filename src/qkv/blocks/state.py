@@ -87,6 +87,8 @@ class DecodingState:
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
+        if len(rows) != self._n_rows:  # a row that left may have been the longest
+            self._forget_padding(rows)
         memories, self._sharing = self._memories(rows)
         for cache in self.caches:
             cache.reorder(rows, memories, self._sharing)
@@ -115,6 +117,19 @@ class DecodingState:
             for x in (self.memory, self.memory_mask)
         )
         return memory, mask
+
+    def _forget_padding(self, rows: Int[Tensor, " rows"]) -> None:
+        """Drop what comes before the prompts of all these rows, before the caches are copied."""
+        if self._token_mask is None or not self._token_mask[rows].numel():
+            return
+        real = self._token_mask[rows].any(0)
+        n = min(int(real.int().argmax()), self._read)
+        if n == 0:
+            return
+        self._taken, self._read = self._taken - n, self._read - n
+        self._token_mask = self._token_mask[:, n:]
+        for cache in self.caches:
+            cache.forget(n)
 
     def rewind(self, length: int) -> None:
         """Discard every position from `length` on."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qkv.errors import ConfigError, LengthError
+from qkv.generation.stepping import Ends
 
 Choose = Callable[[Float[Tensor, " V"]], int]
 
@@ -26,17 +27,19 @@ class Request:
         stop: ids that end the answer and are part of it.
         max_length: maximum number of tokens of the answer.
         choose: chooses a token from the logits, with its own random numbers if any.
+        ends: called with the answer's ids after each token; True ends the answer.
     """
 
     prompt: Sequence[int]
     stop: frozenset[int] | set[int]
     max_length: int
     choose: Choose = most_probable
+    ends: Ends | None = None
     cancelled: bool = field(default=False, init=False)
+    answer: list[int] = field(default_factory=list[int], init=False)  # so far
     _tokens: "queue.SimpleQueue[int | BaseException | None]" = field(
         default_factory=queue.SimpleQueue, init=False, repr=False
     )
-    _n_tokens: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Check the sizes."""
@@ -58,12 +61,17 @@ class Request:
 
     def add(self, token: int) -> bool:
         """Take a token; return whether the answer has ended."""
-        self._tokens.put(token)
-        self._n_tokens += 1
-        ended = token in self.stop or self._n_tokens == self.max_length
+        self.answer.append(token)
+        self.tell(token)
+        ended = token in self.stop or len(self.answer) == self.max_length
+        ended = ended or (self.ends is not None and self.ends(self.answer))
         return ended and self.close()
 
     def close(self, error: BaseException | None = None) -> bool:
         """End the answer, with an error if it did not end by itself."""
-        self._tokens.put(error)  # None: there are no more tokens
+        self.tell(error)  # None: there are no more tokens
         return True
+
+    def tell(self, token: int | BaseException | None) -> None:
+        """Pass on a token, or the end, to whoever waits; called in the thread of the model."""
+        self._tokens.put(token)

@@ -39,12 +39,19 @@ class Scheduler:
         model: model in evaluation mode; its `start` takes all tokens of a prompt but the last.
         max_rows: rows of the batch.
         max_waiting: requests that may wait; more are refused.
-        chunk: tokens of a prompt that are read between two steps, so that a long prompt does not
+        chunk: tokens of prompts that are read between two steps, so that a long prompt does not
             keep the running answers waiting.
+        device: device of the model.
     """
 
     def __init__(
-        self, model: Decodable, *, max_rows: int = 16, max_waiting: int = 256, chunk: int = 128
+        self,
+        model: Decodable,
+        *,
+        max_rows: int = 16,
+        max_waiting: int = 256,
+        chunk: int = 128,
+        device: torch.device | str = "cpu",
     ):
         if min(max_rows, max_waiting, chunk) < 1:
             raise ConfigError(
@@ -52,7 +59,7 @@ class Scheduler:
                 "least 1 each"
             )
         self._model, self._max_rows, self._chunk = model, max_rows, chunk
-        self._max_waiting = max_waiting
+        self._max_waiting, self._device = max_waiting, device
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -67,6 +74,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def busy(self) -> bool:
+        """Whether there is work for `step`."""
+        return bool(self._waiting or self._readings or self._rows)
+
+    @property
     def n_running(self) -> int:
         """Number of rows of the batch, and of prompts that are being read."""
         return len(self._rows) + len(self._readings)
@@ -78,6 +90,8 @@ class Scheduler:
             BusyError: if too many wait already, or the scheduler was closed.
         """
         with self._changed:
+            if len(self._waiting) >= self._max_waiting:  # those that were cancelled leave room
+                self._waiting = deque(one for one in self._waiting if not _left(one))
             if self._closed or len(self._waiting) >= self._max_waiting:
                 why = "is closed" if self._closed else f"has {self._max_waiting} waiting requests"
                 raise BusyError(f"the scheduler {why}; expected room for another: try again later")
@@ -91,29 +105,36 @@ class Scheduler:
             self._closed = True
             self._changed.notify()
 
+    def end(self, error: Exception) -> None:
+        """End all requests with an error; for the thread that steps."""
+        with self._changed:
+            self._closed = True
+        for request in (*self._waiting, *(one.request for one in self._readings), *self._rows):
+            request.close(error)
+        self._waiting.clear()
+        self._readings.clear()
+        self._rows, self._last, self._state = [], [], None
+
     def run(self) -> None:
         """Answer requests until the scheduler is closed."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self.n_running or self._closed)
-                if not (self._waiting or self.n_running):
+                self._changed.wait_for(lambda: self.busy or self._closed)
+                if not self.busy:
                     return
             self.step()
 
     def step(self) -> None:
-        """Read a chunk of the next prompt, and give every running request a token.
+        """Read a chunk of the next prompts, and give every running request a token.
 
         An error of the model ends the requests that it concerns, and no others.
         """
         with torch.inference_mode():
             self._admit()
-            if self._readings:
-                reading = self._readings.popleft()
-                try:
-                    self._read(reading)
-                except Exception as error:
-                    reading.request.close(error)
             try:
+                new = self._read_prompts()
+                if new is not None:
+                    self._state = _joined(self._state, new)
                 self._advance()
             except Exception as error:
                 for request in self._rows:
@@ -126,34 +147,48 @@ class Scheduler:
             while self._waiting and self.n_running < self._max_rows:
                 self._readings.append(Reading(self._waiting.popleft()))
 
-    def _read(self, one: Reading) -> None:
-        """Read a chunk of a prompt; when all but its last token was read, its row joins."""
+    def _read_prompts(self) -> Any:
+        """Read up to `chunk` tokens of prompts; return the state of those that are complete."""
+        left, joined = self._chunk, None
+        for _ in range(len(self._readings)):
+            if left <= 0:
+                break
+            one = self._readings.popleft()
+            try:
+                left -= self._read(one, left)
+            except Exception as error:
+                one.request.close(error)
+                continue
+            if one.request.cancelled:
+                one.request.close()
+            elif one.n_read < len(one.request.prompt) - 1:
+                self._readings.append(one)
+            else:
+                joined = _joined(joined, one.state)
+                self._rows.append(one.request)
+                self._last.append(one.request.prompt[-1])
+        return joined
+
+    def _read(self, one: Reading, most: int) -> int:
+        """Read up to `most` tokens of a prompt, except its last; return their number."""
         if one.request.cancelled:
-            one.request.close()
-            return
-        prompt = torch.tensor([list(one.request.prompt[:-1])], dtype=torch.long)
-        chunk = prompt[:, one.n_read : one.n_read + self._chunk]
+            return 0
+        ids = list(one.request.prompt[one.n_read : -1][:most])
+        chunk = torch.tensor([ids], dtype=torch.long, device=self._device)
         if one.state is None:
             one.state = self._model.start(chunk)
         else:
             self._model.step(chunk, one.state)
-        one.n_read += chunk.shape[1]
-        if one.n_read < prompt.shape[1]:
-            self._readings.append(one)
-            return
-        if self._state is None:
-            self._state = one.state
-        else:
-            self._state.join(one.state)
-        self._rows.append(one.request)
-        self._last.append(one.request.prompt[-1])
+        one.n_read += len(ids)
+        return len(ids)
 
     def _advance(self) -> None:
         """Compute a token for each row, and drop the rows that have ended."""
         self._keep([i for i, request in enumerate(self._rows) if not request.cancelled])
         if not self._rows:
             return
-        logits = self._model.step(torch.tensor(self._last)[:, None], self._state)[:, -1]
+        last = torch.tensor(self._last, device=self._device)[:, None]
+        logits = self._model.step(last, self._state)[:, -1]
         kept = []
         for i, request in enumerate(self._rows):
             try:
@@ -175,6 +210,19 @@ class Scheduler:
         self._rows = [self._rows[i] for i in rows]
         self._last = [self._last[i] for i in rows]
         if rows:
-            self._state.reorder(torch.tensor(rows))
+            self._state.reorder(torch.tensor(rows, device=self._device))
         else:
             self._state = None
+
+
+def _joined(state: Any, other: Any) -> Any:
+    """Return a state with the rows of both; None has no rows."""
+    if state is None:
+        return other
+    state.join(other)
+    return state
+
+
+def _left(request: Request) -> bool:
+    """Return whether a request that waits was cancelled, which ends it."""
+    return request.cancelled and request.close()

@@ -26,6 +26,10 @@ class LinearState:
         if self.sums is not None:
             self.sums = self.sums[rows]
 
+    def forget(self, n: int) -> None:
+        """Drop the first n positions, which are padding in every row and not in the sums."""
+        self.length -= n
+
     def join(self, other: "LinearState", rows: tuple[int, int]) -> None:
         """Add the rows of another state below these; a state without tokens has sums of 0."""
         like = self.sums if self.sums is not None else other.sums

@@ -72,6 +72,17 @@ class StreamingCache(KeyValueCache):
             self._kept = self._kept[0][rows], self._kept[1][rows]
             self._columns = self._columns[rows]
 
+    def forget(self, n: int) -> None:
+        """Drop the first n positions, which are padding in every row.
+
+        A row with fewer kept tokens than another begins with padding, and so does its text.
+        """
+        self.length -= n
+        if self._kept is not None and self._columns is not None:
+            first = max(0, self._columns.shape[1] - self.length)
+            self._columns = (self._columns[:, first:] - n).clamp(min=0)
+            self._kept = self._kept[0][:, :, first:], self._kept[1][:, :, first:]
+
     def join(self, other: KeyValueCache, rows: tuple[int, int]) -> None:
         """Add the rows of another cache below these; the shorter one is padded on the left."""
         assert isinstance(other, StreamingCache)
