@@ -57,7 +57,7 @@ class Continuation:
             stop=self.stops,
             max_length=limits.most,
             seeds=seeds,
-            processors=self._processors(limits, begun=max(map(len, ids))),
+            processors=self.processors(limits, begun=max(map(len, ids))),
         )
         return [list(map(Token, one.tokens, one.logprobs)) for one in outputs]
 
@@ -84,7 +84,7 @@ class Continuation:
                 stop=self.stops,
                 max_length=min(room, max(1, self.context - len(text))),
                 seed=seed + TURN * turn,
-                processors=self._processors(
+                processors=self.processors(
                     limits, begun=len(text) - (limits.most - room), source=ids
                 ),
             )
@@ -95,9 +95,10 @@ class Continuation:
                 if token.id in self.stops or not room:
                     return
 
-    def _processors(
+    def processors(
         self, limits: Limits, *, begun: int, source: Sequence[int] = ()
     ) -> list[Processor]:
+        """Return the processors of outputs that start from `begun` tokens; see `Decoding`."""
         return self.decoding.processors(
             limits, begun=begun, source=source, sampling=self.sampling, stops=self.stops
         )

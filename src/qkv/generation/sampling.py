@@ -13,6 +13,7 @@ from qkv.generation.processors import (
     Processor,
     min_p,
     no_repeat_ngram,
+    process,
     repetition_penalty,
     temperature,
     top_k,
@@ -123,6 +124,34 @@ def draw_next(
     logprobs = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
     stepper.append(tokens, logprobs)
     return tokens, logprobs
+
+
+class Drawing:
+    """Draws the tokens of one answer, as `sample` does, from the logits of a running batch.
+
+    Args:
+        start: initial ids of the decoder, which the processors see.
+        max_length: maximum number of tokens of the answer.
+        seed: random seed.
+        processors: usually those of `Sampling(...).processors()`.
+    """
+
+    def __init__(
+        self, start: Sequence[int], max_length: int, seed: int, processors: Sequence[Processor]
+    ):
+        self._uniforms = uniform_noise([seed], torch.zeros(1, 0), max_length)
+        self._tokens = torch.tensor([[*start, *[-1] * max_length]])
+        self._begun, self._n = len(start), 0
+        self._processors = processors
+
+    def __call__(self, logits: Float[Tensor, " V"]) -> int:
+        """Return the next token."""
+        written = self._tokens[:, : self._begun + self._n]
+        row = process(self._processors, written, logits.cpu()[None].clone())
+        token = draw(row.softmax(-1), self._uniforms[:, self._n])
+        self._tokens[:, self._begun + self._n] = token
+        self._n += 1
+        return int(token)
 
 
 def draw(

@@ -73,22 +73,50 @@ def text_pieces(
     Raises:
         ConfigError: if a stop string is empty.
     """
-    check_stop_strings(stop_strings)
-    read: list[int] = []
-    emitted = text = ""
+    pieces = Pieces(decode, stop_strings)
     for i in ids:
-        read.append(i)
-        text = decode(read)
-        cut = cut_text(text, stop_strings)
-        if len(cut) < len(text):
-            text = cut
+        if piece := pieces.add(i):
+            yield piece
+        if pieces.stopped:
             break
-        whole = _settled(text.rstrip(REPLACEMENT), stop_strings)
-        if whole.startswith(emitted) and whole != emitted:
-            yield whole[len(emitted) :]
-            emitted = whole
-    if text.startswith(emitted) and text != emitted:
-        yield text[len(emitted) :]
+    if piece := pieces.rest():
+        yield piece
+
+
+class Pieces:
+    """The text of ids that come one by one; see `text_pieces`.
+
+    Args:
+        decode: `decode` of the tokenizer.
+        stop_strings: the text ends before the first of them.
+    """
+
+    def __init__(self, decode: Decode, stop_strings: Sequence[str] = ()):
+        check_stop_strings(stop_strings)
+        self._decode, self._stop_strings = decode, stop_strings
+        self._read: list[int] = []
+        self._emitted = self._text = ""
+        self.stopped = False  # at a stop string
+
+    def add(self, i: int) -> str:
+        """Add an id; return the text that is settled by it, which may be empty."""
+        self._read.append(i)
+        text = self._decode(self._read)
+        self._text = cut_text(text, self._stop_strings)
+        self.stopped = len(self._text) < len(text)
+        if self.stopped:
+            return ""
+        return self._next(_settled(text.rstrip(REPLACEMENT), self._stop_strings))
+
+    def rest(self) -> str:
+        """Return the text that was held back, once there are no more ids."""
+        return self._next(self._text)
+
+    def _next(self, whole: str) -> str:
+        if not whole.startswith(self._emitted):
+            return ""
+        piece, self._emitted = whole[len(self._emitted) :], whole
+        return piece
 
 
 def _settled(text: str, stop_strings: Sequence[str]) -> str:

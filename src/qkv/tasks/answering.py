@@ -11,7 +11,7 @@ from qkv.data.questions import Question, make_question, read_squad, references
 from qkv.data.span_search import SpanCandidates
 from qkv.data.unanswerable import Mixing, mix_questions
 from qkv.data.windows import NO_ANSWER, WindowConfig, span_batches, training_windows
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, DataError
 from qkv.evaluation.questions import (
     AnswerScores,
     always_answered,
@@ -21,7 +21,7 @@ from qkv.evaluation.questions import (
 from qkv.models.heads import QuestionAnswering
 from qkv.tasks.commands import Predict, score_row
 from qkv.tasks.finetuning import load_with_head
-from qkv.tasks.inputs import Item, exists, text_items
+from qkv.tasks.inputs import Item, exists, text_item, text_items
 from qkv.tasks.outputs import remark
 from qkv.tasks.passages import FoundAnswer, IdentifiedAnswer, read_passage, search
 from qkv.tasks.pipeline import (
@@ -292,6 +292,18 @@ class AnswerCommand(Predict[Answerer]):
         return [
             replace(item, fields={**item.fields, "context": passage}, files=(*item.files, *read))
             for item in items
+        ]
+
+    def requested(self, inputs: Sequence[Any]) -> list[Item]:
+        """Return the questions of a request with their passage, which is never a file."""
+        if self.context is None:
+            raise ConfigError("questions without a passage; expected context")
+        passage = text_item("context", self.context, "context")
+        if passage.problem:
+            raise DataError(passage.problem)
+        return [
+            one if one.problem else replace(one, fields=one.fields | passage.fields)
+            for one in super().requested(inputs)
         ]
 
     def _table_items(

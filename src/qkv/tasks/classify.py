@@ -1,12 +1,12 @@
 """The options of `qkv classify`, for models that were trained to classify and for others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, DataError
 from qkv.tasks.commands import Predict
-from qkv.tasks.inputs import Item, pair_items
+from qkv.tasks.inputs import Item, pair_items, text_item
 from qkv.tasks.labels import PairPrediction, Prediction
 from qkv.tasks.options import NewLabels
 from qkv.tasks.outputs import remark
@@ -50,6 +50,21 @@ class Classify(Predict[Any]):
         """Return the texts, each with its second text if there is any."""
         named = (self.columns or {}).get("second")
         return pair_items(inputs, self.file, columns, self.second, column=named)
+
+    def requested(self, inputs: Sequence[Any]) -> list[Item]:
+        """Return the texts of a request, each with its second text if there is any."""
+        items = super().requested(inputs)
+        if self.second is None:
+            return items
+        both = {"second": self.second}
+        if problem := text_item("second", self.second, "second").problem:
+            raise DataError(problem)
+        return [one if one.problem else replace(one, fields=one.fields | both) for one in items]
+
+    @property
+    def apart(self) -> bool:
+        """Whether the groups that the texts form count."""
+        return self.labels is not None and not self.independent
 
     def predict(self, pipeline: Any, fields: Sequence[Mapping[str, str]]) -> list[Prediction]:
         """Classify the texts."""

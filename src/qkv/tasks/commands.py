@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from qkv.data.language import NAMES, other_language
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.console import show_table
-from qkv.tasks.inputs import Item, pick_device, text_items
+from qkv.tasks.inputs import Item, pick_device, text_item, text_items
 from qkv.tasks.options import (
     AllowDownload,
     Columns,
@@ -56,6 +56,19 @@ class Predict(Generic[P]):
     def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
         """Return the inputs: arguments, rows or lines of a file, or lines of standard input."""
         return text_items(inputs, self.file, columns)
+
+    def requested(self, inputs: Sequence[Any]) -> list[Item]:
+        """Return the inputs of a request: no name in them is looked up on the disk.
+
+        Args:
+            inputs: what the arguments of the command would be.
+        """
+        return [text_item(self.roles[0], one, f"argument {i}") for i, one in enumerate(inputs, 1)]
+
+    @property
+    def apart(self) -> bool:
+        """Whether a prediction depends on the other inputs, so that no two requests are mixed."""
+        return False
 
     def predict(self, pipeline: P, fields: Sequence[Mapping[str, str]]) -> Iterable[Any]:
         """Return a prediction for the fields of each input."""
@@ -116,21 +129,23 @@ class Predict(Generic[P]):
             items: the inputs.
             shipped: the model's entry in the catalog if it is a shipped one.
         """
-
-        def predict(fields: Sequence[Mapping[str, str]]) -> Iterable[Any]:
-            predictions = self.predict(pipeline, fields)
-            texts = [one.get(self.roles[0], "") for one in fields]
-            notes = [language_note(shipped, text) for text in texts]
-            return map(with_note, predictions, texts, notes)
-
         answer_all(
             items,
-            predict,
+            lambda fields: self.noted(pipeline, fields, shipped),
             line=self.line,
             as_json=self.json or self.only_json,
             output=self.output,
-            more={"demo": True} if shipped is not None and shipped.demo else {},
+            more=more_fields(shipped),
         )
+
+    def noted(
+        self, pipeline: P, fields: Sequence[Mapping[str, str]], shipped: Entry | None
+    ) -> Iterable[Any]:
+        """Return the predictions for the fields of each input, with notes on their language."""
+        predictions = self.predict(pipeline, fields)
+        texts = [one.get(self.roles[0], "") for one in fields]
+        notes = [language_note(shipped, text) for text in texts]
+        return map(with_note, predictions, texts, notes)
 
     def columns_of(self, task: Task[Any, Any]) -> dict[str, str]:
         """Return the column of each role: the option's, else the training data's, else its name."""
@@ -139,6 +154,11 @@ class Predict(Generic[P]):
         remembered = trained_columns(model) if model and self.file is not None else {}
         known = {role: remembered.get(role, default) for role, default in roles.items()}
         return name_columns(self.columns or {}, known)
+
+
+def more_fields(shipped: Entry | None) -> dict[str, Any]:
+    """Return the fields that each JSON object has besides those of its prediction."""
+    return {"demo": True} if shipped is not None and shipped.demo else {}
 
 
 def language_note(shipped: Entry | None, text: str) -> str:

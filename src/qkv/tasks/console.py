@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from qkv.tasks.streams import is_quiet
+
 Item = TypeVar("Item")
 
 NAME = 24  # characters of a name in the first column, which is not broken
@@ -21,7 +23,7 @@ def plain_console(*, stderr: bool = False) -> Console:
 def progress_bar(items: Sequence[Item], label: str, *, show: bool) -> Iterable[Item]:
     """Iterate over items with a progress bar on standard error, if that is a terminal."""
     console = plain_console(stderr=True)
-    hidden = not (show and console.is_terminal)
+    hidden = not (show and console.is_terminal) or is_quiet()
     return track(items, label, console=console, transient=True, disable=hidden)
 
 

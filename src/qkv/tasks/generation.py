@@ -247,6 +247,14 @@ class Generate(Predict[Generator]):
             )
         return items
 
+    def requested(self, inputs: Sequence[Any]) -> list[Item]:
+        """Return the prompts of a request, `n` of each; they may be empty."""
+        items = [
+            Item(where=f"argument {i}", fields={"text": prompt})
+            for i, prompt in enumerate(inputs, start=1)
+        ]
+        return self._repeated(items)
+
     def answer(self, pipeline: Generator, items: Sequence[Item], shipped: Entry | None) -> None:
         """Print the text of a single prompt as it is generated; else a line per text."""
         self._check_n(pipeline)

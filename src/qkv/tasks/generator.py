@@ -191,7 +191,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(prompts):
             raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts; expected one each")
-        sampling, stop_strings = self._chosen(max_length, sampling, stop_strings)
+        sampling, stop_strings = self.chosen(max_length, sampling, stop_strings)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         done: dict[int, Generation] = {}
         for at in progress_bar(range(0, len(order), ROWS), "generating", show=progress):
@@ -227,14 +227,14 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
             ConfigError: a maximum length below 1, or an empty stop string.
             DataError: the prompt is empty, and the model has no start token.
         """
-        sampling, stop_strings = self._chosen(max_length, sampling, stop_strings)
-        ids, decoding = self._begin(prompt)
-        limits = self._limits(ids, max_length)
-        continuation = self._continuation(sampling, decoding)
+        sampling, stop_strings = self.chosen(max_length, sampling, stop_strings)
+        ids, decoding = self.begin(prompt)
+        limits = self.limits(ids, max_length)
+        continuation = self.continuation(sampling, decoding)
         tokens = continuation.tokens(ids, limits, seed, lookup=lookup)
-        end = self._end(prompt, limits, ()) or (lambda ids: False)
+        end = self.ending(prompt, limits, ()) or (lambda ids: False)
         generated = (token.id for token in until(tokens, end))
-        return text_pieces(generated, self._decoder(prompt), stop_strings=stop_strings)
+        return text_pieces(generated, self.decoder(prompt), stop_strings=stop_strings)
 
     def evaluate(
         self, examples: Sequence[str], *, stride: int | None = None, progress: bool = False
@@ -276,22 +276,22 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         stop_strings: Sequence[str],
     ) -> list[list[Token]]:
         """Return the tokens of each output: in one batch, if all fit the context."""
-        begun = [self._begin(prompt) for prompt in prompts]
+        begun = [self.begin(prompt) for prompt in prompts]
         ids, settings = [ids for ids, _ in begun], [decoding for _, decoding in begun]
-        limits = [self._limits(row, max_length) for row in ids]
+        limits = [self.limits(row, max_length) for row in ids]
         alike = len(set(limits)) == 1 and all(one is self.decoding for one in settings)
         alike = alike and not self.decoding.reads_source
         with evaluating(self.model):
             fits = max(map(len, ids)) + limits[0].most <= self.context
             pairs = zip(prompts, limits, strict=True)
-            ends = [self._end(prompt, limit, stop_strings) for prompt, limit in pairs]
+            ends = [self.ending(prompt, limit, stop_strings) for prompt, limit in pairs]
             if alike and fits and not stop_strings:
-                continuation = self._continuation(sampling, self.decoding)
+                continuation = self.continuation(sampling, self.decoding)
                 outputs = continuation.answers(ids, limits[0], seeds)
             else:
                 rows = zip(settings, ids, limits, seeds, strict=True)
                 outputs = [
-                    self._continuation(sampling, decoding).tokens(row, limit, seed)
+                    self.continuation(sampling, decoding).tokens(row, limit, seed)
                     for decoding, row, limit, seed in rows
                 ]
             return [
@@ -299,7 +299,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
                 for output, end in zip(outputs, ends, strict=True)
             ]
 
-    def _chosen(
+    def chosen(
         self,
         max_length: int | None,
         sampling: Sampling | None,
@@ -319,16 +319,17 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
             )
         return sampling or self.sampling, strings
 
-    def _limits(self, ids: Sequence[int], max_length: int | None) -> Limits:
+    def limits(self, ids: Sequence[int], max_length: int | None) -> Limits:
+        """Return the length limits of an output; a maximum of None is as the files say."""
         return self.decoding.limits(len(ids), usual=self.usual + FINISH, most=max_length)
 
-    def _end(self, prompt: str, limits: Limits, stop_strings: Sequence[str]) -> Ends | None:
+    def ending(self, prompt: str, limits: Limits, stop_strings: Sequence[str]) -> Ends | None:
         """Return what ends an output early; None if only its stop tokens and limits do.
 
         It is a stop string or, if nobody has set a limit, the end of a sentence beyond the usual
         length.
         """
-        decode, finish = self._decoder(prompt), limits.most == self.usual + FINISH
+        decode, finish = self.decoder(prompt), limits.most == self.usual + FINISH
         stopped = ends_at(decode, stop_strings)
 
         def end(ids: list[int]) -> bool:
@@ -337,10 +338,11 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
 
         return end if finish or stop_strings else None
 
-    def _continuation(self, sampling: Sampling, decoding: Decoding) -> Continuation:
+    def continuation(self, sampling: Sampling, decoding: Decoding) -> Continuation:
+        """Return what decodes, with these settings."""
         return Continuation(self.model, self.context, self.stops, sampling, decoding)
 
-    def _begin(self, prompt: str) -> tuple[list[int], Decoding]:
+    def begin(self, prompt: str) -> tuple[list[int], Decoding]:
         """Return the tokens from which decoding starts, and its settings.
 
         White space at the end of a prompt is often the beginning of a token, such as " the", that
@@ -362,9 +364,9 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         labels = self.tokenizer.tokens(range(self.tokenizer.vocab_size))
         return [label.replace("\u2581", " ") for label in labels]
 
-    def _decoder(self, prompt: str) -> Callable[[list[int]], str]:
+    def decoder(self, prompt: str) -> Callable[[list[int]], str]:
         """Decode an output after its prompt: alone it might lose its first space."""
-        whole, (begun, _) = self.encode(prompt), self._begin(prompt)
+        whole, (begun, _) = self.encode(prompt), self.begin(prompt)
         special = self.tokenizer.special_ids
         after = max((i + 1 for i, token in enumerate(whole) if token in special), default=0)
         known = len(self.tokenizer.decode(whole[after:]))
@@ -374,7 +376,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         self, prompt: str, output: Sequence[Token], seed: int, stop_strings: Sequence[str]
     ) -> Generation:
         ids = [token.id for token in output]
-        whole = self._decoder(prompt)(ids)
+        whole = self.decoder(prompt)(ids)
         text = cut_text(whole, stop_strings)
         return Generation(
             prompt=prompt,

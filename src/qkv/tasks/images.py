@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +12,9 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor, nn
 
-from qkv.checkpoints.reader import CONFIG
 from qkv.checkpoints.registry import family_of
 from qkv.data.augmentation import Augmentation, image_batches
 from qkv.data.image_sets import (
-    SUFFIXES,
     ImageExample,
     image_remarks,
     read_image_archive,
@@ -28,9 +26,7 @@ from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores, classification_report
 from qkv.models.heads import SequenceClassifier
 from qkv.models.vit import DistilledClassifier, ViT, ViTConfig, initialize_by_width, pair
-from qkv.tasks.commands import Predict
 from qkv.tasks.finetuning import load_with_head
-from qkv.tasks.inputs import Item, exists
 from qkv.tasks.labels import (
     check_classes,
     check_known,
@@ -42,12 +38,12 @@ from qkv.tasks.labels import (
 )
 from qkv.tasks.pipeline import Pipeline
 from qkv.tasks.pretrained import Loaded
+from qkv.tasks.recognize import Recognize
 from qkv.tasks.splits import DataConfig, Splits
 from qkv.tasks.task import Task
 from qkv.tasks.train import Recipe, TrainingBatches
 from qkv.training.classification import image_loss
 from qkv.training.settings import Training
-from qkv.zoo.catalog import ZOO
 
 if TYPE_CHECKING:  # Pillow is optional
     import PIL.Image
@@ -63,7 +59,7 @@ class Recognition:
     """The classification of an image.
 
     Args:
-        image: path of the file, or "an image" for an open image.
+        image: path of the file, or "an image" for an open image that has none.
         label: the most probable class.
         probability: probability of the label.
         probabilities: probability of each class, most probable first.
@@ -161,7 +157,8 @@ class Recognizer(Pipeline[ImageExample, Recognition, ClassificationScores]):
 def _recognition(image: Image, probabilities: dict[str, float]) -> Recognition:
     ranked = dict(sorted(probabilities.items(), key=lambda item: -item[1]))
     label, probability = next(iter(ranked.items()))
-    name = str(Path(image)) if isinstance(image, str | Path) else "an image"
+    file = image if isinstance(image, str | Path) else getattr(image, "filename", "")
+    name = str(Path(file)) if file else "an image"
     return Recognition(name, label, probability, ranked)
 
 
@@ -291,81 +288,6 @@ def training_pixels(
         DataError: an image cannot be read.
     """
     return resize_all((one.open() for one in splits.train), config)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recognize(Predict[Recognizer]):
-    """Options of `qkv recognize`.
-
-    Args:
-        top: number of classes to print, most probable first; default 1, or all with --json.
-    """
-
-    top: int | None = None
-
-    inputs: ClassVar = (
-        "image files, or folders whose image files are read recursively, in the order of their "
-        "names"
-    )
-    about: ClassVar = (
-        "An image may have any size and any channels: it is prepared as in training. The shipped "
-        "recognizer cuts out what is drawn, dark or light; an image without a drawing is an error."
-    )
-    roles: ClassVar = ("image",)
-
-    def check(self) -> None:
-        """Check the number of classes."""
-        if self.top is not None and self.top < 1:
-            raise ConfigError(f"top = {self.top}; expected at least 1 class")
-        for name in ("file", "columns"):
-            if (value := getattr(self, name)) is not None:
-                raise ConfigError(f"{name} = {value}; expected images, or folders, as arguments")
-
-    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
-        """Return the files, and those in folders; a missing file is a problem of its item."""
-        if not inputs:
-            raise DataError("no input: expected image files, or folders of them, as arguments")
-        for one in inputs:
-            if one in ZOO or (one and exists(Path(one, CONFIG))):
-                raise ConfigError(f"{one!r} is a model, not an image: did you mean --model {one}?")
-        return [item for i, one in enumerate(inputs, 1) for item in _items(one, f"argument {i}")]
-
-    def predict(
-        self, pipeline: Recognizer, fields: Sequence[Mapping[str, str]]
-    ) -> list[Recognition]:
-        """Classify the images; for JSON keep the most probable classes."""
-        rows = pipeline([one["image"] for one in fields], progress=True)
-        return [
-            replace(one, probabilities=dict(list(one.probabilities.items())[: self.top]))
-            for one in rows
-        ]
-
-    def line(self, prediction: Recognition) -> str:
-        """Return the file, then each class and its probability, separated by tabs."""
-        best = list(prediction.probabilities.items())[: self.top or 1]
-        return "\t".join([prediction.image, *(f"{name}\t{p:.4f}" for name, p in best)])
-
-
-def _items(argument: str, where: str) -> list[Item]:
-    if not argument:  # Path("") is the current folder
-        problem = f"{where} is empty; expected an image or a folder"
-        return [Item(where=where, fields={}, problem=problem)]
-    path = Path(argument)
-    if not exists(path) or not path.is_dir():
-        problem = "" if exists(path) else f"{path}: there is no such file"
-        return [Item(where=str(path), fields={"image": str(path)}, problem=problem)]
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    if not files:
-        expected = f"files such as *{', *'.join(SUFFIXES[:4])}"
-        problem = f"{path}: no images in this folder; expected {expected}"
-        return [Item(where=str(path), fields={}, problem=problem)]
-    return [Item(where=str(file), fields={"image": str(file)}) for file in files]
 
 
 def read_images(source: str, problems: list[str] | None) -> list[ImageExample]:

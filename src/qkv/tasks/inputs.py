@@ -116,7 +116,7 @@ def text_items(
     check_texts(texts)
     if texts:
         return [
-            _item(name, as_text(text), f"argument {i}") for i, text in enumerate(texts, start=1)
+            text_item(name, as_text(text), f"argument {i}") for i, text in enumerate(texts, start=1)
         ]
     if file is not None and file.suffix != ".txt":
         return [
@@ -206,7 +206,7 @@ def _lines(
     if not lines:
         raise DataError(f"{where} is empty: expected {what} in each line")
     return [
-        _item(name, line.removesuffix("\r"), f"{where}, line {number}")
+        text_item(name, line.removesuffix("\r"), f"{where}, line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip() or not skip_blank
     ]
@@ -215,10 +215,17 @@ def _lines(
 def _whole(name: str, content: bytes, where: str) -> Item:
     """Return a file as one input, without white space around it."""
     text = decode(content, where, tolerant=True)
-    return _item(name, text.replace("\r\n", "\n").strip(), where)
+    return text_item(name, text.replace("\r\n", "\n").strip(), where)
 
 
-def _item(name: str, text: str, where: str) -> Item:
+def text_item(name: str, text: str, where: str) -> Item:
+    """Return a text as an input; a text that is empty or not UTF-8 is a problem.
+
+    Args:
+        name: role of the text.
+        text: the text.
+        where: its location.
+    """
     problem = ""
     if not text.strip():
         problem = f"{where}: empty; expected a text"

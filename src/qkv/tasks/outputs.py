@@ -61,8 +61,7 @@ class Results:
             print(dumps(self._fields(result)) if self._as_json else self._line(result))
 
     def _fields(self, result: Any) -> dict[str, Any]:
-        failed = isinstance(result, Exception)
-        return {"error": str(result)} if failed else {**asdict(result), **self._more}
+        return fields_of(result, self._more)
 
     def close(self) -> None:
         """Write the file atomically, if there is one.
@@ -154,10 +153,7 @@ def answer_all(
     some = len(items) > 1 and any(not item.problem for item in items)
     for first in range(0, len(items), AT_ONCE):
         chunk = items[first : first + AT_ONCE]
-        good = [item for item in chunk if not item.problem]
-        answers = iter(list(_answers(good, answer)))
-        for item in chunk:
-            result = DataError(item.problem) if item.problem else next(answers)
+        for item, result in zip(chunk, results_of(chunk, answer), strict=True):
             if isinstance(result, Exception):
                 problems.append(_located(item, result))
             if some or not isinstance(result, Exception):
@@ -169,6 +165,21 @@ def answer_all(
         for problem in problems:
             complain(problem)
         raise DataError(f"{len(problems):,} of {len(items):,} inputs have no result, see above")
+
+
+def results_of(
+    items: Sequence[Item], answer: Callable[[list[dict[str, str]]], Iterable[R]]
+) -> list[R | Exception]:
+    """Return a result for each item, or the error that it has; see `answer_all`."""
+    good = [item for item in items if not item.problem]
+    answers = iter(list(_answers(good, answer)))
+    return [DataError(item.problem) if item.problem else next(answers) for item in items]
+
+
+def fields_of(result: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a result's JSON object: those of the dataclass, or its error."""
+    failed = isinstance(result, Exception)
+    return {"error": str(result)} if failed else {**asdict(result), **more}
 
 
 def _answers(

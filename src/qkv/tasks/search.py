@@ -15,7 +15,7 @@ from qkv.json_fields import quoted
 from qkv.tasks.commands import Predict
 from qkv.tasks.console import show_table
 from qkv.tasks.embedding import Embedder
-from qkv.tasks.inputs import Item, line_items, text_items
+from qkv.tasks.inputs import Item, line_items, text_item, text_items
 from qkv.tasks.outputs import answer_all
 from qkv.tasks.pipeline import Pipeline
 from qkv.tasks.pretrained import Loaded
@@ -163,6 +163,7 @@ class Search(Predict[Searcher]):
     ] = None
     vectors: Path | None = None
     top_k: int = TOP_K
+    documents: Annotated[list[str] | None, Parameter(parse=False)] = None  # those of a request
 
     inputs: ClassVar = "the queries, one per argument"
 
@@ -172,6 +173,31 @@ class Search(Predict[Searcher]):
             raise ConfigError("qkv search needs --file FILE, whose lines or rows it searches")
         if self.top_k < 1:
             raise ConfigError(f"--top-k {self.top_k}; expected at least 1")
+
+    def requested(self, inputs: Sequence[Any]) -> list[Item]:
+        """Return the queries of a request, which has its documents with it."""
+        if not self.documents:
+            raise ConfigError("queries without documents; expected documents, a list of texts")
+        return [text_item("query", one, f"argument {i}") for i, one in enumerate(inputs, start=1)]
+
+    def predict(self, pipeline: Searcher, fields: Sequence[Mapping[str, str]]) -> list[Found]:
+        """Search the documents of a request, whose lines they are."""
+        lines = [
+            text_item("text", text, f"line {i}") for i, text in enumerate(self.documents or (), 1)
+        ]
+        lines = [item for item in lines if not item.problem]
+        return self._search(pipeline, fields, lines, None)
+
+    def _search(
+        self,
+        searcher: Searcher,
+        fields: Sequence[Mapping[str, str]],
+        documents: Sequence[Item],
+        vectors: np.ndarray | None,
+    ) -> list[Found]:
+        asked, texts = [one["query"] for one in fields], [one.fields["text"] for one in documents]
+        found = searcher.predict(asked, documents=texts, vectors=vectors, top_k=self.top_k)
+        return [Found(one.query, _located(one.hits, documents, self.file)) for one in found]
 
     def run(self, task: Task[Any, Any], inputs: Sequence[str]) -> None:
         """Print or write the closest texts for each query."""
@@ -184,15 +210,12 @@ class Search(Predict[Searcher]):
         if not documents:
             raise DataError(problems[0] if problems else f"{self.file} has no text to search")
         searcher = self.load(task)
-        options: dict[str, Any] = {"vectors": vectors, "top_k": self.top_k}
-        texts = [item.fields["text"] for item in documents]
         if vectors is None:
-            options["vectors"] = searcher.embedder.predict(texts, progress=True)
+            texts = [item.fields["text"] for item in documents]
+            vectors = searcher.embedder.predict(texts, progress=True)
 
         def answer(fields: Sequence[Mapping[str, str]]) -> list[Found]:
-            asked = [one["query"] for one in fields]
-            found = searcher.predict(asked, documents=texts, **options)
-            return [Found(one.query, _located(one.hits, documents, self.file)) for one in found]
+            return self._search(searcher, fields, documents, vectors)
 
         # The output must not replace the searched file either.
         queries = [replace(item, files=(self.file or Path(),)) for item in queries]

@@ -4,9 +4,14 @@ import codecs
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from qkv.errors import StorageError
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def prepare_streams() -> None:
@@ -49,8 +54,25 @@ def _silence(stream: Any) -> None:
         return
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Print neither remarks nor progress bars in this thread, such as one of a server."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def is_quiet() -> bool:
+    """Return whether this thread prints neither remarks nor progress bars."""
+    return _quiet.get()
+
+
 def complain(message: str) -> None:
     """Print a line to standard error; ignore errors, since the exit status reports them."""
+    if is_quiet():
+        return
     try:
         print(f"qkv: {message}", file=sys.stderr, flush=True)
     except OSError:
@@ -58,7 +80,9 @@ def complain(message: str) -> None:
 
 
 def takes_unicode() -> bool:
-    """Return whether standard output is encoded as UTF-8."""
+    """Return whether standard output is encoded as UTF-8; a server's answers always are."""
+    if is_quiet():
+        return True
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return codecs.lookup(encoding).name == "utf-8"
 

@@ -121,7 +121,7 @@ def test_spaces_between_prompt_and_text_are_kept():
     model = generator(tokenizer=Tokenizer.train_unigram([TEXT] * 9, 50))
     before, word = model.tokenizer.encode("to be"), model.tokenizer.encode("the")
     assert model.tokenizer.decode(word) == "the"
-    assert model._decoder("to be")(word) == model.tokenizer.decode([*before, *word])[5:] == " the"
+    assert model.decoder("to be")(word) == model.tokenizer.decode([*before, *word])[5:] == " the"
 
 
 @pytest.mark.parametrize("stride", [1, 4, 11])

@@ -1,0 +1,116 @@
+"""Requests to a running batch (`qkv.generation.scheduler`), from prompts and conversations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qkv.data.chat import Message
+from qkv.errors import LengthError
+from qkv.generation.request import Choose, most_probable
+from qkv.generation.sampling import Drawing, Sampling
+from qkv.generation.stepping import Ends
+from qkv.generation.streaming import Decode, cut_text
+from qkv.tasks.chat import Chat
+from qkv.tasks.generator import Generator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request to a scheduler needs so that its answer is that of `Generator.predict`.
+
+    Args:
+        prompt: ids.
+        stop: ids that end the answer.
+        max_length: maximum number of tokens of the answer.
+        choose: chooses each token.
+        ends: ends the answer early; None if only `stop` and `max_length` do.
+        decode: text of the answer's ids.
+        stop_strings: strings that end the text and are not part of it.
+    """
+
+    prompt: list[int]
+    stop: frozenset[int]
+    max_length: int
+    choose: Choose
+    ends: Ends | None
+    decode: Decode
+    stop_strings: tuple[str, ...]
+
+    def text(self, answer: Sequence[int]) -> str:
+        """Return the text of an answer."""
+        return cut_text(self.decode(list(answer)), self.stop_strings)
+
+    def ended(self, answer: Sequence[int]) -> bool:
+        """Return whether an answer ended by itself, not at its maximum length."""
+        ids = list(answer)
+        if not ids:
+            return False
+        return ids[-1] in self.stop or (self.ends is not None and self.ends(ids))
+
+
+def plan(
+    generator: Generator,
+    prompt: str,
+    *,
+    max_length: int | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stop_strings: Sequence[str] | None = None,
+) -> Plan:
+    """Return what a scheduler needs to continue a prompt; see `Generator.predict`.
+
+    Prompt and answer must fit the context, which is not moved: if no maximum length is set, the
+    answer may use what the prompt leaves.
+
+    Raises:
+        ConfigError: an option is wrong.
+        DataError: the prompt is empty, and the model has no start token.
+        LengthError: prompt and answer are longer than the model's context.
+    """
+    sampling, strings = generator.chosen(max_length, sampling, stop_strings)
+    ids, decoding = generator.begin(prompt)
+    room = generator.context - len(ids)
+    limits = generator.limits(ids, max_length)
+    if max_length is None and limits.most > room > 0:
+        limits = generator.limits(ids, room)
+    if limits.most > room:
+        raise LengthError(
+            f"the prompt has {len(ids):,} tokens and the answer may have {limits.most:,}, together "
+            f"{len(ids) + limits.most:,}; expected at most {generator.context:,}, the model's "
+            "context"
+        )
+    continuation = generator.continuation(sampling, decoding)
+    processors = continuation.processors(limits, begun=len(ids), source=ids)
+    greedy = sampling.temperature == 0 and len(processors) == 1  # which is the temperature
+    choose = most_probable if greedy else Drawing(ids, limits.most, seed, processors)
+    return Plan(
+        ids,
+        frozenset(generator.stops),
+        limits.most,
+        choose,
+        generator.ending(prompt, limits, strings),
+        generator.decoder(prompt),
+        tuple(strings),
+    )
+
+
+def chat_plan(
+    chat: Chat,
+    messages: Sequence[Message],
+    *,
+    max_length: int | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stop_strings: Sequence[str] = (),
+) -> Plan:
+    """Return what a scheduler needs to reply to a conversation; see `Chat.predict`.
+
+    All messages are read: unlike `Chat.predict`, this leaves none out.
+
+    Raises:
+        ConfigError: an option is wrong, or the template rejects the messages.
+        DataError: messages of another form.
+        LengthError: conversation and reply are longer than the model's context.
+    """
+    text = chat.template.render(chat.conversation(messages), reply=True)
+    options = {"max_length": max_length, "sampling": sampling, "seed": seed}
+    return plan(chat.generator, text, stop_strings=stop_strings, **options)
