@@ -43,6 +43,10 @@ COMMANDS = {
         "qkv.explorer.command:explore",
         "Show what a model computes for an input: attention, its arithmetic, layers, single heads.",
     ),
+    "serve": (
+        "qkv.serve.command:serve",
+        "Serve models over HTTP, to OpenAI's clients and to any other.",
+    ),
     "exercise": (
         "qkv.tutorial.exercises.command:exercise",
         "Solve the tutorial's exercises: qkv exercise list, start, check.",

@@ -139,7 +139,7 @@ class Drawing:
     def __init__(
         self, start: Sequence[int], max_length: int, seed: int, processors: Sequence[Processor]
     ):
-        self._uniforms = uniform_noise([seed], torch.zeros(1, 0), max_length)
+        self._uniforms = uniform_noise([seed], torch.zeros(1, 0, dtype=torch.long), max_length)
         self._tokens = torch.tensor([[*start, *[-1] * max_length]])
         self._begun, self._n = len(start), 0
         self._processors = processors

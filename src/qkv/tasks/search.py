@@ -168,16 +168,17 @@ class Search(Predict[Searcher]):
     inputs: ClassVar = "the queries, one per argument"
 
     def check(self) -> None:
-        """Check that there is a file to search."""
-        if self.file is None:
-            raise ConfigError("qkv search needs --file FILE, whose lines or rows it searches")
+        """Check that there is a file to search, or that a request has documents."""
+        if self.file is None and self.documents is None:
+            raise ConfigError(
+                "qkv search needs --file FILE, whose lines or rows it searches (documents, in a "
+                "request)"
+            )
         if self.top_k < 1:
             raise ConfigError(f"--top-k {self.top_k}; expected at least 1")
 
     def requested(self, inputs: Sequence[Any]) -> list[Item]:
         """Return the queries of a request, which has its documents with it."""
-        if not self.documents:
-            raise ConfigError("queries without documents; expected documents, a list of texts")
         return [text_item("query", one, f"argument {i}") for i, one in enumerate(inputs, start=1)]
 
     def predict(self, pipeline: Searcher, fields: Sequence[Mapping[str, str]]) -> list[Found]:
@@ -186,6 +187,8 @@ class Search(Predict[Searcher]):
             text_item("text", text, f"line {i}") for i, text in enumerate(self.documents or (), 1)
         ]
         lines = [item for item in lines if not item.problem]
+        if not lines:
+            raise DataError("the documents have no text to search; expected at least one")
         return self._search(pipeline, fields, lines, None)
 
     def _search(
