@@ -42,7 +42,7 @@ def document(server):
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_nothing_is_found(document, server, mode):
     api = schemathesis.openapi.from_dict(document)
-    api.config.update(base_url=f"http://127.0.0.1:{server.port}")
+    api.config.update(base_url=f"http://127.0.0.1:{server.port}", request_timeout=120)
     statuses = []
 
     def check(case):
