@@ -19,6 +19,10 @@ model = explore("sentiment-small", "The film was a wonderful surprise.", layer=2
 model""",
     """weights = torch.eye(3).expand(2, 3, 3)
 explore_weights({"first": weights, "second": weights}, list("abc"), ["x", "y", "z"])""",
+    """from qkv.tutorial.show import show_weights
+maps = {"one": (weights[0], list("abc"), list("xyz"))}
+live = lambda: explore_weights(weights, list("abc"), list("xyz"))
+show_weights("figure", maps, size=(3, 3), live=live)""",
 )
 
 
@@ -81,7 +85,7 @@ def page(browser, lab):
     page.locator(".jp-CodeCell").nth(1).wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    widgets(page).nth(1).locator("[data-picture=matrix]").wait_for()
+    widgets(page).nth(2).locator("[data-picture=matrix]").wait_for()
     yield page
     context.close()
     assert problems == []
@@ -150,6 +154,12 @@ def test_weights_alone_have_no_predictions(page):
     assert "weights alone" in second.locator("[data-region=arithmetic]").inner_text()
     for name in ("output", "change", "space", "input"):
         assert second.locator(f"[data-region={name}]").count() == 0
+
+
+def test_a_figure_of_the_tutorial_is_the_explorer_while_a_kernel_runs(page):
+    output = page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea-output")
+    assert output.locator(".qkv-explorer [data-picture=matrix]").is_visible()
+    assert output.locator("img").count() == 0
 
 
 def test_styles_stay_inside(page):

@@ -87,6 +87,17 @@ def test_a_word_is_edited_and_compared_with_the_run_before(page):
     assert "log-probability of negative now +" in page.get_by_text("The run before").inner_text()
 
 
+def test_the_menu_of_masks_names_the_stacks_of_an_encoder_decoder(page):
+    menu = region(page, "change").locator("select option")
+    assert menu.count() == 3
+    choose(page, "translator-en-de", Text="A house.")
+    assert menu.count() == 6
+    region(page, "change").locator("select").select_option("encoder: hide later tokens")
+    region(page, "change").get_by_role("button", name="Run").click()
+    region(page, "outcome").wait_for()
+    assert "After the mask “encoder: hide later tokens”" in region(page, "change").inner_text()
+
+
 def test_effects_are_measured_on_demand(page):
     choose(page, "sentiment-small", Text="A dull film.")
     region(page, "change").get_by_role("button", name="Measure the effect").click()

@@ -112,6 +112,25 @@ def test_a_changed_mask_hides_keys_and_is_explained(mask, looked, model):
             assert np.array_equal(shown == 0, hidden)
 
 
+@pytest.mark.parametrize("where", ["encoder", "decoder"])
+def test_the_mask_of_one_stack_leaves_the_other(where):
+    looked, model = looked_at("translate"), pipeline_of("translate").model
+    changes = Changes(mask="encoder window" if where == "encoder" else "decoder window")
+    record = look(model, looked.view, name="x", changes=changes).record
+    for layer in record.header["attention"]:
+        weights = record.tensors[layer["tensors"]["weights"]]
+        far = np.abs(np.subtract.outer(*map(np.arange, weights.shape[1:]))) > 2
+        if layer["kind"] == "self":
+            assert (weights[:, far].max() == 0) == (layer["stack"] == where)
+    with pytest.raises(ConfigError, match="without decoder"):
+        look(
+            pipeline_of("classify").model,
+            looked_at("classify").view,
+            name="x",
+            changes=Changes(mask="decoder window"),
+        )
+
+
 def test_an_unknown_mask_or_head_is_refused(looked, model):
     with pytest.raises(ConfigError, match="expected one of own, causal, window"):
         Changes(mask="x")

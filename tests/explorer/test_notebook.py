@@ -73,6 +73,21 @@ def test_an_image_may_be_a_file_or_open(capsys, tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
+def test_the_widget_of_an_image_takes_another_image_and_no_file(kernel, tmp_path):
+    draw_seven().save(tmp_path / "seven.png")
+    made, sent = explore("recognizer", tmp_path / "seven.png"), []
+    made.send = lambda content, buffers=(): sent.append(Record.decode(buffers[0]))
+    assert made.menu[0]["example"] == {"text": "seven.png", "image": ""}
+    draw_seven().rotate(90, fillcolor=255).save(tmp_path / "other.png")
+    content = base64.b64encode((tmp_path / "other.png").read_bytes()).decode()
+    for image in ("", content):
+        inputs = {"text": str(tmp_path / "other.png"), "image": image}
+        made._receive(made, {"id": "7", "look": {"inputs": inputs}}, [])
+    weights = [one.tensors["a0.weights"] for one in (Record.decode(made.content), *sent)]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
 def test_a_second_text_is_compared(capsys):
     record = explore("all-MiniLM-L6-v2", "The cat sleeps.", "A kitten naps.").record
     vectors = qkv.task("embed").predict(["The cat sleeps.", "A kitten naps."])

@@ -153,6 +153,37 @@ def test_an_address_that_fits_no_record_is_clamped(wrong, visit):
     assert int(hash_of(page)["a"]) < 6
 
 
+@pytest.mark.parametrize("way", ["drag", "shift", "address"])
+def test_a_range_of_tokens_restricts_the_pictures(way, visit):
+    page = visit("translate", "#source=2-5" if way == "address" else "")
+    sequences = looked_at("translate").record.header["sequences"]
+    groups = page.locator("[data-region=tokens] .tokens")
+    source = groups.nth(0).locator(".token")
+    if way == "drag":
+        source.nth(4).hover()
+        page.mouse.down()
+        source.nth(2).hover()
+        page.mouse.up()
+    elif way == "shift":
+        page.keyboard.press("ArrowRight")
+        page.evaluate("location.hash = location.hash.replace(/k=\\d+/, 'k=2')")
+        source.nth(4).click(modifiers=["Shift"])
+    page.wait_for_function("location.hash.includes('source=2-5')")
+    picture = page.locator("[data-picture=matrix]")
+    n_target = len(sequences["target"])
+    assert picture.evaluate("one => [one.width, one.height]") == [3, n_target]
+    words = [one["text"].strip("▁ ") for one in sequences["source"]]
+    assert region(page, "focus").locator(".columns .label").all_inner_texts() == words[2:5]
+    box = picture.bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 3)
+    assert region(page, "focus").locator(".now .k").inner_text() == words[3]
+    page.get_by_role("group", name="Picture").get_by_role("button", name="arcs").click()
+    texts = page.locator("[data-picture=arcs] text").count()
+    assert texts == n_target + 3
+    page.get_by_title("Show all tokens again").click()
+    assert page.locator("[data-picture=arcs] text").count() == n_target + len(words)
+
+
 def test_pointing_at_a_token_looks_from_it(visit):
     page = visit("classify")
     page.locator("[data-region=tokens] .token").nth(3).hover()

@@ -10,6 +10,7 @@ import type { Head, Layer, Recording, Step } from "./record";
 
 export type Picture = "matrix" | "arcs" | "image";
 export type Mode = "head" | "mean" | "rollout";
+export type Range = [number, number]; // the first position, and the one after the last
 
 export class Session {
   record = $state.raw<Recording | undefined>();
@@ -23,6 +24,7 @@ export class Session {
   picture = $state<Picture>("matrix");
   mode = $state<Mode>("head");
   hover = $state.raw<{ i: number; j: number }>({ i: -1, j: -1 });
+  ranges = $state.raw<Record<string, Range>>({}); // of the tokens to which pictures are restricted
   ablate = $state<[number, number][]>([]);
   mask = $state("own");
   source: Source | undefined; // what runs the model
@@ -48,6 +50,20 @@ export class Session {
   }
   get keys() {
     return this.record!.tokens(this.attention.keys);
+  }
+  /** The tokens of a sequence that pictures show. */
+  range(name: string): Range {
+    return this.ranges[name] ?? [0, this.record!.tokens(name).length];
+  }
+  restrict(name: string, range?: Range) {
+    const { [name]: _, ...others } = this.ranges;
+    this.ranges = range ? { ...others, [name]: range } : others;
+  }
+  get rows(): Range {
+    return this.range(this.attention.queries);
+  }
+  get columns(): Range {
+    return this.range(this.attention.keys);
   }
   get step(): Step | undefined {
     return this.header.output.steps[this.s];
@@ -76,6 +92,7 @@ export class Session {
   /** Show another record; keep what still exists of the selection. */
   open(record: Recording, hash = "") {
     this.record = record;
+    this.ranges = {};
     if (!record.header.image && this.picture === "image") this.picture = "matrix";
     if (record.header.image && !this.before) this.picture = "image";
     const { attention, output, states } = record.header;
@@ -190,9 +207,11 @@ export class Session {
 
   get hash(): string {
     const { a, h, i, j, s, layer, picture, mode } = this;
-    return new URLSearchParams(
-      Object.entries({ a, h, q: i, k: j, s, layer, picture, mode }).map(([k, v]) => [k, String(v)]),
-    ).toString();
+    const ranges = Object.entries(this.ranges).map(([name, [from, to]]) => [name, `${from}-${to}`]);
+    return new URLSearchParams([
+      ...Object.entries({ a, h, q: i, k: j, s, layer, picture, mode }).map(([k, v]) => [k, String(v)]),
+      ...ranges,
+    ]).toString();
   }
 
   restore(hash: string) {
@@ -207,6 +226,11 @@ export class Session {
     this.j = number("k", this.j);
     this.s = number("s", this.s);
     this.layer = number("layer", this.layer);
+    this.ranges = {};
+    for (const name of Object.keys(this.header.sequences)) {
+      const [from, to] = (values.get(name) ?? "").split("-").map(Number);
+      if (from >= 0 && from < to && to <= this.record!.tokens(name).length) this.restrict(name, [from, to]);
+    }
     const picture = values.get("picture");
     if (picture === "matrix" || picture === "arcs" || (picture === "image" && this.header.image))
       this.picture = picture;

@@ -14,7 +14,9 @@ from qkv.attention.masks import causal_mask, sliding_window_mask, with_four_axes
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.errors import ConfigError
 
-Mask = Literal["own", "causal", "window"]
+Kind = Literal["causal", "window"]
+Mask = Literal["own", "causal", "window", "encoder causal", "encoder window", "decoder window"]
+MASKS: tuple[Mask, ...] = get_args(Mask)
 WINDOW = 2  # tokens on either side
 
 
@@ -24,8 +26,8 @@ class Changes:
 
     Args:
         ablate: heads whose outputs are zeroed, as (index of the attention module, head).
-        mask: mask of all self-attention: the model's own; also hiding later tokens; or also hiding
-            tokens at more than two positions' distance.
+        mask: mask of self-attention: the model's own; also hiding later tokens; or also hiding
+            tokens at more than two positions' distance; of all stacks, or of the named one.
 
     Raises:
         ConfigError: there is no such mask.
@@ -36,8 +38,8 @@ class Changes:
 
     def __post_init__(self) -> None:
         """Check the mask."""
-        if self.mask not in get_args(Mask):
-            raise ConfigError(f"mask = {self.mask!r}; expected one of {', '.join(get_args(Mask))}")
+        if self.mask not in MASKS:
+            raise ConfigError(f"mask = {self.mask!r}; expected one of {', '.join(MASKS)}")
 
     def __bool__(self) -> bool:
         return bool(self.ablate) or self.mask != "own"
@@ -56,7 +58,7 @@ def changed(model: nn.Module, changes: Changes, names: Sequence[str]) -> Iterato
         names: names of the attention modules to which `changes.ablate` refers.
 
     Raises:
-        ConfigError: there is no such module or head.
+        ConfigError: there is no such module, head or stack.
     """
     with ExitStack() as stack:
         heads_of: dict[int, list[int]] = {}
@@ -67,15 +69,18 @@ def changed(model: nn.Module, changes: Changes, names: Sequence[str]) -> Iterato
         for i, heads in heads_of.items():
             stack.enter_context(disable_heads(model, names[i], heads))
         if changes.mask != "own":
-            for module in model.modules():
-                if isinstance(module, MultiHeadAttention):
-                    hook: Any = _masker(changes.mask)
+            where, _, kind = changes.mask.rpartition(" ")
+            if not any(name.startswith(where) for name in names):
+                raise ConfigError(f"mask = {changes.mask!r} of a model without {where}")
+            for name, module in model.named_modules():
+                if isinstance(module, MultiHeadAttention) and name.startswith(where):
+                    hook: Any = _masker("causal" if kind == "causal" else "window")
                     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                     stack.callback(handle.remove)
         yield
 
 
-def _masker(kind: Mask) -> Callable[..., Any]:
+def _masker(kind: Kind) -> Callable[..., Any]:
     """Return a hook that narrows the mask of self-attention."""
 
     def narrow(_module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from qkv.data.images import pillow_modules
 from qkv.errors import BusyError, ConfigError, DataError
-from qkv.explorer.changes import UNCHANGED, Changes
+from qkv.explorer.changes import MASKS, UNCHANGED, Changes
 from qkv.explorer.look import Looked, look, make_view
 from qkv.explorer.schema import PAIR
 from qkv.explorer.view import NEW_TOKENS
@@ -30,7 +30,7 @@ KINDS = {
     "model": TEXT,
     "inputs": object_of(TEXT),
     "ablate": list_of(PAIR),
-    "mask": either("own", "causal", "window"),
+    "mask": either(*MASKS),
     "effects": FLAG,
 }
 EXAMPLES: dict[str, dict[str, str]] = {

@@ -1,7 +1,6 @@
 """The explorer in a notebook: of a model and an input, or of attention weights alone."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from qkv.errors import ConfigError
+from qkv.explorer.kernel import in_notebook
 from qkv.explorer.record import Record
 from qkv.explorer.running import Runner
 from qkv.explorer.static import Shown, StaticView
@@ -63,8 +63,9 @@ def explore(
     """
     pipeline, task, known = pipeline_of(model)
     inputs: dict[str, Any] = {"text": text}
-    if task == "recognize" and not isinstance(text, str | os.PathLike):
-        inputs = {"text": "image", "picture": text}
+    if task == "recognize":  # the widget shows the name, and never looks one up
+        known_as = os.path.basename(text) if isinstance(text, str | os.PathLike) else "image"
+        inputs = {"text": known_as, "picture": text}
     for role, given, fits in (
         ("second", second, ("classify", "embed")),
         ("context", context, ("answer",)),
@@ -114,12 +115,6 @@ def explore_weights(
     """
     record = record_of_weights(weights, queries, keys, name=name, text=text, output=output)
     return _view(record, layer, head, query, None)
-
-
-def in_notebook() -> bool:
-    """Return whether this runs in a Jupyter kernel, which shows Markdown, figures and widgets."""
-    ipython = sys.modules.get("IPython")  # imported by a kernel, but also by many libraries
-    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def pipeline_of(model: Any) -> tuple[Any, str, str]:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from safetensors.torch import save as save_tensors
+from safetensors.numpy import save as save_tensors
 
 from qkv.errors import ConfigError, DataError
 from qkv.explorer.changes import UNCHANGED, Changes
 from qkv.explorer.engine import KINDS, read_picture
 from qkv.explorer.heads import one_head
 from qkv.explorer.look import Looked, look, make_view
+from qkv.explorer.parts import as_array
 from qkv.json_fields import check_kinds, shown
 
 KEPT = 3  # records whose heads can be asked for
@@ -34,7 +35,7 @@ class Runner:
     pipeline: Any
     task: str
     name: str
-    inputs: dict[str, Any]
+    inputs: Mapping[str, Any]
     kept: "OrderedDict[str, Looked]" = field(default_factory=OrderedDict, repr=False)
 
     @property
@@ -87,7 +88,7 @@ class Runner:
         if type(index) is not int or type(head) is not int:
             raise ConfigError(f"the head {shown(where)}; expected two whole numbers")
         found = one_head(self.kept[key].layers, index, head)
-        return save_tensors({name: one.float().contiguous() for name, one in found.items()})
+        return save_tensors({name: as_array(name, one) for name, one in found.items()})
 
     def _look(
         self, key: str, inputs: Mapping[str, Any], changes: Changes, effects: bool, heard: Heard
