@@ -259,10 +259,12 @@ print(
 # %%
 import dataclasses
 import math
+from functools import partial
 
 import torch
 from torch import nn
 
+import qkv
 from qkv.attention.additive import AdditiveAttention
 from qkv.attention.core import masked_softmax
 from qkv.attention.local import LocalAttention
@@ -537,6 +539,9 @@ assert FAST or min(with_attention) > 0.9
 # `record_attention` returns the weights of every attention that runs inside it; a translator's
 # `align` uses it. Each row is one character of the output, each column one of the input; a row sums
 # to 1. Nothing told the models where the month stands.
+#
+# In a notebook that runs, this figure and eight more become the **explorer** (`qkv.explore`): point at
+# a row, click a head, type another input. On GitHub or on paper they stay figures.
 
 # %%
 example = next(pair for pair in testing if pair.locale == "ru" and len(pair.text) > 24)
@@ -548,12 +553,16 @@ for name, read in aligned.items():
     weights = read.weights["decoder.attention"][0, 0]
     assert weights.shape == (len(read.output), len(read.source))
     maps[f"{name}: writes {''.join(read.output[:-1])}"] = weights, read.output, read.source
-show_weights("1_scores", maps, 3, size=(13, 10), title=heading)
+first = aligned["additive"]
+alike = {name: read.weights for name, read in aligned.items() if read.output == first.output}
+alike = {name: weights["decoder.attention"] for name, weights in alike.items()}
+live = partial(qkv.explore_weights, alike, first.output, first.source)
+show_weights("1_scores", maps, 3, size=(13, 10), title=heading, live=live)
 
 # %% [markdown]
 # One model, other languages: the year is found at the beginning or at the end, in the digits of
 # another script, and the month in its name. The columns are in the order of the input's characters;
-# Hebrew and Arabic are *read* from right to left.
+# Hebrew and Arabic are *read* from right to left. Type a date of your own into the explorer.
 
 # %%
 heading = "Additive attention, one model: where it reads in six languages"
@@ -562,7 +571,8 @@ for locale in ("en_US", "hu", "el", "hy", "he", "ar_EG"):
     read = results["additive"].translator.align(examples[locale].text)
     weights = read.weights["decoder.attention"][0, 0]
     maps[f"{locale}: {examples[locale].iso}"] = weights, read.output, read.source
-show_weights("1_languages", maps, 3, size=(13, 10), title=heading)
+live = partial(qkv.explore, results["additive"].translator, examples["en_US"].text)
+show_weights("1_languages", maps, 3, size=(13, 10), title=heading, live=live)
 
 # %% [markdown]
 # What a picture suggests can be computed. Of the first 200 test dates, take those that the model
@@ -1179,11 +1189,13 @@ assert cost["fused"]["MB"][-1] < cost["explicit"]["MB"][-1] / 50
 # %%
 import itertools
 import re
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import qkv
 from qkv.attention.cache import KeyValueCache
 from qkv.attention.core import explicit_attention
 from qkv.attention.heads import disable_heads
@@ -1391,9 +1403,12 @@ for layer, head in itertools.product(range(2), range(4)):
     weights = shown.weights[f"decoder.blocks.{layer}.cross_attention"][0, head]
     maps[f"layer {layer}, head {head}"] = weights, shown.output, shown.source
 title = f"Cross-attention, writing {''.join(shown.output[:-1])} (rows), by layer and head"
-show_weights("3_cross_attention", maps, 2, size=(17, 7), title=title)
+live = partial(qkv.explore, rewriter, examples["en_US"].text, effects=True)
+show_weights("3_cross_attention", maps, 2, size=(17, 7), title=title, live=live)
 
 # %% [markdown]
+# (Under *Change* the explorer switches heads off for one date; 3.5 does so for all of them.)
+#
 # It is tempting to read such a picture as *this head does years, that one months*. Over many dates
 # it can be computed. First, which characters of a text say the year, the month, the day? Those that
 # differ when only that part of the date differs.
@@ -2605,11 +2620,13 @@ show_judged("English to German", rows)
 # their order, they go down in a diagonal; a German verb at the end of a clause leaves it.
 
 # %%
-looked = to_german.align(next(iter(ACCEPTED)))
+everyday = next(iter(ACCEPTED))
+looked = to_german.align(everyday)
 *_, last_cross = (name for name in looked.weights if name.endswith("cross_attention"))
 weights = looked.weights[last_cross][0].mean(0)
 maps = {f"{last_cross}, mean of the heads": (weights, looked.output, looked.source)}
-show_weights("6_translation", maps, size=(7, 5), rotation=60)
+live = partial(qkv.explore, to_german, everyday)
+show_weights("6_translation", maps, size=(7, 5), rotation=60, live=live)
 
 # %% [markdown]
 # ### 6.2 Greedy, beam, sampling
@@ -2621,7 +2638,7 @@ show_weights("6_translation", maps, size=(7, 5), rotation=60)
 # log-probability by a power of the length, $\log P(y) / |y|^\alpha$ (the *length penalty*).
 # **Sampling** draws tokens, so the output differs each time; `top_p` draws only from the most
 # probable tokens, those whose probabilities add up to $p$ (Holtzman et al. 2020). All of them only
-# need `start` and `step`.
+# need `start` and `step`. The explorer of 6.1 draws the search as a tree, under *Output*.
 
 # %%
 show_source(beam_search)
@@ -2894,7 +2911,8 @@ maps = {
     "Probability that a word is in the answer": (covered, list(QUESTIONS), pieces),
     title: (to_passage / to_passage.max(), asked, pieces),
 }
-show_weights("6_answer", maps, 2, size=(13, 6), rotation=70)
+live = partial(qkv.explore, ask, question, context=PASSAGE)
+show_weights("6_answer", maps, 2, size=(13, 6), rotation=70, live=live)
 stops = [i for i, piece in enumerate(pieces) if piece == "."]
 times = to_passage[:, stops].mean() / to_passage.mean()
 print(f"a full stop gets {times:.1f} times the attention of the average token of the passage")
@@ -3031,7 +3049,8 @@ with record_attention(recognizer.model) as patches_looked:
 share = attention_rollout(list(patches_looked.values()))[:, 0, 1:]  # the class token's row
 side = math.isqrt(share.shape[1])
 title = f"Above: of the {len(wrong)} wrong ones (true, predicted). Below: right, and the rollout"
-with figure("6_rollout", 2, 12, size=(15, 3.2), title=title) as axes:
+live = partial(qkv.explore, recognizer, images[four[0]])
+with figure("6_rollout", 2, 12, size=(15, 3.2), title=title, live=live) as axes:
     for one, i in zip(axes[0], wrong, strict=False):
         one.imshow(np.asarray(images[i]), cmap="gray_r")
         one.set_title(f"{true_digits[i]}, {said[i]}", fontsize=8)
@@ -3085,10 +3104,12 @@ assert share.min() > 0
 # %%
 import itertools
 import time
+from functools import partial
 
 import torch
 from torch import nn
 
+import qkv
 from qkv.attention.masks import attention_mask
 from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig
@@ -3322,7 +3343,8 @@ assert torch.allclose(stepwise, at_once, atol=1e-4)
 # ### 7.7 Looking inside
 #
 # Cross-attention of every layer and head for one date. Nobody told the heads where to look; section
-# 3.4 computes over many dates what they read, and section 3.5 which of them are needed.
+# 3.4 computes over many dates what they read, and section 3.5 which of them are needed. Under
+# *Output*, the explorer goes through decoding step by step: candidates, and what each layer would write.
 
 # %%
 pair = examples["en_US"]
@@ -3332,7 +3354,8 @@ for layer, head in itertools.product(range(2), range(4)):
     weights_7 = alignment.weights[f"decoder.blocks.{layer}.cross_attention"][0, head]
     maps[f"layer {layer}, head {head}"] = weights_7, alignment.output, alignment.source
 title = f"Cross-attention for “{pair.text}”: rows are written from the top, columns are read"
-show_weights("7_cross_attention", maps, 2, size=(16, 7), title=title)
+live = partial(qkv.explore, transformer, pair.text)
+show_weights("7_cross_attention", maps, 2, size=(16, 7), title=title, live=live)
 
 # %% [markdown]
 # The mean over heads of the last layer, for the other scripts. Hebrew and Arabic are drawn from left
@@ -3455,6 +3478,7 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -3479,6 +3503,8 @@ from qkv.data.tokenizers import Tokenizer
 from qkv.evaluation.intervals import bootstrap_interval
 from qkv.generation.greedy import greedy
 from qkv.generation.processors import temperature, top_p
+from qkv.generation.request import Request
+from qkv.generation.scheduler import Scheduler
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.heads import MaskedLM
@@ -3875,6 +3901,43 @@ print(f"{n_bytes:,} bytes a token in float32; {n_bytes * config.n_positions / 1e
 assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
 
 # %% [markdown]
+# **Many at once.** A server reads the weights once for a whole batch. But a batch that waits for its
+# longest answer computes rows that ended long ago, while new requests wait. In **continuous
+# batching** (Yu et al. 2022) requests join and leave between two steps: `start` reads a prompt, `join`
+# adds its row to the state, `reorder` drops the rows that have ended.
+
+# %%
+show_source(Scheduler.step, Scheduler._advance)
+
+# %%
+ASKED = {
+    "A": ("The capital of France is", 8),
+    "B": ("One, two, three,", 3),
+    "C": ("A B C D E F", 5),
+}
+scheduler, computed, answers_8 = Scheduler(smol, max_rows=2), [], {name: [] for name in ASKED}
+for name, (prompt, n_new) in ASKED.items():
+
+    def choose(logits, name=name):
+        answers_8[name].append(int(logits.argmax()))
+        computed[-1][name] = repr(talker.tokenizer.decode(answers_8[name][-1:]))
+        return answers_8[name][-1]
+
+    encoded = talker.tokenizer.encode(prompt)
+    scheduler.submit(Request(encoded, stop=set(), max_length=n_new, choose=choose))
+while scheduler.n_waiting or scheduler.n_running:
+    computed.append({"step": len(computed) + 1} | dict.fromkeys(ASKED, ""))
+    scheduler.step()
+show_table("Three requests, two rows: the token of each row that a step computed", computed)
+for name, (prompt, n_new) in ASKED.items():
+    encoded = torch.tensor([talker.tokenizer.encode(prompt)])
+    alone = greedy(smol, encoded[:, :-1], start=encoded[:, -1:], stop=[-1], max_length=n_new)
+    assert answers_8[name] == alone[0].tolist()
+
+# %% [markdown]
+# C starts as soon as B has ended, and each answer is what it is alone. A batch that waits would compute
+# 2 rows for 8 steps, and only then the 5 tokens of C: 13 steps instead of 9, and 5 rows for nothing.
+#
 # **Attention sinks.** In most of its later layers, the first token gets about half of all the weight,
 # whatever it is (Xiao et al. 2024). A softmax has to put its weight somewhere, even where a head finds
 # nothing to read.
@@ -3882,7 +3945,8 @@ assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
 # **Induction heads** (Olsson et al. 2022). If *A B* came before, and now there is *A* again, some heads
 # look at *B*: the token after the earlier occurrence. Random tokens, repeated, show it, because nothing
 # else can predict them. In the second copy the loss falls, and some heads put most of their weight on
-# the one position that tells what comes next.
+# the one position that tells what comes next. (In the explorer, *Output* has sliders for temperature
+# and top-p, and *Heads* sorts by the weight on the first token.)
 
 # %%
 n = 40
@@ -3896,7 +3960,8 @@ again = torch.arange(n, 2 * n - 1)
 induction = torch.stack([w[0, :, again, again - n + 1].mean(-1) for w in of_copy.values()])
 losses = F.cross_entropy(logits[0, :-1], copy[0, 1:], reduction="none")
 layer, head = divmod(int(induction.argmax()), config.n_heads)
-with figure("8_smollm2", 1, 3, size=(16, 4)) as axes:
+live = partial(qkv.explore, talker, text, layer=20, new_tokens=1)
+with figure("8_smollm2", 1, 3, size=(16, 4), live=live) as axes:
     curves = {"mean of the heads": (range(config.n_layers), sinks.mean(1))}
     title = "Weight on the first token"
     draw_curves(axes[0, 0], curves, x="layer", y="weight", title=title)
@@ -4016,7 +4081,8 @@ with tempfile.TemporaryDirectory() as temporary:
 # becomes *wide*, it is the street. When the Transformer was presented (Uszkoreit 2017), one picture
 # became famous: a head of a translation model in which *it* looks at *animal* in the one sentence and
 # at *street* in the other. Here is MiniLM, and of its 72 heads the one in which the word moves the most
-# weight. (The columns of *[CLS]* and *.* get much of the weight: they are sinks.)
+# weight. (The columns of *[CLS]* and *.* get much of the weight: they are sinks.) The explorer takes
+# sentences of your own.
 
 # %%
 line = "The animal didn't cross the street because it was too *. | it | animal tired | street wide"
@@ -4032,7 +4098,8 @@ for i, (tokens, weights) in enumerate(looks_of_pair):
     shares = [f"{share:.2f}" for share in of_it[i, layer, head].tolist()]
     maps["it: animal {}, street {}".format(*shares)] = weights[layer, head], tokens, tokens
 title = f"Layer {layer}, head {head}: “wide” moves weight, and most stays with the animal"
-show_weights("8_it", maps, size=(14, 6), title=title, rotation=60)
+live = partial(qkv.explore, minilm, ANIMAL[0].text, layer=layer, head=head)
+show_weights("8_it", maps, size=(14, 6), title=title, rotation=60, live=live)
 n_right = int(((margin[0] > 0) & (margin[1] < 0)).sum())
 print(f"{n_right} of {margin[0].numel()} heads prefer the right noun in both sentences")
 assert margin[0, layer, head] > margin[1, layer, head] > 0

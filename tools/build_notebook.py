@@ -24,7 +24,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from qkv.files import write_atomically
-from qkv.tutorial.figures import with_palette
+from qkv.tutorial.figures import WIDGET, with_palette
 from qkv.tutorial.script import Heading, read_cells
 from qkv.tutorial.source import location, source_of
 
@@ -174,9 +174,10 @@ def execute(notebook: nbformat.NotebookNode, timeout: float) -> None:
 
 
 def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An output without this machine's paths and overwritten progress lines, its image small."""
+    """An output without widgets, this machine's paths and overwritten lines, its image small."""
     if output.output_type == "stream":
         output.text = without_paths(re.sub(r"[^\n]*\r(?!\n)", "", output.text))
+    output.get("data", {}).pop(WIDGET, None)  # its figure stays; without a kernel it is an error
     for kind, text in output.get("data", {}).items():
         if kind.startswith("text/"):
             output.data[kind] = without_paths(text)

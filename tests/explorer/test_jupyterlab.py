@@ -83,6 +83,7 @@ def page(browser, lab):
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(lab)
     page.locator(".jp-CodeCell").nth(1).wait_for()
+    page.get_by_text("| Idle").wait_for()  # before, the kernel may miss the request
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     widgets(page).nth(2).locator("[data-picture=matrix]").wait_for()

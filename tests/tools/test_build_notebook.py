@@ -114,6 +114,21 @@ def test_executed_outputs_hold_no_path_of_this_machine(tool, script, monkeypatch
     assert all("execution" not in cell.metadata for cell in cells)
 
 
+def test_of_a_widget_only_its_figure_is_kept(tool, script):
+    live = (
+        "\n# %%\nimport torch\n\nfrom qkv.explorer.notebook import explore_weights\n"
+        "from qkv.tutorial.show import show_weights\n\nw = torch.eye(2)\n"
+        "live = lambda: explore_weights(w, 'ab')\n"
+        "show_weights('w', {'w': (w, 'ab', 'ab')}, size=(2, 2), live=live)\n"
+    )
+    script.write_text(SCRIPT + live)
+    tool.main([str(script)])
+    [output] = read(script).cells[-1].outputs
+    assert set(output.data) == {"image/png", "text/plain"}
+    assert "widgets" not in read(script).metadata
+    assert script.with_suffix(".ipynb").stat().st_size < 20_000
+
+
 def test_images_are_kept_with_a_palette(tool, script):
     script.write_text(SCRIPT + "\n# %%\nfrom PIL import Image\n\nImage.new('RGB', (3, 5), 'red')\n")
     tool.main([str(script)])

@@ -1,13 +1,17 @@
 """Figures: what is drawn, read back from the axes."""
 
+import importlib.util
 import io
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
 
+from qkv.explorer.notebook import explore_weights
 from qkv.tutorial.figures import (
+    WIDGET,
     draw_curves,
     draw_weights,
     figure,
@@ -134,6 +138,29 @@ def test_a_notebook_shows_a_figure_with_its_titles_as_text(tmp_path, monkeypatch
     assert shown[0]["text/plain"] == "Figure: above; twice"
     assert shown[0]["image/png"].startswith(b"\x89PNG")
     assert (axes[0, 0].get_xscale(), axes[0, 0].get_yscale()) == ("log", "log")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_notebook_gets_the_explorer_with_the_figure(tmp_path, monkeypatch, capsys, installed):
+    shown, find = [], importlib.util.find_spec
+    monkeypatch.setattr("qkv.tutorial.figures.FIGURES", tmp_path)
+    monkeypatch.setattr("qkv.tutorial.figures.in_notebook", lambda: True)
+    monkeypatch.setattr("qkv.explorer.notebook.in_notebook", lambda: True)
+    monkeypatch.setattr("qkv.explorer.notebook.find_spec", lambda x: find(x) if installed else None)
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    maps = {"one": (np.eye(2), "ab", "ab")}
+    live = partial(explore_weights, np.eye(2), "ab")
+    show_weights("5", maps, size=(2, 2), live=live)
+    assert shown[0]["image/png"].startswith(b"\x89PNG")
+    assert (WIDGET in shown[0]) is installed
+    assert ("anywidget is not installed" in capsys.readouterr().err) is not installed
+
+
+def test_a_script_makes_no_explorer(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("qkv.tutorial.figures.FIGURES", tmp_path)
+    maps = {"one": (np.eye(2), "ab", "ab")}
+    show_weights("6", maps, size=(2, 2), live=lambda: pytest.fail("called"))
+    assert capsys.readouterr().out == f"figure: {tmp_path}/6.png\n"
 
 
 def test_maps_are_drawn_row_by_row(tmp_path, monkeypatch):

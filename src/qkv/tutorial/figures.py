@@ -1,7 +1,7 @@
 """Figures of attention and training, by matplotlib; each title states the point."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qkv.errors import MissingDependencyError
-from qkv.tutorial.tables import in_notebook
+from qkv.explorer.kernel import in_notebook
+from qkv.explorer.static import Shown
 
 FIGURES = Path("out/tutorial")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+Live = Callable[[], Shown]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +42,13 @@ def new_figure(
 
 @contextmanager
 def figure(
-    name: str, rows: int = 1, columns: int = 1, *, size: tuple[float, float], title: str = ""
+    name: str,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float],
+    title: str = "",
+    live: Live | None = None,
 ) -> Iterator[Any]:
     """Yield the axes of a figure, an array (rows, columns), and save it as a PNG at the end.
 
@@ -51,6 +60,7 @@ def figure(
         columns: number of columns of axes.
         size: width and height in inches.
         title: a title above all axes.
+        live: makes the explorer that a running notebook shows in place of the figure.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -69,9 +79,16 @@ def figure(
 
         titles = [title, *(one.get_title() for one in axes.flat)]
         told = "Figure: " + "; ".join(dict.fromkeys(text for text in titles if text))
-        display({"image/png": path.read_bytes(), "text/plain": told}, raw=True)
+        data = {"image/png": path.read_bytes(), "text/plain": told}
+        display(data | ({} if live is None else _widget(live())), raw=True)
     else:
         print(f"figure: {path}")
+
+
+def _widget(shown: Any) -> dict[str, Any]:
+    """Return what a notebook needs to show a widget; nothing for a figure."""
+    bundle = shown._repr_mimebundle_()
+    return {WIDGET: bundle[0][WIDGET]} if isinstance(bundle, tuple) else {}
 
 
 def draw_weights(
@@ -152,6 +169,7 @@ def show_weights(
     numbers: str | None = None,
     color_bar: bool = True,
     rotation: float = 0,
+    live: Live | None = None,
 ) -> None:
     """Show weights as heat maps in one figure.
 
@@ -164,8 +182,9 @@ def show_weights(
         numbers: format of the number in each cell; by default there is none.
         color_bar: whether to show which color is which weight.
         rotation: of the labels of the columns, in degrees.
+        live: makes the explorer that a running notebook shows in place of the figure.
     """
-    with figure(name, rows, -(-len(maps) // rows), size=size, title=title) as axes:
+    with figure(name, rows, -(-len(maps) // rows), size=size, title=title, live=live) as axes:
         for one, (above, (weights, queries, keys)) in zip(axes.flat, maps.items(), strict=False):
             draw_weights(one, weights, queries, keys, above, numbers=numbers, color_bar=color_bar)
             one.tick_params(axis="x", rotation=rotation)

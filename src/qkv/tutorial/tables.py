@@ -1,17 +1,12 @@
 """Tables for terminals and notebooks."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-
-def in_notebook() -> bool:
-    """Return whether this runs in a Jupyter kernel, which can show Markdown and figures."""
-    ipython = sys.modules.get("IPython")  # imported by a kernel, but also by many libraries
-    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+from qkv.explorer.kernel import in_notebook
 
 
 def table_rows(
