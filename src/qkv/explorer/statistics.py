@@ -87,7 +87,7 @@ def principal_components(states: Float[Tensor, "L D"]) -> Projection:
     """Project hidden states on their first two principal components.
 
     States of an outlying length, such as those of a first token that serves as an attention sink
-    (Xiao et al. 2024), would be a component of their own: the components are those of the others.
+    (Xiao et al. 2023), would be a component of their own: the components are those of the others.
     Each component points to where its largest coordinate is positive, so that the picture does not
     depend on the signs of eigenvectors.
     """

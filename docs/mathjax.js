@@ -1,0 +1,18 @@
+// Formulas are set by the copy of MathJax beside the pages; nothing comes from another host.
+const root = document.documentElement.dataset.content_root ?? "./";
+window.MathJax = {
+  loader: {load: ["a11y/assistive-mml"]},
+  output: {fontPath: root + "_static/mathjax/font"},
+  options: {
+    ignoreHtmlClass: "mathjax_ignore|tex2jax_ignore|document",
+    processHtmlClass: "mathjax_process|tex2jax_process|math|output_area",
+    enableMenu: false,
+    enableEnrichment: false,
+    enableSpeech: false,
+    enableBraille: false,
+    enableExplorer: false,
+    enableAssistiveMml: true,
+  },
+  svg: {mtextInheritFont: true},
+  tex: {tags: "none"},
+};

@@ -1,0 +1,193 @@
+"""Build the site of the documentation, offline: `make docs`.
+
+The pages of docs/, the executed notebooks, and a reference of all public modules are gathered in
+build/docs/source, and Sphinx makes build/docs/html of them; a warning is an error. MathJax and
+reveal.js come from docs/node_modules (`npm ci` in docs/).
+
+    make docs                        build all of it
+    make docs ARGS=--serve           and show it on this computer
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docs_pages import bibliography_page, equations_page, exercises_page
+
+import qkv
+
+ROOT = Path(__file__).parents[1]
+DOCS, BUILD = ROOT / "docs", ROOT / "build" / "docs"
+SOURCE, HTML = BUILD / "source", BUILD / "html"
+MODULES = DOCS / "node_modules"
+PAGES = {
+    "equations.md": equations_page,
+    "bibliography.md": bibliography_page,
+    "teaching/exercises.md": exercises_page,
+}
+LEFT_OUT = {"qkv.inference.check", "qkv.api"}  # a program; names that are listed elsewhere
+LINK = re.compile(r"\[((?:[^\]\[]|\[[^\]]*\])+)\]\(\.\./([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def stage() -> None:
+    """Gather what Sphinx reads."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    (SOURCE / "tutorial").mkdir(parents=True)
+    for path in sorted(DOCS.rglob("*.md")):
+        if MODULES not in path.parents:
+            target = SOURCE / path.relative_to(DOCS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(with_links(path.read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.copytree(DOCS / "images", SOURCE / "images")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        book = json.loads(path.read_text(encoding="utf-8"))
+        for texts in _markdown(book):
+            texts[:] = [with_links("".join(texts), up="../")]
+        target = SOURCE / "tutorial" / path.name
+        target.write_text(json.dumps(book), encoding="utf-8")
+    write_tutorial()
+    (SOURCE / "teaching").mkdir(exist_ok=True)
+    for name, make in PAGES.items():
+        (SOURCE / name).write_text(make(), encoding="utf-8")
+    write_reference()
+    copy_scripts()
+
+
+def write_tutorial() -> None:
+    """Write the page that lists the notebooks."""
+    names = sorted(path.stem for path in (SOURCE / "tutorial").glob("*.ipynb"))
+    toc = ["```{toctree}", ":maxdepth: 1", "", *names, "```", ""]
+    text = "Each section is a notebook that runs by itself; what you see here was executed."
+    page = ["# Tutorial", "", text, "", *toc]
+    (SOURCE / "tutorial" / "index.md").write_text("\n".join(page), encoding="utf-8")
+
+
+def _markdown(book: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield the texts of a notebook: those of its cells, and of what they show."""
+    for cell in book["cells"]:
+        if cell["cell_type"] == "markdown":
+            yield cell["source"]
+        for output in cell.get("outputs", ()):
+            if isinstance(shown := output.get("data", {}).get("text/markdown"), list):
+                yield shown
+
+
+def with_links(text: str, *, up: str = "") -> str:
+    """Turn links to files of the repository into links to pages of the site, or plain text.
+
+    Args:
+        text: Markdown.
+        up: the way from its page to the first page.
+    """
+
+    def page(match: re.Match[str]) -> str:
+        label, path = match[1], match[2].rstrip("/")
+        if path.startswith("src/qkv/") and path.endswith(".py"):
+            address = path.removeprefix("src/").removesuffix(".py")
+            return f'<a href="{up}_modules/{address}.html">{_html(label)}</a>'
+        package = ".".join(path.removeprefix("src/").split("/"))
+        if path.startswith("src/qkv/") and package in packages():
+            return f"[{label}]({up}api/{package}.md)"
+        if path.startswith("notebooks/"):
+            return f"[{label}]({up}tutorial/{Path(path).name})"
+        return label
+
+    return LINK.sub(page, text)
+
+
+def _html(label: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", label)
+
+
+def packages() -> dict[str, list[str]]:
+    """Return the public modules of each package, by its name."""
+    found = dict[str, list[str]]()
+    for info in pkgutil.walk_packages(qkv.__path__, "qkv."):
+        name = info.name
+        if "._" in name or name in LEFT_OUT or info.ispkg:
+            continue
+        found.setdefault(name.rpartition(".")[0], []).append(name)
+    return found
+
+
+def write_reference() -> None:
+    """Write a page for each package with all its public modules, and one that lists them."""
+    folder = SOURCE / "api"
+    folder.mkdir()
+    contents = packages()
+    for package, names in contents.items():
+        page = [f"# {package}", ""]
+        about = (importlib.import_module(package).__doc__ or "").strip()
+        page += [about.partition("\n\n")[0], ""] if about else []
+        for name in names:
+            importlib.import_module(name)  # an error here is clearer than Sphinx's warning
+            page += [
+                f"## {name.removeprefix('qkv.')}",
+                "",
+                f'<a href="../_modules/{name.replace(".", "/")}.html">source</a>',
+                "",
+            ]
+            page += ["```{eval-rst}", f".. automodule:: {name}", "```", ""]
+        (folder / f"{package}.md").write_text("\n".join(page), encoding="utf-8")
+    toc = ["```{toctree}", ":maxdepth: 1", "", *contents, "```"]
+    index = ["# Reference", "", "Every public function, with its source.", "", *toc, ""]
+    (folder / "index.md").write_text("\n".join(index), encoding="utf-8")
+
+
+def copy_scripts() -> None:
+    """Copy MathJax with its font; nothing is loaded from another host."""
+    static = SOURCE / "_static"
+    if (DOCS / "_static").is_dir():
+        shutil.copytree(DOCS / "_static", static)
+    target = static / "mathjax"
+    target.mkdir(parents=True)
+    shutil.copy(MODULES / "mathjax" / "tex-svg.js", target)
+    (target / "a11y").mkdir()
+    shutil.copy(MODULES / "mathjax" / "a11y" / "assistive-mml.js", target / "a11y")
+    shutil.copytree(MODULES / "@mathjax" / "mathjax-newcm-font" / "svg", target / "font" / "svg")
+
+
+def main() -> None:
+    """Build the site."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--serve", action="store_true", help="show it on this computer")
+    parser.add_argument("--port", type=int, default=8600)
+    arguments = parser.parse_args()
+    if not MODULES.is_dir():
+        sys.exit(f"{MODULES.relative_to(ROOT)} is missing; expected MathJax: npm ci in docs/")
+    stage()
+    shutil.rmtree(HTML, ignore_errors=True)  # pages that are gone
+    command = [
+        "-W",
+        "--keep-going",
+        "-q",
+        "-j",
+        "auto",
+        "-c",
+        str(DOCS),
+        "-d",
+        str(BUILD / "cache"),
+    ]
+    build = [sys.executable, "-m", "sphinx", "-b", "html", *command, str(SOURCE), str(HTML)]
+    code = subprocess.run(
+        build, check=False, env={**os.environ, "QKV_DOCS": str(SOURCE)}
+    ).returncode
+    if code:
+        sys.exit(code)
+    print(f"the site is at {(HTML / 'index.html').relative_to(ROOT)}")
+    if arguments.serve:
+        serve = [sys.executable, "-m", "http.server", str(arguments.port), "--bind", "127.0.0.1"]
+        subprocess.run([*serve, "-d", str(HTML)], check=False)
+
+
+if __name__ == "__main__":
+    main()
