@@ -67,6 +67,15 @@ def test_sentences_are_windows_and_long_ones_are_cut(tokenizer):
     assert len(whole) == 1
 
 
+def test_a_prefix_precedes_each_question(tokenizer):
+    options = {"max_length": 41, "stride": 3}
+    (window,) = make_windows(tokenizer, [QUESTION], [CONTEXT], prefix="the film ", **options)
+    (same,) = make_windows(tokenizer, [f"the film {QUESTION}"], [CONTEXT], **options)
+    assert window == same
+    with pytest.raises(DataError, match="question 1 has no tokens"):
+        make_windows(tokenizer, [""], [CONTEXT], prefix="the film ", **options)
+
+
 def test_a_passage_that_fits_has_one_window(tokenizer):
     (one,) = windows(tokenizer, max_length=41)
     assert len(one.ids) == len(tokenizer.encode(CONTEXT)) + 8

@@ -40,6 +40,8 @@ class WindowConfig:
         threshold: score for "no answer" above which there is none; None: always answer.
         sentences: whether each sentence is a window, or several if it is too long. The scores of
             its spans are then relative to that of "no answer" in the same window.
+        prefix: text that precedes each question. The first token of a decoder absorbs attention and
+            hardly tells what it was, which should not be the question word.
 
     Raises:
         ConfigError: a number below 1.
@@ -50,6 +52,7 @@ class WindowConfig:
     max_answer: int = 30
     threshold: float | None = None
     sentences: bool = False
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -99,6 +102,7 @@ def make_windows(
     max_length: int,
     stride: int,
     sentences: bool = False,
+    prefix: str = "",
 ) -> list[Window]:
     """Cut passages into windows that overlap, as run_squad.py of Devlin et al. (2019) does.
 
@@ -109,6 +113,7 @@ def make_windows(
         max_length: maximum number of tokens of a window, question and special tokens included.
         stride: maximum number of passage tokens from the start of a window to that of the next.
         sentences: cut between all sentences, and windows only from longer ones.
+        prefix: text that precedes each question.
 
     Raises:
         DataError: a question or a passage has no tokens, or their numbers differ.
@@ -127,7 +132,8 @@ def make_windows(
         for text, (_, spans) in encoded.items()
     }
     windows = list[Window]()
-    for row, question in enumerate(tokenizer.encode_batch(questions)):
+    asked = [prefix + question if question else question for question in questions]
+    for row, question in enumerate(tokenizer.encode_batch(asked)):
         ids, spans = encoded[contexts[row]]
         _check_tokens(row, question=(question, questions[row]), passage=(ids, contexts[row]))
         room = _room(tokenizer, question, row, max_length)
@@ -203,6 +209,7 @@ def training_windows(
         max_length=config.max_length,
         stride=config.stride,
         sentences=config.sentences,
+        prefix=config.prefix,
     )
     spans = []
     for window in windows:

@@ -81,6 +81,7 @@ def view_answer(answerer: Any, inputs: Mapping[str, str], told: Told) -> View:
         max_length=config.max_length,
         stride=config.stride,
         sentences=config.sentences,
+        prefix=config.prefix,
     )
     spans = [(one, one.positions(best.start, best.end)) for one in windows]
     window, span = next((x for x in spans if x[1] is not None), (windows[0], (0, 0)))

@@ -138,6 +138,7 @@ def _search_all(
         max_length=config.max_length,
         stride=config.stride,
         sentences=config.sentences,
+        prefix=config.prefix,
     )
     rows: list[list[int]] = [[] for _ in questions]
     for i, window in enumerate(windows):
