@@ -9,9 +9,9 @@ from starlette.responses import PlainTextResponse
 from qkv.web import guards
 
 
-def run(app, messages, *, read=lambda message: None):
-    """Handle one request; return what was sent."""
-    sent, left = [], list(messages)
+def run(app, messages, left=None, *, read=lambda message: None):
+    """Handle one request; return what was sent, and leave what was not received."""
+    sent, left = [], list(messages) if left is None else left
 
     async def receive():
         if not left:
@@ -52,6 +52,15 @@ def test_a_body_of_the_largest_size_is_read_and_one_byte_more_is_not(monkeypatch
     with pytest.raises(HTTPException, match="more than 7 bytes") as caught:
         run(app, [part(b"abc", more=True), part(b"defgh", more=False)])
     assert caught.value.status_code == 413
+
+
+def test_the_rest_of_a_large_body_is_dropped_so_that_the_answer_is_read(monkeypatch):
+    monkeypatch.setattr(guards, "LARGEST_BODY", 7)
+    monkeypatch.setattr(guards, "MOST_DRAINED", 20)
+    parts = [part(b"12345678", more=True)] * 9
+    with pytest.raises(HTTPException, match="more than 7 bytes"):
+        run(guards.Bounded(reader, refuse), parts, left := list(parts))
+    assert len(left) == 9 - 1 - 3  # one too many, then 24 bytes
 
 
 def test_a_client_that_sends_or_reads_nothing_is_left(monkeypatch):

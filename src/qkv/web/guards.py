@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 10_000_000  # bytes
 MOST_HELD = 200_000_000  # bytes of all bodies at the same time
+MOST_DRAINED = 50_000_000  # bytes of a body that are read and dropped, so that the client reads why
 MOST_INSIDE = 4_000  # requests at the same time
 PATIENCE = 60.0  # seconds, for a part of a body, and for a client that reads slowly
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
@@ -96,25 +97,37 @@ class Bounded:
         """Handle one request."""
         n_read, complete = 0, False
 
-        async def receive_bounded() -> Message:
-            nonlocal n_read, complete
-            if complete:  # what follows is that the client leaves
-                return await receive()
+        async def receive_part() -> Message:
+            nonlocal complete
             try:
                 async with asyncio.timeout(PATIENCE):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"no part of the body came in {PATIENCE:.0f} s") from None
+            complete = not message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            """Drop the rest of a body: a client that still writes would not read the answer."""
+            left = MOST_DRAINED
+            while not complete and left > 0:
+                left -= len((await receive_part()).get("body", b""))
+
+        async def receive_bounded() -> Message:
+            nonlocal n_read
+            if complete:  # what follows is that the client leaves
+                return await receive()
+            message = await receive_part()
             part = len(message.get("body", b""))
             n_read += part
             self._held += part
-            complete = not message.get("more_body", False)
             if n_read > LARGEST_BODY:
+                await drain()
                 raise HTTPException(413, f"the body has more than {LARGEST_BODY:,} bytes")
             if self._held > MOST_HELD:
-                raise HTTPException(
-                    503, "too many large bodies: try again later", {"Retry-After": "1"}
-                )
+                await drain()
+                why = "too many large bodies: try again later"
+                raise HTTPException(503, why, {"Retry-After": "1"})
             return message
 
         async def send_bounded(message: Message) -> None:
