@@ -9,7 +9,7 @@ import torch
 from qkv.errors import BusyError, ConfigError, LengthError
 from qkv.generation.greedy import greedy
 from qkv.generation.request import Request
-from qkv.generation.sampling import draw
+from qkv.generation.sampling import Drawing, Sampling, sample
 from qkv.generation.scheduler import Scheduler
 from qkv.inference.optimize import optimize
 from qkv.models.gpt import GPT, GPTConfig
@@ -57,27 +57,21 @@ def test_each_answer_is_the_same_as_alone(model, max_rows):
         assert list(request) == alone(model, request.prompt, request.max_length)
 
 
-def test_sampling_has_its_own_random_numbers(model):
-    def sampler(seed):
-        own = torch.Generator().manual_seed(seed)
-
-        def choose(logits):
-            uniform = torch.rand(1, generator=own, dtype=torch.float64)
-            return int(draw(logits.softmax(-1)[None], uniform))
-
-        return choose
-
-    answers = []
-    for together in (False, True):
-        scheduler = Scheduler(model)
-        requests = []
-        for seed, prompt in enumerate([[5, 6, 7], [8], [9, 10]]):
-            requests.append(scheduler.submit(Request(prompt, STOP, 12, sampler(seed))))
-            if not together:
-                finish(scheduler)
-        finish(scheduler)
-        answers.append([list(request) for request in requests])
-    assert answers[0] == answers[1]
+def test_a_drawing_chooses_what_sample_does(model):
+    """Whatever runs beside it, and with processors that see the prompt."""
+    processors = Sampling(temperature=1.2, top_p=0.9, repetition_penalty=1.3).processors()
+    wanted = [(5, [5, 6, 7]), (6, [8]), (7, [9, 10]), (8, [11] * 5)]
+    scheduler, requests = Scheduler(model, max_rows=3), []
+    for seed, prompt in wanted:
+        drawing = Drawing(prompt, 12, seed, processors)
+        requests.append(scheduler.submit(Request(prompt, STOP, 12, drawing)))
+        scheduler.step()
+    finish(scheduler)
+    for (seed, prompt), request in zip(wanted, requests, strict=True):
+        options = {"start": [prompt], "stop": 3, "max_length": 12, "seeds": [seed]}
+        nothing = torch.zeros(1, 0, dtype=torch.long)
+        [alone] = sample(model, nothing, **options, processors=processors)
+        assert list(request) == alone.tokens
 
 
 def test_an_optimized_model_is_served_the_same():

@@ -95,7 +95,7 @@ class Bounded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        n_read, complete = 0, False
+        n_read, complete, stuck = 0, False, False
 
         async def receive_part() -> Message:
             nonlocal complete
@@ -131,8 +131,13 @@ class Bounded:
             return message
 
         async def send_bounded(message: Message) -> None:
-            async with asyncio.timeout(PATIENCE):
-                await send(message)
+            nonlocal stuck
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await send(message)
+            except TimeoutError:
+                stuck = True
+                raise
 
         if scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -144,6 +149,9 @@ class Bounded:
         self._inside += 1
         try:
             await self.app(scope, receive_bounded, send_bounded)
+        except Exception:
+            if not stuck:  # otherwise nobody reads the answer, whose connection ends here
+                raise
         finally:
             self._inside -= 1
             self._held -= n_read
