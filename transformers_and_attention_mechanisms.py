@@ -3929,6 +3929,7 @@ while scheduler.n_waiting or scheduler.n_running:
     computed.append({"step": len(computed) + 1} | dict.fromkeys(ASKED, ""))
     scheduler.step()
 show_table("Three requests, two rows: the token of each row that a step computed", computed)
+assert len(computed) == 8
 for name, (prompt, n_new) in ASKED.items():
     encoded = torch.tensor([talker.tokenizer.encode(prompt)])
     alone = greedy(smol, encoded[:, :-1], start=encoded[:, -1:], stop=[-1], max_length=n_new)
@@ -3936,7 +3937,7 @@ for name, (prompt, n_new) in ASKED.items():
 
 # %% [markdown]
 # C starts as soon as B has ended, and each answer is what it is alone. A batch that waits would compute
-# 2 rows for 8 steps, and only then the 5 tokens of C: 13 steps instead of 9, and 5 rows for nothing.
+# 2 rows for 8 steps, and only then the 5 tokens of C: 13 steps instead of 8, and 5 rows for nothing.
 #
 # **Attention sinks.** In most of its later layers, the first token gets about half of all the weight,
 # whatever it is (Xiao et al. 2024). A softmax has to put its weight somewhere, even where a head finds

@@ -8,7 +8,8 @@ import torch
 
 import qkv
 
-OPTIONAL = ["accelerate", "babel", "datasets", "jupytext", "matplotlib", "pytest", "transformers"]
+OPTIONAL = ["accelerate", "anywidget", "babel", "datasets", "jupytext", "matplotlib", "pytest"]
+OPTIONAL += ["transformers"]
 
 
 def main() -> None:
@@ -39,6 +40,8 @@ def main() -> None:
     date = str(qkv.task("translate", "dates")("Sunday, February 23, 2081"))
     assert date == "2081-02-23", date
     print(f"zoo: {date}; {qkv.task('translate')('Tom is not here.')}")
+    qkv.explore("dates", "Sunday, February 23, 2081").save("page.html")
+    assert Path("page.html").stat().st_size > 100_000  # the built page is in the wheel, too
     print(f"qkv {qkv.__version__} from {qkv.__file__}: decoded {tokens.tolist()}")
 
 

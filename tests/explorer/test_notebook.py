@@ -1,6 +1,8 @@
 """`explore` and `explore_weights`: what they show, where, and what they refuse."""
 
 import base64
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +47,16 @@ def test_outside_of_a_notebook_it_is_a_figure_and_says_so(capsys, tmp_path):
     shown.save(tmp_path / "x.record")
     assert 'id="record"' in (tmp_path / "x.html").read_text("utf-8")
     assert Record.load(tmp_path / "x.record").header["task"]["output"] == "positive"
+
+
+def test_a_page_is_written_without_any_extra(tmp_path):
+    optional = ("anywidget", "IPython", "matplotlib", "PIL", "starlette", "transformers")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({optional}))\nimport qkv\n"
+        "qkv.explore('dates', '23 February 2081').save('page.html')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert 'id="record"' in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_without_anywidget_a_notebook_gets_the_figure(capsys, monkeypatch):

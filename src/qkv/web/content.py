@@ -3,20 +3,21 @@
 import base64
 import binascii
 import io
-from typing import Any
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING, Any
 
 from qkv.data.images import pillow_modules
 from qkv.errors import ConfigError, DataError
 from qkv.json_fields import parse_json, shown
+
+if TYPE_CHECKING:  # the widget reads images, and needs no Starlette
+    from starlette.requests import Request
 
 LONGEST_TEXT = 20_000  # characters
 LARGEST_IMAGE = 25_000_000  # pixels
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # no format starts a program
 
 
-async def read_body(request: Request) -> dict[str, Any]:
+async def read_body(request: "Request") -> dict[str, Any]:
     """Return the JSON object in a request.
 
     Raises:
