@@ -256,20 +256,22 @@ static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, st
     weight += 3;
     return linear_of(weight[-3], weight[-2], weight[-1]);
   };
-  const auto memory = [&](const Tensor& seen, Index length) {
+  const auto memory = [&](const Tensor& seen, Index length, bool shared) {
     const Tensor keys = *cache++, values = *cache++;
+    const Index rows = keys.size(0);
+    STD_TORCH_CHECK(rows == it.batch || (shared && rows && it.batch % rows == 0), "x has other rows than a cache");
     return Memory{data<float>(keys), data<float>(values), data<bool>(seen), keys.stride(0), keys.stride(1), keys.stride(2),
-                  length, it.batch / keys.size(0)};
+                  length, it.batch / rows};
   };
   for (Index layer = 0; layer < n_layers; ++layer) {
     const Norm first = norm();
     const Linear qkv = product(), output = product();
-    const Memory own = memory(mask, it.past + it.n);
+    const Memory own = memory(mask, it.past + it.n, false);
     it.residual(first, [&](const float* y, float* out) { it.self_attention(qkv, output, own, y, out); });
     if (cross) {
       const Norm second = norm();
       const Linear query = product(), joined = product();
-      const Memory other = memory(memory_mask, cache->size(2));
+      const Memory other = memory(memory_mask, cache->size(2), true);
       it.residual(second, [&](const float* y, float* out) { it.cross_attention(query, joined, other, y, out); });
     }
     const Norm third = norm();
