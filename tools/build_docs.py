@@ -10,6 +10,7 @@ reveal.js come from docs/node_modules (`npm ci` in docs/).
 
 import argparse
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -19,8 +20,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from docs_links import check as check_links
 from docs_pages import bibliography_page, equations_page, exercises_page
 
 import qkv
@@ -34,7 +37,8 @@ PAGES = {
     "bibliography.md": bibliography_page,
     "teaching/exercises.md": exercises_page,
 }
-LEFT_OUT = {"qkv.inference.check", "qkv.api"}  # a program; names that are listed elsewhere
+# A program, and modules whose names are listed where they are defined.
+LEFT_OUT = {"qkv.inference.check", "qkv.api", "qkv.tutorial.show"}
 LINK = re.compile(r"\[((?:[^\]\[]|\[[^\]]*\])+)\]\(\.\./([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -129,18 +133,33 @@ def write_reference() -> None:
         about = (importlib.import_module(package).__doc__ or "").strip()
         page += [about.partition("\n\n")[0], ""] if about else []
         for name in names:
-            importlib.import_module(name)  # an error here is clearer than Sphinx's warning
-            page += [
-                f"## {name.removeprefix('qkv.')}",
-                "",
-                f'<a href="../_modules/{name.replace(".", "/")}.html">source</a>',
-                "",
-            ]
+            module = importlib.import_module(name)  # an error is clearer here than in Sphinx
+            path = name.replace(".", "/")
+            page += [f"## {name.removeprefix('qkv.')}", ""]
+            if has_source(module):
+                page += [f'<a href="../_modules/{path}.html">source</a>', ""]
             page += ["```{eval-rst}", f".. automodule:: {name}", "```", ""]
         (folder / f"{package}.md").write_text("\n".join(page), encoding="utf-8")
     toc = ["```{toctree}", ":maxdepth: 1", "", *contents, "```"]
     index = ["# Reference", "", "Every public function, with its source.", "", *toc, ""]
     (folder / "index.md").write_text("\n".join(index), encoding="utf-8")
+
+
+def has_source(module: ModuleType) -> bool:
+    """Return whether a module defines functions or classes, so that Sphinx shows its source."""
+    own = (it for name, it in vars(module).items() if not name.startswith("_"))
+    return any(
+        (inspect.isfunction(it) or inspect.isclass(it)) and it.__module__ == module.__name__
+        for it in own
+    )
+
+
+def clean_up() -> None:
+    """Remove what Sphinx and the theme leave: a template, and a link to no page."""
+    (HTML / "_static" / "webpack-macros.html").unlink(missing_ok=True)
+    index = HTML / "_modules" / "index.html"
+    text = index.read_text(encoding="utf-8")
+    index.write_text(text.replace('<li><a href="builtins.html">builtins</a></li>', ""), "utf-8")
 
 
 def copy_scripts() -> None:
@@ -183,6 +202,12 @@ def main() -> None:
     ).returncode
     if code:
         sys.exit(code)
+    clean_up()
+    broken, others = check_links(HTML.resolve())
+    (BUILD / "external.txt").write_text("\n".join(sorted(others)) + "\n", encoding="utf-8")
+    if broken:
+        sys.exit("\n".join([*broken, f"{len(broken)} broken links"]))
+    print(f"no broken link; {len(others)} links to other sites are in build/docs/external.txt")
     print(f"the site is at {(HTML / 'index.html').relative_to(ROOT)}")
     if arguments.serve:
         serve = [sys.executable, "-m", "http.server", str(arguments.port), "--bind", "127.0.0.1"]
