@@ -58,15 +58,21 @@ def routes(models: Models, metrics: Metrics) -> APIRouter:
         usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
         metrics.count_tokens(served.name, usage)
         in_base64 = body.encoding_format == "base64"
-        data = [
-            {
-                "object": "embedding",
-                "index": i,
-                "embedding": to_base64(row) if in_base64 else row.tolist(),
-            }
-            for i, row in enumerate(vectors)
-        ]
-        return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": usage})
+
+        def written() -> Response:
+            data = [
+                {
+                    "object": "embedding",
+                    "index": i,
+                    "embedding": to_base64(row) if in_base64 else row.tolist(),
+                }
+                for i, row in enumerate(vectors)
+            ]
+            return JSONResponse(
+                {"object": "list", "data": data, "model": served.name, "usage": usage}
+            )
+
+        return await asyncio.to_thread(written)  # a million numbers take a while
 
     embeddings.__annotations__["body"] = with_models(EmbeddingRequest, models.of_tasks(*TASKS))
     router.add_api_route(
