@@ -21,7 +21,7 @@ from qkv.tasks.pretrained import Loaded
 from qkv.tasks.streams import quiet
 
 ROWS, WAITING = 16, 256  # of a batch, and of each queue
-TOGETHER = 2_048  # inputs of one call
+TOGETHER = 256  # inputs of one call, so that those who wait get their turn
 
 
 @dataclass(eq=False)
