@@ -1,5 +1,6 @@
 """One model and its thread: answers as alone, calls together, errors, the end."""
 
+import asyncio
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ from tests.serve.conftest import language_model
 from qkv.errors import BusyError, ConfigError
 from qkv.generation.request import Request
 from qkv.generation.sampling import Sampling
+from qkv.serve import answers
 from qkv.serve import engine as module
 from qkv.serve.engine import Call, Engine
 from qkv.tasks.chat import Chat
@@ -145,6 +147,16 @@ def test_a_call_has_at_most_so_many_inputs(caller, monkeypatch):
     gate.set()
     assert [len(future.result(60)) for future in futures] == [3, 2, 4, 7]
     assert sizes == [5, 4, 7]
+
+
+def test_a_call_that_has_waited_too_long_is_refused_and_leaves_the_queue(caller, monkeypatch):
+    monkeypatch.setattr(answers, "LONGEST_WAIT", 0.05)
+    gate, first = hold(caller)
+    with pytest.raises(BusyError, match="caller is busy since 0 s: try again later"):
+        asyncio.run(answers.made(caller, Call("a", [1], double)))
+    gate.set()
+    assert first.result(60) == [0]
+    assert asyncio.run(answers.made(caller, Call("a", [2], double))) == [4]
 
 
 def test_an_error_concerns_its_own_call(caller):

@@ -11,13 +11,14 @@ from typing import Any, Protocol, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 
-from qkv.errors import QKVError
+from qkv.errors import BusyError, QKVError
 from qkv.generation.request import Request
 from qkv.generation.streaming import Pieces
-from qkv.serve.engine import Engine
+from qkv.serve.engine import Call, Engine
 from qkv.serve.errors import FailedError, describe, error_body
 from qkv.tasks.requests import Plan
 
+LONGEST_WAIT = 60.0  # seconds in the queue of calls
 R = TypeVar("R")
 Event = tuple[int, int | BaseException | None]  # row, and token, error or end
 
@@ -161,6 +162,23 @@ class Answers:
 
 def _event(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def made(engine: Engine, call: Call) -> Sequence[Any]:
+    """Queue a call and return its results.
+
+    Raises:
+        BusyError: too many wait, or the call has waited for `LONGEST_WAIT`.
+    """
+    future = engine.call(call)
+    waiting = asyncio.wrap_future(future)
+    try:
+        await asyncio.wait({waiting}, timeout=LONGEST_WAIT)
+        if not waiting.done() and future.cancel():  # not if it is being made
+            raise BusyError(f"{engine.name} is busy since {LONGEST_WAIT:.0f} s: try again later")
+        return await waiting
+    finally:
+        waiting.cancel()
 
 
 async def unless_gone(request: HTTPRequest, work: Awaitable[R]) -> R:

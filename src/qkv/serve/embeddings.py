@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from qkv.errors import DataError, LengthError
-from qkv.serve.answers import unless_gone
+from qkv.serve.answers import made, unless_gone
 from qkv.serve.engine import Call
 from qkv.serve.errors import documented
 from qkv.serve.metrics import Metrics
@@ -54,7 +54,7 @@ def routes(models: Models, metrics: Metrics) -> APIRouter:
             return list(as_array(embedder.embed(replace(encoded, ids=list(rows)))))
 
         call = Call("embed", encoded.ids, embed)
-        vectors = await unless_gone(request, asyncio.wrap_future(served.engine.call(call)))
+        vectors = await unless_gone(request, made(served.engine, call))
         usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
         metrics.count_tokens(served.name, usage)
         in_base64 = body.encoding_format == "base64"

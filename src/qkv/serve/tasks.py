@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qkv.errors import DataError
-from qkv.serve.answers import unless_gone
+from qkv.serve.answers import made, unless_gone
 from qkv.serve.engine import Call
 from qkv.serve.errors import documented
 from qkv.serve.models import Models, Served
@@ -83,7 +83,7 @@ def endpoint(models: Models, name: str) -> Any:
         items = await asyncio.to_thread(read_inputs, options, inputs)
         loaded = await asyncio.wrap_future(served.engine.start())
         call = make_call(task, options, served, loaded, items, key=(name, repr(options)))
-        results = await unless_gone(request, asyncio.wrap_future(served.engine.call(call)))
+        results = await unless_gone(request, made(served.engine, call))
         lines = as_lines(results, more_fields(served.shipped))
         media = LINES if isinstance(body.inputs, list) else "application/json"
         return Response("".join(f"{line}\n" for line in lines), media_type=media)
