@@ -24,7 +24,9 @@ from types import ModuleType
 from typing import Any
 
 from docs_links import check as check_links
-from docs_pages import bibliography_page, equations_page, exercises_page
+from docs_pages import bibliography_page, equations_page, exercises_page, read
+from docs_teaching import quiz_page
+from make_slides import make_slides, read_goals
 
 import qkv
 
@@ -36,6 +38,8 @@ PAGES = {
     "equations.md": equations_page,
     "bibliography.md": bibliography_page,
     "teaching/exercises.md": exercises_page,
+    "teaching/quiz.md": lambda: quiz_page(read("teaching/quiz.toml")),
+    "teaching/slides.md": lambda: slides_page(),
 }
 # A program, and modules whose names are listed where they are defined.
 LEFT_OUT = {"qkv.inference.check", "qkv.api", "qkv.tutorial.show"}
@@ -73,6 +77,21 @@ def write_tutorial() -> None:
     text = "Each section is a notebook that runs by itself; what you see here was executed."
     page = ["# Tutorial", "", text, "", *toc]
     (SOURCE / "tutorial" / "index.md").write_text("\n".join(page), encoding="utf-8")
+
+
+def slides_page() -> str:
+    """Return the page that links to the slides of each lecture."""
+    titles = read_goals((DOCS / "teaching" / "syllabus.md").read_text(encoding="utf-8"))
+    page = [
+        "# Slides",
+        "",
+        "One file for each lecture of [the syllabus](syllabus.md), made from the",
+    ]
+    page += ["executed notebooks. Press S for the speaker's notes, and ? for all keys.", ""]
+    for number, (title, _) in enumerate(titles, 1):
+        address = f"../slides/lecture_{number:02}.html"
+        page += [f'{number}. <a href="{address}">{title}</a>']
+    return "\n".join(page) + "\n"
 
 
 def _markdown(book: dict[str, Any]) -> Iterator[list[str]]:
@@ -172,6 +191,7 @@ def copy_scripts() -> None:
     shutil.copy(MODULES / "mathjax" / "tex-svg.js", target)
     (target / "a11y").mkdir()
     shutil.copy(MODULES / "mathjax" / "a11y" / "assistive-mml.js", target / "a11y")
+    shutil.copytree(MODULES / "reveal.js" / "dist", static / "reveal.js" / "dist")
     shutil.copytree(MODULES / "@mathjax" / "mathjax-newcm-font" / "svg", target / "font" / "svg")
 
 
@@ -203,6 +223,7 @@ def main() -> None:
     if code:
         sys.exit(code)
     clean_up()
+    make_slides(ROOT / "notebooks", HTML / "slides", "../_static")
     broken, others = check_links(HTML.resolve())
     (BUILD / "external.txt").write_text("\n".join(sorted(others)) + "\n", encoding="utf-8")
     if broken:
