@@ -1,7 +1,7 @@
 """The server: 16 clients at once, one static batch, one request after another; and embeddings.
 
 SmolLM2 continues 16 prompts greedily; the answers should be the same texts. The static batch is
-`greedy` in a process of its own, without a server; so is the scheduler. Embeddings of 512
+one batch in a process of its own, without a server; so is the scheduler. Embeddings of 512
 sentences: sentence-transformers, the same task in a process of its own, and the server, in bodies
 of 128 texts with vectors in base64, as OpenAI's client asks for them. Every rival has all threads,
 and they take turns.
@@ -28,10 +28,11 @@ from _common import RESULTS, arguments, load, machine, provenance, publish, save
 from _engines import _minilm_path, sentences
 from rich.progress import track
 
-from qkv.generation.greedy import greedy
+from qkv.generation.decoding import GREEDY
 from qkv.generation.request import Request
 from qkv.generation.scheduler import Scheduler
 from qkv.tasks.generator import Generator
+from qkv.tasks.requests import plan
 from qkv.tasks.task import task
 from qkv.tutorial.tables import markdown_table, show_table
 
@@ -59,17 +60,21 @@ def choose_prompts() -> list[str]:
 
 
 def static_batch(generator: Generator, prompts: list[str]) -> list[list[int]]:
-    ids = [generator.encode(prompt) for prompt in prompts]
-    source = torch.zeros(len(ids), 0, dtype=torch.long)
-    stops = generator.stops
-    rows = greedy(generator.model, source, start=ids, stop=stops, max_length=TOKENS).tolist()
-    return [row[: row.index(stops[0]) + 1] if stops[0] in row else row for row in rows]
+    """Decode all prompts in one batch, with the rules of the model's files."""
+    ids = [generator.begin(prompt)[0] for prompt in prompts]
+    limits = generator.limits(ids[0], TOKENS)
+    continuation = generator.continuation(GREEDY, generator.decoding)
+    outputs = continuation.answers(ids, limits, [0] * len(ids))
+    return [[token.id for token in output] for output in outputs]
 
 
 def scheduled(generator: Generator, prompts: list[str]) -> list[list[int]]:
-    scheduler = Scheduler(generator.model, max_rows=ROWS)
-    stop = frozenset(generator.stops)
-    requests = [scheduler.submit(Request(generator.encode(p), stop, TOKENS)) for p in prompts]
+    """Decode all prompts by the scheduler, as the server does."""
+    scheduler, requests = Scheduler(generator.model, max_rows=ROWS), []
+    for prompt in prompts:
+        one = plan(generator, prompt, max_length=TOKENS, sampling=GREEDY, stop_strings=[NO_STOP])
+        request = Request(one.prompt, one.stop, one.max_length, one.choose, one.ends)
+        requests.append(scheduler.submit(request))
     while scheduler.busy:
         scheduler.step()
     return [list(one) for one in requests]

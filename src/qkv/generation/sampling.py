@@ -132,14 +132,19 @@ class Drawing:
     Args:
         start: initial ids of the decoder, which the processors see.
         max_length: maximum number of tokens of the answer.
-        seed: random seed.
+        seed: random seed; None chooses the most probable token.
         processors: usually those of `Sampling(...).processors()`.
     """
 
     def __init__(
-        self, start: Sequence[int], max_length: int, seed: int, processors: Sequence[Processor]
+        self,
+        start: Sequence[int],
+        max_length: int,
+        seed: int | None,
+        processors: Sequence[Processor],
     ):
-        self._uniforms = uniform_noise([seed], torch.zeros(1, 0, dtype=torch.long), max_length)
+        nothing = torch.zeros(1, 0, dtype=torch.long)
+        self._uniforms = None if seed is None else uniform_noise([seed], nothing, max_length)
         self._tokens = torch.tensor([[*start, *[-1] * max_length]])
         self._begun, self._n = len(start), 0
         self._processors = processors
@@ -148,7 +153,10 @@ class Drawing:
         """Return the next token."""
         written = self._tokens[:, : self._begun + self._n]
         row = process(self._processors, written, logits.cpu()[None].clone())
-        token = draw(row.softmax(-1), self._uniforms[:, self._n])
+        if self._uniforms is None:
+            token = row.argmax(-1)
+        else:
+            token = draw(row.softmax(-1), self._uniforms[:, self._n])
         self._tokens[:, self._begun + self._n] = token
         self._n += 1
         return int(token)

@@ -1,7 +1,7 @@
 """Requests to a running batch (`qkv.generation.scheduler`), from prompts and conversations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qkv.data.chat import Message
 from qkv.errors import LengthError
@@ -78,10 +78,13 @@ def plan(
             f"{len(ids) + limits.most:,}; expected at most {generator.context:,}, the model's "
             "context"
         )
+    greedy = sampling.temperature == 0
+    if greedy:  # the most probable token is the same at any temperature
+        sampling = replace(sampling, temperature=1.0, top_k=None, top_p=None, min_p=None)
     continuation = generator.continuation(sampling, decoding)
     processors = continuation.processors(limits, begun=len(ids), source=ids)
-    greedy = sampling.temperature == 0 and len(processors) == 1  # which is the temperature
-    choose = most_probable if greedy else Drawing(ids, limits.most, seed, processors)
+    drawn = Drawing(ids, limits.most, None if greedy else seed, processors)
+    choose = most_probable if greedy and not processors else drawn
     return Plan(
         ids,
         frozenset(generator.stops),
