@@ -25,6 +25,7 @@ from typing import Any
 
 from docs_links import check as check_links
 from docs_pages import bibliography_page, equations_page, exercises_page, read
+from docs_search import LEAST, not_found, undocumented
 from docs_teaching import quiz_page
 from make_slides import make_slides, read_goals
 
@@ -228,6 +229,12 @@ def main() -> None:
     (BUILD / "external.txt").write_text("\n".join(sorted(others)) + "\n", encoding="utf-8")
     if broken:
         sys.exit("\n".join([*broken, f"{len(broken)} broken links"]))
+    if missing := not_found(HTML):
+        sys.exit(f"the search does not find {', '.join(missing)}")
+    bare, count = undocumented(HTML)
+    if len(bare) > (1 - LEAST) * count:
+        sys.exit("\n".join([*bare, f"{len(bare)} of {count} have no text or no source"]))
+    print(f"{count - len(bare)} of {count} functions and classes have a text and their source")
     print(f"no broken link; {len(others)} links to other sites are in build/docs/external.txt")
     print(f"the site is at {(HTML / 'index.html').relative_to(ROOT)}")
     if arguments.serve:
