@@ -153,21 +153,6 @@ def make_slides(
     return files
 
 
-def slides_page(address: str = "../slides", *, teaching: Path = TEACHING) -> str:
-    """Return a page in Markdown that links to the slides of every lecture.
-
-    Args:
-        address: of the folder with the slides, as seen from the page.
-        teaching: folder of syllabus.md.
-    """
-    page = ["# Slides", "", "S opens the speaker's view, with notes; F fills the screen.", ""]
-    titles = read_goals((teaching / "syllabus.md").read_text(encoding="utf-8"))
-    for number, (title, _) in enumerate(titles, 1):
-        link = f'<a href="{address}/lecture_{number:02}.html">{escape(title)}</a>'
-        page.append(f"{number}. {link}")
-    return "\n".join(page) + "\n"
-
-
 def read_sections(notebooks: Path) -> dict[str, Section]:
     """Return the sections of all notebooks by their number, such as "2" and "2.3"."""
     sections: dict[str, Section] = {}

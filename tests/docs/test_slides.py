@@ -11,7 +11,7 @@ pytest.importorskip("mdit_py_plugins")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from make_slides import make_slides, read_goals, read_sections, slides_page  # noqa: E402
+from make_slides import make_slides, read_goals, read_sections  # noqa: E402
 
 TEXT = """\
 ## 1 Masks
@@ -181,9 +181,3 @@ def test_goals_and_sections_are_read_from_the_repository():
     assert len(goals) == 12
     assert all(3 <= text.count("\n- ") <= 4 for _, text in goals)
     assert len(read_sections(ROOT / "notebooks")) > 60
-
-
-def test_a_page_links_to_the_slides(folder):
-    page = slides_page(teaching=folder)
-    assert page.endswith('\n1. <a href="../slides/lecture_01.html">Masks &amp; more</a>\n')
-    assert slides_page().count(".html") == 12
