@@ -24,6 +24,7 @@ from qkv.attention.variants.differential import DifferentialAttention
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
 from qkv.attention.variants.feature_sums import divide, feature_map, key_value_sums
 from qkv.attention.variants.gated import GatedAttention
+from qkv.attention.variants.gated_delta import GatedDeltaAttention
 from qkv.attention.variants.global_tokens import GlobalTokensAttention
 from qkv.attention.variants.latent import LatentAttention
 from qkv.attention.variants.linear import LinearAttention
@@ -88,6 +89,7 @@ def make_modules(length: int) -> Rivals:
         "global tokens": GlobalTokensAttention(*sizes, **window, n_global=4),
         "streaming, causal": StreamingAttention(*sizes, **window),
         "linear": LinearAttention(*sizes),
+        "gated delta, causal": GatedDeltaAttention(*sizes),
         "latent": LatentAttention(
             *sizes, d_latent=4 * D_HEAD, d_rotary=D_HEAD // 2, rotary=Rotary(D_HEAD // 2)
         ),

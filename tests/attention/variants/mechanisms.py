@@ -11,6 +11,7 @@ from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.differential import DifferentialAttention
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
 from qkv.attention.variants.gated import GatedAttention
+from qkv.attention.variants.gated_delta import DeltaState, GatedDeltaAttention
 from qkv.attention.variants.global_tokens import GlobalTokensAttention
 from qkv.attention.variants.latent import LatentAttention
 from qkv.attention.variants.linear import LinearAttention
@@ -48,6 +49,7 @@ MECHANISMS = {
         *SIZES, lambda_init=0.4, causal=causal, rotary=Rotary(D // 2)
     ),
     "gated": lambda causal: GatedAttention(*SIZES, n_kv_heads=1, causal=causal, rotary=Rotary(D)),
+    "gated-delta": lambda causal: GatedDeltaAttention(*SIZES, causal=causal),
     "qk-norm": lambda causal: QKNormAttention(
         *SIZES, n_kv_heads=1, causal=causal, rotary=Rotary(D)
     ),
@@ -55,7 +57,8 @@ MECHANISMS = {
         *SIZES, d_latent=7, d_rotary=2, rotary=Rotary(2), causal=causal
     ),
 }
-BOTH_WAYS = [name for name in MECHANISMS if name != "streaming"]
+RECURRENT = {"linear": LinearState, "gated-delta": DeltaState}  # keys are summed in a state
+BOTH_WAYS = [name for name in MECHANISMS if name not in ("streaming", "gated-delta")]
 CASES = [(name, True) for name in MECHANISMS] + [(name, False) for name in BOTH_WAYS]
 
 
@@ -64,8 +67,8 @@ def build(name, causal=True):
 
 
 def make_cache(name):
-    if name == "linear":
-        return LinearState()
+    if name in RECURRENT:
+        return RECURRENT[name]()
     return StreamingCache(n_sinks=3, window=2) if name == "streaming" else KeyValueCache()
 
 

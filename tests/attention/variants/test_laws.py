@@ -6,6 +6,7 @@ from tests.attention.variants.mechanisms import (
     CASES,
     D_MODEL,
     MECHANISMS,
+    RECURRENT,
     B,
     D,
     H,
@@ -26,9 +27,9 @@ from qkv.errors import ConfigError, LengthError, ShapeError
 
 every_case = pytest.mark.parametrize(("name", "causal"), CASES)
 every_mechanism = pytest.mark.parametrize("name", list(MECHANISMS))
-SELF_ONLY = ("sliding", "dilated", "global", "streaming", "relative", "latent")
+SELF_ONLY = ("sliding", "dilated", "global", "streaming", "relative", "latent", "gated-delta")
 NO_PLAIN_MIX = ("relative", "differential", "latent")  # see their own tests
-ROWS_SUM_TO_ONE = set(MECHANISMS) - {"sigmoid", "sink", "differential"}
+ROWS_SUM_TO_ONE = set(MECHANISMS) - {"sigmoid", "sink", "differential", "gated-delta"}
 
 
 def stack_of(name, causal=True, norm_first=False):
@@ -51,7 +52,7 @@ def real_tokens(*rows):
 
 def random_mask(name):
     """A mask for each head and query where the mechanism can take one."""
-    shape = (B, H, 1, L) if name == "linear" else (B, H, L, L)
+    shape = (B, H, 1, L) if name in RECURRENT else (B, H, L, L)
     mask = torch.rand(shape) < 0.6
     mask[0, 1] = False
     return mask
@@ -167,7 +168,7 @@ def test_rewind_equals_never_stepped_or_is_refused(name):
     stack, x, caches = stack_of(name), tokens(), caches_of(name)
     stack(x[:, :7], caches=caches)
     caches[0].rewind(7)
-    if name in ("linear", "streaming"):
+    if name in (*RECURRENT, "streaming"):
         with pytest.raises(LengthError, match=r"cannot rewind to length 4: .* 7 tokens"):
             caches[0].rewind(4)
         return
@@ -223,7 +224,7 @@ def test_recorded_weights_are_zero_where_the_mask_or_time_forbids(name, causal):
         assert_close(weights.sum(-1), some.double())
 
 
-@pytest.mark.parametrize("name", [n for n in MECHANISMS if n not in ("linear", "streaming")])
+@pytest.mark.parametrize("name", [n for n in MECHANISMS if n not in (*RECURRENT, "streaming")])
 def test_over_steps_the_record_is_that_of_the_whole_pass(name):
     module, x, cache = build(name), tokens(), make_cache(name)
     with record_attention(module) as whole:

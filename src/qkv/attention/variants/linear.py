@@ -6,13 +6,13 @@ attention". Shapes: B batch, H heads, Q queries, K keys, D head width.
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, atleast_2d
+from torch import Tensor
 
 from qkv.attention.cache import KeyValueCache, MemoryCache
-from qkv.attention.masks import check_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants import feature_sums as sums
 from qkv.attention.variants.linear_state import LinearState
+from qkv.attention.variants.recurrent import real_keys_mask
 from qkv.attention.variants.self_attention import refuse_memory
 from qkv.errors import ConfigError
 
@@ -50,7 +50,9 @@ class LinearAttention(MultiHeadAttention):
         keys = sums.feature_map(self._split(self.key(memory)))
         values = F.pad(self._split(self.value(memory)), (0, 1), value=1.0)
         if mask is not None:
-            keys = keys * self._real(mask, queries, keys, state.length if state else 0)
+            past = state.length if state else 0
+            shape = (*queries.shape[:3], past + keys.shape[2])
+            keys = keys * real_keys_mask(mask, shape, past, mechanism="linear attention")
         if self.recorder is not None:
             self.recorder(sums.linear_weights(queries, keys, causal=self.causal))
         if self.causal:
@@ -58,17 +60,6 @@ class LinearAttention(MultiHeadAttention):
         else:
             mixed = queries @ sums.key_value_sums(keys, values)
         return self.join(sums.divide(mixed), x)
-
-    def _real(self, mask: Tensor, queries: Tensor, keys: Tensor, past: int) -> Tensor:
-        n_keys = past + keys.shape[2]
-        check_mask(mask, (*queries.shape[:3], n_keys))
-        mask = atleast_2d(mask)
-        if mask.shape[-2] != 1:
-            raise ConfigError(
-                f"linear attention got a mask of shape {tuple(mask.shape)}; keys are summed "
-                "once for all queries, so a mask must hide a key from all of them or from none"
-            )
-        return mask.expand(*mask.shape[:-1], n_keys)[..., past:].transpose(-2, -1)
 
     def _state(self, cache: object) -> LinearState | None:
         if cache is None or (self.causal and isinstance(cache, LinearState)):
