@@ -6,12 +6,8 @@ window.MathJax = {
   options: {
     ignoreHtmlClass: "mathjax_ignore|tex2jax_ignore|document",
     processHtmlClass: "mathjax_process|tex2jax_process|math|output_area",
-    enableMenu: false,
-    enableEnrichment: false,
-    enableSpeech: false,
-    enableBraille: false,
-    enableExplorer: false,
     enableAssistiveMml: true,
+    menuOptions: {settings: {enrich: false, speech: false, braille: false, assistiveMml: true}},
   },
   svg: {mtextInheritFont: true},
   tex: {tags: "none"},

@@ -44,7 +44,7 @@ PAGES = {
 }
 # A program, and modules whose names are listed where they are defined.
 LEFT_OUT = {"qkv.inference.check", "qkv.api", "qkv.tutorial.show"}
-LINK = re.compile(r"\[((?:[^\]\[]|\[[^\]]*\])+)\]\(\.\./([^)#\s]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"\[((?:[^\]\[]|\[[^\]]*\])+)\]\((?:\.\./)+([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def stage() -> None:
@@ -55,7 +55,9 @@ def stage() -> None:
         if MODULES not in path.parents:
             target = SOURCE / path.relative_to(DOCS)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(with_links(path.read_text(encoding="utf-8")), encoding="utf-8")
+            up = "../" * (len(path.relative_to(DOCS).parts) - 1)
+            text = path.read_text(encoding="utf-8")
+            target.write_text(with_links(text, up=up), encoding="utf-8")
     shutil.copytree(DOCS / "images", SOURCE / "images")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         book = json.loads(path.read_text(encoding="utf-8"))
@@ -121,6 +123,8 @@ def with_links(text: str, *, up: str = "") -> str:
         package = ".".join(path.removeprefix("src/").split("/"))
         if path.startswith("src/qkv/") and package in packages():
             return f"[{label}]({up}api/{package}.md)"
+        if path.startswith("docs/") and path.endswith(".md"):
+            return f"[{label}]({up}{path.removeprefix('docs/')})"
         if path.startswith("notebooks/"):
             return f"[{label}]({up}tutorial/{Path(path).name})"
         return label

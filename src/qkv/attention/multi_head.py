@@ -102,7 +102,7 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B Q D_model"],
-        memory: Float[Tensor, "B K D_model"] | None = None,
+        memory: Float[Tensor, "memories K D_model"] | None = None,
         *,
         mask: Bool[Tensor, "..."] | None = None,
         positions: Int[Tensor, "..."] | None = None,
@@ -112,7 +112,8 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: the tokens that attend.
-            memory: the tokens attended to; None means x.
+            memory: the tokens attended to, (B, K, D_model), or with a cache that is filled one row
+                for several of x; None means x.
             mask: True = may attend, broadcastable to (B, H, Q, K).
             positions: positions of x, (Q,) or (B, Q), for rotary; None continues from the cache.
             cache: keys and values of earlier calls, to which those of x (or, once, of the memory)

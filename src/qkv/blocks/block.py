@@ -134,7 +134,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B Q D"],
-        memory: Float[Tensor, "B K D"] | None = None,
+        memory: Float[Tensor, "memories K D"] | None = None,
         *,
         mask: Bool[Tensor, "..."] | None = None,
         memory_mask: Bool[Tensor, "..."] | None = None,
@@ -145,7 +145,8 @@ class Block(nn.Module):
 
         Args:
             x: the tokens.
-            memory: the encoder's output, for a block with cross-attention.
+            memory: the encoder's output, for a block with cross-attention: (B, K, D), or with a
+                cache that is filled one row for several of x.
             mask: True = may attend, broadcastable to (B, H, Q, Q + past).
             memory_mask: True = may attend, broadcastable to (B, H, Q, K).
             positions: positions of x, (Q,) or (B, Q).

@@ -47,7 +47,7 @@ class Stack(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B Q D"],
-        memory: Float[Tensor, "B K D"] | None = None,
+        memory: Float[Tensor, "memories K D"] | None = None,
         *,
         mask: Bool[Tensor, "..."] | None = None,
         memory_mask: Bool[Tensor, "..."] | None = None,

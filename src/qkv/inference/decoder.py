@@ -45,7 +45,7 @@ class FastStack(Stack):
     def forward(
         self,
         x: Float[Tensor, "B n D"],
-        memory: Float[Tensor, "B K D"] | None = None,
+        memory: Float[Tensor, "memories K D"] | None = None,
         *,
         mask: Bool[Tensor, "..."] | None = None,
         memory_mask: Bool[Tensor, "..."] | None = None,

@@ -113,7 +113,7 @@ ZOO = {
     "sentiment": _ours(
         "sentiment",
         "positive or negative opinions, English: a LoRA adapter of SmolLM2",
-        "one clear opinion in 14 is wrong, more if ironic or a single word; knows no neutral texts",
+        "one clear opinion in 25 is wrong, a third of ironic ones; knows no neutral texts",
         base=SMOLLM2,
     ),
     "sentiment-small": _ours(
