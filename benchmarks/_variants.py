@@ -22,7 +22,6 @@ from qkv.attention.variants.gated import GatedAttention
 from qkv.attention.variants.global_tokens import GlobalTokensAttention
 from qkv.attention.variants.latent import LatentAttention
 from qkv.attention.variants.linear import LinearAttention
-from qkv.attention.variants.linear_state import LinearState
 from qkv.attention.variants.qk_norm import QKNormAttention
 from qkv.attention.variants.relative import RelativeAttention
 from qkv.attention.variants.sigmoid import SigmoidAttention
@@ -35,7 +34,6 @@ from qkv.blocks.config import BlockConfig
 from qkv.blocks.embedding import TokenEmbedding
 from qkv.blocks.positions import Rotary, SinusoidalPositions
 from qkv.blocks.stack import Stack
-from qkv.blocks.state import DecodingState
 from qkv.data.batches import Batching
 from qkv.data.dates import TUTORIAL_LOCALES, date_pairs
 from qkv.data.tokenizers import Tokenizer
@@ -157,13 +155,6 @@ class DateTransformer(Transformer):
         window = DATES["window"]
         self.encoder = rebuild(self.encoder, config.block(decoder=False), make, window)
         self.decoder = rebuild(self.decoder, config.block(decoder=True), make, window)
-
-    def start(self, source: Tensor, token_mask: Tensor | None = None) -> DecodingState:
-        state = super().start(source, token_mask)
-        for slots, block in zip(state.caches, self.decoder.blocks, strict=True):
-            if isinstance(block.self_attention, LinearAttention):
-                slots.self_attention = LinearState()
-        return state
 
 
 @cache

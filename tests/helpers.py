@@ -25,6 +25,7 @@ from qkv.blocks.state import DecodingState
 from qkv.models.bart import Bart, BartConfig
 from qkv.models.causal import CausalLM
 from qkv.models.gpt import GPT, GPTConfig
+from qkv.models.hybrid import Hybrid, HybridConfig
 from qkv.models.llama import Llama, LlamaConfig
 from qkv.models.marian import Marian, MarianConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
@@ -207,6 +208,12 @@ def llama(**options):
     return randomized(Prompted(Llama(config)))
 
 
+def hybrid(*layers, **options):
+    sizes = {"d_model": 24, "n_heads": 6, "d_ff": 13, "n_layers": 5}
+    config = HybridConfig(vocab_size=TARGET_VOCAB, layers=layers, **sizes | options)
+    return randomized(Prompted(Hybrid(config)))
+
+
 def prompted(make_attention):
     """A causal language model of a mechanism that depends on positions."""
     config = BlockConfig(d_model=24, n_heads=6, d_ff=13, causal=True, norm_first=True)
@@ -222,6 +229,7 @@ PROMPTED = {
         rotary_scaling=TurnsScaling(factor=4.0, original_length=16),
         rotary_base=100.0,
     ),
+    "hybrid": lambda: hybrid("nope", "window", window=3, n_layers=2),
     "llama-window": lambda: llama(window=3, first_window_layer=1),
     "dilated": lambda: prompted(
         lambda: DilatedWindowAttention(24, 6, window=1, dilation=2, causal=True)

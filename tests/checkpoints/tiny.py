@@ -193,6 +193,15 @@ TINY = {
         "d_embedding": 11,
         "d_hidden": 26,
     },
+    "qkv_hybrid": {
+        "vocab_size": 37,
+        "d_model": 22,
+        "n_heads": 11,
+        "d_ff": 29,
+        "n_layers": 5,
+        "layers": ["gated_delta", "window", "nope"],
+        "window": 7,
+    },
     "qkv_pointer_generator": {
         "vocab_size": 37,
         "n_positions": 41,

@@ -10,8 +10,9 @@ import pytest
 from tests.checking import NIGHTLY
 from tests.checkpoints.tiny import TINY
 
-# A loop over the words of a text, each step of which reads the last, has no graph for any length.
-LOOPS = {"qkv_rnn"}
+# A loop over the words or chunks of a text, each step of which reads the last, has no graph for any
+# length.
+LOOPS = {"qkv_rnn", "qkv_hybrid"}
 # Their code is another's (RoBERTa's, Llama's, T5's), so that a graph of theirs is one of those.
 AGAIN = {"camembert", "xlm-roberta", "qwen2", "mt5"}
 FAMILIES = [name for name in TINY if name not in (LOOPS if NIGHTLY else LOOPS | AGAIN)]

@@ -28,6 +28,7 @@ KINDS = {
     ("marian", "MarianMTModel"): "translate",
     ("t5", "T5ForConditionalGeneration"): "translate",
     ("qkv_rnn", "RNNSeq2Seq"): "translate",
+    ("qkv_hybrid", "Hybrid"): "generate",
     ("qkv_pointer_generator", "PointerGenerator"): "summarize",
 }
 

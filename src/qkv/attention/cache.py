@@ -4,6 +4,7 @@ B batch, G key heads, D head width.
 """
 
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,25 @@ KeysValues = tuple[Tensor, Tensor]
 def is_all(rows: Int[Tensor, " rows"], n: int) -> bool:
     """Return whether rows are 0, 1, ..., n - 1: nothing has to be copied."""
     return len(rows) == n and torch.equal(rows, torch.arange(n, device=rows.device))
+
+
+@runtime_checkable
+class SelfAttentionCache(Protocol):
+    """What a decoding loop does with the cache of a layer, whatever its mechanism stores."""
+
+    length: int
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these rows of the batch, in this order; rows may repeat or be missing."""
+
+    def rewind(self, length: int) -> None:
+        """Discard everything after the first `length` tokens, or raise a LengthError."""
+
+    def forget(self, n: int) -> None:
+        """Drop the first n positions, which are padding in every row."""
+
+    def join(self, other: Any, rows: tuple[int, int]) -> None:
+        """Add the rows of another cache of the same layer below these."""
 
 
 class KeyValueCache:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qkv.attention.biased import PositionBias, biased_attention
-from qkv.attention.cache import KeysValues, KeyValueCache, MemoryCache
+from qkv.attention.cache import KeysValues, KeyValueCache, MemoryCache, SelfAttentionCache
 from qkv.attention.core import attention, attention_weights
 from qkv.attention.masks import key_positions
 from qkv.attention.record import Recorder
@@ -134,6 +134,10 @@ class MultiHeadAttention(nn.Module):
         if self.recorder is not None:
             self.recorder(_as_rows(self.weights(queries, keys, mask), rows))
         return self.join(_as_rows(self.attend(queries, keys, values, mask), rows), x)
+
+    def new_cache(self) -> SelfAttentionCache:
+        """Return an empty cache for decoding with this mechanism."""
+        return KeyValueCache()
 
     def queries(self, x: Float[Tensor, "B Q D_model"], positions: Tensor) -> Tensor:
         """Project x to queries (B, H, Q, D)."""

@@ -4,11 +4,12 @@ Shapes: B batch, Q queries (the block's own tokens), K keys (the memory's tokens
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention.cache import KeyValueCache, MemoryCache
+from qkv.attention.cache import KeyValueCache, MemoryCache, SelfAttentionCache
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.config import BlockConfig
 from qkv.blocks.dropout import Dropout
@@ -41,10 +42,15 @@ class Residual(nn.Module):
 
 
 class LayerCache:
-    """The caches of one block: self-attention's grows, cross-attention's is filled once."""
+    """The caches of one block: self-attention's grows, cross-attention's is filled once.
 
-    def __init__(self) -> None:
-        self.self_attention = KeyValueCache()
+    Args:
+        self_attention: an empty cache of its mechanism; None means one of keys and values.
+    """
+
+    def __init__(self, self_attention: SelfAttentionCache | None = None) -> None:
+        # Each mechanism, and the kernel of few rows, knows its own kind of cache.
+        self.self_attention: Any = self_attention or KeyValueCache()
         self.cross_attention = MemoryCache()
 
     def reorder(
@@ -130,6 +136,11 @@ class Block(nn.Module):
             config.d_model, config.d_ff, kind=config.feed_forward, bias=config.bias
         )
         self.feed_forward_residual = Residual(config)
+
+    def new_cache(self) -> LayerCache:
+        """Return empty caches for decoding with this block's mechanisms."""
+        make = getattr(self.self_attention, "new_cache", KeyValueCache)
+        return LayerCache(make())
 
     def forward(
         self,

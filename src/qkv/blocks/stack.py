@@ -44,6 +44,10 @@ class Stack(nn.Module):
                 config.norm, config.d_model, eps=config.norm_eps, bias=config.bias
             )
 
+    def new_caches(self) -> list[LayerCache]:
+        """Return empty caches for decoding, one per block, as its mechanism needs them."""
+        return [getattr(block, "new_cache", LayerCache)() for block in self.blocks]
+
     def forward(
         self,
         x: Float[Tensor, "B Q D"],

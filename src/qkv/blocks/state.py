@@ -20,7 +20,8 @@ class DecodingState:
     """The state of a batch during decoding, owned by the decoding loop.
 
     Args:
-        n_layers: number of decoder blocks.
+        caches: empty caches of the decoder blocks (`Stack.new_caches`), or the number of blocks,
+            if all have multi-head attention.
         memory: output of the encoder; None for a model without one.
         memory_mask: True = a real token of the source; None if all are.
         n_rows: number of rows; None: those of the memory, or of the first tokens.
@@ -28,7 +29,7 @@ class DecodingState:
 
     def __init__(
         self,
-        n_layers: int,
+        caches: int | list[LayerCache],
         memory: Float[Tensor, "batch keys D"] | None = None,
         memory_mask: Bool[Tensor, "batch keys"] | None = None,
         *,
@@ -38,7 +39,9 @@ class DecodingState:
         self._n_rows = n_rows if memory is None else memory.shape[0]
         self._device = None if memory is None else memory.device
         self.memory = memory
-        self.caches = [LayerCache() for _ in range(n_layers)]
+        if isinstance(caches, int):
+            caches = [LayerCache() for _ in range(caches)]
+        self.caches = caches
         self.memory_mask = attention_mask(memory_mask)
         self._token_mask: Bool[Tensor, "batch length"] | None = None
         self._sharing = 1  # number of rows of each memory

@@ -82,7 +82,7 @@ def check_size(
     """
     for one in family.fields:
         n_layers = getattr(config, one.ours)
-        if one.ours.endswith("layers") and n_layers > max(len(weights), FEW_LAYERS):
+        if one.ours.endswith("_layers") and n_layers > max(len(weights), FEW_LAYERS):
             raise ConfigError(
                 f"{one.theirs} = {n_layers}, but there are only {len(weights)} tensors: "
                 "config.json describes another model than the stored one"

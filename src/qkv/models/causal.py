@@ -112,12 +112,12 @@ class CausalLM(nn.Module):
             token_mask: True = a real token; padding may be on either side.
         """
         check_tokens(source)
-        n_rows, n_layers = len(source), len(self.stack.blocks)
-        state = DecodingState(n_layers, n_rows=n_rows)
+        n_rows = len(source)
+        state = DecodingState(self.stack.new_caches(), n_rows=n_rows)
         shared = shared_prefix(source, token_mask)
         if shared >= LEAST_SHARED:
             prefix, source, token_mask = split_prefix(source, token_mask, shared)
-            state = DecodingState(n_layers, n_rows=1)
+            state = DecodingState(self.stack.new_caches(), n_rows=1)
             self._advance(prefix, state, None)
             state.reorder(source.new_zeros(n_rows))
         if source.shape[1]:

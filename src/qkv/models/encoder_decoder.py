@@ -52,8 +52,8 @@ class EncoderDecoder(Seq2Seq[DecodingState]):
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
     ) -> DecodingState:
         """Encode the source; return the state for `step`."""
-        n_layers = len(self.decoder.blocks)
-        return DecodingState(n_layers, self.encode(source, token_mask), token_mask)
+        caches = self.decoder.new_caches()
+        return DecodingState(caches, self.encode(source, token_mask), token_mask)
 
     def advance(
         self,

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from qkv.attention.cache import KeyValueCache
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.single_head import SingleHeadAttention
 from qkv.blocks.block import Block
@@ -70,7 +71,9 @@ def describe_memory(model: nn.Module) -> Rows:
     cached = [
         2 * module.key.out_features * CACHED
         for module in model.modules()
-        if isinstance(module, MultiHeadAttention) and module.causal
+        if isinstance(module, MultiHeadAttention)
+        and module.causal
+        and isinstance(module.new_cache(), KeyValueCache)  # the others do not grow
     ]
     rows = []
     for dtype in dict.fromkeys((own, *DTYPES)):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from cyclopts import Parameter
 from torch import Tensor
 
+from qkv.attention.variants.registry import check_layers
 from qkv.checkpoints.registry import family_of
 from qkv.data.parts import hold_out_groups
 from qkv.data.pretraining import causal_batches
@@ -18,6 +19,7 @@ from qkv.evaluation.perplexity import LanguageModelScores
 from qkv.generation.sampling import Sampling
 from qkv.generation.stepping import check_max_length
 from qkv.models.causal import CausalLM
+from qkv.models.hybrid import Hybrid, HybridConfig
 from qkv.models.llama import Llama, LlamaConfig
 from qkv.tasks.commands import Predict, language_note, score_row
 from qkv.tasks.generator import Generation, Generator
@@ -47,6 +49,9 @@ class DecoderSizes:
         n_layers: number of blocks.
         tied_output: use the embedding as the weight of the output layer.
         attention_dropout: dropout of the attention weights.
+        layers: mechanism of each layer, repeated up to n_layers, such as gated_delta three times,
+            then attention; default: attention. See `qkv.attention.variants.registry`.
+        window: number of tokens that a query of a layer named window sees, including its own.
     """
 
     d_model: int = 128
@@ -56,6 +61,14 @@ class DecoderSizes:
     n_layers: int = 4
     tied_output: bool = True
     attention_dropout: float = 0.0
+    layers: tuple[str, ...] | None = None
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the layers."""
+        if self.layers is not None or self.window is not None:
+            layers = ("attention",) if self.layers is None else self.layers
+            check_layers(layers, self.n_layers, window=self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +155,18 @@ def fresh_generator(
         tokenizer = Tokenizer.train_characters(texts).begin_with_stop()
     else:
         tokenizer = Tokenizer.train_bpe(texts, vocab_size).begin_with_stop()
-    config = LlamaConfig(n_positions=context, vocab_size=tokenizer.vocab_size, **asdict(sizes))
+    fields: dict[str, Any] = asdict(sizes) | {
+        "n_positions": context,
+        "vocab_size": tokenizer.vocab_size,
+    }
+    if sizes.layers is None:
+        del fields["layers"], fields["window"]
+        family, model = "llama", Llama(LlamaConfig(**fields))
+    else:
+        family, model = "qkv_hybrid", Hybrid(HybridConfig(**fields))
     ends = {"bos_token_id": tokenizer.stop, "eos_token_id": tokenizer.stop}
-    fields = family_of("llama").write_config(config) | ends | {"pad_token_id": tokenizer.pad}
-    return Generator(Loaded(Llama(config), tokenizer, config=fields))
+    raw = family_of(family).write_config(model.config) | ends | {"pad_token_id": tokenizer.pad}
+    return Generator(Loaded(model, tokenizer, config=raw))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,39 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(fit, text, tmp_path, mo
         assert torch.equal(tensor, whole[name]), name
 
 
+def test_a_pattern_of_layers_is_learned_and_kept(fit, tmp_path):
+    layers = ("gated_delta", "window", "attention")
+    sizes = DecoderSizes(d_model=24, n_heads=6, d_ff=29, n_layers=4, layers=layers, window=5)
+    made = fit(tmp_path / "made", model=sizes, training={"steps": 60})
+    assert json.loads((made / "results.json").read_text())["validation"]["bits_per_character"] < 1.9
+    config = json.loads((made / "config.json").read_text())
+    assert (config["model_type"], config["layers"]) == ("qkv_hybrid", list(layers))
+    generator = Generator.load(made)
+    assert generator.model.config.layers == layers
+    assert generator.context == 11
+    kinds = [type(block.self_attention).__name__ for block in generator.model.stack.blocks]
+    assert kinds == [
+        "GatedDeltaAttention",
+        "SlidingWindowAttention",
+        "MultiHeadAttention",
+        "GatedDeltaAttention",
+    ]
+    assert generator(["abc"], max_length=5)[0].text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"layers": ()}, "expected a list of at least one of attention"),
+        ({"layers": ("mamba",)}, r"layers\[0\] = 'mamba' is unknown"),
+        ({"window": 5}, "window = 5 with layers = attention"),
+    ],
+)
+def test_a_pattern_that_cannot_be_built_is_refused(sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        DecoderSizes(**sizes)
+
+
 @pytest.fixture
 def base(tmp_path):
     """A language model of other sizes, for 13 tokens."""

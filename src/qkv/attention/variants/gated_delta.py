@@ -116,6 +116,10 @@ class GatedDeltaAttention(MultiHeadAttention):
         log_alpha = -self.log_rate.exp() * step
         return log_alpha.transpose(1, 2), self.beta(x).sigmoid().transpose(1, 2)
 
+    def new_cache(self) -> DeltaState:
+        """Return an empty state for decoding."""
+        return DeltaState()
+
     def _state(self, cache: object) -> DeltaState:
         if cache is None:
             return DeltaState()

@@ -61,6 +61,10 @@ class LinearAttention(MultiHeadAttention):
             mixed = queries @ sums.key_value_sums(keys, values)
         return self.join(sums.divide(mixed), x)
 
+    def new_cache(self) -> LinearState:
+        """Return an empty state for decoding."""
+        return LinearState()
+
     def _state(self, cache: object) -> LinearState | None:
         if cache is None or (self.causal and isinstance(cache, LinearState)):
             if cache is not None and self.recorder is not None:

@@ -7,7 +7,8 @@ from torch import nn
 
 from qkv.checkpoints.family import OF_TYPE, REQUIRED, Architecture, Family, Field
 from qkv.checkpoints.table import row
-from qkv.json_fields import COUNT, kind_of
+from qkv.json_fields import COUNT, TEXT, kind_of, list_of
+from qkv.models.hybrid import Hybrid, HybridConfig
 from qkv.models.pointer_generator import PointerGenerator, PointerGeneratorConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.transformer import Transformer, TransformerConfig
@@ -21,17 +22,7 @@ def own(model_type: str, model: type[nn.Module], config: Any) -> Family:
     return Family(
         model_type=model_type,
         config=config,
-        fields=[
-            Field(
-                one.name,
-                one.name,
-                REQUIRED if one.default is dataclasses.MISSING else one.default,
-                kind=kind_of(
-                    annotations[one.name], OF_TYPE | ({int: COUNT} if one.name in FROM_0 else {})
-                ),
-            )
-            for one in dataclasses.fields(config)
-        ],
+        fields=[_field(one, annotations[one.name]) for one in dataclasses.fields(config)],
         architectures=(
             Architecture(
                 name=model.__name__,
@@ -43,8 +34,18 @@ def own(model_type: str, model: type[nn.Module], config: Any) -> Family:
     )
 
 
+def _field(one: "dataclasses.Field[Any]", annotation: Any) -> Field:
+    default = REQUIRED if one.default is dataclasses.MISSING else one.default
+    if annotation == tuple[str, ...]:
+        kind = list_of(TEXT)
+        return Field(one.name, one.name, default, decode=tuple, encode=list, kind=kind)
+    kinds = OF_TYPE | ({int: COUNT} if one.name in FROM_0 else {})
+    return Field(one.name, one.name, default, kind=kind_of(annotation, kinds))
+
+
 FAMILIES = (
     own("qkv_transformer", Transformer, TransformerConfig),
     own("qkv_rnn", RNNSeq2Seq, RNNConfig),
+    own("qkv_hybrid", Hybrid, HybridConfig),
     own("qkv_pointer_generator", PointerGenerator, PointerGeneratorConfig),
 )
