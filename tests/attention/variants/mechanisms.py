@@ -24,6 +24,7 @@ from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.attention.variants.softcap import SoftcapAttention
 from qkv.attention.variants.streaming import StreamingAttention
 from qkv.attention.variants.streaming_cache import StreamingCache
+from qkv.attention.variants.top_k import TopKAttention
 from qkv.blocks.positions import Rotary
 
 B, L, D_MODEL, H, D = 2, 11, 12, 3, 4
@@ -53,6 +54,9 @@ MECHANISMS = {
     "qk-norm": lambda causal: QKNormAttention(
         *SIZES, n_kv_heads=1, causal=causal, rotary=Rotary(D)
     ),
+    "top-k": lambda causal: TopKAttention(
+        *SIZES, k=3, n_index_heads=2, n_kv_heads=1, causal=causal, rotary=Rotary(D)
+    ),
     "latent": lambda causal: LatentAttention(
         *SIZES, d_latent=7, d_rotary=2, rotary=Rotary(2), causal=causal
     ),
@@ -70,6 +74,11 @@ def make_cache(name):
     if name in RECURRENT:
         return RECURRENT[name]()
     return StreamingCache(n_sinks=3, window=2) if name == "streaming" else KeyValueCache()
+
+
+def by_the_output(module):
+    """Parameters that have a gradient by the output; an indexer has another loss."""
+    return [p for name, p in module.named_parameters() if "index_" not in name]
 
 
 def tokens(length=L):

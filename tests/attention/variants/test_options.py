@@ -23,6 +23,7 @@ from qkv.attention.variants.sink import SinkAttention
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.attention.variants.softcap import SoftcapAttention
 from qkv.attention.variants.streaming import StreamingAttention
+from qkv.attention.variants.top_k import TopKAttention
 from qkv.blocks.positions import ALiBi, Rotary
 from qkv.errors import ConfigError
 
@@ -39,6 +40,7 @@ TAKES_ALL = {
     "sink": (SinkAttention, {}),
     "differential": (DifferentialAttention, {}),
     "gated": (GatedAttention, {}),
+    "top-k": (TopKAttention, {"k": L}),
     "qk-norm": (QKNormAttention, {}),
 }
 every_variant = pytest.mark.parametrize("name", list(TAKES_ALL))
