@@ -3,11 +3,14 @@
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from qkv.errors import ConfigError, LengthError
+from qkv.generation.state import Decodable
 from qkv.generation.stepping import Ends
 
 Choose = Callable[[Float[Tensor, " V"]], int]
@@ -75,3 +78,30 @@ class Request:
     def tell(self, token: int | BaseException | None) -> None:
         """Pass on a token, or the end, to whoever waits; called in the thread of the model."""
         self._tokens.put(token)
+
+
+@dataclass
+class Reading:
+    """A prompt that is being read: its state, and the number of tokens read."""
+
+    request: Request
+    state: Any = None
+    n_read: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all tokens but the last were read."""
+        return self.n_read >= len(self.request.prompt) - 1
+
+    def read(self, model: Decodable, most: int, device: torch.device | str) -> int:
+        """Read up to `most` tokens of the prompt, except its last; return their number."""
+        if self.request.cancelled:
+            return 0
+        ids = list(self.request.prompt[self.n_read : -1][:most])
+        chunk = torch.tensor([ids], dtype=torch.long, device=device)
+        if self.state is None:
+            self.state = model.start(chunk)
+        else:
+            model.step(chunk, self.state)
+        self.n_read += len(ids)
+        return len(ids)

@@ -13,23 +13,13 @@ reads a prompt, `join` adds its row to the batch, `reorder` drops the rows that 
 
 import threading
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from qkv.errors import BusyError, ConfigError
-from qkv.generation.request import Request
+from qkv.generation.request import Reading, Request
 from qkv.generation.state import Decodable
-
-
-@dataclass
-class Reading:
-    """A prompt that is being read: its state, and the number of tokens read."""
-
-    request: Request
-    state: Any = None
-    n_read: int = 0
 
 
 class Scheduler:
@@ -91,7 +81,7 @@ class Scheduler:
         """
         with self._changed:
             if len(self._waiting) >= self._max_waiting:  # those that were cancelled leave room
-                self._waiting = deque(one for one in self._waiting if not _left(one))
+                self._waiting = deque(x for x in self._waiting if not (x.cancelled and x.close()))
             if self._closed or len(self._waiting) >= self._max_waiting:
                 why = "is closed" if self._closed else f"has {self._max_waiting} waiting requests"
                 raise BusyError(f"the scheduler {why}; expected room for another: try again later")
@@ -155,32 +145,19 @@ class Scheduler:
                 break
             one = self._readings.popleft()
             try:
-                left -= self._read(one, left)
+                left -= one.read(self._model, left, self._device)
             except Exception as error:
                 one.request.close(error)
                 continue
             if one.request.cancelled:
                 one.request.close()
-            elif one.n_read < len(one.request.prompt) - 1:
+            elif not one.complete:
                 self._readings.append(one)
             else:
                 joined = _joined(joined, one.state)
                 self._rows.append(one.request)
                 self._last.append(one.request.prompt[-1])
         return joined
-
-    def _read(self, one: Reading, most: int) -> int:
-        """Read up to `most` tokens of a prompt, except its last; return their number."""
-        if one.request.cancelled:
-            return 0
-        ids = list(one.request.prompt[one.n_read : -1][:most])
-        chunk = torch.tensor([ids], dtype=torch.long, device=self._device)
-        if one.state is None:
-            one.state = self._model.start(chunk)
-        else:
-            self._model.step(chunk, one.state)
-        one.n_read += len(ids)
-        return len(ids)
 
     def _advance(self) -> None:
         """Compute a token for each row, and drop the rows that have ended."""
@@ -221,8 +198,3 @@ def _joined(state: Any, other: Any) -> Any:
         return other
     state.join(other)
     return state
-
-
-def _left(request: Request) -> bool:
-    """Return whether a request that waits was cancelled, which ends it."""
-    return request.cancelled and request.close()
