@@ -19,6 +19,7 @@ from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.differential import DifferentialAttention, initial_lambda
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
 from qkv.attention.variants.gated import GatedAttention
+from qkv.attention.variants.gated_delta import GatedDeltaAttention
 from qkv.attention.variants.global_tokens import GlobalTokensAttention
 from qkv.attention.variants.latent import LatentAttention
 from qkv.attention.variants.linear import LinearAttention
@@ -68,7 +69,7 @@ class Place:
 
 
 Make = Callable[[Place], nn.Module]
-BASELINE, STREAMING = "multi-head", "streaming, 4 sinks"
+BASELINE, STREAMING, DELTA = "multi-head", "streaming, 4 sinks", "gated delta"
 
 MECHANISMS: dict[str, Make] = {
     BASELINE: lambda p: MultiHeadAttention(*p.sizes, causal=p.causal),
@@ -93,6 +94,7 @@ MECHANISMS: dict[str, Make] = {
         p.d_model, p.n_heads // 2, lambda_init=initial_lambda(p.layer), causal=p.causal
     ),
     "linear": lambda p: LinearAttention(*p.sizes, causal=p.causal),
+    DELTA: lambda p: GatedDeltaAttention(*p.sizes, causal=p.causal),
     "gated": lambda p: GatedAttention(*p.sizes, causal=p.causal),
     "latent, rotary": lambda p: LatentAttention(
         *p.sizes,

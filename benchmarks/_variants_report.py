@@ -116,7 +116,7 @@ def draw(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
         "dates": ("exact match", "Dates: ahead is what knows its neighbours, and the gate"),
         "copy": (
             "right tokens beyond the windows",
-            f"Copying more than {REACH} symbols: done by a softmax over all keys",
+            f"Copying more than {REACH} symbols: by a softmax over all keys, or the delta rule",
         ),
     }
     for place, (task, (key, title)) in zip(axes[0], columns.items(), strict=True):
