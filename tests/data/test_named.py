@@ -13,8 +13,8 @@ PARTS = {"train": 900, "validation": 276, "test": 300}
 HALVES = {split: n // 2 for split, n in PARTS.items()}
 
 SIZES = {
-    ("opinions", "train"): "negative 4601 positive 4572",
-    ("opinions", "validation"): "positive 428 negative 411",
+    ("opinions", "train"): "negative 4892 positive 4864",
+    ("opinions", "validation"): "positive 458 negative 441",
     ("clear_opinions", "test"): "positive 50 negative 50",
     ("sst2", "train"): "positive 3610 negative 3310",
     ("sst2", "validation"): "positive 444 negative 428",

@@ -120,7 +120,7 @@ def test_a_full_queue_is_503_and_says_when_to_come_back(talker):
     refused = [one for one in statuses if one[0] == 503]
     assert refused
     assert {one[1] for one in refused} == {"1"}
-    assert {one[2]["error"]["code"] for one in refused} == {"queue_full"}
+    assert {one[2]["error"]["code"] for one in refused} == {"unavailable"}
     answered = [one for one in statuses if one[0] == 200]
     assert 3 <= len(answered) == 30 - len(refused)
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qkv.attention.cache import is_all
+from qkv.attention.cache import KeyValueCache, is_all
 from qkv.attention.masks import (
     attention_mask,
     check_token_mask,
@@ -138,9 +138,10 @@ class DecodingState:
         """Discard every position from `length` on."""
         if not 0 <= length <= self.length:
             raise LengthError(f"cannot rewind to length {length}: the state holds {self.length}")
+        # Those that may refuse come first: a state that was not rewound stays as it was.
+        for cache in sorted(self.caches, key=lambda x: isinstance(x.self_attention, KeyValueCache)):
+            cache.rewind(self._read + length)
         self._taken = self._read + length
-        for cache in self.caches:
-            cache.rewind(self._taken)
         if self._token_mask is not None:
             self._token_mask = self._token_mask[:, : self._taken]
 

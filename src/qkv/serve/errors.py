@@ -91,7 +91,7 @@ def describe(error: BaseException) -> tuple[int, str, str | None]:
     if isinstance(error, NoModelError):
         return 404, str(error), "model_not_found"
     if isinstance(error, BusyError):
-        return 503, str(error), "queue_full"
+        return 503, str(error), "unavailable"
     if isinstance(error, LengthError):
         return 400, str(error), "context_length_exceeded"
     if isinstance(error, QKVError) and not isinstance(error, FailedError):

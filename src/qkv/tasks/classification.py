@@ -27,6 +27,7 @@ from qkv.evaluation.classification import (
     multi_label_report,
 )
 from qkv.evaluation.temperature import fit_temperature
+from qkv.json_fields import quoted
 from qkv.models.heads import SequenceClassifier
 from qkv.tasks.classify import Classify
 from qkv.tasks.finetuning import load_with_head
@@ -52,6 +53,7 @@ from qkv.tasks.pipeline import (
     check_strings,
     longest_input,
     read_settings,
+    recorded,
     tells_texts_apart,
     tokenizer_setting,
     with_parameters,
@@ -101,6 +103,12 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
     def __post_init__(self) -> None:
         """Check the length."""
         check_positions(self.model, "max_length", self.max_length)
+        tokenizer = self.loaded.tokenizer
+        if self.prefix and tokenizer and len(tokenizer.encode(self.prefix)) >= self.max_length - 2:
+            raise ConfigError(
+                f"prefix = {quoted(self.prefix)} leaves no room for a text of max_length = "
+                f"{self.max_length} tokens; expected a few words"
+            )
 
     @classmethod
     def of(
@@ -194,6 +202,9 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         for part in (texts, seconds or ()):
             check_strings(part)
         pairs = tokenizer_setting(self.tokenizer, PAIRS)  # None in files of other libraries
+        columns = recorded(self.loaded.config).get("columns")
+        if pairs is None and isinstance(columns, dict):  # an adapter, with its base's tokenizer
+            pairs = "second" in columns
         if pairs is not None and pairs != (seconds is not None):
             kinds = ("single texts", "pairs of texts")
             raise DataError(

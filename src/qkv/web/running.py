@@ -8,6 +8,8 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from qkv.errors import ConfigError
+
 CONNECTIONS = 16_384  # files that the process may have open, if it may have as many
 LEAVE = 5  # seconds that answers may take to end after an interruption
 
@@ -20,8 +22,11 @@ def listen(host: str, port: int) -> socket.socket:
         port: port to listen on; 0 takes a free one.
 
     Raises:
+        ConfigError: there is no such port.
         OSError: the port is taken, or the address is not one of this computer.
     """
+    if not 0 <= port <= 65_535:
+        raise ConfigError(f"port = {port}; expected 0 to 65535")
     _allow_connections()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

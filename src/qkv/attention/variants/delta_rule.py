@@ -57,6 +57,8 @@ def gated_delta_rule(
         if memory is None:
             memory = keys.new_zeros(*keys.shape[:2], keys.shape[3], values.shape[3])
         past: Tensor = memory.to(exact)
+        if not queries.shape[2]:
+            return values, past.to(exact)
         outputs = []
         for q, k, v, g, b in zip(*(x.split(chunk, 2) for x in inputs), strict=True):
             decay, from_start = decays(g), g.cumsum(-1).exp()[..., None]

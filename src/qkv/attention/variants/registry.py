@@ -60,7 +60,7 @@ def check_layers(layers: Any, n_layers: int, *, window: int | None) -> None:
             f"layers = {layers!r}; expected a list of at least one of {', '.join(MECHANISMS)}"
         )
     for i, name in enumerate(layers):
-        if name not in MECHANISMS:
+        if not isinstance(name, str) or name not in MECHANISMS:
             raise ConfigError(
                 f"layers[{i}] = {name!r} is unknown; expected one of {', '.join(MECHANISMS)}"
             )
@@ -74,7 +74,7 @@ def check_layers(layers: Any, n_layers: int, *, window: int | None) -> None:
             f"window = {window} with layers = {', '.join(layers)}; expected a window if, and only "
             "if, a layer is named window"
         )
-    if window is not None and window < 2:
+    if window is not None and (type(window) is not int or window < 2):
         raise ConfigError(f"window = {window}; expected at least 2: the token itself and another")
 
 
