@@ -64,6 +64,11 @@ class _Server(uvicorn.Server):
         self._stopping()
         await super().shutdown(sockets)
 
+    def run(self, sockets: "list[socket.socket] | None" = None) -> None:
+        super().run(sockets)
+        if self._captured_signals:  # asyncio may have swallowed the interruption
+            raise KeyboardInterrupt
+
 
 def make_server(
     app: ASGIApp, stopping: Callable[[], None] = lambda: None, **options: Any
