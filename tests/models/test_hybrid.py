@@ -214,3 +214,30 @@ def test_memory_of_a_cache_counts_layers_that_grow():
     (single, *_) = describe_memory(hybrid("attention", n_layers=1).model)
     (name,) = (key for key in row if key.startswith("cache"))
     assert row[name] == single[name]
+
+
+def test_a_rewind_that_one_layer_refuses_changes_no_layer():
+    config = HybridConfig(
+        vocab_size=31,
+        d_model=16,
+        n_heads=4,
+        d_ff=24,
+        n_layers=2,
+        layers=("attention", "gated_delta"),
+    )
+    model = Hybrid(config).eval().double()
+    tokens = torch.randint(0, 31, (2, 7))
+    state = model.start(tokens[:, :1])
+    model.step(tokens[:, :4], state)
+    with pytest.raises(LengthError, match="cannot rewind to length"):
+        state.rewind(3)
+    assert state.length == 4
+    whole = model(torch.cat((tokens[:, :1], tokens[:, :6]), 1))
+    torch.testing.assert_close(model.step(tokens[:, 4:6], state), whole[:, 5:], rtol=0, atol=1e-12)
+
+
+def test_no_tokens_give_no_logits():
+    config = HybridConfig(
+        vocab_size=31, d_model=16, n_heads=4, d_ff=24, n_layers=1, layers=("gated_delta",)
+    )
+    assert Hybrid(config)(torch.zeros(2, 0, dtype=torch.long)).shape == (2, 0, 31)

@@ -65,6 +65,8 @@ def explore(
     for target in filter(None, (save, record)):
         if task == "recognize" and exists(target) and target.samefile(text):
             raise ConfigError(f"{target} is the image; expected another file")
+    if save is not None and save.suffix.lower() not in ("", ".html", ".htm"):
+        raise ConfigError(f"--save {save}; expected a page, whose name ends in .html")
     made = _look(task, model, fields, device, allow_download, quick)
     if record is not None:
         made.record.save(record)

@@ -368,3 +368,11 @@ def test_a_prefix_is_read_before_each_text_and_saved(base, tmp_path):
     path.write_text(path.read_text().replace('"the film "', "3"))
     with pytest.raises(ConfigError, match="prefix = 3; expected a string"):
         TextClassifier.load(tmp_path)
+
+
+def test_a_prefix_that_leaves_no_room_and_an_adapter_asked_about_pairs(base):
+    with pytest.raises(ConfigError, match="leaves no room for a text of max_length = 13 tokens"):
+        TextClassifier.fresh(base, LABELS, max_length=13, prefix="the film " * 6)
+    adapter = TextClassifier.load("sentiment-small")  # it has no tokenizer of its own
+    with pytest.raises(DataError, match="are pairs of texts; this model classifies single texts"):
+        adapter(["fine"], ["bad"])
