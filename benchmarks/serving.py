@@ -50,7 +50,8 @@ THEIRS = "sentence-transformers, encode"
 
 
 def load_generator(dtype: str) -> Generator:
-    return Generator.load(MODEL, dtype=None if dtype == "none" else dtype)  # type: ignore[arg-type]
+    chosen: Any = None if dtype == "none" else dtype
+    return Generator.load(MODEL, dtype=chosen)
 
 
 def choose_prompts() -> list[str]:
@@ -94,7 +95,8 @@ def answers_of(
 
 
 def embed_ours(dtype: str, texts: list[str]) -> Callable[[], Any]:
-    embedder: Any = task("embed", dtype=None if dtype == "none" else dtype)  # type: ignore[arg-type]
+    chosen: Any = None if dtype == "none" else dtype
+    embedder: Any = task("embed", dtype=chosen)
     return lambda: embedder(texts)
 
 

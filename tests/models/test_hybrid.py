@@ -11,6 +11,7 @@ from tests.helpers import (
     randomized,
     right_mask,
     to_left,
+    unchecked,
 )
 
 from qkv.attention.cache import KeyValueCache
@@ -241,3 +242,17 @@ def test_no_tokens_give_no_logits():
         vocab_size=31, d_model=16, n_heads=4, d_ff=24, n_layers=1, layers=("gated_delta",)
     )
     assert Hybrid(config)(torch.zeros(2, 0, dtype=torch.long)).shape == (2, 0, 31)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layers": (["attention"],)}, r"layers\[0\] = \['attention'\] is unknown"),
+        ({"layers": ("window",), "window": 2.5}, "window = 2.5; expected at least 2"),
+        ({"layers": ("window",), "window": "3"}, "window = 3; expected at least 2"),
+    ],
+)
+def test_names_and_windows_of_another_type_are_refused(fields, message):
+    sizes = {"vocab_size": 31, "d_model": 16, "n_heads": 4, "d_ff": 24, "n_layers": 1}
+    with unchecked(), pytest.raises(ConfigError, match=message):
+        HybridConfig(**sizes, **fields)

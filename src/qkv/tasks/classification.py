@@ -19,7 +19,7 @@ from qkv.data.classification import (
     tokens_at_once,
 )
 from qkv.data.labels import Labels, PairExample, TextExample, label_remarks, seconds_of
-from qkv.errors import ConfigError, DataError
+from qkv.errors import ConfigError
 from qkv.evaluation.classification import (
     ClassificationScores,
     MultiLabelScores,
@@ -27,11 +27,11 @@ from qkv.evaluation.classification import (
     multi_label_report,
 )
 from qkv.evaluation.temperature import fit_temperature
-from qkv.json_fields import quoted
 from qkv.models.heads import SequenceClassifier
 from qkv.tasks.classify import Classify
 from qkv.tasks.finetuning import load_with_head
 from qkv.tasks.labels import (
+    PAIRS,
     PARAMETERS,
     SEPARATOR,
     PairPrediction,
@@ -39,10 +39,13 @@ from qkv.tasks.labels import (
     TextSettings,
     check_classes,
     check_known,
+    check_pairs,
+    check_prefix,
     class_metrics,
     class_tables,
     classes_line,
     labels_of,
+    make_example,
     score_line,
     split_labels,
     targets_of,
@@ -53,9 +56,7 @@ from qkv.tasks.pipeline import (
     check_strings,
     longest_input,
     read_settings,
-    recorded,
     tells_texts_apart,
-    tokenizer_setting,
     with_parameters,
     without_base_files,
 )
@@ -71,7 +72,7 @@ from qkv.zoo.catalog import MINILM
 Example = TextExample | PairExample
 Scores = ClassificationScores | MultiLabelScores
 
-LENGTH, PAIRS = "model_max_length", "text_pairs"  # in tokenizer_config.json; the second is ours
+LENGTH = "model_max_length"  # in tokenizer_config.json
 MAX_LENGTH = 512  # where neither the tokenizer's files nor the model have a limit
 SEVERAL = "multi_label_classification"  # problem_type in config.json
 
@@ -88,7 +89,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         prefix: text that precedes each input, as in training; see `TextSettings`.
 
     Raises:
-        ConfigError: `max_length` exceeds the model's positions.
+        ConfigError: `max_length` exceeds the model's positions, or the prefix leaves no room.
     """
 
     max_length: int = MAX_LENGTH
@@ -103,12 +104,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
     def __post_init__(self) -> None:
         """Check the length."""
         check_positions(self.model, "max_length", self.max_length)
-        tokenizer = self.loaded.tokenizer
-        if self.prefix and tokenizer and len(tokenizer.encode(self.prefix)) >= self.max_length - 2:
-            raise ConfigError(
-                f"prefix = {quoted(self.prefix)} leaves no room for a text of max_length = "
-                f"{self.max_length} tokens; expected a few words"
-            )
+        check_prefix(self.prefix, self.loaded, self.max_length)
 
     @classmethod
     def of(
@@ -201,26 +197,14 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         """
         for part in (texts, seconds or ()):
             check_strings(part)
-        pairs = tokenizer_setting(self.tokenizer, PAIRS)  # None in files of other libraries
-        columns = recorded(self.loaded.config).get("columns")
-        if pairs is None and isinstance(columns, dict):  # an adapter, with its base's tokenizer
-            pairs = "second" in columns
-        if pairs is not None and pairs != (seconds is not None):
-            kinds = ("single texts", "pairs of texts")
-            raise DataError(
-                f"the inputs are {kinds[not pairs]}; this model classifies {kinds[pairs]}"
-            )
+        check_pairs(self.loaded, pairs=seconds is not None)
         if self.prefix:
             texts = [self.prefix + text if text else text for text in texts]
         encoded = encode_texts(self.tokenizer, texts, seconds, max_length=self.max_length)
         return encoded if tells_texts_apart(self.model) else replace(encoded, segments=None)
 
     def probabilities(
-        self,
-        texts: Sequence[str],
-        seconds: Sequence[str] | None = None,
-        *,
-        progress: bool = False,
+        self, texts: Sequence[str], seconds: Sequence[str] | None = None, *, progress: bool = False
     ) -> Float64[Tensor, "texts classes"]:
         """Return the probability of each class; texts of similar length share a batch.
 
@@ -246,11 +230,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         return rows.sigmoid() if self.several else rows.softmax(-1)
 
     def predict(
-        self,
-        texts: Sequence[str],
-        seconds: Sequence[str] | None = None,
-        *,
-        progress: bool = False,
+        self, texts: Sequence[str], seconds: Sequence[str] | None = None, *, progress: bool = False
     ) -> list[Prediction]:
         """Classify texts, or pairs of texts, in their order."""
         encoded, names = self.encode(texts, seconds), self.labels.names
@@ -277,9 +257,9 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         examples, labels = list(examples), self.labels
         truth = [targets_of(labels, one, several=self.several) for one in examples]
         texts = [one.text for one in examples]
-        probabilities = self.probabilities(texts, seconds_of(examples), progress=progress)
+        rows = self.probabilities(texts, seconds_of(examples), progress=progress)
         report: Any = multi_label_report if self.several else classification_report
-        return report(truth, probabilities, labels.names)
+        return report(truth, rows, labels.names)
 
     def calibrate(self, examples: Iterable[Example]) -> float:
         """Scale the logits so that the probabilities fit the classes of these examples.
@@ -294,9 +274,9 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
             The temperature.
         """
         examples = list(examples)
-        probabilities = self.probabilities([one.text for one in examples], seconds_of(examples))
+        rows = self.probabilities([one.text for one in examples], seconds_of(examples)).numpy()
         truth = [targets_of(self.labels, one, several=False) for one in examples]
-        temperature = fit_temperature(probabilities.numpy(), truth)
+        temperature = fit_temperature(rows, truth)
         with torch.no_grad():
             for parameter in self.model.classifier.output.parameters():
                 parameter /= temperature
@@ -397,11 +377,6 @@ class ClassificationRecipe(Recipe[TextClassifier]):
     def facts(self, pipeline: TextClassifier) -> dict[str, Any]:
         """Return the temperature."""
         return {"temperature": pipeline.temperature} if self.calibrate else {}
-
-
-def make_example(text: str, label: str, second: str | None = None) -> Example:
-    """Make an example of a row's fields."""
-    return TextExample(text, label) if second is None else PairExample(text, label, second)
 
 
 TASK = Task(

@@ -6,15 +6,17 @@ from typing import Any
 
 from qkv.checkpoints.harmless import read_labels
 from qkv.data.labels import Labels, PairExample, TextExample
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, DataError
 from qkv.evaluation.classification import ClassificationScores, ClassScores, MultiLabelScores
 from qkv.json_fields import quoted
+from qkv.tasks.pipeline import recorded, tokenizer_setting
 from qkv.tasks.pretrained import Loaded
 from qkv.tasks.splits import Splits
 from qkv.tasks.task import Tables
 
 SHOWN = 20  # classes of a longer list that are named
 SEPARATOR = "|"  # between the labels of a text that has several
+PAIRS = "text_pairs"  # in tokenizer_config.json, ours: whether inputs are pairs
 PARAMETERS = "text-classification"  # in task_specific_params of config.json
 
 Scores = ClassificationScores | MultiLabelScores
@@ -57,6 +59,38 @@ class PairPrediction(Prediction):
     """The classification of a pair of texts, of which `second` is the second one."""
 
     second: str
+
+
+def make_example(text: str, label: str, second: str | None = None) -> TextExample | PairExample:
+    """Make an example of a row's fields."""
+    return TextExample(text, label) if second is None else PairExample(text, label, second)
+
+
+def check_prefix(prefix: str, loaded: Loaded, max_length: int) -> None:
+    """Raise ConfigError if a prefix leaves no room for a text."""
+    tokenizer = loaded.tokenizer
+    if prefix and tokenizer and len(tokenizer.encode(prefix)) >= max_length - 2:
+        raise ConfigError(
+            f"prefix = {quoted(prefix)} leaves no room for a text of max_length = {max_length} "
+            "tokens; expected a few words"
+        )
+
+
+def check_pairs(loaded: Loaded, *, pairs: bool) -> None:
+    """Raise DataError if inputs are pairs and the model's are single texts, or the reverse.
+
+    An adapter, which has its base's tokenizer, was trained on pairs if its columns have a second
+    text. Files of other libraries say nothing.
+    """
+    trained = loaded.tokenizer and tokenizer_setting(loaded.tokenizer, PAIRS)
+    columns = recorded(loaded.config).get("columns")
+    if trained is None and isinstance(columns, dict):
+        trained = "second" in columns
+    if trained is not None and trained != pairs:
+        kinds = ("single texts", "pairs of texts")
+        raise DataError(
+            f"the inputs are {kinds[not trained]}; this model classifies {kinds[trained]}"
+        )
 
 
 def labels_of(loaded: Loaded) -> Labels:
