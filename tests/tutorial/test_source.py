@@ -1,12 +1,14 @@
 import functools
 import inspect
+import re
 
 import pytest
 import torch
 
 from qkv.errors import ConfigError, DataError
+from qkv.inference.build import SOURCE as KERNEL
 from qkv.tutorial import source as module
-from qkv.tutorial.source import location, show_source, source_of
+from qkv.tutorial.source import kernel_source_of, location, show_kernel, show_source, source_of
 
 
 def test_source_is_what_the_file_says():
@@ -62,3 +64,30 @@ def test_a_terminal_is_shown_colours(capsys, monkeypatch):
 def test_what_has_no_python_source_is_refused():
     with pytest.raises(ConfigError, match="has no source to show; expected a function or a class"):
         show_source(torch.relu)
+
+
+def test_the_kernel_is_shown_from_the_first_to_the_last_line_of_a_function():
+    text, line = kernel_source_of("attend")
+    lines = KERNEL.read_text().splitlines()
+    assert text.splitlines()[0] == lines[line - 1]
+    assert text.startswith("static void attend(const float* q")
+    assert text.endswith("\n}")
+    assert text.count("{") == text.count("}")
+
+
+def test_a_member_of_the_kernel_is_dedented():
+    text, _ = kernel_source_of("feed_forward")
+    assert text.startswith("void feed_forward(const Linear& up")
+    assert text.endswith("\n}")
+
+
+def test_functions_of_the_kernel_are_shown_in_order_with_their_place(capsys):
+    show_kernel("rotate", "attend")
+    shown = capsys.readouterr().out
+    assert re.match(r"// src/qkv/inference/kernel.cpp, line \d+\nvoid rotate", shown)
+    assert shown.index("void rotate") < shown.index("static void attend")
+
+
+def test_an_unknown_function_of_the_kernel_is_refused():
+    with pytest.raises(ConfigError, match=r"kernel\.cpp defines no function 'decod'"):
+        show_kernel("decod")

@@ -8,7 +8,7 @@ from qkv.tutorial.figures import (
     show_weights,
     smooth,
 )
-from qkv.tutorial.source import show_source
+from qkv.tutorial.source import show_kernel, show_source
 from qkv.tutorial.tables import show_table
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "draw_weights",
     "figure",
     "show_curves",
+    "show_kernel",
     "show_source",
     "show_table",
     "show_weights",

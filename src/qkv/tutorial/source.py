@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from qkv.errors import ConfigError
+from qkv.inference.build import SOURCE as KERNEL
 
 Shown = Callable[..., Any] | type
 
@@ -42,13 +44,42 @@ def location(shown: Shown) -> str:
 
 def show_source(*shown: Shown) -> None:
     """Print the source of functions and classes, each with its file and line."""
-    console = Console()
     for one in shown:
-        text = f"# {location(one)}, line {_lines(one)[1]}\n{source_of(one)}\n"
-        if console.is_terminal:
-            console.print(Syntax(text, "python", background_color="default"))
-        else:
-            print(text)
+        _show(f"# {location(one)}, line {_lines(one)[1]}\n{source_of(one)}\n", "python")
+
+
+def show_kernel(*names: str) -> None:
+    """Print functions of the kernel in C++, each with its file and line.
+
+    Raises:
+        ConfigError: the kernel has no function or member of that name.
+    """
+    for name in names:
+        text, line = kernel_source_of(name)
+        _show(f"// src/qkv/inference/{KERNEL.name}, line {line}\n{text}\n", "cpp")
+
+
+def kernel_source_of(name: str) -> tuple[str, int]:
+    """Return the dedented definition of a function of the kernel, and its first line.
+
+    Raises:
+        ConfigError: the kernel has no function or member of that name.
+    """
+    lines = KERNEL.read_text(encoding="utf-8").splitlines()
+    head = re.compile(rf"( *)(static )?[\w:<>*& ]+ \*?{re.escape(name)}\(")  # a type, then the name
+    for first, line in enumerate(lines):
+        if match := head.match(line):
+            last = lines.index(match[1] + "}", first)
+            return textwrap.dedent("\n".join(lines[first : last + 1])), first + 1
+    raise ConfigError(f"{KERNEL.name} defines no function {name!r}")
+
+
+def _show(text: str, language: str) -> None:
+    console = Console()
+    if console.is_terminal:
+        console.print(Syntax(text, language, background_color="default"))
+    else:
+        print(text)
 
 
 def _lines(shown: Shown) -> tuple[list[str], int]:
