@@ -28,6 +28,8 @@ from qkv.models.llama import Llama, LlamaConfig
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.t5 import T5, T5Config
 from qkv.models.transformer import Transformer, TransformerConfig
+from qkv.training.loop import train
+from qkv.training.settings import Training
 
 VOCAB = 37
 SIZES = {"d_model": 32, "n_heads": 2, "d_ff": 44}
@@ -305,8 +307,11 @@ def test_bad_input():
     with pytest.raises(ConfigError, match="on meta; expected a model of floating-point numbers"):
         optimize(CAUSAL["gpt"]().to("meta"))
     fast = optimize(CAUSAL["gpt"]())
-    with pytest.raises(ConfigError, match="optimized already"):
-        optimize(fast)
+    with pytest.raises(ConfigError, match="dtype = 'int8', but this model is stored as float32"):
+        optimize(fast, "int8")
+    assert optimize(fast) is optimize(fast, "auto") is fast
+    with pytest.raises(ConfigError, match="packed weights cannot be trained"):
+        train(fast, [], lambda model, batch: model(batch), Training(steps=1))
     with pytest.raises(ConfigError, match=r"cannot be converted to torch.float64 on cpu"):
         fast.double()
     fast.float()

@@ -138,13 +138,8 @@ def assemble(
     new = (new,) if isinstance(new, str) else tuple(new)
     if labels is not None:
         raw |= _label_fields(labels)
+    family, shape, model = outline(raw, weights, where=where, architecture=architecture)
     try:
-        family = family_of(raw.get("model_type"))
-        own = named_architecture(raw)
-        shape = family.architecture(architecture or own)
-        config = family.read_config(raw, shape)
-        check_size(family, config, raw, weights)
-        model = build(shape, config, raw)
         fresh = _parameters_in(model, new)
         check_fresh(model, fresh, weights)
     except QKVError as error:
@@ -153,7 +148,8 @@ def assemble(
         leave_out(one.theirs) if one.ours and fresh.issuperset(one.ours) else one
         for one in shape.rows(model)
     ]
-    names = _spell(family, shape, rows, weights, own_head=architecture in (None, own))
+    own_head = architecture in (None, named_architecture(raw))
+    names = _spell(family, shape, rows, weights, own_head=own_head)
     tensors = {name: weights[theirs] for name, theirs in names.items()}
     shapes = {name: p.shape for name, p in model.named_parameters() if name not in fresh}
 
@@ -162,12 +158,34 @@ def assemble(
 
     filled = load_rows(rows, tensors, shapes, where=place)
     if fresh:  # allocate memory only after all other checks
-        model = shape.build(config, count_classes(raw))
+        model = shape.build(model.config, count_classes(raw))
     _fill(model, filled, dtype=dtype, device=device)
     if architecture is not None:
         raw["architectures"] = [architecture]
     kept = {one.theirs: tensors[one.theirs] for one in rows if not one.ours and one.theirs in names}
     return Checkpoint(model.eval(), raw), names, kept
+
+
+def outline(
+    raw: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    where: Path,
+    architecture: str | None = None,
+) -> tuple[Family, Architecture, Any]:
+    """Build the model of a config.json with parameters on the meta device; see `assemble`.
+
+    Returns:
+        The family, the architecture and the model.
+    """
+    try:
+        family = family_of(raw.get("model_type"))
+        shape = family.architecture(architecture or named_architecture(raw))
+        config = family.read_config(raw, shape)
+        check_size(family, config, raw, weights)
+        return family, shape, build(shape, config, raw)
+    except QKVError as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def save_checkpoint(

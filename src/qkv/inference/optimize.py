@@ -3,6 +3,8 @@
 import copy
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -15,10 +17,11 @@ from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError
 from qkv.inference.decoder import FastStack, can_decode
 from qkv.inference.modules import FastAttention, PackedEmbedding, PackedLinear
-from qkv.inference.packed import PACKINGS, Packed, Packing, pack
+from qkv.inference.packed import PACKINGS, Packed, Packing, join, pack
 
 Model = TypeVar("Model", bound=nn.Module)
 Choice = Literal["float32", "bfloat16", "int8", "int4", "auto"]
+PackedBy = Callable[[str], Packed]  # the packed weight by the name of the parameter
 LOG = logging.getLogger(__name__)
 SLACK = 1.1  # a coarser dtype must be faster by this
 BATCH = 64  # rows by which an encoder is measured
@@ -32,35 +35,97 @@ def optimize(model: Model, dtype: Choice = "float32") -> Model:
     in one call. The copy shares all other parameters with the model, and cannot be trained.
 
     Args:
-        model: a model on the CPU.
+        model: a model on the CPU; one that is stored as dtype already, or any optimized one if that
+            is auto, is returned as it is.
         dtype: how weights are stored. float32: as they are. bfloat16: 8 bits of precision. int8:
             round(127 w / max|w|) of each row. int4: 16 levels in groups of 32; embeddings, and
             layers whose width 32 does not divide, are int8. auto: the fastest of float32,
             bfloat16 and int8 on this processor, measured for about a second and logged.
 
     Raises:
-        ConfigError: for an unknown dtype, a model on another device or already optimized, or
-            weights that are not finite.
+        ConfigError: for an unknown dtype, a model on another device or optimized for another dtype,
+            or weights that are not finite.
     """
-    if dtype != "auto" and dtype not in PACKINGS:
-        raise ConfigError(f"dtype = {dtype!r}; expected one of {', '.join(PACKINGS)}, auto")
+    check_dtype(dtype)
+    if (made := made_of(model)) is not None and dtype in ("auto", made.dtype):
+        return model
+    if is_optimized(model):
+        raise ConfigError(
+            f"dtype = {dtype!r}, but this model is stored as {made.dtype if made else 'another'} "
+            "already; optimize the one that it was made from, which has all the digits"
+        )
     for name, tensor in model.named_parameters():
         if tensor.device.type != "cpu" or not tensor.is_floating_point():
             raise ConfigError(
                 f"{name} is {tensor.dtype} on {tensor.device}; expected a model of floating-point "
                 "numbers on the CPU: the kernel is for processors"
             )
-    if is_optimized(model):
-        raise ConfigError("this model is optimized already; optimize the one it was made from")
     shared: dict[int, Any] = {id(b): b for b in model.buffers()}
     shared |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     packing = fastest(model) if dtype == "auto" else dtype
-    return _Optimizer(copy.deepcopy(model, shared).eval(), packing).run()
+    weights, coarse = dict(model.named_parameters()), tables(model)
+
+    def packed(name: str) -> Packed:
+        return pack_weight(weights[name], packing, is_table=name in coarse)
+
+    return rebuild(copy.deepcopy(model, shared), packing, packed)
+
+
+def rebuild(model: Model, dtype: Packing, packed: PackedBy) -> Model:
+    """Replace a model's layers by packed ones, in place.
+
+    Args:
+        model: its weights of linear layers and token embeddings may be on the meta device.
+        dtype: how they are packed.
+        packed: returns the packed weight by the name of a parameter.
+    """
+    on_meta = {id(p): nn.Parameter(p.detach().to("meta")) for p in model.parameters()}
+    made = MadeOf(dtype, copy.deepcopy(model, {**on_meta, **{id(b): b for b in model.buffers()}}))
+    optimized: Any = _Optimizer(model.eval(), packed).run()
+    optimized.made_of = made
+    return optimized
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """What an optimized model was made of.
+
+    Args:
+        dtype: how its weights are stored.
+        outline: the model as it was, with its parameters on the meta device.
+    """
+
+    dtype: Packing
+    outline: nn.Module
+
+
+def made_of(model: nn.Module) -> MadeOf | None:
+    """Return what `optimize` made a model of; None for any other model, or a part of one."""
+    return getattr(model, "made_of", None)
 
 
 def is_optimized(model: nn.Module) -> bool:
     """Return whether a model has packed weights."""
     return any(isinstance(module, PackedLinear | PackedEmbedding) for module in model.modules())
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise a ConfigError unless weights can be stored like that."""
+    if dtype != "auto" and dtype not in PACKINGS:
+        raise ConfigError(f"dtype = {dtype!r}; expected one of {', '.join(PACKINGS)}, auto")
+
+
+def tables(model: nn.Module) -> set[str]:
+    """Return the names of the token embeddings."""
+    tables = {id(m.weight) for m in model.modules() if type(m) is TokenEmbedding}
+    return {name for name, p in model.named_parameters() if id(p) in tables}
+
+
+def pack_weight(weight: Tensor, packing: Packing, *, is_table: bool) -> Packed:
+    """Pack a matrix; int4 is too coarse for what a token is read from and predicted by."""
+    if packing == "int4":
+        return pack(weight, "int8" if is_table else "int4", groups=True)
+    return pack(weight, packing)
 
 
 def fastest(model: nn.Module) -> Packing:
@@ -106,11 +171,10 @@ def _seconds(shapes: list[tuple[int, ...]], rows: int, dtype: Packing) -> float:
 class _Optimizer:
     """Replaces the modules of a copy."""
 
-    def __init__(self, model: Any, dtype: Packing):
-        self.model = model
-        self.dtype: Packing = dtype
-        self.packed = dict[Tensor, Packed]()
-        self.tables = {id(m.weight) for m in model.modules() if type(m) is TokenEmbedding}
+    def __init__(self, model: Any, packed: PackedBy):
+        self.model, self.packed = model, packed
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.packed_before = dict[str, Packed]()
 
     def run(self) -> Any:
         fused = dict[nn.Module, PackedLinear]()
@@ -141,8 +205,8 @@ class _Optimizer:
     def fuse(self, module: nn.Module, *names: str) -> PackedLinear:
         """Pack layers that read the same input as one; each becomes a part of it."""
         layers = [cast(nn.Linear, module.get_submodule(name)) for name in names]
-        weight = torch.cat([layer.weight for layer in layers])
-        whole = PackedLinear(self.packing(weight), _joined_bias(layers))
+        parts = [self.packed(self.names[id(layer.weight)]) for layer in layers]
+        whole = PackedLinear(join(parts), _joined_bias(layers))
         first = 0
         for name, layer in zip(names, layers, strict=True):
             part = slice(first, first := first + layer.out_features)
@@ -155,16 +219,10 @@ class _Optimizer:
 
     def pack(self, weight: Tensor) -> Packed:
         """Pack a parameter; one that is used twice, such as a tied output layer, is packed once."""
-        if weight not in self.packed:
-            self.packed[weight] = self.packing(weight)
-        return self.packed[weight]
-
-    def packing(self, weight: Tensor) -> Packed:
-        """Pack a matrix; int4 is too coarse for what a token is read from and predicted by."""
-        is_table = id(weight) in self.tables
-        if self.dtype == "int4":
-            return pack(weight, "int8" if is_table else "int4", groups=True)
-        return pack(weight, self.dtype)
+        name = self.names[id(weight)]
+        if name not in self.packed_before:
+            self.packed_before[name] = self.packed(name)
+        return self.packed_before[name]
 
 
 def _all_linear(*layers: nn.Module | None) -> bool:
@@ -173,10 +231,11 @@ def _all_linear(*layers: nn.Module | None) -> bool:
 
 def _joined_bias(layers: list[nn.Linear]) -> Tensor | None:
     """Return the biases one after another, zeros for a layer without one."""
-    if all(layer.bias is None for layer in layers):
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    if not biases:
         return None
     parts = [
-        layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+        biases[0].new_zeros(layer.out_features) if layer.bias is None else layer.bias
         for layer in layers
     ]
     return torch.cat(parts).detach()

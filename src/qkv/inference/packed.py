@@ -59,6 +59,12 @@ class Packed:
         return (groups * self.scales.float()[..., None]).flatten(1)
 
 
+def join(parts: list[Packed]) -> Packed:
+    """Return the rows of several matrices that are stored alike, one after another."""
+    weights, scales = zip(*((one.weight, one.scales) for one in parts), strict=True)
+    return Packed(torch.cat(weights), torch.cat(scales))
+
+
 def pack(matrix: Float[Tensor, "N K"], packing: Packing, *, groups: bool = False) -> Packed:
     """Store a matrix in fewer bits; a matrix that was expanded is packed again without loss.
 
@@ -77,10 +83,7 @@ def pack(matrix: Float[Tensor, "N K"], packing: Packing, *, groups: bool = False
     """
     # Some rows at a time: what is computed on the way stays in the processor's cache.
     pieces = matrix.detach().split(max(1, PIECE // max(1, matrix.shape[1])))
-    packed = [_pack(piece.float(), packing, groups) for piece in pieces]
-    return Packed(
-        torch.cat([one.weight for one in packed]), torch.cat([one.scales for one in packed])
-    )
+    return join([_pack(piece.float(), packing, groups) for piece in pieces])
 
 
 def _pack(matrix: Float[Tensor, "N K"], packing: Packing, groups: bool) -> Packed:

@@ -16,6 +16,7 @@ from qkv.data.tokenizers.gguf import gguf_tokenizer_files
 from qkv.data.tokenizers.gguf_write import Written, write_gguf_tokenizer
 from qkv.errors import ConfigError, DataError, StorageError
 from qkv.generation.config import APPLIED, IDS
+from qkv.inference.optimize import is_optimized
 from qkv.tasks.decoding import FILE, read_decoding
 from qkv.tasks.pretrained import Loaded
 
@@ -46,6 +47,10 @@ def export_gguf(
         StorageError: if it cannot be written.
     """
     check_file(path)
+    if is_optimized(loaded.model):
+        raise ConfigError(
+            "an optimized model cannot be written as GGUF; expected the model that it was made of"
+        )
     checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
     check_writable(checkpoint)
     metadata: dict[str, Any] = {"general.type": "model"}

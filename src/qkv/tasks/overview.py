@@ -5,6 +5,7 @@ import math
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from qkv.checkpoints.overview import (
 )
 from qkv.checkpoints.registry import FAMILIES, family_of
 from qkv.errors import ConfigError
+from qkv.inference.optimize import made_of
 from qkv.models.inspection import (
     Rows,
     describe_attention,
@@ -149,9 +151,12 @@ def describe_tensors(file: GGUFFile) -> Rows:
 
 def inspect_model(loaded: Loaded) -> dict[str, Rows]:
     """Describe a model as tables by title; a table without rows is left out."""
-    model = loaded.model
+    made = made_of(loaded.model)
+    if made is not None:  # what the packed weights stand for
+        loaded = replace(loaded, model=made.outline)
+    model, stored = loaded.model, made and {"what": "stored as", "value": made.dtype}
     tables = {
-        "model": describe_model(loaded),
+        "model": [*describe_model(loaded), *([stored] if stored else [])],
         "blocks": describe_blocks(model),
         "attention": describe_attention(model),
         "parameters": describe_parameters(model),

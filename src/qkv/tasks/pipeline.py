@@ -70,9 +70,9 @@ class Pipeline(Generic[Example, Output, Scores]):
             DataError: there is no such model.
         """
         loaded = cls.read(path, device=device, allow_download=allow_download)
-        if dtype is not None:
-            loaded = replace(loaded, model=optimize(loaded.model, dtype))
         try:
+            if dtype is not None:
+                loaded = replace(loaded, model=optimize(loaded.model, dtype))
             return cls.of(loaded, **settings)
         except ConfigError as error:
             raise ConfigError(f"{os.fspath(path)}: {error}") from error

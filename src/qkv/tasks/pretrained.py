@@ -39,6 +39,7 @@ from qkv.inference.optimize import is_optimized
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.heads import MaskedLM, ModelWithHead, PreTraining
 from qkv.models.lora import merge_lora
+from qkv.tasks.packing import is_packed, load_packed, save_packed
 from qkv.zoo.catalog import ZOO, own_files
 
 GGUF = ".gguf"
@@ -124,8 +125,9 @@ def load(
         return _with_settings(loaded, own_files(name)) if name else loaded
     if is_adapted(path):
         return _load_adapted(path, dtype=dtype, device=device, allow_download=allow_download)
-    checkpoint = load_checkpoint(path, **options)
     folder = path.parent if path.is_file() else whole_folder(path)
+    packed = is_packed(folder)
+    checkpoint = load_packed(folder, **options) if packed else load_checkpoint(path, **options)
     tokenizer = _tokenizer(folder, checkpoint)
     return Loaded(
         checkpoint.model,
@@ -216,6 +218,11 @@ def _load_adapted(
             f"{folder / ADAPTER} names the base {quoted(base)}, which has only an adapter (this "
             "one?); expected a model with weights of its own"
         )
+    if is_packed(whole_folder(base_folder)):
+        raise ConfigError(
+            f"{folder / ADAPTER} names the base {quoted(base)}, which is optimized; an adapter "
+            "needs the model that it was made of"
+        )
     new_head = bool(config) and _differ_in_head(read_config(base_folder), config)
     loaded = load(
         base_folder,
@@ -275,19 +282,16 @@ def _check_adapted(config: dict[str, Any], loaded: Loaded, folder: Path) -> None
 def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a model atomically in the Hugging Face layout; what was loaded is written unchanged.
 
+    An optimized model is written with its packed weights, which only `qkv.load` reads.
+
     Args:
         loaded: a loaded model, or `Loaded(model, tokenizer)` for one that was trained.
         folder: a new folder, or a checkpoint to replace.
         shard_bytes: maximum size of a file of new weights; larger ones are split.
 
     Raises:
-        ConfigError: if no family of checkpoints can express the model, or it is optimized.
+        ConfigError: if no family of checkpoints can express the model.
     """
-    if is_optimized(loaded.model):
-        raise ConfigError(
-            "an optimized model cannot be saved; save the model that it was made from, and "
-            "optimize it again after loading, which gives the same numbers"
-        )
     files = loaded.files
     if loaded.tokenizer is not loaded.read:
         files = {name: content for name, content in files.items() if name not in TOKENIZER_FILES}
@@ -297,7 +301,8 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
         old = files.get(IMAGES_FILE)
         files[IMAGES_FILE] = _write_preprocessor(loaded.preprocessor.config, loaded.config, old)
     checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
-    save_checkpoint(checkpoint, folder, files=files, shard_bytes=shard_bytes)
+    write = save_packed if is_optimized(loaded.model) else save_checkpoint
+    write(checkpoint, folder, files=files, shard_bytes=shard_bytes)
 
 
 def locate(path: str | os.PathLike[str]) -> Path:

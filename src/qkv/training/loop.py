@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError, MissingDependencyError, TrainingError
+from qkv.inference.optimize import is_optimized
 from qkv.training.averaging import MovingAverage
 from qkv.training.history import History, Watch
 from qkv.training.progress import Bar
@@ -51,9 +52,15 @@ def train(
     Raises:
         TrainingError: a loss or gradient is not finite (the model then holds its last good
             weights), the batches end too early, or a batch does not fit into memory.
-        ConfigError: the device does not exist, or the settings do not suit the batches.
+        ConfigError: the device does not exist, the settings do not suit the batches, or the model
+            is optimized for inference.
         MissingDependencyError: accelerate is not installed.
     """
+    if is_optimized(model):
+        raise ConfigError(
+            f"this {type(model).__name__} is optimized for inference; expected the model that it "
+            "was made of: packed weights cannot be trained"
+        )
     accelerator = _accelerator(device)
     device_type = accelerator.device.type
     model.to(accelerator.device)

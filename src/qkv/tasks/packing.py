@@ -1,0 +1,111 @@
+"""Save an optimized model, and load it as it is: packed weights in the Hugging Face layout.
+
+config.json describes the model, and in `quantization_config` how its weights are stored.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from qkv.checkpoints.checkpoint import Checkpoint, Origin, describe, outline
+from qkv.checkpoints.reader import CONFIG, companions, open_weights
+from qkv.checkpoints.writer import Layout, lay_out, write_checkpoint
+from qkv.errors import ConfigError, DataError
+from qkv.inference.optimize import made_of
+from qkv.inference.packed import Packing
+from qkv.inference.stored import restore, stored_tensors
+from qkv.json_fields import named, read_json, shown
+
+FIELD, METHOD, VERSION = "quantization_config", "qkv", 1
+
+
+def save_packed(
+    checkpoint: Checkpoint,
+    folder: str | os.PathLike[str],
+    *,
+    files: Mapping[str, bytes],
+    shard_bytes: int,
+) -> None:
+    """Write an optimized model; see `qkv.tasks.pretrained.save`.
+
+    Raises:
+        ConfigError: if no family describes the model that it was made of.
+    """
+    made = made_of(checkpoint.model)
+    if made is None:
+        raise ConfigError(
+            f"this {type(checkpoint.model).__name__} has packed weights, but is only a part of "
+            "what optimize returned; expected the whole"
+        )
+    _, _, raw = describe(dataclasses.replace(checkpoint, model=made.outline))
+    raw[FIELD] = {"quant_method": METHOD, "version": VERSION, "dtype": made.dtype}
+    tensors = stored_tensors(checkpoint.model)
+    layout = lay_out(tensors, shard_bytes)
+    write_checkpoint(folder, config=raw, tensors=tensors, layout=layout, files=files)
+
+
+def is_packed(folder: Path) -> bool:
+    """Return whether a folder has an optimized model."""
+    if not (folder / CONFIG).is_file():
+        return False
+    field = read_json(folder / CONFIG).get(FIELD)
+    return isinstance(field, dict) and field.get("quant_method") == METHOD
+
+
+def load_packed(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    **changes: Any,
+) -> Checkpoint:
+    """Load an optimized model; see `qkv.load`.
+
+    Args:
+        folder: the folder.
+        dtype: dtype of what is not packed; only float32.
+        device: only the CPU.
+        changes: further options of `load`, which are not possible here.
+
+    Raises:
+        ConfigError: if another dtype, device or change is requested.
+        DataError: if a file is missing or broken, or has another version.
+    """
+    raw = read_json(folder / CONFIG)
+    packing = _packing(raw.pop(FIELD), folder / CONFIG)
+    wanted = {"dtype": dtype, "device": device, **changes}
+    usual = {"dtype": (None, torch.float32), "device": (None, "cpu", torch.device("cpu"))}
+    for name, value in wanted.items():
+        if value not in usual.get(name, (None, (), "")):
+            raise ConfigError(
+                f"{folder} is an optimized model, stored as {packing}, for processors; {name} = "
+                f"{value} is not possible: load the model that it was made of"
+            )
+    weights = open_weights(folder)
+    _, _, model = outline(raw, weights, where=folder / CONFIG)
+
+    def where(name: str) -> str:
+        return f"{named(name)} in {weights.file(name)}"
+
+    model = restore(model, packing, weights, where=where)
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in companions(folder)}
+    return Checkpoint(model, raw, Origin({}, Layout({}), {}, files, 0))
+
+
+def _packing(field: Mapping[str, Any], where: Path) -> Packing:
+    version, dtype = field.get("version"), field.get("dtype")
+    if version != VERSION:
+        raise DataError(
+            f"{where}: {FIELD} has version {shown(version)}; expected {VERSION}: was it written by "
+            "another version of qkv?"
+        )
+    for packing in get_args(Packing):
+        if dtype == packing:
+            return packing
+    raise DataError(
+        f"{where}: {FIELD} has dtype {shown(dtype)}; expected one of {', '.join(get_args(Packing))}"
+    )
