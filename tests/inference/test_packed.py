@@ -1,8 +1,9 @@
+import gguf
 import pytest
 import torch
 
 from qkv.errors import ConfigError
-from qkv.inference.packed import PACKINGS, pack
+from qkv.inference.packed import PACKINGS, from_blocks, pack
 
 KINDS = [(packing, groups) for packing in PACKINGS for groups in (False, True)]
 
@@ -77,3 +78,31 @@ def test_weights_beyond_float16_are_refused_in_groups():
     with pytest.raises(ConfigError, match=r'at most 65,504\); expected.* "int8"'):
         pack(matrix, "int4")
     assert pack(matrix, "int8").expand().isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_blocks_of_llama_cpp_are_the_same_numbers(kind):
+    theirs = gguf.GGMLQuantizationType[kind]
+    blocks = gguf.quantize(torch.randn(7, 96).numpy(), theirs)
+    matrix = from_blocks(kind, torch.from_numpy(blocks))
+    assert torch.equal(matrix.expand(), torch.from_numpy(gguf.dequantize(blocks, theirs)))
+    again = pack(matrix.expand(), "int8" if kind == "Q8_0" else "int4", groups=True)
+    assert again.weight.dtype == matrix.weight.dtype
+    if kind != "Q4_0":  # whose blocks need not have the lowest and the highest level
+        assert torch.equal(again.weight, matrix.weight)
+        assert torch.equal(again.scales, matrix.scales)
+
+
+def test_every_byte_of_a_block_counts():
+    for kind, n_bytes in (("Q4_0", 18), ("Q4_1", 20), ("Q8_0", 34)):
+        blocks = torch.randint(256, (5, 3 * n_bytes), dtype=torch.uint8)
+        blocks.view(5, 3, -1)[..., 1:4:2] &= 0xBB  # exponents of finite scales
+        expected = gguf.dequantize(blocks.numpy(), gguf.GGMLQuantizationType[kind])
+        assert torch.equal(from_blocks(kind, blocks).expand(), torch.from_numpy(expected))
+
+
+def test_blocks_that_are_not_packed_like_this():
+    assert from_blocks("Q6_K", torch.zeros(3, 210, dtype=torch.uint8)) is None
+    assert from_blocks("Q4_0", torch.zeros(1, 1025 * 18, dtype=torch.uint8)) is None
+    assert from_blocks("Q4_1", torch.full((1, 20), 255, dtype=torch.uint8)) is None  # NaN
+    assert from_blocks("Q4_0", torch.tensor([[0, 0x78, *[0] * 16]], dtype=torch.uint8)) is None

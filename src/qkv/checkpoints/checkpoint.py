@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from qkv.checkpoints.building import (
     named_architecture,
 )
 from qkv.checkpoints.family import Architecture, Family
-from qkv.checkpoints.reader import CONFIG, Weights, companions, open_weights
+from qkv.checkpoints.reader import CONFIG, Renamed, Weights, companions, open_weights
 from qkv.checkpoints.registry import FAMILIES, family_of
-from qkv.checkpoints.table import Row, listed, load_rows, save_rows
+from qkv.checkpoints.table import Row, Tensors, listed, load_rows, save_rows
 from qkv.checkpoints.table import ignore as leave_out
 from qkv.checkpoints.writer import Layout, lay_out, write_checkpoint
 from qkv.errors import ConfigError, DataError, QKVError
@@ -118,6 +118,7 @@ def assemble(
     new: Iterable[str] | str = (),
     architecture: str | None = None,
     labels: Sequence[str] | None = None,
+    take: Callable[[nn.Module, str, Row, Tensors], Tensors] | None = None,
 ) -> tuple[Checkpoint, dict[str, str], dict[str, Tensor]]:
     """Build the model of a config.json from its tensors; see `load_checkpoint`.
 
@@ -130,6 +131,7 @@ def assemble(
         new: modules to initialize anew.
         architecture: architecture to build instead of that in config.json.
         labels: names of the classes, if they differ from config.json.
+        take: see `load_rows`; is also passed the model and the file's name of the tensor.
 
     Returns:
         The model without an origin; the file's name by the table's name; and the tensors that the
@@ -150,13 +152,14 @@ def assemble(
     ]
     own_head = architecture in (None, named_architecture(raw))
     names = _spell(family, shape, rows, weights, own_head=own_head)
-    tensors = {name: weights[theirs] for name, theirs in names.items()}
+    tensors = Renamed(weights, names)
     shapes = {name: p.shape for name, p in model.named_parameters() if name not in fresh}
 
     def place(name: str) -> str:
         return f"{names.get(name, name)} in {weights.file(names.get(name, name))}"
 
-    filled = load_rows(rows, tensors, shapes, where=place)
+    keep = None if take is None else (lambda one, parts: take(model, names[one.theirs], one, parts))
+    filled = load_rows(rows, tensors, shapes, where=place, take=keep)
     if fresh:  # allocate memory only after all other checks
         model = shape.build(model.config, count_classes(raw))
     _fill(model, filled, dtype=dtype, device=device)

@@ -4,13 +4,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from qkv.checkpoints.checkpoint import Checkpoint, Origin, assemble
 from qkv.checkpoints.gguf import GGUFFile
@@ -30,7 +32,7 @@ from qkv.checkpoints.gguf_names import (
 )
 from qkv.checkpoints.gguf_rotary import read_rotary
 from qkv.checkpoints.reader import Shard, Weights
-from qkv.checkpoints.table import listed, permute
+from qkv.checkpoints.table import Row, Tensors, listed, permute
 from qkv.checkpoints.writer import Layout
 from qkv.errors import ConfigError, DataError
 from qkv.json_fields import NUMBER, check_kinds, shown, whole
@@ -43,6 +45,7 @@ def load_gguf(
     *,
     dtype: torch.dtype | None = None,
     ignore: Iterable[str] | str = (),
+    take: Callable[[nn.Module, str, "Stored"], bool] | None = None,
     **options: Any,
 ) -> tuple[Checkpoint, GGUFFile]:
     """Load the model of a GGUF file; every tensor must match.
@@ -52,6 +55,8 @@ def load_gguf(
         dtype: dtype of the parameters; None means that of the matrices, or float32 if they are
             quantized. Matrices of this dtype stay memory-mapped, but for permuted ones.
         ignore: names of metadata, or of the tensor of rotary factors, to ignore.
+        take: is passed the model, the name of each matrix and what the file has of it; if it
+            returns True, the parameter is left on the meta device.
         options: those of `assemble`: device, new, architecture, labels.
 
     Raises:
@@ -59,14 +64,56 @@ def load_gguf(
         DataError: if the file is truncated or malformed, or tensors do not match.
     """
     file = GGUFFile(path, dtype=dtype)
-    weights = GGUFWeights(file)
+    weights = GGUFWeights(file, expand=take is None)
     raw = read_config(file, (ignore,) if isinstance(ignore, str) else tuple(ignore))
     dtype = dtype or weights.dtype()
+    if take is not None:
+        options["take"] = partial(_take, take, weights)
     checkpoint, _, _ = assemble(raw, weights, where=file.path, dtype=dtype, **options)
     defaults = {name: raw[name] for name in TOKENS if name in raw} | _sampling(file)
     files = {GENERATION: (json.dumps(defaults, indent=2) + "\n").encode()}
     # Without names: it is saved in the layout of safetensors.
     return replace(checkpoint, origin=Origin({}, Layout({}), {}, files, 0)), file
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A matrix (N, K) of a GGUF file, with rows in our order.
+
+    Args:
+        kind: its type, such as "Q4_1".
+        blocks: the bytes of each row.
+        expand: returns its numbers.
+    """
+
+    kind: str
+    blocks: UInt8[Tensor, "N n_bytes"]
+    expand: Callable[[], Tensor]
+
+
+def _take(
+    take: Callable[[nn.Module, str, Stored], bool],
+    weights: "GGUFWeights",
+    model: nn.Module,
+    theirs: str,
+    one: Row,
+    parts: Tensors,
+) -> Tensors:
+    """Offer each matrix of a row as it is stored; dequantize what is not taken."""
+    if any(part.ndim != 2 for part in parts):
+        return one.load(weights.expanded(theirs))
+    kind, blocks = weights.blocks(theirs)
+    kept = list[Tensor]()
+    # The verbs of a matrix move its rows alone, so the bytes of rows go the same way.
+    for i, (ours, rows) in enumerate(zip(one.ours, one.load(blocks), strict=True)):
+        stored = Stored(kind, rows, partial(_expanded, weights, theirs, one, i))
+        taken = take(model, ours, stored)
+        kept.append(parts[i].to("meta") if taken else stored.expand())
+    return kept
+
+
+def _expanded(weights: "GGUFWeights", theirs: str, one: Row, i: int) -> Tensor:
+    return one.load(weights.expanded(theirs))[i]
 
 
 def architecture_of(file: Contents) -> GGUFArchitecture:
@@ -163,10 +210,15 @@ def _head_size(
 
 
 class GGUFWeights(Weights):
-    """The tensors of a GGUF file under the names of safetensors, and in their layout."""
+    """The tensors of a GGUF file under the names of safetensors, and in their layout.
 
-    def __init__(self, gguf: GGUFFile) -> None:
-        self.gguf, self.index = gguf, None
+    Args:
+        gguf: the file.
+        expand: whether to dequantize; else quantized tensors are on the meta device.
+    """
+
+    def __init__(self, gguf: GGUFFile, *, expand: bool = True) -> None:
+        self.gguf, self.index, self._expand = gguf, None, expand
         self._verbs: dict[str, Callable[[Tensor], Tensor]] = {}
         # The rotary factors are in the config.
         self._theirs = {self._name(theirs): theirs for theirs in gguf if theirs != FACTORS}
@@ -176,7 +228,21 @@ class GGUFWeights(Weights):
         )
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor = self.gguf[self._theirs[name]]
+        entry = self.gguf.entries[self._theirs[name]]
+        if self._expand or entry.kind.dtype is not None:
+            return self.expanded(name)
+        return self._as_ours(name, torch.empty(entry.shape, device="meta", dtype=self.gguf.dtype))
+
+    def expanded(self, name: str) -> Tensor:
+        """Return a tensor, dequantized."""
+        return self._as_ours(name, self.gguf[self._theirs[name]])
+
+    def blocks(self, name: str) -> tuple[str, Tensor]:
+        """Return the type of a tensor, and the bytes of its rows in the order of safetensors."""
+        theirs = self._theirs[name]
+        return self.gguf.entries[theirs].kind.name, self._as_ours(name, self.gguf.blocks(theirs))
+
+    def _as_ours(self, name: str, tensor: Tensor) -> Tensor:
         try:
             return self._verbs[name](tensor) if name in self._verbs else tensor
         except (RuntimeError, IndexError) as error:

@@ -92,6 +92,27 @@ class Weights(Mapping[str, Tensor]):
         return self._shard_of.get(name, self.shards[0]).path
 
 
+class Renamed(Mapping[str, Tensor]):
+    """Tensors by other names; each is read when it is used.
+
+    Args:
+        tensors: the tensors.
+        names: their name by the other.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], names: Mapping[str, str]):
+        self.tensors, self.names = tensors, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[self.names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 def _scaled(shard: Shard) -> set[str]:
     """Return the names of the matrices that are stored as int8 with scales."""
     metadata: Any = shard.metadata  # of any type in a hostile file

@@ -27,6 +27,7 @@ from torch import Tensor
 from qkv.errors import DataError
 
 Tensors = Sequence[Tensor]
+Take = Callable[["Row", Tensors], Tensors]
 BODY = ("stack", "decoder", "embedding", "source_embedding", "target_embedding")
 COMPUTED = (
     torch.float32,
@@ -156,6 +157,7 @@ def load_rows(
     shapes: Mapping[str, torch.Size],
     *,
     where: Callable[[str], str] = str,
+    take: Take | None = None,
 ) -> dict[str, Tensor]:
     """Convert all tensors, and check that none is unknown, missing or of another shape.
 
@@ -164,6 +166,8 @@ def load_rows(
         weights: the file's tensors, by the table's names.
         shapes: shape of each of our parameters.
         where: returns the description of a tensor of theirs in errors, such as with its file.
+        take: replaces the tensors of a row after they were checked; on the meta device where
+            something else keeps them.
 
     Raises:
         DataError: naming the tensors that do not match.
@@ -183,6 +187,8 @@ def load_rows(
             parts = _load(one, tensor, where(name))
             for ours, part in zip(one.ours, parts, strict=True):
                 _check_part(where(name), tensor, part, shapes[ours])
+            parts = parts if take is None else take(one, parts)
+            for ours, part in zip(one.ours, parts, strict=True):
                 if ours in filled and not torch.equal(filled[ours], part):
                     raise DataError(
                         f"{where(name)} differs from {_names_of(ours, table)[0]}, but the model "

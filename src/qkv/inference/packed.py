@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from qkv.errors import ConfigError
@@ -101,6 +101,30 @@ def _pack(matrix: Float[Tensor, "N K"], packing: Packing, groups: bool) -> Packe
         return Packed(_rounded(parts, scales.float()[..., None]).flatten(1), scales)
     scales = matrix.abs().amax(1) / LARGEST
     return Packed(_rounded(matrix, scales[:, None]), scales)
+
+
+def from_blocks(kind: str, blocks: UInt8[Tensor, "N n_bytes"]) -> Packed | None:
+    """Return the same numbers of blocks of llama.cpp, each a scale and 32 integers.
+
+    Q4_1 has four bits and a minimum, as our int4; Q4_0 four bits from -8 on, so that its minimum is
+    -8 scales; Q8_0 is our int8 in groups.
+
+    Returns:
+        None for other types, blocks that the kernel has no room for, and scales beyond float16.
+    """
+    n_bytes = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}.get(kind)
+    if n_bytes is None or blocks.shape[1] // n_bytes * GROUP > WIDEST:
+        return None
+    groups = blocks.contiguous().unflatten(1, (-1, n_bytes))  # (N, G, bytes of a block)
+    scales = groups[..., :2].contiguous().view(torch.float16).squeeze(-1)
+    if kind == "Q8_0":
+        found = Packed(groups[..., 2:].contiguous().view(torch.int8).flatten(1), scales)
+    elif kind == "Q4_1":
+        minimum = groups[..., 2:4].contiguous().view(torch.float16).squeeze(-1)
+        found = Packed(groups[..., 4:].flatten(1), torch.stack((scales, minimum), 1))
+    else:
+        found = Packed(groups[..., 2:].flatten(1), torch.stack((scales, -8 * scales), 1))
+    return found if bool(found.scales.isfinite().all()) else None
 
 
 def _rounded(x: Tensor, scale: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def loader(
 
     def load() -> Loaded:
         page = find_task(task).pipeline
-        loaded = page.read(source, device=device, allow_download=allow_download)
+        loaded = page.read(source, device=device, dtype=dtype, allow_download=allow_download)
         if dtype is not None:
             loaded = optimize(loaded, dtype)
         _ = page.of(loaded)  # which checks it

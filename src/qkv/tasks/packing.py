@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from qkv.checkpoints.checkpoint import Checkpoint, Origin, describe, outline
+from qkv.checkpoints.gguf import GGUFFile
+from qkv.checkpoints.gguf_model import Stored, load_gguf
 from qkv.checkpoints.reader import CONFIG, companions, open_weights
 from qkv.checkpoints.writer import Layout, lay_out, write_checkpoint
 from qkv.errors import ConfigError, DataError
-from qkv.inference.optimize import made_of
-from qkv.inference.packed import Packing
-from qkv.inference.stored import restore, stored_tensors
+from qkv.inference.optimize import Choice, fastest, made_of, pack_weight, rebuild, tables
+from qkv.inference.packed import Packed, Packing, from_blocks
+from qkv.inference.stored import packable, restore, stored_tensors
 from qkv.json_fields import named, read_json, shown
 
 FIELD, METHOD, VERSION = "quantization_config", "qkv", 1
+CPU = (None, "cpu", torch.device("cpu"))
 
 
 def save_packed(
@@ -78,7 +82,7 @@ def load_packed(
     raw = read_json(folder / CONFIG)
     packing = _packing(raw.pop(FIELD), folder / CONFIG)
     wanted = {"dtype": dtype, "device": device, **changes}
-    usual = {"dtype": (None, torch.float32), "device": (None, "cpu", torch.device("cpu"))}
+    usual = {"dtype": (None, torch.float32), "device": CPU}
     for name, value in wanted.items():
         if value not in usual.get(name, (None, (), "")):
             raise ConfigError(
@@ -94,6 +98,64 @@ def load_packed(
     model = restore(model, packing, weights, where=where)
     files = {str(file.relative_to(folder)): file.read_bytes() for file in companions(folder)}
     return Checkpoint(model, raw, Origin({}, Layout({}), {}, files, 0))
+
+
+def load_packed_gguf(
+    path: Path, *, dtype: Choice, device: torch.device | str | None = None, **options: Any
+) -> tuple[Checkpoint, GGUFFile]:
+    """Load a GGUF file as an optimized model, without a model in float32 on the way.
+
+    Blocks that are stored as `dtype` stores weights are taken as they are; others are expanded and
+    packed, one tensor at a time.
+
+    Args:
+        path: the file.
+        dtype: how the weights are stored.
+        device: only the CPU.
+        options: further options of `load_gguf`.
+
+    Raises:
+        ConfigError, DataError: see `load_gguf` and `qkv.inference.optimize`.
+    """
+    if device not in CPU:
+        raise ConfigError(f"dtype = {dtype!r} on {device}; expected the CPU")
+    packer = _Packer(dtype)
+    checkpoint, file = load_gguf(path, take=packer.take, dtype=torch.float32, **options)
+    model = checkpoint.model.requires_grad_(False)
+    new = dict(model.named_parameters())
+
+    def packed(name: str) -> Packed:
+        if name in packer.packed:
+            return packer.packed.pop(name)  # so that what is joined does not stay twice
+        return pack_weight(new[name], packer.dtype, is_table=name in packer.coarse)
+
+    return dataclasses.replace(checkpoint, model=rebuild(model, packer.dtype, packed)), file
+
+
+class _Packer:
+    """Packs the parameters of a model as they are read."""
+
+    dtype: Packing
+
+    def __init__(self, dtype: Choice):
+        self.choice: Choice = dtype
+        self.packed = dict[str, Packed]()
+        self.names, self.coarse = set[str](), set[str]()
+
+    def take(self, model: nn.Module, name: str, stored: Stored) -> bool:
+        """Pack a weight; others stay in the model."""
+        if not self.names:
+            self.dtype = fastest(model) if self.choice == "auto" else self.choice
+            self.names, self.coarse = packable(model), tables(model)
+        if name not in self.names:
+            return False
+        is_table, found = name in self.coarse, None
+        if self.dtype == "int4" and (stored.kind == "Q8_0") == is_table:
+            found = from_blocks(stored.kind, stored.blocks)
+        if found is None:
+            found = pack_weight(stored.expand(), self.dtype, is_table=is_table)
+        self.packed[name] = found
+        return True
 
 
 def _packing(field: Mapping[str, Any], where: Path) -> Packing:

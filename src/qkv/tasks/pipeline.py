@@ -69,7 +69,7 @@ class Pipeline(Generic[Example, Output, Scores]):
             ConfigError: the model is of another kind.
             DataError: there is no such model.
         """
-        loaded = cls.read(path, device=device, allow_download=allow_download)
+        loaded = cls.read(path, device=device, dtype=dtype, allow_download=allow_download)
         try:
             if dtype is not None:
                 loaded = replace(loaded, model=optimize(loaded.model, dtype))
@@ -83,10 +83,13 @@ class Pipeline(Generic[Example, Output, Scores]):
         path: str | os.PathLike[str],
         *,
         device: torch.device | str | None,
+        dtype: Choice | None,
         allow_download: bool,
     ) -> Loaded:
         """Read the files of a model."""
-        return load(path, dtype=torch.float32, device=device, allow_download=allow_download)
+        return load(
+            path, dtype=dtype or torch.float32, device=device, allow_download=allow_download
+        )
 
     @classmethod
     def of(cls, loaded: Loaded) -> Self:

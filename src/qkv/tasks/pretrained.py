@@ -29,17 +29,17 @@ from qkv.checkpoints.hub import HUB_ID, download
 from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS
 from qkv.checkpoints.registry import family_of
 from qkv.data.image_config import FILE_NAME as IMAGES_FILE
-from qkv.data.image_config import read_image_config, write_image_config
-from qkv.data.images import ImageConfig, ImageProcessor
-from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
+from qkv.data.images import ImageProcessor
+from qkv.data.tokenizers import TOKENIZER_FILES, Tokenizer
 from qkv.data.tokenizers.gguf import gguf_tokenizer_files
 from qkv.errors import ConfigError, DataError, QKVError
 from qkv.files import whole_folder
-from qkv.inference.optimize import is_optimized
+from qkv.inference.optimize import Choice, check_dtype, is_optimized, optimize
 from qkv.json_fields import NULL, TEXT, check_kinds, quoted, read_json
 from qkv.models.heads import MaskedLM, ModelWithHead, PreTraining
 from qkv.models.lora import merge_lora
-from qkv.tasks.packing import is_packed, load_packed, save_packed
+from qkv.tasks.beside import read_preprocessor, read_tokenizer, write_preprocessor
+from qkv.tasks.packing import is_packed, load_packed, load_packed_gguf, save_packed
 from qkv.zoo.catalog import ZOO, own_files
 
 GGUF = ".gguf"
@@ -82,7 +82,7 @@ class Loaded:
 def load(
     path: str | os.PathLike[str],
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Choice | None = None,
     device: torch.device | str | None = None,
     new: Iterable[str] | str = (),
     architecture: str | None = None,
@@ -98,7 +98,9 @@ def load(
     Args:
         path: such as "models/bert", "model.gguf", "all-MiniLM-L6-v2" or
             "google-bert/bert-base-uncased".
-        dtype: dtype of the parameters; None: as in the file, float32 if it is quantized.
+        dtype: dtype of the parameters; None: as in the file, float32 if it is quantized. A name,
+            such as "int8", returns an optimized model, see `optimize`; it is never expanded as a
+            whole if the file is GGUF.
         device: device of the parameters; on a CPU the weights stay mapped to the file.
         new: modules to initialize, such as "classifier".
         architecture: overrides that of config.json, such as "BertForSequenceClassification".
@@ -112,6 +114,8 @@ def load(
         DataError: if there is no such model, a file is broken, or files do not fit each other.
     """
     path = locate(path)
+    if isinstance(dtype, str):
+        check_dtype(dtype)
     options: dict[str, Any] = {
         "dtype": dtype,
         "device": device,
@@ -123,16 +127,30 @@ def load(
     if path.suffix == GGUF and path.is_file():
         loaded, name = _load_gguf(path, options), _shipped_as(path)
         return _with_settings(loaded, own_files(name)) if name else loaded
+    if isinstance(dtype, str):
+        options["dtype"] = torch.float32
     if is_adapted(path):
-        return _load_adapted(path, dtype=dtype, device=device, allow_download=allow_download)
+        options = {"dtype": options["dtype"], "device": device, "allow_download": allow_download}
+        loaded = _load_adapted(path, **options)
+    else:
+        loaded = _load_folder(path, options)
+    if not isinstance(dtype, str):
+        return loaded
+    try:
+        return replace(loaded, model=optimize(loaded.model, dtype))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _load_folder(path: Path, options: Mapping[str, Any]) -> Loaded:
     folder = path.parent if path.is_file() else whole_folder(path)
     packed = is_packed(folder)
     checkpoint = load_packed(folder, **options) if packed else load_checkpoint(path, **options)
-    tokenizer = _tokenizer(folder, checkpoint)
+    tokenizer = read_tokenizer(folder, checkpoint)
     return Loaded(
         checkpoint.model,
         tokenizer,
-        _preprocessor(folder, checkpoint),
+        read_preprocessor(folder, checkpoint),
         config=checkpoint.config,
         origin=checkpoint.origin,
         read=tokenizer,
@@ -166,13 +184,14 @@ def read_config(model: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _load_gguf(path: Path, options: Mapping[str, Any]) -> Loaded:
     """Load a GGUF file; its metadata becomes config.json and the files of a tokenizer."""
-    checkpoint, gguf = load_gguf(path, **options)
+    load = load_packed_gguf if isinstance(options["dtype"], str) else load_gguf
+    checkpoint, gguf = load(path, **options)
     try:
         files = gguf_tokenizer_files(gguf.metadata)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 Path(folder, name).write_bytes(content)
-            tokenizer = _tokenizer(Path(folder), checkpoint)
+            tokenizer = read_tokenizer(Path(folder), checkpoint)
     except QKVError as error:
         raise type(error)(f"{path}: {error}") from error
     loaded = Loaded(
@@ -299,7 +318,7 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
             files |= loaded.tokenizer.files
     if loaded.preprocessor is not None:
         old = files.get(IMAGES_FILE)
-        files[IMAGES_FILE] = _write_preprocessor(loaded.preprocessor.config, loaded.config, old)
+        files[IMAGES_FILE] = write_preprocessor(loaded.preprocessor.config, loaded.config, old)
     checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
     write = save_packed if is_optimized(loaded.model) else save_checkpoint
     write(checkpoint, folder, files=files, shard_bytes=shard_bytes)
@@ -358,40 +377,3 @@ def _locate_offline(name: str) -> Path | None:
     except (OSError, ValueError):  # too long, or with invalid characters
         return None
     return ZOO[name].locate() if name in ZOO else None
-
-
-def _tokenizer(folder: Path, checkpoint: Checkpoint) -> Tokenizer | None:
-    tokenizer = load_tokenizer(folder)
-    rows = getattr(checkpoint.model.config, "vocab_size", None)
-    if tokenizer is not None and rows is not None and tokenizer.vocab_size > rows:
-        raise DataError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but the embedding of "
-            f"the model has {rows} rows: they do not belong together"
-        )
-    return tokenizer
-
-
-def _preprocessor(folder: Path, checkpoint: Checkpoint) -> ImageProcessor | None:
-    path = folder / IMAGES_FILE
-    n_channels = getattr(checkpoint.model.config, "n_channels", None)
-    if not path.is_file() or n_channels is None:
-        return None
-    try:
-        config = read_image_config(read_json(path), model_type=checkpoint.config["model_type"])
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if len(config.mode) != n_channels:
-        raise DataError(
-            f"{path} makes images of {len(config.mode)} channels, but the model expects "
-            f"{n_channels}: they do not belong together"
-        )
-    return ImageProcessor(config)
-
-
-def _write_preprocessor(config: ImageConfig, model: dict[str, Any], old: bytes | None) -> bytes:
-    """Return preprocessor_config.json; the old bytes if they still describe the preprocessor."""
-    if old is not None and config == read_image_config(
-        json.loads(old), model_type=model["model_type"]
-    ):
-        return old
-    return (json.dumps(write_image_config(config), indent=2) + "\n").encode()

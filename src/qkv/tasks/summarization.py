@@ -18,6 +18,7 @@ from qkv.files import whole_folder
 from qkv.generation.decoding import Decoding
 from qkv.generation.processors import forbid_tokens
 from qkv.generation.ranking import Beam
+from qkv.inference.optimize import Choice
 from qkv.models.bart import Bart
 from qkv.models.modes import evaluating
 from qkv.models.pointer_generator import PointerGenerator
@@ -109,6 +110,7 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
         path: str | os.PathLike[str],
         *,
         device: torch.device | str | None,
+        dtype: Choice | None,
         allow_download: bool,
     ) -> Loaded:
         """Read a model, or a decoder with the encoder that it names."""
@@ -116,7 +118,7 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
         options = {"device": device, "allow_download": allow_download}
         if (folder / DECODER_FILE).is_file():
             return join_decoder(folder, **options)
-        return load(path, dtype=torch.float32, **options)
+        return load(path, dtype=dtype or torch.float32, **options)
 
     @classmethod
     def of(
