@@ -248,6 +248,7 @@ MODELS = {
     "post-norm": transformer,
     "pre-norm": lambda: transformer(norm_first=True, norm="rms", feed_forward="swiglu"),
     "rotary": lambda: decoder_only(norm_first=True, rotary_base=100.0, n_kv_heads=2),
+    "rotary-pairs": lambda: transformer(norm_first=True, norm="rms", rotary_base=100.0),
     "alibi": lambda: decoder_only(lambda: ALiBi(6)),
     "relative-bias": lambda: decoder_only(
         lambda: RelativeBias(6, n_buckets=8, max_distance=11, bidirectional=False)

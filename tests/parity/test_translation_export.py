@@ -9,10 +9,11 @@ import transformers
 from tests.helpers import unchecked
 from tests.parity.encoder_decoder import compare_logits
 
-from qkv.tasks.seq2seq import BEAM, Sizes
+from qkv.tasks.seq2seq import BEAM
 from qkv.tasks.splits import DataConfig
 from qkv.tasks.train import train
 from qkv.tasks.translation import TASK, TranslationRecipe, Translator
+from qkv.tasks.translator_sizes import TranslatorSizes
 from qkv.training.settings import Training
 
 WORDS = {"Red": "rot", "blue": "blau", "two": "zwei", "houses": "Häuser", "dogs": "Hunde"}
@@ -36,7 +37,7 @@ def folder(tmp_path_factory):
             lowercase=True,
             vocab_size=280,
             max_length=31,
-            model=Sizes(
+            model=TranslatorSizes(
                 d_model=34,
                 n_heads=2,
                 d_ff=41,

@@ -34,19 +34,22 @@ class EncoderDecoder(Seq2Seq[DecodingState]):
         """Run the encoder and the decoder; return the hidden states for the output layer."""
         memory = self.encode(source, source_mask)
         check_tokens(target, memory.shape[0])
+        positions = token_positions(target, target_mask)
         return self.decoder(
-            self.embed_target(target, token_positions(target, target_mask)),
+            self.embed_target(target, positions),
             memory,
             mask=attention_mask(target_mask),
             memory_mask=attention_mask(source_mask),
+            positions=positions,
         )
 
     def encode(
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B S D"]:
         """Run the encoder; return the memory that the decoder attends to."""
-        x = self.embed_source(source, token_positions(source, token_mask))
-        return self.encoder(x, mask=attention_mask(token_mask))
+        positions = token_positions(source, token_mask)
+        x = self.embed_source(source, positions)
+        return self.encoder(x, mask=attention_mask(token_mask), positions=positions)
 
     def start(
         self, source: Int[Tensor, "B S"], token_mask: Bool[Tensor, "B S"] | None = None
@@ -68,6 +71,7 @@ class EncoderDecoder(Seq2Seq[DecodingState]):
             state.memory,
             mask=mask,
             memory_mask=state.memory_mask,
+            positions=positions,
             caches=state.caches,
         )
 

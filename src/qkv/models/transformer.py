@@ -47,6 +47,7 @@ class TransformerConfig:
     sinusoid_layout: Literal["interleaved", "halves"] = "interleaved"
     sinusoid_divisor: float | None = None  # None: d_model / 2
     first_position: int = 0
+    rotary_base: float | None = None  # rotary positions in self-attention, instead of sinusoids
 
     def __post_init__(self) -> None:
         """Check the values that no block checks."""
@@ -71,6 +72,7 @@ class TransformerConfig:
             norm_first=self.norm_first,
             norm_eps=self.norm_eps,
             feed_forward=self.feed_forward,
+            rotary_base=self.rotary_base,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             causal=decoder,
@@ -112,11 +114,16 @@ class Transformer(EncoderDecoder):
     def embed_source(
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "*B S"]
     ) -> Float[Tensor, "B S D"]:
-        """Add token embeddings and sinusoids."""
-        return self.dropout(self.positions(self.source_embedding(tokens), positions))
+        """Add token embeddings and sinusoids, unless positions are rotary."""
+        return self._with_positions(self.source_embedding(tokens), positions)
 
     def embed_target(
         self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B T D"]:
-        """Add token embeddings and sinusoids."""
-        return self.dropout(self.positions(self.target_embedding(tokens), positions))
+        """Add token embeddings and sinusoids, unless positions are rotary."""
+        return self._with_positions(self.target_embedding(tokens), positions)
+
+    def _with_positions(
+        self, x: Float[Tensor, "B L D"], positions: Int[Tensor, "*B L"]
+    ) -> Float[Tensor, "B L D"]:
+        return self.dropout(self.positions(x, positions) if self.config.rotary_base is None else x)

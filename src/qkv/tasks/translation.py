@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import ClassVar, Self
@@ -22,7 +22,6 @@ from qkv.generation.decoding import Decoding
 from qkv.generation.ranking import Beam
 from qkv.generation.stepping import check_max_length
 from qkv.models.encoder_decoder import EncoderDecoder
-from qkv.models.marian import Marian, MarianConfig
 from qkv.models.modes import evaluating
 from qkv.models.rnn import RNNSeq2Seq
 from qkv.tasks.decoding import choose_beam, read_decoding, with_decoding
@@ -34,7 +33,6 @@ from qkv.tasks.seq2seq import (
     Alignment,
     PairRecipe,
     Seq2SeqDecoder,
-    Sizes,
 )
 from qkv.tasks.sources import Choice, Part, Source, choose, note_on, read_source
 from qkv.tasks.splits import DataConfig, Splits
@@ -47,6 +45,7 @@ from qkv.tasks.translate import (
     translation_line,
     translation_tables,
 )
+from qkv.tasks.translator_sizes import TranslatorSizes
 from qkv.training.settings import Training
 
 TextPair = tuple[str, str]  # source, target
@@ -290,10 +289,10 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationRecipe(PairRecipe[Translator]):
-    """Train a Transformer to translate, from random weights or from a base.
+    """Train a model to translate, from random weights or from a base.
 
     Args:
-        model: sizes of a model without a base.
+        model: kind and sizes of a model without a base.
         vocab_size: number of subwords of a model without a base, for both languages together.
         lowercase: lowercase all texts of a model without a base.
         copying: replace names and numbers by stand-ins, which are copied (`Copying`).
@@ -305,7 +304,7 @@ class TranslationRecipe(PairRecipe[Translator]):
     training: Training = Training(
         steps=10_000, max_tokens=4_000, smoothing=0.1, evaluate_every=1_000
     )
-    model: Sizes = Sizes()
+    model: TranslatorSizes = TranslatorSizes()
     vocab_size: int = 8_000
     lowercase: bool = False
     copying: bool = False
@@ -330,14 +329,8 @@ class TranslationRecipe(PairRecipe[Translator]):
             self.vocab_size,
             lowercase=self.lowercase,
         )
-        size = tokenizer.vocab_size
-        config = MarianConfig(
-            source_vocab_size=size,
-            target_vocab_size=size,
-            n_positions=self.max_length,
-            **asdict(self.model),
-        )
-        loaded, longest = Loaded(Marian(config), tokenizer), self.max_length
+        longest = self.max_length
+        loaded = Loaded(self.model.build(tokenizer.vocab_size, longest), tokenizer)
         return Translator(
             loaded, max_length=longest, limit=longest, beam=self.beam, copying=copying
         )

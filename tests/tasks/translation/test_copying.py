@@ -13,11 +13,11 @@ from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError
 from qkv.generation.answer import Answer
 from qkv.generation.ranking import Beam
-from qkv.tasks.seq2seq import Sizes
 from qkv.tasks.sources import Part, choose, note_on, read_source
 from qkv.tasks.splits import DataConfig
 from qkv.tasks.train import train
 from qkv.tasks.translation import TASK, TranslationRecipe, Translator
+from qkv.tasks.translator_sizes import TranslatorSizes
 from qkv.training.settings import Training
 
 N, M = NAMES[0], NUMBERS[0]
@@ -96,7 +96,7 @@ def folder(tmp_path_factory):
         training=Training(
             steps=220, max_tokens=600, learning_rate=1e-2, warmup=10, evaluate_every=220
         ),
-        model=Sizes(
+        model=TranslatorSizes(
             d_model=32, n_heads=2, d_ff=64, n_encoder_layers=1, n_decoder_layers=1, dropout=0.0
         ),
         vocab_size=300,

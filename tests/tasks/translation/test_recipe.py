@@ -18,15 +18,16 @@ from qkv.errors import ConfigError, DataError
 from qkv.generation.ranking import Beam
 from qkv.json_fields import read_json
 from qkv.tasks.finetuning import FineTuning
-from qkv.tasks.seq2seq import BEAM, Sizes
+from qkv.tasks.seq2seq import BEAM
 from qkv.tasks.splits import DataConfig, Source, read_splits
 from qkv.tasks.train import train
 from qkv.tasks.translation import TASK, TranslationRecipe, Translator
+from qkv.tasks.translator_sizes import TranslatorSizes
 from qkv.training.settings import Training
 
 WORDS = {"red": "rot", "blue": "blau", "two": "zwei", "houses": "Häuser", "Dogs": "Hunde"}
 COLUMNS = {"source": "en", "target": "de"}
-MODEL = Sizes(d_model=22, n_heads=2, d_ff=31, n_encoder_layers=1, n_decoder_layers=1)
+MODEL = TranslatorSizes(d_model=22, n_heads=2, d_ff=31, n_encoder_layers=1, n_decoder_layers=1)
 TRAINING = {
     "steps": 60,
     "max_tokens": 200,
