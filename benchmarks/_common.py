@@ -89,6 +89,31 @@ def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def load_runs(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the runs so far, or begin; stop if they were made with other settings."""
+    if not path.exists():
+        return {"settings": settings, "runs": []}
+    result = load(path)
+    if result["settings"] != json.loads(json.dumps(settings)):
+        raise SystemExit(f"{path} is of other settings than these: delete it to begin anew")
+    return result
+
+
+def save_runs(path: Path, result: Mapping[str, Any]) -> None:
+    """Write settings and machine, and each run on a line of its own."""
+    runs = ",\n".join(json.dumps(run) for run in result["runs"])
+    rest = {key: value for key, value in result.items() if key != "runs"}
+    text = json.dumps(rest, indent=2).removesuffix("\n}") + f',\n  "runs": [\n{runs}\n  ]\n}}\n'
+    write_atomically(path, text)
+
+
+def over_seeds(runs: Sequence[Mapping[str, Any]], key: str, form: Callable[[float], str]) -> str:
+    """Write the mean over the seeds, and the lowest and highest where they differ."""
+    values = [run[key] for run in runs]
+    low, high = form(min(values)), form(max(values))
+    return form(statistics.mean(values)) + (f" ({low} to {high})" if low != high else "")
+
+
 def provenance(path: Path, result: Mapping[str, Any]) -> str:
     """Say where the numbers of a block come from."""
     machine = result["machine"]

@@ -1,10 +1,10 @@
 """Tables and figure of docs/variants.md: what the mechanisms learn, and what they cost."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from _common import DOCS, IMAGES, RESULTS, load, provenance, publish
+from _common import DOCS, IMAGES, RESULTS, load, over_seeds, provenance, publish
 from _variants import BASELINE, COPY, MECHANISMS, REACH
 
 from qkv.tutorial.figures import draw_curves, new_figure, save_figure
@@ -47,13 +47,6 @@ def report(result: Mapping[str, Any], *, quick: bool) -> None:
 
 def of(runs: Sequence[Run], task: str, name: str) -> list[Run]:
     return [run for run in runs if (run["task"], run["mechanism"]) == (task, name)]
-
-
-def over_seeds(runs: Sequence[Run], key: str, form: Callable[[float], str]) -> str:
-    """Write the mean over the seeds, and the lowest and highest where they differ."""
-    values = [run[key] for run in runs]
-    low, high = form(min(values)), form(max(values))
-    return form(statistics.mean(values)) + (f" ({low} to {high})" if low != high else "")
 
 
 def percent(share: float) -> str:

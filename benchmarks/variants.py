@@ -4,23 +4,20 @@ Every run is written to results/variants.json when it ends; what is there is not
 interrupted comparison goes on where it was. Delete the file to begin anew.
 """
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from _common import arguments, machine
+from _common import arguments, load_runs, machine, save_runs
 from _variants import DELTA, MECHANISMS, STREAMING, TASKS
 from _variants_report import QUALITY, report
 from rich.console import Console
 
-from qkv.files import write_atomically
-
 QUICK = Path("out/variants_quick.json")
 QUICK_STEPS = 10
 CONSOLE = Console()
+SETTINGS = {task: setting for task, (setting, _) in TASKS.items()}
 
 
 def plan(only: Sequence[str], tasks: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
@@ -33,20 +30,9 @@ def plan(only: Sequence[str], tasks: Sequence[str], seeds: int) -> Iterator[tupl
                     yield task, name, seed
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read the runs so far, or begin."""
-    settings = {task: setting for task, (setting, _) in TASKS.items()}
-    if not path.exists():
-        return {"settings": settings, "runs": []}
-    result = json.loads(path.read_text(encoding="utf-8"))
-    if result["settings"] != settings:
-        raise SystemExit(f"{path} is of other settings than these: delete it to begin anew")
-    return result
-
-
 def run_all(path: Path, todo: list[tuple[str, str, int]], *, quick: bool) -> None:
     """Run what is not there yet, and write the file after each run."""
-    result = load(path)
+    result = load_runs(path, SETTINGS)
     done = {(run["task"], run["mechanism"], run["seed"]) for run in result["runs"]}
     todo = [each for each in todo if each not in done]
     begin = time.perf_counter()
@@ -55,7 +41,7 @@ def run_all(path: Path, todo: list[tuple[str, str, int]], *, quick: bool) -> Non
         run = learn(name, seed, QUICK_STEPS if quick else setting["steps"])
         result["runs"].append({"task": task, "mechanism": name, "seed": seed} | run)
         result["machine"] = machine("accelerate")
-        save(path, result)
+        save_runs(path, result)
         score = run["exact match" if task == "dates" else "right tokens"]
         left = (time.perf_counter() - begin) / number * (len(todo) - number) / 60
         CONSOLE.print(
@@ -64,14 +50,6 @@ def run_all(path: Path, todo: list[tuple[str, str, int]], *, quick: bool) -> Non
             highlight=False,
             soft_wrap=True,
         )
-
-
-def save(path: Path, result: dict[str, Any]) -> None:
-    """Write settings and machine, and each run on a line of its own."""
-    runs = ",\n".join(json.dumps(run) for run in result["runs"])
-    rest = {key: value for key, value in result.items() if key != "runs"}
-    text = json.dumps(rest, indent=2).removesuffix("\n}") + f',\n  "runs": [\n{runs}\n  ]\n}}\n'
-    write_atomically(path, text)
 
 
 def main() -> None:
@@ -88,7 +66,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         todo = list(plan(options.only, options.tasks, options.seeds))
         run_all(path, todo, quick=options.quick)
-    report(load(path), quick=options.quick)
+    report(load_runs(path, SETTINGS), quick=options.quick)
 
 
 if __name__ == "__main__":

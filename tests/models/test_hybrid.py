@@ -34,7 +34,9 @@ PATTERNS = {
     "delta": ("gated_delta",),
     "linear": ("attention", "linear"),
     "window and nope": ("window", "nope"),
+    "shared": ("window", "attention", "shared", "nope", "shared"),
     "rest": ("sink", "softcap", "qk_norm", "gated", "sigmoid"),
+    "differential": ("differential_v2",),
 }
 every_pattern = pytest.mark.parametrize("name", list(PATTERNS))
 
@@ -86,7 +88,7 @@ def test_attention_alone_is_a_llama_to_the_bit(n_kv_heads, tied_output):
 
 def test_every_mechanism_can_be_a_layer():
     names = tuple(MECHANISMS)
-    model = randomized(Hybrid(HybridConfig(**SIZES | {"n_layers": 11}, layers=names, window=3)))
+    model = randomized(Hybrid(HybridConfig(**SIZES | {"n_layers": 13}, layers=names, window=3)))
     assert model(torch.randint(17, (3, 7))).isfinite().all()
     assert set(names) == {name for layers in PATTERNS.values() for name in layers}
 

@@ -24,7 +24,10 @@ def is_all(rows: Int[Tensor, " rows"], n: int) -> bool:
 class SelfAttentionCache(Protocol):
     """What a decoding loop does with the cache of a layer, whatever its mechanism stores."""
 
-    length: int
+    @property
+    def length(self) -> int:
+        """Number of tokens so far."""
+        ...
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""

@@ -4,11 +4,16 @@ Three layers of the gated delta rule, then one of attention, as in Qwen3-Next; o
 attention without positions in between. All else is that of the Llama family.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
 from qkv.attention.multi_head import AttentionOptions, MultiHeadAttention
-from qkv.attention.variants.registry import check_layers, make_mechanism
-from qkv.blocks.block import Block
+from qkv.attention.variants.registry import check_layers, key_sources, make_mechanism
+from qkv.attention.variants.shared import PassedKeys, SharedCache
+from qkv.blocks.block import Block, LayerCache
 from qkv.blocks.config import BlockConfig, FeedForwardKind
 from qkv.blocks.positions import Rotary
 from qkv.blocks.stack import Stack
@@ -70,7 +75,64 @@ class HybridConfig:
             rotary=Rotary(d_head, base=self.rotary_base),
         )
         name = self.layers[layer % len(self.layers)]
+        source = key_sources(self.layers, self.n_layers).get(layer, layer)
+        if self.layers[source % len(self.layers)] == "nope":  # queries turn as the keys do
+            options["rotary"] = None
         return make_mechanism(name, self.d_model, self.n_heads, window=self.window, options=options)
+
+
+class SharingStack(Stack):
+    """A stack in which some layers use the keys and values of earlier ones.
+
+    Args:
+        config: configuration of every block.
+        n_layers: number of blocks.
+        make_block: builds block i.
+        sources: for each layer without keys, the layer whose keys it uses.
+    """
+
+    def __init__(
+        self,
+        config: BlockConfig,
+        n_layers: int,
+        *,
+        make_block: Callable[[int], Block],
+        sources: Mapping[int, int],
+    ):
+        super().__init__(config, n_layers, make_block=make_block)
+        self.sources = dict(sources)
+
+    def new_caches(self) -> list[LayerCache]:
+        """Return empty caches for decoding; a layer without keys has that of its source."""
+        caches = super().new_caches()
+        for layer, source in self.sources.items():
+            caches[layer].self_attention.source = caches[source].self_attention
+        return caches
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D"],
+        memory: Float[Tensor, "memories K D"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        memory_mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        caches: Sequence[LayerCache | None] | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """Run the blocks in order; see `Stack`."""
+        caches = self._passed() if caches is None else caches
+        return super().forward(
+            x, memory, mask=mask, memory_mask=memory_mask, positions=positions, caches=caches
+        )
+
+    def _passed(self) -> list[LayerCache | None]:
+        """Return what hands keys from layer to layer, if nothing is to be remembered."""
+        passed = {source: PassedKeys() for source in self.sources.values()}
+        caches: list[LayerCache | None] = [None] * len(self.blocks)
+        for layer, source in self.sources.items():
+            caches[source] = LayerCache(passed[source])
+            caches[layer] = LayerCache(SharedCache(passed[source]))
+        return caches
 
 
 class Hybrid(CausalLM):
@@ -82,10 +144,14 @@ class Hybrid(CausalLM):
 
     def __init__(self, config: HybridConfig):
         block = config.block()
-        stack = Stack(
-            block,
-            config.n_layers,
-            make_block=lambda i: Block(block, self_attention=config.attention(i)),
-        )
+
+        def make_block(i: int) -> Block:
+            return Block(block, self_attention=config.attention(i))
+
+        n_layers, sources = config.n_layers, key_sources(config.layers, config.n_layers)
+        if sources:
+            stack = SharingStack(block, n_layers, make_block=make_block, sources=sources)
+        else:
+            stack = Stack(block, n_layers, make_block=make_block)
         super().__init__(config.vocab_size, config.d_model, stack, tied_output=config.tied_output)
         self.config = config

@@ -10,6 +10,7 @@ from torch import nn
 from qkv.attention.cache import KeyValueCache
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.single_head import SingleHeadAttention
+from qkv.attention.variants.shared import SharedAttention
 from qkv.blocks.block import Block
 from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.positions import ALiBi, LearnedPositions, RelativeBias, Rotary, SinusoidalPositions
@@ -133,7 +134,8 @@ def _heads(module: MultiHeadAttention | SingleHeadAttention) -> dict[str, str]:
         positions = ""
     else:
         n_heads, d_head, causal = module.n_heads, module.d_head, module.causal
-        n_kv_heads = module.key.out_features // d_head
+        shared = isinstance(module, SharedAttention)
+        n_kv_heads = "of an earlier layer" if shared else module.key.out_features // d_head
         window = getattr(module, "window", None)
         positions = name_positions(module.rotary) or name_positions(module.position_bias)
     side = "before" if causal else "on either side"

@@ -9,6 +9,7 @@ from tests.helpers import assert_close, randomized
 from qkv.attention.cache import KeyValueCache
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.differential import DifferentialAttention
+from qkv.attention.variants.differential_v2 import DifferentialV2Attention
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
 from qkv.attention.variants.gated import GatedAttention
 from qkv.attention.variants.gated_delta import DeltaState, GatedDeltaAttention
@@ -49,6 +50,9 @@ MECHANISMS = {
     "differential": lambda causal: DifferentialAttention(
         *SIZES, lambda_init=0.4, causal=causal, rotary=Rotary(D // 2)
     ),
+    "differential-v2": lambda causal: DifferentialV2Attention(
+        *SIZES, n_kv_heads=1, causal=causal, rotary=Rotary(D)
+    ),
     "gated": lambda causal: GatedAttention(*SIZES, n_kv_heads=1, causal=causal, rotary=Rotary(D)),
     "gated-delta": lambda causal: GatedDeltaAttention(*SIZES, causal=causal),
     "qk-norm": lambda causal: QKNormAttention(
@@ -62,6 +66,7 @@ MECHANISMS = {
     ),
 }
 RECURRENT = {"linear": LinearState, "gated-delta": DeltaState}  # keys are summed in a state
+MAPS = {"differential-v2": 2}  # that a recorder gets of each head
 BOTH_WAYS = [name for name in MECHANISMS if name not in ("streaming", "gated-delta")]
 CASES = [(name, True) for name in MECHANISMS] + [(name, False) for name in BOTH_WAYS]
 

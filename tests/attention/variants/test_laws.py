@@ -5,6 +5,7 @@ import torch
 from tests.attention.variants.mechanisms import (
     CASES,
     D_MODEL,
+    MAPS,
     MECHANISMS,
     RECURRENT,
     B,
@@ -213,7 +214,8 @@ def test_recorded_weights_times_values_are_the_output(name, causal):
     with record_attention(module) as record:
         out = module(x, mask=mask)
     values = module.value(x).unflatten(-1, (-1, D)).transpose(1, 2)  # (B, G, K, D)
-    heads = record["attention"] @ values.repeat_interleave(H // values.shape[1], 1)
+    values = values.repeat_interleave(H // values.shape[1], 1).repeat(1, MAPS.get(name, 1), 1, 1)
+    heads = record["attention"] @ values
     assert_close(module.join(heads, x), out)
 
 
@@ -223,8 +225,8 @@ def test_recorded_weights_are_zero_where_the_mask_or_time_forbids(name, causal):
     with record_attention(module) as record:
         module(tokens(), mask=mask)
     weights = record["attention"]
-    assert weights.shape == (B, H, L, L)
-    allowed = mask.expand(weights.shape)
+    assert weights.shape == (B, H * MAPS.get(name, 1), L, L)
+    allowed = mask.repeat(1, MAPS.get(name, 1), 1, 1).expand(weights.shape)
     if causal:
         allowed = allowed & torch.ones(L, L, dtype=torch.bool).tril()
     assert (weights[~allowed] == 0).all()

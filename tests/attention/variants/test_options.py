@@ -11,6 +11,7 @@ from qkv.attention.masks import attention_mask
 from qkv.attention.multi_head import AttentionOptions, MultiHeadAttention
 from qkv.attention.variants import chunks
 from qkv.attention.variants.differential import DifferentialAttention
+from qkv.attention.variants.differential_v2 import DifferentialV2Attention
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
 from qkv.attention.variants.gated import GatedAttention
 from qkv.attention.variants.global_tokens import GlobalTokensAttention
@@ -39,6 +40,7 @@ TAKES_ALL = {
     "sigmoid": (SigmoidAttention, {}),
     "sink": (SinkAttention, {}),
     "differential": (DifferentialAttention, {}),
+    "differential-v2": (DifferentialV2Attention, {}),
     "gated": (GatedAttention, {}),
     "top-k": (TopKAttention, {"k": L}),
     "qk-norm": (QKNormAttention, {}),

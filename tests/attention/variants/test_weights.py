@@ -17,8 +17,10 @@ from tests.attention.variants.mechanisms import (
 from tests.helpers import assert_close, randomized
 
 from qkv.attention.core import attention_weights, explicit_attention
+from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.record import record_attention
 from qkv.attention.variants.differential import DifferentialAttention, initial_lambda
+from qkv.attention.variants.differential_v2 import DifferentialV2Attention
 from qkv.attention.variants.gated import GatedAttention
 from qkv.attention.variants.sigmoid import sigmoid_weights
 from qkv.attention.variants.sink import sink_softmax
@@ -166,6 +168,59 @@ def test_lambda_starts_lower_in_early_layers():
     assert initial_lambda(4) == pytest.approx(0.8 - 0.6 * math.exp(-0.9))
     vectors = DifferentialAttention(600, 3).lambda_vectors
     assert vectors.std().item() == pytest.approx(0.1, rel=0.2)
+
+
+def of_queries(module, which):
+    """Standard attention by one of the two queries of each head."""
+    plain = MultiHeadAttention(*SIZES, n_kv_heads=1, causal=module.causal, rotary=module.rotary)
+    plain = plain.double()
+    plain.load_state_dict(
+        module.state_dict()
+        | {
+            f"query.{name}": w.unflatten(0, (H, 2, D))[:, which].flatten(0, 1)
+            for name, w in module.query.named_parameters()
+        },
+        strict=False,
+    )
+    return plain
+
+
+@both_ways
+def test_as_lambda_falls_version_2_is_standard_attention_by_the_first_queries(causal):
+    module, x = build("differential-v2", causal), tokens()
+    module.mixing.weight.data.zero_()
+    module.mixing.weight.data[:, 0] = -60.0  # sigmoid(-60) is 9e-27
+    x[:, :, 0] = 1
+    assert_same_function(module, of_queries(module, 0), x)
+
+
+@both_ways
+def test_version_2_subtracts_a_share_of_each_token_and_head(causal):
+    module, x = build("differential-v2", causal), tokens()
+    first, second = (of_queries(module, which) for which in (0, 1))
+    for plain in (first, second):
+        plain.output = torch.nn.Identity()
+
+    def formula(x):
+        share = torch.sigmoid(x @ module.mixing.weight.T).repeat_interleave(D, -1)
+        return module.output(first(x) - share * second(x))
+
+    assert_same_function(module, formula, x)
+
+
+def test_version_2_by_hand():
+    """Keys 0 and ln 3, values 1 and 5, queries 1 and 0, lambda 0: 4 - 3 / 2."""
+    module = DifferentialV2Attention(2, 1, d_head=1, bias=False, causal=True).double()
+    weights = {
+        "query.weight": [[1, 0], [0, 0]],
+        "key.weight": [[0, math.log(3)]],
+        "value.weight": [[1, 4]],
+        "mixing.weight": [[0, 0]],
+        "output.weight": [[1], [1]],
+    }
+    module.load_state_dict({name: tensor(*w) for name, w in weights.items()})
+    x = tensor(1, 0, 1, 1).view(1, 2, 2)
+    assert_close(module(x)[0, :, 0], tensor(1 - 1 / 2, 4 - 3 / 2))
 
 
 @both_ways

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qkv.attention.multi_head import AttentionOptions, MultiHeadAttention
+from qkv.attention.variants.differential_v2 import DifferentialV2Attention
 from qkv.attention.variants.gated import GatedAttention
 from qkv.attention.variants.gated_delta import GatedDeltaAttention
 from qkv.attention.variants.linear import LinearAttention
 from qkv.attention.variants.qk_norm import QKNormAttention
+from qkv.attention.variants.shared import SharedAttention
 from qkv.attention.variants.sigmoid import SigmoidAttention
 from qkv.attention.variants.sink import SinkAttention
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
@@ -28,6 +30,8 @@ MECHANISMS: dict[str, Make] = {
     "sigmoid": lambda d, h, window, options: SigmoidAttention(d, h, **options),
     "sink": lambda d, h, window, options: SinkAttention(d, h, **options),
     "gated": lambda d, h, window, options: GatedAttention(d, h, **options),
+    "differential_v2": lambda d, h, window, options: DifferentialV2Attention(d, h, **options),
+    "shared": lambda d, h, window, options: SharedAttention(d, h, **options),
     # Without positions, and with as many key heads as query heads.
     "linear": lambda d, h, window, options: LinearAttention(
         d, h, causal=options.get("causal", False)
@@ -42,6 +46,9 @@ MECHANISMS: dict[str, Make] = {
     ),
 }
 
+# Layers that keep no keys of all tokens, which a layer named "shared" could use.
+WITHOUT_KEYS = ("window", "shared", "linear", "gated_delta")
+
 
 def check_layers(layers: Any, n_layers: int, *, window: int | None) -> None:
     """Check the names of a layer pattern, which is repeated until there are n_layers.
@@ -52,8 +59,9 @@ def check_layers(layers: Any, n_layers: int, *, window: int | None) -> None:
         window: tokens that a query of a layer named "window" sees, including its own.
 
     Raises:
-        ConfigError: if there is no name, an unknown one, or more than layers; or if a window is
-            missing, below 2, or without a layer that has it.
+        ConfigError: if there is no name, an unknown one, or more than layers; if a window is
+            missing, below 2, or without a layer that has it; or if "shared" has no layer before it
+            with keys of all tokens.
     """
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
         raise ConfigError(
@@ -76,6 +84,23 @@ def check_layers(layers: Any, n_layers: int, *, window: int | None) -> None:
         )
     if window is not None and (type(window) is not int or window < 2):
         raise ConfigError(f"window = {window}; expected at least 2: the token itself and another")
+    if "shared" in layers and layers.index("shared") not in key_sources(layers, len(layers)):
+        raise ConfigError(
+            f"layers = {', '.join(layers)}; shared uses the keys of a layer before it that keeps "
+            f"those of all tokens, and {', '.join(WITHOUT_KEYS)} do not: expected another one first"
+        )
+
+
+def key_sources(layers: Sequence[str], n_layers: int) -> dict[int, int]:
+    """Return, for each layer named "shared", the last layer before it with keys of all tokens."""
+    source, sources = None, {}
+    for i in range(n_layers):
+        name = layers[i % len(layers)]
+        if name not in WITHOUT_KEYS:
+            source = i
+        elif name == "shared" and source is not None:
+            sources[i] = source
+    return sources
 
 
 def make_mechanism(
