@@ -54,13 +54,18 @@ class KeyValueCache:
     def update(self, project: Callable[[], KeysValues]) -> KeysValues:
         """Append the keys and values (B, G, n, D) that `project` computes; return all of them."""
         keys, values = project()
-        end = self.length + keys.shape[2]
+        start, end = self.stored, self.stored + keys.shape[2]
         self._keys = self._room(self._keys, keys, end)
         self._values = self._room(self._values, values, end)
-        self._keys[:, :, self.length : end] = keys
-        self._values[:, :, self.length : end] = values
-        self.length = end
+        self._keys[:, :, start:end] = keys
+        self._values[:, :, start:end] = values
+        self.length += keys.shape[2]
         return self._keys[:, :, :end], self._values[:, :, :end]
+
+    @property
+    def stored(self) -> int:
+        """Number of positions in memory; less than `length` if old ones were dropped."""
+        return self.length
 
     @property
     def empty(self) -> bool:
@@ -74,9 +79,9 @@ class KeyValueCache:
         """
         if self._keys is None or self._values is None:
             return None
-        end = self.length + n
+        end = self.stored + n
         self._keys, self._values = (self._room(x, x, end) for x in (self._keys, self._values))
-        self.length = end
+        self.length += n
         return self._keys, self._values
 
     def _room(self, slots: Tensor | None, new: Tensor, end: int) -> Tensor:
@@ -86,7 +91,7 @@ class KeyValueCache:
         capacity = max(end, self._capacity if slots is None else 2 * slots.shape[2])
         larger = new.new_zeros(*new.shape[:2], capacity, new.shape[3])
         if slots is not None:
-            larger[:, :, : self.length] = slots[:, :, : self.length]
+            larger[:, :, : self.stored] = slots[:, :, : self.stored]
         return larger
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
@@ -99,7 +104,7 @@ class KeyValueCache:
         # Of as many rows, only those that move are copied, and of these only what is filled.
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
         for slots in (self._keys, self._values):
-            filled = slots[:, :, : self.length]
+            filled = slots[:, :, : self.stored]
             filled[moved] = filled[rows[moved]]
 
     def rewind(self, length: int) -> None:
@@ -121,25 +126,25 @@ class KeyValueCache:
             other: a cache of the same layer.
             rows: number of rows of this cache and of the other one.
         """
-        lengths = self.length, other.length
-        self._keys = self._joined((self._keys, other._keys), lengths, rows)
-        self._values = self._joined((self._values, other._values), lengths, rows)
-        self.length = max(lengths)
+        stored = self.stored, other.stored
+        self._keys = self._joined((self._keys, other._keys), stored, rows)
+        self._values = self._joined((self._values, other._values), stored, rows)
+        self.length = max(self.length, other.length)
 
     def _joined(
         self,
         halves: tuple[Tensor | None, Tensor | None],
-        lengths: tuple[int, int],
+        stored: tuple[int, int],
         rows: tuple[int, int],
     ) -> Tensor | None:
         """Return both halves, aligned on the right, with room for the next tokens."""
         like = halves[0] if halves[0] is not None else halves[1]
         if like is None:  # both are empty
             return None
-        end = max(lengths)
+        end = max(stored)
         whole = like.new_zeros(sum(rows), like.shape[1], end + self._capacity, like.shape[3])
         for slots, n, at in zip(
-            halves, lengths, (slice(rows[0]), slice(rows[0], None)), strict=True
+            halves, stored, (slice(rows[0]), slice(rows[0], None)), strict=True
         ):
             if slots is not None:
                 whole[at, :, end - n : end] = slots[:, :, :n]

@@ -14,12 +14,14 @@ from typing import TypedDict
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qkv.attention.biased import PositionBias, biased_attention
 from qkv.attention.cache import KeysValues, KeyValueCache, MemoryCache, SelfAttentionCache
 from qkv.attention.core import attention, attention_weights
 from qkv.attention.masks import key_positions
 from qkv.attention.record import Recorder
+from qkv.attention.window_cache import WindowCache
 from qkv.errors import ConfigError
 
 Rotation = Callable[[Tensor, Tensor], Tensor]  # x (B, H, L, D), positions -> (B, H, L, D)
@@ -132,7 +134,10 @@ class MultiHeadAttention(nn.Module):
         rows = cache.sharing if isinstance(cache, MemoryCache) else 1
         queries = _as_queries(queries, rows)
         if self.recorder is not None:
-            self.recorder(_as_rows(self.weights(queries, keys, mask), rows))
+            weights = _as_rows(self.weights(queries, keys, mask), rows)
+            # Dropped keys are outside the window: their weights are 0.
+            dropped = cache.length - keys.shape[2] if isinstance(cache, WindowCache) else 0
+            self.recorder(F.pad(weights, (dropped, 0)))
         return self.join(_as_rows(self.attend(queries, keys, values, mask), rows), x)
 
     def new_cache(self) -> SelfAttentionCache:

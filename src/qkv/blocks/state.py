@@ -139,7 +139,7 @@ class DecodingState:
         if not 0 <= length <= self.length:
             raise LengthError(f"cannot rewind to length {length}: the state holds {self.length}")
         # Those that may refuse come first: a state that was not rewound stays as it was.
-        for cache in sorted(self.caches, key=lambda x: isinstance(x.self_attention, KeyValueCache)):
+        for cache in sorted(self.caches, key=lambda x: type(x.self_attention) is KeyValueCache):
             cache.rewind(self._read + length)
         self._taken = self._read + length
         if self._token_mask is not None:

@@ -6,14 +6,16 @@ Child et al. 2019 and Mistral 7B. With a window as long as the text, this is sta
 
 from typing import Unpack
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from qkv.attention.cache import KeyValueCache, MemoryCache, SelfAttentionCache
 from qkv.attention.core import attention, attention_weights, lengths_are_open
 from qkv.attention.masks import key_positions, sliding_window_mask, whole_mask
 from qkv.attention.multi_head import AttentionOptions
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.self_attention import SelfAttention
+from qkv.attention.window_cache import WindowCache
 from qkv.errors import ConfigError
 
 
@@ -38,6 +40,26 @@ class SlidingWindowAttention(SelfAttention):
             raise ConfigError(f"a window of {window} positions; expected at least 1 on either side")
         super().__init__(d_model, n_heads, **options)
         self.window, self.reach, self.n_first = window, window, 0
+
+    def new_cache(self) -> SelfAttentionCache:
+        """Return an empty cache, which keeps what the window sees; a bias may need all keys."""
+        if self.n_first or not self.causal or self.position_bias is not None:
+            return super().new_cache()
+        return WindowCache(self.reach)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D_model"],
+        memory: Float[Tensor, "B K D_model"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        cache: KeyValueCache | MemoryCache | None = None,
+    ) -> Float[Tensor, "B Q D_model"]:
+        """Attend; see `MultiHeadAttention.forward`. The mask covers the whole text."""
+        if mask is not None and isinstance(cache, WindowCache):
+            mask = cache.narrow(mask, (len(x), self.n_heads, x.shape[1], cache.length + x.shape[1]))
+        return super().forward(x, memory, mask=mask, positions=positions, cache=cache)
 
     def pattern(
         self, queries: Int[Tensor, "*batch Q"], keys: Int[Tensor, "*batch K"]
