@@ -160,6 +160,16 @@ class Movable:
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         return dataclasses.replace(self, **moved)
 
+    @property
+    def n_rows(self) -> int:
+        """Number of examples, or of rows that hold several."""
+        return len(next(value for value in vars(self).values() if isinstance(value, Tensor)))
+
+    def take(self: Moved, kept: slice) -> Moved:
+        """Return some of the rows, padded as before, such as one process's share."""
+        by_row = {n: v for n, v in vars(self).items() if isinstance(v, Tensor | tuple)}
+        return dataclasses.replace(self, **{name: value[kept] for name, value in by_row.items()})
+
 
 @dataclass(frozen=True)
 class PairBatch(Movable):
@@ -181,6 +191,30 @@ class PairBatch(Movable):
     target: Int64[Tensor, "batch target"]
     target_mask: Bool[Tensor, "batch target"]
     n_targets: int
+
+    def take(self, kept: slice) -> "PairBatch":
+        """Return some of the rows."""
+        fewer = super().take(kept)
+        return dataclasses.replace(fewer, n_targets=int(fewer.target_mask.sum()))
+
+
+def targets_of_rows(
+    at: Int64[Tensor, " targets"], shape: Sequence[int], kept: slice
+) -> tuple[Bool[Tensor, " targets"], Int64[Tensor, " kept"]]:
+    """Say which of the indices into flattened (row, position) lie in some rows, and where there.
+
+    Args:
+        at: the indices, as into `tokens.flatten()`.
+        shape: of the tokens, (rows, positions).
+        kept: the rows.
+    """
+    n_rows, length = shape
+    place = torch.full((n_rows,), -1)
+    rows = torch.arange(n_rows)[kept]
+    place[rows] = torch.arange(len(rows))
+    new = place[at.cpu() // length]
+    chosen = new >= 0
+    return chosen.to(at.device), (new * length + at.cpu() % length)[chosen].to(at.device)
 
 
 def pad_sequences(

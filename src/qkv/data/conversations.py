@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from qkv.data.batches import Batches, Batching, Movable
+from qkv.data.batches import Batches, Batching, Movable, targets_of_rows
 from qkv.data.chat import ChatTemplate, Message
 from qkv.data.rows import NO_TEXT, Row, RowError, good_rows, report_problems
 from qkv.data.tables import read_text
@@ -222,6 +222,17 @@ class PackedBatch(Movable):
     def n_targets(self) -> int:
         """Number of targets, known from a shape without waiting for a device."""
         return len(self.targets)
+
+    def take(self, kept: slice) -> "PackedBatch":
+        """Return some of the rows, and the targets in them."""
+        chosen, at = targets_of_rows(self.at, self.tokens.shape, kept)
+        return PackedBatch(
+            tokens=self.tokens[kept],
+            positions=self.positions[kept],
+            texts=self.texts[kept],
+            at=at,
+            targets=self.targets[chosen],
+        )
 
 
 def pack(lengths: Sequence[int], length: int, order: Sequence[int]) -> list[list[int]]:

@@ -8,7 +8,14 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from qkv.data.batches import Batches, Batching, Movable, bucketed_batches, pad_sequences
+from qkv.data.batches import (
+    Batches,
+    Batching,
+    Movable,
+    bucketed_batches,
+    pad_sequences,
+    targets_of_rows,
+)
 from qkv.errors import ConfigError, DataError
 
 # The tokens that a model reads, the positions at which it predicts, and the targets there.
@@ -39,6 +46,17 @@ class TokenBatch(Movable):
     def n_targets(self) -> int:
         """Number of targets, known from a shape without waiting for a device."""
         return len(self.targets)
+
+    def take(self, kept: slice) -> "TokenBatch":
+        """Return some of the rows, and the targets in them."""
+        chosen, positions = targets_of_rows(self.positions, self.tokens.shape, kept)
+        return TokenBatch(
+            tokens=self.tokens[kept],
+            token_mask=self.token_mask[kept],
+            positions=positions,
+            targets=self.targets[chosen],
+            segments=None if self.segments is None else self.segments[kept],
+        )
 
 
 def collate_targets(rows: Sequence[MaskedExample], *, pad: int) -> TokenBatch:

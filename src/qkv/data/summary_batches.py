@@ -1,5 +1,6 @@
 """Batches for a decoder that summarizes, with the features of a frozen encoder."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,11 @@ class SummaryBatch(Movable):
     target: Int64[Tensor, "batch target"]
     target_mask: Bool[Tensor, "batch target"]
     n_targets: int
+
+    def take(self, kept: slice) -> "SummaryBatch":
+        """Return some of the rows."""
+        fewer = super().take(kept)
+        return dataclasses.replace(fewer, n_targets=int(fewer.target_mask.sum()))
 
 
 def summary_batches(

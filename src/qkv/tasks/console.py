@@ -1,5 +1,6 @@
 """Console output: tables and progress bars on a terminal, one row per line in a pipe."""
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -23,7 +24,8 @@ def plain_console(*, stderr: bool = False) -> Console:
 def progress_bar(items: Sequence[Item], label: str, *, show: bool) -> Iterable[Item]:
     """Iterate over items with a progress bar on standard error, if that is a terminal."""
     console = plain_console(stderr=True)
-    hidden = not (show and console.is_terminal) or is_quiet()
+    other = os.environ.get("RANK", "0") != "0"  # of torchrun
+    hidden = other or not (show and console.is_terminal) or is_quiet()
     return track(items, label, console=console, transient=True, disable=hidden)
 
 

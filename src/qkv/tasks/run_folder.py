@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qkv.files import only_writer
 from qkv.tasks.console import plain_console
+from qkv.training import ranks
 from qkv.training.run import Callback, Run
 
 MADE = ("checkpoints", "tensorboard", "adapter", "decoder")  # what a run writes to its folder
@@ -44,8 +45,9 @@ class RunFolder:
         return replace(self, recipe={**self.recipe, "data_checksum": data_checksum})
 
     def print(self, text: str) -> None:
-        """Print a line for the reader."""
-        plain_console().print(text)
+        """Print a line for the reader, once for all ranks."""
+        if ranks.is_first():
+            plain_console().print(text)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -54,8 +56,8 @@ class RunFolder:
         Raises:
             StorageError: another process trains here, or nothing can be written here.
         """
-        with only_writer(self.folder):
-            if self.fresh:
+        with only_writer(self.folder) if ranks.is_first() else nullcontext():
+            if self.fresh and ranks.is_first():
                 for made in MADE:  # and nothing else that may lie there
                     shutil.rmtree(self.folder / made, ignore_errors=True)
             yield

@@ -4,12 +4,15 @@ import codecs
 import io
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from qkv.errors import StorageError
+
+FIRST_SPEAKS = 2.0  # seconds, after which torchrun has ended the others
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -73,6 +76,10 @@ def complain(message: str) -> None:
     """Print a line to standard error; ignore errors, since the exit status reports them."""
     if is_quiet():
         return
+    other = int(os.environ.get("RANK", "0") or 0)
+    if other:  # of torchrun: what goes wrong everywhere, the first process says
+        time.sleep(FIRST_SPEAKS)
+        message = f"process {other}: {message}"
     try:
         print(f"qkv: {message}", file=sys.stderr, flush=True)
     except OSError:

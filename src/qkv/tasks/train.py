@@ -21,13 +21,14 @@ from qkv.tasks.pretrained import save
 from qkv.tasks.run_folder import Announce, RunFolder
 from qkv.tasks.splits import DataConfig, Splits, checksum, read_splits
 from qkv.tasks.task import Task
-from qkv.training import loop
+from qkv.training import loop, ranks
 from qkv.training.checkpointing import Checkpoints, average_checkpoints, git_revision, versions
 from qkv.training.history import History
 from qkv.training.progress import Bar, TensorBoard
 from qkv.training.report import describe_training
 from qkv.training.run import Callback
 from qkv.training.settings import Training
+from qkv.training.sharding import is_sharded, whole
 from qkv.training.stopping import KeepBest
 
 P = TypeVar("P", bound=Pipeline[Any, Any, Any])
@@ -89,6 +90,11 @@ class Recipe(Generic[P]):
                 f"{type(self).__name__} has no label smoothing"
             )
         self.training.check_batching()
+        if self.training.sharding != "none" and self.finetuning.train == "gradual":
+            raise ConfigError(
+                f"training.sharding = {self.training.sharding} with finetuning.train = gradual; "
+                "expected another way to fine-tune: parts of a layer do not change what trains"
+            )
         if self.batched_by and getattr(self.training, self.batched_by) is None:
             other = "batch_size" if self.batched_by == "max_tokens" else "max_tokens"
             raise ConfigError(
@@ -183,19 +189,30 @@ def train(task: Task[Any, Any], recipe: Recipe[Any]) -> None:
         Interrupted: the process was stopped by a signal; the same call continues.
     """
     recipe.check()
+    with loop.connected(recipe.device):
+        ranks.check_same("versions", versions())
+        _train(task, recipe)
+
+
+def _train(task: Task[Any, Any], recipe: Recipe[Any]) -> None:
     splits = recipe.read(task)
     run = open_run(task, recipe)
+    ranks.check_same("recipes", run.recipe)
     pipeline = recipe.build(splits)
     prepared = recipe.batches(pipeline, splits)
     run = run.on_data(recipe.checksum(task, pipeline, splits))
+    ranks.check_same("data: checksums", run.recipe["data_checksum"])
     for remark in (*splits.remarks, *recipe.remarks(splits), *prepared.remarks):
         run.print(remark)
     parameters = count(pipeline.model)
     history = fit(recipe, pipeline, prepared, splits, run)
     trained = sum(p.numel() for p in pipeline.model.parameters() if p.requires_grad)
+    if is_sharded(pipeline.model):
+        pipeline = _made_whole(recipe, pipeline, splits)
     pipeline = recipe.settle(pipeline, splits)
     adapter = run.folder / "adapter"
-    if recipe.base is not None and keep_adapter(pipeline.loaded, recipe.base, adapter):
+    base = recipe.base if ranks.is_first() else None
+    if base is not None and keep_adapter(pipeline.loaded, base, adapter):
         run.print(f"the adapter alone, in PEFT's format: {adapter}")
     facts = {
         **recipe.facts(pipeline),
@@ -205,6 +222,16 @@ def train(task: Task[Any, Any], recipe: Recipe[Any]) -> None:
         "train_seconds": round(history.seconds, 1),
     }
     close_run(task, recipe, pipeline, splits, run, facts)
+
+
+def _made_whole(recipe: Recipe[P], pipeline: P, splits: Splits[Any]) -> P:
+    """Return the pipeline with an ordinary model, on every rank, in place of a sharded one."""
+    weights = {name: whole(one.detach()) for name, one in pipeline.model.state_dict().items()}
+    again = recipe.build(splits)
+    recipe.prepare(again.model, 1)  # adds the layers of adapters
+    again.model.load_state_dict(weights)
+    again.model.eval()
+    return again
 
 
 def fit(
@@ -234,7 +261,7 @@ def fit(
             batches,
             recipe.loss,
             settings,
-            optimizer=optimizer,
+            optimizer=recipe.optimizer if settings.sharding != "none" else optimizer,
             evaluate=validate,
             callbacks=[
                 *callbacks,
@@ -269,7 +296,7 @@ def _announce(
     rows = min(rows, prepared.rows or len(splits.train))
     if recipe.base is not None:
         tables = describe_training(model, optimizer, rows=rows, length=length, copies=copies)
-        for title, table in tables.items():
+        for title, table in tables.items() if ranks.is_first() else ():
             show_table(title, table)
     run.print(
         f"{len(splits.train):,} examples to train on, {len(splits.validation):,} to validate, "
@@ -324,6 +351,8 @@ def close_run(
     scores = {"validation": pipeline.evaluate(splits.validation, progress=True)}
     if len(splits.test):
         scores["test"] = pipeline.evaluate(splits.test, progress=True)
+    if not ranks.is_first():
+        return
     seconds = round(time.perf_counter() - before, 1)
     recorded = {"task": task.name, "columns": dict(splits.columns)}
     pipeline = replace(pipeline, loaded=with_parameters(pipeline.loaded, **{OURS: recorded}))
@@ -354,7 +383,8 @@ def _watchers(recipe: Recipe[Any], run: RunFolder, steps: int) -> list[Callback]
             "starts over"
         )
 
-    curves = [TensorBoard(run.folder / "tensorboard")] if settings.tensorboard else []
+    logs = settings.tensorboard and ranks.is_first()
+    curves = [TensorBoard(run.folder / "tensorboard")] if logs else []
     checkpoints = Checkpoints(
         run.checkpoints,
         every=settings.save_every,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qkv.errors import ConfigError
+from qkv.training.sharding import local
 
 
 class MovingAverage:
@@ -34,8 +35,8 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Update the average with the current weights; `step` counts from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = list(self.weights.values())
-        parameters: list[Tensor] = [*self.parameters.values()]
+        averages = [local(average) for average in self.weights.values()]
+        parameters = [local(parameter) for parameter in self.parameters.values()]
         # One kernel for all parameters on an accelerator, as in torch's own optimizers.
         torch._foreach_lerp_(averages, parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 

@@ -2,7 +2,8 @@
 
 A folder `step-00000100` has model.safetensors (the weights alone), training.safetensors (the
 other tensors: optimizer, averages, random states), state.json (everything else, with the recipe and
-the versions) and checksums.json. Nothing is unpickled.
+the versions) and checksums.json. Sharded runs have one file of tensors per rank instead of the two.
+Nothing is unpickled.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -22,13 +23,17 @@ from types import FrameType
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from qkv.errors import ConfigError, Interrupted, StorageError, TrainingError
 from qkv.files import clear_unfinished, only_writer, remove_folder, replace_folder
+from qkv.training import ranks
 from qkv.training.packing import pack, unpack
 from qkv.training.run import Callback, Run
+from qkv.training.sharding import is_sharded
+from qkv.training.shards import read_shards, write_shards
 
 WEIGHTS, TENSORS, STATE, CHECKSUMS = (
     "model.safetensors",
@@ -39,6 +44,7 @@ WEIGHTS, TENSORS, STATE, CHECKSUMS = (
 NAME = re.compile(r"step-(\d{8,})")
 DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside
 MISSING = object()
+LISTEN_EVERY = 50  # steps between two questions to all ranks whether one was told to stop
 # The numbers depend on these; a run resumes only under the same versions.
 PACKAGES = ("qkv", "torch", "numpy", "accelerate")
 
@@ -88,33 +94,47 @@ class Checkpoints(Callback):
             ConfigError: the last whole checkpoint belongs to another run.
             StorageError: another process trains in this folder, or it is not writable.
         """
-        self.alone.enter_context(only_writer(self.folder))
-        clear_unfinished(self.folder)
+        if ranks.is_first():
+            self.alone.enter_context(only_writer(self.folder))
+            clear_unfinished(self.folder)
+        ranks.wait()
         used, damaged = None, []
         for path in find_checkpoints(self.folder):
-            if (files := _read(path)) is None:
+            if not _is_whole(path):
                 damaged.append(path)
             elif used is None:
-                self._resume(run, path, files)
+                self._resume(run, path)
                 used = self.saved = run.step
-        for path in damaged:
-            _set_aside(path, used)
-        if used is not None:
-            self.resumed(used)
+        ranks.check_same("checkpoints: the last whole one is of step", used)
+        if ranks.is_first():
+            for path in damaged:
+                _set_aside(path, used)
+            if used is not None:
+                self.resumed(used)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.handlers[number] = signal.signal(number, self._stop)
 
     def after_step(self, run: Run) -> None:
-        """Save if due; stop after a signal."""
-        if run.step % self.every == 0 or run.step == run.steps or run.stop or self.signal:
+        """Save if due; stop after a signal to any rank."""
+        number = self._told(run)
+        if run.step % self.every == 0 or run.step == run.steps or run.stop or number:
             self.save(run)
-        if self.signal is not None and run.step < run.steps:
+        if number and run.step < run.steps:
             raise Interrupted(
                 f"stopped at step {run.step} of {run.steps} as requested, and saved in "
                 f"{self.folder}; the same command again continues from there",
-                signal=self.signal,
+                signal=number,
             )
+
+    def _told(self, run: Run) -> int:
+        """Return the number of a signal that any rank has received, or 0."""
+        own = self.signal or 0
+        if ranks.n_ranks() == 1:
+            return own
+        if run.device.type != "cpu" and run.step % LISTEN_EVERY:
+            return 0  # asking would make the accelerator wait
+        return ranks.highest(own, run.device)
 
     def close(self) -> None:
         """Release the folder and restore the signal handlers."""
@@ -133,19 +153,26 @@ class Checkpoints(Callback):
             TrainingError: it cannot be written; the previous checkpoint is left.
         """
         tensors, state = pack(run.state_dict())
+        if is_sharded(run.model):
+            self._write(run, state, lambda at: write_shards(at, {**_weights(run.model), **tensors}))
+        elif ranks.is_first():
+            files = {WEIGHTS: _weights(run.model), TENSORS: tensors}
+            self._write(run, state, lambda at: _write_tensors(at, files))
+        self.saved = run.step
+
+    def _write(self, run: Run, state: Any, write_tensors: Callable[[Path], None]) -> None:
+        """Write a folder that is whole or not there; of several ranks, the first makes it."""
         content = {"recipe": self.recipe, "versions": self.versions, "git": self.git}
-        files = {
-            WEIGHTS: save(_weights(run.model)),
-            TENSORS: save(tensors),
-            STATE: json.dumps({**content, "state": state}, indent=1).encode(),
-        }
-        checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        files[CHECKSUMS] = json.dumps(checksums, indent=1).encode()
         path = self.folder / f"step-{run.step:08}"
         try:
-            with replace_folder(path) as fresh:
-                for name, data in files.items():
-                    (fresh / name).write_bytes(data)
+            with replace_folder(path) if ranks.is_first() else nullcontext(path) as fresh:
+                write_tensors(Path(ranks.of_first(str(fresh)) if is_sharded(run.model) else fresh))
+                if not ranks.is_first():
+                    return
+                text = json.dumps({**content, "state": state}, indent=1)
+                (fresh / STATE).write_bytes(text.encode())
+                checksums = {one.name: _checksum(one) for one in sorted(fresh.iterdir())}
+                (fresh / CHECKSUMS).write_bytes(json.dumps(checksums, indent=1).encode())
         except OSError as error:
             reason = error.__cause__ if isinstance(error, StorageError) else error
             kept = f"that of step {self.saved} is whole" if self.saved else "there is none before"
@@ -153,7 +180,6 @@ class Checkpoints(Callback):
                 f"the checkpoint of step {run.step} cannot be written: {reason or error}; {kept} "
                 f"(is the disk full?). With room in {self.folder} the same command continues"
             ) from error
-        self.saved = run.step
         own = [one for one in find_checkpoints(self.folder) if step_of(one) <= run.step]
         for old in own[self.keep :]:
             try:
@@ -161,16 +187,18 @@ class Checkpoints(Callback):
             except OSError as error:
                 warnings.warn(f"{old} is no longer needed and stays: {error}", stacklevel=2)
 
-    def _resume(self, run: Run, path: Path, files: Mapping[str, bytes]) -> None:
-        content = json.loads(files[STATE])
+    def _resume(self, run: Run, path: Path) -> None:
+        content = json.loads((path / STATE).read_bytes())
         for what, now in (("recipe", self.recipe), ("versions", self.versions)):
             if differences := _differences(content[what], now):
                 raise ConfigError(
                     f"{path} belongs to another run: {what} {'; '.join(differences)}. Go on with "
                     "the same, or choose another folder to begin anew"
                 )
-        _load_weights(run.model, load(files[WEIGHTS]), path)
-        run.load_state_dict(unpack(load(files[TENSORS]), content["state"]))
+        tensors = read_shards(path, run.model)
+        own = {name: tensors.pop(name) for name in [*tensors] if not name.startswith(".")}
+        _load_weights(run.model, own, path)
+        run.load_state_dict(unpack(tensors, content["state"]))
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
@@ -195,8 +223,9 @@ def average_checkpoints(model: nn.Module, folder: Path, n: int) -> None:
     Raises:
         TrainingError: there are fewer whole checkpoints.
     """
-    read = (files for path in find_checkpoints(folder) if (files := _read(path)) is not None)
-    weights = [load(files[WEIGHTS]) for files in islice(read, n)]
+    ranks.wait()  # until the first has written the last
+    kept = (path for path in find_checkpoints(folder) if _is_whole(path))
+    weights = [load_file(path / WEIGHTS) for path in islice(kept, n)]
     if len(weights) < n:
         raise TrainingError(
             f"{folder} has {len(weights)} whole checkpoints, expected {n} to average (keep as "
@@ -230,7 +259,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, shared ones once."""
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     kept = tensors.keys() & model.state_dict(keep_vars=True).keys()
-    return {name: tensors[name].detach().cpu().contiguous() for name in tensors if name in kept}
+    own = {name: tensors[name].detach() for name in tensors if name in kept}
+    return {n: t if isinstance(t, DTensor) else t.cpu().contiguous() for n, t in own.items()}
 
 
 def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -243,15 +273,24 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     model.load_state_dict(weights, strict=False)
 
 
-def _read(path: Path) -> dict[str, bytes] | None:
-    """Return the files of a checkpoint; None if one is missing or does not match its checksum."""
+def _write_tensors(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for name, tensors in files.items():
+        (folder / name).write_bytes(save({**tensors}))
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether all files of a checkpoint are there and match their checksums."""
     try:
         checksums = json.loads((path / CHECKSUMS).read_bytes())
-        files = {name: (path / name).read_bytes() for name in (WEIGHTS, TENSORS, STATE)}
-    except (OSError, ValueError, RecursionError):
-        return None
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return files if checksums == sums else None
+        files = [one for one in path.iterdir() if one.name != CHECKSUMS]
+        return STATE in checksums and checksums == {one.name: _checksum(one) for one in files}
+    except (OSError, ValueError, RecursionError, TypeError):
+        return False
 
 
 def _set_aside(path: Path, used: int | None) -> None:

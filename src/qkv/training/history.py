@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qkv.errors import TrainingError
+from qkv.training import ranks
 
 # Copying the weights costs about as much as one optimizer step.
 SNAPSHOT_EVERY = 50
@@ -100,7 +101,7 @@ class Watch:
         before = time.perf_counter()
         self.model.eval()
         with torch.no_grad():
-            scores = evaluate(self.model)
+            scores = ranks.of_first(evaluate(self.model))  # the same decisions on all ranks
         self.history.evaluations.append((step, scores))
         self.model.train()
         self.started += time.perf_counter() - before

@@ -6,16 +6,18 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError, MissingDependencyError, TrainingError
 from qkv.inference.optimize import is_optimized
+from qkv.training import ranks
 from qkv.training.averaging import MovingAverage
 from qkv.training.history import History, Watch
 from qkv.training.progress import Bar
 from qkv.training.run import Callback, Run
 from qkv.training.settings import Precision, Training
+from qkv.training.sharding import gathered, shard, whole
 
 Model = TypeVar("Model", bound=nn.Module)
 Loss = Callable[[Model, Any], Tensor]
@@ -27,7 +29,7 @@ def train(
     loss: Loss[Model],
     settings: Training,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     callbacks: Sequence[Callback] = (),
     device: str = "auto",
@@ -44,7 +46,8 @@ def train(
             an iterable that is endless or long enough.
         loss: (model, batch) to the sum of the losses of the batch's targets.
         settings: number of steps, learning rate, precision, and so on.
-        optimizer: default `settings.optimizer(model)`.
+        optimizer: or a function of the model that makes it; default `settings.optimizer`. Sharding
+            needs a function: it replaces the parameters.
         evaluate: returns scores; called without gradients and in evaluation mode.
         callbacks: called in this order; a progress `Bar` is added unless there is one.
         device: "auto" (an accelerator if there is one), "cpu", "cuda" or "mps".
@@ -61,14 +64,26 @@ def train(
             f"this {type(model).__name__} is optimized for inference; expected the model that it "
             "was made of: packed weights cannot be trained"
         )
-    accelerator = _accelerator(device)
+    accelerator = connect(device)
     device_type = accelerator.device.type
     model.to(accelerator.device)
+    if ranks.n_ranks() > 1:  # the ranks drop different activations
+        torch.manual_seed(torch.initial_seed() + ranks.rank())
     if settings.recompute:
         recompute_activations(model)
+    objective: Any = _Objective(model, loss, device_type, settings.precision)
+    sharded = settings.sharding == "fsdp2" and ranks.n_ranks() > 1
+    if sharded:
+        shard(objective, accelerator.device)
+    optimizer = optimizer or settings.optimizer
+    if sharded and isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            "training.sharding = fsdp2 with an optimizer of the parameters before; expected a "
+            "function that makes one, such as settings.optimizer"
+        )
     run = Run(
         model,
-        optimizer or settings.optimizer(model),
+        optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(model),
         batches,
         steps=settings.n_steps(batches),
         device=accelerator.device,
@@ -76,8 +91,9 @@ def train(
         scaler=torch.amp.GradScaler(device_type, enabled=settings.precision == "float16"),
         average=None if settings.ema is None else MovingAverage(model, settings.ema),
     )
-    # Not the optimizer: in 32 bits its wrapper only searches the path for a package at each step.
-    objective = accelerator.prepare(_Objective(model, loss, device_type, settings.precision))
+    if not sharded:
+        # Not the optimizer: in 32 bits its wrapper only searches the path for a package each step.
+        objective = accelerator.prepare(objective)
     if settings.compile:
         objective.compile()
     with _training(run):
@@ -110,7 +126,7 @@ def run_steps(
 
         total, n_targets = _backward(run, objective, accelerator, settings.accumulate)
         run.scaler.unscale_(run.optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
+        norm = whole(nn.utils.clip_grad_norm_(parameters, settings.clip))
         if run.scaler.is_enabled():  # float16 may overflow at times: the scaler skips that update
             norm = norm.nan_to_num(0.0, 0.0)
 
@@ -128,7 +144,8 @@ def run_steps(
 
         if evaluate and due:
             with run.average.applied() if run.average is not None else nullcontext():
-                scores = watch.evaluate(step, evaluate)
+                with gathered(objective):
+                    scores = watch.evaluate(step, evaluate)
                 for callback in run.callbacks:
                     callback.evaluated(run, scores)
         for callback in run.callbacks:
@@ -142,22 +159,22 @@ def _backward(
 
     Both are totals over all ranks.
     """
-    batches = [run.draw() for _ in range(accumulate)]
-    n_targets = sum(batch.n_targets for batch in batches)
+    shares = [run.draw() for _ in range(accumulate)]
+    n_targets = sum(share.batch.n_targets for share in shares if share.counts)
+    if accelerator.num_processes > 1:
+        n_targets = int(accelerator.reduce(torch.tensor(n_targets, device=run.device)))
     if n_targets < 1:
         raise TrainingError(
             f"the batches of step {run.step + 1} have no targets: there is nothing to learn from "
             "them (are the texts empty, or all of them padding?)"
         )
-    if accelerator.num_processes > 1:
-        n_targets = int(accelerator.reduce(torch.tensor(n_targets, device=run.device)))
     run.optimizer.zero_grad()
     total = torch.zeros((), device=run.device)
-    for i, batch in enumerate(batches, start=1):
+    for i, (batch, counts) in enumerate(shares, start=1):
         # Ranks synchronize once per step, at the last batch; they average, but we need the sum.
         with nullcontext() if i == accumulate else accelerator.no_sync(objective):
             try:
-                loss = objective(batch)
+                loss = objective(batch) * counts
                 run.scaler.scale(loss * (accelerator.num_processes / n_targets)).backward()
             except (MemoryError, RuntimeError) as error:
                 _explain_memory(error, batch, accumulate)
@@ -230,7 +247,31 @@ def _training(run: Run) -> Iterator[None]:
             callback.close()
 
 
-def _accelerator(device: str) -> Any:
+@contextmanager
+def connected(device: str) -> Iterator[None]:
+    """Connect the ranks that torchrun has started, if it has, for as long as they train.
+
+    Raises:
+        ConfigError: the device does not exist, or the other ranks cannot be reached.
+        MissingDependencyError: accelerate is not installed.
+    """
+    if ranks.n_ranks() == 1:
+        yield
+        return
+    connect(device)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def connect(device: str) -> Any:
+    """Return Accelerate's view of the device, connected to the other ranks if there are any.
+
+    Raises:
+        ConfigError: the device does not exist, or the other ranks cannot be reached.
+        MissingDependencyError: accelerate is not installed.
+    """
     try:
         with warnings.catch_warnings():
             # In a notebook its progress bars ask for widgets; ours are the ones that show.
@@ -243,7 +284,15 @@ def _accelerator(device: str) -> Any:
         ) from error
     # One state serves the whole process: without this, a second run would keep the first's device.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=device == "cpu")
+    try:
+        accelerator = Accelerator(cpu=device == "cpu")
+    except (RuntimeError, ValueError) as error:
+        if ranks.n_ranks() == 1:
+            raise
+        raise ConfigError(
+            f"process {ranks.rank()} of {ranks.n_ranks()} cannot reach the others: {error}; "
+            "expected all of them to be started by torchrun, with the same address"
+        ) from error
     if device not in ("auto", accelerator.device.type):
         raise ConfigError(
             f'device is "{device}", but the accelerator here is "{accelerator.device.type}"; '

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from qkv.errors import TrainingError
+from qkv.training.sharding import copied
 
 Packed = tuple[dict[str, Tensor], Any]
 
@@ -23,7 +24,7 @@ def pack(state: Any, name: str = "") -> Packed:
     def walk(value: Any, at: str) -> Any:
         if isinstance(value, Tensor):
             # A copy of its own: a file cannot share memory between tensors.
-            tensors[at] = value.detach().to("cpu", copy=True).contiguous()
+            tensors[at] = copied(value).contiguous()
             return {"$tensor": at}
         if isinstance(value, dict):
             pairs = [[key, walk(item, f"{at}.{key}")] for key, item in value.items()]

@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import distributed
 
 from qkv.errors import MissingDependencyError
+from qkv.training import ranks
 from qkv.training.run import Callback, Run
 
 
@@ -34,7 +34,7 @@ class Bar(Callback):
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not (self.show and console.is_terminal and _rank() == 0),
+            disable=not (self.show and console.is_terminal and ranks.is_first()),
         )
         self.progress.start()
         self.task = self.progress.add_task(self.description, total=run.steps, numbers="")
@@ -50,10 +50,6 @@ class Bar(Callback):
     def close(self) -> None:
         """Restore the terminal."""
         self.progress.stop()
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 class TensorBoard(Callback):

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,8 +11,19 @@ from torch import nn
 
 from qkv.data.batches import Batches
 from qkv.errors import TrainingError
+from qkv.training import ranks
 from qkv.training.averaging import MovingAverage
 from qkv.training.history import History
+
+
+class Share(NamedTuple):
+    """The rows of a batch that one rank computes; of no row, another's, which does not count.
+
+    Ranks have to compute something to take part in the sum of the gradients.
+    """
+
+    batch: Any
+    counts: bool
 
 
 class Callback:
@@ -81,8 +92,11 @@ class Run:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self._source: Iterator[Any] = iter(self.batches)
 
-    def draw(self) -> Any:
-        """Return the next batch, on the device.
+    def draw(self) -> Share:
+        """Return this rank's share of the next batch, on the device.
+
+        All ranks draw the same batches, and each takes every n-th row: so the position in the data
+        is one for all, and does not depend on their number.
 
         Raises:
             TrainingError: there are no more batches.
@@ -95,7 +109,11 @@ class Run:
                 "iterator, such as one over many epochs"
             ) from None
         self.drawn += 1
-        return batch.to(self.device)
+        if (n := ranks.n_ranks()) == 1:
+            return Share(batch.to(self.device), True)
+        counts = ranks.rank() < batch.n_rows
+        own = batch.take(slice(ranks.rank() if counts else 0, None, n))
+        return Share(own.to(self.device), counts)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on, except the weights."""
@@ -109,7 +127,7 @@ class Run:
             "average": self.average.weights if self.average else None,
             "history": asdict(self.history),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
-            "random": random_state(self.device),
+            "random": ranks.of_all(random_state(self.device)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -127,9 +145,9 @@ class Run:
             self.drawn = state["drawn"]
         while self.drawn < state["drawn"]:  # batches that cannot seek are drawn again
             self.draw()
-        set_random_state(
-            state["random"], self.device
-        )  # last: everything above may draw random numbers
+        if ranks.rank() < len(state["random"]):  # a further rank keeps those of its seed
+            # Last: everything above may draw random numbers.
+            set_random_state(state["random"][ranks.rank()], self.device)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class Training:
         save_every: steps between checkpoints.
         recompute: recompute activations in the backward pass: slower, less memory.
         compile: use torch.compile.
+        sharding: of several processes: none (each holds the whole model), or fsdp2 (each holds a
+            part of its parameters, gradients and averages); one process alone holds everything.
         tensorboard: write TensorBoard logs.
         seed: random seed for weights, dropout and data order.
 
@@ -85,6 +87,7 @@ class Training:
     save_every: int = 100
     recompute: bool = False
     compile: bool = False
+    sharding: Literal["none", "fsdp2"] = "none"
     tensorboard: bool = False
     seed: int = 0
 
@@ -102,6 +105,11 @@ class Training:
         self._check("smoothing", "0 or more, below 1", lambda value: 0 <= value < 1)
         self._check("betas", "0 or more, below 1", lambda pair: all(0 <= x < 1 for x in pair))
         self._check("ema", "between 0 and 1, such as 0.999", lambda value: 0 < value < 1)
+        if self.average_last > 1 and self.sharding != "none":
+            raise ConfigError(
+                f"training.average_last = {self.average_last} with sharding = {self.sharding}; "
+                "expected training.ema for an average of the weights, or no sharding"
+            )
         if self.average_last > 1 and (self.patience is not None or self.ema is not None):
             raise ConfigError(
                 f"training.average_last = {self.average_last} with patience = {self.patience} and "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qkv.errors import ConfigError, TrainingError
 from qkv.training.run import Callback, Run
+from qkv.training.sharding import copied
 
 
 class KeepBest(Callback):
@@ -56,9 +57,7 @@ class KeepBest(Callback):
         loss = float(scores.get("loss", math.inf))
         if better or (score == self.score and loss < self.loss):
             self.score, self.loss, self.step = score, loss, run.step
-            self.weights = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in _changing(run)
-            }
+            self.weights = {name: copied(tensor) for name, tensor in _changing(run)}
         self.waited = 0 if better else self.waited + 1
         if self.waited == self.patience and run.step < run.steps:
             run.stop = (

@@ -1,0 +1,95 @@
+"""The processes of one training, as `torchrun` starts them: who this is, and what they agree on.
+
+Every process, or rank, runs the same program on its share of each batch. What must happen once
+(files, lines on the terminal) the first does; what decides how the training goes on (scores, a
+signal) is agreed on, so that all ranks take the same steps.
+"""
+
+import os
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from qkv.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Return the number of this process, from 0; known before the processes are connected."""
+    return distributed.get_rank() if _connected() else _variable("RANK", 0)
+
+
+def n_ranks() -> int:
+    """Return the number of processes that train together."""
+    return distributed.get_world_size() if _connected() else _variable("WORLD_SIZE", 1)
+
+
+def is_first() -> bool:
+    """Return whether this process writes the files and the lines on the terminal."""
+    return rank() == 0
+
+
+def wait() -> None:
+    """Wait until all ranks are here."""
+    if n_ranks() > 1:
+        distributed.barrier()
+
+
+def of_first(value: T) -> T:
+    """Return the first rank's value on all ranks."""
+    if n_ranks() == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def of_all(value: T) -> list[T]:
+    """Return every rank's value, in their order, on all ranks."""
+    if n_ranks() == 1:
+        return [value]
+    values: list[Any] = [None] * n_ranks()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def highest(number: int, device: torch.device | str = "cpu") -> int:
+    """Return the highest of the ranks' numbers, such as that of a signal."""
+    if n_ranks() == 1:
+        return number
+    most: Tensor = torch.tensor(number, device=device)
+    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return int(most)
+
+
+def check_same(what: str, value: object) -> None:
+    """Check that all ranks have the same value, such as the versions of the packages.
+
+    Raises:
+        ConfigError: on all ranks, if one has another value.
+    """
+    values = of_all(value)
+    other = next((i for i, one in enumerate(values) if one != values[0]), None)
+    if other is not None:
+        raise ConfigError(
+            f"the processes of this training have different {what}: process 0 has {values[0]}, "
+            f"process {other} has {values[other]}; expected the same everywhere (are files or "
+            "installations of the machines out of date?)"
+        )
+
+
+def _connected() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _variable(name: str, default: int) -> int:
+    value = os.environ.get(name)
+    if value is None:
+        return default
+    if not value.isdecimal():
+        raise ConfigError(
+            f"the environment has {name}={value}; expected a number, as torchrun sets it"
+        )
+    return int(value)

@@ -1,0 +1,79 @@
+"""FSDP2: each rank keeps a part of every parameter, gradient and average of the optimizer.
+
+Zhao et al. 2023, "PyTorch FSDP: experiences on scaling fully sharded data parallel"; here, torch's
+`fully_shard`, one group of parameters per block, and one for the rest. A group is whole only
+while it computes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from qkv.blocks.stack import Stack
+from qkv.errors import ConfigError
+from qkv.training import ranks
+
+
+def shard(root: nn.Module, device: torch.device) -> None:
+    """Divide a module's parameters among the ranks, in place; make its optimizer afterwards.
+
+    Args:
+        root: what is called in each step; its forward pass gathers what belongs to no block.
+        device: of the parameters.
+
+    Raises:
+        ConfigError: there is no stack of blocks, so that nothing could be gathered block by block.
+    """
+    mesh = init_device_mesh(device.type, (ranks.n_ranks(),))
+    blocks = [
+        block for stack in root.modules() if isinstance(stack, Stack) for block in stack.blocks
+    ]
+    if not blocks:
+        raise ConfigError(
+            "training.sharding = fsdp2, but the model has no stack of blocks; expected none for it"
+        )
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(root, mesh=mesh)
+    left = [name for name, p in root.named_parameters() if not isinstance(p, DTensor)]
+    if left:
+        raise ConfigError(f"{', '.join(left[:5])} could not be sharded; expected all parameters")
+
+
+@contextmanager
+def gathered(root: nn.Module) -> Iterator[None]:
+    """Keep what belongs to no block whole, so that other methods than the forward pass may run."""
+    if not isinstance(root, FSDPModule):
+        yield
+        return
+    root.unshard()
+    try:
+        yield
+    finally:
+        root.reshard()
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether a module's parameters are divided among the ranks."""
+    return any(isinstance(p, DTensor) for p in module.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor, on every rank; all of them have to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor, which shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """Return a copy: in main memory, or, of a sharded tensor, where its parts are."""
+    tensor = tensor.detach()
+    return tensor.clone() if isinstance(tensor, DTensor) else tensor.to("cpu", copy=True)

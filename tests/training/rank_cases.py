@@ -1,0 +1,95 @@
+"""Trainings that processes make alike; run by torchrun: `rank_cases JOBS`, in JSON."""
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tests.training.toy import settings
+
+from qkv.data.pretraining import collate_causal
+from qkv.models.gpt import GPT, GPTConfig
+from qkv.models.lora import LoRAConfig, add_lora
+from qkv.training import ranks
+from qkv.training.checkpointing import Checkpoints
+from qkv.training.loop import connected, train
+from qkv.training.pretraining import causal_loss
+from qkv.training.run import Callback, Run
+from qkv.training.sharding import is_sharded, whole
+from qkv.training.stopping import KeepBest
+
+STEPS = 50
+CASES = {
+    "plain": {},
+    "accumulate": {"accumulate": 3},
+    "ema": {"ema": 0.9},
+    "lora": {},
+    "recompute": {"recompute": True},
+}
+SHARDED = {f"{name} sharded": {**options, "sharding": "fsdp2"} for name, options in CASES.items()}
+CASES |= SHARDED
+
+
+class End(Callback):
+    """End a run early, as if all its processes were told to."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def after_step(self, run: Run) -> None:
+        """Raise after the step, whose checkpoint is written."""
+        if run.step > self.step:
+            raise InterruptedError
+
+
+def model_of(case: str) -> GPT:
+    """A small GPT in float64 without dropout."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 29, "n_positions": 17, "d_model": 12, "n_heads": 3, "d_ff": 23}
+    rates = dict.fromkeys(("dropout", "attention_dropout", "embedding_dropout", "head_dropout"), 0)
+    model = GPT(GPTConfig(**sizes, **rates, n_layers=2)).double()
+    if case.startswith("lora"):
+        add_lora(model, LoRAConfig(rank=3, alpha=5))
+    return model
+
+
+def batches_of(case: str):
+    """Batches of 1 to 7 rows: of one row a second process has nothing to compute."""
+    for i in range(STEPS * CASES[case].get("accumulate", 1)):
+        starts = [(5 * i + 3 * row) % 29 for row in range(1 + i % 7)]
+        texts = [[(start + at) % 29 for at in range(3 + start % 11)] for start in starts]
+        yield collate_causal(texts, pad=0)
+
+
+def run(case: str, folder: Path, end: int = STEPS) -> None:
+    """Train one case, or begin it; the first rank writes its losses and weights.
+
+    Another case of the same name, with other ranks, goes on where this one ended.
+    """
+    model = model_of(case)
+    chosen = settings(steps=STEPS, learning_rate=0.01, clip=0.3, evaluate_every=9, **CASES[case])
+    saved = Checkpoints(folder / f"{case}.run", every=10, recipe={"case": case})
+    callbacks = [KeepBest("score", mode="max"), End(end), saved]
+    history = train(
+        model,
+        batches_of(case),
+        causal_loss,
+        chosen,
+        evaluate=lambda model: {"score": float(model.hidden(torch.tensor([[1, 2, 3]]))[0, 2, 5])},
+        callbacks=callbacks,
+        device="cpu",
+    )
+    assert is_sharded(model) == (case in SHARDED and ranks.n_ranks() > 1)
+    tensors = {name: whole(p.detach()) for name, p in model.named_parameters()}
+    if ranks.is_first():
+        tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
+        save_file({name: t.contiguous().clone() for name, t in tensors.items()}, folder / case)
+
+
+if __name__ == "__main__":
+    with connected("cpu"):
+        for case, folder, end in json.loads(sys.argv[1]):
+            with suppress(InterruptedError):
+                run(case, Path(folder), end)
