@@ -4678,22 +4678,32 @@ for prediction, now in zip(again, tuned[chosen].classifier(asked), strict=True):
     assert abs(prediction.probability - now.probability) < 1e-4
 
 # %% [markdown]
-# ### 9.11 Two ways on
+# **What to keep.** Start from a pretrained model. Look at the texts first and at the errors last.
+# Let the encoder move, but little: a small rate, or few layers, or a low rank. Choose by one part
+# and report another.
+
+# %% [markdown]
+# ## 10 Two doors
 #
-# **A full model for one task.** `qkv train multi30k` trains a Transformer on 29,000 descriptions of
-# images, from nothing to 38 BLEU in an hour, if `QKV_DATA` names the folder of the data; the
-# [recipe](src/qkv/recipes/multi30k.yaml) is a page, and [results.md](docs/results.md) has what such
-# recipes reach, and by which commands. Overfit 32 pairs first, read 30 errors last.
+# *2 minutes to read, nothing to run.*
 #
-# **The mathematics and the variations of attention.** [variants.md](docs/variants.md) has a formula, a
-# limit, a cost and a learning curve for each, and `make docs` builds a site with the way from every
-# equation of the papers to its line. For teachers it has a syllabus, slides and quizzes.
+# Two ways lead on from here, each a notebook of its own.
+#
+# ### 10.1 A full model for one task
+#
+# [Door A](notebooks/10a_a_full_model.ipynb) translates captions in nine steps, from the data and its
+# leaks to a card, with curves that ship, and a table of what each step of the history bought, from no
+# attention to a block of today. [results.md](docs/results.md) has all recipes and their numbers.
+#
+# ### 10.2 The mathematics and the variations
+#
+# [Door B](notebooks/10b_mathematics.ipynb) has proofs, each with its numeric check, the costs, a
+# mechanism of your own, and a reading list by question. Variants have a page each, such as the
+# [sliding window](notebooks/variants/sliding_window.ipynb); [variants.md](docs/variants.md) compares.
 
 # %% tags=["script"]
 print("\nNext: open transformers_and_attention_mechanisms.ipynb,")
 print("change a line and run it again; or train on your texts: qkv train classify")
 
 # %% [markdown]
-# **What to keep.** Start from a pretrained model. Look at the texts first and at the errors last.
-# Let the encoder move, but little: a small rate, or few layers, or a low rank. Choose by one part
-# and report another.
+# **What to keep.** Overfit 32 pairs first, read 30 errors last. A claim has a proof or a number.

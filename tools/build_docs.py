@@ -59,11 +59,13 @@ def stage() -> None:
             text = path.read_text(encoding="utf-8")
             target.write_text(with_links(text, up=up), encoding="utf-8")
     shutil.copytree(DOCS / "images", SOURCE / "images")
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
+        below = path.relative_to(ROOT / "notebooks")
         book = json.loads(path.read_text(encoding="utf-8"))
         for texts in _markdown(book):
-            texts[:] = [with_links("".join(texts), up="../")]
-        target = SOURCE / "tutorial" / path.name
+            texts[:] = [with_links("".join(texts), up="../" * len(below.parts))]
+        target = SOURCE / "tutorial" / below
+        target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(book), encoding="utf-8")
     write_tutorial()
     (SOURCE / "teaching").mkdir(exist_ok=True)
@@ -75,11 +77,27 @@ def stage() -> None:
 
 def write_tutorial() -> None:
     """Write the page that lists the notebooks."""
-    names = sorted(path.stem for path in (SOURCE / "tutorial").glob("*.ipynb"))
-    toc = ["```{toctree}", ":maxdepth: 1", "", *names, "```", ""]
+    folder = SOURCE / "tutorial"
+    names = sorted((path.stem for path in folder.glob("*.ipynb")), key=section_order)
+    variants = sorted(f"variants/{path.stem}" for path in folder.glob("variants/*.ipynb"))
     text = "Each section is a notebook that runs by itself; what you see here was executed."
-    page = ["# Tutorial", "", text, "", *toc]
+    page = ["# Tutorial", "", text, "", *toctree(names), "## Variants of attention", ""]
+    about = (
+        "A page for each, in one frame: what changes, its limit, its cost, and three live tasks."
+    )
+    page += [about, "", *toctree(variants)]
     (SOURCE / "tutorial" / "index.md").write_text("\n".join(page), encoding="utf-8")
+
+
+def toctree(names: list[str]) -> list[str]:
+    """Return a list of pages, one level deep."""
+    return ["```{toctree}", ":maxdepth: 1", "", *names, "```", ""]
+
+
+def section_order(name: str) -> tuple[int, str]:
+    """Return the place of a notebook: that of its section's number."""
+    number = re.match(r"\d+", name)
+    return (int(number[0]) if number else 99, name)
 
 
 def slides_page() -> str:
@@ -126,7 +144,7 @@ def with_links(text: str, *, up: str = "") -> str:
         if path.startswith("docs/") and path.endswith(".md"):
             return f"[{label}]({up}{path.removeprefix('docs/')})"
         if path.startswith("notebooks/"):
-            return f"[{label}]({up}tutorial/{Path(path).name})"
+            return f"[{label}]({up}tutorial/{path.removeprefix('notebooks/')})"
         return label
 
     return LINK.sub(page, text)
@@ -164,8 +182,13 @@ def write_reference() -> None:
                 page += [f'<a href="../_modules/{path}.html">source</a>', ""]
             page += ["```{eval-rst}", f".. automodule:: {name}", "```", ""]
         (folder / f"{package}.md").write_text("\n".join(page), encoding="utf-8")
-    toc = ["```{toctree}", ":maxdepth: 1", "", *contents, "```"]
-    index = ["# Reference", "", "Every public function, with its source.", "", *toc, ""]
+    index = [
+        "# Reference",
+        "",
+        "Every public function, with its source.",
+        "",
+        *toctree([*contents]),
+    ]
     (folder / "index.md").write_text("\n".join(index), encoding="utf-8")
 
 

@@ -4,6 +4,9 @@ There is one notebook of everything, and one for each section in `notebooks/`, w
 and outputs. Cells tagged ``script`` are left out, a cell that only calls ``show_source`` becomes
 text: the source itself, under a link to its file, and the cell tagged ``contents`` gets the list of
 the headings. The same script gives the same cells on every machine.
+
+The pages that follow the tutorial have sources of their own, one for each, below `notebooks/src`;
+those of the variants of attention share the cells of a frame.
 """
 
 import argparse
@@ -32,6 +35,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "transformers_and_attention_mechanisms.py"
 PARTS = "notebooks"  # the folder of the sections
 LIMITS = 2_500_000, 600_000  # bytes of the whole notebook, and of one section
+SOURCES = ROOT / PARTS / "src"  # of the pages that are no section
+VARIANTS, FRAME = "variants", "variant.py"  # the folder of the variants, and the cells they share
+VARIANT_LIMIT = 60_000  # bytes
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -43,11 +49,10 @@ def build(script: Path) -> nbformat.NotebookNode:
     names = imported_names(script)
     cells: list[nbformat.NotebookNode] = []
     ids: set[str] = set()
-    for cell in jupytext.read(script, fmt="py:percent").cells:
-        tags = cell.metadata.get("tags", [])
-        if "script" in tags:
+    for cell in source_cells(script):
+        if "script" in tags(cell):
             continue
-        if "contents" in tags:
+        if "contents" in tags(cell):
             cell.source += "\n\n" + contents(script)
         shown = shown_objects(cell.source, names) if cell.cell_type == "code" else None
         if shown:
@@ -59,6 +64,46 @@ def build(script: Path) -> nbformat.NotebookNode:
         new.id = cell_id(new, ids)
         cells.append(new)
     return nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+
+
+def source_cells(script: Path) -> list[Any]:
+    """The cells of a script; those of a variant stand in the frame that all variants share.
+
+    A cell of the frame that is tagged ``variant`` is a comment with a tag: the variant's cells with
+    this tag take its place.
+    """
+    cells = jupytext.read(script, fmt="py:percent").cells
+    if script.parent.name != VARIANTS:
+        return cells
+    framed = []
+    for cell in jupytext.read(script.parent.parent / FRAME, fmt="py:percent").cells:
+        name = cell.source.removeprefix("# ")
+        found = [one for one in cells if name in tags(one)] if "variant" in tags(cell) else [cell]
+        if not found:
+            sys.exit(f"{script.name} has no cell tagged {name}, for which {FRAME} has a place")
+        framed += found
+    return framed
+
+
+def tags(cell: Any) -> list[str]:
+    """The tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def sources() -> list[Path]:
+    """The sources of all pages that are no section."""
+    return [
+        path
+        for path in sorted((*SOURCES.glob("*.py"), *(SOURCES / VARIANTS).glob("*.py")))
+        if path.name != FRAME
+    ]
+
+
+def notebook_of(script: Path) -> Path:
+    """Where the notebook of a script is: beside it, or in `notebooks` if it is one of `sources`."""
+    if SOURCES in script.resolve().parents:
+        return SOURCES.parent / script.resolve().relative_to(SOURCES).with_suffix(".ipynb")
+    return script.with_suffix(".ipynb")
 
 
 def contents(script: Path) -> str:
@@ -104,10 +149,15 @@ def parts(notebook: nbformat.NotebookNode, script: Path) -> dict[str, nbformat.N
             found[part_name(match[0])] = nbformat.v4.new_notebook(cells=current, metadata=METADATA)
         current.append(nbformat.from_dict(cell))
     for part in found.values():
-        for cell in part.cells:
-            if cell.cell_type == "markdown":
-                cell.source = re.sub(r"\]\((src|docs|notebooks)/", r"](../\1/", cell.source)
+        relink(part, "../")
     return found
+
+
+def relink(notebook: nbformat.NotebookNode, up: str) -> None:
+    """Make links to files of the repository relative to a folder below it."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\((src|docs|notebooks)/", rf"]({up}\1/", cell.source)
 
 
 def imported_names(script: Path) -> dict[str, Any]:
@@ -228,22 +278,34 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def check(notebook: nbformat.NotebookNode, path: Path, script: Path) -> None:
-    """Compare the committed notebooks with the script, and their sizes with the limits."""
+    """Compare the committed notebooks with their script, and their sizes with the limits."""
     built = {path: notebook} | {
         path.parent / PARTS / name: part for name, part in parts(notebook, script).items()
     }
     for file, expected in built.items():
         if difference := differences(expected, read(file)):
             sys.exit(f"{file.name} differs from its script; run `make notebook`\n{difference}")
-        limit = LIMITS[file != path]
+        limit = LIMITS[file != path or is_page(script)]
+        if script.parent.name == VARIANTS:
+            limit = VARIANT_LIMIT
         if (size := file.stat().st_size) > limit:
             sys.exit(f"{file.name} has {size:,} bytes; expected at most {limit:,} (large figures?)")
 
 
+def is_page(script: Path) -> bool:
+    """Whether a script is the source of one page, which is no section."""
+    return notebook_of(script) != script.with_suffix(".ipynb")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Build, execute and write the notebook, or compare it with its script."""
+    """Build, execute and write the notebooks, or compare them with their scripts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("script", type=Path, nargs="?", default=SCRIPT)
+    parser.add_argument(
+        "scripts",
+        type=Path,
+        nargs="*",
+        help="default: the tutorial; where nothing is executed, also all sources of pages",
+    )
     parser.add_argument("--check", action="store_true", help="compare the cells, write nothing")
     parser.add_argument(
         "--no-execute", action="store_true", help="keep the outputs of the cells that are unchanged"
@@ -255,32 +317,42 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="write here and leave the notebook as it is")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one cell")
     options = parser.parse_args(arguments)
-    path = options.script.with_suffix(".ipynb")
-    notebook = build(options.script)
-    old = read(path)
-    if options.check:
-        check(notebook, path, options.script)
-        return
     if options.fast:
         os.environ["QKV_FAST"] = "1"
+    pages = sources() if options.check or options.no_execute else []
+    for script in options.scripts or [SCRIPT, *pages]:
+        make(script, options)
+
+
+def make(script: Path, options: argparse.Namespace) -> None:
+    """Build the notebook of one script, and its parts."""
+    path = notebook_of(script)
+    notebook = build(script)
+    if is_page(script):
+        relink(notebook, "../" * len(path.relative_to(SOURCES.parents[1]).parent.parts))
+    if options.check:
+        check(notebook, path, script)
+        return
     if options.no_execute or options.section:
-        keep_outputs(notebook, old)
+        keep_outputs(notebook, read(path))
     else:
         execute(notebook, options.timeout)
-    for part in parts(notebook, options.script).values():
+    for part in parts(notebook, script).values():
         if int(part.cells[0].id.removeprefix("section-")) in options.section:
             execute(part, options.timeout)
             keep_outputs(notebook, part)
     nbformat.validate(notebook)
+    (options.output or path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output or path, nbformat.writes(notebook) + "\n")
-    if options.output is None:
+    if options.output is None and not is_page(script):
         folder = path.parent / PARTS
         folder.mkdir(exist_ok=True)
-        written = parts(notebook, options.script)
+        written = parts(notebook, script)
         for name, part in written.items():
             nbformat.validate(part)
             write_atomically(folder / name, nbformat.writes(part) + "\n")
-        for left in {file.name for file in folder.glob("*.ipynb")} - set(written):
+        pages = {notebook_of(one).name for one in sources()}
+        for left in {file.name for file in folder.glob("*.ipynb")} - set(written) - pages:
             (folder / left).unlink()  # a section that was renamed
 
 

@@ -246,3 +246,87 @@ def test_a_large_notebook_is_refused(tool, script, monkeypatch):
     monkeypatch.setattr(tool, "LIMITS", (10**6, 100))
     with pytest.raises(SystemExit, match=r"1_the_first\.ipynb has .* bytes; expected at most 100"):
         tool.main([str(script), "--check"])
+
+
+FRAME = """\
+# %% tags=["variant"]
+# intro
+
+# %%
+base = 2
+
+# %% tags=["variant"]
+# check
+"""
+VARIANT = """\
+# %% [markdown] tags=["intro"]
+# # A variant, of [a file](src/qkv/errors.py)
+
+# %% tags=["check"]
+print(base + 1)
+"""
+
+
+@pytest.fixture
+def pages(tool, tmp_path, monkeypatch):
+    """A folder of sources: a page, a frame and a variant."""
+    folder = tmp_path / "notebooks" / "src"
+    (folder / "variants").mkdir(parents=True)
+    (folder / "variant.py").write_text(FRAME)
+    (folder / "variants" / "one.py").write_text(VARIANT)
+    (folder / "10a_page.py").write_text(SCRIPT)
+    monkeypatch.setattr(tool, "SOURCES", folder)
+    return folder
+
+
+def test_the_sources_of_pages_are_found_without_the_frame(tool, pages):
+    assert [path.name for path in tool.sources()] == ["10a_page.py", "one.py"]
+    assert tool.notebook_of(pages / "10a_page.py") == pages.parent / "10a_page.ipynb"
+    assert (
+        tool.notebook_of(pages / "variants" / "one.py") == pages.parent / "variants" / "one.ipynb"
+    )
+
+
+def test_a_variant_stands_in_its_frame(tool, pages):
+    tool.main([str(pages / "variants" / "one.py")])
+    cells = nbformat.read(pages.parent / "variants" / "one.ipynb", as_version=4).cells
+    assert [cell.source.splitlines()[0] for cell in cells] == [
+        "# A variant, of [a file](../../src/qkv/errors.py)",
+        "base = 2",
+        "print(base + 1)",
+    ]
+    assert cells[2].outputs[0].text == "3\n"
+    tool.main([str(pages / "variants" / "one.py"), "--check"])
+
+
+def test_a_variant_without_a_cell_for_a_place_of_the_frame_is_named(tool, pages):
+    (pages / "variants" / "one.py").write_text(VARIANT.replace("check", "other"))
+    with pytest.raises(
+        SystemExit, match=r"one\.py has no cell tagged check, for which variant\.py"
+    ):
+        tool.main([str(pages / "variants" / "one.py"), "--no-execute"])
+
+
+def test_pages_are_checked_with_the_tutorial_and_kept_beside_its_sections(
+    tool, pages, script, monkeypatch
+):
+    monkeypatch.setattr(tool, "SCRIPT", script)
+    script.write_text(SECTIONS)
+    tool.main(["--no-execute"])
+    folder = script.parent / "notebooks"
+    assert {path.name for path in folder.glob("*.ipynb")} == {
+        "10a_page.ipynb",
+        "1_the_first.ipynb",
+        "2_the_second_b.ipynb",
+    }
+    tool.main(["--check"])
+    (pages / "variant.py").write_text(FRAME.replace("base = 2", "base = 3"))
+    with pytest.raises(SystemExit, match=r"one\.ipynb differs from its script"):
+        tool.main(["--check"])
+
+
+def test_a_large_page_of_a_variant_is_refused(tool, pages, monkeypatch):
+    tool.main([str(pages / "variants" / "one.py"), "--no-execute"])
+    monkeypatch.setattr(tool, "VARIANT_LIMIT", 100)
+    with pytest.raises(SystemExit, match=r"one\.ipynb has .* bytes; expected at most 100"):
+        tool.main([str(pages / "variants" / "one.py"), "--check"])

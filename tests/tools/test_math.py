@@ -15,11 +15,15 @@ EATEN = re.compile(r"\\[^A-Za-z\s]|\*|<[A-Za-z]")
 
 
 def texts():
-    """Every Markdown text that readers see: the tutorial's cells, and the documents."""
+    """Every Markdown text that readers see: cells of the tutorial and of pages, and documents."""
     tutorial = jupytext.read(ROOT / "transformers_and_attention_mechanisms.py", fmt="py:percent")
     for number, cell in enumerate(tutorial.cells):
         if cell.cell_type == "markdown":
             yield f"cell {number}", cell.source
+    for path in sorted((ROOT / "notebooks" / "src").rglob("*.py")):
+        for number, cell in enumerate(jupytext.read(path, fmt="py:percent").cells):
+            if cell.cell_type == "markdown":
+                yield f"{path.name}, cell {number}", cell.source
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         yield path.name, path.read_text(encoding="utf-8")
 

@@ -14,12 +14,12 @@ SCRIPT = ROOT / "transformers_and_attention_mechanisms.py"
 CELLS = read_cells(SCRIPT)
 BEGIN = next(cell for cell in CELLS if cell.section == 0)
 SECTIONS = [cell.section for cell in CELLS if cell.section is not None]
-MOST_LINES = 4_700
+MOST_LINES = 4_710
 MOST_GLUE = 1_300  # `python tools/glue.py` shows what is counted
 
 
-def test_the_sections_are_nine_and_what_comes_before():
-    assert list(range(10)) == SECTIONS
+def test_the_sections_are_ten_and_what_comes_before():
+    assert list(range(11)) == SECTIONS
 
 
 @pytest.mark.parametrize("section", SECTIONS)
