@@ -140,13 +140,13 @@ def test_noam_needs_the_width_of_the_model():
 
 def test_optimizers():
     model = nn.Sequential(nn.Linear(3, 5))
-    plain = training(learning_rate=0.3, betas=(0.4, 0.5), weight_decay=0.6).optimizer(model)
+    plain = training(learning_rate=0.3, betas=(0.4, 0.5), weight_decay=0.6).make_optimizer(model)
     assert [group["weight_decay"] for group in plain.param_groups] == [0.6, 0.0]
     assert {(g["lr"], g["betas"], g["eps"]) for g in plain.param_groups} == {
         (0.3, (0.4, 0.5), 1e-9)
     }
     encoder = Bert(BertConfig(vocab_size=11, d_model=6, n_heads=2, d_ff=14, n_layers=2))
-    layers = training(learning_rate=0.8).optimizer(encoder, layer_decay=0.5, eps=1e-7)
+    layers = training(learning_rate=0.8).make_optimizer(encoder, layer_decay=0.5, eps=1e-7)
     assert sorted({group["lr"] for group in layers.param_groups}) == [0.1, 0.2, 0.4, 0.8]
     assert {group["eps"] for group in layers.param_groups} == {1e-7}
 

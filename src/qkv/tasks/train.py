@@ -162,9 +162,9 @@ class Recipe(Generic[P]):
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Make the optimizer; fine-tuning uses the epsilon of BERT's (Devlin et al. 2019)."""
         if self.base is None:
-            return self.training.optimizer(model)
+            return self.training.make_optimizer(model)
         decay = self.finetuning.layer_decay
-        return self.training.optimizer(model, layer_decay=decay, eps=1e-8)
+        return self.training.make_optimizer(model, layer_decay=decay, eps=1e-8)
 
     def settle(self, pipeline: P, splits: Splits[Any]) -> P:
         """Choose settings on the validation split once the weights are final."""

@@ -46,8 +46,8 @@ def train(
             an iterable that is endless or long enough.
         loss: (model, batch) to the sum of the losses of the batch's targets.
         settings: number of steps, learning rate, precision, and so on.
-        optimizer: or a function of the model that makes it; default `settings.optimizer`. Sharding
-            needs a function: it replaces the parameters.
+        optimizer: or a function of the model that makes it; default `settings.make_optimizer`.
+            Sharding needs a function: it replaces the parameters.
         evaluate: returns scores; called without gradients and in evaluation mode.
         callbacks: called in this order; a progress `Bar` is added unless there is one.
         device: "auto" (an accelerator if there is one), "cpu", "cuda" or "mps".
@@ -75,11 +75,11 @@ def train(
     sharded = settings.sharding == "fsdp2" and ranks.n_ranks() > 1
     if sharded:
         shard(objective, accelerator.device)
-    optimizer = optimizer or settings.optimizer
+    optimizer = optimizer or settings.make_optimizer
     if sharded and isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(
             "training.sharding = fsdp2 with an optimizer of the parameters before; expected a "
-            "function that makes one, such as settings.optimizer"
+            "function that makes one, such as settings.make_optimizer"
         )
     run = Run(
         model,

@@ -10,6 +10,7 @@ from torch import nn
 from qkv.data.batches import Batches, Batching
 from qkv.errors import ConfigError
 from qkv.training.finetune import layerwise_adamw
+from qkv.training.muon import muon
 from qkv.training.optim import Schedule, adamw, constant_rate, cosine_decay, linear_decay, noam
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -40,6 +41,8 @@ class Training:
             neither: its batches are ready-made.
         max_tokens: tokens per batch, padding included.
         accumulate: batches per optimizer step.
+        optimizer: "muon" updates the matrices of the blocks by Muon (Jordan et al. 2024), and all
+            else by AdamW with the same rate.
         learning_rate: peak learning rate; a factor for "noam".
         schedule: how the rate decays after the warm-up; "noam" is that of Vaswani et al. 2017.
         warmup: warm-up steps, or a fraction of all steps if below 1.
@@ -72,6 +75,7 @@ class Training:
     batch_size: int | None = None
     max_tokens: int | None = None
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 2e-3
     schedule: Literal["cosine", "linear", "constant", "noam"] = "cosine"
     warmup: float = 0.1
@@ -105,6 +109,15 @@ class Training:
         self._check("smoothing", "0 or more, below 1", lambda value: 0 <= value < 1)
         self._check("betas", "0 or more, below 1", lambda pair: all(0 <= x < 1 for x in pair))
         self._check("ema", "between 0 and 1, such as 0.999", lambda value: 0 < value < 1)
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(
+                f"training.optimizer = {self.optimizer!r} is unknown; expected adamw or muon"
+            )
+        if self.optimizer == "muon" and self.sharding != "none":
+            raise ConfigError(
+                f'training.optimizer = "muon" with sharding = {self.sharding}; expected adamw, or '
+                "no sharding: Muon needs whole matrices"
+            )
         if self.average_last > 1 and self.sharding != "none":
             raise ConfigError(
                 f"training.average_last = {self.average_last} with sharding = {self.sharding}; "
@@ -149,32 +162,31 @@ class Training:
             max_tokens=self.max_tokens, batch_size=self.batch_size, seed=self.seed, epochs=None
         )
 
-    def optimizer(
+    def make_optimizer(
         self, model: nn.Module, *, layer_decay: float | None = None, eps: float = 1e-9
-    ) -> torch.optim.AdamW:
-        """AdamW with these settings, over the parameters that train.
+    ) -> torch.optim.Optimizer:
+        """AdamW or Muon with these settings, over the parameters that train.
 
         Args:
             model: its frozen parameters are left out.
             layer_decay: learning rate of a layer divided by that of the layer above it, see
                 `layerwise_adamw`; None for models whose layers need not be told apart.
             eps: added to the root of the second moment.
+
+        Raises:
+            ConfigError: Muon with a layer_decay, or for a model without matrices to train.
         """
+        options: Any = {"betas": self.betas, "eps": eps, "weight_decay": self.weight_decay}
         if layer_decay is None:
-            return adamw(
-                model,
-                learning_rate=self.learning_rate,
-                betas=self.betas,
-                eps=eps,
-                weight_decay=self.weight_decay,
+            make = muon if self.optimizer == "muon" else adamw
+            return make(model, learning_rate=self.learning_rate, **options)
+        if self.optimizer == "muon":
+            raise ConfigError(
+                f'training.optimizer = "muon" with layer_decay = {layer_decay}; expected null for '
+                "layer_decay, or adamw: Muon has one rate for all layers"
             )
         return layerwise_adamw(
-            model,
-            learning_rate=self.learning_rate,
-            layer_decay=layer_decay,
-            betas=self.betas,
-            eps=eps,
-            weight_decay=self.weight_decay,
+            model, learning_rate=self.learning_rate, layer_decay=layer_decay, **options
         )
 
     def n_steps(self, batches: Iterable[Any]) -> int:
