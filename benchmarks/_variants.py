@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.differential import DifferentialAttention, initial_lambda
+from qkv.attention.variants.differential_v2 import DifferentialV2Attention
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
 from qkv.attention.variants.gated import GatedAttention
 from qkv.attention.variants.gated_delta import GatedDeltaAttention
@@ -93,6 +94,7 @@ MECHANISMS: dict[str, Make] = {
     "differential": lambda p: DifferentialAttention(
         p.d_model, p.n_heads // 2, lambda_init=initial_lambda(p.layer), causal=p.causal
     ),
+    "differential V2": lambda p: DifferentialV2Attention(*p.sizes, causal=p.causal),
     "linear": lambda p: LinearAttention(*p.sizes, causal=p.causal),
     DELTA: lambda p: GatedDeltaAttention(*p.sizes, causal=p.causal),
     "gated": lambda p: GatedAttention(*p.sizes, causal=p.causal),

@@ -21,6 +21,7 @@ from qkv.attention.masks import key_positions, sliding_window_mask
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.variants.chunks import attention_by_chunks
 from qkv.attention.variants.differential import DifferentialAttention
+from qkv.attention.variants.differential_v2 import DifferentialV2Attention
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
 from qkv.attention.variants.feature_sums import divide, feature_map, key_value_sums
 from qkv.attention.variants.gated import GatedAttention
@@ -30,11 +31,13 @@ from qkv.attention.variants.latent import LatentAttention
 from qkv.attention.variants.linear import LinearAttention
 from qkv.attention.variants.qk_norm import QKNormAttention
 from qkv.attention.variants.relative import RelativeAttention
+from qkv.attention.variants.shared import PassedKeys, SharedAttention, SharedCache
 from qkv.attention.variants.sigmoid import SigmoidAttention
 from qkv.attention.variants.sink import SinkAttention
 from qkv.attention.variants.sliding_window import SlidingWindowAttention
 from qkv.attention.variants.softcap import SoftcapAttention
 from qkv.attention.variants.streaming import StreamingAttention
+from qkv.attention.variants.top_k import TopKAttention
 from qkv.blocks.positions import ALiBi, Rotary
 from qkv.tutorial.figures import draw_curves, new_figure, save_figure
 from qkv.tutorial.measure import interleave, medians, peak_memory
@@ -96,13 +99,18 @@ def make_modules(length: int) -> Rivals:
         "QK norm": QKNormAttention(*sizes),
         "gated": GatedAttention(*sizes),
         "differential": DifferentialAttention(D_MODEL, N_HEADS // 2),
+        "differential V2": DifferentialV2Attention(*sizes),
+        "top-k": TopKAttention(*sizes, k=2 * WINDOW),
         "sigmoid": SigmoidAttention(*sizes),
         "sink": SinkAttention(*sizes),
         "softcap": SoftcapAttention(*sizes),
         "relative": RelativeAttention(*sizes, max_distance=16),
     }
     x = torch.randn(1, length, D_MODEL)
-    return {name: partial(module.eval(), x) for name, module in modules.items()}
+    passed, shared = PassedKeys(), SharedAttention(*sizes).eval()
+    modules[PLAIN](x, cache=passed)  # the earlier layer, whose time is not that of the shared one
+    runs: Rivals = {name: partial(module.eval(), x) for name, module in modules.items()}
+    return runs | {"shared": partial(shared, x, cache=SharedCache(passed))}
 
 
 def measure(

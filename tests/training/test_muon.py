@@ -128,6 +128,8 @@ def test_the_settings_make_it():
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(ConfigError, match=r"optimizer = 'adam' is unknown; expected adamw"):
         Training(steps=3, optimizer="adam")
+    with pytest.raises(ConfigError, match=r"with sharding = fsdp2; expected adamw, or no sharding"):
+        Training(steps=3, optimizer="muon", sharding="fsdp2")
     options = Training(steps=3, optimizer="muon")
     with pytest.raises(ConfigError, match=r"with layer_decay = 0.9; expected null for layer_decay"):
         options.make_optimizer(small(), layer_decay=0.9)
