@@ -1,6 +1,8 @@
 """The compiled kernel's product against float64, and how it is built."""
 
 import logging
+import os
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from qkv.errors import ShapeError
 from qkv.inference import build
 from qkv.inference.modules import PackedLinear
 from qkv.inference.packed import PACKINGS, Packed, pack
@@ -70,6 +73,17 @@ def test_a_row_that_is_not_finite_gives_no_number(packing, value):
     y = product(x, pack(torch.randn(11, 64), packing))
     assert not y[1].isfinite().any()
     assert y[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 17, 40])
+@pytest.mark.parametrize(("packing", "groups"), KINDS)
+def test_rows_of_another_width(packing, groups, rows, monkeypatch):
+    monkeypatch.setattr("qkv.inference.modules.fast_int8", lambda: True)
+    layer = PackedLinear(pack(torch.randn(13, 64), packing, groups=groups))
+    message = rf"x has shape \({rows}, 63\), but the packed weight has 13 rows of 64 numbers"
+    with pytest.raises(ShapeError, match=message):
+        layer(torch.randn(rows, 63))
+    assert layer(torch.randn(0, 64)).shape == (0, 13)
 
 
 @needs_kernel
@@ -147,10 +161,57 @@ class TestBuild:
         assert "PyTorch computes instead" in caplog.text
 
 
+CLANG = """
+import torch
+from qkv.inference.build import kernel
+from qkv.inference.optimize import optimize
+from qkv.models.llama import Llama, LlamaConfig
+assert kernel()
+torch.manual_seed(0)
+config = LlamaConfig(vocab_size=37, d_model=32, n_heads=4, n_kv_heads=2, d_ff=44, n_layers=2)
+model = Llama(config).eval()
+for dtype in ("float32", "bfloat16", "int8", "int4"):
+    fast = optimize(model, dtype)
+    state, tokens = fast.start(torch.randint(37, (3, 5))), torch.randint(37, (3, 2))
+    steps = [fast.step(tokens, state) for _ in range(3)]
+    state.rewind(0)
+    fast.stack._may_decode = lambda *args: False
+    for ours in steps:
+        theirs = fast.step(tokens, state)
+        assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max(), dtype
+"""
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="there is no compiler clang++")
+def test_clang_compiles_the_same_function(tmp_path):
+    environment = {**os.environ, "CXX": "clang++", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", CLANG]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("*.so"))) == 1
+
+
+def test_the_command_lines_of_the_compilers(tmp_path):
+    gcc = [*build._command("g++"), *build._output("g++", tmp_path / "k.so")]
+    assert gcc[0] == "g++"
+    assert {"-O3", "-march=native", "-shared", "-ltorch_cpu", str(build.SOURCE)} <= set(gcc)
+    assert "-ffast-math" not in gcc
+    assert gcc[gcc.index("-o") + 1] == str(tmp_path / "k.so")
+    for name in ("cl", "C:/VC/bin/CL.EXE"):
+        cl = [*build._command(name), *build._output(name, tmp_path / "k.dll")]
+        assert cl[0] == name
+        assert {"/LD", "/O2", "/std:c++20", "/fp:precise", str(build.SOURCE)} <= set(cl)
+        assert [one for one in cl if one.startswith("-I")]
+        assert f"/Fe{tmp_path / 'k.dll'}" in cl
+        assert f"/Fo{tmp_path / 'k.obj'}" in cl
+        assert cl[-1].endswith("torch_cpu.lib")
+        assert not {"-O3", "-o", "-shared"} & set(cl)
+
+
 @needs_kernel
 def test_two_processes_may_compile_at_the_same_time(tmp_path):
     code = "from qkv.inference.build import kernel; raise SystemExit(not kernel())"
-    environment = {**__import__("os").environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     both = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
         for _ in range(2)

@@ -1,12 +1,16 @@
 """Products of many rows, and attention of single queries, against float64."""
 
+import shutil
+import signal
+import subprocess
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from qkv.attention.core import attention
 from qkv.attention.multi_head import MultiHeadAttention
-from qkv.inference import products
+from qkv.inference import build, products
 from qkv.inference.build import kernel
 from qkv.inference.modules import FastAttention, PackedLinear
 from qkv.inference.optimize import fastest, optimize
@@ -55,6 +59,28 @@ def test_rows_that_8_bits_do_not_hold_are_marked(either):
     assert steps[0] > 0
 
 
+@pytest.mark.parametrize("size", [1e-18, 1e-30, 1e-40, 1e-45])
+def test_tiny_rows_are_marked(either, size):
+    x = torch.randn(5, 67)
+    x[1:3] = x[1:3].sign() * size
+    for steps in (round_rows(x)[-1], round_rows_twice(x)[-1]):
+        assert [float(step) for step in steps[1:3]] == [-1, -1]
+        assert (steps[[0, 3, 4]] > 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 23])
+@pytest.mark.parametrize("size", [1e-25, 1e-37, 1e-40, 1e-44])
+def test_rows_of_denormals_are_as_exact_as_denormals_are(either, size, rows, monkeypatch):
+    monkeypatch.setattr("qkv.inference.modules.fast_int8", lambda: True)
+    layer = PackedLinear(pack(torch.randn(37, 67), "int8"))
+    x = torch.randn(rows, 67)
+    x[0] = x[0] * size
+    reference = F.linear(x.double(), layer.weight.double())
+    error = (layer(x)[0] - reference[0]).abs()
+    least = torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps
+    assert (error <= 1e-5 * reference[0].abs().max() + 67 * least).all()
+
+
 def test_what_rounding_leaves_is_rounded_again(either):
     x = torch.randn(23, 67)
     x[3, 5], x[4, 7], x[5], x[6, 1] = 50, 1e6, 0, float("nan")
@@ -64,6 +90,60 @@ def test_what_rounding_leaves_is_rounded_again(either):
     back = (integers.float() - 128 + (rest.float() - 128) / FINE) * steps
     usual = steps[:, 0] >= 0
     assert ((back - x).abs() <= 0.51 / FINE * steps)[usual].all()
+
+
+class TestCheck:
+    """The check of the processor, whose result is kept."""
+
+    @pytest.fixture
+    def runs(self, monkeypatch, tmp_path):
+        """The statuses of the checks to come, which are used up from the left."""
+        statuses = list[int]()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(
+            products.subprocess,
+            "run",
+            lambda *args, **options: subprocess.CompletedProcess(args, statuses.pop(0)),
+        )
+        return statuses
+
+    @pytest.mark.parametrize(("status", "found"), [(0, True), (-signal.SIGILL, False)])
+    def test_it_is_tried_once(self, runs, tmp_path, status, found):
+        runs.append(status)
+        assert [products._runs("int8") for _ in range(3)] == [found] * 3
+        assert [path.suffix for path in tmp_path.rglob("*.*")] == [".int8"]
+
+    @pytest.mark.parametrize("status", [1, -signal.SIGKILL])
+    def test_what_was_not_found_out_is_tried_again(self, runs, status):
+        runs += [status, 0]
+        assert [products._runs("int8") for _ in range(3)] == [False, True, True]
+
+    def test_another_processor_torch_kind_or_limit_is_another_check(self, runs, monkeypatch):
+        runs += [0, -signal.SIGILL, -signal.SIGILL, -signal.SIGILL, -signal.SIGILL]
+        assert products._runs("int8")
+        assert not products._runs("bfloat16")
+        for target, name, value in (
+            (build, "_processor", lambda: "flags : another"),
+            (torch, "__version__", "0.0"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(target, name, value)
+                assert not products._runs("int8")
+        with monkeypatch.context() as patch:
+            patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+            assert not products._runs("int8")
+        assert products._runs("int8")
+        assert not runs
+
+    def test_a_broken_or_unwritable_file_is_no_obstacle(self, runs, tmp_path):
+        runs += [0, 0]
+        assert products._runs("int8")
+        next(tmp_path.rglob("*.int8")).write_text("nonsense")
+        assert products._runs("int8")
+        runs += [0, 0]
+        shutil.rmtree(tmp_path / "qkv")
+        (tmp_path / "qkv").write_text("a file where a folder should be")
+        assert [products._runs("int8") for _ in range(2)] == [True, True]
 
 
 @needs_int8

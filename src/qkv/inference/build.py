@@ -38,7 +38,7 @@ MSVC_FLAGS = [
     "/std:c++20",
     "/O2",
     "/arch:AVX2",
-    "/fp:fast",
+    "/fp:precise",  # /fp:fast would take NaN for a number
     "/LD",
     "/EHsc",
     "/DTORCH_TARGET_VERSION=0x020a000000000000",
@@ -78,19 +78,13 @@ def library() -> Path:
     sources = [
         path.read_text(encoding="utf-8") for path in (SOURCE, SOURCE.with_name("products.h"))
     ]
-    key = "\n".join([*sources, *command, torch.__version__, _processor()])
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(cache_home) / "qkv" / "kernels"
-    path = (
-        folder
-        / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}{'.dll' if os.name == 'nt' else '.so'}"
-    )
+    path = known_here(*sources, *command, suffix=".dll" if os.name == "nt" else ".so")
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     LOG.warning("compiling the kernel for this processor, once (some seconds) ...")
     # Two processes may compile at the same time: each in its own folder, and either result is good.
-    with tempfile.TemporaryDirectory(dir=folder) as own:
+    with tempfile.TemporaryDirectory(dir=path.parent) as own:
         made = Path(own) / path.name
         _run([*command, *_output(compiler, made)], "the compiler failed")
         _run(
@@ -99,6 +93,19 @@ def library() -> Path:
         )
         os.replace(made, path)
     return path
+
+
+def known_here(*parts: str, suffix: str) -> Path:
+    """Return the file of what is known of this processor and this PyTorch.
+
+    Args:
+        parts: what else it depends on.
+        suffix: end of the file's name.
+    """
+    key = "\n".join([*parts, torch.__version__, _processor()])
+    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = hashlib.sha256(key.encode()).hexdigest()[:16] + suffix
+    return Path(cache_home) / "qkv" / "kernels" / name
 
 
 def _command(compiler: str) -> list[str]:

@@ -207,7 +207,7 @@ static void round_row(const float* x, float inverse, Index k, uint8_t* high, uin
 }
 
 // Each row as 8 bits, round(127 x / max|x|) + 128, what that leaves (unless `rest` is empty), and its step; -1 as step of
-// a row that is not finite, or whose largest number is more than `outlier` times the root mean square (if there is a
+// a row that is not finite or tiny, or whose largest number is more than `outlier` times the root mean square (if there is a
 // rest, the mean of the other |x|).
 static Tensor round_rows(Tensor x, Tensor integers, Tensor rest, double outlier) {
   const Index k = x.size(-1), rows = x.numel() / std::max<Index>(1, k);
@@ -223,7 +223,8 @@ static Tensor round_rows(Tensor x, Tensor integers, Tensor rest, double outlier)
       const float most = largest(row, k);
       float size = 0;  // of a usual number, times k
       for (Index i = 0; i < k; ++i) size += low ? std::fabs(row[i]) : row[i] * row[i];
-      const bool usual = most < 1e18f && (low ? most * float(k) <= limit * (size - most)
+      const bool sized = most == 0 || (most > 1e-18f && most < 1e18f);  // so that squares are numbers
+      const bool usual = sized && (low ? most * float(k) <= limit * (size - most)
                                               : most * most * float(k) <= limit * size);
       step[r] = usual ? most / 127 : -1;
       round_row(row, step[r] > 0 ? 1 / step[r] : 0, k, high + r * k, low ? low + r * k : nullptr);

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qkv.attention.masks import check_tokens
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.embedding import unknown_token
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, ShapeError
 from qkv.inference.build import kernel
 from qkv.inference.packed import Packed
 from qkv.inference.products import (
@@ -68,7 +68,16 @@ class PackedLinear(_Frozen):
         self._integers: Int8Matrix | None = None
 
     def forward(self, x: Float[Tensor, "*any K"]) -> Float[Tensor, "*any N"]:
-        """Project the last axis."""
+        """Project the last axis.
+
+        Raises:
+            ShapeError: if it is not as long as a row of the weight.
+        """
+        if x.shape[-1] != self.in_features:
+            raise ShapeError(
+                f"x has shape {tuple(x.shape)}, but the packed weight has {self.out_features} rows "
+                f"of {self.in_features} numbers; expected (..., {self.in_features})"
+            )
         bias = self.get_buffer("bias") if self.bias is not None else None
         rows, kind = x.numel() // max(1, x.shape[-1]), self.packed.dtype
         plain = x.dtype != torch.float32 or (torch.is_grad_enabled() and x.requires_grad)
@@ -109,6 +118,11 @@ class PackedLinear(_Frozen):
             bias = NOTHING if bias is None else bias
             return torch.ops.qkv.linear(x, self.packed, self.scales, bias)
         return F.linear(x, self.weight, bias)
+
+    @property
+    def in_features(self) -> int:
+        """Number of inputs K."""
+        return self.packed.shape[1] * (2 if self.packed.dtype == torch.uint8 else 1)
 
     @property
     def out_features(self) -> int:
