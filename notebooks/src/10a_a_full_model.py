@@ -119,7 +119,7 @@ assert near <= 0.02 * len(test), "too many: take them out of the training split"
 some = training[:10_000]
 sources_of, targets_of, both = Counter(), Counter(), Counter()
 for source, target in some:
-    left, right = dict.fromkeys(source.split()), dict.fromkeys(target.split())
+    left, right = ([*dict.fromkeys(text.split())] for text in (source, target))
     sources_of.update(left)
     targets_of.update(right)
     both.update(itertools.product(left, right))
