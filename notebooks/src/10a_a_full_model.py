@@ -71,7 +71,7 @@ except DataError:
     DATA = "dates"
 
     def dates(split, n):
-        endless = date_pairs(["en"], split=split, seed=1)
+        endless = date_pairs(["en_US", "en_GB"], split=split, seed=1)
         return [(pair.text, pair.iso) for pair in itertools.islice(endless, n)]
 
     parts = {"train": dates("train", 8_000), "validation": dates("validation", 400)}
@@ -282,10 +282,9 @@ finished = Translator.load("translator-en-de")
 if DATA == "Multi30k":
     to_read = [(s, [t]) for s, t in splits.validation[::20][: 10 if FAST else 40]]
 else:
-    from qkv.data.sets.everyday import PATH
+    from qkv.data.sets.everyday import everyday
 
-    lines = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
-    to_read = [(one["source"], one["references"]) for one in lines][: 10 if FAST else 40]
+    to_read = [(one.source, one.references) for one in everyday("en")][: 10 if FAST else 40]
 outputs = [str(one) for one in finished.predict([source for source, _ in to_read])]
 
 
