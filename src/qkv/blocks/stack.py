@@ -56,9 +56,9 @@ class Stack(nn.Module):
         mask: Bool[Tensor, "..."] | None = None,
         memory_mask: Bool[Tensor, "..."] | None = None,
         positions: Int[Tensor, "..."] | None = None,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache | None] | None = None,
     ) -> Float[Tensor, "B Q D"]:
-        """Run the blocks in order; see `Block`, with one cache per block."""
+        """Run the blocks in order; see `Block`, with one cache per block, or None for it."""
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
             run = partial(checkpoint, block, use_reentrant=False) if recompute else block

@@ -50,10 +50,11 @@ class FastStack(Stack):
         mask: Bool[Tensor, "..."] | None = None,
         memory_mask: Bool[Tensor, "..."] | None = None,
         positions: Int[Tensor, "..."] | None = None,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache | None] | None = None,
     ) -> Float[Tensor, "B n D"]:
         """Run the blocks in order; see `Stack`. A block that is watched runs by itself."""
-        if caches is None or not self._may_decode(x, positions, caches):
+        own = [cache for cache in caches or () if cache is not None]
+        if len(own) < len(self.blocks) or not self._may_decode(x, positions, own):
             return super().forward(
                 x,
                 memory,
@@ -67,7 +68,7 @@ class FastStack(Stack):
         first = 0
         for i in (*filter(self._is_watched, range(len(self.blocks))), len(self.blocks)):
             if first < i or i == len(self.blocks):
-                x = self._decode(x, inputs, first, i, caches)
+                x = self._decode(x, inputs, first, i, own)
             if i < len(self.blocks):
                 x = self.blocks[i](
                     x,
@@ -75,7 +76,7 @@ class FastStack(Stack):
                     mask=mask,
                     memory_mask=memory_mask,
                     positions=positions,
-                    cache=caches[i],
+                    cache=own[i],
                 )
             first = i + 1
         return x

@@ -6,7 +6,6 @@ attention without positions in between. All else is that of the Llama family.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -118,7 +117,7 @@ class SharingStack(Stack):
         mask: Bool[Tensor, "..."] | None = None,
         memory_mask: Bool[Tensor, "..."] | None = None,
         positions: Int[Tensor, "..."] | None = None,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache | None] | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """Run the blocks in order; see `Stack`."""
         caches = self._passed() if caches is None else caches
@@ -126,10 +125,10 @@ class SharingStack(Stack):
             x, memory, mask=mask, memory_mask=memory_mask, positions=positions, caches=caches
         )
 
-    def _passed(self) -> list[Any]:
-        """Return what hands keys from layer to layer, and None for layers without it."""
+    def _passed(self) -> list[LayerCache | None]:
+        """Return what hands keys from layer to layer, if nothing is to be remembered."""
         passed = {source: PassedKeys() for source in self.sources.values()}
-        caches: list[Any] = [None] * len(self.blocks)
+        caches: list[LayerCache | None] = [None] * len(self.blocks)
         for layer, source in self.sources.items():
             caches[source] = LayerCache(passed[source])
             caches[layer] = LayerCache(SharedCache(passed[source]))
