@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Door A: a full model for one task
 #
-# From [the tutorial's section 10](transformers_and_attention_mechanisms.py). *30 minutes to read, three to run.*
+# From [the tutorial's section 10](notebooks/10_two_doors.ipynb). *30 minutes to read, three to run.*
 #
 # Nine steps from an idea to a model with a card, in the order in which they save time. The task is the translation of captions, English to German (Multi30k, Elliott et al. 2016),
 # if `QKV_DATA` names the folder of the data. Without it the same cells rewrite dates, which the library makes; the shipped tables and curves are those of Multi30k either way.

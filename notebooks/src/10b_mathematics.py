@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Door B: the mathematics and the variations of attention
 #
-# From [the tutorial's section 10](transformers_and_attention_mechanisms.py). *60 minutes to read, two minutes to run.*
+# From [the tutorial's section 10](notebooks/10_two_doors.ipynb). *60 minutes to read, two minutes to run.*
 #
 # Each proof is followed by its numeric check, in 64 bits, with the functions of the library. Then come the costs, a mechanism of
 # your own, and a reading list by question. The variants of attention have [a page each](notebooks/variants/sliding_window.ipynb).
