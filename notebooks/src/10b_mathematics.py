@@ -309,7 +309,7 @@ from qkv.tutorial.measure import flops
 
 q1, q2 = (torch.randn(1, 1, n, 64) for n in (256, 512))
 for name, one in {"explicit": explicit_attention, "fused": attention}.items():
-    small, large = flops(lambda: one(q1, q1, q1)), flops(lambda: one(q2, q2, q2))  # noqa: B023
+    small, large = flops(lambda: one(q1, q1, q1)), flops(lambda: one(q2, q2, q2))  # noqa: B023 - called at once
     print(f"{name}: {small:,} and {large:,} operations")
     assert small == 2 * 2 * 256 * 256 * 64  # two products, 2 operations per multiply-add
     assert large == 4 * small

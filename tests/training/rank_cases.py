@@ -1,6 +1,8 @@
 """Trainings that processes make alike; run by torchrun: `rank_cases JOBS`, in JSON."""
 
 import json
+import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +12,7 @@ from safetensors.torch import save_file
 from tests.training.toy import settings
 
 from qkv.data.pretraining import collate_causal
+from qkv.errors import Interrupted
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.lora import LoRAConfig, add_lora
 from qkv.training import ranks
@@ -33,14 +36,16 @@ CASES |= SHARDED
 
 
 class End(Callback):
-    """End a run early, as if all its processes were told to."""
+    """End a run early: with an error in all processes, or with a signal to the second one."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int, *, by_signal: bool):
+        self.step, self.by_signal = step, by_signal
 
     def after_step(self, run: Run) -> None:
-        """Raise after the step, whose checkpoint is written."""
-        if run.step > self.step:
+        """Raise after the step, or send the signal in it."""
+        if self.by_signal and run.step == self.step and ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if not self.by_signal and run.step > self.step:
             raise InterruptedError
 
 
@@ -63,7 +68,7 @@ def batches_of(case: str):
         yield collate_causal(texts, pad=0)
 
 
-def run(case: str, folder: Path, end: int = STEPS) -> None:
+def run(case: str, folder: Path, end: int = STEPS, *, by_signal: bool = False) -> None:
     """Train one case, or begin it; the first rank writes its losses and weights.
 
     Another case of the same name, with other ranks, goes on where this one ended.
@@ -71,7 +76,7 @@ def run(case: str, folder: Path, end: int = STEPS) -> None:
     model = model_of(case)
     chosen = settings(steps=STEPS, learning_rate=0.01, clip=0.3, evaluate_every=9, **CASES[case])
     saved = Checkpoints(folder / f"{case}.run", every=10, recipe={"case": case})
-    callbacks = [KeepBest("score", mode="max"), End(end), saved]
+    callbacks = [KeepBest("score", mode="max"), End(end, by_signal=by_signal), saved]
     history = train(
         model,
         batches_of(case),
@@ -91,5 +96,5 @@ def run(case: str, folder: Path, end: int = STEPS) -> None:
 if __name__ == "__main__":
     with connected("cpu"):
         for case, folder, end in json.loads(sys.argv[1]):
-            with suppress(InterruptedError):
-                run(case, Path(folder), end)
+            with suppress(InterruptedError, Interrupted):
+                run(case, Path(folder), end, by_signal=folder.endswith("signal"))

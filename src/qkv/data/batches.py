@@ -166,7 +166,11 @@ class Movable:
         return len(next(value for value in vars(self).values() if isinstance(value, Tensor)))
 
     def take(self: Moved, kept: slice) -> Moved:
-        """Return some of the rows, padded as before, such as one process's share."""
+        """Return some of the rows, padded as before, such as the share of one process.
+
+        Every tensor and tuple of the batch has one entry per row; a class of which that is not
+        true, or which counts its targets, overrides this.
+        """
         by_row = {n: v for n, v in vars(self).items() if isinstance(v, Tensor | tuple)}
         return dataclasses.replace(self, **{name: value[kept] for name, value in by_row.items()})
 

@@ -1,6 +1,5 @@
 """Console output: tables and progress bars on a terminal, one row per line in a pipe."""
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from qkv.tasks.streams import is_quiet
+from qkv.tasks.streams import further_process, is_quiet
 
 Item = TypeVar("Item")
 
@@ -24,8 +23,7 @@ def plain_console(*, stderr: bool = False) -> Console:
 def progress_bar(items: Sequence[Item], label: str, *, show: bool) -> Iterable[Item]:
     """Iterate over items with a progress bar on standard error, if that is a terminal."""
     console = plain_console(stderr=True)
-    other = os.environ.get("RANK", "0") != "0"  # of torchrun
-    hidden = other or not (show and console.is_terminal) or is_quiet()
+    hidden = not (show and console.is_terminal) or is_quiet() or bool(further_process())
     return track(items, label, console=console, transient=True, disable=hidden)
 
 

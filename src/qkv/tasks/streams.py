@@ -72,14 +72,18 @@ def is_quiet() -> bool:
     return _quiet.get()
 
 
+def further_process() -> str:
+    """Return the number of this process, if torchrun started it and it is not the first, or ""."""
+    return os.environ.get("RANK", "").lstrip("0")
+
+
 def complain(message: str) -> None:
     """Print a line to standard error; ignore errors, since the exit status reports them."""
     if is_quiet():
         return
-    other = int(os.environ.get("RANK", "0") or 0)
-    if other:  # of torchrun: what goes wrong everywhere, the first process says
+    if number := further_process():  # what goes wrong everywhere, the first says
         time.sleep(FIRST_SPEAKS)
-        message = f"process {other}: {message}"
+        message = f"process {number}: {message}"
     try:
         print(f"qkv: {message}", file=sys.stderr, flush=True)
     except OSError:

@@ -90,11 +90,6 @@ class Recipe(Generic[P]):
                 f"{type(self).__name__} has no label smoothing"
             )
         self.training.check_batching()
-        if self.training.sharding != "none" and self.finetuning.train == "gradual":
-            raise ConfigError(
-                f"training.sharding = {self.training.sharding} with finetuning.train = gradual; "
-                "expected another way to fine-tune: parts of a layer do not change what trains"
-            )
         if self.batched_by and getattr(self.training, self.batched_by) is None:
             other = "batch_size" if self.batched_by == "max_tokens" else "max_tokens"
             raise ConfigError(

@@ -153,26 +153,33 @@ class Checkpoints(Callback):
             TrainingError: it cannot be written; the previous checkpoint is left.
         """
         tensors, state = pack(run.state_dict())
-        if is_sharded(run.model):
-            self._write(run, state, lambda at: write_shards(at, {**_weights(run.model), **tensors}))
-        elif ranks.is_first():
-            files = {WEIGHTS: _weights(run.model), TENSORS: tensors}
-            self._write(run, state, lambda at: _write_tensors(at, files))
+        weights = _weights(run.model)
+        content = {"recipe": self.recipe, "versions": self.versions, "git": self.git}
+        files = {STATE: json.dumps({**content, "state": state}, indent=1).encode()}
+        sharded = is_sharded(run.model)
+        if not sharded and ranks.is_first():
+            files |= {WEIGHTS: save(weights), TENSORS: save(tensors)}
+        if sharded or ranks.is_first():
+            self._write(run, files, {**weights, **tensors} if sharded else {})
         self.saved = run.step
 
-    def _write(self, run: Run, state: Any, write_tensors: Callable[[Path], None]) -> None:
+    def _write(self, run: Run, files: dict[str, bytes], shards: dict[str, Tensor]) -> None:
         """Write a folder that is whole or not there; of several ranks, the first makes it."""
-        content = {"recipe": self.recipe, "versions": self.versions, "git": self.git}
         path = self.folder / f"step-{run.step:08}"
         try:
             with replace_folder(path) if ranks.is_first() else nullcontext(path) as fresh:
-                write_tensors(Path(ranks.of_first(str(fresh)) if is_sharded(run.model) else fresh))
+                if shards:
+                    write_shards(Path(ranks.of_first(str(fresh))), shards)
                 if not ranks.is_first():
                     return
-                text = json.dumps({**content, "state": state}, indent=1)
-                (fresh / STATE).write_bytes(text.encode())
-                checksums = {one.name: _checksum(one) for one in sorted(fresh.iterdir())}
-                (fresh / CHECKSUMS).write_bytes(json.dumps(checksums, indent=1).encode())
+                # Of what is in memory: a file that was written badly then differs from it.
+                checksums = {one.name: _checksum(one) for one in fresh.iterdir()}
+                checksums |= {
+                    name: hashlib.sha256(data).hexdigest() for name, data in files.items()
+                }
+                files[CHECKSUMS] = json.dumps(checksums, indent=1).encode()
+                for name, data in files.items():
+                    (fresh / name).write_bytes(data)
         except OSError as error:
             reason = error.__cause__ if isinstance(error, StorageError) else error
             kept = f"that of step {self.saved} is whole" if self.saved else "there is none before"
@@ -271,11 +278,6 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     ):
         raise ConfigError(f"{path} has another model: {'; '.join(differences)}")
     model.load_state_dict(weights, strict=False)
-
-
-def _write_tensors(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
-    for name, tensors in files.items():
-        (folder / name).write_bytes(save({**tensors}))
 
 
 def _checksum(path: Path) -> str:

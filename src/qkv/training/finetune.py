@@ -15,6 +15,7 @@ from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError
 from qkv.models.heads import ModelWithHead
 from qkv.models.rnn import RNNSeq2Seq
+from qkv.training import ranks
 from qkv.training.optim import decay_groups, fused_adamw
 from qkv.training.run import Callback, Run
 
@@ -187,7 +188,8 @@ class GradualUnfreezing(Callback):
         every: steps per group.
 
     Raises:
-        ConfigError: `every` is below 1; in `begin`, if the optimizer lacks parameters to unfreeze.
+        ConfigError: `every` is below 1; in `begin`, if the optimizer lacks parameters to unfreeze,
+            or several processes train, whose gradients are summed only for what trains throughout.
     """
 
     def __init__(self, every: int):
@@ -198,6 +200,11 @@ class GradualUnfreezing(Callback):
 
     def begin(self, run: Run) -> None:
         """Collect the parameters that train in the end."""
+        if ranks.n_ranks() > 1:
+            raise ConfigError(
+                f"gradual unfreezing in {ranks.n_ranks()} processes; expected one process, or "
+                "another way to fine-tune: their gradients are summed for a fixed set of parameters"
+            )
         groups = [[p for p in g.parameters if p.requires_grad] for g in layer_groups(run.model)]
         self.groups = [group for group in reversed(groups) if group]
         held = {p for group in run.optimizer.param_groups for p in group["params"]}

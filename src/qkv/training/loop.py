@@ -42,12 +42,14 @@ def train(
 
     Args:
         model: in float32; other precisions are those of the activations.
-        batches: have `.to(device)` and `.n_targets` (tokens, or examples with one class each);
-            an iterable that is endless or long enough.
+        batches: have `.to(device)` and `.n_targets` (tokens, or examples with one class each), and
+            for several processes `.n_rows` and `.take(rows)`; an iterable that is endless or long
+            enough.
         loss: (model, batch) to the sum of the losses of the batch's targets.
         settings: number of steps, learning rate, precision, and so on.
-        optimizer: or a function of the model that makes it; default `settings.make_optimizer`.
-            Sharding needs a function: it replaces the parameters.
+        optimizer: an optimizer of the model's parameters, or a function of the model that makes
+            one; default `settings.make_optimizer`. Sharding replaces the parameters, so it needs a
+            function.
         evaluate: returns scores; called without gradients and in evaluation mode.
         callbacks: called in this order; a progress `Bar` is added unless there is one.
         device: "auto" (an accelerator if there is one), "cpu", "cuda" or "mps".
@@ -78,8 +80,9 @@ def train(
     optimizer = optimizer or settings.make_optimizer
     if sharded and isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(
-            "training.sharding = fsdp2 with an optimizer of the parameters before; expected a "
-            "function that makes one, such as settings.make_optimizer"
+            f"training.sharding = fsdp2 with a finished {type(optimizer).__name__}; expected a "
+            "function that makes it, such as settings.make_optimizer: sharding replaces the "
+            "parameters that this one holds"
         )
     run = Run(
         model,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qkv.data.batches import Batches
-from qkv.errors import TrainingError
+from qkv.errors import ConfigError, TrainingError
 from qkv.training import ranks
 from qkv.training.averaging import MovingAverage
 from qkv.training.history import History
@@ -100,6 +100,7 @@ class Run:
 
         Raises:
             TrainingError: there are no more batches.
+            ConfigError: several ranks cannot share a batch of this type.
         """
         try:
             batch = next(self._source)
@@ -111,6 +112,11 @@ class Run:
         self.drawn += 1
         if (n := ranks.n_ranks()) == 1:
             return Share(batch.to(self.device), True)
+        if not (hasattr(batch, "take") and hasattr(batch, "n_rows")):
+            raise ConfigError(
+                f"{n} processes share a {type(batch).__name__}; expected a batch with n_rows and "
+                "take(rows), as those of qkv.data.batches.Movable have"
+            )
         counts = ranks.rank() < batch.n_rows
         own = batch.take(slice(ranks.rank() if counts else 0, None, n))
         return Share(own.to(self.device), counts)

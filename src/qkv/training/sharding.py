@@ -35,14 +35,18 @@ def shard(root: nn.Module, device: torch.device) -> None:
     ]
     if not blocks:
         raise ConfigError(
-            "training.sharding = fsdp2, but the model has no stack of blocks; expected none for it"
+            "training.sharding = fsdp2, but the model has no stack of blocks to divide; expected "
+            "sharding = none (is it a recurrent network?)"
         )
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(root, mesh=mesh)
     left = [name for name, p in root.named_parameters() if not isinstance(p, DTensor)]
     if left:
-        raise ConfigError(f"{', '.join(left[:5])} could not be sharded; expected all parameters")
+        raise ConfigError(
+            f"{', '.join(left[:5])} of {len(left)} parameters stayed whole; expected all to be "
+            "sharded (is torch older than the oldest version of qkv's?)"
+        )
 
 
 @contextmanager

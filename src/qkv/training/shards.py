@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -23,18 +24,35 @@ from qkv.training import ranks
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write this rank's parts of sharded tensors; of the others, each is written once.
+    """Write this rank's parts of sharded tensors; every other tensor is written by one rank.
 
-    All ranks have to call it with the same folder and names.
+    Args:
+        folder: the same on all ranks, all of which have to call this.
+        tensors: by names that are the same on all ranks.
+
+    Raises:
+        OSError: on all ranks, if one of them could not write.
     """
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    save({**tensors}, storage_writer=writer)
+    try:
+        save({**tensors}, storage_writer=writer)
+    except CheckpointException as error:  # no Exception: it would pass every handler
+        failed = "; ".join(f"process {rank}: {why[0]}" for rank, why in error.failures.items())
+        raise OSError(failed) from error
 
 
 def read_shards(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Read all tensors of a folder; those of a shape as a sharded parameter's become sharded alike.
+    """Read all tensors of a folder, which one process or several have written.
 
-    So does what an optimizer or an average keeps of a parameter. All ranks have to call it.
+    A tensor that has the shape of a sharded parameter is sharded like it: so are the parameters,
+    and what an optimizer or an average keeps of them. All ranks have to call this.
+
+    Args:
+        folder: with one or several files in safetensors.
+        model: as it trains now, sharded or not.
+
+    Returns:
+        The tensors by name, on the CPU unless they are sharded.
     """
     reader = HuggingFaceStorageReader(str(folder))
     sharded = {p.shape: p for p in model.parameters() if isinstance(p, DTensor)}
