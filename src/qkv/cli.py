@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "convert": (
         "qkv.tasks.overview:convert",
-        "Write a model in the Hugging Face layout, or as a GGUF file for llama.cpp.",
+        "Write a model in the Hugging Face layout, or for llama.cpp or ONNX Runtime.",
     ),
     "train": (
         "qkv.tasks.recipes:train",

@@ -1,9 +1,11 @@
-"""Convert models of any readable format to the Hugging Face layout, or to GGUF."""
+"""Convert models of any readable format to the Hugging Face layout, or to an engine's format."""
 
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -13,10 +15,20 @@ from qkv.checkpoints.reader import CONFIG, INDEX, WEIGHTS, belongs, companions
 from qkv.checkpoints.table import listed
 from qkv.errors import ConfigError, DataError, StorageError
 from qkv.tasks.export import check_file, export_gguf
+from qkv.tasks.export_folder import check_export
 from qkv.tasks.pretrained import GGUF, Loaded, load, save
 
 BINARY, RESULTS = "model.bin", "results.json"
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+Format = Literal["huggingface", "gguf", "onnx"]
+# Per format: what it is, and its dtypes.
+DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "huggingface": ("a folder in the Hugging Face layout", FLOATS),
+    "gguf": ("a GGUF file", tuple(KINDS)),
+    "onnx": ("a folder with graphs of ONNX", ("float32",)),
+}
+# Modules that write a folder for an engine, each with `export` and MARKS.
+ENGINES = {"onnx": "qkv.tasks.export_onnx"}
 # Suffixes of other formats, which a user may expect as an output.
 FORMATS = frozenset(
     """
@@ -69,42 +81,41 @@ def convert_model(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
+    format: Format | None = None,
     dtype: str | None = None,
     allow_download: bool = False,
 ) -> Converted:
-    """Read a model, and write it in the Hugging Face layout, or as GGUF if the target ends so.
+    """Read a model, and write it in the Hugging Face layout or in an engine's format.
 
     Args:
         source: see `read_model`.
-        target: a folder: new, empty, or a converted checkpoint to replace; or a file NAME.gguf.
-        dtype: dtype of the parameters, such as "float32", or for GGUF also a quantization, such as
-            "q8_0"; None: as in the source.
+        target: a folder: new, empty, or one of the same format to replace; or a file NAME.gguf.
+        format: None means "gguf" for a target that ends so, else "huggingface".
+        dtype: dtype of the parameters, such as "float32", or a quantization that the format has,
+            such as "q8_0"; None: as in the source, where the format has it.
         allow_download: whether to look on the Hub for a base model that a file names.
 
     Raises:
         ConfigError: if the model is not implemented, or the format cannot express it.
         DataError: if the source cannot be read, or the target holds something else, such as a
             trained model; it is left as it is.
+        MissingDependencyError: if a package of the engine is not installed.
     """
     target = Path(target)
-    to_gguf = target.suffix == GGUF
-    expected = tuple(KINDS) if to_gguf else FLOATS
-    if dtype is not None and dtype not in expected:
-        what = "a GGUF file" if to_gguf else "a folder in the Hugging Face layout"
-        raise ConfigError(
-            f"--dtype {dtype} for {what}; expected one of {', '.join(expected)}"
-            + ("" if to_gguf else f" (a file NAME{GGUF} may also have {', '.join(QUANTIZED)})")
-        )
-    if to_gguf:
+    chosen = format or ("gguf" if target.suffix == GGUF else "huggingface")
+    _check_options(target, chosen, dtype)
+    # In float32 no weight changes. Other types are made of the weights as they are.
+    exact = torch.float32 if chosen in ENGINES or dtype == "float32" else None
+    if chosen == "gguf":
         check_file(target)
-        # In float32 no weight changes. Other types are made of the weights as they are.
-        loaded = read_model(
-            source,
-            dtype=torch.float32 if dtype == "float32" else None,
-            allow_download=allow_download,
-        )
+        loaded = read_model(source, dtype=exact, allow_download=allow_download)
         return Converted(loaded, [target], export_gguf(loaded, target, kind=dtype))
-    check_target(target)
+    check_target(target, chosen)
+    if chosen in ENGINES:
+        loaded = read_model(source, dtype=exact, allow_download=allow_download)
+        left_out = importlib.import_module(ENGINES[chosen]).export(loaded, target, kind=dtype)
+        files = sorted(path for path in target.rglob("*") if path.is_file())
+        return Converted(loaded, files, left_out)
     _check_trained(target)
     loaded = read_model(
         source, dtype=getattr(torch, dtype) if dtype else None, allow_download=allow_download
@@ -112,6 +123,28 @@ def convert_model(
     _check_foreign(target, loaded)
     save(loaded, target)
     return Converted(loaded, checkpoint_files(target))
+
+
+def _check_options(target: Path, format: str, dtype: str | None) -> None:
+    """Check that a format has the name of the target, and the dtype.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    if format not in DTYPES:
+        raise ConfigError(f"--format {format}; expected one of {', '.join(DTYPES)}")
+    what, dtypes = DTYPES[format]
+    if (target.suffix == GGUF) != (format == "gguf"):
+        raise ConfigError(
+            f"--format {format} for {target}; expected a file NAME{GGUF} for gguf, and a folder "
+            "for the other formats"
+        )
+    if dtype is not None and dtype not in dtypes:
+        more = f" (a file NAME{GGUF} may also have {', '.join(QUANTIZED)})"
+        raise ConfigError(
+            f"--dtype {dtype} for {what}; expected one of {', '.join(dtypes)}"
+            + (more if format == "huggingface" else "")
+        )
 
 
 def _check_trained(folder: Path) -> None:
@@ -151,8 +184,8 @@ def _check_foreign(folder: Path, loaded: Loaded) -> None:
         )
 
 
-def check_target(folder: str | os.PathLike[str]) -> None:
-    """Check that a model can be written to a folder.
+def check_target(folder: str | os.PathLike[str], format: str = "huggingface") -> None:
+    """Check that a model can be written to a folder in a format.
 
     Raises:
         DataError: the folder has files but no checkpoint, or is a file.
@@ -162,9 +195,13 @@ def check_target(folder: str | os.PathLike[str]) -> None:
     if folder.suffix in FORMATS and not folder.is_dir():
         raise DataError(
             f"{folder} looks like a file, but a model is written as a folder in the Hugging Face "
-            f"layout ({CONFIG}, {WEIGHTS}, tokenizer), which other programs read, or as a file "
-            f"NAME{GGUF}; {folder.suffix} is not implemented"
+            f"layout ({CONFIG}, {WEIGHTS}, tokenizer), which other programs read, as a file "
+            f"NAME{GGUF}, or as a folder with --format {' or '.join(ENGINES)}; a file "
+            f"{folder.suffix} is not implemented"
         )
+    if format in ENGINES:
+        check_export(folder, importlib.import_module(ENGINES[format]).MARKS)
+        return
     try:
         other = folder.exists() and not folder.is_dir()  # such as /dev/null
         foreign = folder.is_dir() and any(folder.iterdir()) and not _is_checkpoint(folder)

@@ -34,7 +34,7 @@ from qkv.models.inspection import (
     size,
 )
 from qkv.tasks.console import show_table
-from qkv.tasks.conversion import convert_model, read_model
+from qkv.tasks.conversion import Format, convert_model, read_model
 from qkv.tasks.options import AllowDownload, JsonTables
 from qkv.tasks.outputs import dumps
 from qkv.tasks.pretrained import GGUF, Loaded
@@ -106,25 +106,28 @@ def convert(
     target: Path,
     /,
     *,
+    format: Format | None = None,
     dtype: Literal["float32", "float16", "bfloat16", "float64", "q8_0", "q4_0", "q4_1"]
     | None = None,
     json: JsonTables = False,
     allow_download: AllowDownload = False,
 ) -> None:
-    """Write a model in the Hugging Face layout, or as a GGUF file for llama.cpp.
+    """Write a model in the Hugging Face layout, or for llama.cpp or ONNX Runtime.
 
     The layout is a folder with config.json, model.safetensors and the tokenizer. A GGUF file holds
     a causal language model of the families of Llama, Mistral, Qwen2 or GPT-2 with its tokenizer.
+    The other formats are folders, too; they need the extra export.
 
     Args:
         source: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
             GGUF (.gguf), llama2.c (.bin) or CTranslate2 (model.bin).
-        target: a folder: new, empty, or a converted checkpoint to replace; or a file that ends in
+        target: a folder: new, empty, or a converted model to replace; or a file that ends in
             .gguf, new or a GGUF file to replace. Anything else is left as it is.
+        format: gguf for a target that ends so, huggingface for a folder if not set.
         dtype: type of the weights; that of the source if not set. The last three are quantizations
             of GGUF, with 8 or 4 bits per weight.
     """
-    found = convert_model(source, target, dtype=dtype, allow_download=allow_download)
+    found = convert_model(source, target, format=format, dtype=dtype, allow_download=allow_download)
     tables = {
         "read": describe_model(found.loaded),
         "written": [{"file": str(file), "size": size(file.stat().st_size)} for file in found.files],

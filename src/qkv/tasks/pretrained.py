@@ -311,6 +311,13 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
     Raises:
         ConfigError: if no family of checkpoints can express the model.
     """
+    checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
+    write = save_packed if is_optimized(loaded.model) else save_checkpoint
+    write(checkpoint, folder, files=other_files(loaded), shard_bytes=shard_bytes)
+
+
+def other_files(loaded: Loaded) -> dict[str, bytes]:
+    """Return the files to write beside config.json and the weights, such as the tokenizer's."""
     files = loaded.files
     if loaded.tokenizer is not loaded.read:
         files = {name: content for name, content in files.items() if name not in TOKENIZER_FILES}
@@ -319,9 +326,7 @@ def save(loaded: Loaded, folder: str | os.PathLike[str], *, shard_bytes: int = S
     if loaded.preprocessor is not None:
         old = files.get(IMAGES_FILE)
         files[IMAGES_FILE] = write_preprocessor(loaded.preprocessor.config, loaded.config, old)
-    checkpoint = Checkpoint(loaded.model, loaded.config, loaded.origin)
-    write = save_packed if is_optimized(loaded.model) else save_checkpoint
-    write(checkpoint, folder, files=files, shard_bytes=shard_bytes)
+    return files
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
