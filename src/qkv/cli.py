@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "convert": (
         "qkv.tasks.overview:convert",
-        "Write a model in the Hugging Face layout, or for llama.cpp or ONNX Runtime.",
+        "Write a model in the Hugging Face layout, or for an engine that runs it.",
     ),
     "train": (
         "qkv.tasks.recipes:train",

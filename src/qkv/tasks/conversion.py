@@ -20,15 +20,16 @@ from qkv.tasks.pretrained import GGUF, Loaded, load, save
 
 BINARY, RESULTS = "model.bin", "results.json"
 FLOATS = ("float32", "float16", "bfloat16", "float64")
-Format = Literal["huggingface", "gguf", "onnx"]
+Format = Literal["huggingface", "gguf", "onnx", "ctranslate2"]
 # Per format: what it is, and its dtypes.
 DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "huggingface": ("a folder in the Hugging Face layout", FLOATS),
     "gguf": ("a GGUF file", tuple(KINDS)),
     "onnx": ("a folder with graphs of ONNX", ("float32",)),
+    "ctranslate2": ("a folder of CTranslate2", ("float32", "float16", "bfloat16", "int8")),
 }
 # Modules that write a folder for an engine, each with `export` and MARKS.
-ENGINES = {"onnx": "qkv.tasks.export_onnx"}
+ENGINES = {"onnx": "qkv.tasks.export_onnx", "ctranslate2": "qkv.tasks.export_ctranslate2"}
 # Suffixes of other formats, which a user may expect as an output.
 FORMATS = frozenset(
     """

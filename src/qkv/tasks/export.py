@@ -129,13 +129,18 @@ def _check_tokenizer(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
             )
 
 
-def _sampling(loaded: Loaded, left_out: list[str]) -> dict[str, Any]:
-    """Return how tokens are drawn; add the other rules of decoding to `left_out`."""
+def given_rules(loaded: Loaded) -> dict[str, Any]:
+    """Return the fields of the model's files that change how texts are decoded."""
     content = loaded.files.get(FILE)
     fields = loaded.config if content is None else json.loads(content)
-    given = {
+    return {
         name: fields[name] for name in APPLIED.keys() & fields.keys() if fields[name] is not None
     }
+
+
+def _sampling(loaded: Loaded, left_out: list[str]) -> dict[str, Any]:
+    """Return how tokens are drawn; add the other rules of decoding to `left_out`."""
+    given = given_rules(loaded)
     others = given.keys() - {"do_sample", *IDS, *SAMPLING}
     if not given.get("do_sample"):
         others |= given.keys() & {"repetition_penalty"}

@@ -26,8 +26,9 @@ def engine(name: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        package = name.partition(".")[0]
         raise MissingDependencyError(
-            f'{what} needs {name}, which is not installed: pip install "qkv[export]"'
+            f'{what} needs {package}, which is not installed: pip install "qkv[export]"'
         ) from error
 
 

@@ -107,25 +107,27 @@ def convert(
     /,
     *,
     format: Format | None = None,
-    dtype: Literal["float32", "float16", "bfloat16", "float64", "q8_0", "q4_0", "q4_1"]
+    dtype: Literal["float32", "float16", "bfloat16", "float64", "int8", "q8_0", "q4_0", "q4_1"]
     | None = None,
     json: JsonTables = False,
     allow_download: AllowDownload = False,
 ) -> None:
-    """Write a model in the Hugging Face layout, or for llama.cpp or ONNX Runtime.
+    """Write a model in the Hugging Face layout, or for an engine that runs it.
 
-    The layout is a folder with config.json, model.safetensors and the tokenizer. A GGUF file holds
-    a causal language model of the families of Llama, Mistral, Qwen2 or GPT-2 with its tokenizer.
-    The other formats are folders, too; they need the extra export.
+    The layout is a folder with config.json, model.safetensors and the tokenizer, which transformers
+    and vLLM read. A GGUF file, for llama.cpp, holds a causal language model of the families of
+    Llama, Mistral, Qwen2 or GPT-2. The other formats are folders and need pip install
+    "qkv[export]": onnx has graphs for ONNX Runtime, and ctranslate2 a model.bin for CTranslate2.
 
     Args:
         source: a checkpoint's folder, a shipped model, an id of the Hugging Face Hub, or a file of
             GGUF (.gguf), llama2.c (.bin) or CTranslate2 (model.bin).
         target: a folder: new, empty, or a converted model to replace; or a file that ends in
             .gguf, new or a GGUF file to replace. Anything else is left as it is.
-        format: gguf for a target that ends so, huggingface for a folder if not set.
-        dtype: type of the weights; that of the source if not set. The last three are quantizations
-            of GGUF, with 8 or 4 bits per weight.
+        format: gguf for llama.cpp, which is the default for a target that ends so; huggingface for
+            transformers and vLLM, the default for a folder; onnx for ONNX Runtime; ctranslate2.
+        dtype: type of the weights; that of the source if not set, and float32 for onnx and
+            ctranslate2. int8 is a quantization of ctranslate2, the last three are of GGUF.
     """
     found = convert_model(source, target, format=format, dtype=dtype, allow_download=allow_download)
     tables = {

@@ -241,6 +241,20 @@ class Tokenizer:
             raise VocabularyError(f"{token!r} is not one of the {self.vocab_size} tokens")
         return i
 
+    def name_of(self, i: int) -> str:
+        """Return the name of an id in the vocabulary: the inverse of `id_of`.
+
+        Raises:
+            VocabularyError: the vocabulary does not have it.
+        """
+        token = self._vocabulary.token(i)
+        if token is None:
+            raise VocabularyError(
+                f"id {i} is not in the vocabulary, expected 0 to {self.vocab_size - 1}: does it "
+                "come from another tokenizer, or from a model with a larger vocabulary?"
+            )
+        return token
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without start and stop."""
         return self._vocabulary.encode(text)
@@ -289,7 +303,7 @@ class Tokenizer:
             ids = ids[1:]
         kept = list(takewhile(lambda i: i != roles.get("stop"), ids))
         for i in kept:
-            self._token(i)  # the library would silently skip an unknown id
+            self.name_of(i)  # the library would silently skip an unknown id
         return self._vocabulary.decode([i for i in kept if i not in self._vocabulary.special])
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
@@ -298,7 +312,7 @@ class Tokenizer:
         Raises:
             VocabularyError: an id is not in the vocabulary.
         """
-        return [self._token(i) and self._vocabulary.label(i) for i in ids]
+        return [self.name_of(i) and self._vocabulary.label(i) for i in ids]
 
     @classmethod
     def _trained(cls, tokenizer: tokenizers.Tokenizer) -> "Tokenizer":
@@ -314,15 +328,6 @@ class Tokenizer:
                 },
             )
         )
-
-    def _token(self, i: int) -> str:
-        token = self._vocabulary.token(i)
-        if token is None:
-            raise VocabularyError(
-                f"id {i} is not in the vocabulary, expected 0 to {self.vocab_size - 1}: does it "
-                "come from another tokenizer, or from a model with a larger vocabulary?"
-            )
-        return token
 
     def _role(self, role: str) -> int:
         if role not in self._parts.roles:
