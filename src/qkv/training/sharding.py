@@ -5,6 +5,8 @@ Zhao et al. 2023, "PyTorch FSDP: experiences on scaling fully sharded data paral
 while it computes.
 """
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,8 @@ from torch.distributed.tensor import DTensor
 from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError
 from qkv.training import ranks
+
+M_MMAP_THRESHOLD = -3  # the number of glibc's option
 
 
 def shard(root: nn.Module, device: torch.device) -> None:
@@ -38,6 +42,8 @@ def shard(root: nn.Module, device: torch.device) -> None:
             "training.sharding = fsdp2, but the model has no stack of blocks to divide; expected "
             "sharding = none (is it a recurrent network?)"
         )
+    if device.type == "cpu":
+        _give_memory_back()
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(root, mesh=mesh)
@@ -47,6 +53,12 @@ def shard(root: nn.Module, device: torch.device) -> None:
             f"{', '.join(left[:5])} of {len(left)} parameters stayed whole; expected all to be "
             "sharded (is torch older than the oldest version of qkv's?)"
         )
+
+
+def _give_memory_back() -> None:
+    """Let glibc return freed blocks to the system at once: by default it keeps up to 32 MB each."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 18)
 
 
 @contextmanager
