@@ -106,17 +106,17 @@ def test_broken_rows_in_a_row_are_counted_one_by_one(tmp_path, row):
 
 def test_broken_rows_at_both_ends_and_without_a_header(tmp_path):
     lines = ['"a "b" c",0\n', "x,1\n", "y,2\n", '"z,3']
-    names, rows = read_delimited(
-        tmp_path, "".join(lines), separator=",", quoting=True, header=False
-    )
+    names, rows = read_delimited(tmp_path, iter(lines), separator=",", quoting=True, header=False)
+    rows = list(rows)
     assert names == ["0", "1"]
     assert [line for line, _ in rows] == [1, 2, 3, 4]
     assert [fields for _, fields in rows[1:3]] == [["x", "1"], ["y", "2"]]
     assert all(isinstance(rows[i][1], DataError) for i in (0, 3))
     with pytest.raises(DataError, match="begins at line 1: unexpected end of data"):
-        read_delimited(tmp_path, '"a\n', separator=",", quoting=True, header=False)
+        read_delimited(tmp_path, iter(['"a\n']), separator=",", quoting=True, header=False)
+    lines = iter(['"a"b,c\n', "d,e\n"])
     with pytest.raises(DataError, match="begins at line 1: ',' expected after"):
-        read_delimited(tmp_path, '"a"b,c\nd,e\n', separator=",", quoting=True, header=True)
+        read_delimited(tmp_path, lines, separator=",", quoting=True, header=True)
 
 
 @pytest.mark.parametrize("kind", BROKEN_JSON)
@@ -266,6 +266,6 @@ def test_a_file_that_does_not_fit_the_memory_is_an_error_of_ours(tmp_path, monke
         raise MemoryError
 
     (tmp_path / "a.gz").write_bytes(b"")
-    monkeypatch.setattr(data_text.gzip, "open", refuse)
+    monkeypatch.setattr(data_text, "_Bounded", refuse)
     with pytest.raises(DataError, match=r"a\.gz does not fit into memory"):
         read_content(tmp_path / "a.gz")

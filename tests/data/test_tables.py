@@ -5,13 +5,14 @@ import gzip
 import io
 import json
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qkv.data.rows import Row, report_problems
-from qkv.data.tables import TableLayout, read_table, read_text
+from qkv.data.tables import TableLayout, iterate_table, read_table, read_text
 from qkv.errors import ConfigError, DataError, MissingDependencyError
 
 COLUMNS = {"text": "text", "label": "label"}
@@ -321,3 +322,25 @@ def test_bytes_that_are_not_text_are_reported_with_the_rest(tmp_path):
         DataError, match=r"2 of the 3 rows .*(.|\n)* invalid characters in the text \(1\)"
     ):
         read_table(write(tmp_path / "a.csv", content), COLUMNS)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_rows_are_read_without_holding_the_file(tmp_path, kind):
+    path, rows = tmp_path / f"a.{kind}", [f"row {i} " + "x" * 501 for i in range(20_011)]
+    if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"text": rows}), path, row_group_size=1_009)
+    else:
+        lines = [json.dumps({"text": row}) for row in rows] if kind == "jsonl" else ["text", *rows]
+        path.write_text("\n".join(lines))
+    next(iterate_table(path, {"text": "text"}))  # what is imported is not measured
+    tracemalloc.start()
+    count = sum(
+        row.fields["text"].startswith("row ") for row in iterate_table(path, {"text": "text"})
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_011
+    assert peak < 4_000_000  # of 10 MB

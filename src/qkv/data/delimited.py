@@ -1,8 +1,8 @@
 """Delimited text, such as csv and tsv, with problems located by line."""
 
 import csv
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from qkv.data.rows import RowError
@@ -14,17 +14,51 @@ LARGEST = 2**31 - 1  # characters of a field; fits a C long anywhere (Python's l
 AHEAD = 200  # lines that are inspected to find the next good row
 
 
+class _Lines:
+    """A window on the lines of a file: those before a row that was read are forgotten.
+
+    Args:
+        lines: the lines, with their ends.
+    """
+
+    def __init__(self, lines: Iterator[str]):
+        self._coming, self._kept, self._first = lines, list[str](), 0
+
+    def has(self, at: int) -> bool:
+        """Return whether there is a line with this number, counted from 0."""
+        while at >= self._first + len(self._kept):
+            line = next(self._coming, None)
+            if line is None:
+                return False
+            self._kept.append(line)
+        return True
+
+    def since(self, at: int) -> Iterator[str]:
+        """Yield the lines from this number on."""
+        while self.has(at):
+            yield self._kept[at - self._first]
+            at += 1
+
+    def forget(self, before: int) -> None:
+        """Forget earlier lines, many at once."""
+        gone = before - self._first
+        if gone > AHEAD and 2 * gone > len(self._kept):
+            del self._kept[:gone]
+            self._first = before
+
+
 def read_delimited(
-    path: Path, text: str, *, separator: str, quoting: bool, header: bool
-) -> tuple[list[str], list[Checked]]:
+    path: Path, lines: Iterator[str], *, separator: str, quoting: bool, header: bool
+) -> tuple[list[str], Iterator[Checked]]:
     r"""Return the names of the columns and the rows: equally many fields in each, or the error.
 
     Only \n and \r\n end a line. Blank lines are skipped, as in pandas. A row with unmatched quotes
-    does not affect the other rows.
+    does not affect the other rows. Rows are read as they are asked for; a quote that is not closed
+    makes the rest of the file one row, until its end is read.
 
     Args:
         path: name of the table in errors.
-        text: content, not blank.
+        lines: with their ends, not all of them blank.
         separator: between the fields of a line.
         quoting: whether double quotes enclose fields, which may then span lines.
         header: whether the first line has the names; else they are the numbers from 0.
@@ -33,48 +67,56 @@ def read_delimited(
         DataError: there are no rows, or no header.
     """
     split = _split_quoted if quoting else _split_plain
-    records = [record for record in split(path, text, separator) if record[1] != []]
-    whole = ((line, fields) for line, fields in records if not isinstance(fields, RowError))
-    first_line, first = next(whole, (0, []))
-    problem = records[0][1]
-    if isinstance(problem, RowError) and (header or not first):
-        raise problem
-    rows = records[1:] if header else records
-    if not rows:
+    records = (record for record in split(path, lines, separator) if record[1] != [])
+    before = list[tuple[int, RowError]]()  # bad rows before the first whole one
+    first_line, first = 0, list[str]()
+    for line, fields in records:
+        if not isinstance(fields, RowError):
+            first_line, first = line, fields
+            break
+        before.append((line, fields))
+        if header:
+            raise fields
+    if not first:
+        raise before[0][1]
+    rows = records if header else chain(before, [(first_line, first)], records)
+    one = next(rows, None)
+    if one is None:
         raise DataError(f"{path} has only a header; expected at least one row")
-    where = f"expected {len(first)} as in line {first_line}"
-    checked = [
-        (line, fields)
-        if isinstance(fields, RowError) or len(fields) == len(first)
-        else (
-            line,
-            RowError(
-                "wrong number of fields",
-                f"{path}, line {line}, has {len(fields)} fields, {where} (is there a {separator!r} "
-                "inside a text?)",
-            ),
-        )
-        for line, fields in rows
-    ]
+    checked = _checked(path, chain([one], rows), len(first), first_line, separator)
     return first if header else [str(number) for number in range(len(first))], checked
 
 
-def _split_plain(path: Path, text: str, separator: str) -> Iterator[Checked]:
-    for line, content in enumerate(text.split("\n"), start=1):
-        content = content.removesuffix("\r")
+def _checked(
+    path: Path, rows: Iterable[Checked], n_fields: int, first_line: int, separator: str
+) -> Iterator[Checked]:
+    """Replace rows with another number of fields than the first one by errors."""
+    where = f"expected {n_fields} as in line {first_line}"
+    for line, fields in rows:
+        if isinstance(fields, RowError) or len(fields) == n_fields:
+            yield line, fields
+            continue
+        problem = (
+            f"{path}, line {line}, has {len(fields)} fields, {where} (is there a {separator!r} "
+            "inside a text?)"
+        )
+        yield line, RowError("wrong number of fields", problem)
+
+
+def _split_plain(path: Path, lines: Iterator[str], separator: str) -> Iterator[Checked]:
+    for line, content in enumerate(lines, start=1):
+        content = content.removesuffix("\n").removesuffix("\r")
         yield line, content.split(separator) if content else []
 
 
-def _split_quoted(path: Path, text: str, separator: str) -> Iterator[Checked]:
+def _split_quoted(path: Path, coming: Iterator[str], separator: str) -> Iterator[Checked]:
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST))
-    *ended, last = text.split("\n")
-    lines = [*(f"{line}\n" for line in ended), *([last] if last else [])]
-    n_fields, at = None, 0
-    while at < len(lines):
-        for start, end, row in _until_error(lines, at, separator):
+    lines, n_fields, at = _Lines(coming), None, 0
+    while lines.has(at):
+        for start, end, row in _until_error(lines.since(at), at, separator):
             if isinstance(row, csv.Error):
                 yield start + 1, _explained(path, start + 1, row)
-                at = _next_row(lines, start, len(lines), n_fields, separator)
+                at = _next_row(lines, start, None, n_fields, separator)
                 break
             n_fields = n_fields or len(row)
             yield start + 1, row
@@ -83,17 +125,17 @@ def _split_quoted(path: Path, text: str, separator: str) -> Iterator[Checked]:
             at = _next_row(lines, start, end, n_fields, separator) if swallowed else end
             if at != end:
                 break
+            lines.forget(end)
 
 
 def _until_error(
-    lines: Sequence[str], at: int, separator: str
+    lines: Iterator[str], at: int, separator: str
 ) -> Iterator[tuple[int, int, list[str] | csv.Error]]:
-    """Yield the rows from a line on: first line, line after the last, fields or the error.
+    """Yield the rows from line `at` on: first line, line after the last, fields or the error.
 
     An error is the last item.
     """
-    rest = (lines[i] for i in range(at, len(lines)))
-    reader, start = csv.reader(rest, delimiter=separator, strict=True), at
+    reader, start = csv.reader(lines, delimiter=separator, strict=True), at
     try:
         for fields in reader:
             yield start, at + reader.line_num, fields
@@ -103,26 +145,28 @@ def _until_error(
 
 
 def _next_row(
-    lines: Sequence[str], start: int, stop: int, n_fields: int | None, separator: str
+    lines: _Lines, start: int, stop: int | None, n_fields: int | None, separator: str
 ) -> int:
-    """Return the line where the next row begins, after a bad row.
+    """Return the line where the next row begins, after a bad row that ends before `stop`.
 
     This is the next line if a quote was not closed; if a quote inside was not doubled, all lines of
     the row are skipped.
     """
+    at = start + 1
     if n_fields is None:
-        return start + 1
-    for at in range(start + 1, stop):
-        if _begins_row(lines[at : at + AHEAD], n_fields, separator):
+        return at
+    while at != stop and lines.has(at):
+        if _begins_row(list(islice(lines.since(at), AHEAD)), n_fields, separator):
             return at
-    return stop
+        at += 1
+    return at
 
 
 def _begins_row(lines: Sequence[str], n_fields: int, separator: str) -> bool:
     """Return whether a row begins here, judging by the line itself and the next row."""
     if _is_tail(lines[0], separator):
         return False
-    ahead = list(islice(_until_error(lines, 0, separator), 2))
+    ahead = list(islice(_until_error(iter(lines), 0, separator), 2))
     _, end, first = ahead[0]
     if isinstance(first, csv.Error) or len(first) != n_fields:
         return '"' in lines[0]  # another bad row

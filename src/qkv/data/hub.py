@@ -30,7 +30,7 @@ def read_hub(
     present = find_columns(where, columns, table.column_names)
     picked = table.select_columns(list(set(present.values())))
     rows = map(_picker(present, table.features), picked)
-    return check_rows(where, "row", enumerate(rows, start=1))
+    return list(check_rows(where, "row", enumerate(rows, start=1)))
 
 
 def _load(name: str, split: str, config: str | None) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ class RowError(DataError):
         super().__init__(message)
         self.kind = kind
 
+
+# The first of some rows, counted from 0, and the one after the last; None: up to the end.
+Span = tuple[int, int | None]
+EVERY: Span = (0, None)
 
 # A row's number, and its values by role, or its problem.
 Numbered = Iterable[tuple[int, Mapping[str, Any] | RowError]]
@@ -68,8 +72,8 @@ def find_columns(
     return named
 
 
-def check_rows(where: Path | str, unit: str, rows: Numbered) -> list[Row]:
-    """Check that all fields are non-empty texts; bad rows get a problem.
+def check_rows(where: Path | str, unit: str, rows: Numbered) -> Iterator[Row]:
+    """Check that all fields are non-empty texts, row by row; bad rows get a problem.
 
     Args:
         where: name of the table.
@@ -79,7 +83,7 @@ def check_rows(where: Path | str, unit: str, rows: Numbered) -> list[Row]:
     Raises:
         DataError: there are no rows.
     """
-    checked = []
+    line = None
     for line, values in rows:
         error = (
             values
@@ -87,15 +91,14 @@ def check_rows(where: Path | str, unit: str, rows: Numbered) -> list[Row]:
             else _problem(f"{where}, {unit} {line}: the", values)
         )
         if error is not None or isinstance(values, RowError):
-            checked.append(Row(line, {}, str(error), error.kind if error else ""))
+            yield Row(line, {}, str(error), error.kind if error else "")
             continue
         fields = {role: str(value) for role, value in values.items()}
         if STRIPPED in fields:
             fields[STRIPPED] = fields[STRIPPED].strip()
-        checked.append(Row(line, fields))
-    if not checked:
+        yield Row(line, fields)
+    if line is None:
         raise DataError(f"{where} is empty; expected a table with at least one row")
-    return checked
 
 
 def good_rows(

@@ -4,25 +4,32 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from qkv.data.delimited import read_delimited
+from qkv.data.delimited import Checked, read_delimited
 from qkv.data.hub import read_hub
 from qkv.data.rows import (
+    EVERY,
     Columns,
     Numbered,
     Row,
     RowError,
+    Span,
     check_rows,
     find_columns,
     good_rows,
 )
-from qkv.data.text import decode, read_content
+from qkv.data.text import decode, iterate_lines, read_content, reading
 from qkv.errors import ConfigError, DataError, MissingDependencyError
 
+BATCH, BUFFER = 1_024, 2**20  # rows and bytes of a parquet file that are read at once
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(\[(?P<split>[\w.]+)\])?")
 
@@ -93,22 +100,58 @@ def read_table(
         ConfigError: the layout has options that the format does not have.
         MissingDependencyError: parquet and the Hub need packages that may not be installed.
     """
+    rows = list(iterate_table(path, columns, layout))
+    return rows if keep_bad_rows else good_rows(path, rows)
+
+
+def iterate_table(
+    path: str | os.PathLike[str],
+    columns: Columns,
+    layout: TableLayout = DEFAULT,
+    span: Span = EVERY,
+) -> Iterator[Row]:
+    """Yield the rows of a table one by one, also the bad ones; no file is held as a whole.
+
+    The other arguments and the errors, which are raised when the row is reached, are those of
+    `read_table`. Data sets of the Hub, and parquet in .gz, are in memory.
+
+    Args:
+        path: of the table.
+        columns: role to the name of its column.
+        layout: file format options.
+        span: the rows; the others are skipped quickly.
+    """
     hub, known = HUB_NAME.fullmatch(str(path)), layout.kind or KINDS.get(_suffix(path))
     if hub and known is None and not Path(path).exists():
-        rows = read_hub(hub["name"], columns, config=hub["config"], split=hub["split"] or "train")
-        return rows if keep_bad_rows else good_rows(path, rows)
+        split = hub["split"] or "train"
+        rows = read_hub(hub["name"], columns, config=hub["config"], split=split)
+        yield from islice(rows, *span)
+        return
     path = Path(path)
     kind = _check_kind(path, known, layout)
     if kind == "parquet":
-        rows = check_rows(path, "row", _read_parquet(path, columns))
+        yield from check_rows(path, "row", _read_parquet(path, columns, span))
+        return
+    if kind == "jsonl":
+        numbered = _read_json_lines(path, columns, layout, span)
     else:
-        text = read_text(path, layout.encoding, tolerant=True)
-        if kind == "jsonl":
-            numbered = _read_json_lines(path, text, columns)
-        else:
-            numbered = _read_fields(path, text, columns, kind, layout)
-        rows = check_rows(path, "line", numbered)
-    return rows if keep_bad_rows else good_rows(path, rows)
+        numbered = _read_fields(path, columns, kind, layout, span)
+    yield from check_rows(path, "line", numbered)
+
+
+def count_rows(path: str | os.PathLike[str], layout: TableLayout = DEFAULT) -> int:
+    """Return the number of rows that `iterate_table` yields, of a file.
+
+    Raises:
+        ConfigError, DataError, MissingDependencyError: as `read_table`.
+    """
+    path = Path(path)
+    kind = _check_kind(path, layout.kind or KINDS.get(_suffix(path)), layout)
+    if kind == "parquet":
+        with _open_parquet(path) as table:
+            return table.metadata.num_rows
+    rows = _lines(path, layout) if kind == "jsonl" else _open_fields(path, kind, layout)[2]
+    return sum(1 for _ in rows)
 
 
 def read_text(
@@ -148,35 +191,46 @@ def _check_kind(path: Path, kind: str | None, layout: TableLayout) -> str:
 
 
 def _read_fields(
-    path: Path, text: str, columns: Columns, kind: str, layout: TableLayout
+    path: Path, columns: Columns, kind: str, layout: TableLayout, span: Span
 ) -> Numbered:
-    separator = layout.separator or _separator(text, kind)
-    names, rows = read_delimited(
-        path,
-        text,
-        separator=separator,
-        quoting=kind == "csv" if layout.quoting is None else layout.quoting,
-        header=layout.header,
-    )
+    separator, names, rows = _open_fields(path, kind, layout)
     hint = f"is {separator!r} the separator, is header = {layout.header} right, or "
     present = find_columns(path, columns, names, hint)
     indices = {role: names.index(name) for role, name in present.items()}
-    for line, fields in rows:
+    for line, fields in islice(rows, *span):
         if isinstance(fields, RowError):
             yield line, fields
         else:
             yield line, {role: fields[i] for role, i in indices.items()}
 
 
-def _separator(text: str, kind: str) -> str:
-    first = text.partition("\n")[0]
-    return "\t" if kind == "tsv" else ";" if ";" in first and "," not in first else ","
+def _open_fields(
+    path: Path, kind: str, layout: TableLayout
+) -> tuple[str, list[str], Iterator[Checked]]:
+    """Return the separator, the names of the columns, and the rows."""
+    lines = iterate_lines(path, layout.encoding)
+    first = next(lines)
+    usual = "\t" if kind == "tsv" else ";" if ";" in first and "," not in first else ","
+    names, rows = read_delimited(
+        path,
+        chain([first], lines),
+        separator=layout.separator or usual,
+        quoting=kind == "csv" if layout.quoting is None else layout.quoting,
+        header=layout.header,
+    )
+    return layout.separator or usual, names, rows
 
 
-def _read_json_lines(path: Path, text: str, columns: Columns) -> Numbered:
-    for line, content in enumerate(text.split("\n"), start=1):
+def _read_json_lines(path: Path, columns: Columns, layout: TableLayout, span: Span) -> Numbered:
+    for line, content in islice(_lines(path, layout), *span):
+        yield line, _json_fields(f"{path}, line {line},", content, columns)
+
+
+def _lines(path: Path, layout: TableLayout) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, with their numbers."""
+    for line, content in enumerate(iterate_lines(path, layout.encoding), start=1):
         if content.strip():
-            yield line, _json_fields(f"{path}, line {line},", content, columns)
+            yield line, content.removesuffix("\n")
 
 
 def _json_fields(where: str, content: str, columns: Columns) -> Mapping[str, Any] | RowError:
@@ -202,7 +256,26 @@ def _json_fields(where: str, content: str, columns: Columns) -> Mapping[str, Any
     return {role: row[name] for role, name in present.items()}
 
 
-def _read_parquet(path: Path, columns: Columns) -> Numbered:
+def _read_parquet(path: Path, columns: Columns, span: Span) -> Numbered:
+    with _open_parquet(path) as table:
+        present = find_columns(path, columns, table.schema_arrow.names)
+        sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+        starts = list(accumulate(sizes, initial=0))
+        first = max(bisect_right(starts, span[0]) - 1, 0)
+        batches = table.iter_batches(
+            BATCH,
+            row_groups=list(range(first, len(sizes))),
+            columns=list(set(present.values())),
+        )
+        rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+        numbered = enumerate(rows, start=starts[first] + 1)
+        skipped = starts[first]
+        for number, row in islice(numbered, span[0] - skipped, span[1] and span[1] - skipped):
+            yield number, {role: row[name] for role, name in present.items()}
+
+
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[Any]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -210,15 +283,14 @@ def _read_parquet(path: Path, columns: Columns) -> Numbered:
         raise MissingDependencyError(
             f'{path} is a parquet file, which needs pyarrow: pip install "qkv[train]"'
         ) from error
+    whole = BytesIO(read_content(path)) if path.suffix == ".gz" else None
     try:
-        file = parquet.ParquetFile(pyarrow.BufferReader(read_content(path)))
-        present = find_columns(path, columns, file.schema_arrow.names)
-        rows = file.read(columns=list(set(present.values()))).to_pylist()
+        with reading(path) as file:
+            yield parquet.ParquetFile(whole or file, buffer_size=BUFFER)
     except pyarrow.ArrowException as error:
         raise DataError(
             f"{path} is not a complete parquet file: {error} (is it truncated?)"
         ) from error
-    return enumerate(({role: row[name] for role, name in present.items()} for row in rows), start=1)
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:

@@ -2,9 +2,11 @@
 
 import codecs
 import gzip
+import io
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from qkv.errors import DataError
@@ -21,20 +23,25 @@ SAMPLE = 1_000  # bytes that are searched for the zeros of wide encodings
 LARGEST = 2**30  # bytes of a decompressed file: small archives may contain huge files
 
 
-def read_content(path: str | os.PathLike[str]) -> bytes:
-    """Read the bytes of a file, decompressed if its name ends in .gz.
+class _Bounded(gzip.GzipFile):
+    """A .gz file of which no line is read beyond `LARGEST`."""
+
+    def read1(self, size: int = -1) -> bytes:
+        check_size(os.fspath(self.name), self.tell())
+        return super().read1(size)
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[gzip.GzipFile | io.BufferedReader]:
+    """Open a file for reading, decompressed if its name ends in .gz.
 
     Raises:
-        DataError: the file is missing or damaged, or larger than `LARGEST` or the memory.
+        DataError: the file is missing, or turns out to be damaged or larger than the memory.
     """
     path = Path(path)
     try:
-        if path.suffix != ".gz":
-            return path.read_bytes()
-        with gzip.open(path) as file:
-            content = file.read(LARGEST + 1)
-        check_size(path, len(content))
-        return content
+        with _Bounded(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
     except MemoryError as error:
         raise DataError(f"{path} does not fit into memory; expected a smaller file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -43,6 +50,20 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
         ) from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error} (is the path right?)") from error
+
+
+def read_content(path: str | os.PathLike[str]) -> bytes:
+    """Read the bytes of a file, decompressed if its name ends in .gz.
+
+    Raises:
+        DataError: the file is missing or damaged, or larger than `LARGEST` or the memory.
+    """
+    with reading(path) as file:
+        if Path(path).suffix != ".gz":
+            return file.read()
+        content = file.read(LARGEST + 1)
+        check_size(path, len(content))
+        return content
 
 
 def check_size(path: str | os.PathLike[str], n_bytes: int) -> None:
@@ -73,14 +94,7 @@ def decode(
     Raises:
         DataError: the content is in another encoding.
     """
-    if codecs.lookup(encoding).name == "utf-8":
-        encoding = next((name for mark, name in MARKS if content.startswith(mark)), encoding)
-        begin = content[:SAMPLE]
-        if encoding not in WIDE and 3 * begin.count(0) > len(begin):
-            raise DataError(
-                f"{path} is not {encoding}: {begin.count(0)} of its first {len(begin)} bytes are 0 "
-                "(UTF-16 without a byte-order mark? save it as UTF-8)"
-            )
+    encoding = _by_mark(content[:SAMPLE], path, encoding)
     try:
         return content.decode(encoding, "surrogateescape" if tolerant else "strict").removeprefix(
             "\ufeff"
@@ -91,6 +105,45 @@ def decode(
             f"{path} is not {encoding}: byte {content[error.start]:#04x} at offset {error.start}, "
             f"line {line} (another encoding, such as latin-1?)"
         ) from error
+
+
+def _by_mark(begin: bytes, path: str | os.PathLike[str], encoding: str) -> str:
+    """Return the encoding by the first bytes of a file, if UTF-8 was expected."""
+    if codecs.lookup(encoding).name != "utf-8":
+        return encoding
+    encoding = next((name for mark, name in MARKS if begin.startswith(mark)), encoding)
+    if encoding not in WIDE and 3 * begin.count(0) > len(begin):
+        raise DataError(
+            f"{path} is not {encoding}: {begin.count(0)} of its first {len(begin)} bytes are 0 "
+            "(UTF-16 without a byte-order mark? save it as UTF-8)"
+        )
+    return encoding
+
+
+def iterate_lines(path: str | os.PathLike[str], encoding: str = "utf-8") -> Iterator[str]:
+    r"""Yield the lines of a file, plain or .gz, with their ends (\n), and never hold all of them.
+
+    As with `decode`, there is no byte-order mark, and undecodable bytes become lone surrogates.
+
+    Raises:
+        DataError: the file is missing, blank, damaged or in another encoding.
+    """
+    with reading(path) as file:
+        encoding = _by_mark(file.read(SAMPLE), path, encoding)
+        file.seek(0)
+        lines = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="\n")
+        try:
+            line, blank = next(lines, "").removeprefix("\ufeff"), list[str]()
+            while line and not line.strip():
+                blank.append(line)
+                line = next(lines, "")
+            if not line:
+                raise DataError(f"{path} is empty; expected text")
+            yield from (*blank, line)
+            yield from lines
+        except UnicodeDecodeError:
+            decode(read_content(path), path, encoding, tolerant=True)  # its error has the place
+            raise
 
 
 def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8") -> list[str]:
