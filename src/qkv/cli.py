@@ -39,6 +39,10 @@ COMMANDS = {
         "Train a model by a recipe: qkv train RECIPE --any.field VALUE.",
     ),
     "evaluate": ("qkv.tasks.commands:evaluate", "Score a model on data with known answers."),
+    "merge": (
+        "qkv.tasks.shards:merge",
+        "Join the parts that a command with --shard wrote, in the order of the rows.",
+    ),
     "explore": (
         "qkv.explorer.command:explore",
         "Show what a model computes for an input: attention, its arithmetic, layers, single heads.",

@@ -4,6 +4,7 @@ A crash never leaves a partial file or folder under its name. Leftovers under ot
 (`.NAME.<hex>`, `.NAME.old`, `.NAME.lock`) are restored or removed by the next writer.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -130,6 +131,16 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             _restore(path)
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, which is not read as a whole.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def whole_folder(path: str | os.PathLike[str]) -> Path:

@@ -69,7 +69,7 @@ def test_in_json_the_error_stands_where_the_answer_would(tmp_path, capsys):
     table = tmp_path / "t.csv"
     table.write_bytes(b'n,text\n1,"one\nline"\n2\n3,\n4,caf\xe9\n5,five\n')
     with raises(DataError, "3 of 5 inputs have no result"):
-        run(text_items([], table, TEXT), as_json=True)
+        run(list(text_items([], table, TEXT)), as_json=True)
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert said[0] == {"text": "one\nline", "loud": "ONE\nLINE"}
     assert said[4] == {"text": "five", "loud": "FIVE"}
@@ -86,7 +86,7 @@ def test_json_lines_with_broken_ones(tmp_path, capsys):
         '{"text": "a"}\n{"text"\n[1]\n{"other": "b"}\n{"text": 7}\n{"text": "\\ud83d"}'
     )
     with raises(DataError, "4 of 6 inputs have no result"):
-        run(text_items([], table, TEXT))
+        run(list(text_items([], table, TEXT)))
     captured = capsys.readouterr()
     assert captured.out == "A\n\n\n\n7\n\n"
     for message in (
@@ -128,7 +128,7 @@ def test_there_is_one_source_of_inputs(standard_input, tmp_path):
     with raises(DataError, "no input: expected an image as an argument, --file FILE, or lines on"):
         text_items([], None, TEXT, what="an image")
     with raises(DataError, "cannot read"):
-        text_items([], tmp_path / "no.txt", TEXT)
+        list(text_items([], tmp_path / "no.txt", TEXT))
 
 
 @pytest.fixture

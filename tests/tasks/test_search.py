@@ -116,7 +116,7 @@ def test_bad_rows_are_reported_and_the_rest_is_searched(folder, tmp_path, capsys
         (["soup"], "qkv search needs --file FILE, whose lines or rows it searches"),
         (["-f", "docs.txt", "--top-k", "0", "soup"], "--top-k 0; expected at least 1"),
         (["-f", "docs.txt", ""], "argument 1: empty; expected a text"),
-        (["-f", "blank.txt", "soup"], "blank.txt is empty: expected a text in each line"),
+        (["-f", "blank.txt", "soup"], "blank.txt is empty; expected text"),
         (["-f", "zeros.pdf", "soup"], "zeros.pdf has zero bytes; expected a text or a table"),
         (["-f", "docs.txt", "--vectors", "none.npy", "soup"], "none.npy cannot be read as a .npy"),
         (["-f", "docs.txt", "--vectors", "docs.txt", "soup"], "docs.txt cannot be read as a .npy"),

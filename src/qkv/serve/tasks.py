@@ -19,9 +19,9 @@ from qkv.serve.engine import Call
 from qkv.serve.errors import documented
 from qkv.serve.models import Models, Served
 from qkv.serve.schema import SEEDS, TEXTS, Strict, Text
-from qkv.tasks.commands import Predict, more_fields
+from qkv.tasks.commands import Predict
 from qkv.tasks.inputs import Item
-from qkv.tasks.outputs import fields_of, results_of
+from qkv.tasks.outputs import fields_of, more_fields, results_of
 from qkv.tasks.pretrained import Loaded
 from qkv.tasks.task import PAGES, Task, commands, find_task
 from qkv.web.content import decode_picture

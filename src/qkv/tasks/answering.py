@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -278,7 +279,7 @@ class AnswerCommand(Predict[Answerer]):
         f'Prints "{SILENT}" where the model finds none; --json then has an empty answer.'
     )
 
-    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
+    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> Iterable[Item]:
         """Return the questions with their passages."""
         if self.file is not None and self.file.suffix != ".txt":
             return self._table_items(self.file, inputs, columns)
@@ -288,11 +289,17 @@ class AnswerCommand(Predict[Answerer]):
             )
         passage = read_passage(self.context)
         read = (Path(self.context),) if exists(Path(self.context)) else ()
-        items = text_items(inputs, self.file, {"question": columns["question"]}, what="a question")
-        return [
+        question = {"question": columns["question"]}
+        items = text_items(inputs, self.file, question, span=self.span, what="a question")
+        return (
             replace(item, fields={**item.fields, "context": passage}, files=(*item.files, *read))
             for item in items
-        ]
+        )
+
+    def count(self) -> int:
+        """Return the number of questions in the file."""
+        questions = read_json(str(self.file), None)
+        return super().count() if questions is None else len(questions)
 
     def requested(self, inputs: Sequence[Any]) -> list[Item]:
         """Return the questions of a request with their passage, which is never a file."""
@@ -308,7 +315,7 @@ class AnswerCommand(Predict[Answerer]):
 
     def _table_items(
         self, file: Path, inputs: Sequence[str], columns: Mapping[str, str]
-    ) -> list[Item]:
+    ) -> Iterable[Item]:
         if inputs or self.context is not None:
             raise ConfigError(
                 f"--file {file} has questions and passages; expected no questions and no --context "
@@ -316,15 +323,12 @@ class AnswerCommand(Predict[Answerer]):
             )
         questions = read_json(str(file), None)
         if questions is None:
-            return text_items([], file, columns)
-        return [
-            Item(
-                where=f"{file}, {one.id}",
-                fields={"id": one.id, "question": one.question, "context": one.context},
-                files=(file,),
-            )
-            for one in questions
+            return text_items([], file, columns, span=self.span)
+        rows = [
+            {"id": one.id, "question": one.question, "context": one.context}
+            for one in islice(questions, *self.span)
         ]
+        return [Item(where=f"{file}, {row['id']}", fields=row, files=(file,)) for row in rows]
 
     def predict(
         self, pipeline: Answerer, fields: Sequence[Mapping[str, str]]

@@ -1,6 +1,6 @@
 """Chat: a language model answers messages, and learns to from conversations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
@@ -344,11 +344,11 @@ class ChatCommand(Predict[Chat]):
         if not 0 <= self.seed < 2**48:
             raise ConfigError(f"seed = {self.seed}; expected from 0 to {2**48 - 1}")
 
-    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
+    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> Iterable[Item]:
         """Return the messages; none for a conversation on a terminal."""
         if not inputs and self.file is None and is_interactive():
             return []
-        return text_items(inputs, self.file, columns, what="a message")
+        return text_items(inputs, self.file, columns, span=self.span, what="a message")
 
     def answer(self, pipeline: Chat, items: Sequence[Item], shipped: Entry | None) -> None:
         """Talk; or print the reply to a single message as it is generated, else a line each."""

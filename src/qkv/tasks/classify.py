@@ -1,6 +1,6 @@
 """The options of `qkv classify`, for models that were trained to classify and for others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -46,10 +46,10 @@ class Classify(Predict[Any]):
         elif self.independent:
             raise ConfigError("--independent without --labels; expected both, or neither")
 
-    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
+    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> Iterable[Item]:
         """Return the texts, each with its second text if there is any."""
         named = (self.columns or {}).get("second")
-        return pair_items(inputs, self.file, columns, self.second, column=named)
+        return pair_items(inputs, self.file, columns, self.second, span=self.span, column=named)
 
     def requested(self, inputs: Sequence[Any]) -> list[Item]:
         """Return the texts of a request, each with its second text if there is any."""

@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from cyclopts import Parameter
 
 from qkv.data.language import NAMES, other_language
+from qkv.data.rows import EVERY, Span
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.console import show_table
-from qkv.tasks.inputs import Item, pick_device, text_item, text_items
+from qkv.tasks.inputs import Item, count_inputs, pick_device, text_item, text_items
 from qkv.tasks.options import (
     AllowDownload,
     Columns,
@@ -22,9 +23,11 @@ from qkv.tasks.options import (
     Model,
     NewLabels,
     Output,
+    ShardOption,
 )
-from qkv.tasks.outputs import answer_all, dumps, remark
+from qkv.tasks.outputs import answer_all, dumps, more_fields, remark
 from qkv.tasks.pipeline import Pipeline, recorded
+from qkv.tasks.shards import Part, part_of, write_part
 from qkv.tasks.splits import Source, name_columns
 from qkv.tasks.streams import complain
 from qkv.tasks.task import PAGES, Task, find_task, task_of
@@ -42,20 +45,36 @@ class Predict(Generic[P]):
     file: File = None
     columns: Columns = None
     output: Output = None
+    shard: ShardOption = None
     json: Json = False
     device: Device = "auto"
     dtype: Dtype = None
     allow_download: AllowDownload = False
+    span: Annotated[Span, Parameter(parse=False)] = EVERY  # the rows of the file that are read
 
     inputs: ClassVar[str]  # help text of the positional arguments
     about: ClassVar[str] = ""  # help text after the command's summary
     roles: ClassVar[tuple[str, ...]] = ("text",)  # columns of a table that are read
     settings: ClassVar[tuple[str, ...]] = ()  # options that are keyword arguments of Pipeline.of
     only_json: ClassVar[bool] = False  # whether every prediction is printed as JSON
+    whole: ClassVar[bool] = False  # whether a .txt file, or standard input, is a single input
 
-    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
+    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> Iterable[Item]:
         """Return the inputs: arguments, rows or lines of a file, or lines of standard input."""
-        return text_items(inputs, self.file, columns)
+        return text_items(inputs, self.file, columns, span=self.span, whole=self.whole)
+
+    def count(self) -> int:
+        """Return the number of inputs in the file."""
+        return count_inputs(self.file or Path(), whole=self.whole)
+
+    def repeated(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return each input as often as there are predictions for it."""
+        return items
+
+    @property
+    def part(self) -> Part | None:
+        """The part of the predictions that this process makes; None: all of them."""
+        return part_of(self)
 
     def requested(self, inputs: Sequence[Any]) -> list[Item]:
         """Return the inputs of a request: no name in them is looked up on the disk.
@@ -84,12 +103,16 @@ class Predict(Generic[P]):
     def run(self, task: Task[Any, Any], inputs: Sequence[str]) -> None:
         """Load the model, and print or write a prediction for each input."""
         self.check()
+        part = self.part
         # Inputs are read first, so that their errors do not wait for the model.
-        items = self.items(inputs, self.columns_of(task))
+        items = [] if part else list(self.items(inputs, self.columns_of(task)))
         shipped = ZOO.get(self.model_of(task))
         if shipped is not None and shipped.demo:
             complain(f"{self.model_of(task)} is a demo: {shipped.weak}")
-        self.answer(self.load(task), items, shipped)
+        if part:
+            write_part(part, self, task, inputs, shipped)
+        else:
+            self.answer(self.load(task), items, shipped)
 
     def load(self, task: Task[Any, Any]) -> P:
         """Load the model that the options name, or the task's shipped model."""
@@ -154,11 +177,6 @@ class Predict(Generic[P]):
         remembered = trained_columns(model) if model and self.file is not None else {}
         known = {role: remembered.get(role, default) for role, default in roles.items()}
         return name_columns(self.columns or {}, known)
-
-
-def more_fields(shipped: Entry | None) -> dict[str, Any]:
-    """Return the fields that each JSON object has besides those of its prediction."""
-    return {"demo": True} if shipped is not None and shipped.demo else {}
 
 
 def language_note(shipped: Entry | None, text: str) -> str:

@@ -216,7 +216,7 @@ class Embed(Predict[Embedder]):
 
     def check(self) -> None:
         """Reject a format that cannot be written."""
-        if self.output is not None and self.output.suffix not in (".npy", ".jsonl"):
+        if self.output and not self.part and self.output.suffix not in (".npy", ".jsonl"):
             raise ConfigError(
                 f"--output {self.output} has the suffix {self.output.suffix!r}; expected .npy (a "
                 "matrix) or .jsonl (texts and vectors)"

@@ -1,6 +1,6 @@
 """Text generation with a causal language model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -248,7 +248,7 @@ class Generate(Predict[Generator]):
         if self.max_length is not None:
             check_max_length(self.max_length)
 
-    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
+    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> Iterable[Item]:
         """Return the prompts; an argument may be empty, and so is the prompt on a terminal."""
         if not inputs and self.file is None and is_interactive():
             inputs = [""]
@@ -259,8 +259,11 @@ class Generate(Predict[Generator]):
                 for i, prompt in enumerate(inputs, start=1)
             ]
         else:
-            items = text_items(inputs, self.file, columns, what="a prompt")
-        if self.lookup and (self.json or len(items) > 1):
+            items = text_items(inputs, self.file, columns, span=self.span, what="a prompt")
+        if not self.lookup:
+            return items
+        items = list(items)
+        if self.json or self.part or len(items) > 1:
             with_json = " with --json" if self.json else ""
             raise ConfigError(
                 f"--lookup for {len(items)} prompts{with_json}; expected a single prompt, whose "
@@ -274,7 +277,7 @@ class Generate(Predict[Generator]):
             Item(where=f"argument {i}", fields={"text": prompt})
             for i, prompt in enumerate(inputs, start=1)
         ]
-        return self._repeated(items)
+        return self.repeated(items)
 
     def answer(self, pipeline: Generator, items: Sequence[Item], shipped: Entry | None) -> None:
         """Print the text of a single prompt as it is generated; else a line per text."""
@@ -282,7 +285,7 @@ class Generate(Predict[Generator]):
         for item in items:
             self._note_length(pipeline, item.fields.get("text", ""))
         if len(items) > 1 or items[0].problem or self.json or self.output is not None:
-            super().answer(pipeline, self._repeated(items), shipped)
+            super().answer(pipeline, self.repeated(items), shipped)
             return
         prompt, options = items[0].fields["text"], self._options(pipeline)
         remark(prompt, language_note(shipped, prompt))
@@ -324,7 +327,7 @@ class Generate(Predict[Generator]):
             read = f"of which the model read the last {pipeline.context // 2:,}"
             remark(prompt, f"{length:,} tokens, {read}")
 
-    def _repeated(self, items: Sequence[Item]) -> list[Item]:
+    def repeated(self, items: Sequence[Item]) -> list[Item]:
         """Repeat each item n times, with one seed each; a malformed item once."""
         return [
             replace(item, fields={**item.fields, "seed": str(self.seed + i)})

@@ -5,15 +5,17 @@ location, and the exit status is not zero.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from qkv.data.rows import NO_TEXT
-from qkv.data.tables import read_table
-from qkv.data.text import decode, read_content
+from qkv.data.rows import EVERY, NO_TEXT, Span
+from qkv.data.tables import count_rows, iterate_table
+from qkv.data.text import decode, iterate_lines, read_content
 from qkv.errors import ConfigError, DataError
 from qkv.json_fields import quoted
 from qkv.tasks.streams import as_text, is_interactive, read_input
@@ -91,15 +93,19 @@ def text_items(
     file: Path | None,
     columns: Mapping[str, str],
     *,
+    span: Span = EVERY,
     what: str = "a text",
     whole: bool = False,
-) -> list[Item]:
+) -> Iterable[Item]:
     """Return the inputs: the arguments, the rows or lines of a file, or lines of standard input.
+
+    Rows and lines are read as they are iterated over, and so are their errors raised.
 
     Args:
         texts: arguments, values of the first role in `columns`.
         file: a .txt file with one input per line, else a table.
         columns: the table's column of each role.
+        span: the rows or lines of the file to read.
         what: what error messages call an input.
         whole: whether a .txt file, or standard input, is a single input.
 
@@ -119,42 +125,61 @@ def text_items(
             text_item(name, as_text(text), f"argument {i}") for i, text in enumerate(texts, start=1)
         ]
     if file is not None and file.suffix != ".txt":
-        return [
+        return (
             Item(
                 where=f"{file}, line {row.line}",
                 fields=row.fields,
                 problem=row.problem,
                 files=(file,),
             )
-            for row in read_table(file, columns, keep_bad_rows=True)
-        ]
+            for row in iterate_table(file, columns, span=span)
+        )
     if file is not None and whole:
         return [replace(_whole(name, read_content(file), str(file)), files=(file,))]
     if file is not None:
-        return line_items(name, file, what)
+        return line_items(name, file, span)
     if is_interactive():
         on = f"{what if whole else 'lines'} on standard input"
         raise DataError(f"no input: expected {what} as an argument, --file FILE, or {on}")
     if whole:
         return [_whole(name, read_input(), "standard input")]
-    return _lines(name, read_input(), "standard input", what)
+    content = decode(read_input(), "standard input", tolerant=True)
+    if not content.strip():
+        raise DataError(f"standard input is empty: expected {what} in each line")
+    return [
+        text_item(name, line, f"standard input, line {number}")
+        for number, line in _numbered(content.split("\n"))
+    ]
 
 
-def line_items(name: str, file: Path, what: str, *, skip_blank: bool = False) -> list[Item]:
-    """Return one input per line of a file.
+def line_items(
+    name: str, file: Path, span: Span = EVERY, *, skip_blank: bool = False
+) -> Iterator[Item]:
+    """Yield one input per line of a file; blank lines at the end are ignored.
 
     Args:
         name: role of the lines.
         file: a text file.
-        what: what error messages call an input.
+        span: the lines to read.
         skip_blank: whether to leave out blank lines, which otherwise are problems.
 
     Raises:
         DataError: the file cannot be read, or is empty.
     """
-    content = read_content(file)
-    items = _lines(name, content, str(file), what, skip_blank=skip_blank)
-    return [replace(item, files=(file,)) for item in items]
+    for number, line in islice(_numbered(iterate_lines(file)), *span):
+        if line.strip() or not skip_blank:
+            yield replace(text_item(name, line, f"{file}, line {number}"), files=(file,))
+
+
+def count_inputs(file: Path, *, whole: bool = False) -> int:
+    """Return the number of inputs that `text_items` reads from a file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if file.suffix != ".txt":
+        return count_rows(file)
+    return 1 if whole else sum(1 for _ in _numbered(iterate_lines(file)))
 
 
 def pair_items(
@@ -163,8 +188,9 @@ def pair_items(
     columns: Mapping[str, str],
     second: str | None,
     *,
+    span: Span = EVERY,
     column: str | None = None,
-) -> list[Item]:
+) -> Iterable[Item]:
     """Return texts with the fields "text" and, if there is any, "second".
 
     Args:
@@ -172,6 +198,7 @@ def pair_items(
         file: a .txt file with one text per line, else a table.
         columns: the table's column of both fields, or of "text" alone.
         second: the second text of each; None for single texts, and for pairs from a table.
+        span: the rows or lines of the file to read.
         column: name of the second column if it was set by an option.
 
     Raises:
@@ -185,31 +212,25 @@ def pair_items(
             "no --second beside it"
         )
     if second is None and table:
-        return text_items(texts, file, columns)
-    items = text_items(texts, file, {"text": columns["text"]})
+        return text_items(texts, file, columns, span=span)
+    items = text_items(texts, file, {"text": columns["text"]}, span=span)
     if second is None:
         return items
     if not second.strip():
         raise ConfigError("--second is empty; expected a text")
     check_texts([second])
     both = {"second": second}
-    return [item if item.problem else replace(item, fields=item.fields | both) for item in items]
+    return (item if item.problem else replace(item, fields=item.fields | both) for item in items)
 
 
-def _lines(
-    name: str, content: bytes, where: str, what: str, *, skip_blank: bool = False
-) -> list[Item]:
-    """Return one input per line; blank lines at the end are ignored."""
-    lines = decode(content, where, tolerant=True).split("\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if not lines:
-        raise DataError(f"{where} is empty: expected {what} in each line")
-    return [
-        text_item(name, line.removesuffix("\r"), f"{where}, line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip() or not skip_blank
-    ]
+def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines without their ends, and their numbers; blank lines at the end are ignored."""
+    blank = list[tuple[int, str]]()
+    for number, line in enumerate(lines, start=1):
+        blank.append((number, line.removesuffix("\n").removesuffix("\r")))
+        if line.strip():
+            yield from blank
+            blank.clear()
 
 
 def _whole(name: str, content: bytes, where: str) -> Item:
@@ -237,12 +258,17 @@ def text_item(name: str, text: str, where: str) -> Item:
 def pick_device(name: str) -> torch.device:
     """Return a device by its name; "auto" is an accelerator if there is one, else the CPU.
 
+    Of several accelerators, each process of torchrun on a machine gets its own.
+
     Raises:
         ConfigError: the device cannot be used.
     """
     if name == "auto":
-        has_one = torch.accelerator.is_available()
-        return (has_one and torch.accelerator.current_accelerator()) or torch.device("cpu")
+        kind = torch.accelerator.current_accelerator(check_available=True)
+        local = os.environ.get("LOCAL_RANK", "")
+        if kind is not None and local.isdecimal():
+            return torch.device(kind.type, int(local) % torch.accelerator.device_count())
+        return kind or torch.device("cpu")
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:

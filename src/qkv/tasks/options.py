@@ -28,6 +28,14 @@ Output = Annotated[
         help="write the results to this file instead of printing them: .csv, .jsonl or .txt",
     ),
 ]
+ShardOption = Annotated[
+    str | None,
+    Parameter(
+        help="predict only this part of the file's rows, such as 3/16, the third of 16, and write "
+        "it to the folder --output, from which a killed run resumes; qkv merge joins the parts; "
+        "default: this process of torchrun"
+    ),
+]
 Columns = Annotated[
     dict[str, str] | None,
     Parameter(help="the table's column for each role, such as --columns.text review"),

@@ -14,6 +14,7 @@ from qkv.errors import ConfigError, DataError, LengthError, VocabularyError
 from qkv.files import write_atomically
 from qkv.tasks.inputs import Item, exists
 from qkv.tasks.streams import complain, takes_unicode
+from qkv.zoo.catalog import Entry
 
 R = TypeVar("R")
 AT_ONCE = 4_096  # inputs that are processed before their results are printed
@@ -46,7 +47,7 @@ class Results:
         if output is not None and output.suffix not in SUFFIXES:
             raise ConfigError(
                 f"--output {output} has the suffix {output.suffix!r}; expected one of "
-                f"{', '.join(SUFFIXES)}"
+                f"{', '.join(SUFFIXES)}, or a folder with --shard K/N"
             )
         if output is not None and as_json and output.suffix != ".jsonl":
             raise ConfigError(f"--json with --output {output}; expected a .jsonl file")
@@ -174,6 +175,11 @@ def results_of(
     good = [item for item in items if not item.problem]
     answers = iter(list(_answers(good, answer)))
     return [DataError(item.problem) if item.problem else next(answers) for item in items]
+
+
+def more_fields(shipped: Entry | None) -> dict[str, Any]:
+    """Return the fields that each JSON object has besides those of its prediction."""
+    return {"demo": True} if shipped is not None and shipped.demo else {}
 
 
 def fields_of(result: Any, more: Mapping[str, Any]) -> dict[str, Any]:

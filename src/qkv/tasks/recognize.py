@@ -37,7 +37,7 @@ class Recognize(Predict[Any]):
         """Check the number of classes."""
         if self.top is not None and self.top < 1:
             raise ConfigError(f"top = {self.top}; expected at least 1 class")
-        for name in ("file", "columns"):
+        for name in ("file", "columns", "shard"):
             if (value := getattr(self, name)) is not None:
                 raise ConfigError(f"{name} = {value}; expected images, or folders, as arguments")
 

@@ -118,9 +118,9 @@ def read_documents(file: Path, columns: Mapping[str, str]) -> list[Item]:
     """
     suffixes = [one.lower() for one in file.suffixes if one.lower() != ".gz"]
     if suffixes and suffixes[-1] in KINDS:
-        return text_items((), file, columns)
+        return list(text_items((), file, columns))
     role = next(iter(columns))
-    items = line_items(role, file, "a text", skip_blank=True)
+    items = list(line_items(role, file, skip_blank=True))
     if any("\0" in item.fields.get(role, "") for item in items):
         raise DataError(f"{file} has zero bytes; expected a text or a table ({', '.join(KINDS)})")
     return items
@@ -176,6 +176,11 @@ class Search(Predict[Searcher]):
             )
         if self.top_k < 1:
             raise ConfigError(f"--top-k {self.top_k}; expected at least 1")
+        if self.shard is not None:
+            raise ConfigError(
+                f"--shard {self.shard} for qkv search, whose --file is searched by each query; "
+                "expected no shard"
+            )
 
     def requested(self, inputs: Sequence[Any]) -> list[Item]:
         """Return the queries of a request, which has its documents with it."""

@@ -1,7 +1,6 @@
 """The options of `qkv summarize`, and how summaries and their scores are shown."""
 
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,7 +10,6 @@ from cyclopts import Parameter
 from qkv.errors import ConfigError
 from qkv.evaluation.summarization import SummaryScores
 from qkv.tasks.commands import Predict, score_row
-from qkv.tasks.inputs import Item, text_items
 from qkv.tasks.outputs import remark
 from qkv.tasks.prose import DEFAULT, MADE, Summary, check_settings
 from qkv.tasks.streams import complain
@@ -51,6 +49,7 @@ class Summarize(Predict[Any]):
         "e-mails, dialogues and other prose."
     )
     settings: ClassVar = ("method", "sentences", "beam")
+    whole: ClassVar = True
 
     def check(self) -> None:
         """Check the options that do not depend on the model."""
@@ -60,10 +59,6 @@ class Summarize(Predict[Any]):
                 f"--method lead with --model {self.model}; expected one of them: lead repeats the "
                 "first sentences and needs no model"
             )
-
-    def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> list[Item]:
-        """Return the texts: arguments, rows of a table, a whole .txt file or standard input."""
-        return text_items(inputs, self.file, columns, whole=True)
 
     def load(self, task: Task[Any, Any]) -> Any:
         """Load the model, and tell a person how the summaries are made."""

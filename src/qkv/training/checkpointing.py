@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from qkv.errors import ConfigError, Interrupted, StorageError, TrainingError
-from qkv.files import clear_unfinished, only_writer, remove_folder, replace_folder
+from qkv.files import checksum, clear_unfinished, only_writer, remove_folder, replace_folder
 from qkv.training import ranks
 from qkv.training.packing import pack, unpack
 from qkv.training.run import Callback, Run
@@ -173,7 +173,7 @@ class Checkpoints(Callback):
                 if not ranks.is_first():
                     return
                 # Of what is in memory: a file that was written badly then differs from it.
-                checksums = {one.name: _checksum(one) for one in fresh.iterdir()}
+                checksums = {one.name: checksum(one) for one in fresh.iterdir()}
                 checksums |= {
                     name: hashlib.sha256(data).hexdigest() for name, data in files.items()
                 }
@@ -280,17 +280,12 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     model.load_state_dict(weights, strict=False)
 
 
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _is_whole(path: Path) -> bool:
     """Return whether all files of a checkpoint are there and match their checksums."""
     try:
         checksums = json.loads((path / CHECKSUMS).read_bytes())
         files = [one for one in path.iterdir() if one.name != CHECKSUMS]
-        return STATE in checksums and checksums == {one.name: _checksum(one) for one in files}
+        return STATE in checksums and checksums == {one.name: checksum(one) for one in files}
     except (OSError, ValueError, RecursionError, TypeError):
         return False
 
