@@ -49,7 +49,6 @@ AT_NIGHT = (
     ("mistral", "MistralForCausalLM"),
     ("qwen2", "Qwen2ForTokenClassification"),
     ("bart", "BartForConditionalGeneration"),
-    ("bart", "BartForSequenceClassification"),
     ("mbart", "MBartForConditionalGeneration"),
     ("t5", "T5ForConditionalGeneration"),
     ("mt5", "MT5EncoderModel"),
@@ -203,12 +202,19 @@ def test_a_graph_that_computes_something_else_is_not_written(folder, tmp_path, m
         export_onnx._check(loaded.model, graph, module, path)
 
 
-@pytest.mark.parametrize("family", ["qkv_rnn", "qkv_hybrid", "qkv_pointer_generator"])
-def test_a_model_without_a_graph(family, tmp_path):
-    write(tmp_path / "source", family)
-    with pytest.raises(
-        ConfigError, match=r"a \w+ cannot be written as ONNX; expected an encoder-d"
-    ):
+@pytest.mark.parametrize(
+    ("family", "architecture"),
+    [
+        ("qkv_rnn", None),
+        ("qkv_hybrid", None),
+        ("qkv_pointer_generator", None),
+        ("bart", "BartForSequenceClassification"),
+        ("bert", "BertForMultipleChoice"),
+    ],
+)
+def test_a_model_without_a_graph(family, architecture, tmp_path):
+    write(tmp_path / "source", family, architecture)
+    with pytest.raises(ConfigError, match=r"a \w+( on a \w+)? cannot be written as ONNX; expected"):
         convert_model(tmp_path / "source", tmp_path / "new", format="onnx")
     assert not (tmp_path / "new").exists()
 

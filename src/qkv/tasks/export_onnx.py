@@ -131,13 +131,13 @@ def graphs_of(loaded: Loaded) -> list[Graph]:
     if isinstance(encoder, ViT):
         outputs = {LOGITS: _same} if with_head else _states(loaded)
         return [Graph(MODEL, lambda images: (model(images), None), (IMAGES,), outputs)]
-    texts = (*TEXT_KINDS, EncoderDecoder) if with_head else TEXT_KINDS
-    if isinstance(encoder, texts) and not isinstance(model, MultipleChoice):
+    if isinstance(encoder, TEXT_KINDS) and not isinstance(model, MultipleChoice):
         return [_text(loaded, encoder)]
+    head = f" on a {type(encoder).__name__}" if with_head else ""
     raise ConfigError(
-        f"a {type(model).__name__} cannot be written as ONNX; expected an encoder-decoder "
+        f"a {type(model).__name__}{head} cannot be written as ONNX; expected an encoder-decoder "
         "Transformer, or a Bert, GPT, Llama, T5Encoder or ViT, alone or with a head for tokens, "
-        "sequences or answers (a loop over the words of a text has no graph of any length)"
+        "sequences or answers"
     )
 
 
@@ -220,9 +220,12 @@ def _write(model: nn.Module, graph: Graph, path: Path) -> None:
                 dynamic_shapes=(tuple(axes),),
             )
     except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
         raise ConfigError(
-            f"a {type(model).__name__} cannot be written as ONNX: {error}; is a module of it one "
-            "that reads the numbers that it computes?"
+            f"a {type(model).__name__} cannot be written as ONNX: {cause}; expected a model whose "
+            "operations PyTorch's exporter knows"
         ) from error
     assert program is not None
     n_bytes = sum(parameter.nbytes for parameter in model.parameters())
