@@ -164,10 +164,16 @@ def trial(number: int, folder: Path, alone: dict[str, dict[str, torch.Tensor]]) 
     row = {"trial": number, "sharding": sharding, "goes on with": n}
     row |= kill(folder, sharding, rng)
     end = finish(folder, sharding, n)
-    expected = alone[sharding]
-    difference = max(float((end[name] - one).abs().max()) for name, one in expected.items())
-    once = all(count == Counter(dict.fromkeys(range(N_TEXTS), 1)) for count in uses(folder))
-    return row | {"difference": difference, "every text once": once}
+    once = Counter(dict.fromkeys(range(N_TEXTS), 1))
+    repeated = [count == once for count in uses(folder)]
+    return row | differences(end, alone[sharding]) | {"every text once": all(repeated)}
+
+
+def differences(end: dict[str, torch.Tensor], alone: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Return the largest difference of the losses, which are relative, and of the weights."""
+    apart = {name: float((end[name] - one).abs().max()) for name, one in alone.items()}
+    losses = apart.pop("losses") / float(alone["losses"].max())
+    return {"losses": losses, "weights": max(apart.values())}
 
 
 def main() -> None:
@@ -205,9 +211,8 @@ def report(result: dict[str, Any]) -> None:
                 "of one, of all": f"{sum(r['victim'] != 'all' for r in own)}, "
                 f"{sum(r['victim'] == 'all' for r in own)}",
                 "all ended within": f"{max(r['ended in'] for r in own):.1f} s",
-                "largest difference": f"{max(r['difference'] for r in own):.0e}".replace(
-                    "0e+00", "none"
-                ),
+                "difference of losses, weights": f"{max(r['losses'] for r in own):.0e}, "
+                f"{max(r['weights'] for r in own):.0e}".replace("0e+00", "0"),
                 "every text once": f"{sum(r['every text once'] for r in own)} of {len(own)}",
             }
         )

@@ -165,11 +165,12 @@ def show(result: dict[str, Any]) -> None:
             "shard": str(one["shard"]),
             "blocks before": str(one["blocks before"]),
             "ended": f"killed after {one['blocks']} blocks" if one.get("killed") else "whole",
-            "peak after a quarter, MiB": f"{one['MiB at a quarter']:.0f}",
+            "peak after a quarter, MiB": f"{one['MiB at a quarter']:.0f}"
+            if "MiB at a quarter" in one
+            else "killed before",
             "peak at the end, MiB": f"{one['MiB at the end']:.0f}",
         }
         for one in result["runs"]
-        if "MiB at a quarter" in one  # not of one that was killed before
     ]
     said = (
         f"{result['rows']:,} rows in {result['shards']} shards, {result['at once']} at a time, in "

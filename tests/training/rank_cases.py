@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tests.training.toy import settings
 
 from qkv.data.pretraining import collate_causal
+from qkv.data.streamed import StreamedBatches
 from qkv.errors import Interrupted
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.lora import LoRAConfig, add_lora
@@ -60,8 +61,32 @@ def model_of(case: str) -> GPT:
     return model
 
 
+# Of two processes, the first reads 50 blocks of 5 tokens, the second 9.
+SHARDS = [["ab" * 40, "cde" * 18], ["xyz" * 14], ["fghi" * 27]]
+
+
+def streamed() -> StreamedBatches:
+    """Batches of which each process reads its own: the second one's end long before the first's."""
+    return StreamedBatches(
+        SHARDS,
+        lambda text: [ord(character) - 96 for character in text],
+        length=5,
+        stop=0,
+        batch_size=ranks.n_ranks(),
+        rank=ranks.rank(),
+        n_ranks=ranks.n_ranks(),
+    )
+
+
 def batches_of(case: str):
     """Batches of 1 to 7 rows: of one row a second process has nothing to compute."""
+    if case == "stream":
+        return streamed()
+    return written(case)
+
+
+def written(case: str):
+    """The batches that all processes divide."""
     for i in range(STEPS * CASES[case].get("accumulate", 1)):
         starts = [(5 * i + 3 * row) % 29 for row in range(1 + i % 7)]
         texts = [[(start + at) % 29 for at in range(3 + start % 11)] for start in starts]
@@ -74,7 +99,8 @@ def run(case: str, folder: Path, end: int = STEPS, *, by_signal: bool = False) -
     Another case of the same name, with other ranks, goes on where this one ended.
     """
     model = model_of(case)
-    chosen = settings(steps=STEPS, learning_rate=0.01, clip=0.3, evaluate_every=9, **CASES[case])
+    options = CASES.get(case, {})
+    chosen = settings(steps=STEPS, learning_rate=0.01, clip=0.3, evaluate_every=9, **options)
     saved = Checkpoints(folder / f"{case}.run", every=10, recipe={"case": case})
     callbacks = [KeepBest("score", mode="max"), End(end, by_signal=by_signal), saved]
     history = train(
@@ -90,6 +116,7 @@ def run(case: str, folder: Path, end: int = STEPS, *, by_signal: bool = False) -
     tensors = {name: whole(p.detach()) for name, p in model.named_parameters()}
     if ranks.is_first():
         tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
+        tensors["targets"] = torch.tensor(history.targets)
         save_file({name: t.contiguous().clone() for name, t in tensors.items()}, folder / case)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.rank_cases import CASES, STEPS, run
+from tests.training.rank_cases import CASES, SHARDS, STEPS, run
 from tests.training.toy import toy_batch
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -58,6 +58,11 @@ def folder(tmp_path_factory):
             [case, "two twice", STEPS],
         ]
         jobs += [[case, "signal", 7]]
+    jobs += [
+        ["stream", "two", STEPS],
+        ["stream", "two twice", HALF],
+        ["stream", "two twice", STEPS],
+    ]
     jobs = [[case, str(make(folder / where)), end] for case, where, end in jobs]
     done = torchrun("tests.training.rank_cases", json.dumps(jobs))
     assert done.returncode == 0, done.stderr
@@ -96,7 +101,12 @@ def test_a_run_goes_on_with_another_number_of_processes(folder, tmp_path, case):
         assert_alike(folder / "two" / case, folder / where / case)
 
 
-@pytest.mark.parametrize("case", RESUMED)
+def test_a_process_that_has_read_its_share_waits_for_the_others(folder):
+    end = load_file(folder / "two" / "stream")
+    assert end["targets"] == sum(len(text) + 1 for shard in SHARDS for text in shard)
+
+
+@pytest.mark.parametrize("case", [*RESUMED, "stream"])
 def test_a_run_of_two_processes_goes_on_to_the_bit(folder, case):
     one, two = (load_file(folder / where / case) for where in ("two", "two twice"))
     for name, tensor in one.items():

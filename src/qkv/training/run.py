@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from qkv.data.batches import Batches
+from qkv.data.streamed import StreamedBatches
 from qkv.errors import ConfigError, TrainingError
 from qkv.training import ranks
 from qkv.training.averaging import MovingAverage
@@ -96,22 +97,26 @@ class Run:
         """Return this rank's share of the next batch, on the device.
 
         All ranks draw the same batches, and each takes every n-th row: so the position in the data
-        is one for all, and does not depend on their number.
+        is one for all, and does not depend on their number. Of streamed batches each draws its own.
 
         Raises:
             TrainingError: there are no more batches.
             ConfigError: several ranks cannot share a batch of this type.
         """
-        try:
-            batch = next(self._source)
-        except StopIteration:
+        batch, n = next(self._source, None), ranks.n_ranks()
+        counts = batch is not None
+        streamed = isinstance(self.batches, StreamedBatches)
+        if streamed and ranks.highest(int(not counts), self.device):  # one has read its shards
+            others = [one for one in ranks.of_all(batch) if one is not None]
+            batch = batch if counts else next(iter(others), None)
+        if batch is None:
             raise TrainingError(
                 f"the batches ended after {self.step} of {self.steps} steps; pass an endless "
                 "iterator, such as one over many epochs"
-            ) from None
+            )
         self.drawn += 1
-        if (n := ranks.n_ranks()) == 1:
-            return Share(batch.to(self.device), True)
+        if n == 1 or streamed:
+            return Share(batch.to(self.device), counts)
         if not (hasattr(batch, "take") and hasattr(batch, "n_rows")):
             raise ConfigError(
                 f"{n} processes share a {type(batch).__name__}; expected a batch with n_rows and "
@@ -127,7 +132,7 @@ class Run:
             "step": self.step,
             "stop": self.stop,
             "drawn": self.drawn,
-            "position": self.batches.position if isinstance(self.batches, Batches) else None,
+            "position": self._position(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.weights if self.average else None,
@@ -146,7 +151,7 @@ class Run:
         vars(self.history).update(state["history"])
         for callback, kept in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(kept)
-        if isinstance(self.batches, Batches):
+        if isinstance(self.batches, Batches | StreamedBatches):
             self.batches.seek(state["position"])
             self.drawn = state["drawn"]
         while self.drawn < state["drawn"]:  # batches that cannot seek are drawn again
@@ -154,6 +159,14 @@ class Run:
         if ranks.rank() < len(state["random"]):  # a further rank keeps those of its seed
             # Last: everything above may draw random numbers.
             set_random_state(state["random"][ranks.rank()], self.device)
+
+    def _position(self) -> Any:
+        """Return the position in the batches, if they have one: of streamed ones, all ranks'."""
+        if isinstance(self.batches, StreamedBatches):
+            return {
+                key: at for own in ranks.of_all(self.batches.position) for key, at in own.items()
+            }
+        return self.batches.position if isinstance(self.batches, Batches) else None
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,205 @@
+"""Texts that are read as they are needed, and of which each process of a training reads its share.
+
+A stream of `datasets` consists of shards, files mostly. Each shard is read by one process, in
+order, and cut into blocks by itself, so that its place is all that is needed to go on from there,
+with as many processes or with another number.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qkv.data.pretraining import TokenBatch, collate_causal
+from qkv.errors import ConfigError, DataError
+
+Encode = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where reading a shard goes on.
+
+    Args:
+        epoch: number of times that it was read to its end.
+        blocks: number of blocks taken since.
+        document: number of the document where the next block begins.
+        token: the token in it, from 0, which is the one that ends the document before.
+    """
+
+    epoch: int = 0
+    blocks: int = 0
+    document: int = 0
+    token: int = 0
+
+
+def text_shards(stream: Any, *, column: str = "text") -> list[Iterable[str]]:
+    """Divide a stream into the texts of its shards.
+
+        stream = datasets.load_dataset("parquet", data_files="*.parquet", streaming=True)["train"]
+        shards = text_shards(stream)
+
+    Args:
+        stream: a `datasets.IterableDataset`.
+        column: its column with the texts.
+
+    Raises:
+        DataError: while a shard is read, if an example has no such text.
+    """
+    n = stream.num_shards
+    return [_Texts(stream.shard(num_shards=n, index=i), i, column) for i in range(n)]
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The texts of one shard; can be read several times."""
+
+    shard: Iterable[Mapping[str, Any]]
+    number: int
+    column: str
+
+    def __iter__(self) -> Iterator[str]:
+        for i, example in enumerate(self.shard):
+            text = example.get(self.column)
+            if not isinstance(text, str):
+                raise DataError(
+                    f"example {i} of shard {self.number} has {text!r} as its {self.column}; "
+                    f"expected a text (its columns are {', '.join(example)})"
+                )
+            yield text
+
+
+class StreamedBatches:
+    """Batches of next-token prediction from shards of texts, and the places in those shards.
+
+    Documents are joined, with `stop` before, between and after them, and each token after the first
+    of a shard is a target once in an epoch, whatever the number of processes, and however often
+    they were stopped. The next block comes from the shard of which the fewest were taken.
+
+        StreamedBatches(shards, encode, length=128, stop=0, batch_size=32, rank=rank(), n_ranks=n)
+
+    Args:
+        shards: texts, the same in each epoch; the processes take them in turn.
+        encode: a text to its token ids.
+        length: tokens of a block.
+        stop: id that ends a document.
+        batch_size: blocks of a batch of all processes.
+        epochs: how often each shard is read; None never ends.
+        rank: number of this process.
+        n_ranks: number of processes.
+
+    Raises:
+        ConfigError: there are fewer shards than processes, the batch cannot be divided among
+            them, or a number is below 1.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Iterable[str]],
+        encode: Encode,
+        *,
+        length: int,
+        stop: int,
+        batch_size: int,
+        epochs: int | None = 1,
+        rank: int = 0,
+        n_ranks: int = 1,
+    ):
+        if len(shards) < n_ranks:
+            raise ConfigError(
+                f"{len(shards)} shards for {n_ranks} processes; expected at least as many, of "
+                "about equal size: divide the files, or start fewer processes"
+            )
+        if length < 1 or batch_size < 1 or batch_size % n_ranks:
+            raise ConfigError(
+                f"length = {length} and batch_size = {batch_size} with {n_ranks} processes; "
+                "expected numbers of at least 1, and a multiple of the processes"
+            )
+        self.shards, self.encode, self.length, self.stop = shards, encode, length, stop
+        self.epochs, self.rows = epochs, batch_size // n_ranks
+        self._own = range(rank, len(shards), n_ranks)
+        self.seek({})
+
+    @property
+    def position(self) -> dict[str, list[int]]:
+        """The places in this process's shards, by their numbers."""
+        places = {str(number): self._places[number] for number in self._own}
+        return {number: list(vars(place).values()) for number, place in places.items()}
+
+    def seek(self, position: Mapping[str, Sequence[int]]) -> None:
+        """Go on from the places of all processes; what is not in them is read from its beginning.
+
+        Raises:
+            DataError: the position has shards that do not exist.
+        """
+        if unknown := [name for name in position if int(name) >= len(self.shards)]:
+            raise DataError(
+                f"the position has a shard {unknown[0]}, but there are {len(self.shards)}; "
+                "expected the same shards (were files removed since it was saved?)"
+            )
+        self._places = {i: Place(*position.get(str(i), ())) for i in self._own}
+        self._blocks = {i: self._read(i, place) for i, place in self._places.items()}
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        return self
+
+    def __next__(self) -> TokenBatch:
+        blocks: list[list[int]] = []
+        while len(blocks) < self.rows and self._blocks:
+            number = min(self._blocks, key=self._turn)
+            block = next(self._blocks[number], None)
+            if block is None:
+                del self._blocks[number]
+            else:
+                blocks.append(block)
+        if not blocks:
+            raise StopIteration
+        return collate_causal(blocks, pad=self.stop)
+
+    def _turn(self, number: int) -> tuple[int, int, int]:
+        place = self._places[number]
+        return place.epoch, place.blocks, number
+
+    def _read(self, number: int, place: Place) -> Iterator[list[int]]:
+        """Cut a shard into blocks, each with the token after it; note the place after each."""
+        while self.epochs is None or place.epoch < self.epochs:
+            joined = _Joined(self._pieces(number, place.document), place)
+            while len(block := joined.take(self.length)) > 1:
+                self._places[number] = Place(
+                    place.epoch, self._places[number].blocks + 1, joined.document, joined.token
+                )
+                yield block
+            place = self._places[number] = Place(place.epoch + 1)
+
+    def _pieces(self, number: int, document: int) -> Iterator[list[int]]:
+        """Each document after the token that ends the one before, and the last such token."""
+        for text in itertools.islice(iter(self.shards[number]), document, None):
+            yield [self.stop, *self.encode(text)]
+        yield [self.stop]
+
+
+class _Joined:
+    """Pieces as one sequence, of which blocks are taken; knows the place where the next begins."""
+
+    def __init__(self, pieces: Iterator[list[int]], place: Place):
+        self.pieces, self.document, self.token = pieces, place.document, place.token
+        self.held: deque[list[int]] = deque()
+
+    def take(self, length: int) -> list[int]:
+        """Return the next tokens and one more, which begins the next block; fewer at the end."""
+        n_held = sum(map(len, self.held)) - self.token
+        for piece in self.pieces if n_held <= length else ():
+            self.held.append(piece)
+            n_held += len(piece)
+            if n_held > length:
+                break
+        block: list[int] = []
+        for i, piece in enumerate(self.held):
+            start = 0 if i else self.token
+            block += piece[start : start + length + 1 - len(block)]
+        self.token += length
+        while self.held and self.token >= len(self.held[0]):
+            self.token -= len(self.held.popleft())
+            self.document += 1
+        return block
