@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from qkv.errors import ConfigError
 from qkv.training import ranks, shards
 from qkv.training.checkpointing import find_checkpoints
 from qkv.training.finetune import GradualUnfreezing
+from qkv.training.loop import connected
 from qkv.training.run import Run
 from qkv.training.shards import write_shards
 
@@ -230,6 +232,33 @@ def test_a_rank_that_is_no_number_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(ConfigError, match="the environment has RANK=first; expected a number"):
         ranks.rank()
+
+
+def test_a_first_rank_that_cannot_be_reached(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+    given = {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(ranks, "PATIENCE", 0.0)
+    expected = rf"process 1 of 3 cannot reach the first one at 127\.0\.0\.1:{port}: .*refused"
+    with pytest.raises(ConfigError, match=expected), connected("cpu"):
+        pass
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="Accelerate connects these")
+def test_processes_of_which_accelerate_does_not_know(monkeypatch):
+    given = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with (
+        pytest.raises(ConfigError, match="has WORLD_SIZE=2, but Accelerate sees 1 process"),
+        connected("auto"),
+    ):
+        pass
 
 
 def test_the_first_rank_with_other_data_than_the_second(tmp_path):

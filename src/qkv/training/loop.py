@@ -287,6 +287,8 @@ def connect(device: str) -> Any:
         ) from error
     # One state serves the whole process: without this, a second run would keep the first's device.
     AcceleratorState._reset_state(reset_partial_state=True)
+    if not ranks.connected():
+        ranks.reach_first()
     try:
         accelerator = Accelerator(cpu=device == "cpu")
     except (RuntimeError, ValueError) as error:
@@ -296,6 +298,11 @@ def connect(device: str) -> Any:
             f"process {ranks.rank()} of {ranks.n_ranks()} cannot reach the others: {error}; "
             "expected all of them to be started by torchrun, with the same address"
         ) from error
+    if accelerator.num_processes != ranks.n_ranks():
+        raise ConfigError(
+            f"the environment has WORLD_SIZE={ranks.n_ranks()}, but Accelerate sees "
+            f"{accelerator.num_processes} process; expected LOCAL_RANK, too, as torchrun sets it"
+        )
     if device not in ("auto", accelerator.device.type):
         raise ConfigError(
             f'device is "{device}", but the accelerator here is "{accelerator.device.type}"; '

@@ -6,6 +6,8 @@ signal) is agreed on, so that all ranks take the same steps.
 """
 
 import os
+import socket
+import time
 from typing import Any, TypeVar
 
 import torch
@@ -15,20 +17,46 @@ from qkv.errors import ConfigError
 
 T = TypeVar("T")
 
+PATIENCE = 45.0  # seconds in which the first rank has to be reachable
+
 
 def rank() -> int:
     """Return the number of this process, from 0; known before the processes are connected."""
-    return distributed.get_rank() if _connected() else _variable("RANK", 0)
+    return distributed.get_rank() if connected() else _variable("RANK", 0)
 
 
 def n_ranks() -> int:
     """Return the number of processes that train together."""
-    return distributed.get_world_size() if _connected() else _variable("WORLD_SIZE", 1)
+    return distributed.get_world_size() if connected() else _variable("WORLD_SIZE", 1)
 
 
 def is_first() -> bool:
     """Return whether this process writes the files and the lines on the terminal."""
     return rank() == 0
+
+
+def reach_first() -> None:
+    """Wait until the first rank can be reached, where no torchrun has seen to that.
+
+    Raises:
+        ConfigError: it cannot be reached for 45 seconds.
+    """
+    if rank() == 0 or "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1"), _variable("MASTER_PORT", 29500)
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(address, timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"process {rank()} of {n_ranks()} cannot reach the first one at "
+                    f"{address[0]}:{address[1]}: {error}; expected it to run there (are "
+                    "MASTER_ADDR and MASTER_PORT right, and are all processes started?)"
+                ) from error
+        time.sleep(0.5)
 
 
 def wait() -> None:
@@ -80,7 +108,8 @@ def check_same(what: str, value: object) -> None:
         )
 
 
-def _connected() -> bool:
+def connected() -> bool:
+    """Return whether this process is connected to the other ranks."""
     return distributed.is_available() and distributed.is_initialized()
 
 
