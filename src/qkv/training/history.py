@@ -80,6 +80,7 @@ class Watch:
         history.seconds = time.perf_counter() - self.started
         done = history.steps[-1] - 1
         if self.good is None or done - self.good[0] >= SNAPSHOT_EVERY:
+            self.good = None  # first: two copies at a time would be the peak of a run's memory
             self.good = done, {k: v.clone() for k, v in self.model.state_dict().items()}
 
     def _stop(self, step: int, loss: float, norm: float) -> None:

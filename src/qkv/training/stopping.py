@@ -57,6 +57,7 @@ class KeepBest(Callback):
         loss = float(scores.get("loss", math.inf))
         if better or (score == self.score and loss < self.loss):
             self.score, self.loss, self.step = score, loss, run.step
+            self.weights = {}  # first: two copies at a time would be the peak of a run's memory
             self.weights = {name: copied(tensor) for name, tensor in _changing(run)}
         self.waited = 0 if better else self.waited + 1
         if self.waited == self.patience and run.step < run.steps:
