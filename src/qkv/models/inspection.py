@@ -69,13 +69,7 @@ def describe_memory(model: nn.Module) -> Rows:
     """One row a dtype: the weights, training them by AdamW, and what decoding remembers."""
     parameters = list(model.parameters())
     n_parameters, own = sum(p.numel() for p in parameters), parameters[0].dtype
-    cached = [
-        2 * module.key.out_features * CACHED
-        for module in model.modules()
-        if isinstance(module, MultiHeadAttention)
-        and module.causal
-        and type(module.new_cache()) is KeyValueCache  # the others do not grow
-    ]
+    cached = cached_per_token(model)
     rows = []
     for dtype in dict.fromkeys((own, *DTYPES)):
         weights = n_parameters * dtype.itemsize
@@ -85,9 +79,20 @@ def describe_memory(model: nn.Module) -> Rows:
             "weights, gradients, AdamW": size(4 * weights),
         }
         if cached:
-            row[f"cache of {CACHED:,} tokens"] = size(sum(cached) * dtype.itemsize)
+            row[f"cache of {CACHED:,} tokens"] = size(cached * CACHED * dtype.itemsize)
         rows.append(row)
     return rows
+
+
+def cached_per_token(model: nn.Module) -> int:
+    """Return how many numbers decoding remembers for each token that the model reads or writes."""
+    return sum(
+        2 * module.key.out_features
+        for module in model.modules()
+        if isinstance(module, MultiHeadAttention)
+        and module.causal
+        and type(module.new_cache()) is KeyValueCache  # the others do not grow
+    )
 
 
 def shared_parameters(model: nn.Module) -> dict[str, str]:

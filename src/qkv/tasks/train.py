@@ -285,10 +285,9 @@ def _announce(
 ) -> None:
     """Print what trains, what it needs, and for how long."""
     settings, length = recipe.training, prepared.length
-    rows = settings.batch_size or max(1, (settings.max_tokens or 0) // length)
     # The loop's own copy of good weights, the moving average, and the best weights so far.
     copies = 1 + (settings.ema is not None) + (settings.average_last == 1)
-    rows = min(rows, prepared.rows or len(splits.train))
+    rows = min(settings.rows(length), prepared.rows or len(splits.train))
     if recipe.base is not None:
         tables = describe_training(model, optimizer, rows=rows, length=length, copies=copies)
         for title, table in tables.items() if ranks.is_first() else ():

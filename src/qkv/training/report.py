@@ -121,21 +121,29 @@ def training_memory(
     Raises:
         ConfigError: the optimizer is neither AdamW nor Adam.
     """
+    weights = _bytes([*model.parameters(), *model.buffers()])
+    return TrainingMemory(
+        weights=weights,
+        copies=copies * weights,
+        gradients=_bytes(p for p in model.parameters() if p.requires_grad),
+        optimizer=optimizer_memory(model, optimizer),
+        activations=activation_memory(model, rows=rows, length=length),
+    )
+
+
+def optimizer_memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Count the bytes that AdamW will hold for the parameters that train.
+
+    Raises:
+        ConfigError: the optimizer is neither AdamW nor Adam.
+    """
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         raise ConfigError(
             f"the memory of {type(optimizer).__name__} is unknown; expected AdamW or Adam"
         )
-    trained = [p for p in model.parameters() if p.requires_grad]
     held = {p for group in optimizer.param_groups for p in group["params"]}
-    weights = _bytes([*model.parameters(), *model.buffers()])
-    stepping = [p for p in trained if p in held]
-    return TrainingMemory(
-        weights=weights,
-        copies=copies * weights,
-        gradients=_bytes(trained),
-        optimizer=2 * _bytes(stepping) + torch.float32.itemsize * len(stepping),
-        activations=activation_memory(model, rows=rows, length=length),
-    )
+    stepping = [p for p in model.parameters() if p.requires_grad and p in held]
+    return 2 * _bytes(stepping) + torch.float32.itemsize * len(stepping)
 
 
 def activation_memory(model: nn.Module, *, rows: int, length: int) -> int | None:

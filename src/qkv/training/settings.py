@@ -151,6 +151,10 @@ class Training:
         """
         self._check_one_of("batch_size", "max_tokens")
 
+    def rows(self, length: int) -> int:
+        """Number of examples per batch, about, of this many tokens each."""
+        return self.batch_size or max(1, (self.max_tokens or 0) // length)
+
     def batching(self) -> Batching:
         """How the recipe groups its training examples, epoch after epoch without end.
 
