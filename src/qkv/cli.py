@@ -38,6 +38,10 @@ COMMANDS = {
         "qkv.tasks.recipes:train",
         "Train a model by a recipe: qkv train RECIPE --any.field VALUE.",
     ),
+    "plan": (
+        "qkv.tasks.recipes:plan",
+        "Plan a training: its memory, what does not fit, and how long it takes.",
+    ),
     "evaluate": ("qkv.tasks.commands:evaluate", "Score a model on data with known answers."),
     "merge": (
         "qkv.tasks.shards:merge",
@@ -124,12 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     app = make_app(*arguments[:1])
-    if arguments[:1] == ["train"] and arguments[1:2] not in (["-h"], ["--help"]):
+    if arguments[:1] in (["train"], ["plan"]) and arguments[1:2] not in (["-h"], ["--help"]):
         from qkv.tasks.recipes import run_recipe
 
+        verb = "train" if arguments[0] == "train" else "plan"
         if arguments[1:] == [] or arguments[1].startswith("-"):
-            raise ConfigError("the recipe comes first, as in qkv train classify")
-        run_recipe(arguments[1], arguments[2:])
+            raise ConfigError(f"the recipe comes first, as in qkv {verb} classify")
+        run_recipe(arguments[1], arguments[2:], verb=verb)
     elif not arguments:
         app.help_print()
         return 2

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from cyclopts import App, CycloptsError, Parameter
@@ -33,12 +33,27 @@ def train(recipe: str, /) -> None:
     run_recipe(recipe, [])
 
 
-def run_recipe(name: str, options: Sequence[str]) -> None:
-    """Train by a recipe whose fields the options override.
+def plan(recipe: str, /) -> None:
+    """Plan a training: its memory, what does not fit, and how long it takes.
+
+    qkv plan RECIPE --help lists the options; all fields of qkv train RECIPE are among them.
+
+    Args:
+        recipe: a YAML file, or the name of a shipped recipe (qkv train list names all); it comes
+            first.
+    """
+    run_recipe(recipe, [], verb="plan")
+
+
+def run_recipe(
+    name: str, options: Sequence[str], *, verb: Literal["train", "plan"] = "train"
+) -> None:
+    """Train by a recipe whose fields the options override, or plan it.
 
     Args:
         name: a YAML file, or the name of a shipped recipe; "list" prints those.
         options: such as ["--training.steps", "100"].
+        verb: what to do.
 
     Raises:
         ConfigError: the recipe is unknown, names no task, or does not consist of fields.
@@ -52,7 +67,7 @@ def run_recipe(name: str, options: Sequence[str]) -> None:
     task, kind, content = read_recipe(path)
     content = overridden(kind, content, options)
     app = App(
-        name=f"qkv train {name}",
+        name=f"qkv {verb} {name}",
         help_format="markdown",
         version_flags=(),
         # The defaults are the recipe's, which --print-config shows, not those of the classes.
@@ -61,7 +76,7 @@ def run_recipe(name: str, options: Sequence[str]) -> None:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    app.default(_command(task, kind))
+    app.default(_command(task, kind) if verb == "train" else _planning(task, kind))
     wanted = [option for option in options if option != PRINT]
     try:
         if len(wanted) == len(options):
@@ -69,7 +84,7 @@ def run_recipe(name: str, options: Sequence[str]) -> None:
             return
         _, bound, _ = app.parse_args(wanted, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        error.command_chain = ("train", name)
+        error.command_chain = (verb, name)
         raise
     values = {"task": task, **_plain(bound.arguments["recipe"])}
     print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
@@ -83,6 +98,23 @@ def _command(task: str, kind: type) -> Callable[..., None]:
 
     command.__doc__ = (kind.__doc__ or "").partition("\n")[0]
     command.__annotations__ = {"recipe": Annotated[kind, Parameter(name="*")], "return": None}
+    return command
+
+
+def _planning(task: str, kind: type) -> Callable[..., None]:
+    from qkv.tasks.means import Means
+    from qkv.tasks.plan import plan
+
+    def command(*, means: Any, recipe: Any) -> None:
+        plan(find_task(task), recipe, means)
+
+    command.__doc__ = "Plan a training: its memory, what does not fit, and how long it takes."
+    command.__annotations__ = {
+        "means": Annotated[Means, Parameter(name="*", show_default=True)],
+        "recipe": Annotated[kind, Parameter(name="*")],
+        "return": None,
+    }
+    command.__kwdefaults__ = {"means": Means()}
     return command
 
 
