@@ -1,7 +1,6 @@
 """`qkv plan RECIPE`: the numbers of a small recipe, and what is refused."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +8,7 @@ from tests.tasks.small import sentences, write_base, write_recipe, write_table
 
 from qkv.cli import main
 from qkv.errors import ConfigError
-from qkv.tasks import means
-from qkv.tasks.means import Means, machine_memory, measured_flops, read_size
+from qkv.tasks.means import machine_memory, measured_flops, read_size
 from qkv.tasks.plan import without_numbers
 from qkv.tasks.pretrained import load
 
@@ -65,10 +63,6 @@ def test_changes_follow_each_other_until_the_recipe_fits(recipe, capsys):
     assert changes[-1]["total"] < alone
     [recomputed, *_] = changes
     assert recomputed["total"] <= alone
-    just = f"{recomputed['total'] // 1000 - 1}KB"
-    names = [one["change"] for one in planned(capsys, recipe, "--memory", just)["changes"]]
-    assert names[0] == "--training.recompute"
-    assert len(names) > 1
     assert planned(capsys, recipe, "--memory", f"{alone // 1000 + 1}KB")["changes"] == []
 
 
@@ -81,11 +75,16 @@ def test_fields_of_the_recipe_and_another_size(recipe, capsys):
     assert large["model"]["rule"].startswith("one layer for each 128 of the width")
 
 
-def test_tables_for_people(recipe, capsys, monkeypatch):
-    monkeypatch.setattr(means, "measured_flops", lambda: 1e9)
+def test_tables_for_people(recipe, capsys):
     assert main(["plan", recipe, "--memory", "1GB", "--flops", "1e9"]) == 0
     text = capsys.readouterr().out
-    for part in ("memory of one process at its peak", "activations", "steps a day", "fits into"):
+    for part in (
+        "allocators keep more",
+        "memory of one process at its peak",
+        "activations",
+        "steps a day",
+        "fits into",
+    ):
         assert part in text
     assert main(["plan", recipe, "--memory", "1KB", "--gpus", "2", "--flops", "1e9"]) == 0
     text = capsys.readouterr().out
@@ -133,7 +132,6 @@ def test_sizes_have_units():
 def test_this_machine():
     assert machine_memory() > 10**8
     assert measured_flops(0.01) > 10**6
-    assert replace(Means(), gpus=3).gpus == 3
 
 
 def test_a_model_without_numbers_keeps_its_ties():
