@@ -132,24 +132,24 @@ def test_a_rank_that_cannot_write_its_part_is_an_error_of_the_system(tmp_path, m
         write_shards(tmp_path, {})
 
 
-def test_a_sharded_recipe_leaves_an_ordinary_folder(tmp_path):
-    steps = [
-        "--training.steps",
-        "3",
-        "--training.evaluate_every",
-        "3",
-        "--training.save_every",
-        "3",
-    ]
-    options = [*steps, "--training.sharding", "fsdp2", "--data.limit", "90"]
-    for number, start in enumerate((main, lambda args: torchrun("qkv", *args).returncode)):
-        assert start(["train", "digits", "--output", str(tmp_path / str(number)), *options]) == 0
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in "01")
-    assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        if name.endswith("key.bias"):  # no softmax depends on it: Adam scales up rounding errors
-            continue
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+def test_a_recipe_in_two_processes_leaves_the_folder_of_one(tmp_path):
+    steps = {"steps": 3, "evaluate_every": 3, "save_every": 3, "batch_size": 13}
+    options = [word for name, n in steps.items() for word in (f"--training.{name}", str(n))]
+    train = ["train", "digits", "--data.limit", "90", *options, "--output"]
+    assert main([*train, str(tmp_path / "one")]) == 0
+    for sharding in ("none", "fsdp2"):
+        done = torchrun("qkv", *train, tmp_path / sharding, "--training.sharding", sharding)
+        assert done.returncode == 0, done.stderr
+    one, *others = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("one", "none", "fsdp2")
+    )
+    for two in others:
+        assert one.keys() == two.keys()
+        for name, tensor in one.items():
+            # Adam makes steps of 2e-3 also where a gradient is rounding noise: in few places, but
+            # in all biases of keys, on which no softmax depends.
+            if not name.endswith("key.bias"):
+                assert (two[name] - tensor).abs().mean() < 1e-6, name
 
 
 def test_gradual_unfreezing_needs_one_process(monkeypatch):
@@ -248,14 +248,14 @@ def test_a_first_rank_that_cannot_be_reached(monkeypatch):
         pass
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="Accelerate connects these")
-def test_processes_of_which_accelerate_does_not_know(monkeypatch):
+def test_processes_that_accelerate_leaves_unconnected(monkeypatch):
     given = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     with (
-        pytest.raises(ConfigError, match="has WORLD_SIZE=2, but Accelerate sees 1 process"),
+        pytest.raises(ConfigError, match=r"has WORLD_SIZE=2, but Accelerate sees 1 process; .*"),
         connected("auto"),
     ):
         pass

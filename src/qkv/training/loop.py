@@ -289,8 +289,10 @@ def connect(device: str) -> Any:
     AcceleratorState._reset_state(reset_partial_state=True)
     if not ranks.connected():
         ranks.reach_first()
+    # Without an accelerator, and unless told so, it would leave the processes unconnected.
+    cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     try:
-        accelerator = Accelerator(cpu=device == "cpu")
+        accelerator = Accelerator(cpu=cpu)
     except (RuntimeError, ValueError) as error:
         if ranks.n_ranks() == 1:
             raise
@@ -301,7 +303,8 @@ def connect(device: str) -> Any:
     if accelerator.num_processes != ranks.n_ranks():
         raise ConfigError(
             f"the environment has WORLD_SIZE={ranks.n_ranks()}, but Accelerate sees "
-            f"{accelerator.num_processes} process; expected LOCAL_RANK, too, as torchrun sets it"
+            f"{accelerator.num_processes} process; expected LOCAL_RANK, as torchrun sets it, and "
+            f"a device that connects processes, not {accelerator.device.type}"
         )
     if device not in ("auto", accelerator.device.type):
         raise ConfigError(
