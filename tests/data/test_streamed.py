@@ -95,6 +95,12 @@ def test_endless_batches_do_not_end():
     assert all(place[0] > 2 for place in own.position.values())
 
 
+def test_endless_batches_need_a_token():
+    empty = StreamedBatches([[], []], encode, length=LENGTH, stop=STOP, batch_size=2, epochs=None)
+    with pytest.raises(DataError, match=r"the shards \[0, 1\] of this process have no tokens"):
+        next(empty)
+
+
 def test_shards_of_a_stream_of_files(tmp_path):
     datasets = pytest.importorskip("datasets")
     for i, texts in enumerate(SHARDS[:3]):
@@ -118,6 +124,10 @@ def test_shards_of_a_stream_of_files(tmp_path):
     [
         ({"n_ranks": 8}, "7 shards for 8 processes; expected at least as many"),
         ({"n_ranks": 4}, "batch_size = 6 with 4 processes; expected .* a multiple of"),
+        ({"n_ranks": 0}, "rank = 0 of n_ranks = 0; expected a rank from 0"),
+        ({"rank": 3, "n_ranks": 3}, "rank = 3 of n_ranks = 3; expected a rank from 0"),
+        ({"rank": -1}, "rank = -1 of n_ranks = 1; expected a rank from 0"),
+        ({"epochs": 0}, "epochs = 0; expected at least 1, or None to never end"),
         ({"length": 0}, "length = 0 and batch_size = 6"),
     ],
 )
@@ -129,3 +139,8 @@ def test_what_cannot_be_divided(options, message):
 def test_a_position_in_other_shards():
     with pytest.raises(DataError, match="the position has a shard 7, but there are 7"):
         batches().seek({"7": [0, 1, 2, 3]})
+    with pytest.raises(DataError, match="the position has a shard -1, but there are 7"):
+        batches().seek({"-1": [0, 1, 2, 3]})
+    for place in ([0, 1], [0, 1, 2, 3, 4], [0, 1, -2, 3]):
+        with pytest.raises(DataError, match=r"the position in shard 2 is .* expected its epoch"):
+            batches().seek({"2": place})

@@ -102,6 +102,7 @@ def test_tables_for_people(recipe, capsys):
         ("--memory", "0GB", "--memory 0GB; expected a number above 0 with its unit"),
         ("--utilization", "2", "--utilization = 2.0; expected a share above 0, at most 1"),
         ("--flops", "0", "--flops = 0.0; expected at least 1"),
+        ("--flops", "inf", "--flops = inf; expected a finite number, such as 989e12"),
         ("--parameters", "nan", "--parameters = nan; expected at least 1"),
         ("--parameters", "inf", "--parameters = inf; expected at most 1e+15"),
         ("--parameters", "101", "the vocabulary and the positions are not scaled"),
@@ -113,6 +114,13 @@ def test_what_is_refused(recipe, capsys, option, value, message):
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("verb", ["plan", "train"])
+def test_help_says_where_the_options_are(capsys, verb):
+    assert main([verb, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"qkv {verb} RECIPE --help lists" in shown
 
 
 def test_recipes_that_do_not_exist(capsys):

@@ -239,6 +239,25 @@ def test_only_whole_parts_of_the_same_are_joined(qkv, tmp_path, models):
     assert not (tmp_path / "a.jsonl").exists()
 
 
+def test_a_part_is_not_replaced_by_the_result(qkv, tmp_path, models):
+    write_table(tmp_path / "in.csv", sentences(7))
+    for k in (1, 2):
+        assert qkv(*classify(models[0], shard=f"{k}/2"))[0] == 0
+    part = tmp_path / "out" / "part-00001-of-00002.jsonl"
+    before = part.read_bytes()
+    status, said = qkv("merge", "out", f"out/{part.name}")
+    assert status == 2
+    assert f"the result out/{part.name} is a part itself; expected another file" in said
+    assert part.read_bytes() == before
+    assert qkv("merge", "out", "out/all.jsonl")[0] == 0
+
+
+def test_without_an_output_the_message_says_so(qkv):
+    status, said = qkv("classify", "--model", "any", "--file", "in.csv", "--shard", "1/3")
+    assert status == 2
+    assert "--shard 1/3 with --file in.csv and no --output; expected a file of inputs" in said
+
+
 def test_torchrun_names_the_part(qkv, tmp_path, models, monkeypatch):
     write_table(tmp_path / "in.csv", sentences(7))
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -8,7 +8,7 @@ with as many processes or with another number.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from qkv.data.pretraining import TokenBatch, collate_causal
@@ -91,7 +91,7 @@ class StreamedBatches:
 
     Raises:
         ConfigError: there are fewer shards than processes, the batch cannot be divided among
-            them, or a number is below 1.
+            them, a number is below 1, or the rank is not one of the processes.
     """
 
     def __init__(
@@ -106,6 +106,12 @@ class StreamedBatches:
         rank: int = 0,
         n_ranks: int = 1,
     ):
+        if not 0 <= rank < n_ranks:
+            raise ConfigError(
+                f"rank = {rank} of n_ranks = {n_ranks}; expected a rank from 0 to n_ranks - 1"
+            )
+        if epochs is not None and epochs < 1:
+            raise ConfigError(f"epochs = {epochs}; expected at least 1, or None to never end")
         if len(shards) < n_ranks:
             raise ConfigError(
                 f"{len(shards)} shards for {n_ranks} processes; expected at least as many, of "
@@ -131,13 +137,20 @@ class StreamedBatches:
         """Go on from the places of all processes; what is not in them is read from its beginning.
 
         Raises:
-            DataError: the position has shards that do not exist.
+            DataError: the position has shards that do not exist, or a place is not four numbers.
         """
-        if unknown := [name for name in position if int(name) >= len(self.shards)]:
+        names = {str(number) for number in range(len(self.shards))}
+        if unknown := [name for name in position if name not in names]:
             raise DataError(
                 f"the position has a shard {unknown[0]}, but there are {len(self.shards)}; "
                 "expected the same shards (were files removed since it was saved?)"
             )
+        for name, place in position.items():
+            if len(place) != len(fields(Place)) or min(place) < 0:
+                raise DataError(
+                    f"the position in shard {name} is {list(place)}; expected its epoch, blocks, "
+                    "document and token, each at least 0"
+                )
         self._places = {i: Place(*position.get(str(i), ())) for i in self._own}
         self._blocks = {i: self._read(i, place) for i, place in self._places.items()}
 
@@ -145,14 +158,21 @@ class StreamedBatches:
         return self
 
     def __next__(self) -> TokenBatch:
-        blocks: list[list[int]] = []
+        blocks, empty = list[list[int]](), set[int]()
         while len(blocks) < self.rows and self._blocks:
             number = min(self._blocks, key=self._turn)
             block = next(self._blocks[number], None)
             if block is None:
                 del self._blocks[number]
-            else:
+            elif block:
                 blocks.append(block)
+            else:
+                empty.add(number)
+                if self.epochs is None and len(empty) == len(self._blocks):
+                    raise DataError(
+                        f"the shards {sorted(empty)} of this process have no tokens; expected "
+                        "texts (with epochs = None they would be read forever)"
+                    )
         if not blocks:
             raise StopIteration
         return collate_causal(blocks, pad=self.stop)
@@ -162,7 +182,10 @@ class StreamedBatches:
         return place.epoch, place.blocks, number
 
     def _read(self, number: int, place: Place) -> Iterator[list[int]]:
-        """Cut a shard into blocks, each with the token after it; note the place after each."""
+        """Cut a shard into blocks, each with the token after it; note the place after each.
+
+        An epoch of a shard without tokens is an empty block.
+        """
         while self.epochs is None or place.epoch < self.epochs:
             joined = _Joined(self._pieces(number, place.document), place)
             while len(block := joined.take(self.length)) > 1:
@@ -170,7 +193,10 @@ class StreamedBatches:
                     place.epoch, self._places[number].blocks + 1, joined.document, joined.token
                 )
                 yield block
+            is_empty = self._places[number] == Place(place.epoch)
             place = self._places[number] = Place(place.epoch + 1)
+            if is_empty:
+                yield []  # the others have their turn
 
     def _pieces(self, number: int, document: int) -> Iterator[list[int]]:
         """Each document after the token that ends the one before, and the last such token."""

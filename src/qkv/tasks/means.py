@@ -1,5 +1,6 @@
 """What a training may use: processes, their memory and their speed, by default this machine's."""
 
+import math
 import os
 import re
 import time
@@ -49,6 +50,8 @@ class Means:
                 raise ConfigError(f"--{name} = {value}; expected at least {least}")
         if self.parameters is not None and self.parameters > MOST:
             raise ConfigError(f"--parameters = {self.parameters}; expected at most {MOST:.0e}")
+        if self.flops == math.inf:
+            raise ConfigError(f"--flops = {self.flops}; expected a finite number, such as 989e12")
         if not 0 < self.utilization <= 1:
             raise ConfigError(
                 f"--utilization = {self.utilization}; expected a share above 0, at most 1"

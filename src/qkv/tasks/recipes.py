@@ -28,7 +28,8 @@ def train(recipe: str, /) -> None:
 
     Args:
         recipe: a YAML file, or the name of a shipped recipe, such as classify, pairs, qamr,
-            multi30k, tinyshakespeare or digits (qkv train list names all); it comes first.
+            multi30k, tinyshakespeare or digits (qkv train list names all); it comes first, and
+            qkv train RECIPE --help lists its fields.
     """
     run_recipe(recipe, [])
 
@@ -40,7 +41,7 @@ def plan(recipe: str, /) -> None:
 
     Args:
         recipe: a YAML file, or the name of a shipped recipe (qkv train list names all); it comes
-            first.
+            first, and qkv plan RECIPE --help lists the options.
     """
     run_recipe(recipe, [], verb="plan")
 

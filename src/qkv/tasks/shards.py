@@ -113,9 +113,11 @@ def part_of(options: "Predict[Any]") -> Part | None:
     else:
         return None
     if output is None or file is None or (output.suffix in SUFFIXES and not output.is_dir()):
+        given = {"file": file, "output": output}
+        said = (f"--{name} {path}" if path else f"no --{name}" for name, path in given.items())
         raise ConfigError(
-            f"{divided} with --file {file} and --output {output}; expected a file of inputs and a "
-            "folder for the parts of the result"
+            f"{divided} with {' and '.join(said)}; expected a file of inputs and a folder for the "
+            "parts of the result"
         )
     return Part(output, number, count)
 
@@ -286,7 +288,7 @@ def merge(folder: Path, result: Path, /) -> None:
 
     Args:
         folder: with all the parts.
-        result: the file to write, .jsonl.
+        result: the file to write, .jsonl; not one of the parts.
     """
     if result.suffix != ".jsonl":
         raise ConfigError(f"the result {result} has the suffix {result.suffix!r}; expected .jsonl")
@@ -297,6 +299,8 @@ def merge(folder: Path, result: Path, /) -> None:
     _check_same(folder, made_of)
     count = made_of["number of parts"]
     parts = [Part(folder, number, count) for number in range(1, count + 1)]
+    if result.resolve() in {one.path.resolve() for one in parts}:
+        raise ConfigError(f"the result {result} is a part itself; expected another file")
     if missing := [one for one in parts if not one.is_whole]:
         raise DataError(
             f"of {count} parts, {len(missing)} {'is' if len(missing) == 1 else 'are'} not whole: "
