@@ -206,14 +206,15 @@ def report(result: dict[str, Any]) -> None:
         table.append(
             {
                 "sharding": sharding,
-                "goes on with": str(n),
-                "kills": str(len(own)),
-                "of one, of all": f"{sum(r['victim'] != 'all' for r in own)}, "
+                "resumed with": str(n),
+                "runs": str(len(own)),
+                "one process killed, all killed": f"{sum(r['victim'] != 'all' for r in own)}, "
                 f"{sum(r['victim'] == 'all' for r in own)}",
-                "all ended within": f"{max(r['ended in'] for r in own):.1f} s",
-                "difference of losses, weights": f"{max(r['losses'] for r in own):.0e}, "
+                "all processes gone within": f"{max(r['ended in'] for r in own):.1f} s",
+                "difference in losses, in weights": f"{max(r['losses'] for r in own):.0e}, "
                 f"{max(r['weights'] for r in own):.0e}".replace("0e+00", "0"),
-                "every text once": f"{sum(r['every text once'] for r in own)} of {len(own)}",
+                "each text once per epoch": f"{sum(r['every text once'] for r in own)} of "
+                f"{len(own)}",
             }
         )
     show_table("Killed and gone on", table)

@@ -98,6 +98,7 @@ def test_tables_for_people(recipe, capsys):
     [
         ("--gpus", "0", "--gpus = 0; expected at least 1"),
         ("--gpus", "1.5", "--gpus = 1.5; expected a whole number"),
+        ("--gpus", "1000000", "1,000,000 processes share a batch of "),
         ("--memory", "80", "--memory 80; expected a number above 0 with its unit, such as 80GB"),
         ("--memory", "0GB", "--memory 0GB; expected a number above 0 with its unit"),
         ("--utilization", "2", "--utilization = 2.0; expected a share above 0, at most 1"),

@@ -87,7 +87,7 @@ def test_the_parts_in_order_are_the_whole(qkv, tmp_path, models, count, n_rows):
     status, said = qkv("merge", "out", "joined.jsonl")
     assert status == 2
     assert f"{n_rows} results written to joined.jsonl" in said
-    assert f"1 of {n_rows} results are errors" in said
+    assert f"1 of {n_rows} rows have no prediction; " in said
     assert parsed(tmp_path / "joined.jsonl") == parsed(tmp_path / "whole.jsonl")
     assert len(parsed(tmp_path / "joined.jsonl")) == n_rows
     parts = sorted((tmp_path / "out").glob("part-*.jsonl"))
@@ -213,6 +213,7 @@ def test_only_whole_parts_of_the_same_are_joined(qkv, tmp_path, models):
     write_table(tmp_path / "in.csv", sentences(7))
     (tmp_path / "empty").mkdir()
     assert "empty has no parts; expected a folder that" in qkv("merge", "empty", "a.jsonl")[1]
+    assert "absent is no folder; expected a folder that" in qkv("merge", "absent", "a.jsonl")[1]
     for k in (1, 3):
         assert qkv(*classify(models[0], shard=f"{k}/3"))[0] == 0
     status, said = qkv("merge", "out", "a.jsonl")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qkv.checkpoints.building import count_classes
 from qkv.checkpoints.registry import family_of
+from qkv.errors import ConfigError
 from qkv.models.heads import ModelWithHead
 from qkv.models.inspection import Rows, cached_per_token, size
 from qkv.tasks.finetuning import FineTuning
@@ -94,6 +95,11 @@ def make_plan(task: Task[Any, Any], recipe: Recipe[Any], means: Means) -> Plan:
     planned = _Planned(recipe, model, largest_batch(prepared), n_processes)
     settings, length = recipe.training, prepared.length
     rows = min(settings.rows(length), prepared.rows or len(splits.train))
+    if n_processes > rows:
+        raise ConfigError(
+            f"{n_processes:,} processes share a batch of {rows:,} examples; expected at most as "
+            "many, or a larger batch (--training.batch_size or --training.max_tokens)"
+        )
     n_tokens = rows * length * settings.accumulate
     trained = planned.trained(recipe)
     per_step = n_tokens * flops_per_token(trained, length, recompute=settings.recompute)
@@ -300,7 +306,7 @@ def _time(plan: Plan) -> Rows:
     facts = {
         "operations a step": f"{spent['flops_per_step']:.3g}",
         "operations a second": f"{machine['processes']} x {machine['flops']:.3g}, {origin}",
-        "utilization": f"{machine['utilization']:.0%}, assumed",
+        "utilization (--utilization)": f"{machine['utilization']:.0%}",
         "steps a day": f"{spent['steps_per_day']:,.0f}",
         f"{spent['steps']:,} steps": _duration(spent["days"] * DAY),
     }

@@ -294,7 +294,8 @@ def merge(folder: Path, result: Path, /) -> None:
         raise ConfigError(f"the result {result} has the suffix {result.suffix!r}; expected .jsonl")
     records = _records(folder)
     if not records:
-        raise DataError(f"{folder} has no parts; expected a folder that --shard K/N wrote to")
+        what = "has no parts" if folder.is_dir() else "is no folder"
+        raise DataError(f"{folder} {what}; expected a folder that --shard K/N wrote to")
     made_of = next(iter(records.values()))["made_of"]
     _check_same(folder, made_of)
     count = made_of["number of parts"]
@@ -314,4 +315,6 @@ def merge(folder: Path, result: Path, /) -> None:
     results, errors = (sum(part.read()[name] for part in parts) for name in ("results", "errors"))
     complain(f"{results:,} results written to {result}")
     if errors:
-        raise DataError(f"{errors:,} of {results:,} results are errors, with their reasons")
+        raise DataError(
+            f"{errors:,} of {results:,} rows have no prediction; {result} has the reason for each"
+        )
