@@ -95,7 +95,9 @@ def replace_export(
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
         if config is not None:
-            (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            (fresh / "config.json").write_text(
+                json.dumps(config, indent=2) + "\n", encoding="utf-8"
+            )
         yield fresh
         old = Path(folder)
         kept = {path.name for path in old.iterdir()} if old.is_dir() else set[str]()

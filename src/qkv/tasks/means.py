@@ -90,7 +90,7 @@ def machine_memory() -> int:
             "the system does not say how much memory it has; expected --memory, such as 16GB"
         ) from error
     limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
+    text = limit.read_text(encoding="utf-8").strip() if limit.is_file() else ""
     return min(n_bytes, int(text)) if text.isdecimal() else n_bytes
 
 
