@@ -58,7 +58,8 @@ def stage() -> None:
             up = "../" * (len(path.relative_to(DOCS).parts) - 1)
             text = path.read_text(encoding="utf-8")
             target.write_text(with_links(text, up=up), encoding="utf-8")
-    shutil.copytree(DOCS / "images", SOURCE / "images")
+    for folder in ("images", "examples"):
+        shutil.copytree(DOCS / folder, SOURCE / folder)
     for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
         below = path.relative_to(ROOT / "notebooks")
         book = json.loads(path.read_text(encoding="utf-8"))
