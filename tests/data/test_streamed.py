@@ -136,6 +136,13 @@ def test_what_cannot_be_divided(options, message):
         batches(**options)
 
 
+def test_a_position_beyond_the_end_of_a_shard():
+    own = batches()
+    own.seek({"0": [0, 3, 13, 0]})
+    with pytest.raises(DataError, match="shard 0 is in document 13, but it has 11; expected the"):
+        list(own)
+
+
 def test_a_position_in_other_shards():
     with pytest.raises(DataError, match="the position has a shard 7, but there are 7"):
         batches().seek({"7": [0, 1, 2, 3]})

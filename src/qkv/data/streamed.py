@@ -44,6 +44,9 @@ def text_shards(stream: Any, *, column: str = "text") -> list[Iterable[str]]:
         stream: a `datasets.IterableDataset`.
         column: its column with the texts.
 
+    Returns:
+        The texts of each shard; they can be read several times.
+
     Raises:
         DataError: while a shard is read, if an example has no such text.
     """
@@ -200,7 +203,14 @@ class StreamedBatches:
 
     def _pieces(self, number: int, document: int) -> Iterator[list[int]]:
         """Each document after the token that ends the one before, and the last such token."""
-        for text in itertools.islice(iter(self.shards[number]), document, None):
+        texts = iter(self.shards[number])
+        passed = sum(1 for _ in itertools.islice(texts, document))
+        if passed < document - 1:  # the end of a shard counts as one
+            raise DataError(
+                f"the position in shard {number} is in document {document}, but it has {passed}; "
+                "expected the same shards (was a file shortened since it was saved?)"
+            )
+        for text in texts:
             yield [self.stop, *self.encode(text)]
         yield [self.stop]
 

@@ -289,6 +289,12 @@ def merge(folder: Path, result: Path, /) -> None:
     Args:
         folder: with all the parts.
         result: the file to write, .jsonl; not one of the parts.
+
+    Raises:
+        ConfigError: the result is no .jsonl file or one of the parts, or the parts do not belong
+            together.
+        DataError: a part is missing or damaged; or, after the result is written, rows have no
+            prediction.
     """
     if result.suffix != ".jsonl":
         raise ConfigError(f"the result {result} has the suffix {result.suffix!r}; expected .jsonl")
