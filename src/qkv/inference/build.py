@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
+HEADERS = ("products.h", "words.h")
 LOG = logging.getLogger(__name__)
 SECONDS = 300  # after which a compiler or a check is given up
 # Sums may be reordered, which vectors need; NaN and infinity keep their meaning.
@@ -76,7 +77,8 @@ def library() -> Path:
         raise RuntimeError("no C++ compiler was found (c++, g++, clang++, cl or $CXX)")
     command = _command(compiler)
     sources = [
-        path.read_text(encoding="utf-8") for path in (SOURCE, SOURCE.with_name("products.h"))
+        path.read_text(encoding="utf-8")
+        for path in (SOURCE, *(SOURCE.with_name(name) for name in HEADERS))
     ]
     path = known_here(*sources, *command, suffix=".dll" if os.name == "nt" else ".so")
     if path.exists():

@@ -40,9 +40,9 @@ static float single(uint16_t x) {  // bfloat16 is the upper half of a float32
 }
 
 #if defined(__GNUC__) && !defined(QKV_PLAIN)
-template <class T>
+template <class T, Index N = L>
 struct Vector {
-  typedef T type __attribute__((vector_size(L * sizeof(T))));
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
 };
 template <class T>
 static auto load(const T* p) {
@@ -66,6 +66,9 @@ static void nibbles(const uint8_t* p, Floats& low, Floats& high) {
   low = WIDEN(bits & 15, float), high = WIDEN(bits >> 4, float);
 }
 static void prefetch(const void* p) { __builtin_prefetch(p); }
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && __has_builtin(__builtin_shufflevector)
+#define QKV_WORDS
+#endif
 #else  // any other compiler: loops
 struct Floats {
   float at[L] = {};
@@ -135,10 +138,12 @@ struct Plain {  // float32, bfloat16, int8 with a scale per row
 
 static void halves(const uint16_t* p, Index n, float* out) {  // float16 to float32, exactly
   for (Index i = 0; i < n; ++i) {
-    const uint32_t bits = uint32_t(p[i] & 0x7fff) << 13;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    out[i] = (p[i] & 0x8000 ? -x : x) * 0x1p112f;
+    uint32_t bits = uint32_t(p[i] & 0x7fff) << 13;
+    std::memcpy(out + i, &bits, 4);
+    out[i] *= 0x1p112f;
+    std::memcpy(&bits, out + i, 4);
+    bits |= uint32_t(p[i] & 0x8000) << 16;  // without a branch on the sign, which nobody can foresee
+    std::memcpy(out + i, &bits, 4);
   }
 }
 
@@ -219,12 +224,19 @@ struct InFloats {
   }
 };
 
+// Whether no number of a row is so large that the bits of others would be lost beside it.
+constexpr float LARGEST = 64;  // times the mean
+static bool balanced(const float* x, Index k, float most) {
+  float total = 0;
+  for (Index i = 0; i < k; ++i) total += std::fabs(x[i]);
+  return most == 0 || (most * float(k) <= LARGEST * total && most > 1e-30f);  // false for NaN
+}
+
 // int8 by integers, four times as fast: x = step * (high + low / 8192), two numbers of 13 bits. That
 // is as exact as float32, unless a number is so large beside the others that their bits are lost.
 struct InIntegers {
   static constexpr Index MOST = 4;
   static constexpr Index CHUNK = 4096;  // 127 * 4096 * CHUNK < 2^31
-  static constexpr float LARGEST = 64;  // times the mean
   const int8_t* weight;
   const float* scales;  // (n,)
   Index k;
@@ -236,9 +248,7 @@ struct InIntegers {
       : weight(weight), scales(scales), k(k), high(rows * k), low(rows * k), steps(rows) {
     for (Index r = 0; r < rows && exact; ++r, x += k) {
       const float most = largest(x, k);
-      float total = 0;
-      for (Index i = 0; i < k; ++i) total += std::fabs(x[i]);
-      exact = most == 0 || (most * float(k) <= LARGEST * total && most > 1e-30f);  // false for NaN
+      exact = balanced(x, k, most);
       steps[r] = most / 4095;
       const float inverse = most > 0 ? 4095 / most : 0;
       for (Index i = 0; i < k && exact; ++i) {
@@ -273,6 +283,10 @@ struct InIntegers {
       for (Index t = 0; t < T; ++t) sums[r][t] = float(total[r][t] * steps[first + r] * scales[at[t]]);
   }
 };
+
+#ifdef QKV_WORDS
+#include "words.h"
+#endif
 
 // R rows of x, all of W's rows in [from, to). Gated: row j and row n + j give f(gate) * up.
 template <Index R, class W>
@@ -331,7 +345,15 @@ struct Linear {
         return run(InFloats<Plain<int8_t>>{{integers, factors, k}, x}, rows, y, f, gated);
       }
       case GROUPS8: return run(InFloats<Groups8>{{(const int8_t*)weight, (const uint16_t*)scales, k}, x}, rows, y, f, gated);
-      case GROUPS4: return run(InFloats<Groups4>{{(const uint8_t*)weight, (const uint16_t*)scales, k}, x}, rows, y, f, gated);
+      case GROUPS4: {
+        const auto *words = (const uint8_t*)weight;
+        const auto *factors = (const uint16_t*)scales;
+#ifdef QKV_WORDS
+        if (rows <= InWords::MOST)
+          if (const InWords w({words, factors, k}, n, x, rows); w.exact) return run(w, rows, y, f, gated);
+#endif
+        return run(InFloats<Groups4>{{words, factors, k}, x}, rows, y, f, gated);
+      }
     }
   }
 };
