@@ -128,6 +128,23 @@ def test_a_passage_is_asked_for_sentence_by_sentence():
     assert name[0].context == name[2].context == "Ann has a dog."
 
 
+def test_a_passage_that_is_not_cut_gives_its_question_to_another():
+    yard = "Dee keeps a hen in the yard. It lays an egg a day."
+    barn = "The barn of Dee is red. Two cats live there."
+    hen = ask("farm", "What does Dee keep?", yard, "a hen")
+    color = ask("farm", "What color is the barn?", barn, "red")
+    cats = ask("farm", "How many cats live in the barn?", barn, "Two")
+    mixed = mix_questions([hen, color, cats, *LONG] * 40, Mixing(unanswerable=0.5))
+    lost = [one for one in mixed if one.source == "farm" and not one.answers]
+    assert 0.4 * 120 < len(lost) < 0.6 * 120
+    moved = {(one.question, one.context) for one in lost}
+    assert (hen.question, barn) in moved
+    assert (hen.question, yard) not in moved
+    assert (cats.question, PASSAGE) not in moved  # which has "two"
+    # Where some questions have no answer as they are, none is lost.
+    assert [one for one in mixed if one.source == "pets"] == LONG * 40
+
+
 def test_an_answer_of_two_sentences_is_in_neither():
     one = ask("x", "What?", "It is this. And that. No more.", "this. And that")
     asked = mix_questions([one], Mixing(others=9))

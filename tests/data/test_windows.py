@@ -1,14 +1,22 @@
 """Windows on passages: what they cover, where their tokens stand, and batches of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.tasks.small import FILES, VOCABULARY
 
 from qkv.data.batches import Batching
+from qkv.data.questions import Answer, Question
 from qkv.data.tokenizers import Tokenizer
-from qkv.data.windows import NO_ANSWER, Window, make_windows, span_batches
+from qkv.data.windows import (
+    Window,
+    WindowConfig,
+    make_windows,
+    span_batches,
+    training_windows,
+)
 from qkv.errors import ConfigError, DataError, LengthError
 
 CONTEXT = "the film was not dull . a clever  Plot and the superb books ! the meal was lovely"
@@ -67,13 +75,44 @@ def test_sentences_are_windows_and_long_ones_are_cut(tokenizer):
     assert len(whole) == 1
 
 
-def test_a_prefix_precedes_each_question(tokenizer):
-    options = {"max_length": 41, "stride": 3}
-    (window,) = make_windows(tokenizer, [QUESTION], [CONTEXT], prefix="the film ", **options)
-    (same,) = make_windows(tokenizer, [f"the film {QUESTION}"], [CONTEXT], **options)
-    assert window == same
+@pytest.fixture(scope="module")
+def bytes_tokenizer():
+    """Its tokens include the space before a word, as those of GPT-2."""
+    return Tokenizer.train_bpe([CONTEXT, QUESTION], vocab_size=300)
+
+
+def test_a_word_is_of_its_own_sentence_if_its_token_has_the_space_before_it(bytes_tokenizer):
+    context = "The film was dull. The book was\n\nlovely. A clever  plot."
+    found = make_windows(
+        bytes_tokenizer, [QUESTION], [context], max_length=64, stride=64, sentences=True
+    )
+    read = [context[one.spans[0][0] : one.spans[-1][1]].strip() for one in found]
+    assert read == ["The film was dull.", "The book was\n\nlovely.", "A clever  plot."]
+
+
+def test_the_window_of_a_decoder_ends_with_the_token_for_no_answer(bytes_tokenizer):
+    options = {"max_length": 33, "stride": 7, "causal": True}
+    found = make_windows(bytes_tokenizer, [QUESTION], [CONTEXT], **options)
+    question = bytes_tokenizer.encode(f"Question: {QUESTION}\n")
+    ids, spans = bytes_tokenizer.encode_with_offsets(CONTEXT)
+    at = 0
+    for one in found:
+        n = len(one.spans)
+        assert one.spans == spans[at : at + n]
+        assert one.ids == [*question, *ids[at : at + n], bytes_tokenizer.stop]
+        assert (one.first, one.null) == (len(question), len(one.ids) - 1)
+        assert len(one.segments) == len(one.ids) <= 33
+        at += min(7, 33 - len(question) - 1)
+    assert len(found) > 2
     with pytest.raises(DataError, match="question 1 has no tokens"):
-        make_windows(tokenizer, [""], [CONTEXT], prefix="the film ", **options)
+        make_windows(bytes_tokenizer, [""], [CONTEXT], **options)
+    none = Question(id="1", question=QUESTION, context=CONTEXT, answers=(), source="")
+    answer = (Answer("books", CONTEXT.index("books")),)
+    for one, lost in ((none, True), (replace(none, answers=answer), False)):
+        config = WindowConfig(max_length=64, causal=True)
+        ((window,), (span,)) = training_windows(bytes_tokenizer, [one], config)
+        assert (span == (window.null, window.null)) == lost
+        assert lost or CONTEXT[slice(*window.characters(*span))].strip() == "books"
 
 
 def test_a_passage_that_fits_has_one_window(tokenizer):
@@ -145,7 +184,7 @@ def test_batches_have_each_window_once_an_epoch(tokenizer):
 
 def test_epochs_differ_and_come_again(tokenizer):
     found = windows(tokenizer, contexts=[CONTEXT] * 3)
-    spans = [NO_ANSWER] * len(found)
+    spans = [(0, 0)] * len(found)
     batching = Batching(batch_size=2, epochs=2)
     made = [span_batches(found, spans, pad=0, segments=False, batching=batching) for _ in range(2)]
     one, same = ([batch.tokens.tolist() for batch in batches] for batches in made)
@@ -156,12 +195,12 @@ def test_epochs_differ_and_come_again(tokenizer):
 
 def test_what_cannot_be_batched(tokenizer):
     found = windows(tokenizer)
-    spans = [NO_ANSWER] * len(found)
+    spans = [(0, 0)] * len(found)
     two = Batching(batch_size=2)
     with pytest.raises(DataError, match="no examples to batch"):
         span_batches([], [], pad=0, segments=True, batching=two)
     with pytest.raises(DataError, match="and 1 spans; expected one span each"):
-        span_batches(found, [NO_ANSWER], pad=0, segments=True, batching=two)
+        span_batches(found, [(0, 0)], pad=0, segments=True, batching=two)
     with pytest.raises(LengthError, match=r"longer than max_tokens = 12; .* has 13 tokens"):
         span_batches(found, spans, pad=0, segments=True, batching=Batching(max_tokens=12))
     batch = next(span_batches(found, spans, pad=0, segments=False, batching=two))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,6 +35,7 @@ class Spans(NamedTuple):
 def best_spans(
     logits: Float[Tensor, "windows length 2"],
     passage: Bool[Tensor, "windows length"],
+    null: Int[Tensor, " windows"] | None = None,
     *,
     max_answer: int,
     n: int,
@@ -41,15 +43,17 @@ def best_spans(
     """Return the best spans of the passage with 1 to `max_answer` tokens.
 
     The score of a span is the sum of two logits (Devlin et al. 2019, section 4.2); the score of no
-    answer is that of the span [CLS] (section 4.3).
+    answer is that of the span [CLS] (section 4.3), or of the token that stands for it.
 
     Args:
         logits: logits of starts and ends.
         passage: True for the tokens of the passage, where answers may be.
+        null: position of the token that stands for no answer; default: 0.
         max_answer: maximum number of tokens of an answer.
         n: number of spans per window.
     """
-    null_score = logits[:, 0].sum(-1)
+    rows = torch.arange(len(logits), device=logits.device)
+    null_score = logits[rows, 0 if null is None else null].sum(-1)
     start, end = logits.masked_fill(~passage[..., None], -math.inf).unbind(-1)  # (W, L)
     # For each start only the next max_answer ends matter: (W, L, A), not (W, L, L).
     later = F.pad(end, (0, max_answer - 1), value=-math.inf).unfold(1, max_answer, 1)

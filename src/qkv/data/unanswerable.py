@@ -7,7 +7,8 @@ Rajpurkar et al. 2018, section 2, the others are of the kinds in its table 2):
     other word    "When did it open?" becomes "Why did it open?"
     other name    a question on something else is asked of a name in the sentence
 
-and a question on a longer passage is asked of the sentence with the answer, and of others.
+and a question on a longer passage is asked of the sentence with the answer, and of others; or, if
+the passage is not cut, of another one.
 """
 
 import re
@@ -31,7 +32,8 @@ class Mixing:
     """How training questions are varied, so that a model learns to abstain.
 
     Args:
-        unanswerable: fraction of the questions on single sentences that lose their answer.
+        unanswerable: fraction of the questions that lose their answer: those on single sentences,
+            and those on passages that are not cut, but not where some questions have none anyway.
         others: number of sentences without the answer that a question on a longer passage is asked
             of, beside the one with the answer: the one with the most common words, then any.
             None: the passage is not cut.
@@ -62,13 +64,18 @@ def mix_questions(questions: Sequence[Question], mixing: Mixing) -> list[Questio
     rng = np.random.default_rng(mixing.seed)
     sentences = {text: split_sentences(text) for text in {one.context for one in questions}}
     mixer = _Mixer([one for one in questions if len(sentences[one.context]) == 1], rng)
+    whole = [one for one in questions if len(sentences[one.context]) > 1]
+    silent = {one.source for one in whole if not one.answers}
+    mixer_of_passages = _Mixer(whole, rng)
     mixed = list[Question]()
     for one in questions:
         if len(sentences[one.context]) == 1:
             lost = rng.random() < mixing.unanswerable
             mixed.append(mixer.without_answer(one) if lost else one)
         elif mixing.others is None:
-            mixed += [one] * mixing.repeat
+            for _ in range(mixing.repeat):
+                lost = one.source not in silent and rng.random() < mixing.unanswerable
+                mixed.append((mixer_of_passages.elsewhere(one) if lost else None) or one)
         else:
             for _ in range(mixing.repeat):
                 mixed += of_sentences(one, sentences[one.context], mixing.others, rng)
@@ -156,18 +163,18 @@ class _Mixer:
         if made is None and draw < 2 / 3:
             made = self._other_name(one)
         if made is None:
-            made = self._elsewhere(one)
+            made = self.elsewhere(one)
         return one if made is None else replace(made, answers=())
 
-    def _elsewhere(self, one: Question) -> Question | None:
-        """Ask of the sentence with the most common words, or of one of the same source."""
+    def elsewhere(self, one: Question) -> Question | None:
+        """Ask of the passage with the most common words, or of one of the same source."""
         texts = [self._draw(self.near[one.source])]
         if self.rng.random() < 0.5:
             texts.insert(0, self.passages.most_similar(one.question, unlike=one.context))
         texts.append(self._draw(self.passages.passages))
         for text in texts:
             if text != one.context and not any(holds(text, answer) for answer, _ in one.answers):
-                return replace(one, context=text)
+                return replace(one, context=text, answers=())
         return None
 
     def _draw(self, texts: Sequence[str]) -> str:

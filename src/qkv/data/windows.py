@@ -1,13 +1,19 @@
-"""Windows: a question and a piece of its passage, for passages longer than a model's input.
+r"""Windows: a question and a piece of its passage, for passages longer than a model's input.
 
 A long passage is cut into overlapping windows, each of which begins with the question:
 
     [CLS] question [SEP] passage, tokens 0 to 9   [SEP]
     [CLS] question [SEP] passage, tokens 6 to 15  [SEP]     stride 6
+
+The span of [CLS] is the answer of a window that does not contain it (Devlin et al. 2019, section
+4.3). The first token of a decoder sees nothing of the window, and the last one everything, so that
+a decoder's window is
+
+    Question: question\n passage, tokens 0 to 9 <stop>     whose span of <stop> is "not here"
 """
 
 import itertools
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +32,7 @@ from qkv.data.tokenizers.vocabulary import Span
 from qkv.errors import ConfigError, DataError, LengthError
 from qkv.json_fields import quoted
 
-NO_ANSWER = (0, 0)  # the span of [CLS], the target of a window without the answer
+ASKED = "Question: {}\n"  # what a decoder reads before the passage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +46,8 @@ class WindowConfig:
         threshold: score for "no answer" above which there is none; None: always answer.
         sentences: whether each sentence is a window, or several if it is too long. The scores of
             its spans are then relative to that of "no answer" in the same window.
-        prefix: text that precedes each question. The first token of a decoder absorbs attention and
-            hardly tells what it was, which should not be the question word.
+        causal: whether windows are laid out for a decoder, so that its last token says "no answer";
+            see the module. The first one, besides, absorbs attention and hardly tells what it was.
 
     Raises:
         ConfigError: a number below 1.
@@ -52,7 +58,7 @@ class WindowConfig:
     max_answer: int = 30
     threshold: float | None = None
     sentences: bool = False
-    prefix: str = ""
+    causal: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -71,6 +77,7 @@ class Window(NamedTuple):
         first: index, among the ids, of the piece's first token.
         spans: characters [start, end) of the passage for each token of the piece; none splits what
             a reader sees as one character (an accent, a joined emoji), so no answer does.
+        null: index of the token that stands for "the answer is not here".
     """
 
     row: int
@@ -78,6 +85,7 @@ class Window(NamedTuple):
     segments: list[int]
     first: int
     spans: list[Span]
+    null: int = 0
 
     def positions(self, start: int, end: int) -> tuple[int, int] | None:
         """Return the indices of the first and the last token of characters [start, end).
@@ -102,7 +110,7 @@ def make_windows(
     max_length: int,
     stride: int,
     sentences: bool = False,
-    prefix: str = "",
+    causal: bool = False,
 ) -> list[Window]:
     """Cut passages into windows that overlap, as run_squad.py of Devlin et al. (2019) does.
 
@@ -113,7 +121,7 @@ def make_windows(
         max_length: maximum number of tokens of a window, question and special tokens included.
         stride: maximum number of passage tokens from the start of a window to that of the next.
         sentences: cut between all sentences, and windows only from longer ones.
-        prefix: text that precedes each question.
+        causal: lay windows out for a decoder.
 
     Raises:
         DataError: a question or a passage has no tokens, or their numbers differ.
@@ -132,17 +140,25 @@ def make_windows(
         for text, (_, spans) in encoded.items()
     }
     windows = list[Window]()
-    asked = [prefix + question if question else question for question in questions]
+    asked = [ASKED.format(one) if causal and one else one for one in questions]
     for row, question in enumerate(tokenizer.encode_batch(asked)):
         ids, spans = encoded[contexts[row]]
         _check_tokens(row, question=(question, questions[row]), passage=(ids, contexts[row]))
-        room = _room(tokenizer, question, row, max_length)
+        room = _room(tokenizer, question, row, max_length - causal)
         ends = ends_of[contexts[row]]
         for part in _parts(ends, room, stride):
             inputs = tokenizer.add_special_tokens(question, ids[part])
-            first = inputs.sequence.index(1)
-            windows.append(Window(row, inputs.ids, inputs.segments, first, spans[part]))
+            window = Window(row, inputs.ids, inputs.segments, inputs.sequence.index(1), spans[part])
+            windows.append(_closed(window, tokenizer.stop) if causal else window)
     return windows
+
+
+def _closed(window: Window, stop: int) -> Window:
+    """Return a window that ends with the stop token, which stands for "the answer is not here"."""
+    if window.ids[-1] != stop:
+        segments = [*window.segments, window.segments[-1]]
+        window = window._replace(ids=[*window.ids, stop], segments=segments)
+    return window._replace(null=len(window.ids) - 1)
 
 
 def _room(tokenizer: Tokenizer, question: Sequence[int], row: int, max_length: int) -> int:
@@ -170,10 +186,13 @@ def _encode(tokenizer: Tokenizer, context: str) -> tuple[list[int], list[Span]]:
 
 
 def _ends_of_sentences(context: str, spans: Sequence[Span]) -> list[int]:
-    """Return the index after the last token of each sentence."""
-    starts = [start for start, _ in spans]
+    """Return the index after the last token of each sentence.
+
+    A token that includes the space before its word is one of the word's sentence.
+    """
+    last = [end for _, end in spans]
     ends = itertools.accumulate(len(text) for text in split_sentences(context))
-    return sorted({bisect_left(starts, end) for end in ends} - {0})
+    return sorted({bisect_right(last, end) for end in ends} - {0} | {len(spans)})
 
 
 def _parts(ends: Sequence[int], room: int, stride: int) -> Iterable[slice]:
@@ -190,8 +209,8 @@ def training_windows(
 ) -> tuple[list[Window], list[tuple[int, int]]]:
     """Return windows to train on, and the indices of the first and last token of each answer.
 
-    A window that does not contain the whole answer has `NO_ANSWER`. Questions with
-    answers of which none is a span are left out: their passages do contain the answer.
+    A window that does not contain the whole answer has the span of its token `null`. Questions
+    with answers of which none is a span are left out: their passages do contain the answer.
 
     Raises:
         DataError: no question is left.
@@ -209,16 +228,14 @@ def training_windows(
         max_length=config.max_length,
         stride=config.stride,
         sentences=config.sentences,
-        prefix=config.prefix,
+        causal=config.causal,
     )
     spans = []
     for window in windows:
-        answer = kept[window.row].span
-        if answer is None or answer.start is None:
-            spans.append(NO_ANSWER)
-        else:
-            end = answer.start + len(answer.text)
-            spans.append(window.positions(answer.start, end) or NO_ANSWER)
+        answer, span = kept[window.row].span, None
+        if answer is not None and answer.start is not None:
+            span = window.positions(answer.start, answer.start + len(answer.text))
+        spans.append(span or (window.null, window.null))
     return windows, spans
 
 
@@ -258,7 +275,7 @@ def span_batches(
 
     Args:
         windows: of `make_windows`.
-        spans: indices of the first and last token of each answer, or `NO_ANSWER`.
+        spans: indices of the first and last token of each answer; see `training_windows`.
         pad: id that fills short rows.
         segments: whether the model distinguishes question and passage.
         batching: see `bucketed_batches`, also for the errors.

@@ -81,15 +81,15 @@ def view_answer(answerer: Any, inputs: Mapping[str, str], told: Told) -> View:
         max_length=config.max_length,
         stride=config.stride,
         sentences=config.sentences,
-        prefix=config.prefix,
+        causal=config.causal,
     )
     spans = [(one, one.positions(best.start, best.end)) for one in windows]
-    window, span = next((x for x in spans if x[1] is not None), (windows[0], (0, 0)))
-    span = (0, 0) if span is None else span
+    window, span = next((x for x in spans if x[1] is not None), (windows[0], None))
+    span = (window.null, window.null) if span is None else span
     model, device, length = answerer.model, answerer.device, len(window.ids)
     passage = torch.zeros(length, dtype=torch.bool, device=device)
     passage[window.first : window.first + len(window.spans)] = True
-    passage[[0, *span]] = True  # the first token stands for "no answer"
+    passage[[window.null, *span]] = True
 
     def decide(x: Float[Tensor, "R L 2"]) -> Float[Tensor, "R S V"]:
         return x.mT.masked_fill(~passage, -1e4)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qkv.data.questions import Question, make_question, read_squad, references
 from qkv.data.span_search import SpanCandidates
 from qkv.data.unanswerable import Mixing, mix_questions
-from qkv.data.windows import NO_ANSWER, WindowConfig, span_batches, training_windows
+from qkv.data.windows import WindowConfig, span_batches, training_windows
 from qkv.errors import ConfigError, DataError
 from qkv.evaluation.questions import (
     AnswerScores,
@@ -218,11 +218,12 @@ class AnsweringRecipe(Recipe[Answerer]):
         """Cut the passages into windows."""
         questions = mix_questions(splits.train, self.mixing)
         windows, spans = training_windows(pipeline.tokenizer, questions, self.windows)
+        null = sum(one.null == start for one, (start, _) in zip(windows, spans, strict=True))
         lengths = [len(window.ids) for window in windows]
         remark = (
             f"{len({window.row for window in windows}):,} of {len(questions):,} questions (the "
             f"others' answers are not in their passages) in {len(windows):,} windows, "
-            f"{spans.count(NO_ANSWER):,} without the answer; the longest has {max(lengths)} tokens"
+            f"{null:,} without the answer; the longest has {max(lengths)} tokens"
         )
         batches = span_batches(
             windows,

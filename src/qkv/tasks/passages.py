@@ -138,7 +138,7 @@ def _search_all(
         max_length=config.max_length,
         stride=config.stride,
         sentences=config.sentences,
-        prefix=config.prefix,
+        causal=config.causal,
     )
     rows: list[list[int]] = [[] for _ in questions]
     for i, window in enumerate(windows):
@@ -171,7 +171,8 @@ def _spans(
         for i, row in enumerate(batch.rows):
             first = windows[row].first
             passage[i, first : first + len(windows[row].spans)] = True
-        return best_spans(logits.cpu().double(), passage, max_answer=config.max_answer, n=n)
+        null = torch.tensor([windows[row].null for row in batch.rows])
+        return best_spans(logits.cpu().double(), passage, null, max_answer=config.max_answer, n=n)
 
     outputs = pipeline.run(batches, forward, "answering", progress=False)
     return Spans(*(in_order(batches, _even(column)) for column in zip(*outputs, strict=True)))

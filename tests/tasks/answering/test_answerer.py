@@ -79,6 +79,19 @@ def test_best_spans_are_those_of_all_pairs():
         assert float(found.null_score[row]) == pytest.approx(float(logits[row, 0].sum()))
 
 
+def test_another_token_may_stand_for_no_answer():
+    logits, passage = torch.randn(3, 7, 2).double(), torch.ones(3, 7, dtype=torch.bool)
+    first, last = (
+        best_spans(logits, passage, null, max_answer=2, n=3)
+        for null in (None, torch.tensor([6, 2, 5]))
+    )
+    torch.testing.assert_close(first.null_score, logits[:, 0].sum(1))
+    torch.testing.assert_close(
+        last.null_score, torch.stack([logits[i, j].sum() for i, j in enumerate((6, 2, 5))])
+    )
+    torch.testing.assert_close(first.scores, last.scores)
+
+
 def test_answers_stand_where_they_say(answerer):
     for found in answerer(QUESTIONS, CONTEXTS):
         assert found.context[found.start : found.end] == found.answer == found.answer.strip() != ""

@@ -13,7 +13,7 @@ from tests.tasks.small import GOOD, THINGS, write_base, write_table
 import qkv.tasks.answering as page
 from qkv.data.questions import Answer, Question
 from qkv.data.unanswerable import Mixing, mix_questions
-from qkv.data.windows import NO_ANSWER, WindowConfig, training_windows
+from qkv.data.windows import WindowConfig, training_windows
 from qkv.errors import ConfigError, DataError
 from qkv.tasks.answering import TASK, Answerer, AnsweringRecipe
 from qkv.tasks.finetuning import FineTuning
@@ -144,7 +144,7 @@ def test_questions_that_lose_their_answer_train_the_span_of_cls(fit, base, table
     made, spans = training_windows(tokenizer, mixed, windows)
     assert len(made) == len(mixed) == 30
     lost = [not one.answers for one in mixed]
-    assert [span == NO_ANSWER for span in spans] == lost
+    assert [span == (0, 0) for span in spans] == lost
     assert 5 < sum(lost) < 25
     fit(tmp_path / "made", data=data, mixing=mixing)
     recorded = json.loads((tmp_path / "made" / "results.json").read_text())["recipe"]
@@ -170,7 +170,7 @@ def test_windows_without_the_whole_answer_have_none(base):
     found = [
         one.context[slice(*window.characters(*span))]
         for window, span in zip(windows, spans, strict=True)
-        if span != NO_ANSWER
+        if span != (0, 0)
     ]
     assert len(windows) > 2
     assert found == ["film"]
@@ -180,7 +180,7 @@ def test_answers_that_are_no_spans_are_not_taken_for_no_answer(base):
     tokenizer = Answerer.fresh(base, WINDOWS).tokenizer
     questions = [question("film dull", None), question(None, None)]
     windows, spans = training_windows(tokenizer, questions, WINDOWS)
-    assert ([window.row for window in windows], spans) == ([0], [NO_ANSWER])
+    assert ([window.row for window in windows], spans) == ([0], [(0, 0)])
     with pytest.raises(DataError, match="none of 1 questions has an answer that is part of its"):
         training_windows(tokenizer, questions[:1], WINDOWS)
 
