@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from qkv.generation.ranking import Beam
 from qkv.inference.optimize import optimize
 from qkv.models.gpt import GPT, GPTConfig
 from qkv.models.marian import Marian, MarianConfig
+from qkv.tasks.export import export_gguf
 from qkv.tasks.pretrained import load, save
 
 Run = Callable[[], list[Any]]
 QKV = ("qkv", "qkv float32", "qkv bfloat16", "qkv int8")
 CT2 = ("CTranslate2 float32", "CTranslate2 int8")
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 5 / 8}
+GGUF = {"float32": "float32", "bfloat16": "bfloat16", "int8": "q8_0", "int4": "q4_1"}
+LLAMA = tuple(f"llama.cpp {dtype}" for dtype in GGUF)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ WORK = {
     for work in (
         Work(
             *("gpt2", "gpt2", "GPT-2 124M, 32 + 128 tokens, batch 1", "GPT-2, batch 1"),
-            engines=("transformers", *QKV, "qkv int4", *CT2),
+            engines=("transformers", *QKV, "qkv int4", *CT2, *LLAMA),
             n_steps=128,
             parameters=123_500_000,
         ),
@@ -73,7 +77,7 @@ WORK = {
         ),
         Work(
             *("smollm2", "smollm2", "SmolLM2-135M, 3 prompts, 64 tokens each", "SmolLM2"),
-            engines=("transformers", *QKV, "qkv int4"),
+            engines=("transformers", *QKV, "qkv int4", *LLAMA),
             n_rows=3,
             n_steps=3 * 64,
             parameters=134_500_000,
@@ -116,6 +120,11 @@ def prepare(work: str, folder: str) -> None:
         converted = root / f"{name}-ct2-{dtype}"
         if f"CTranslate2 {dtype}" in WORK[work].engines and not converted.exists():
             _convert(path, converted, dtype)
+    for dtype, kind in GGUF.items():
+        converted = root / f"{name}-{dtype}.gguf"
+        if f"llama.cpp {dtype}" in WORK[work].engines and not converted.exists():
+            loaded = load(path, dtype=torch.float32)
+            export_gguf(replace(loaded, tokenizer=None), converted, kind=kind)
 
 
 def _write(name: str, path: Path) -> None:
@@ -324,10 +333,25 @@ def _ctranslate2(work: Work, folder: str, threads: int, *, dtype: str) -> Run:
     return generate
 
 
+def _llama_cpp(work: Work, folder: str, threads: int, *, dtype: str) -> Run:
+    from llama_cpp import Llama
+
+    path = str(Path(folder, f"{work.model}-{dtype}.gguf"))
+    rows = work.tokens.tolist()
+    if work.model == "smollm2":
+        shipped = load("smollm2")
+        rows = [shipped.tokenizer.encode(prompt) for prompt in PROMPTS]
+    model = Llama(path, n_ctx=256, n_threads=threads, n_threads_batch=threads, verbose=False)
+    n = work.n_steps // len(rows)
+    best: dict[str, Any] = {"temp": 0.0, "top_k": 1, "repeat_penalty": 1.0, "reset": True}
+    return lambda: [list(islice(model.generate(row, **best), n)) for row in rows]
+
+
 ENGINES: dict[str, Callable[[Work, str, int], Run]] = {
     "transformers": _theirs,
     "sentence-transformers": _sentence_transformers,
     "qkv": _ours,
     **{f"qkv {dtype}": partial(_ours, dtype=dtype) for dtype in BYTES},
     **{f"CTranslate2 {dtype}": partial(_ctranslate2, dtype=dtype) for dtype in ("float32", "int8")},
+    **{f"llama.cpp {dtype}": partial(_llama_cpp, dtype=dtype) for dtype in GGUF},
 }

@@ -288,23 +288,20 @@ struct InIntegers {
 #include "words.h"
 #endif
 
-// R rows of x, all of W's rows in [from, to). Gated: row j and row n + j give f(gate) * up.
+// R rows of x, all of W's rows in [from, to). Gated: row j and row n + j give f(gate) * up. For one
+// or two rows of x, the rows of W come one after another, as memory gives them fastest.
 template <Index R, class W>
 static void outputs(const W& w, const float* bias, Activation f, bool gated, Index n, Index first, float* y,
                     Index from, Index to) {
-  constexpr Index T = R == 1 ? 4 : 2;
-  float sums[R][T];
-  Index at[T];
+  constexpr Index T = R <= 2 ? 1 : 2;
   for (Index j = from, step; j < to; j += step) {
-    step = gated ? T / 2 : T;
-    if (j + step > to) step = 1;
-    const Index used = gated ? 2 * step : step;
-    for (Index t = 0; t < T; ++t) at[t] = gated ? t % used % step + j + t % used / step * n : j + t % used;
-    w.template dots<R, T>(at, first, sums);
+    step = gated || T == 1 || j + 1 == to ? 1 : 2;
+    const Index at[2] = {j, gated ? n + j : j + step - 1};
+    float sums[2 / T][R][T];
+    for (Index t = 0; t < (gated ? 2 : step); t += T) w.template dots<R, T>(at + t, first, sums[t / T]);
     for (Index r = 0; r < R; ++r) {
-      const auto value = [&](Index t) { return sums[r][t] + (bias ? bias[at[t]] : 0.f); };
-      for (Index t = 0; t < step; ++t)
-        y[(first + r) * n + j + t] = activate(f, value(t)) * (gated ? value(step + t) : 1.f);
+      const auto value = [&](Index t) { return sums[t / T][r][t % T] + (bias ? bias[at[t]] : 0.f); };
+      for (Index t = 0; t < step; ++t) y[(first + r) * n + j + t] = activate(f, value(t)) * (gated ? value(1) : 1.f);
     }
   }
 }
