@@ -98,14 +98,21 @@ class KeyValueCache:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
         if self._keys is None or self._values is None:
             return
+        # Only what is filled is copied and, of as many rows, only those that move.
         if len(rows) != len(self._keys):
-            self._keys, self._values = self._keys[rows], self._values[rows]
+            self._keys, self._values = (
+                self._taken(slots, rows) for slots in (self._keys, self._values)
+            )
             return
-        # Of as many rows, only those that move are copied, and of these only what is filled.
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
         for slots in (self._keys, self._values):
             filled = slots[:, :, : self.stored]
             filled[moved] = filled[rows[moved]]
+
+    def _taken(self, slots: Tensor, rows: Int[Tensor, " rows"]) -> Tensor:
+        taken = slots.new_empty(len(rows), *slots.shape[1:])
+        taken[:, :, : self.stored] = slots[rows, :, : self.stored]
+        return taken
 
     def rewind(self, length: int) -> None:
         """Discard everything after the first `length` tokens."""

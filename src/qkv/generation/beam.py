@@ -113,15 +113,18 @@ class Search:
         self._logprobs: Tensor | None = None  # (rows, written)
         self._covered: Tensor | None = None  # (rows, source): the sum of eq. 15
         self._totals: Tensor | None = None  # (sources, hypotheses of each)
+        self._space: Tensor | None = None
         self.sources = torch.arange(len(source), device=source.device)
         self.answers: list[list[Answer]] = [[] for _ in source]
 
     def candidates(self) -> Candidates:
         """Extend each hypothesis by each token; keep enough for `size` unfinished ones."""
-        logprobs = self._step().log_softmax(-1)  # (rows, V)
+        logits = self._step()  # (rows, V)
+        logprobs = self._distributions(logits)
         if self._totals is None:
             self._totals = logprobs.new_zeros(len(self.sources), 1)
-        processed = logprobs.clone() if self._processors else logprobs
+        # In the memory of the logits, which are the search's to change.
+        processed = logits.copy_(logprobs) if self._processors else logprobs
         for processor in self._processors:
             processed = processor(self.tokens, processed)
         n, width = self._totals.shape
@@ -136,6 +139,14 @@ class Search:
         if self.tokens.shape[1] + 1 == self._begun + self._max_length:
             finished = torch.ones_like(finished)
         return Candidates(totals, rows, tokens, logprobs[rows, tokens], finished)
+
+    def _distributions(self, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
+        """Return the log-probabilities, in memory of the last step: new memory takes longer."""
+        if self._space is None or self._space.numel() < logits.numel():
+            self._space = torch.empty_like(logits)
+        return torch.log_softmax(
+            logits, -1, out=self._space.view(-1)[: logits.numel()].view_as(logits)
+        )
 
     def _step(self) -> Float[Tensor, "rows V"]:
         new, layer = self.tokens[:, self._state.length :], self._beam.coverage_layer
