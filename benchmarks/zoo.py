@@ -104,12 +104,8 @@ MEASURES: tuple[tuple[str, str, Callable[[], list[Score]]], ...] = (
     ("tagger", "town_news, test", lambda: of_entities(scored("tagger", "town_news"))),
     ("summarizer", "docstrings, test", lambda: of_summaries(scored("summarizer", "docstrings"))),
     ("answerer", "passages, test", lambda: of_answers(scored("answerer", "passages"))),
-    ("answerer", "qamr, test", lambda: of_answers(scored("answerer", "qamr"))),
-    (
-        "answerer-abstaining",
-        "passages, test",
-        lambda: of_answers(scored("answerer-abstaining", "passages")),
-    ),
+    ("answerer-small", "passages, test", lambda: of_answers(scored("answerer-small", "passages"))),
+    ("answerer-small", "qamr, test", lambda: of_answers(scored("answerer-small", "qamr"))),
     *(
         (name, data, lambda name=name, data=data: of_opinions(name, data))
         for name in ("sentiment", "sentiment-small")

@@ -14,7 +14,7 @@ from qkv.tasks.task import find_task
 INPUTS = {
     "classify": ("sentiment-small", {"text": "The film was a wonderful surprise."}),
     "answer": (
-        "answerer",
+        "answerer-small",
         {
             "text": "Who wrote the first program?",
             "context": "Ada Lovelace was a mathematician. The program was written by Ada in 1843.",

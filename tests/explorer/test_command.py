@@ -43,7 +43,7 @@ def test_an_image_and_a_question_are_read_as_their_commands_do(tmp_path):
     assert record.header["task"]["inputs"] == {"text": "seven.png"}  # and not where it was
     assert "ablation" not in record.header
     question = INPUTS["answer"][1]["text"]
-    options = ["--model", "answerer", "--context", passage, "--quick"]
+    options = ["--model", "answerer-small", "--context", passage, "--quick"]
     assert explore(question, *options, "--record", file) == 0
     assert Record.load(file).header["task"]["output"] == "Ada"
 
@@ -64,9 +64,9 @@ def test_new_tokens_bound_a_continuation(tmp_path):
         (["x", "--model", "sentiment-small"], "expected --save PAGE.html or --record FILE"),
         (["x", "y", "--model", "sentiment-small", "--save", "{}/p"], "2 inputs; expected one"),
         (["sentiment", "--model", "sentiment-small", "--save", "{}/p"], "did you mean --model"),
-        (["x", "--model", "answerer", "--save", "{}/p"], "without a passage"),
+        (["x", "--model", "answerer-small", "--save", "{}/p"], "without a passage"),
         (["x", "--model", "sentiment-small", "--context", "y", "--save", "{}/p"], "--context with"),
-        (["x", "--model", "answerer", "--second", "y", "--save", "{}/p"], "--second with a model"),
+        (["x", "--model", "answerer-small", "--second", "y", "--save", "{}/p"], "--second with a model"),
         (["{}/no.png", "--model", "recognizer", "--save", "{}/p"], "there is no such file"),
         (["x", "--model", "summarizer", "--second", "y", "--save", "{}/p"], "--second with"),
         (["x", "--model", "sentiment-small", "--save", "{}/p.png"], "name ends in .html"),

@@ -17,7 +17,7 @@ PASSAGE = "Ada Lovelace was a mathematician. The first program was written by Ad
 MODELS = {
     "translate": "translator-en-de",
     "summarize": "all-MiniLM-L6-v2",
-    "answer": "answerer",
+    "answer": "answerer-small",
     "classify": "sentiment-small",
     "tag": "tagger",
     "generate": "generator",

@@ -42,7 +42,7 @@ def explore(
 
         explore("sentiment-small", "Not bad at all.")
         explore(qkv.task("translate"), "I have never seen such a beautiful house.")
-        explore("answerer", "Who wrote it?", context="It was written by Ada Lovelace.")
+        explore("answerer-small", "Who wrote it?", context="It was written by Ada Lovelace.")
 
     Args:
         model: name of a shipped model, folder, id of the Hub, pipeline (see `qkv.task`), or what

@@ -98,17 +98,16 @@ ZOO = {
     ),
     "answerer": _ours(
         "answerer",
-        "answers questions from a passage, English: a LoRA adapter of MiniLM",
+        "answers questions from a passage, or finds no answer, English: a LoRA adapter of SmolLM2",
+        "silent at one answerable question in four; answers one in eight that has no answer",
+        base=SMOLLM2,
+    ),
+    "answerer-small": _ours(
+        "answerer-small",
+        "answers questions from a sentence, English: a LoRA adapter of MiniLM",
         "learned on single sentences; always answers, also what the passage does not say",
         demo=True,
         base=MINILM,
-    ),
-    "answerer-abstaining": _ours(
-        "answerer-abstaining",
-        "as answerer, silent where it finds no answer: a LoRA adapter of SmolLM2",
-        "silent at half of the questions that have an answer, too; a second a question",
-        demo=True,
-        base=SMOLLM2,
     ),
     "sentiment": _ours(
         "sentiment",

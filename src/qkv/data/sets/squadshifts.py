@@ -17,6 +17,6 @@ SETS = (
         task="answer",
         splits=("new_wiki",),
         read=_read,
-        summary="7,938 questions on Wikipedia (Miller et al. 2020); license not stated",
+        summary="7,938 questions on Wikipedia (Miller et al. 2020); CC BY 4.0 by its data card",
     ),
 )
