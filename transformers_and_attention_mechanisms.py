@@ -2867,7 +2867,7 @@ QUESTIONS = {  # and the answers that are right
     "What was it built for?": ["to guide ships", "to guide ships into the harbour of Waterford"],
     "How tall is the lighthouse?": [""],
 }
-ask = qkv.task("answer")
+ask = qkv.task("answer", "answerer-small")
 answers_6 = ask(list(QUESTIONS), PASSAGE)
 rows = []
 for found in answers_6:

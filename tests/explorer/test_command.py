@@ -66,7 +66,10 @@ def test_new_tokens_bound_a_continuation(tmp_path):
         (["sentiment", "--model", "sentiment-small", "--save", "{}/p"], "did you mean --model"),
         (["x", "--model", "answerer-small", "--save", "{}/p"], "without a passage"),
         (["x", "--model", "sentiment-small", "--context", "y", "--save", "{}/p"], "--context with"),
-        (["x", "--model", "answerer-small", "--second", "y", "--save", "{}/p"], "--second with a model"),
+        (
+            ["x", "--model", "answerer-small", "--second", "y", "--save", "{}/p"],
+            "--second with a model",
+        ),
         (["{}/no.png", "--model", "recognizer", "--save", "{}/p"], "there is no such file"),
         (["x", "--model", "summarizer", "--second", "y", "--save", "{}/p"], "--second with"),
         (["x", "--model", "sentiment-small", "--save", "{}/p.png"], "name ends in .html"),
