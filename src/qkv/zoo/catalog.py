@@ -99,7 +99,7 @@ ZOO = {
     "answerer": _ours(
         "answerer",
         "answers questions from a passage, or finds no answer, English: a LoRA adapter of SmolLM2",
-        "silent at one answerable question in five, for example at 'Who built it?' of 'Monks built it'",
+        "silent at one question in five that the passage answers; does not reason",
         base=SMOLLM2,
     ),
     "answerer-small": _ours(
