@@ -3716,7 +3716,7 @@ GAPS = (
 fills = {text: fill(text) for text in GAPS}
 probable = [", ".join(f"{word} {p:.0%}" for word, p in words) for words in fills.values()]
 show_table("Filled by the small BERT", {"name": fills, "most probable": probable})
-assert FAST or "greek" in [word for word, _ in fills[GAPS[0]]]
+assert FAST or fills[GAPS[0]][0][0] == "greek"
 assert FAST or fills[GAPS[1]][0][0] != "greek"
 assert FAST or "cyrillic" in [word for word, _ in fills[GAPS[1]]]
 
@@ -4473,7 +4473,7 @@ for name, scores in scores_9.items():
 show_table(f"{len(test_texts_9)} held-out texts, {len(train_texts)} to learn from", rows)
 GOOD = ("top 2 layers", "gradual unfreezing", SMALL, "LoRA")
 if PROMISED:
-    assert all(scores_9[name].accuracy >= 0.86 for name in GOOD)
+    assert all(scores_9[name].accuracy >= 0.88 for name in GOOD)
     for name in ("head only", LARGE, SCRATCH):
         assert scores_9[name].accuracy < min(scores_9[good].accuracy for good in GOOD)
     assert max(scores_9[LARGE].accuracy, scores_9[SCRATCH].accuracy) < 0.6
@@ -4481,11 +4481,11 @@ assert tuned["LoRA"].n_trained < tuned[SMALL].n_trained / 50
 assert tuned["LoRA"].memory < tuned[SMALL].memory
 
 # %% [markdown]
-# The four ways that change the encoder reach 86 % and more with three seeds; the large rate and
-# random weights stay at chance. Features that never move stay below, too, but part of that is the
-# head's fault: it reads CLS through a pooler, and MiniLM was trained for the *mean* of its tokens
-# (section 8.6). A logistic regression on the frozen vectors, which takes seconds, tells the two
-# apart:
+# The four ways that change the encoder reach 88 % and more (with seed 2 the top two layers reach
+# 86 %); the large rate and random weights stay at chance. Features that never move stay below, too,
+# but part of that is the head's fault: it reads CLS through a pooler, and MiniLM was trained for the
+# *mean* of its tokens (section 8.6). A logistic regression on the frozen vectors, which takes
+# seconds, tells the two apart:
 
 
 # %%

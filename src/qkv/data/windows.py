@@ -46,8 +46,8 @@ class WindowConfig:
         threshold: score for "no answer" above which there is none; None: always answer.
         sentences: whether each sentence is a window, or several if it is too long. The scores of
             its spans are then relative to that of "no answer" in the same window.
-        causal: whether windows are laid out for a decoder, so that its last token says "no answer";
-            see the module. The first one, besides, absorbs attention and hardly tells what it was.
+        causal: whether windows are laid out for a decoder: they end with the stop token, whose span
+            means "no answer", since only the last token of a decoder sees the whole window.
 
     Raises:
         ConfigError: a number below 1.

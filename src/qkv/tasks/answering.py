@@ -13,12 +13,7 @@ from qkv.data.span_search import SpanCandidates
 from qkv.data.unanswerable import Mixing, mix_questions
 from qkv.data.windows import WindowConfig, span_batches, training_windows
 from qkv.errors import ConfigError, DataError
-from qkv.evaluation.questions import (
-    AnswerScores,
-    always_answered,
-    answer_scores,
-    best_threshold,
-)
+from qkv.evaluation.questions import AnswerScores, always_answered, answer_scores, best_threshold
 from qkv.models.heads import QuestionAnswering
 from qkv.tasks.commands import Predict, score_row
 from qkv.tasks.finetuning import load_with_head
