@@ -47,6 +47,23 @@ def test_products_equal_those_of_the_expanded_weights(packing, groups, rows):
 
 
 @needs_kernel
+@pytest.mark.parametrize("packing", ["int8", "int4"])
+@pytest.mark.parametrize("rows", [17, 64, 67])
+def test_more_rows_of_integers_in_groups_are_as_exact(packing, rows):
+    matrix, x = pack(torch.randn(37, 160), packing, groups=True), torch.randn(rows, 160)
+    close(product(x, matrix), exact(x, matrix), x, matrix)
+
+
+@needs_kernel
+@pytest.mark.parametrize(("packing", "groups"), [k for k in KINDS if k[0].startswith("int")])
+@pytest.mark.parametrize(("n", "k"), [(37, 32), (5, 131), (19, 160), (1, 7)])
+def test_integers_are_expanded_to_the_bit(packing, groups, n, k):
+    matrix = pack(torch.randn(n, k), packing, groups=groups)
+    assert torch.equal(torch.ops.qkv.expand(matrix.weight, matrix.scales), matrix.expand())
+    assert torch.equal(PackedLinear(matrix).weight, matrix.expand())
+
+
+@needs_kernel
 @pytest.mark.parametrize(("packing", "groups"), KINDS)
 def test_an_outlier_costs_no_more_than_in_float32(packing, groups):
     matrix, x = pack(torch.randn(37, 96), packing, groups=groups), torch.randn(3, 96)

@@ -22,6 +22,9 @@ def check_library(path: str) -> None:
             weight, bias = torch.randn(n, k), torch.randn(n)
             for groups in (False, True):
                 matrix = pack(weight, packing, groups=groups)
+                if not matrix.weight.is_floating_point():
+                    ours = torch.ops.qkv.expand(matrix.weight, matrix.scales)
+                    compare(ours, matrix.expand(), 1e-7, f"{packing}, expanded")
                 for rows in (1, 3, 16):
                     x = torch.randn(rows, k)
                     ours = torch.ops.qkv.linear(x, matrix.weight, matrix.scales, bias)

@@ -40,7 +40,7 @@ class FastStack(Stack):
         self._shape, self._eps = _shape(stack), _norms(stack)[0].eps
         self._crosses = stack.blocks[0].cross_attention is not None
         self._turned = EMPTY
-        self._parts = [list(block.modules()) for block in stack.blocks]
+        self._watchers = [_watchers(block) for block in stack.blocks]
 
     def forward(
         self,
@@ -97,10 +97,8 @@ class FastStack(Stack):
 
     def _is_watched(self, layer: int) -> bool:
         """Return whether something records a block or hooks into it."""
-        return any(
-            m._forward_hooks or m._forward_pre_hooks or getattr(m, "recorder", None) is not None
-            for m in self._parts[layer]
-        )
+        hooks, recorded = self._watchers[layer]
+        return any(hooks) or any(module.recorder is not None for module in recorded)
 
     def _decode(
         self,
@@ -176,6 +174,13 @@ def _is_plain(block: Any) -> bool:
         and all(type(part) is Residual for part in _residuals(block))
         and all(isinstance(layer, PackedLinear) for layer in _layers(block))
     )
+
+
+def _watchers(block: nn.Module) -> tuple[list[dict[int, Any]], list[Any]]:
+    """Return the dictionaries of the hooks of all modules, and the modules that can be recorded."""
+    modules = list(block.modules())
+    hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+    return hooks, [m for m in modules if hasattr(m, "recorder")]
 
 
 def _serves(cross: Any, own: Any) -> bool:

@@ -180,6 +180,37 @@ static Tensor linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) {
   return y;
 }
 
+template <class W>
+static void expand_rows(const W& w, Index n, float* y) {
+  torch::stable::parallel_for(0, n, std::max<Index>(1, (1 << 14) / std::max<Index>(1, w.k)), [&](Index from, Index to) {
+    float groups[2 * MOST_GROUPS];
+    for (Index row = from; row < to; ++row) {
+      w.prepare(row, groups);
+      float* out = y + row * w.k;
+      Index i = 0;
+      for (; i + GROUP <= w.k; i += GROUP) {
+        Floats expanded[LANES];
+        w.expand(row, i, groups, expanded);
+        std::memcpy(out + i, expanded, sizeof expanded);
+      }
+      for (; i < w.k; ++i) out[i] = w.value(row, i);
+      for (i = 0; i < w.k; ++i) out[i] *= w.factor(row);
+    }
+  });
+}
+
+// Integers as float32 (N, K).
+static Tensor expand(Tensor weight, Tensor scales) {
+  const Linear f = linear_of(weight, scales, torch::stable::new_empty(weight, {0}));
+  Tensor y = torch::stable::new_empty(weight, {f.n, f.k}, torch::headeronly::ScalarType::Float);
+  float* out = (float*)y.mutable_data_ptr();
+  if (f.kind == GROUPS4) expand_rows(Groups4{(const uint8_t*)f.weight, (const uint16_t*)f.scales, f.k}, f.n, out);
+  else if (f.kind == GROUPS8) expand_rows(Groups8{(const int8_t*)f.weight, (const uint16_t*)f.scales, f.k}, f.n, out);
+  else if (f.kind == INT8) expand_rows(Plain<int8_t>{(const int8_t*)f.weight, (const float*)f.scales, f.k}, f.n, out);
+  else STD_TORCH_CHECK(false, "only integers are expanded");
+  return y;
+}
+
 // Queries (B, Q, H, D) that see all keys (B, G, K, D) that the mask (B, K) allows.
 static Tensor attend_to_all(Tensor queries, Tensor keys, Tensor values, Tensor mask) {
   const Index batch = queries.size(0), n = queries.size(1), n_heads = queries.size(2), d = queries.size(3);
@@ -288,12 +319,14 @@ static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, st
 
 STABLE_TORCH_LIBRARY(qkv, m) {
   m.def("linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) -> Tensor");
+  m.def("expand(Tensor weight, Tensor scales) -> Tensor");
   m.def("attend(Tensor queries, Tensor keys, Tensor values, Tensor mask) -> Tensor");
   m.def("round_rows(Tensor x, Tensor(a!) integers, Tensor(b!) rest, float outlier) -> Tensor");
   m.def("decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, Tensor[] weights, Tensor[] caches, int[] shape, float eps) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(qkv, CPU, m) {
   m.impl("linear", TORCH_BOX(&linear));
+  m.impl("expand", TORCH_BOX(&expand));
   m.impl("attend", TORCH_BOX(&attend_to_all));
   m.impl("round_rows", TORCH_BOX(&round_rows));
   m.impl("decode", TORCH_BOX(&decode));

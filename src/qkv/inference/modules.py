@@ -23,7 +23,10 @@ from qkv.inference.products import (
 )
 
 NOTHING = torch.empty(0)
-MOST_ROWS = 16  # of the kernel: beyond, computing takes longer than reading the weights
+# Up to so many rows the kernel is faster; beyond, computing takes longer than reading the weights, and
+# integers in groups are worth expanding.
+MOST_ROWS = 16
+MOST_ROWS_IN_GROUPS = 64
 
 
 class _Frozen(nn.Module):
@@ -45,6 +48,8 @@ class _Frozen(nn.Module):
     @property
     def weight(self) -> Float[Tensor, "N K"]:
         """The expanded weights, made anew at each access."""
+        if self.packed.dtype in (torch.int8, torch.uint8) and kernel():
+            return torch.ops.qkv.expand(self.packed, self.scales)
         return self.matrix.expand()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -59,7 +64,7 @@ class _Frozen(nn.Module):
 
 
 class PackedLinear(_Frozen):
-    """A linear layer for inference, by the compiled kernel for up to 16 rows."""
+    """A linear layer for inference, by the compiled kernel if x has few rows."""
 
     def __init__(self, matrix: Packed, bias: Float[Tensor, " N"] | None = None):
         super().__init__()
@@ -83,7 +88,7 @@ class PackedLinear(_Frozen):
         plain = x.dtype != torch.float32 or (torch.is_grad_enabled() and x.requires_grad)
         if plain or rows == 0:
             return F.linear(x, self.weight.to(x.dtype), bias)
-        if rows <= MOST_ROWS and kernel():
+        if rows <= (MOST_ROWS_IN_GROUPS if self.scales.ndim > 1 else MOST_ROWS) and kernel():
             empty = NOTHING if bias is None else bias
             return torch.ops.qkv.linear(x.contiguous(), self.packed, self.scales, empty)
         if kind == torch.int8 and self.scales.ndim == 1 and fast_int8():

@@ -185,13 +185,28 @@ struct Groups4 {  // Q4_1 of GGUF: four bits times a scale, plus a minimum
 enum Kind : Index { FLOAT32, BFLOAT16, INT8, GROUPS8, GROUPS4 };
 enum Activation : Index { NONE, RELU, GELU, GELU_TANH, SILU };
 
-static float activate(Index kind, float x) {
+// e^x without a branch, so that loops of it become vectors: 2^n times a series in |r| <= log(2) / 2.
+static float exponential(float x) {
+  x = x < -87.f ? -87.f : x > 88.f ? 88.f : x;  // NaN stays
+  const float n = std::nearbyint(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float series = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r / 720)))));
+  const uint32_t bits = uint32_t(int32_t(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return series * power;
+}
+
+static void activate(Activation kind, float* x, Index n) {
+  const auto each = [=](auto f) {
+    for (Index i = 0; i < n; ++i) x[i] = f(x[i]);
+  };
   switch (kind) {
-    case RELU: return x < 0 ? 0 : x;  // NaN stays
-    case GELU: return 0.5f * x * std::erfc(-0.70710678f * x);
-    case GELU_TANH: return x / (1 + std::exp(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
-    case SILU: return x / (1 + std::exp(-x));
-    default: return x;
+    case RELU: return each([](float x) { return x < 0 ? 0 : x; });  // NaN stays
+    case GELU: return each([](float x) { return 0.5f * x * std::erfc(-0.70710678f * x); });
+    case GELU_TANH:
+      return each([](float x) { return x / (1 + exponential(-1.5957691216057308f * (x + 0.044715f * x * x * x))); });
+    case SILU: return each([](float x) { return x / (1 + exponential(-x)); });
+    case NONE: return;
   }
 }
 
@@ -206,18 +221,20 @@ struct InFloats {
     float groups[T][2 * MOST_GROUPS];
     for (Index t = 0; t < T; ++t) w.prepare(at[t], groups[t]);
     const float* rows = x + first * w.k;
-    Floats total[R][T] = {};
+    constexpr Index SUMS = R * T <= 4 ? LANES : 1;  // of each product: one waits for the one before it
+    Floats total[R][T][SUMS] = {};
     Index i = 0;
     for (; i + GROUP <= w.k; i += GROUP)
       for (Index t = 0; t < T; ++t) {
         Floats expanded[LANES];
         w.expand(at[t], i, groups[t], expanded);
         for (Index r = 0; r < R; ++r)
-          for (Index u = 0; u < LANES; ++u) total[r][t] += expanded[u] * floats(rows + r * w.k + i + u * L);
+          for (Index u = 0; u < LANES; ++u) total[r][t][u % SUMS] += expanded[u] * floats(rows + r * w.k + i + u * L);
       }
     for (Index r = 0; r < R; ++r)
       for (Index t = 0; t < T; ++t) {
-        float rest = sum(total[r][t]);
+        float rest = 0;
+        for (Index u = 0; u < SUMS; ++u) rest += sum(total[r][t][u]);
         for (Index j = i; j < w.k; ++j) rest += w.value(at[t], j) * rows[r * w.k + j];
         sums[r][t] = rest * w.factor(at[t]);
       }
@@ -288,21 +305,26 @@ struct InIntegers {
 #include "words.h"
 #endif
 
-// R rows of x, all of W's rows in [from, to). Gated: row j and row n + j give f(gate) * up. For one
-// or two rows of x, the rows of W come one after another, as memory gives them fastest.
+constexpr Index TILE = 16;  // rows of W that stay in the cache for all rows of x
+
+// R rows of x, all of W's rows in [from, to), at most TILE. Gated: row j and row n + j give
+// f(gate) * up. For one or two rows of x, the rows of W come one after another, as memory gives them fastest.
 template <Index R, class W>
 static void outputs(const W& w, const float* bias, Activation f, bool gated, Index n, Index first, float* y,
                     Index from, Index to) {
   constexpr Index T = R <= 2 ? 1 : 2;
-  for (Index j = from, step; j < to; j += step) {
-    step = gated || T == 1 || j + 1 == to ? 1 : 2;
-    const Index at[2] = {j, gated ? n + j : j + step - 1};
-    float sums[2 / T][R][T];
-    for (Index t = 0; t < (gated ? 2 : step); t += T) w.template dots<R, T>(at + t, first, sums[t / T]);
-    for (Index r = 0; r < R; ++r) {
-      const auto value = [&](Index t) { return sums[t / T][r][t % T] + (bias ? bias[at[t]] : 0.f); };
-      for (Index t = 0; t < step; ++t) y[(first + r) * n + j + t] = activate(f, value(t)) * (gated ? value(1) : 1.f);
+  float values[2][R][TILE];
+  for (Index half = 0; half <= gated; ++half)
+    for (Index j = 0; from + j < to; j += T) {
+      const Index at[2] = {half * n + from + j, half * n + std::min(from + j + 1, to - 1)};
+      float sums[R][T];
+      w.template dots<R, T>(at, first, sums);
+      for (Index t = 0; t < T && from + j + t < to; ++t)
+        for (Index r = 0; r < R; ++r) values[half][r][j + t] = sums[r][t] + (bias ? bias[at[t]] : 0.f);
     }
+  for (Index r = 0; r < R; ++r) {
+    activate(f, values[0][r], to - from);
+    for (Index j = 0; from + j < to; ++j) y[(first + r) * n + from + j] = values[0][r][j] * (gated ? values[1][r][j] : 1.f);
   }
 }
 
@@ -316,7 +338,6 @@ struct Linear {
   void run(const W& w, Index rows, float* y, Activation f, bool gated) const {
     const Index width = gated ? n / 2 : n, grain = std::max<Index>(4, (1 << 15) / std::max<Index>(1, k * rows));
     torch::stable::parallel_for(0, width, grain, [&](Index from, Index to) {
-      constexpr Index TILE = 16;  // rows of W that stay in the cache for all rows of x
       for (Index j = from; j < to; j += TILE)
         for (Index r = 0; r < rows;) {
           const Index end = std::min(j + TILE, to), left = rows - r;

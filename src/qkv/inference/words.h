@@ -45,15 +45,19 @@ struct InWords {
       : w(w), groups(w.k / GROUP), steps((w.k + STEP - 1) / STEP), tail(std::max<Index>(0, n - 2 - 16 * L / std::max<Index>(1, w.k))),
         ordered(rows * steps * STEP), sums(rows * padded()), last_words((n - tail) * w.k / 2 + STEP),
         last_scales((n - tail) * 2 * groups + L) {
+    std::vector<float> row(steps * STEP);  // of x, then zeros
     for (Index r = 0; r < rows && exact; ++r, x += w.k) {
       exact = balanced(x, w.k, largest(x, w.k));
-      for (Index i = 0; i < w.k; ++i) {
-        const Index g = i / GROUP, byte = i % (GROUP / 2), half = i / (GROUP / 2) % 2, lane = g * 4 % L + byte / 4;
-        const float unit[4] = {1, 1 / 16.f, 1 / 256.f, 1 / 4096.f};
-        const Index place = byte % 4 * 2 + half;
-        ordered[((r * steps + g * 4 / L) * 8 + place) * L + lane] = x[i] * unit[place % 4];
-        sums[r * padded() + g] += x[i];
-      }
+      std::copy(x, x + w.k, row.begin());
+      for (Index g = 0; g < groups; ++g)
+        for (Index i = 0; i < GROUP; ++i) sums[r * padded() + g] += row[g * GROUP + i];
+      float* out = &ordered[r * steps * STEP];
+      for (Index v = 0; v < steps; ++v)
+        for (Index place = 0; place < 8; ++place, out += L) {
+          const float unit[4] = {1, 1 / 16.f, 1 / 256.f, 1 / 4096.f};
+          const float* from = &row[v * STEP + place % 2 * (GROUP / 2) + place / 2];
+          for (Index lane = 0; lane < L; ++lane) out[lane] = from[lane / 4 * GROUP + lane % 4 * 4] * unit[place % 4];
+        }
     }
     std::memcpy(last_words.data(), w.weight + tail * w.k / 2, (n - tail) * w.k / 2);
     std::memcpy(last_scales.data(), w.scales + tail * 2 * groups, (n - tail) * 4 * groups);
