@@ -23,8 +23,8 @@ from qkv.inference.products import (
 )
 
 NOTHING = torch.empty(0)
-# Up to so many rows the kernel is faster; beyond, computing takes longer than reading the weights, and
-# integers in groups are worth expanding.
+# Up to so many rows the kernel is faster; beyond, computing takes longer than reading the weights,
+# and integers in groups are worth expanding.
 MOST_ROWS = 16
 MOST_ROWS_IN_GROUPS = 64
 
