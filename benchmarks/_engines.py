@@ -95,7 +95,7 @@ WORK = {
         ),
         Work(
             *("minilm", "minilm", "MiniLM, 512 sentences", "MiniLM"),
-            engines=("transformers", "sentence-transformers", *QKV),
+            engines=("transformers", "sentence-transformers", *QKV, *CT2),
         ),
     )
 }
@@ -119,7 +119,7 @@ def prepare(work: str, folder: str) -> None:
     for dtype in ("float32", "int8"):
         converted = root / f"{name}-ct2-{dtype}"
         if f"CTranslate2 {dtype}" in WORK[work].engines and not converted.exists():
-            _convert(path, converted, dtype)
+            _convert(Path(_minilm_path()) if name == "minilm" else path, converted, dtype)
     for dtype, kind in GGUF.items():
         converted = root / f"{name}-{dtype}.gguf"
         if f"llama.cpp {dtype}" in WORK[work].engines and not converted.exists():
@@ -301,11 +301,34 @@ def _forbid(ids: tuple[int, ...], tokens: torch.Tensor, logits: torch.Tensor) ->
     return logits
 
 
+def _ctranslate2_minilm(encoder: Any) -> Run:
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    tokenizer, texts = AutoTokenizer.from_pretrained(_minilm_path()), sentences()
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+
+    def run() -> list[list[float]]:
+        vectors: list[Any] = [None] * len(texts)
+        for first in range(0, len(texts), 32):
+            chosen = order[first : first + 32]
+            ids = tokenizer([texts[i] for i in chosen])["input_ids"]
+            hidden = np.array(encoder.forward_batch(ids).last_hidden_state)
+            for i, states, row in zip(chosen, hidden, ids, strict=True):
+                mean = states[: len(row)].mean(0)
+                vectors[i] = (mean / np.linalg.norm(mean)).tolist()
+        return vectors
+
+    return run
+
+
 def _ctranslate2(work: Work, folder: str, threads: int, *, dtype: str) -> Run:
     import ctranslate2
 
     path = str(Path(folder, f"{work.model}-ct2-{dtype}"))
     options: dict[str, Any] = {"device": "cpu", "inter_threads": 1, "intra_threads": threads}
+    if work.model == "minilm":
+        return _ctranslate2_minilm(ctranslate2.Encoder(path, compute_type=dtype, **options))
     texts = [[str(i) for i in row] for row in work.tokens.tolist()]
     if work.model == "marian":
         translator = ctranslate2.Translator(path, compute_type=dtype, **options)

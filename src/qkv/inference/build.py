@@ -104,7 +104,7 @@ def known_here(*parts: str, suffix: str) -> Path:
         parts: what else it depends on.
         suffix: end of the file's name.
     """
-    key = "\n".join([*parts, torch.__version__, _processor()])
+    key = "\n".join([*parts, torch.__version__, processor()])
     cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = hashlib.sha256(key.encode()).hexdigest()[:16] + suffix
     return Path(cache_home) / "qkv" / "kernels" / name
@@ -127,11 +127,12 @@ def _is_msvc(compiler: str) -> bool:
     return Path(compiler).stem.lower() == "cl"
 
 
-def _processor() -> str:
-    """Return what this processor claims to run."""
+def processor() -> str:
+    """Return what this processor is, and what it claims to run."""
+    kinds = ("vendor_id", "model name", "flags", "Features")
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    kept = sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))})
+    kept = sorted({line for line in lines if line.startswith(kinds)})
     return "\n".join([platform.machine(), platform.processor(), *kept])
 
 

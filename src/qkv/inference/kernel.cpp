@@ -48,7 +48,7 @@ static void attend(const float* q, const float* keys, const float* values, const
   }
   std::fill(y, y + d, 0.f);
   if (!any) return;
-  for (Index t = 0; t < n; ++t) total += scores[t] = std::exp(scores[t] - most);
+  for (Index t = 0; t < n; ++t) total += scores[t] = scores[t] == -infinity ? 0 : exponential(scores[t] - most);
   for (Index t = 0; t < n; ++t) {
     const float weight = scores[t] / total, *value = values + t * stride;
     for (Index i = 0; i < d; ++i) y[i] += weight * value[i];
@@ -239,9 +239,10 @@ static void round_row(const float* x, float inverse, Index k, uint8_t* high, uin
 
 // Each row as 8 bits, round(127 x / max|x|) + 128, what that leaves (unless `rest` is empty), and its step; -1 as step of
 // a row that is not finite or tiny, or whose largest number is more than `outlier` times the root mean square (if there is a
-// rest, the mean of the other |x|).
-static Tensor round_rows(Tensor x, Tensor integers, Tensor rest, double outlier) {
-  const Index k = x.size(-1), rows = x.numel() / std::max<Index>(1, k);
+// rest, the mean of the other |x|). Some columns are left out: they count as 0.
+static Tensor round_rows(Tensor x, Tensor columns, Tensor integers, Tensor rest, double outlier) {
+  const Index k = x.size(-1), rows = x.numel() / std::max<Index>(1, k), n_columns = columns.numel();
+  const Index* column = data<Index>(columns);
   Tensor steps = torch::stable::new_empty(x, {rows, 1});
   float* step = (float*)steps.mutable_data_ptr();
   uint8_t* high = (uint8_t*)integers.mutable_data_ptr();
@@ -249,19 +250,61 @@ static Tensor round_rows(Tensor x, Tensor integers, Tensor rest, double outlier)
   const float* all = data<float>(x);
   const float limit = float(low ? outlier : outlier * outlier);
   torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / k), [=](Index from, Index to) {
+    std::vector<float> row(k);
     for (Index r = from; r < to; ++r) {
-      const float* row = all + r * k;
-      const float most = largest(row, k);
+      std::copy(all + r * k, all + (r + 1) * k, row.begin());
+      for (Index c = 0; c < n_columns; ++c) row[column[c]] = 0;
+      const float most = largest(row.data(), k);
       float size = 0;  // of a usual number, times k
       for (Index i = 0; i < k; ++i) size += low ? std::fabs(row[i]) : row[i] * row[i];
       const bool sized = most == 0 || (most > 1e-18f && most < 1e18f);  // so that squares are numbers
       const bool usual = sized && (low ? most * float(k) <= limit * (size - most)
                                               : most * most * float(k) <= limit * size);
       step[r] = usual ? most / 127 : -1;
-      round_row(row, step[r] > 0 ? 1 / step[r] : 0, k, high + r * k, low ? low + r * k : nullptr);
+      round_row(row.data(), step[r] > 0 ? 1 / step[r] : 0, k, high + r * k, low ? low + r * k : nullptr);
     }
   });
   return steps;
+}
+
+// How many rows have in each column a number more than `outlier` times their root mean square: float32 (k,).
+static Tensor count_large(Tensor x, double outlier) {
+  const Index k = x.size(-1), rows = x.size(0);
+  const float* all = data<float>(x);
+  std::vector<float> limits(rows);
+  torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / k), [&](Index from, Index to) {
+    for (Index r = from; r < to; ++r) limits[r] = float(outlier) * std::sqrt(dot(all + r * k, all + r * k, k) / float(k));
+  });
+  Tensor counts = torch::stable::new_empty(x, {k});
+  float* count = (float*)counts.mutable_data_ptr();
+  torch::stable::parallel_for(0, k, std::max<Index>(16, (1 << 14) / rows), [&](Index from, Index to) {
+    std::fill(count + from, count + to, 0.f);
+    for (Index r = 0; r < rows; ++r)
+      for (Index i = from; i < to; ++i) count[i] += std::fabs(all[r * k + i]) > limits[r] ? 1.f : 0.f;
+  });
+  return counts;
+}
+
+// y: products of integers. Each row times its step, plus the bias, plus the columns of x that were left out times W's.
+static void finish_rows(Tensor y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales) {
+  const Index n = y.size(1), k = x.size(1), rows = y.size(0), n_columns = columns.numel();
+  const Index* column = data<Index>(columns);
+  const float *step = data<float>(steps), *added = data<float>(bias), *in = data<float>(x), *scale = data<float>(scales);
+  const int8_t* w = data<int8_t>(weight);
+  std::vector<float> left_out(n_columns * n);
+  for (Index j = 0; j < n; ++j)
+    for (Index c = 0; c < n_columns; ++c) left_out[c * n + j] = float(w[j * k + column[c]]) * scale[j];
+  float* all = (float*)y.mutable_data_ptr();
+  torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / n), [&](Index from, Index to) {
+    for (Index r = from; r < to; ++r) {
+      float* row = all + r * n;
+      for (Index j = 0; j < n; ++j) row[j] = row[j] * step[r] + (added ? added[j] : 0.f);
+      for (Index c = 0; c < n_columns; ++c) {
+        const float factor = in[r * k + column[c]];
+        for (Index j = 0; j < n; ++j) row[j] += factor * left_out[c * n + j];
+      }
+    }
+  });
 }
 
 static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, std::vector<Tensor> weights,
@@ -321,7 +364,9 @@ STABLE_TORCH_LIBRARY(qkv, m) {
   m.def("linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) -> Tensor");
   m.def("expand(Tensor weight, Tensor scales) -> Tensor");
   m.def("attend(Tensor queries, Tensor keys, Tensor values, Tensor mask) -> Tensor");
-  m.def("round_rows(Tensor x, Tensor(a!) integers, Tensor(b!) rest, float outlier) -> Tensor");
+  m.def("round_rows(Tensor x, Tensor columns, Tensor(a!) integers, Tensor(b!) rest, float outlier) -> Tensor");
+  m.def("finish_rows(Tensor(a!) y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales) -> ()");
+  m.def("count_large(Tensor x, float outlier) -> Tensor");
   m.def("decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, Tensor[] weights, Tensor[] caches, int[] shape, float eps) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(qkv, CPU, m) {
@@ -329,5 +374,7 @@ STABLE_TORCH_LIBRARY_IMPL(qkv, CPU, m) {
   m.impl("expand", TORCH_BOX(&expand));
   m.impl("attend", TORCH_BOX(&attend_to_all));
   m.impl("round_rows", TORCH_BOX(&round_rows));
+  m.impl("count_large", TORCH_BOX(&count_large));
+  m.impl("finish_rows", TORCH_BOX(&finish_rows));
   m.impl("decode", TORCH_BOX(&decode));
 }

@@ -1,6 +1,7 @@
 """Layers whose weights are packed; they compute what the expanded weights would."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,11 @@ from qkv.errors import ConfigError, ShapeError
 from qkv.inference.build import kernel
 from qkv.inference.packed import Packed
 from qkv.inference.products import (
-    FINE,
+    FloatMatrix,
     Int8Matrix,
     fast_bfloat16,
+    fast_float32,
     fast_int8,
-    round_rows,
-    round_rows_twice,
 )
 
 NOTHING = torch.empty(0)
@@ -70,7 +70,7 @@ class PackedLinear(_Frozen):
         super().__init__()
         self.hold(matrix)
         self.register_buffer("bias", None if bias is None else bias.detach())
-        self._integers: Int8Matrix | None = None
+        self._laid_out: Int8Matrix | FloatMatrix | None = None
 
     def forward(self, x: Float[Tensor, "*any K"]) -> Float[Tensor, "*any N"]:
         """Project the last axis.
@@ -84,39 +84,28 @@ class PackedLinear(_Frozen):
                 f"of {self.in_features} numbers; expected (..., {self.in_features})"
             )
         bias = self.get_buffer("bias") if self.bias is not None else None
-        rows, kind = x.numel() // max(1, x.shape[-1]), self.packed.dtype
+        rows = x.numel() // max(1, x.shape[-1])
         plain = x.dtype != torch.float32 or (torch.is_grad_enabled() and x.requires_grad)
         if plain or rows == 0:
             return F.linear(x, self.weight.to(x.dtype), bias)
         if rows <= (MOST_ROWS_IN_GROUPS if self.scales.ndim > 1 else MOST_ROWS) and kernel():
             empty = NOTHING if bias is None else bias
             return torch.ops.qkv.linear(x.contiguous(), self.packed, self.scales, empty)
-        if kind == torch.int8 and self.scales.ndim == 1 and fast_int8():
-            return self._by_integers(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
-        if kind == torch.bfloat16 and fast_bfloat16():
-            y = F.linear(x.to(kind), self.packed).float()
-            return y if bias is None else y.add_(bias)
+        if self._laid_out is None:  # at the first batch: it takes as much memory again
+            self._laid_out = _lay_out(self.matrix)
+        if isinstance(self._laid_out, FloatMatrix):
+            return self._laid_out(x, bias)
+        if isinstance(self._laid_out, Int8Matrix):
+            flat = x.reshape(-1, x.shape[-1]).contiguous()
+            y, extreme = self._laid_out(flat, bias)
+            if len(extreme):
+                y[extreme] = self._exactly(flat[extreme], bias)
+            return y.view(*x.shape[:-1], -1)
         return F.linear(x, self.weight, bias)
 
-    def _by_integers(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
-        """Multiply rows rounded to 8 bits; those with an outlier, which needs more, twice."""
-        if self._integers is None:  # made at the first batch: it takes as much memory again
-            self._integers = Int8Matrix(self.packed, self.scales)
-        integers, steps = round_rows(x.contiguous())
-        y = _scaled(self._integers(integers), steps, bias)
-        outliers = steps.squeeze(1) < 0
-        if outliers.any():
-            y[outliers] = self._twice(self._integers, x[outliers], bias)
-        return y
-
-    def _twice(self, matrix: Int8Matrix, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
-        """Multiply rows rounded to 8 bits and what that leaves; extreme ones stay exact."""
-        integers, rest, steps = round_rows_twice(x)
-        y = _scaled(matrix(integers).add_(matrix(rest), alpha=1 / FINE), steps, bias)
-        extreme = steps.squeeze(1) < 0
-        if extreme.any():
-            y[extreme] = self._exactly(x[extreme], bias)
-        return y
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what oneDNN laid out, which can be neither copied nor written."""
+        return self.__dict__ | {"_laid_out": None}
 
     def _exactly(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
         if kernel():
@@ -139,8 +128,13 @@ class PackedLinear(_Frozen):
         return f"{tuple(self.packed.shape)}, {self.packed.dtype}, bias={self.bias is not None}"
 
 
-def _scaled(y: Tensor, steps: Tensor, bias: Tensor | None) -> Tensor:
-    return y.mul_(steps) if bias is None else torch.addcmul(bias, y, steps, out=y)
+def _lay_out(matrix: Packed) -> Int8Matrix | FloatMatrix | None:
+    """Lay a matrix out for oneDNN, if that is faster than PyTorch's product."""
+    dtype = matrix.weight.dtype
+    if dtype == torch.int8 and matrix.scales.ndim == 1 and fast_int8():
+        return Int8Matrix(matrix.weight, matrix.scales)
+    faster = {torch.float32: fast_float32, torch.bfloat16: fast_bfloat16}
+    return FloatMatrix(matrix.weight) if dtype in faster and faster[dtype]() else None
 
 
 class PackedEmbedding(_Frozen):

@@ -1,4 +1,4 @@
-"""Products of many rows with int8 and bfloat16 weights, by oneDNN, where the processor has them."""
+"""Products of many rows by oneDNN, with weights laid out once, where that is fastest."""
 
 import os
 import signal
@@ -9,14 +9,16 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from jaxtyping import Float32, Int8, UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int, Int8, UInt8
 from torch import Tensor
 
 from qkv.errors import StorageError
 from qkv.files import write_atomically
-from qkv.inference.build import SECONDS, kernel, known_here
+from qkv.inference.build import SECONDS, kernel, known_here, processor
 
-OUTLIER = 8  # times the root mean square of a row: rounding would be more than 2 % of its size
+OUTLIER = 12  # times the root mean square of a row: rounding would be more than 3 % of its size
+COLUMNS = 32  # at most one in so many is left out
 FINE = 254  # steps of what rounding leaves: it is at most half a step, 127 of these
 EXTREME = 100  # times the mean of the other |x|: beside it, they would be rounded away even so
 LARGE, SMALL = 1e18, 1e-18  # squares of larger numbers overflow, those of smaller ones vanish
@@ -25,37 +27,101 @@ FOUND = {0: "runs", -signal.SIGILL: "dies"}  # by the exit status of the check
 
 
 class Int8Matrix:
-    """A matrix of integers, laid out for oneDNN."""
+    """A matrix of integers with a scale per row, laid out for oneDNN."""
 
     def __init__(self, integers: Int8[Tensor, "N K"], scales: Float32[Tensor, " N"]):
         self.laid_out = torch.ops.onednn.qlinear_prepack(integers, None)
-        self.scales = scales
+        self.integers, self.scales = integers, scales
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)
 
-    def __call__(self, integers: UInt8[Tensor, "rows K"]) -> Float32[Tensor, "rows N"]:
+    def __call__(
+        self, x: Float32[Tensor, "rows K"], bias: Float32[Tensor, " N"] | None
+    ) -> tuple[Float32[Tensor, "rows N"], Int[Tensor, " extreme"]]:
+        """Multiply rows rounded to 8 bits, and columns with outliers in float32.
+
+        A row that still has one is multiplied twice: what rounding leaves is rounded, too. Those
+        that even 15 bits do not hold are returned by number, and have no result.
+        """
+        columns = large_columns(x)
+        integers, steps = round_rows(x, columns)
+        y = self._finish(self._product(integers), steps, x, columns, bias)
+        outliers = (steps.squeeze(1) < 0).nonzero().squeeze(1)
+        if not len(outliers):
+            return y, outliers
+        chosen = x[outliers]
+        integers, rest, steps = round_rows_twice(chosen, columns)
+        both = self._product(integers).add_(self._product(rest), alpha=1 / FINE)
+        y[outliers] = self._finish(both, steps, chosen, columns, bias)
+        return y, outliers[steps.squeeze(1) < 0]
+
+    def _product(self, integers: UInt8[Tensor, "rows K"]) -> Float32[Tensor, "rows N"]:
         """Multiply rows that `round_rows` made; each is still to be multiplied by its step."""
         return torch.ops.onednn.qlinear_pointwise(
             *(integers, 1.0, 128, self.laid_out, self.scales, self.zeros),
             *(None, 1.0, 0, torch.float32, "none", [], ""),
         )
 
+    def _finish(
+        self, y: Tensor, steps: Tensor, x: Tensor, columns: Tensor, bias: Tensor | None
+    ) -> Float32[Tensor, "rows N"]:
+        """Multiply rows by their steps, and add the bias and the columns that were left out."""
+        if kernel():
+            empty = x[:0] if bias is None else bias
+            torch.ops.qkv.finish_rows(y, steps, empty, x, columns, self.integers, self.scales)
+            return y
+        weight = self.integers[:, columns].float() * self.scales[:, None]
+        return F.linear(x[:, columns], weight, bias).add_(y.mul_(steps))
+
+
+class FloatMatrix:
+    """A matrix of float32 or bfloat16, laid out for oneDNN."""
+
+    def __init__(self, weight: Float[Tensor, "N K"]):
+        self.dtype = weight.dtype
+        self.laid_out = torch.ops.mkldnn._reorder_linear_weight(weight)
+
+    def __call__(
+        self, x: Float32[Tensor, "*any K"], bias: Float32[Tensor, " N"] | None
+    ) -> Float32[Tensor, "*any N"]:
+        """Multiply; bfloat16 rounds x, too."""
+        rounds = self.dtype != torch.float32
+        options = (None if rounds else bias, "none", [], "")
+        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.laid_out, *options).float()
+        return y.add_(bias) if rounds and bias is not None else y
+
+
+def large_columns(x: Float32[Tensor, "rows K"]) -> Int[Tensor, " columns"]:
+    """Return the columns that have the outliers of most rows.
+
+    Language models have a few features that are large for many tokens; the rest rounds well without
+    them (Dettmers et al. 2022, LLM.int8()).
+    """
+    if kernel():
+        counts = torch.ops.qkv.count_large(x, OUTLIER)
+    else:
+        counts = (x.abs() > OUTLIER * _size(x)).float().sum(0)
+    found, most = counts.nonzero().squeeze(1), x.shape[1] // COLUMNS
+    return found if len(found) <= most else counts.topk(most).indices
+
 
 def round_rows(
-    x: Float32[Tensor, "rows K"],
+    x: Float32[Tensor, "rows K"], columns: Int[Tensor, " columns"]
 ) -> tuple[UInt8[Tensor, "rows K"], Float32[Tensor, "rows 1"]]:
     """Return round(127 x / max|x|) + 128 of each row, and its step, max|x| / 127.
 
-    The step is -1 for a row with an outlier, or one that is not finite, or tiny.
+    The columns count as 0. The step is -1 for a row with an outlier, or one that is not finite, or
+    tiny.
     """
     if kernel():
         integers = torch.empty(x.shape, dtype=torch.uint8)
-        return integers, torch.ops.qkv.round_rows(x, integers, integers[:0], OUTLIER)
-    scaled, steps = _in_steps(x, OUTLIER * x.square().mean(1, keepdim=True).sqrt())
+        return integers, torch.ops.qkv.round_rows(x, columns, integers, integers[:0], OUTLIER)
+    x = x.index_fill(1, columns, 0)
+    scaled, steps = _in_steps(x, OUTLIER * _size(x))
     return _shifted(scaled.round()), steps
 
 
 def round_rows_twice(
-    x: Float32[Tensor, "rows K"],
+    x: Float32[Tensor, "rows K"], columns: Int[Tensor, " columns"]
 ) -> tuple[UInt8[Tensor, "rows K"], UInt8[Tensor, "rows K"], Float32[Tensor, "rows 1"]]:
     """Return what `round_rows` does, and in between what it leaves, in steps of 1 / FINE.
 
@@ -64,12 +130,17 @@ def round_rows_twice(
     """
     if kernel():
         integers, rest = torch.empty(2, *x.shape, dtype=torch.uint8)
-        return integers, rest, torch.ops.qkv.round_rows(x, integers, rest, EXTREME)
+        return integers, rest, torch.ops.qkv.round_rows(x, columns, integers, rest, EXTREME)
+    x = x.index_fill(1, columns, 0)
     sizes = x.abs()
     others = sizes.sum(1, keepdim=True) - sizes.amax(1, keepdim=True)
     scaled, steps = _in_steps(x, EXTREME * others / x.shape[1])
     whole = scaled.round()
     return _shifted(whole), _shifted((FINE * (scaled - whole)).round()), steps
+
+
+def _size(x: Tensor) -> Tensor:
+    return x.square().mean(1, keepdim=True).sqrt()
 
 
 def _in_steps(x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +159,13 @@ def _shifted(whole: Tensor) -> Tensor:
 def fast_int8() -> bool:
     """Return whether this processor multiplies 8-bit integers, exactly."""
     return torch.cpu._is_vnni_supported() and _runs("int8")
+
+
+@cache
+def fast_float32() -> bool:
+    """Return whether oneDNN is faster than MKL, whose best code is for Intel's processors."""
+    has_both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    return has_both and "AuthenticAMD" in processor()
 
 
 @cache
