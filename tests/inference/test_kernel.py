@@ -74,6 +74,15 @@ def test_an_outlier_costs_no_more_than_in_float32(packing, groups):
 
 @needs_kernel
 @pytest.mark.parametrize(("packing", "groups"), KINDS)
+def test_an_outlier_of_a_narrow_row_leaves_the_other_products_alone(packing, groups):
+    weight, x = torch.randn(37, 5), torch.randn(3, 5)
+    weight[3, 2], x[1, 2] = 0, 1e7
+    matrix = pack(weight, packing, groups=groups)
+    close(product(x, matrix), exact(x, matrix), x, matrix)
+
+
+@needs_kernel
+@pytest.mark.parametrize(("packing", "groups"), KINDS)
 def test_rows_longer_than_a_chunk_of_integers(packing, groups):
     matrix, x = pack(torch.randn(3, 9_001), packing, groups=groups), torch.randn(2, 9_001)
     matrix = pack(torch.full((2, 9_001), 3.0), packing, groups=groups)

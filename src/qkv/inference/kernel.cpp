@@ -42,6 +42,7 @@ static void attend(const float* q, const float* keys, const float* values, const
   bool any = false;
   for (Index t = 0; t < n; ++t) {
     const bool seen = !mask || mask[t];
+    for (Index i = 0; i < d; i += 64 / Index(sizeof(float))) prefetch(values + t * stride + i);  // they are next
     any |= seen;
     scores[t] = seen ? scale * dot(q, keys + t * stride, d) : -infinity;
     most = std::max(most, scores[t]);
@@ -269,18 +270,25 @@ static Tensor round_rows(Tensor x, Tensor columns, Tensor integers, Tensor rest,
 
 // How many rows have in each column a number more than `outlier` times their root mean square: float32 (k,).
 static Tensor count_large(Tensor x, double outlier) {
-  const Index k = x.size(-1), rows = x.size(0);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const Index k = x.size(1), rows = x.size(0);
   const float* all = data<float>(x);
-  std::vector<float> limits(rows);
+  std::vector<float> limits(rows);  // infinity: no number is larger
   torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / k), [&](Index from, Index to) {
-    for (Index r = from; r < to; ++r) limits[r] = float(outlier) * std::sqrt(dot(all + r * k, all + r * k, k) / float(k));
+    for (Index r = from; r < to; ++r) {
+      const float limit = float(outlier) * std::sqrt(dot(all + r * k, all + r * k, k) / float(k));
+      limits[r] = largest(all + r * k, k) > limit ? limit : infinity;
+    }
   });
   Tensor counts = torch::stable::new_empty(x, {k});
   float* count = (float*)counts.mutable_data_ptr();
+  std::fill(count, count + k, 0.f);
   torch::stable::parallel_for(0, k, std::max<Index>(16, (1 << 14) / rows), [&](Index from, Index to) {
-    std::fill(count + from, count + to, 0.f);
-    for (Index r = 0; r < rows; ++r)
-      for (Index i = from; i < to; ++i) count[i] += std::fabs(all[r * k + i]) > limits[r] ? 1.f : 0.f;
+    for (Index r = 0; r < rows; ++r) {
+      const float limit = limits[r];
+      if (limit == infinity) continue;
+      for (Index i = from; i < to; ++i) count[i] += std::fabs(all[r * k + i]) > limit ? 1.f : 0.f;
+    }
   });
   return counts;
 }

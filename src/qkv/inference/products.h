@@ -242,11 +242,11 @@ struct InFloats {
 };
 
 // Whether no number of a row is so large that the bits of others would be lost beside it.
-constexpr float LARGEST = 64;  // times the mean
+constexpr float LARGEST = 64;  // times the mean of the others
 static bool balanced(const float* x, Index k, float most) {
   float total = 0;
   for (Index i = 0; i < k; ++i) total += std::fabs(x[i]);
-  return most == 0 || (most * float(k) <= LARGEST * total && most > 1e-30f);  // false for NaN
+  return most == 0 || (most * float(k - 1) <= LARGEST * (total - most) && most > 1e-30f);  // false for NaN
 }
 
 // int8 by integers, four times as fast: x = step * (high + low / 8192), two numbers of 13 bits. That
