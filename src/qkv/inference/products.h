@@ -346,7 +346,7 @@ struct Linear {
             r += count;
           };
           if (W::MOST == 8 && left >= 8) some(outputs<W::MOST, W>, 8);
-          else if (left >= 4) some(outputs<4, W>, 4);
+          else if (W::MOST >= 4 && left >= 4) some(outputs<std::min<Index>(4, W::MOST), W>, 4);
           else if (left >= 2) some(outputs<2, W>, 2);
           else some(outputs<1, W>, 1);
         }
