@@ -250,3 +250,32 @@ def test_what_is_fastest_is_measured_and_said(caplog):
     assert "products of 64 rows: float32" in caplog.text
     tokens = torch.randint(11, (2, 5))
     torch.testing.assert_close(optimize(model, "auto")(tokens), model(tokens), rtol=0.1, atol=0.1)
+
+
+@needs_kernel
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("width", [11, 37])
+@pytest.mark.parametrize("n", [2, 4, 13, 23])
+def test_many_queries_attend_as_in_float64(groups, width, n):
+    fast = FastAttention(MultiHeadAttention(6 * width, 6, n_kv_heads=groups))
+    queries, mask = torch.randn(5, 6, n, width), torch.rand(5, 1, 1, 19) > 0.4
+    keys, values = torch.randn(2, 5, groups, 19, width)
+    mask[3] = False
+    queries[1, 2, 1] *= 100  # one key has all the weight
+    for seen in (None, mask):
+        ours = fast.attend(queries, keys, values, seen)
+        theirs = attention(queries.double(), keys.double(), values.double(), mask=seen)
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours[3], torch.zeros(6, n, width))
+
+
+@needs_kernel
+def test_a_query_or_a_key_that_is_not_finite_gives_no_number():
+    fast = FastAttention(MultiHeadAttention(66, 6))
+    queries, keys, values = torch.randn(3, 2, 6, 7, 11)
+    queries[0, 1, 2, 3] = float("nan")
+    keys[1, 2, 3, 4] = float("nan")
+    y = fast.attend(queries, keys, values, None)
+    assert y[0, 1, 2].isnan().all()
+    assert y[1, 2].isnan().all()
+    assert y[0, 0].isfinite().all()

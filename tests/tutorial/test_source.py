@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from qkv.errors import ConfigError, DataError
-from qkv.inference.build import SOURCE as KERNEL
 from qkv.tutorial import source as module
 from qkv.tutorial.source import kernel_source_of, location, show_kernel, show_source, source_of
 
@@ -67,8 +66,9 @@ def test_what_has_no_python_source_is_refused():
 
 
 def test_the_kernel_is_shown_from_the_first_to_the_last_line_of_a_function():
-    text, line = kernel_source_of("attend")
-    lines = KERNEL.read_text().splitlines()
+    text, file, line = kernel_source_of("attend")
+    lines = file.read_text().splitlines()
+    assert file.name == "attention.h"
     assert text.splitlines()[0] == lines[line - 1]
     assert text.startswith("static void attend(const float* q")
     assert text.endswith("\n}")
@@ -76,7 +76,7 @@ def test_the_kernel_is_shown_from_the_first_to_the_last_line_of_a_function():
 
 
 def test_a_member_of_the_kernel_is_dedented():
-    text, _ = kernel_source_of("feed_forward")
+    text, _, _ = kernel_source_of("feed_forward")
     assert text.startswith("void feed_forward(const Linear& up")
     assert text.endswith("\n}")
 
@@ -89,5 +89,5 @@ def test_functions_of_the_kernel_are_shown_in_order_with_their_place(capsys):
 
 
 def test_an_unknown_function_of_the_kernel_is_refused():
-    with pytest.raises(ConfigError, match=r"kernel\.cpp defines no function 'decod'"):
+    with pytest.raises(ConfigError, match=r"kernel\.cpp and its headers define no.*'decod'"):
         show_kernel("decod")

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
-HEADERS = ("products.h", "words.h")
+HEADERS = ("products.h", "words.h", "attention.h")
 LOG = logging.getLogger(__name__)
 SECONDS = 300  # after which a compiler or a check is given up
 # Sums may be reordered, which vectors need; NaN and infinity keep their meaning.

@@ -1,9 +1,10 @@
 // A step of a decoder's whole stack in one call, and a single linear layer.
 //
 // `decode` mirrors blocks/stack.py, blocks/block.py and attention/multi_head.py, in their order and
-// with their names; the Python pages are what it is tested against. products.h has the products.
+// with their names; the Python pages are what it is tested against. products.h has the products,
+// attention.h what a head computes.
 
-#include "products.h"
+#include "attention.h"
 
 // ---- One step of a decoder ----------------------------------------------------------------------
 
@@ -24,56 +25,6 @@ struct Norm {
       const float inverse = 1 / std::sqrt(square / float(d) + eps);
       for (Index i = 0; i < d; ++i) y[i] = (x[i] - mean) * inverse * weight[i] + (bias ? bias[i] : 0.f);
     }
-  }
-};
-
-struct Memory {  // keys and values (batch, groups, length, width), and the mask (batch, length)
-  const float *keys, *values;
-  const bool* mask;
-  Index batch_stride, group_stride, stride, length;
-  Index sharing;  // rows of queries that attend to each memory
-};
-
-// softmax(q K^T / sqrt(d)) V of one query and head; a query that sees nothing gets zeros.
-static void attend(const float* q, const float* keys, const float* values, const bool* mask, Index stride, Index n,
-                   Index d, float* scores, float* y) {
-  const float infinity = std::numeric_limits<float>::infinity(), scale = 1 / std::sqrt(float(d));
-  float most = -infinity, total = 0;
-  bool any = false;
-  for (Index t = 0; t < n; ++t) {
-    const bool seen = !mask || mask[t];
-    for (Index i = 0; i < d; i += 64 / Index(sizeof(float))) prefetch(values + t * stride + i);  // they are next
-    any |= seen;
-    scores[t] = seen ? scale * dot(q, keys + t * stride, d) : -infinity;
-    most = std::max(most, scores[t]);
-  }
-  std::fill(y, y + d, 0.f);
-  if (!any) return;
-  for (Index t = 0; t < n; ++t) total += scores[t] = scores[t] == -infinity ? 0 : exponential(scores[t] - most);
-  for (Index t = 0; t < n; ++t) {
-    const float weight = scores[t] / total, *value = values + t * stride;
-    for (Index i = 0; i < d; ++i) y[i] += weight * value[i];
-  }
-}
-
-// Every head of every query; y (batch * n, n_heads, d). Query i of a text sees the keys up to past + i.
-struct Attention {
-  Index n_heads, n_groups, d, batch, n, past;
-  bool causal;
-
-  void operator()(const float* queries, Index width, const Memory& memory, float* y) const {
-    const Index per_group = n_heads / n_groups, work = std::max<Index>(1, memory.length * d);
-    torch::stable::parallel_for(0, batch * n * n_heads, std::max<Index>(1, (1 << 14) / work), [&](Index from, Index to) {
-      thread_local std::vector<float> scores;
-      scores.resize(memory.length);
-      for (Index i = from; i < to; ++i) {
-        const Index r = i / n_heads, h = i % n_heads, b = r / n / memory.sharing;
-        const Index at = b * memory.batch_stride + h / per_group * memory.group_stride;
-        attend(queries + r * width + h * d, memory.keys + at, memory.values + at,
-               memory.mask ? memory.mask + b * memory.length : nullptr, memory.stride,
-               causal ? past + r % n + 1 : memory.length, d, scores.data(), y + i * d);
-      }
-    });
   }
 };
 

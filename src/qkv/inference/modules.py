@@ -27,6 +27,7 @@ NOTHING = torch.empty(0)
 # and integers in groups are worth expanding.
 MOST_ROWS = 16
 MOST_ROWS_IN_GROUPS = 64
+MOST_QUERIES = 48  # of the kernel's attention, where all see the same keys
 
 
 class _Frozen(nn.Module):
@@ -167,7 +168,7 @@ class FastAttention(MultiHeadAttention):
         """Compute the weighted sum of the values."""
         tensors = (queries, keys, values)
         if (
-            (queries.shape[2] == 1 or (not self.causal and queries.shape[2] <= MOST_ROWS))
+            (queries.shape[2] == 1 or (not self.causal and queries.shape[2] <= MOST_QUERIES))
             and self.position_bias is None
             and all(x.dtype == torch.float32 and x.stride(-1) == 1 for x in tensors)
             and keys.stride() == values.stride()

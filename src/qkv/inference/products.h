@@ -189,7 +189,7 @@ enum Activation : Index { NONE, RELU, GELU, GELU_TANH, SILU };
 static float exponential(float x) {
   x = x < -87.f ? -87.f : x > 88.f ? 88.f : x;  // NaN stays
   const float n = std::nearbyint(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  const float series = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r / 720)))));
+  const float series = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f))))));
   const uint32_t bits = uint32_t(int32_t(n) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, 4);

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from qkv.errors import ConfigError
-from qkv.inference.build import SOURCE as KERNEL
+from qkv.inference.build import HEADERS, SOURCE
 
 Shown = Callable[..., Any] | type
 
@@ -55,23 +55,25 @@ def show_kernel(*names: str) -> None:
         ConfigError: the kernel has no function or member of that name.
     """
     for name in names:
-        text, line = kernel_source_of(name)
-        _show(f"// src/qkv/inference/{KERNEL.name}, line {line}\n{text}\n", "cpp")
+        text, file, line = kernel_source_of(name)
+        _show(f"// src/qkv/inference/{file.name}, line {line}\n{text}\n", "cpp")
 
 
-def kernel_source_of(name: str) -> tuple[str, int]:
-    """Return the dedented definition of a function of the kernel, and its first line.
+def kernel_source_of(name: str) -> tuple[str, Path, int]:
+    """Return the dedented definition of a function of the kernel, its file, and its first line.
 
     Raises:
         ConfigError: the kernel has no function or member of that name.
     """
-    lines = KERNEL.read_text(encoding="utf-8").splitlines()
     head = re.compile(rf"( *)(static )?[\w:<>*& ]+ \*?{re.escape(name)}\(")  # a type, then the name
-    for first, line in enumerate(lines):
-        if match := head.match(line):
-            last = lines.index(match[1] + "}", first)
-            return textwrap.dedent("\n".join(lines[first : last + 1])), first + 1
-    raise ConfigError(f"{KERNEL.name} defines no function {name!r}")
+    for file in (SOURCE, *(SOURCE.with_name(header) for header in HEADERS)):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        for first, line in enumerate(lines):
+            if match := head.match(line):
+                last = lines.index(match[1] + "}", first)
+                text = "\n".join(lines[first : last + 1])
+                return textwrap.dedent(text), file, first + 1
+    raise ConfigError(f"{SOURCE.name} and its headers define no function {name!r}")
 
 
 def _show(text: str, language: str) -> None:

@@ -1,0 +1,128 @@
+// softmax(q K^T / sqrt(d)) V of all heads. Included by kernel.cpp.
+
+#pragma once
+
+#include "products.h"
+
+constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+struct Memory {  // keys and values (batch, groups, length, width), and the mask (batch, length)
+  const float *keys, *values;
+  const bool* mask;
+  Index batch_stride, group_stride, stride, length;
+  Index sharing;  // rows of queries that attend to each memory
+};
+
+// The largest number, NaN if one is positive NaN. Integers with these bits are ordered as the floats are, and the compiler
+// makes vectors of integers' maxima alone.
+static float maximum(const float* x, Index n) {
+  const auto ordered = [](int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); };
+  int32_t most = std::numeric_limits<int32_t>::min();
+  for (Index i = 0; i < n; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    most = std::max(most, ordered(bits));
+  }
+  most = ordered(most);
+  float y;
+  std::memcpy(&y, &most, 4);
+  return y;
+}
+
+// The weights of n scores, -infinity for what is not seen; false if that is everything.
+static bool softmax(float* scores, Index n) {
+  const float most = maximum(scores, n);
+  float total = 0;
+  if (most == -INFINITE) return false;
+  for (Index t = 0; t < n; ++t) total += scores[t] = scores[t] == -INFINITE ? 0 : exponential(scores[t] - most);
+  for (Index t = 0; t < n; ++t) scores[t] /= total;
+  return true;
+}
+
+// U vectors of features of the weighted sum of n values.
+template <Index U>
+static void add_some(const float* weights, const float* values, Index stride, Index n, float* y) {
+  Floats sums[U] = {};
+  for (Index t = 0; t < n; ++t)
+    for (Index u = 0; u < U; ++u) sums[u] += floats(values + t * stride + u * L) * weights[t];
+  std::memcpy(y, sums, sizeof sums);
+}
+static void add_values(const float* weights, const float* values, Index stride, Index n, Index d, float* y) {
+  Index i = 0;
+  for (; i + 4 * L <= d; i += 4 * L) add_some<4>(weights, values + i, stride, n, y + i);
+  for (; i + L <= d; i += L) add_some<1>(weights, values + i, stride, n, y + i);
+  for (; i < d; ++i) {
+    y[i] = 0;
+    for (Index t = 0; t < n; ++t) y[i] += weights[t] * values[t * stride + i];
+  }
+}
+
+// One query and head; a query that sees nothing gets zeros.
+static void attend(const float* q, const float* keys, const float* values, const bool* mask, Index stride, Index n,
+                   Index d, float* scores, float* y) {
+  const float scale = 1 / std::sqrt(float(d));
+  for (Index t = 0; t < n; ++t) {
+    for (Index i = 0; i < d; i += 64 / Index(sizeof(float))) prefetch(values + t * stride + i);  // they are next
+    scores[t] = !mask || mask[t] ? scale * dot(q, keys + t * stride, d) : -INFINITE;
+  }
+  const bool any = softmax(scores, n);
+  add_values(scores, values, stride, any ? n : 0, d, y);
+}
+
+// The same for many queries of one head that see the same keys. Keys are turned once, so that a vector has one feature of
+// L keys, and no sum runs along a vector.
+struct Turned {
+  Index n, padded, d;
+  std::vector<float> keys, allowed, scores;  // (d, padded), (padded,): 0 or -infinity, (padded,)
+
+  Turned(Index n, Index d) : n(n), padded((n + L - 1) / L * L), d(d), keys(d * padded), allowed(padded, -INFINITE), scores(padded) {}
+
+  void turn(const float* from, Index stride, const bool* mask) {
+    const float scale = 1 / std::sqrt(float(d));
+    for (Index t = 0; t < n; ++t) {
+      const bool seen = !mask || mask[t];
+      allowed[t] = seen ? 0 : -INFINITE;
+      for (Index i = 0; i < d; ++i) keys[i * padded + t] = seen ? scale * from[t * stride + i] : 0;
+    }
+  }
+  void attend(const float* q, const float* values, Index stride, float* y) {
+    for (Index t = 0; t < padded; t += L) {
+      Floats sums = floats(&allowed[t]);
+      for (Index i = 0; i < d; ++i) sums += floats(&keys[i * padded + t]) * q[i];
+      std::memcpy(&scores[t], &sums, sizeof sums);
+    }
+    const bool any = softmax(scores.data(), padded);
+    add_values(scores.data(), values, stride, any ? n : 0, d, y);
+  }
+};
+
+// Every head of every query; y (batch * n, n_heads, d). Query i of a text sees the keys up to past + i.
+struct Attention {
+  Index n_heads, n_groups, d, batch, n, past;
+  bool causal;
+
+  void operator()(const float* queries, Index width, const Memory& memory, float* y) const {
+    const Index per_group = n_heads / n_groups, work = std::max<Index>(1, memory.length * d), length = memory.length;
+    const auto place = [&](Index b, Index h) { return b * memory.batch_stride + h / per_group * memory.group_stride; };
+    const auto mask = [&](Index b) { return memory.mask ? memory.mask + b * length : nullptr; };
+    if (n >= 4 && !causal && memory.sharing == 1)
+      return torch::stable::parallel_for(0, batch * n_heads, std::max<Index>(1, (1 << 14) / (work * n)), [&](Index from, Index to) {
+        Turned turned(length, d);
+        for (Index i = from; i < to; ++i) {
+          const Index b = i / n_heads, h = i % n_heads, at = place(b, h);
+          turned.turn(memory.keys + at, memory.stride, mask(b));
+          for (Index r = b * n; r < (b + 1) * n; ++r)
+            turned.attend(queries + r * width + h * d, memory.values + at, memory.stride, y + (r * n_heads + h) * d);
+        }
+      });
+    torch::stable::parallel_for(0, batch * n * n_heads, std::max<Index>(1, (1 << 14) / work), [&](Index from, Index to) {
+      thread_local std::vector<float> scores;
+      scores.resize(length);
+      for (Index i = from; i < to; ++i) {
+        const Index r = i / n_heads, h = i % n_heads, b = r / n / memory.sharing, at = place(b, h);
+        attend(queries + r * width + h * d, memory.keys + at, memory.values + at, mask(b), memory.stride,
+               causal ? past + r % n + 1 : length, d, scores.data(), y + i * d);
+      }
+    });
+  }
+};
