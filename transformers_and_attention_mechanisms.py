@@ -14,24 +14,23 @@
 # ![Attention weights of one model for six languages: which input characters (columns) it reads
 # while it writes each output character (rows)](docs/images/alignments.png)
 #
-# **The code you learn from is the code you run.** Every function shown here is shown by its shipped
-# source: it is the function that the library `qkv` uses, tests and measures. What the text says
-# about results is computed in the cell below it, or asserted there. The models of sections 1 to 5,
-# 7 and 9, and the small ones of section 8, are trained while you read, on a CPU, on data that comes
-# with the installation; section 6 shows models that ship with the library, and section 8 opens
-# published ones.
+# **The code you learn from is the code you run.** Every function is shown as shipped: it is the one
+# that the library `qkv` uses, tests and measures. What the text says about results is computed or
+# asserted in a cell beside it. The models of sections 1 to 5, 7 and 9, and the small ones of
+# section 8, are trained while you read, on a CPU, on data that comes with the installation; section
+# 6 shows models that ship with the library, and section 8 opens published ones.
 #
-# Most models learn a task that you can check by eye: **dates as people write them**, in ten
-# languages and seven scripts, are rewritten as ISO 8601. `Tuesday, August 12, 1986` and
-# `1986 թ. օգոստոսի 12, երեքշաբթի` both mean `1986-08-12`: the order of day, month and year differs,
-# months have names, weekdays are noise. To write each output character, a model has to find the few
-# input characters that matter. That search is what attention is.
+# Most models learn a task that you can check by eye: rewriting **dates as people write them**, in
+# ten languages and seven scripts, as ISO 8601. `Tuesday, August 12, 1986` and
+# `1986 թ. օգոստոսի 12, երեքշաբթի` both mean `1986-08-12`: the order of day, month and year varies,
+# months have names, and weekdays are noise. To write each output character, a model has to find the
+# few input characters that matter. That search is what attention does.
 
 # %% [markdown] tags=["contents"]
 # ## Contents
 #
-# The sections are in `notebooks/`, one notebook each, and all together in one notebook; `--list`
-# prints them. Sections 1 to 5 build on one another. Section 6 can be read last.
+# The sections are in `notebooks/`: one notebook for each, and one with all of them. `--list` lists
+# them. Sections 1 to 5 build on one another. Section 6 can be read last.
 
 # %% tags=["script"]
 # Run by hand: `make tutorial`, or `python transformers_and_attention_mechanisms.py --help`.
@@ -57,14 +56,14 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
 # %% [markdown]
 # ## Setting up
 #
-# Nothing is downloaded. `--section 9` runs one section; each needs this set-up only. `--fast` (in a
-# notebook: `QKV_FAST=1`) trains for a quarter of the steps on less data, to see everything once;
-# results that need all of them are then neither reached nor asserted. `--seed 1` (`QKV_SEED=1`) draws
-# other initial weights and batches. `--data my.csv` (or `QKV_TEXTS=my.csv`) runs section 9 on your
-# own texts.
+# Nothing is downloaded. `--section 9` runs a single section; each needs only this setup. `--fast`
+# (in a notebook: `QKV_FAST=1`) trains for a quarter of the steps on less data, for a quick look at
+# everything; results that need the full training are then neither reached nor asserted. `--seed 1`
+# (`QKV_SEED=1`) draws different initial weights and batches. `--data my.csv` (or
+# `QKV_TEXTS=my.csv`) runs section 9 on your own texts.
 #
-# The cell makes the corpus of dates from the names and patterns of the Unicode CLDR, read through
-# Babel. Training and test dates are disjoint: a date itself determines which of the two it is in.
+# The next cell generates the dates from the names and patterns of the Unicode CLDR, read through
+# Babel. Training and test dates are disjoint: the date itself determines which set it is in.
 
 # %%
 import itertools
@@ -102,24 +101,24 @@ lengths = [len(text) for text, _ in test_pairs]
 #
 # *20 minutes to read, less than one to run.*
 #
-# This page collects what the later ones assume: notation, shapes, a training loop, and a self-test.
+# This section covers what later ones assume: notation, shapes, a training loop, and a self-test.
 #
 # ### 0.1 What you need
 #
-# Python, the basics of PyTorch (tensors, `nn.Module`, gradients), matrix products, and some
-# probability: softmax, expectation, variance. Recurrent networks help in section 1, but their code
-# is shown. **Versions**: Python 3.11 and PyTorch 2.10 or later, the lowest on which all of this is
-# tested (`make oldest`). Older ones, such as Python 3.7 and PyTorch 1.10, cannot work: Python 3.7 has
-# had no security fixes since June 2023, and PyTorch had no fused attention before 2.0 (March 2023),
-# and none that shares keys between heads before 2.5.
+# You need Python, the basics of PyTorch (tensors, `nn.Module`, gradients), matrix products, and
+# some probability: softmax, expectation, variance. Knowing recurrent networks helps in section 1,
+# but their code is shown. **Versions**: Python 3.11 and PyTorch 2.10 or later, the oldest that we
+# test with (`make oldest`). Older ones, such as Python 3.7 and PyTorch 1.10, cannot work: Python
+# 3.7 cannot parse the code (nor has it had security fixes since June 2023), and PyTorch had no
+# fused attention before 2.0 (March 2023) and none that shares keys between heads before 2.5.
 #
 # | symbol | meaning | in code |
 # | --- | --- | --- |
 # | $B$, $n$ (or $T$, $S$) | batch size, sequence length (of target and source) | `batch`, `length` |
 # | $d$ | width of the model | `d_model` |
-# | $h$, $d_k$, $d_v$ | number of heads, widths of their queries and keys, and of their values | `n_heads`, `d_head` |
+# | $h$, $d_k$, $d_v$ | number of heads, width of their queries and keys, width of their values | `n_heads`, `d_head` |
 # | $d_{ff}$ | inner width of the feed-forward network | `d_ff` |
-# | $V$ | size of the vocabulary; $V$ is also the matrix of values, where it stands beside $Q$ and $K$ | `vocab_size` |
+# | $V$ | vocabulary size; beside $Q$ and $K$, $V$ is the matrix of values | `vocab_size` |
 # | $X$, $x_i$ | input of a layer, one row for each token | `x` |
 # | $Q, K, V$; $q, k, v$ | queries, keys and values, as matrices and as rows | `queries`, `keys`, `values` |
 # | $W^Q, W^K, W^V, W^O$ | projections | `query`, `key`, `value`, `output` |
@@ -130,21 +129,22 @@ lengths = [len(text) for text, _ in test_pairs]
 #
 # The library annotates tensors with their shapes: `Float[Tensor, "B H Q D"]` is a floating-point
 # tensor with four axes, named in the docstring: batch, heads, queries, width of a head. `*batch`
-# stands for any number of axes, and `1` for an axis of length 1. Most bugs in attention are axes in
-# the wrong order, and they raise no error as long as the lengths fit.
+# stands for any number of axes, and `1` for an axis of length 1. Most bugs in attention come from
+# axes in the wrong order, which raises no error as long as the lengths fit.
 #
 # ### 0.3 Training, in ten lines
 #
-# All models of this tutorial are trained by the same loop. A model that predicts the next token of
-# a sequence returns **logits**, $V$ numbers for each position. The **cross-entropy** is the mean of
-# $-\ln p$ over the true tokens, where $p$ is the softmax of the logits. Its unit is the **nat** (like
-# the bit, but with the natural logarithm); a model that knows nothing has a loss of $\ln V$ nats, and
-# $e$ to the power of the loss is the **perplexity**: the number of equally likely tokens that leave one as uncertain.
+# All models in this tutorial are trained with the same loop. A model that predicts the next token
+# of a sequence returns **logits**, $V$ numbers for each position. The **cross-entropy** is the mean
+# of $-\ln p$ over the true tokens, where $p$ is their probability under the softmax of the logits.
+# Its unit is the **nat** (like the bit, but with the natural logarithm); a model that knows nothing
+# has a loss of $\ln V$ nats, and $e$ to the power of the loss is the **perplexity**: the number of
+# equally likely tokens that would leave the same uncertainty.
 #
-# Below, the model sees one token and predicts the next. While it trains, its input is the *true*
-# previous token, not the one that it predicted: **teacher forcing**, which makes all positions of a
+# The model below sees one token and predicts the next. In training, its input is the *true*
+# previous token, not the one it predicted. This is **teacher forcing**; it makes all positions of a
 # sequence independent of each other. When the model generates, it reads its own output instead;
-# models that generate this way are **auto-regressive**. The learning rate rises for some steps
+# models that generate this way are **auto-regressive**. The learning rate rises for a few steps
 # (**warm-up**), then falls along a **cosine** to 0.
 
 # %%
@@ -185,16 +185,16 @@ show_curves("0_loss", curves, x="step", y="nats per token", title=title, size=(6
 assert losses[-1] < math.log(10) < losses[0] < 1.5 * math.log(size)
 
 # %% [markdown]
-# It stays far above 0: the token before is not enough to tell the next one. `qkv.training.loop.train`
-# is this loop with gradient clipping, checkpoints, mixed precision and several devices.
+# The loss stays far above 0: one token is not enough to predict the next. `qkv.training.loop.train`
+# is this loop plus gradient clipping, checkpoints, mixed precision and several devices.
 #
 # ### 0.4 A self-test
 #
 # Answer before you run the cell. (1) What is the softmax of three equal scores, and what changes if
 # you add 5 to each? (2) `x` has the shape (2, 3, 4): what are the shapes of `x @ x.transpose(1, 2)`
-# and of `x.mean(-1, keepdim=True)`? (3) A model gives the true token the probability 1/8: what is the
+# and of `x.mean(-1, keepdim=True)`? (3) A model gives the true token probability 1/8: what is the
 # loss, in nats? (4) What is the gradient of the cross-entropy with respect to the logits? If two or
-# more answers surprise you, read an introduction to PyTorch first, such as its own *Learn the basics*.
+# more answers surprise you, read an introduction to PyTorch first, such as *Learn the basics*.
 
 # %%
 x = torch.randn(2, 3, 4)
@@ -213,7 +213,7 @@ show_table("Answers", {"question": answers, "answer": answers.values()})
 # %% [markdown]
 # ### 0.5 The data
 #
-# One date of each locale, in its longest form. Hebrew and Arabic are read from right to left.
+# Here is one date per locale, in its longest form. Hebrew and Arabic are read from right to left.
 
 # %%
 columns = ("locale", "as people write it", "ISO 8601")
@@ -230,17 +230,17 @@ print(
 #
 # *45 minutes to read, 4 to run.*
 #
-# This section builds attention from a weighted average, then trains its first kinds, of 2015, and
-# measures what each is good for.
+# This section builds attention up from a weighted average, then trains the first attention
+# mechanisms, those of 2015, and measures what each is good for.
 #
 # ### 1.1 What attention is for
 #
-# An **encoder-decoder** reads the whole input, then writes the output one symbol at a time; each
-# symbol is read again before the next is written (it is **auto-regressive**). The first ones
-# (Sutskever et al. 2014; Cho et al. 2014) passed on the input as *one* vector, the encoder's last
-# state, however long it was. **Attention** (Bahdanau, Cho and Bengio 2015) lets the decoder look
-# back: before writing each token it weighs every input position afresh and reads a weighted average
-# of them.
+# An **encoder-decoder** reads the whole input, then writes the output one symbol at a time, and
+# each symbol is fed back in before the next one is written (it is **auto-regressive**). The first
+# encoder-decoders (Sutskever et al. 2014; Cho et al. 2014) passed the input on as *one* vector, the
+# encoder's last state, however long the input was. **Attention** (Bahdanau, Cho and Bengio 2015)
+# lets the decoder look back: before it writes a token, it assigns a new weight to every input
+# position and reads the weighted average.
 #
 # The name comes from human vision. The eye sees only a small region sharply and moves to what
 # matters, while we still perceive the whole scene. This is an analogy, not a model of the brain:
@@ -252,9 +252,9 @@ print(
 # $$ e_s = \mathrm{score}(q, k_s) \qquad a_s = \frac{\exp e_s}{\sum_{s'} \exp e_{s'}} \qquad
 # c = \sum_s a_s v_s $$
 #
-# An example with four positions, counted from 0, small enough to check by hand. The query matches
-# the keys of positions 1 and 3 best, with a score of 4 each. But position 3 is masked (padding, for
-# example) and gets no weight at all, so the context is nearly the value of position 1.
+# Here is an example small enough to check by hand, with four positions, numbered from 0. The query
+# matches the keys of positions 1 and 3 best, with a score of 4 each. But position 3 is masked
+# (padding, say) and gets no weight at all, so the context is close to the value of position 1.
 
 # %%
 import dataclasses
@@ -315,10 +315,10 @@ with figure("1_plane", size=(5, 3)) as axes:
 # %% [markdown]
 # `masked_softmax` gives masked positions no weight; section 2.5 shows its source.
 #
-# **Why a softmax of scores?** Attention is an average whose weights are learned. In four steps: the mean
-# of all tokens so far, by a loop; the same by one product with a triangular matrix; the same matrix
-# as the softmax of equal scores, $-\infty$ for the future; and with scores that depend on the
-# tokens. Only the last weighs tokens by their content, and its scores can be learned.
+# **Why a softmax of scores?** Attention is an average whose weights are learned. We get there in
+# four steps: average all tokens so far in a loop; do the same with one triangular matrix; write
+# that matrix as the softmax of equal scores, with $-\infty$ for the future; let the scores depend
+# on the tokens. Only the last step weighs tokens by their content, and its scores can be learned.
 
 # %%
 torch.manual_seed(0)
@@ -339,21 +339,21 @@ show_weights("1_ladder", maps, size=(9, 3), numbers=".2f")
 # %% [markdown]
 # ### 1.2 Additive attention (Bahdanau et al. 2015)
 #
-# An inner product can compare vectors of the same width only, coordinate by coordinate. But the
-# decoder's state and the encoder's are made by two networks: nothing says that their coordinates
-# mean the same. So Bahdanau et al. *learn* the comparison, by a small feed-forward network with one
-# hidden layer that is trained with everything else (appendix A.1.2):
+# An inner product can only compare vectors of the same width, coordinate by coordinate. But the
+# decoder's and the encoder's states come from two networks: nothing makes their coordinates mean
+# the same thing. So Bahdanau et al. *learn* the comparison, with a small feed-forward network that
+# has one hidden layer and is trained with the rest (appendix A.1.2):
 #
 # $$ e_{ij} = v_a^\top \tanh(W_a s_{i-1} + U_a h_j) $$
 #
 # $$ \alpha_{ij} = \frac{\exp e_{ij}}{\sum_k \exp e_{ik}} \quad (6) \qquad
 # c_i = \sum_j \alpha_{ij} h_j \quad (5) $$
 #
-# with $s_{i-1}$ the decoder's previous state (the query) and $h_j$ the **annotation** of input position
-# $j$, which is key and value alike. The annotations come from a bidirectional **GRU** (Cho et al.
-# 2014), a recurrent cell $h_j = f(x_j, h_{j-1})$ with gates that decide what to keep of the previous
-# state. One GRU reads forward, one backward, so that $h_j$ represents the words on both sides of
-# $j$. This is all of the library's encoder, except for padding:
+# where $s_{i-1}$ is the decoder's previous state (the query) and $h_j$ is the **annotation** of
+# input position $j$, which is both key and value. The annotations come from a bidirectional **GRU**
+# (Cho et al. 2014), a recurrent cell $h_j = f(x_j, h_{j-1})$ with gates that decide how much of the
+# previous state to keep. One GRU reads forward and one backward, so $h_j$ represents the words on
+# both sides. Except for padding, this is the library's entire encoder:
 
 # %%
 torch.manual_seed(0)
@@ -366,10 +366,10 @@ print("annotations:", tuple(annotations.shape), "last states:", tuple(last.shape
 
 
 # %% [markdown]
-# One step of Bahdanau's attention from scratch, beside the library's. $U_a h_j$ does not depend on
-# the decoder, so the library computes it once. Cost, for $S$ input positions, $T$ output tokens and
-# a hidden layer of width $d_a$: time and memory $O(S T d_a)$, since each of the $S T$ scores has a
-# hidden layer of its own. Section 5.6 counts this, and the cost of all other mechanisms.
+# Here is one step of Bahdanau's attention from scratch, compared with the library's. $U_a h_j$ does
+# not depend on the decoder, so the library computes it once. For $S$ input positions, $T$ output
+# tokens and a hidden layer of width $d_a$, time and memory are $O(S T d_a)$, since each of the
+# $S T$ scores has its own hidden layer. Section 5.6 counts the cost of all mechanisms.
 
 
 # %%
@@ -393,8 +393,8 @@ show_source(additive_scores, AdditiveAttention)
 # %% [markdown]
 # ### 1.3 Multiplicative attention (Luong et al. 2015)
 #
-# Luong, Pham and Manning compare simpler scores, for the decoder's *current* state $h_t$ against
-# the encoder's states $\bar h_s$ (section 3.1):
+# Luong, Pham and Manning compare simpler scores between the decoder's *current* state $h_t$ and the
+# encoder's states $\bar h_s$ (their section 3.1):
 #
 # $$ \mathrm{dot:}\quad \mathrm{score}(h_t, \bar h_s) = h_t^\top \bar h_s $$
 #
@@ -402,10 +402,10 @@ show_source(additive_scores, AdditiveAttention)
 #
 # $$ \mathrm{concat:}\quad \mathrm{score}(h_t, \bar h_s) = v_a^\top \tanh(W_a [h_t; \bar h_s]) $$
 #
-# and a **location** score, $a_t = \mathrm{softmax}(W_a h_t)$, which depends on the position of an
-# input, not on its content. Dot and general are one product of matrices: time $O(S T d)$, and
-# $O(S d^2)$ more for *general*, memory $O(S T)$. *Concat* is Bahdanau's score in other letters,
-# since $W_a[h_t; \bar h_s] = W_q h_t + W_k \bar h_s$. The cell checks that, by building each pair:
+# and a **location** score, $a_t = \mathrm{softmax}(W_a h_t)$, which depends on an input's position,
+# not on its content. *Dot* is one matrix product and *general* two: time $O(S T d)$, plus
+# $O(S d^2)$ for *general*, and memory $O(S T)$. *Concat* is Bahdanau's score in different notation,
+# since $W_a[h_t; \bar h_s] = W_q h_t + W_k \bar h_s$. The cell checks this by building every pair:
 
 # %%
 q, k = torch.randn(2, 3, 5), torch.randn(2, 4, 7)
@@ -420,13 +420,14 @@ print("checked: concat is additive; no pair has to be built")
 show_source(dot_scores, general_scores, concat_scores, location_scores)
 
 # %% [markdown]
-# The library calls what they share *single-head attention*: a subclass defines only its score.
+# What they share is in the class `SingleHeadAttention`: a subclass defines only its score.
 #
 # ### 1.4 Two decoders
 #
-# Bahdanau attends *before* the recurrent cell, with the previous state; Luong *after* it, with the
-# current one, and feeds the resulting vector $\tilde h_t = \tanh(W_c [c_t; h_t])$ (eq. 5) into the
-# next step (**input feeding**). Both orders are one function:
+# Bahdanau's decoder attends *before* the recurrent cell, with the previous state. Luong's attends
+# *after* it, with the current one, and feeds the resulting vector
+# $\tilde h_t = \tanh(W_c [c_t; h_t])$ (eq. 5) into the next step (**input feeding**). One class
+# implements both orders:
 
 # %%
 show_source(RNNDecoder)
@@ -434,10 +435,10 @@ show_source(RNNDecoder)
 # %% [markdown]
 # ### 1.5 All of them, trained
 #
-# The same encoder, data, optimizer and number of steps for every model; only the attention differs
-# (and for *additive* the order of 1.4, its paper's). The first has none, as in 2014: its decoder
-# starts from the encoder's final state and has nothing else. Training is the loop of section 0, with
-# teacher forcing. `learn` trains the models of sections 3 and 7, too.
+# Every model has the same encoder, data, optimizer and number of steps; only the attention differs
+# (and, for *additive*, the order of 1.4, to match its paper). The first model has no attention, as
+# in 2014: its decoder starts from the encoder's final state and has nothing else. Training is the
+# loop of section 0, with teacher forcing. `learn` also trains the models of sections 3 and 7.
 
 # %%
 show_source(learn)
@@ -477,19 +478,19 @@ for name in ("additive", "dot", "general"):
 assert FAST or exact["none"] < 0.2
 
 # %% [markdown]
-# For some forty steps all models learn alike: how frequent each character is. Then they diverge. In
-# the full run *additive*, *dot* and *general* reach a loss of nearly 0 and nearly 100 %: on this task
-# it does not matter which score compares contents, as long as one does. (Which of them learns fastest
-# is another question; the curves answer it for one seed only.) The model without attention improves
-# slowly, and still gets almost every date wrong. *Location* must choose where to look from the
-# decoder's state alone; section 1.8 compares the local ones.
+# For about forty steps, all models learn the same thing: how frequent each character is. Then they
+# diverge. In the full run, *additive*, *dot* and *general* reach nearly zero loss and nearly 100 %
+# exact match: on this task it does not matter which score compares contents, as long as one does.
+# (Which of them learns fastest is another question; the curves answer it for one seed only.) The
+# model without attention improves slowly and still gets almost every date wrong. *Location* must
+# choose where to look from the decoder's state alone; section 1.8 compares the local ones.
 #
 # ### 1.6 What length does
 #
-# Does the model without attention fail because one vector cannot hold a date? The dates cannot tell:
-# after so little training it gets almost no date right, however short. A task that needs nothing but
-# memory can: copying strings of 3 to 12 digits, held out for the test. Both models train for the
-# same 600 steps.
+# Does the model without attention fail because one vector cannot hold a date? The dates cannot tell
+# us: after so little training, it gets almost no date right, however short. A task that needs
+# nothing but memory can: copying strings of 3 to 12 digits, tested on strings held out from
+# training. A model without attention and one with additive attention each train for 600 steps.
 
 # %%
 shortest = [hit for n, hit in zip(lengths, results["none"].hits, strict=True) if n < 16]
@@ -528,19 +529,20 @@ assert FAST or (without[0] > 0.9 and without[-1] < 0.5)
 assert FAST or min(with_attention) > 0.9
 
 # %% [markdown]
-# Here length does matter. Without attention one vector must carry all digits: after the full training
-# nearly all strings of 3 or 4 are right, and less than half of those of 11 or 12. With attention
-# each digit can be looked up when it is needed, and length does no harm. (This is about learning as
-# much as about room: 128 numbers have room for 12 digits, but it takes longer to learn to use it.)
+# Here length does matter. Without attention, one vector must carry all digits: after the full
+# training, nearly all strings of 3 or 4 are right, but fewer than half of those of 11 or 12. With
+# attention, each digit can be looked up when needed, and length does no harm. (Learning matters as
+# much as capacity: 128 numbers can hold 12 digits, but learning to use them takes longer.)
 #
 # ### 1.7 Alignments
 #
-# `record_attention` returns the weights of every attention that runs inside it; a translator's
-# `align` uses it. Each row is one character of the output, each column one of the input; a row sums
-# to 1. Nothing told the models where the month stands.
+# `record_attention` returns the weights of every attention that runs inside its `with` block; a
+# translator's `align` uses it. In the figure, each row is an output character and each column an
+# input character; a row sums to 1 (to less for *local-p*). Nobody told the models where to find the
+# month.
 #
-# In a notebook that runs, this figure and eight more become the **explorer** (`qkv.explore`): point at
-# a row, click a head, type another input. On GitHub or on paper they stay figures.
+# In a running notebook, this figure and eight more become the **explorer** (`qkv.explore`): point
+# at a row, click a head, or type another input. On GitHub or on paper, they remain plain figures.
 
 # %%
 example = next(pair for pair in testing if pair.locale == "ru" and len(pair.text) > 24)
@@ -559,9 +561,9 @@ live = partial(qkv.explore_weights, alike, first.output, first.source)
 show_weights("1_scores", maps, 3, size=(13, 10), title=heading, live=live)
 
 # %% [markdown]
-# One model, other languages: the year is found at the beginning or at the end, in the digits of
-# another script, and the month in its name. The columns are in the order of the input's characters;
-# Hebrew and Arabic are *read* from right to left. Type a date of your own into the explorer.
+# The same model reads other languages: it finds the year at the beginning or at the end, in the
+# digits of another script, and the month by its name. Columns are in the order of the input; Hebrew
+# and Arabic are *read* from right to left. Type a date of your own into the explorer.
 
 # %%
 heading = "Additive attention, one model: where it reads in six languages"
@@ -574,8 +576,8 @@ live = partial(qkv.explore, results["additive"].translator, examples["en_US"].te
 show_weights("1_languages", maps, 3, size=(13, 10), title=heading, live=live)
 
 # %% [markdown]
-# What a picture suggests can be computed. Of the first 200 test dates, take those that the model
-# gets right: how much of the weight for the four characters of the year lies on the year's digits?
+# What a picture suggests can be measured. Take the dates among the first 200 that the model gets
+# right: while it writes the year's four characters, how much weight lies on the year's digits?
 
 # %%
 YEAR_DIGITS = {ord(zero) + n: str(n) for zero in "0٠" for n in range(10)}
@@ -607,10 +609,9 @@ show_table(
 # ### 1.8 Global and local
 #
 # Attending to everything costs $O(S)$ for each output token. **Local attention** (Luong et al.
-# 2015, section 3.2) attends to a window $[p_t - D, p_t + D]$ only. *local-m* takes $p_t = t$, as if
-# input and output ran in parallel, which is false for dates, whose year may stand at the end.
-# *local-p* predicts the position from the decoder's state and multiplies the weights by a Gaussian
-# around it:
+# 2015, section 3.2) attends only to a window $[p_t - D, p_t + D]$. *local-m* sets $p_t = t$, as if
+# input and output ran in parallel, which is false for dates, whose year may come last. *local-p*
+# predicts $p_t$ from the decoder's state and multiplies the weights by a Gaussian around it:
 #
 # $$ p_t = S \cdot \sigma(v_p^\top \tanh(W_p h_t)) \quad (9) $$
 #
@@ -638,48 +639,49 @@ for name in local[1:]:
     assert FAST or 0.5 < exact[name] < exact["general"]
 
 # %% [markdown]
-# At the same number of steps both stay behind the global model, but both get most dates right. How
-# can *local-m*? When it writes the year of a date that ends with it, the year is outside its
-# window. But the annotations inside come from a bidirectional encoder, and the decoder starts from
+# After the same number of steps, both lag behind the global model but get most dates right. How
+# does *local-m* do it? If a date ends with its year, the year is outside the window when it is
+# written. But the annotations inside come from a bidirectional encoder, and the decoder starts from
 # its final state: what cannot be looked up is carried there, as in the model without attention.
-# *local-p* may move its window, but learns where to only through the Gaussian, and a position
-# outside the window has no gradient at all. Luong et al. found *local-p* best, on sentences whose
-# order the translation mostly keeps. Here the order is free and the input short, so there is little
-# to gain from leaving most of it out.
+# *local-p* can move its window, but it learns where to move it only through the Gaussian, and a
+# position outside the window gets no gradient at all. Luong et al. found *local-p* best, but on
+# sentences whose word order the translation mostly keeps. Here the order is free and the input is
+# short, so there is little to gain from leaving most of it out.
 #
 # **What to keep.** Attention is a weighted average whose weights the model computes from what it is
-# looking for and what is there; additive, dot, general and concat differ in one line. It is
-# differentiable throughout, so the alignment is learned from pairs alone. Where everything passes
-# through one vector, long inputs suffer first. Section 7 drops recurrence and keeps the attention.
+# looking for and what is there; additive, dot, general and concat differ in one line of code.
+# Attention is differentiable throughout, so the alignment is learned from pairs of input and output
+# alone. When everything passes through one vector, long inputs suffer first. Section 7 drops the
+# recurrence and keeps the attention.
 
 # %% [markdown]
 # ## 2 Self-attention
 #
 # *45 minutes to read, less than 1 to run.*
 #
-# This section takes one formula apart: what it computes, why it divides, what it does not see, and
-# how it is masked and made fast.
+# This section takes one formula apart: what it computes, why it scales the scores, what it does not
+# see, and how it is masked and made fast.
 #
 # ### 2.1 Queries, keys, values, by hand
 #
-# In section 1 the queries came from the decoder, keys and values from the encoder. In
-# **self-attention**, also called **intra-attention**, they come from one sequence: a layer maps
-# $(x_1, \ldots, x_n)$ to $(z_1, \ldots, z_n)$ of the same length, and each $z_i$ depends on every
-# $x_j$. Each token, a row of $X$ ($n$ tokens of width $d$), is projected three times: to what it
-# looks for, what it is found by, and what it contributes.
+# In section 1, the queries came from the decoder, and the keys and values from the encoder. In
+# **self-attention**, also called **intra-attention**, all three come from one sequence: a layer
+# maps $(x_1, \ldots, x_n)$ to $(z_1, \ldots, z_n)$, which has the same length, and each $z_i$
+# depends on every $x_j$. Each token, a row of $X$ ($n$ tokens of width $d$), is projected three
+# times: to what it looks for (query), what it is found by (key), and what it contributes (value).
 #
 # $$ Q = X W^Q \qquad K = X W^K \qquad V = X W^V $$
 #
 # $$ \mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d_k}}\right) V
 # \quad (1) $$
 #
-# It is the *dot* score of section 1, divided by $\sqrt{d_k}$, for all queries in one matrix product.
+# This is the *dot* score of section 1, divided by $\sqrt{d_k}$, for all queries in one product.
 #
-# Three tokens of width 2, with $d_k = 4$, so that the division is by 2. (Models usually project to fewer
-# dimensions, not to more; 4 has the simplest root.) Take the third token, $x_3 = (1, 1)$, with the
-# query $q_3 = (1, 1, 1, 1)$. Its inner products with the three keys are 2, 4 and 6; divided by 2
-# they are 1, 2 and 3. The exponentials are 2.718, 7.389 and 20.086, their sum is 30.193, and the
-# weights are 0.090, 0.245 and 0.665. The output is
+# As an example, take three tokens of width 2, with $d_k = 4$, so we divide by 2. (Models usually
+# project to fewer dimensions, not more; 4 has a simple square root.) The third token,
+# $x_3 = (1, 1)$, has the query $q_3 = (1, 1, 1, 1)$. Its inner products with the three keys are 2,
+# 4 and 6; divided by 2, they are 1, 2 and 3. The exponentials are 2.718, 7.389 and 20.086, their
+# sum is 30.193, and the weights are 0.090, 0.245 and 0.665. The output is
 # $0.090 \cdot (10, 0) + 0.245 \cdot (0, 10) + 0.665 \cdot (10, 10) = (7.55, 9.10)$.
 
 # %%
@@ -741,27 +743,28 @@ show_source(scaled_dot_scores, attention_weights, explicit_attention)
 #
 # ### 2.2 Why the scores are divided by $\sqrt{d_k}$
 #
-# The paper gives the reason in a footnote. If the coordinates of $q$ and $k$ are independent, with
-# mean 0 and variance 1, then
+# Vaswani et al. (2017) give the reason in a footnote. If the coordinates of $q$ and $k$ are
+# independent, with mean 0 and variance 1, then
 #
 # $$ q \cdot k = \sum_{i=1}^{d_k} q_i k_i \qquad \mathrm{E}[q \cdot k] = 0 \qquad
 # \mathrm{Var}[q \cdot k] = d_k $$
 #
-# so the scores spread as $\sqrt{d_k}$, and the widest projection gives the most extreme weights.
-# The softmax of extreme scores gives one key the weight 1. There its derivative is 0:
+# so the spread of the scores is $\sqrt{d_k}$, and the widest projection gives the most extreme
+# weights. The softmax of extreme scores gives one key nearly all the weight, and its derivative
+# vanishes:
 #
 # $$ J = \frac{\partial a}{\partial e} = \mathrm{diag}(a) - a a^\top $$
 #
-# is 0 in every entry if one weight is 1 and the others are 0. The gradient reaches the query by
-# the chain rule
+# is 0 in every entry if one weight is 1 and the others are 0. The gradient reaches the query
+# through the chain rule:
 #
 # $$ \frac{\partial a}{\partial q} = J K \cdot s, \qquad s = 1 / \sqrt{d_k}, \text{ or } 1
 # \text{ without the division} $$
 #
-# Without the division the second factor is $\sqrt{d_k}$ times as large; but where $J$ is nearly 0,
-# the row can no longer learn to look elsewhere. The cell draws 1,000 queries and 64 keys for each
-# $d_k$, and computes the variance of the scores, the entropy of the weights, and for each query the
-# norms of $J$ and of $\partial a / \partial q$.
+# Without the division, the factor after $J$ is $\sqrt{d_k}$ times as large; but where $J$ is nearly
+# 0, the query can no longer learn to look elsewhere. For each $d_k$, the next cell draws 1,000
+# queries and 64 keys, and computes the variance of the scores, the entropy of the weights and, for
+# each query, the norms of $J$ and of $\partial a / \partial q$.
 
 # %%
 WIDTHS, N_KEYS = (4, 8, 16, 32, 64, 128, 256, 512, 1024), 64
@@ -824,29 +827,29 @@ assert raw[512][gradient] < divided[512][gradient]
 assert raw[1024][gradient] < 0.1 * divided[1024][gradient]
 
 # %% [markdown]
-# With the division, nothing depends on the width any more: the variance stays at 1, the entropy
-# near its largest value $\log n$, and the derivatives where they were. Without it the entropy falls
-# at once. The derivative with respect to the scores first grows a little, while a few keys compete, and then
-# vanishes: for the lowest tenth of the queries at the paper's $d_k = 64$, for the median query
-# beyond it.
+# With the division, nothing depends on the width anymore: the variance stays at 1, the entropy
+# stays near its maximum $\log n$, and the derivatives stay where they were. Without it, the entropy
+# falls at once. The derivative with respect to the scores first grows a little, while a few keys
+# compete, and then vanishes: at the paper's $d_k = 64$ for the lowest tenth of the queries, and
+# beyond it for the median query.
 #
-# The fourth panel shows what a query learns by. At $d_k = 64$ the median query gets a *larger*
-# gradient without the division, since the keys are longer; what has vanished is that of the lowest
-# tenth, the queries that are already certain. For the median it vanishes from about 512 on. All of
-# this is about the first steps, when the coordinates are independent. Later, $W^Q$ and $W^K$ can
-# produce any scale, and the division is a temperature like any other.
+# The fourth panel shows the gradient that a query learns from. At $d_k = 64$, the median query gets
+# a *larger* one without the division, since the keys are not scaled down; it has vanished only for
+# the lowest tenth, the queries that are already certain. For the median, it vanishes from about 512
+# on. All of this concerns the first training steps, when the coordinates are independent. Later,
+# $W^Q$ and $W^K$ can produce any scale, and the division is a temperature like any other.
 #
 # ### 2.3 Order is not seen
 #
-# Self-attention treats a sequence as a multiset: it ignores the order. If the tokens are permuted, by a permutation $\pi$ of
-# the rows, the outputs are permuted in the same way, because a weight depends on *what* two tokens
-# are and not on *where* they stand (**permutation equivariance**):
+# Self-attention treats a sequence as a multiset: it ignores the order. If a permutation $\pi$
+# reorders the tokens (the rows), it reorders the outputs in the same way, because a weight depends
+# on *what* two tokens are and not on *where* they stand (**permutation equivariance**):
 #
 # $$ \mathrm{SelfAttention}(\pi X) = \pi \mathrm{SelfAttention}(X) $$
 #
-# The module below is that of section 3, with one head and random weights; each word is one random
-# vector. Two things bring the order back: a causal mask, under which a word attends only to
-# itself and the words before it, and positions, here added to the vectors as in the paper (section 4).
+# The module below is the one from section 3, with one head and random weights; each word is a
+# random vector. Two things bring the order back: a causal mask, which lets a word attend only to
+# itself and the words before it, and positions, added to the vectors as in the paper (section 4).
 
 # %%
 torch.manual_seed(0)
@@ -885,13 +888,13 @@ torch.testing.assert_close(attend(x_any[:, order]), attend(x_any)[:, order], ato
 # %% [markdown]
 # ### 2.4 A question for later
 #
-# *The animal didn't cross the street because it was too tired.* What is *it*? A reader knows: the
-# animal, since streets do not tire. Change the last word to *wide*, and *it* is the street.
-# Uszkoreit (2017) introduced the Transformer with this pair of sentences, since a model that
-# understands them might look from *it* to the right noun.
+# *The animal didn't cross the street because it was too tired.* What does *it* refer to? A reader
+# knows: the animal, since streets do not get tired. Change the last word to *wide*, and *it* is the
+# street. Uszkoreit (2017) used this pair of sentences to introduce the Transformer, since a model
+# that understands them might look from *it* to the right noun.
 #
 # An untrained head has no preference. Here are the weights of *it* in four random heads over random
-# vectors. None is far from $1/11 = 0.09$, and no two heads agree.
+# vectors. None is far from $1/11 = 0.09$, and no two heads favor the same word.
 
 # %%
 torch.manual_seed(0)
@@ -909,22 +912,22 @@ assert torch.special.entr(from_it).sum(-1).min() > 0.95 * math.log(len(question)
 assert len(set(from_it.argmax(-1).tolist())) == 4
 
 # %% [markdown]
-# So the formula contains no knowledge; what is learned is in $W^Q$, $W^K$ and $W^V$. Section 8 asks
-# the same question of a trained BERT, and counts how often its answer is right.
+# So the formula itself contains no knowledge; what is learned is in $W^Q$, $W^K$ and $W^V$. Section
+# 8 asks a trained BERT the same question, and counts how often its answer is right.
 #
 # ### 2.5 Who may look where
 #
-# Two things must be hidden: padding, and, while a sequence is being generated, the future. Masks
-# are boolean, and **True means "may attend"**. Padding enters as `token_mask` of shape (batch,
-# length), causality is a triangle, and one function combines the two.
+# Two things must be hidden: padding and, in models that generate, the future. Masks are boolean,
+# and **True means "may attend"**. Padding is passed as a `token_mask` of shape (batch, length),
+# causality is a triangle, and one function combines the two.
 
 # %%
 show_source(causal_mask, attention_mask, combine_masks)
 
 # %% [markdown]
-# A batch of prompts is padded on the *left*, so that all end at the same position. With both masks
-# the first two rows below, those of the padding, cannot attend to anything. This is not a corner
-# case: it happens in every such batch.
+# A batch of prompts is padded on the *left*, so that all prompts end at the same position. With
+# both masks, the first two rows below, which are padding, cannot attend to anything. This is not a
+# corner case: it happens in every such batch.
 
 # %%
 tokens = ["pad", "pad", "the", "cat", "sat"]
@@ -979,13 +982,14 @@ except RuntimeError as error:
     print("float16:", error)
 
 # %% [markdown]
-# Ordinary rows are equal. A row without any allowed key gets the weight $1/n$ everywhere: it reads
-# the mean of what it must not see, and nothing reports it. In float16 there is no $-10^9$: an error.
+# Ordinary rows are the same. A row with no allowed key gets the weight $1/n$ everywhere: it reads
+# the mean of what it must not see, without any error. In float16, $-10^9$ does not exist, so
+# filling it in raises an error.
 #
-# Other code *adds* the number to the scores instead. In float32, $-10^9$ swallows the scores of an
-# empty row, so its weights are $1/n$, too, and $-10^4$ leaves them as they were. In float16 $-10^9$
-# becomes $-\infty$, and the softmax of a row that is all $-\infty$ is NaN; $-10^4$ exists there, and
-# swallows the scores. Below, a row has the scores 1, 2 and 3, and none of its keys may be seen.
+# Other code *adds* the number to the scores instead. In float32, $-10^9$ rounds away the scores of
+# an empty row, so its weights are $1/n$, too; $-10^4$ leaves the weights unmasked. In float16,
+# $-10^9$ becomes $-\infty$, and the softmax of a row that is all $-\infty$ is NaN; $-10^4$ exists,
+# and rounds the scores away. Below, a row has the scores 1, 2 and 3, and no key may be seen.
 
 # %%
 forbidden = torch.zeros(3, dtype=torch.bool)
@@ -1027,12 +1031,12 @@ for dtype in ("float32", "float16"):
 show_source(mask_scores, masked_softmax)
 
 # %% [markdown]
-# With $-\infty$ the gradient *with respect to the scores* is 0, since `masked_fill` passes none to what it has
-# replaced. The NaN takes another way: a weight of 0 is no protection, since $0 \cdot \mathrm{NaN}$
-# is NaN. Forward, the next layer gives the padded positions the weight 0, and every real row becomes
-# NaN. Backward, one layer is enough: the gradient of the values is the transposed weights times the
-# gradient of the outputs, which is 0 for padding. The loss below reads only the three real rows;
-# the library runs with its own softmax, and with a softmax of yours in its place.
+# With $-\infty$, the gradient *with respect to the scores* is 0, since `masked_fill` passes none to
+# what it replaced. The NaN spreads another way: a weight of 0 is no protection, since
+# $0 \cdot \mathrm{NaN}$ is NaN. In the forward pass, the next layer gives the padded positions the
+# weight 0, yet every real row becomes NaN. In the backward pass, one layer is enough: the gradient
+# of the values is the transposed weights times the gradient of the outputs, which is 0 for padding.
+# The loss below reads only the three real rows; the library runs with its own softmax, then yours.
 
 # %%
 torch.manual_seed(0)
@@ -1069,11 +1073,11 @@ assert list(nan_rows[1].values())[1:] == ["100%", "0%", "100%", "100%"]  # plain
 # %% [markdown]
 # ### 2.6 The explicit and the fused path
 #
-# `explicit_attention` is the mathematics: it stores all $n^2$ scores, then all weights. That is not
-# necessary. The **online softmax** reads the keys in blocks and keeps, for each query, a running
-# maximum $m$, a running sum $s$ of exponentials, and a running output; when a block has a larger
-# maximum, the earlier sums are rescaled by $e^{m - m'}$. Four lines for each block, and no tensor of
-# size $n^2$:
+# `explicit_attention` follows the formula: it stores all $n^2$ scores, then all weights. That is
+# not necessary. The **online softmax** reads the keys in blocks and keeps, for each query, a
+# running maximum $m$, a running sum $s$ of exponentials, and a running output; when a block has a
+# larger maximum, the earlier sums are rescaled by $e^{m - m'}$, where $m'$ is the new one. This
+# takes four lines of code, and no tensor of size $n^2$:
 
 
 # %%
@@ -1097,8 +1101,8 @@ for block in (1, 8, 37):
 print("checked: blocks of 1, 8 (the last one partial) and 37 keys give the explicit output")
 
 # %% [markdown]
-# The fused kernel (Dao et al. 2022, FlashAttention) is this loop, in the processor's fast memory.
-# The library calls the kernel and keeps the mathematics beside it, to be tested against it.
+# The fused kernel (Dao et al. 2022, FlashAttention) runs this loop in the processor's fast memory.
+# The library calls the kernel, and keeps the explicit version to test the kernel against.
 
 # %%
 show_source(attention)
@@ -1112,8 +1116,8 @@ for mask, causal in itertools.product((None, torch.rand(2, 1, 1, 7) > 0.3), (Fal
 print("checked: kernel and formula agree, with and without masks")
 
 # %% [markdown]
-# Time and memory against the length, for one head of width 64. The two take turns, so that a slow
-# moment of the machine affects both; memory is the most that is alive at once.
+# We measure time and memory against the length, for one head of width 64. The two paths take turns,
+# so a slow moment of the machine affects both; memory is the most in use at once.
 
 # %%
 LONG = (1024, 2048, 4096, 8192)
@@ -1151,38 +1155,38 @@ assert cost["fused"]["MB"][-1] < cost["explicit"]["MB"][-1] / 50
 
 # %% [markdown]
 # Both take time $O(n^2 d)$: the arithmetic is the same, but the explicit path must also write its
-# $n^2$ numbers to memory and read them back. The memory is $O(n^2)$ against $O(n)$, beside buffers
-# of the kernel that do not grow. The exponents in the legend are measured, between the shortest and
-# the longest.
+# $n^2$ numbers to memory and read them back. The explicit path needs $O(n^2)$ memory; the fused
+# path needs $O(n)$, plus kernel buffers that do not grow. The exponents in the legend are measured
+# between the shortest and the longest sequence.
 #
 # **What to keep.** Self-attention is equation (1) with queries, keys and values from one sequence.
 # The division by $\sqrt{d_k}$ keeps the weights soft and the gradient alive at any width. Without
-# positions, a sentence is a bag of words. A mask determines who may be seen, and a row that may see
-# nothing gets zeros. The fused kernel computes the same in memory linear in the length.
+# positions, a sentence is a bag of words. A mask says which tokens may be seen, and a row that may
+# see nothing gets zeros. The fused kernel computes the same in memory linear in the length.
 
 # %% [markdown]
 # ## 3 Multi-head attention
 #
 # *35 minutes to read, 1 to run.*
 #
-# This section shows why one head is not enough, how many heads are one reshape, what they cost, and
-# what they learn to read.
+# This section shows why one head is not enough, how a reshape makes one head into many, what they
+# cost, and what they learn to read.
 #
 # One softmax gives one average: a token that has to look at two positions for two reasons gets a
 # mixture of both. "Multi-head attention allows the model to jointly attend to information from
 # different **representation subspaces** at different positions" (Vaswani et al. 2017, section
-# 3.2.2). Each of $h$ heads attends in its own projection, of width $d_k = d / h$:
+# 3.2.2). Each of the $h$ heads attends in its own projection, of width $d_k = d / h$:
 #
 # $$ \mathrm{MultiHead}(Q, K, V) = \mathrm{Concat}(\mathrm{head}_1, \ldots, \mathrm{head}_h) W^O $$
 #
 # $$ \mathrm{head}_i = \mathrm{Attention}(Q W_i^Q, K W_i^K, V W_i^V) $$
 #
-# Here $Q$, $K$ and $V$ are what is projected: $\mathrm{MultiHead}(X, X, X)$ is self-attention, and
-# $\mathrm{MultiHead}(X, M, M)$ is **cross-attention** of $X$ to a memory $M$.
+# Here $Q$, $K$ and $V$ are the inputs that are projected: $\mathrm{MultiHead}(X, X, X)$ is
+# self-attention, and $\mathrm{MultiHead}(X, M, M)$ is **cross-attention** of $X$ to a memory $M$.
 #
-# The cell makes a mixture fail. Eight tokens carry random vectors; one is marked *first*, another
-# *second*; the output must be both vectors, one after the other. One attention layer has to find
-# the marks, with one, two and four heads and the same number of parameters.
+# The next cell sets a task where a mixture fails. Eight tokens carry random vectors; one is marked
+# *first*, another *second*; the output must be these two vectors, concatenated. One attention layer
+# has to find the marks, with one, two or four heads and the same number of parameters.
 
 # %%
 import itertools
@@ -1234,13 +1238,13 @@ assert error[1] > 0.4
 assert FAST or max(error[2], error[4]) < 0.02
 
 # %% [markdown]
-# One head stays near 0.5: that is the error of the mean of the two vectors, which is the best that
-# equal weights allow. Two heads look at one mark each.
+# With one head, the error stays near 0.5: the error of the mean of the two vectors, which is the
+# best that equal weights allow. Two heads look at one mark each.
 #
 # ### 3.1 Four steps
 #
 # Here are the four steps (project, attend, concatenate, project), one head at a time, with the
-# module's own weights. Head $i$ has $d_k$ rows of each of them.
+# module's own weights. Head $i$ uses its own $d_k$ rows of the query, key and value weights.
 
 # %%
 torch.manual_seed(0)
@@ -1260,12 +1264,12 @@ with torch.no_grad():
 print("checked: head by head, from", tuple(x_few.shape), "to heads", tuple(heads[0].shape))
 
 # %% [markdown]
-# No code does it head by head. The projections of all heads stand side by side in one matrix, and
-# the heads become an axis of the tensor: **split** the width by `view`, then `transpose`, so that
-# the last two axes are (tokens, width of a head); on the way back, transpose first. The usual
-# mistake is to `view` as (batch, heads, tokens, width) at once. The shape is right, nothing raises
-# an error, and each head reads pieces of other tokens. Below, an entry is 100 times its token plus
-# its column.
+# In practice, no code goes head by head. The projections of all heads lie side by side in one
+# matrix, and the heads become an axis of the tensor: **split** the width with `view`, then
+# `transpose`, so that the last two axes are (tokens, width of a head); on the way back, transpose
+# first. The usual mistake is to `view` it as (batch, heads, tokens, width) right away. The shape is
+# right, nothing raises an error, and each head reads pieces of other tokens. Below, each entry is
+# 100 times its token's index plus its column.
 
 
 # %%
@@ -1294,10 +1298,10 @@ with torch.no_grad():
 torch.testing.assert_close(at_once, many(x_few), atol=1e-6, rtol=0)
 
 # %% [markdown]
-# The module does this, by the fused kernel. What else it can do is explained where it is needed:
-# shared keys and the cache below, rotary positions and a bias in section 4. Cost: time
-# $O(n d^2 + n^2 d)$, for projections and attention; memory $O(n d)$ by the fused kernel, $O(h n^2)$
-# where the weights are stored.
+# The module does this with the fused kernel. Its other features are explained where they are
+# needed: shared keys and the cache below, rotary positions and a bias in section 4. Cost: time
+# $O(n d^2 + n^2 d)$, for the projections and attention; memory $O(n d)$ with the fused kernel,
+# $O(h n^2)$ if the weights are stored.
 
 # %%
 show_source(MultiHeadAttention)
@@ -1305,13 +1309,13 @@ show_source(MultiHeadAttention)
 # %% [markdown]
 # ### 3.2 Several heads cost what one does
 #
-# The width is divided among the heads: $h$ products of $n \times n$ scores, each of width $d / h$,
-# are $n^2 d$ multiplications whatever $h$ is, and the projections do not depend on $h$ at all:
+# The width is divided among the heads: $n \times n$ scores for each of $h$ heads of width $d / h$
+# take $n^2 d$ multiplications for any $h$, and the projections do not depend on $h$:
 #
 # $$ 2 (4 n d^2 + 2 n^2 d) \quad \text{operations, a multiply-add counted as two} $$
 #
-# They are counted in the run, and timed in turns. Not counted are the softmax's $h n^2$
-# exponentials, the only cost that grows with the number of heads.
+# The next cell counts these as they run, and times the modules in turns. It does not count the
+# softmax's $h n^2$ exponentials, the only cost that grows with the number of heads.
 
 # %%
 HEADS, N_TOKENS, D_WIDE = (1, 2, 4, 8, 16), 512, 512
@@ -1340,15 +1344,15 @@ assert len(set(sizes)) == 1
 # ### 3.3 Fewer heads for keys and values
 #
 # A decoder that writes token by token keeps the keys and values of all earlier tokens in a cache.
-# Each new token reads the whole cache once, so memory limits it long before arithmetic does.
-# **Multi-query attention** (Shazeer 2019) keeps one key head and one value head for all query
-# heads; **grouped-query attention** (Ainslie et al. 2023) keeps $G$ of them, each for a group of
-# $h / G$ query heads. The cache shrinks by $h / G$:
+# Each new token reads the whole cache once, so memory becomes the bottleneck long before arithmetic
+# does. **Multi-query attention** (Shazeer 2019) keeps one key head and one value head for all query
+# heads; **grouped-query attention** (Ainslie et al. 2023) keeps $G$ of each, one for every group of
+# $h / G$ query heads. The cache shrinks by a factor of $h / G$:
 #
 # $$ 2 G d_k \quad \text{numbers per token and layer, instead of} \quad 2 h d_k $$
 #
-# Below, one decoding step of eight query heads after 4,096 tokens, in a batch of four. The bytes
-# are those of the cache's tensors.
+# Below is one decoding step with eight query heads after 4,096 tokens, in a batch of four. The
+# bytes are those of the cache's tensors.
 
 # %%
 GROUPS, N_PAST, N_ROWS = (8, 4, 2, 1), 4096, 4
@@ -1380,8 +1384,8 @@ assert n_bytes == [2 * groups * (D_WIDE // 8) * 4 for groups in GROUPS]
 # %% [markdown]
 # ### 3.4 What the heads look at
 #
-# A small Transformer (section 7 takes it apart) learns the dates of section 1: one encoder layer,
-# two decoder layers, four heads each, of width 16.
+# A small Transformer (section 7 takes it apart) learns the dates of section 1. It has one encoder
+# layer and two decoder layers; each attention has four heads of width 16.
 
 # %%
 torch.manual_seed(SEED)
@@ -1405,11 +1409,11 @@ live = partial(qkv.explore, rewriter, examples["en_US"].text, effects=True)
 show_weights("3_cross_attention", maps, 2, size=(17, 7), title=title, live=live)
 
 # %% [markdown]
-# (Under *Change* the explorer switches heads off for one date; 3.5 does so for all of them.)
+# (Under *Change*, the explorer switches heads off for one date; section 3.5 does so for all dates.)
 #
-# It is tempting to read such a picture as *this head does years, that one months*. Over many dates
-# it can be computed. First, which characters of a text say the year, the month, the day? Those that
-# differ when only that part of the date differs.
+# It is tempting to read such a picture as *this head does years, that one does months*. Over many
+# dates, we can measure that. First, which characters of a text express the year, the month and the
+# day? Those that change when only that part of the date changes.
 
 # %%
 show_source(date_spans)
@@ -1422,8 +1426,8 @@ pair, where = dissected[0], spans[0]
 print(f"{pair.text}:", {part: pair.text[span] for part, span in where.items()})
 
 # %% [markdown]
-# Then the weights of all these dates in one pass, and for each head the share on each part of the
-# text while each part of the date is written.
+# Next, we record the weights for all these dates in one pass. For each head, we compute the share
+# of its weight on each part of the text while each part of the date is written.
 
 # %%
 batch = batch_of([(pair.text, pair.iso) for pair in dissected], tokenizers)
@@ -1458,14 +1462,14 @@ assert FAST or own_part.mean() > parts_read[0].diagonal(dim1=1, dim2=2).mean() +
 assert FAST or parts_read[0][:, 2, 0].mean() > 0.2  # layer 0: the year, while the day is written
 
 # %% [markdown]
-# In the full run there is no head for the year and none for the month. In the second layer *every*
-# head reads the part that is being written, and moves on with it; the first also looks elsewhere,
-# at the year while the day is written.
+# In the full run, there is no head for the year and none for the month. In the second layer,
+# *every* head reads the part that is being written, and moves on with it; the first layer also
+# looks elsewhere, at the year while the day is written.
 #
 # ### 3.5 Heads switched off
 #
-# What a head looks at does not tell what it is good for. Michel, Levy and Neubig (2019) test that
-# directly: let it output zeros, and count the errors.
+# What a head looks at does not tell us what it is good for. Michel, Levy and Neubig (2019) test
+# that directly: make the head output zeros, and count the errors.
 
 # %%
 show_source(disable_heads)
@@ -1515,43 +1519,43 @@ assert FAST or max(of_itself) > all_heads - 0.1
 # %% [markdown]
 # After the full training:
 #
-# - The first decoder layer's cross-attention can lose any head, and with the best one left of four
-#   nearly all dates are still right. The last layer misses each of its heads, and needs several:
-#   with one left, few dates are right.
-# - In the decoder's self-attention some heads are hardly missed. Whether one is indispensable depends
-#   on the initial weights: with the seeds 0 and 1 there is a head without which most dates are wrong,
-#   in one part alone, in all of them, or in the dashes and the end, as the columns say; with the
-#   seed 2 there is none.
-# - A missing head of the last cross-attention harms year, month and day, since the heads do not
-#   divide the date by parts.
+# - The first decoder layer's cross-attention can lose any one head, and even with only its best
+#   head left, nearly all dates are still right. The last layer's cross-attention misses each of its
+#   heads, and needs several: with only one left, few dates are right.
+# - In the decoder's self-attention, some heads are hardly missed. Whether any head is indispensable
+#   depends on the initial weights: with seeds 0 and 1, there is a head without which most dates are
+#   wrong (in one part alone, in all parts, or in the dashes and the end, as the columns show); with
+#   seed 2, there is none.
+# - Losing a head of the last cross-attention harms year, month and day, since the heads do not
+#   specialize in parts of the date.
 #
 # Michel et al. report that in translation models a large share of the heads can be removed, that
 # some layers need only one, and that the attention to the encoder depends most on having several.
-# Here the last is true of one of two layers. A caution: the layers above have never seen zeros. The
-# table says what this model relies on, not how well a model trained without that head would do.
+# Here the last is true of one of the two layers. A caution: the layers above have never seen zeros.
+# The table shows what this model relies on, not how well one trained without that head would do.
 #
-# **What to keep.** Heads are attention in parallel on slices of the width, at the price of one, and
-# in code they are a view and a transpose. One head can only mix what it looks at. Fewer key heads
-# make a smaller cache and a faster step. What a head looks at and what it is needed for are two
-# questions, and both can be computed.
+# **What to keep.** Heads run attention in parallel on slices of the width, at the price of one
+# head; in code, they are a view and a transpose. One head can only mix what it looks at. Fewer key
+# heads mean a smaller cache and a faster step. What a head looks at and what it is needed for are
+# two different questions, and both can be measured.
 
 # %% [markdown]
 # ## 4 The Transformer architecture
 #
 # *60 minutes to read in two sittings (4.1 to 4.3, 4.4 and 4.5), 2 to run.*
 #
-# This section adds to attention what makes it a Transformer: positions, a feed-forward network, and
-# residuals with normalization.
+# This section adds what turns attention into a Transformer: positions, a feed-forward network, and
+# residual connections with normalization.
 #
-# Attention sees a set, mixes tokens linearly, and does not train when it is stacked deep. Vaswani
-# et al. (2017) put one part around it against each of these: **positions**; a **feed-forward
-# network**, which works on each token alone; and the wiring, **residuals and normalization**.
+# Attention alone sees a set, mixes tokens linearly, and does not train when stacked deep. Vaswani
+# et al. (2017) add a remedy for each problem: **positions**; a **feed-forward network**, which
+# works on each token separately; and the wiring, **residuals and normalization**.
 #
 # ### 4.1 The whole, as a drawing
 #
-# The paper's figure 1, drawn from a run: each box has the shape of its module's output, for three
-# test dates. The encoder (left) reads the source at once. The decoder (right) reads what has been
-# written so far, and in each block attends to the encoder's output, the **memory**.
+# This is the paper's figure 1, drawn from a run: each box shows the shape of its module's output,
+# for three test dates. The encoder (left) reads the whole source at once. The decoder (right) reads
+# what has been written so far and, in each block, attends to the encoder's output, the **memory**.
 
 # %%
 import itertools
@@ -1605,32 +1609,32 @@ for part, length in (("encoder", source_length), ("decoder", target_length)):
 assert shape_of["decoder.blocks.0.cross_attention"] == (n_drawn, target_length, 128)
 
 # %% [markdown]
-# No block changes the shape, so blocks can be stacked, and their input can be added to their output.
-# Cross-attention removes the source's length: its output has the length of the target, whose tokens
-# are the queries.
+# No block changes the shape, so blocks can be stacked and their input added to their output. After
+# cross-attention, the source's length is gone: the output has the length of the target, whose
+# tokens are the queries.
 #
 # ### 4.2 Positions
 #
-# Attention is permutation equivariant (section 2.3): without positions, a date and its letters in
-# any order are the same input. The paper adds a vector of waves to each embedding (section 3.5):
+# Attention is permutation equivariant (section 2.3): without positions, a date and its shuffled
+# letters are the same input. The paper adds a vector of waves to each embedding (its section 3.5):
 #
 # $$ PE_{(pos, 2i)} = \sin(\omega_i pos) \qquad PE_{(pos, 2i+1)} = \cos(\omega_i pos) \qquad
 # \omega_i = 10000^{-2i/d} $$
 #
-# Cost: $O(nd)$ time, no parameters, no longest length. It counts like a clock: each pair (sine,
-# cosine) is a hand, the first ones fast, the last ones slow.
+# Cost: $O(nd)$ time, no parameters, no maximum length. The vector works like a clock: each pair
+# (sine, cosine) is a hand; the first hands are fast, the last ones slow.
 
 # %%
 show_source(sinusoids)
 
 # %% [markdown]
-# Two statements about them. Their **inner product** depends on the distance only, as
+# These vectors have two properties. Their **inner product** depends only on the distance, since
 # $\sin a \sin b + \cos a \cos b = \cos(a - b)$:
 #
 # $$ PE_{pos}^\top PE_{pos+k} = \sum_i \cos(\omega_i k) $$
 #
-# And the **shift** by $k$ is a rotation: each pair turns by the angle $\omega_i k$, at any position.
-# These are the addition theorems:
+# And a **shift** by $k$ is a rotation: each pair turns by the angle $\omega_i k$, at any position.
+# These are the angle addition formulas:
 #
 # $$ \sin \omega_i (pos + k) = \cos(\omega_i k) \sin(\omega_i pos) + \sin(\omega_i k)
 # \cos(\omega_i pos) $$
@@ -1638,9 +1642,10 @@ show_source(sinusoids)
 # $$ \cos \omega_i (pos + k) = -\sin(\omega_i k) \sin(\omega_i pos) + \cos(\omega_i k)
 # \cos(\omega_i pos) $$
 #
-# or $PE_{pos+k} = R_k PE_{pos}$ with a matrix $R_k$ of such pairs along its diagonal. The authors
-# hoped that this would make it easy to attend by relative positions. The first statement is checked
-# on the table of all inner products, whose diagonals must be constant; the second by building $R_k$.
+# or $PE_{pos+k} = R_k PE_{pos}$ with a matrix $R_k$ of such 2-by-2 rotations along its diagonal.
+# The authors hoped this would make it easy to attend by relative positions. We check the first
+# property on the table of inner products (constant along diagonals), and the second by building
+# $R_k$.
 
 
 # %%
@@ -1673,45 +1678,45 @@ with figure("4_sinusoids", 1, 2, size=(12, 4)) as axes:
     draw_curves(axes[0, 1], curves, x="position", y="inner product", title=title)
 
 # %% [markdown]
-# The alternatives, in the order of their papers. **Learned** positions (Gehring et al. 2017) are a
-# vector for each position, as for each token: $O(n_{max} d)$ memory, and a longest length.
+# Here are the alternatives. **Learned** positions (Gehring et al. 2017) are one vector per
+# position, as for tokens: $O(n_{max} d)$ memory, and a maximum length.
 #
 # **Relative** positions (Shaw et al. 2018) are a learned vector for each *distance*, up to a
-# largest one, added to keys (eq. 4) and values (eq. 3), here for position $i$ attending to $j$:
+# maximum, added to the keys (eq. 4) and values (eq. 3). For position $i$ attending to $j$:
 #
 # $$ e_{ij} = \frac{q_i^\top (k_j + a^K_{ij})}{\sqrt{d_k}} \qquad
 # z_i = \sum_j \alpha_{ij} (v_j + a^V_{ij}) $$
 #
-# Time is $O(n^2 d)$, as for attention itself, but no fused kernel adds the vectors: memory is
+# Time is $O(n^2 d)$, as for attention itself, but no fused kernel adds them, so memory is
 # $O(h n^2)$.
 
 # %%
 show_source(LearnedPositions, RelativeAttention)
 
 # %% [markdown]
-# A **bias** is one number for a head and a distance, added to the scores. T5 learns it (Raffel et
-# al. 2020, section 2.1), one for each *bucket* of distances; ALiBi (Press et al. 2022, section 3)
-# fixes it, with a slope $s_i$ of its own for each of the $h$ heads, $i = 1, \ldots, h$:
+# A **bias** is one number per head and distance, added to the score. T5 learns it (Raffel et al.
+# 2020, section 2.1), one for each *bucket* of distances; ALiBi (Press et al. 2022, section 3) fixes
+# it, with a separate slope $s_i$ for each of the $h$ heads, $i = 1, \ldots, h$:
 #
 # $$ e_{mn} = q_m^\top k_n + b_{bucket(n - m)} \quad \mathrm{(T5)} \qquad
 # e_{mn} = \frac{q_m^\top k_n}{\sqrt{d_k}} - s_i \lvert m - n \rvert \quad \mathrm{(ALiBi)} \qquad
 # s_i = 2^{-8i/h} $$
 #
-# Time $O(h n^2)$ more; memory stays $O(n d)$, as the library makes the bias for a chunk of queries
-# at a time.
+# This adds $O(h n^2)$ time; memory stays $O(n d)$, since the library computes the bias for one
+# chunk of queries at a time.
 
 # %%
 show_source(relative_buckets, alibi_slopes, ALiBi)
 
 # %% [markdown]
-# **Rotary** positions (Su et al. 2021) turn query and key themselves by $R_m$ and $R_n$, the same
-# rotation as above. Rotations preserve products: the score depends on the distance (eq. 16).
+# **Rotary** positions (Su et al. 2021) rotate query and key themselves by $R_m$ and $R_n$, as
+# above. Rotations preserve inner products, so the score depends on the distance (eq. 16):
 #
 # $$ (R_m q)^\top (R_n k) = q^\top R_{n-m} k $$
 #
-# Take one pair of numbers, (1, 0), as query and as key, and turn it by half a radian per position:
-# a hand of a clock that stands at $0.5 m$. Whatever the two positions are, the angle *between* the
-# hands is $0.5 (n - m)$, and the inner product is its cosine.
+# Take one pair of numbers, (1, 0), as both query and key, and turn it by half a radian per
+# position: a clock hand that points to $0.5 m$ at position $m$. Whatever the two positions are, the
+# angle *between* the hands is $0.5 (n - m)$, and the inner product is its cosine.
 
 # %%
 hand = [torch.tensor([math.cos(0.5 * m), math.sin(0.5 * m)]) for m in range(20)]
@@ -1726,16 +1731,16 @@ show_table("The pair (1, 0), turned by 0.5 per position", columns)
 assert all(math.isclose(hand[m] @ hand[n], math.cos(1), abs_tol=1e-6) for m, n in two_apart)
 
 # %% [markdown]
-# The library turns all pairs of all heads, each at its own speed $\omega_i$. Cost: $O(nd)$ time in
-# each layer, no parameters.
+# The library turns all pairs in all heads, each pair at its own speed $\omega_i$. Cost: $O(nd)$
+# time in each layer, no parameters.
 
 # %%
 show_source(rotate)
 
 # %% [markdown]
-# That it is the same rotation as above: `rotate` by -5 makes each sinusoid the one 5 positions on.
-# (By minus 5, because the pairs of 2017 are sine and cosine, Su's cosine and sine.) Then all of
-# them at once, by the same test: is the score of two equally distant keys the same?
+# We first check that it is the same rotation as above: `rotate` by -5 turns each sinusoidal vector
+# into the one 5 positions later. (It is minus 5 because the pairs of 2017 are sine and cosine, Su's
+# cosine and sine.) Then all kinds get the same test: do equally distant keys have equal scores?
 
 # %%
 back_by_5 = torch.full((251,), -5)
@@ -1774,19 +1779,19 @@ with figure("4_positions", 2, 3, size=(16, 7.5), title="By the key's distance") 
         draw_curves(place, curves, x="positions back", y=y, title=title)
 
 # %% [markdown]
-# Sinusoids fall fast, then ripple on. At first no learned position is near any other. Rotary waves
-# have heights that the contents of q and k decide. Shaw joins all distances from 16 on, T5 ever
-# wider buckets from 16 on. ALiBi's lines are steep in some heads and flat in others.
+# Sinusoids fall fast, then ripple on. Before training, no learned position is near any other.
+# Rotary scores are waves whose heights depend on q and k. From 16 on, Shaw treats all distances
+# alike, and T5's buckets get ever wider. ALiBi's lines are steep in some heads and flat in others.
 #
 # ### 4.3 Longer than trained
 #
-# How do these positions behave beyond the trained length? Small causal language models, equal but
-# for the positions, learn the dates as one stream of characters, in windows of 64, and are tested
-# on windows of 256. Each date of the stream is drawn anew, so earlier dates tell nothing about it:
+# How do these positions behave beyond the trained length? Small causal language models, identical
+# except for the positions, learn the dates as one stream of characters, in windows of 64, and are
+# tested on windows of 256. Each date is drawn independently, so earlier dates say nothing about it:
 # a longer window is no harder, and a loss that rises beyond 64 is due to the positions.
 #
-# The smallest such model: an embedding, a stack of causal blocks, and the embedding's table once
-# more as the output layer.
+# Here is the smallest such model: an embedding, a stack of causal blocks, and the embedding table
+# again as the output layer.
 
 # %%
 show_source(LanguageModel, next_token_loss, Stream.windows)
@@ -1797,9 +1802,9 @@ test_stream = Stream.of((text for text, _ in test_pairs), source_tokenizer)
 print(f"{len(stream.tokens):,} characters; guessing by frequency costs {stream.entropy:.2f} nats")
 
 # %% [markdown]
-# Sinusoids and learned vectors are added to the embeddings; the others change the attention of each
+# Sinusoids and learned vectors are added to the embeddings; the others change the attention in each
 # block. The learned table has 256 rows, of which training reaches 64. Rotary positions are tested
-# twice: as trained, and **rescaled** after the training, by slowing those pairs that have not met
+# twice: as trained, and **rescaled** after training, by slowing down the pairs that have not seen
 # all angles (YaRN; Peng et al. 2023).
 
 # %%
@@ -1869,20 +1874,20 @@ for kind in ("sinusoids", "learned", "rotary"):
 assert FAST or far["rotary, rescaled"] < far["rotary"] - 0.2
 
 # %% [markdown]
-# After the full training: up to 64, the three whose scores depend on distances learn fastest, as
-# what helps here is how far back a character stands. Learned vectors are worse than none here: they
-# start as noise, which so short a training has to undo, while without any positions the causal mask
-# alone tells something about the order (Haviv et al. 2022). Beyond 64, sinusoids and learned
-# vectors are vectors that no training has seen, and the loss rises at once. Rotary positions hold
-# for a while, then fail: the pairs that turn slowly come to angles between query and key that are
-# new. Rescaled, they lose some where they were good and gain more where they were not, without a
-# step of training. Shaw gives everything from 16 positions back one vector, and ALiBi gives it ever
-# less weight: neither meets anything new.
+# After the full training: up to 64, the three kinds whose scores depend on distances learn fastest,
+# since what helps here is how far back a character is. Learned vectors are worse than none here:
+# they start as noise, which such short training has to undo, while without any positions the causal
+# mask alone still says something about the order (Haviv et al. 2022). Beyond 64, sinusoids and
+# learned vectors are ones that the model never saw in training, and the loss rises at once. Rotary
+# positions hold up for a while, then fail: the slowly turning pairs reach angles between query and
+# key that are new. Rescaled, they get somewhat worse where they were good and improve more where
+# they were not, without a single training step. Shaw gives everything 16 or more positions back the
+# same vector, and ALiBi gives it ever less weight: neither meets anything new.
 #
-# A causal model **without** positions is not quite blind to order. Each position has seen another
-# past, so the mask alone tells positions apart, from the second block on: exchange the first two
-# characters, and the last output changes, though not by much. And a learned table must have the
-# rows: with 64 of them the model refuses position 64.
+# A causal model **without** positions is not quite blind to order. Each position has seen a
+# different past, so from the second block on, the mask alone tells positions apart: swap the first
+# two characters, and the last output changes, though not by much. And a learned table must have
+# enough rows: with 64 of them, the model refuses position 64.
 
 # %%
 some_tokens = test_stream.tokens[None, :20]
@@ -1900,15 +1905,15 @@ except LengthError as error:
 # %% [markdown]
 # ### 4.4 The feed-forward network
 #
-# *The second sitting begins here.* Why is attention not enough? With given weights its output is
-# **linear** in the values: it averages what is there, and a product of matrices after an average is
-# an average of products. The softmax decides *where* to look; nothing bends *what* was found. The
-# feed-forward network does, on each position alone, with the same weights for all (section 3.3 of
-# the paper):
+# *The second sitting begins here.* Why is attention not enough? For given weights, its output is
+# **linear** in the values: it averages what is there, and multiplying an average by a matrix only
+# gives an average of products. The softmax decides *where* to look; nothing applies a nonlinearity
+# to *what* was found. The feed-forward network does, at each position separately, with the same
+# weights for all (section 3.3 of the paper):
 #
 # $$ \mathrm{FFN}(x) = \max(0, x W_1 + b_1) W_2 + b_2 \quad (2) $$
 #
-# Gated kinds (Shazeer 2020) multiply by a second projection, $\sigma$ being SiLU in SwiGLU
+# Gated variants (Shazeer 2020) multiply by a second projection, where $\sigma$ is SiLU in SwiGLU
 # and GELU in GEGLU:
 #
 # $$ y = (\sigma(x W_g) \odot x W_1) W_2 \quad (6) $$
@@ -1937,8 +1942,8 @@ assert [float(change) > 0 for change in moved] == [i == 3 for i in range(7)]
 show_source(FeedForward)
 
 # %% [markdown]
-# With $d_{ff} = 4d$ its two matrices hold $8d^2$ numbers, twice as many as the $4d^2$ of an
-# attention. In the model drawn above:
+# With $d_{ff} = 4d$, its two matrices hold $8d^2$ numbers, twice as many as the $4d^2$ of an
+# attention layer. These are the counts in the model drawn above:
 
 
 # %%
@@ -1966,30 +1971,30 @@ print("ReLU, d_ff = 512: {:,}; SwiGLU, d_ff = 341 (two thirds, Shazeer 2020): {:
 # %% [markdown]
 # ### 4.5 Residuals and normalization
 #
-# A deep stack needs a path on which nothing is lost: each sublayer $f$ is **added** to its input,
-# $x + f(x)$, so that the gradient reaches every block through the sum. But a sum of many outputs
-# grows, and a softmax of large scores, a ReLU of large inputs, or a fixed learning rate suits one
-# size only. So the stream is **normalized**: after the sum in the paper (**post-norm**, its section
-# 3.1), before the sublayer in most models since (**pre-norm**; Xiong et al. 2020, table 1):
+# A deep stack needs a path on which nothing is lost: the output of each sublayer $f$ is **added**
+# to its input, $x + f(x)$, so the gradient reaches every block through the sum. But a sum of many
+# outputs grows, and a softmax of scores or a fixed learning rate suits only one scale. So the
+# residual stream is **normalized**: after the sum in the paper (**post-norm**, its section 3.1),
+# before the sublayer in most models since (**pre-norm**; Xiong et al. 2020, table 1):
 #
 # $$ x' = \mathrm{LN}(x + f(x)) \quad \mathrm{(post)} \qquad
 # x' = x + f(\mathrm{LN}(x)) \quad \mathrm{(pre)} $$
 #
-# with (Ba et al. 2016, eq. 4; Zhang and Sennrich 2019, eq. 4)
+# with layer norm (Ba et al. 2016, eq. 4) or RMS norm (Zhang and Sennrich 2019, eq. 4):
 #
 # $$ \mathrm{LN}(x) = \gamma \odot \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta \qquad
 # \mathrm{RMS}(x) = \gamma \odot \frac{x}{\sqrt{\frac{1}{d} \sum_i x_i^2 + \epsilon}} $$
 #
-# where $\mu$ and $\sigma^2$ are mean and variance of the $d$ coordinates of one token. Cost:
-# $O(nd)$ time, $2d$ or $d$ parameters. The order is decided in one place of the library:
+# where $\mu$ and $\sigma^2$ are the mean and variance of the $d$ coordinates of one token. Cost:
+# $O(nd)$ time, $2d$ or $d$ parameters. In the library, one place decides the order:
 
 # %%
 show_source(Residual, layer_norm, rms_norm)
 
 # %% [markdown]
-# Layer norm forgets the mean and the length of its input; RMS norm forgets the length only, and of
-# a centered input it is the layer norm. The modules run torch's kernels; they agree with the
-# formulas. The first lines show what the norm is for.
+# Layer norm discards the mean and the length of its input; RMS norm discards only the length, and
+# for a centered input it equals layer norm without its shift. The modules run PyTorch's kernels,
+# which agree with the formulas. The cell's first lines show what the norm is for.
 
 # %%
 torch.manual_seed(0)
@@ -2019,11 +2024,11 @@ with torch.no_grad():
     assert not torch.allclose(scaled(3 * x + 7), scaled(x), atol=1e-3)
 
 # %% [markdown]
-# **Gradients at initialization.** Language models as above, 2 to 24 blocks deep, with sinusoids and
-# the library's initialization of the Transformer. The norm of the gradient of each block's weights
-# is taken on one batch and averaged over three initializations, and so is the mean cosine of two
-# positions' outputs. To see what the residual is for, it is taken away: with the norm kept, and with
-# neither.
+# **Gradients at initialization.** We take language models as above, 2 to 24 blocks deep, with
+# sinusoids and the library's Transformer initialization. On one batch, we compute the gradient norm
+# of each block's weights and the mean cosine of the outputs over all pairs of positions, and
+# average both over three initializations. To see what the residual is for, we remove it, once with
+# the norm kept and once with neither.
 
 # %%
 show_source(at_start)
@@ -2098,21 +2103,21 @@ assert starts["norms without residuals", 12][1] > 0.999
 assert starts["pre-norm", 24][1] < 0.95 < starts["post-norm", 24][1]
 
 # %% [markdown]
-# Figure and table show what Xiong et al. derive (theorem 1). Under post-norm the gradients of the
-# layers near the output are large, whatever the depth, so a large rate in the first steps is
-# unstable; under pre-norm they shrink as $1/\sqrt{L}$ with the number of layers $L$. Size alone
-# does not explain the need for a warm-up, since AdamW, which is used here, divides by it: Liu et
-# al. (2020) blame that post-norm amplifies small changes of the parameters. Without norms and
-# residuals, the gradient of the first block vanishes with the depth.
+# The figure and table show what Xiong et al. derive (theorem 1). With post-norm, the gradients of
+# the layers near the output are large at any depth, so a large learning rate in the first steps is
+# unstable; with pre-norm, they shrink as $1/\sqrt{L}$ with the number of layers $L$. Gradient size
+# alone does not explain the need for a warm-up, since AdamW, which is used here, divides by it; Liu
+# et al. (2020) blame post-norm for amplifying small changes of the parameters. Without norms and
+# residuals, the gradient of the first block vanishes with depth.
 #
-# Norms without residuals prevent that, but see the cosine: attention averages, and from 12 blocks
-# on all positions have the same output to three digits (proved for attention alone by Dong et al.
-# 2021). At 24 blocks the post-norm outputs are almost as indistinguishable; the pre-norm ones are
-# not.
+# Norms without residuals prevent that, but look at the cosine: attention averages, and from 12
+# blocks on, all positions have the same output to three digits (proved for attention alone by Dong
+# et al. 2021). At 24 blocks, the post-norm outputs are almost as hard to tell apart; the pre-norm
+# ones are not.
 #
-# **Warm-up.** In the paper the rate rises for 4000 steps before it falls (section 5.3). Is that
-# needed? Four blocks, post- and pre-norm, with the same highest rate, reached at the first step or
-# after a quarter of the training; and post-norm at a quarter of that rate.
+# **Warm-up.** In the paper, the learning rate rises for 4000 steps before it falls (its section
+# 5.3). Is that needed? We train four blocks, post- and pre-norm, with the same peak rate, reached
+# at the first step or after a quarter of the training, and post-norm at a quarter of that rate.
 
 # %%
 RUNS = {
@@ -2152,36 +2157,36 @@ by_norm = [unseen_loss[f"pre-norm, warm-up{norm}"] for norm in ("", ", RMS norm"
 assert FAST or abs(by_norm[0] - by_norm[1]) < 0.06
 
 # %% [markdown]
-# At this rate post-norm without warm-up learns how frequent each character is, and nothing else.
-# With a warm-up it learns; at a quarter of the rate it learns without one, and ends higher. Pre-norm
-# needs no warm-up, and ends lowest with or without. RMS norm, which leaves out mean and bias, ends
-# within a few hundredths of layer norm; one run of each cannot tell which is better.
+# At this rate, post-norm without warm-up learns how frequent each character is, and nothing else.
+# With a warm-up, it learns; at a quarter of the rate, it learns without one but ends at a higher
+# loss. Pre-norm needs no warm-up, and ends lowest with or without one. RMS norm, which has no mean
+# and no bias, ends within a few hundredths of layer norm; one run each cannot tell which is better.
 #
-# **What to keep.** Positions given as distances learn faster than absolute ones, and those whose
-# distances are bounded or simply fade carry over to longer inputs. The feed-forward networks hold
-# most of the parameters, bend what attention can only average, and mix nothing between tokens.
-# Residuals carry the gradient and keep the positions apart; where the norm stands decides whether a
-# warm-up is needed; which norm it is hardly matters.
+# **What to keep.** Models learn faster with positions given as distances than with absolute ones,
+# and positions whose distances are bounded or simply fade carry over to longer inputs. The
+# feed-forward networks hold most of the parameters, transform nonlinearly what attention can only
+# average, and mix nothing between tokens. Residuals carry the gradient and keep positions distinct;
+# where the norm goes decides whether a warm-up is needed; which norm it is hardly matters.
 
 # %% [markdown]
 # ## 5 Building a block
 #
 # *25 minutes to read, 1 to run.*
 #
-# This section wires the parts of sections 3 and 4 into blocks, tests which input can influence which
-# output, and compares what attention, recurrence and convolution cost.
+# This section assembles the parts of sections 3 and 4 into blocks, tests which inputs can influence
+# which outputs, and compares the costs of attention, recurrence and convolution.
 #
 # ### 5.1 The encoder block, sublayer by sublayer
 #
-# Two sublayers, each wired by the residual rule of section 4. In the paper's order (post-norm), for
-# the vectors $x$ of a sequence:
+# An encoder block has two sublayers, each wrapped in the residual connection and normalization of
+# section 4. In the paper's order (post-norm), with $x$ the vectors of a sequence:
 #
 # $$ x' = \mathrm{LayerNorm}(x + \mathrm{MultiHead}(x, x, x)) $$
 #
 # $$ y = \mathrm{LayerNorm}(x' + \mathrm{FFN}(x')) $$
 #
-# The first mixes *between* positions, the second works on each position alone. Given the parts, the
-# block is two lines:
+# The first sublayer mixes information *between* positions; the second works on each position alone.
+# Given the parts, the block takes two lines of code:
 
 # %%
 import math
@@ -2214,15 +2219,15 @@ def my_encoder_block(x, self_attention, feed_forward, norms):
 
 
 # %% [markdown]
-# The library's block serves every model here, encoders and decoders. What it adds to these lines is
-# the choice of the norm's position, dropout, masks, and caches for decoding:
+# The library uses one block for every model here, encoders and decoders alike. To these two lines
+# it adds a choice of where the norm goes, dropout, masks, and caches for decoding:
 
 # %%
 show_source(Residual, Block)
 
 # %% [markdown]
-# Both compute the same from the same parts. The shapes are recorded during the run; no sublayer
-# changes the shape of $x$; otherwise the two could not be added.
+# With the same parts, both compute the same result. We record the shapes during the run: no
+# sublayer changes the shape of $x$, because otherwise its output could not be added to its input.
 
 # %%
 torch.manual_seed(0)
@@ -2238,9 +2243,9 @@ show_table(f"An encoder block, x {tuple(sentence.shape)}, in the order of the ru
 # %% [markdown]
 # ### 5.2 The decoder block
 #
-# The first sublayer is causal; a second one attends to the encoder: queries from the decoder, keys
-# and values from the **memory** $m$, the encoder's output. The two lengths may differ; the output
-# has that of the queries.
+# In a decoder block, the first sublayer is causal. A second one attends to the encoder: its queries
+# come from the decoder, its keys and values from the **memory** $m$, which is the encoder's output.
+# The two sequences may differ in length; the output is as long as the queries.
 #
 # $$ x' = \mathrm{LayerNorm}(x + \mathrm{MultiHead}(x, x, x)) \quad \text{(causal)} $$
 #
@@ -2248,8 +2253,8 @@ show_table(f"An encoder block, x {tuple(sentence.shape)}, in the order of the ru
 #
 # $$ y = \mathrm{LayerNorm}(x'' + \mathrm{FFN}(x'')) $$
 #
-# The block keeps its sublayers separate, so we can call them one at a time. (Exercise 5.1 asks for
-# these three lines from the parts.)
+# The block keeps its sublayers separate, so we can call them one at a time. (Exercise 5.1 asks you
+# to compute these three lines from the parts.)
 
 # %%
 decoder_config = BlockConfig(d_model=64, n_heads=4, d_ff=256, causal=True, cross_attention=True)
@@ -2270,10 +2275,10 @@ show_table(f"A decoder block, x {tuple(written.shape)}, memory {tuple(at_once.sh
 # %% [markdown]
 # ### 5.3 Who can influence whom
 #
-# That no output of a causal block depends on a later token is proved in a line: a masked weight is
-# exactly 0, whatever the value that it multiplies. The code is checked twice. First by hand: change
-# the last token, and no output before it changes by a single bit, while that of the encoder block
-# changes everywhere.
+# Why can no output of a causal block depend on a later token? The proof takes one line: a masked
+# weight is exactly 0, whatever value it multiplies. We check the code in two ways. First by hand:
+# when we change the last token, no output before it changes by even a single bit, while the output
+# of the encoder block changes everywhere.
 
 # %%
 with torch.no_grad():
@@ -2288,10 +2293,10 @@ print("decoder: outputs that changed with the last token:", (~same).any(-1)[0].i
 print("encoder:", (open_before != open_after).any(-1)[0].int().tolist())
 
 # %% [markdown]
-# Then for every pair of positions at once, by the gradient: the norm of
-# $\partial y_i / \partial x_j$ (its square root is drawn, so that small ones show). Above the
-# decoder's diagonal it is exactly zero. The dark diagonal is the residual connection: a token's own
-# vector passes through.
+# Then by gradients, for every pair of positions at once: we compute the norm of
+# $\partial y_i / \partial x_j$ (the figure shows its square root, so that small values are
+# visible). Above the decoder's diagonal it is exactly zero. The dark diagonal comes from the
+# residual connection, which passes a token's own vector through.
 
 
 # %%
@@ -2318,13 +2323,13 @@ with figure("5_influence", 1, 2, size=(10, 4)) as axes:
 # %% [markdown]
 # ### 5.4 Parameters, by hand and by code
 #
-# An attention has four matrices $d \times d$ with biases, whatever the number of heads; a
-# feed-forward network $2 d d_{ff} + d_{ff} + d$; a layer norm $2d$. A decoder block has one
-# attention and one norm more than an encoder block. For the paper's base model (table 3: $N = 6$,
-# $d = 512$, $d_{ff} = 2048$, one vocabulary of about 37,000 for both languages and the output) the
-# paper says $65 \cdot 10^6$; the cell counts what these numbers give, 3 % less. Both of the paper's
-# numbers are rounded: with a vocabulary of 40,700 the sum would be 65.0 million. Nothing is
-# allocated for it: tensors on the `meta` device have shapes only.
+# An attention layer has four $d \times d$ matrices with biases, whatever the number of heads; a
+# feed-forward network has $2 d d_{ff} + d_{ff} + d$ parameters, and a layer norm $2d$. A decoder
+# block has one attention layer and one norm more than an encoder block. For its base model (table
+# 3: $N = 6$, $d = 512$, $d_{ff} = 2048$, one vocabulary of about 37,000 for both languages and the
+# output), the paper reports $65 \cdot 10^6$ parameters; the cell counts what these numbers give, 3
+# % less. Both of the paper's numbers are rounded: with a vocabulary of 40,700, the sum would be
+# 65.0 million. Nothing is allocated for it: tensors on the `meta` device have only shapes.
 
 
 # %%
@@ -2364,8 +2369,8 @@ assert round(share, 2) == 0.67
 # %% [markdown]
 # ### 5.5 From the usual names to ours
 #
-# Many tutorials and code bases share a set of names, those of Vaswani et al. or of the *Annotated
-# Transformer*. Here is where each of them lives in the library.
+# Many tutorials and codebases share a set of names, those of Vaswani et al. or of the *Annotated
+# Transformer*. This table shows where to find each of them in the library.
 
 # %%
 show_table("Usual names", usual_names())
@@ -2373,10 +2378,10 @@ show_table("Usual names", usual_names())
 # %% [markdown]
 # ### 5.6 What each mechanism costs
 #
-# For $n$ positions (queries and keys alike), width $d$, $h$ heads, kernels of width $k$, and width
-# $d_a$ of Bahdanau's hidden layer, which is $d$ below. Memory is what the mechanism allocates, its
-# output included. *Steps* are those that must wait for each other. The *path* is the largest number
-# of steps between two positions, on which a signal can get lost.
+# The table assumes $n$ positions (queries and keys alike), width $d$, $h$ heads, kernels of width
+# $k$, and a hidden layer of width $d_a$ in Bahdanau's scores (below, it is $d$). *Memory* is what
+# the mechanism allocates, output included. *Steps* are those that must wait for one another. The
+# *path* is the largest number of steps between two positions, along which a signal can get lost.
 #
 # | mechanism | equation | time | memory | steps | maximum path length |
 # |---|---|---|---|---|---|
@@ -2390,14 +2395,15 @@ show_table("Usual names", usual_names())
 # | convolution | $y_i = \sum_{j=0}^{k-1} W_j x_{i-j}$, one layer | $O(k n d^2)$ | $O(n d)$ | $O(1)$ | $O(n/k)$ stacked; $O(\log_k n)$ dilated |
 # | recurrent cell (GRU) | $h_t = f(x_t, h_{t-1})$, Cho et al. 2014 | $O(n d^2)$ | $O(n d)$ | $O(n)$ | $O(n)$ |
 #
-# The last row is why recurrence was dropped, though like convolution it needs no $n^2$: its steps
-# wait for each other (Vaswani et al. 2017, table 1). The exponents can be **counted**: each mechanism
-# runs with $n$ and with $d$ doubled, and the logarithm (base 2) of the ratio is the exponent. Torch's
-# counter knows products of matrices only. Of the additive scores it misses the largest part, the
-# $n^2 d_a$ multiplications of a matrix by the vector $v_a$, and of the layer norm everything, so
-# their operations read "not counted". A sum of two terms, such as $n^2 d + n d^2$, shows an exponent
-# between theirs. The fused kernel's memory grows by less than $n$: its output grows, its buffer,
-# which is larger here, does not. Section 2 draws longer inputs.
+# The last row shows why recurrence was dropped, although, like convolution, it needs no $n^2$: its
+# steps must wait for one another (Vaswani et al. 2017, table 1). The exponents can be **counted**:
+# we run each mechanism again with $n$ doubled, then with $d$ doubled, and the base-2 logarithm of
+# the ratio is the exponent. PyTorch's counter knows only matrix products. For the additive scores
+# it misses the largest part, the $n^2 d_a$ multiplications of a matrix by the vector $v_a$, and for
+# the layer norm it misses everything, so their operations read "not counted". A sum of two terms,
+# such as $n^2 d + n d^2$, shows an exponent between those of the two terms. The memory of the fused
+# kernel grows more slowly than $n$: its output grows, but its buffer, which is larger here, does
+# not. Section 2 plots longer inputs.
 
 
 # %%
@@ -2443,12 +2449,13 @@ assert memory["heads, fused"][0] < 1 < memory["heads, explicit"][0]
 # %% [markdown]
 # ### 5.7 Long-range dependencies
 #
-# What two distant tokens have to do with each other is a **long-range dependency**, and the path
-# between them is why Vaswani et al. (2017, section 4) dropped recurrence *and* convolutions: the
-# shorter it is, the easier it is to learn. A stack of convolutions of width $k$ joins the first and
-# the last of $n$ positions after $(n-1)/(k-1)$ layers; dilated ones, whose steps grow by a factor of
-# $k$, after $\log_k n$; a GRU after $n - 1$ steps; attention after one. Computed: layers are added
-# until the derivative of the last output by the first input is not zero.
+# A relationship between two distant tokens is a **long-range dependency**, and the path between the
+# two is why Vaswani et al. (2017, section 4) dropped recurrence *and* convolutions: the shorter the
+# path, the easier the dependency is to learn. A stack of convolutions of width $k$ connects the
+# first and the last of $n$ positions after $(n-1)/(k-1)$ layers; dilated convolutions, whose
+# dilation grows by a factor of $k$ from layer to layer, after $\log_k n$ layers; a GRU after
+# $n - 1$ steps; attention after one. The cell checks this for convolutions: it adds layers until
+# the derivative of the last output with respect to the first input is not zero.
 
 
 # %%
@@ -2480,8 +2487,9 @@ assert stacked == [(n - 1) // 2 for n in ends]
 assert dilated == [round(math.log(n, 3)) for n in ends]
 
 # %% [markdown]
-# What the path does to the signal: the norm of $\partial y_i / \partial x_j$ for the last output of
-# 64, by distance $i - j$. One layer of each kind, as initialized (four convolutions), sum over 10.
+# What does the path do to the signal? The figure shows the norm of $\partial y_i / \partial x_j$
+# for the last of 64 outputs, by the distance $i - j$. There is one layer of each kind (four for the
+# convolutions) with its initial weights, and the norms are summed over 10 random draws.
 
 # %%
 n, d = 64, 32
@@ -2508,40 +2516,40 @@ assert wide.all()
 assert attends[:-1].max() < 2 * attends[:-1].min()
 
 # %% [markdown]
-# The GRU's influence falls by a constant factor a step; training can open its gates, but it starts
-# from there. Four convolutions see 9 positions and nothing else; dilated ones see 81, through
-# kernels of 3. In attention the distance does not matter at all. Its curve is low because a mean over
-# 64 positions gives each a share, and flat because the weights are not trained yet: *what* to look
-# at has to be learned, but nothing lies in between.
+# In the GRU, the influence falls by a constant factor per step; training can open its gates, but
+# this is where it starts. Four plain convolutions see 9 positions and nothing else; four dilated
+# ones see 81, with kernels of width 3. In attention, the distance does not matter at all. Its curve
+# is low because a mean over 64 positions gives each of them only a small share, and flat because
+# the weights are not trained yet: *what* to look at has to be learned, but nothing lies in between.
 #
-# **What to keep.** A block is two or three sublayers and one rule. Shapes never change, so blocks
-# stack; the causal mask is a property that one can test by changing a token; two thirds of an
-# encoder block's parameters are in its feed-forward network; and any two positions are one step
-# apart, for which attention pays with $n^2$.
+# **What to keep.** A block is two or three sublayers and one rule for wiring them. Shapes never
+# change, so blocks can be stacked; causality is a property that you can test by changing a token;
+# two thirds of an encoder block's parameters are in its feed-forward network; and any two positions
+# are one step apart, for which attention pays with $n^2$.
 
 # %% [markdown]
 # ## 6 Applications of Transformers
 #
 # *45 minutes to read, 2 to run.*
 #
-# Six tasks: translation, summarization, answering questions, sentiment analysis, text generation
-# and images. This section may be read last: sections 7 to 9 do not need it. Each task is made of
-# the same five parts: a tokenizer, one of the models above, a decoding rule, data, and a metric.
+# Here are six tasks: translation, summarization, question answering, sentiment analysis, text
+# generation and images. You can read it last: sections 7 to 9 do not need it. Every task has the
+# same five parts: a tokenizer, one of the models above, a decoding rule, data, and a metric.
 #
-# | task | reads | model | decides | score |
+# | task | input | model | decoding rule | score |
 # |---|---|---|---|---|
-# | translation | pieces of words | encoder and decoder, from random weights | beam search | BLEU |
-# | summarization | pieces of words | MiniLM, frozen, and a decoder that may copy | beam search | ROUGE |
-# | answering | a question and a passage | a pretrained model, two scores a token | the best span | exact match, F1 |
-# | sentiment | pieces of words | a pretrained model, one vector | the most probable class | accuracy |
-# | generation | what it has written | decoder | draws | loss a token |
-# | images | patches of pixels | encoder (ViT) | the most probable class | accuracy |
+# | translation | subwords | encoder-decoder, trained from scratch | beam search | BLEU |
+# | summarization | subwords | frozen MiniLM and a decoder that can copy | beam search | ROUGE |
+# | answering | question, passage | pretrained, two scores per token | best span | exact match, F1 |
+# | sentiment | subwords | pretrained, one vector | most probable class | accuracy |
+# | generation | the text so far | decoder | sampling | loss per token |
+# | images | patches of pixels | encoder (ViT) | most probable class | accuracy |
 #
-# The models are small and come with the library: the recipes of this project trained them, some of
-# them on top of a model that others trained and the extra `zoo` installs. Nothing is downloaded.
-# Small models make mistakes, so tables have a column **right?**: it compares the output with answers
-# that a person would accept, which stand in the cell. `qkv.task(name)` makes a function of
-# a text, or of a list of them. Change the inputs, and run a cell again.
+# The models are small and ship with the library. This project's recipes trained them, some of them
+# on top of a model trained by others that the extra `zoo` installs. Nothing is downloaded. Small
+# models make mistakes, so the tables have a column **right?**: it compares the output with answers
+# that a person would accept, which are listed in the code cell. `qkv.task(name)` returns a function
+# that takes a text or a list of texts. Change the inputs and rerun a cell.
 
 # %%
 import math
@@ -2576,10 +2584,10 @@ show_table("The shipped models", zoo_table())
 # %% [markdown]
 # ### 6.1 Translation
 #
-# Translation was the Transformer's original application (WMT 2014, English to German and to French).
-# This model is of section 7's kind; its size and data are in the table above. It is a demo.
-# (`qkv.task("translate", "translator-de-en")` translates in the other direction.) For
-# readers without German the last columns show a good translation, and that word by word.
+# Translation was the Transformer's original application (WMT 2014, from English to German and to
+# French). This model is like the one in section 7; its size and data are in the table above. It is
+# a demo. (`qkv.task("translate", "translator-de-en")` translates in the other direction.) If you do
+# not read German, the last two columns show a good translation and its word-by-word meaning.
 
 # %%
 to_german = qkv.task("translate")
@@ -2613,9 +2621,9 @@ for said in to_german(list(ACCEPTED)):
 show_judged("English to German", rows)
 
 # %% [markdown]
-# Where does it look? The cross-attention of the last layer, as the mean of its heads: rows are the
-# tokens that it wrote, columns those that it read. Follow the dark squares: where the languages share
-# their order, they go down in a diagonal; a German verb at the end of a clause leaves it.
+# Where does the model look? The cross-attention of the last layer, averaged over heads, has a row
+# for each token written and a column for each read. Follow the dark squares: where both languages
+# share word order, they run down the diagonal; a German verb at the end of a clause leaves it.
 
 # %%
 everyday = next(iter(ACCEPTED))
@@ -2629,14 +2637,15 @@ show_weights("6_translation", maps, size=(7, 5), rotation=60, live=live)
 # %% [markdown]
 # ### 6.2 Greedy, beam, sampling
 #
-# A model predicts the probability of each next token. Which one to write is a separate decision.
-# **Greedy** decoding always takes the most probable token. **Beam search** keeps the few most
-# probable prefixes, and so finds answers whose first token was not the most probable one. Each token
-# makes an answer less probable, so long answers lose; therefore beam search usually divides the
-# log-probability by a power of the length, $\log P(y) / |y|^\alpha$ (the *length penalty*).
-# **Sampling** draws tokens, so the output differs each time; `top_p` draws only from the most
-# probable tokens, those whose probabilities add up to $p$ (Holtzman et al. 2020). All of them only
-# need `start` and `step`. The explorer of 6.1 draws the search as a tree, under *Output*.
+# At each step, a model predicts a probability for every possible next token. Which token to write
+# is then up to the decoding rule. **Greedy** decoding always takes the most probable token. **Beam
+# search** keeps the few most probable prefixes at each step, and so can find answers whose first
+# token was not the most probable one. Every token makes an answer less probable, which puts long
+# answers at a disadvantage; beam search therefore usually divides the log-probability by a power of
+# the length, $\log P(y) / |y|^\alpha$ (the *length penalty*). **Sampling** draws tokens at random,
+# so the output differs each time; `top_p` draws only from the most probable tokens, those whose
+# probabilities add up to $p$ (Holtzman et al. 2020). All three need only the model's `start` and
+# `step`. The explorer of 6.1 shows the search as a tree, under *Output*.
 
 # %%
 show_source(beam_search)
@@ -2674,25 +2683,27 @@ for answer in ways_to_write["the same, alpha = 1"]:
     assert abs(answer.score - sum(answer.logprobs) / len(answer.tokens)) < 1e-4
 
 # %% [markdown]
-# Read the columns *log P* and *right?* together. Decoding finds what the model finds likely, and a
-# likelier answer may be a worse one: then the model is at fault, and no search can repair it. A wider
-# beam can even make translations worse (Koehn and Knowles 2017). And nothing guarantees that beam
-# search finds a likelier answer than greedy decoding: it may have dropped the prefix that wins.
+# Read the columns *log P* and *right?* together. Decoding searches for what the model considers
+# likely, and a likelier answer may be worse. Then the model is at fault, and no search can fix it.
+# A wider beam can even make translations worse (Koehn and Knowles 2017). Nor is beam search
+# guaranteed to find a likelier answer than greedy decoding: it may have dropped the best prefix.
 #
 # ### 6.3 What BLEU counts
 #
-# How good is a translation? Papineni et al. (2002) count: of its words, of its pairs of neighbors,
-# of its threes and fours, which share is in the reference $r$ too, each no more often than there?
-# BLEU is the geometric mean of these four shares $p_n$ over a whole test set, times a penalty where
-# the translations $c$ are shorter than the references:
+# How good is a translation? Papineni et al. (2002) count *n-grams*, sequences of $n$ adjacent
+# words, for $n$ from 1 to 4: what share of the n-grams in a translation also occurs in the
+# reference $r$? Each n-gram counts at most as often as it occurs there. BLEU is the geometric mean
+# of these four shares $p_n$ over a whole test set, multiplied by a penalty if the translations $c$
+# are shorter than the references:
 #
 # $$ \mathrm{BLEU} = \min\left(1, e^{1 - |r| / |c|}\right) \cdot \exp\Big(\frac{1}{4}
 # \sum_{n=1}^{4} \log p_n\Big) $$
 #
-# If no four words agree, $p_4 = 0$ and so is BLEU, however good the rest. On whole test sets that
-# hardly happens; on single sentences it is the rule. sacreBLEU therefore **smooths**: the first
-# order without a match counts as half a match, the next as a quarter, and so on (*exponential*
-# smoothing, `smooth:exp` in its signature). Without a single common word BLEU stays 0.
+# If no sequence of four words matches, $p_4 = 0$ and BLEU is 0 as well, however good the rest is.
+# On whole test sets this hardly ever happens; on single sentences it is the rule. sacreBLEU
+# therefore **smooths** the counts: the first n-gram order without a match counts as half a match,
+# the next as a quarter, and so on (*exponential* smoothing, `smooth:exp` in its signature). Without
+# a single word in common, BLEU stays 0.
 
 
 # %%
@@ -2729,8 +2740,8 @@ for said, right in checks:
 print(f"checked: by hand and by sacreBLEU, {len(checks)} test sets, some without a common pair")
 
 # %% [markdown]
-# BLEU sees words, not meaning. A translation that is right in other words scores low, and one that
-# lost a "not" scores high:
+# BLEU sees words, not meaning. A correct translation in different words scores low, and one that
+# has lost a "not" scores high:
 
 # %%
 REFERENCE = "i do not believe that he will come back to us tomorrow"
@@ -2749,16 +2760,17 @@ assert rows[1]["common n-grams"][1:] == [0, 0, 0]
 assert 0 < rows[1]["BLEU"] < 10 < 60 < rows[2]["BLEU"] < rows[0]["BLEU"]
 
 # %% [markdown]
-# The second has no pair of words in common with the reference: its score is the smoothing and little
-# else. Report BLEU with its signature, over a test set, and read some translations.
+# The second has no two adjacent words in common with the reference: its score is the smoothing and
+# little else. Report BLEU over a test set, with its signature, and read some translations.
 #
 # ### 6.4 Summarization
 #
-# The simplest way to summarize prose is to choose sentences (*extractive*). MiniLM gives each a vector,
-# and the most central one wins, with the largest mean cosine to the others; early ones count for
-# more. It invents nothing. The rival is the beginning of the text (*lead*), which is hard to beat in
-# news. A language model writes its own sentences (*abstractive*, `method="abstract"`, with the model
-# of section 8), which can be wrong.
+# The simplest way to summarize prose is to select sentences from it (*extractive* summarization).
+# MiniLM turns each sentence into a vector, and the most central sentence wins: the one closest to
+# the vector of the whole text, where early sentences get a bonus. This method invents nothing.
+# Its baseline is the beginning of the text (*lead*), which is hard to beat for news. A language
+# model, in contrast, writes sentences of its own (*abstractive* summarization, `method="abstract"`,
+# with the model of section 8), and these can be wrong.
 
 # %%
 STORY = (
@@ -2776,14 +2788,14 @@ show_judged("Prose; right: it says that monks built a lighthouse", rows)
 assert all(line in STORY for row in rows for line in re.split(r"(?<=\.) ", row["summary"]))
 
 # %% [markdown]
-# A model that is trained to summarize repeats words of its text, among them names that no vocabulary
-# has. A **pointer-generator** (See et al. 2017) may therefore write a word of its own or copy one
-# that it looks at, and mixes both ways with a share $p_{gen}$ that it decides anew for each token:
+# A model trained to summarize repeats words of its text, such as names that are in no vocabulary. A
+# **pointer-generator** (See et al. 2017) can therefore generate a word from its vocabulary or copy
+# one that it attends to, mixing the two with a weight $p_{gen}$ computed anew for each token:
 #
 # $$ P(w) = p_{gen} P_{vocab}(w) + (1 - p_{gen}) \sum_{i : w_i = w} a_i \quad (9) $$
 #
-# The encoder is MiniLM as it was published; the decoder learned what Python functions do from those
-# that are installed with this library and the first lines of their docstrings.
+# The encoder is MiniLM as published. The decoder learned to describe Python functions from those
+# that are installed with this library, paired with the first lines of their docstrings.
 
 # %%
 show_source(PointerGenerator.log_mixture)
@@ -2810,8 +2822,8 @@ for row, words in zip(rows, FUNCTIONS.values(), strict=True):
 show_judged("Functions in a line each", rows)
 
 # %% [markdown]
-# A name in the code is often all that it has to go by, and a word that it likes comes twice. Which
-# words did it copy? One pass over what it wrote gives $p_{gen}$ and the token that it looked at most:
+# Often a name in the code is all the model has to go by, and a word it favors may recur. Which
+# words did it copy? One pass over what it wrote gives $p_{gen}$ and the token it looked at most:
 
 # %%
 pieces_read = in_a_line.encode(list(FUNCTIONS)[:1]).ids[0]
@@ -2827,9 +2839,10 @@ columns["looks most at"] = [read_tokens[i] for i in pointed.copy[0].argmax(-1)]
 show_table(f"How “{told[0].summary}” came about", columns)
 
 # %% [markdown]
-# **ROUGE** (Lin 2004) asks how many words two summaries share: ROUGE-1 counts words, ROUGE-2 pairs of
-# neighbors, ROUGE-L the longest sequence of words that both have in this order. Precision is the
-# share of what was said, recall of what should be said, and F1 their harmonic mean.
+# **ROUGE** (Lin 2004) measures how many words a summary shares with a reference: ROUGE-1 counts
+# single words, ROUGE-2 pairs of adjacent words, and ROUGE-L the longest sequence of words that
+# occurs in both in the same order. Precision is the shared fraction of the summary, recall that of
+# the reference, and F1 their harmonic mean.
 
 
 # %%
@@ -2851,10 +2864,10 @@ assert abs(100 * by_hand[0] - by_library.rouge1.f1) < 1e-6
 # %% [markdown]
 # ### 6.5 Answering questions
 #
-# The model reads the question and a passage together. A layer on top of the encoder gives each token
-# two scores: does the answer start here, does it end here? The answer is the span with the highest
-# sum whose end is not before its start (Devlin et al. 2019, section 4.2). The model and its data are
-# in the table above.
+# The model reads the question and a passage together. A layer on top of the encoder gives each
+# token two scores, one for being the start of the answer and one for being its end. The answer is
+# the span with the highest sum of the two, among all spans whose end does not come before their
+# start (Devlin et al. 2019, section 4.2). The model and its data are in the table above.
 
 # %%
 PASSAGE = (
@@ -2881,14 +2894,14 @@ for found in answers_6:
 show_judged(PASSAGE, rows)
 
 # %% [markdown]
-# The passage does not say how tall it is. Models that learned from such questions, too, have a
-# threshold below which they are silent (`answer` is then empty); one that was never shown a question
-# without an answer gives one all the same. Compare the confidence of wrong answers with that of right
-# ones: it is a probability among spans of this passage, and a low one is a warning.
+# The passage does not say how tall the lighthouse is. Models whose training included such questions
+# have a threshold for giving no answer (`answer` is then empty); a model that has never seen one
+# always answers. Compare the confidence of the wrong answers with that of the right ones: it is a
+# probability over the spans of this passage, and a low value is a warning.
 #
-# Above: how probable it is that the answer to each question has this word, by the three best spans.
-# Below: what the tokens of the first question look at in the passage, in the middle of MiniLM, which
-# learned from pairs of texts and never from spans.
+# The upper map shows how probable it is that the answer to each question contains a given word,
+# according to the three best spans. The lower map shows what the tokens of the first question look
+# at in the passage, in a middle layer of MiniLM, trained on pairs of texts and never on spans.
 
 # %%
 minilm, question = qkv.load("all-MiniLM-L6-v2"), next(iter(QUESTIONS))
@@ -2917,14 +2930,14 @@ print(f"a full stop gets {times:.1f} times the attention of the average token of
 assert times > 1
 
 # %% [markdown]
-# The upper map says where an answer is; the lower one does not say why. Full stops, which
-# answer nothing, get more than their share. Heads of BERT send much of their attention to separators and punctuation (Clark et
-# al. 2019): weights must sum to 1, and a head that has nothing to look for puts them where they do
-# no harm. Xiao et al. (2023) call such tokens **attention sinks**; section 8 measures one. So read a
-# heat map as where attention went, not as a reason.
+# The upper map shows where an answer is; the lower one does not show why. Full stops, which answer
+# nothing, get more than their share. Heads of BERT send much of their attention to separators and
+# punctuation (Clark et al. 2019): weights must sum to 1, and a head with nothing to look for puts
+# its weight where it does no harm. Xiao et al. (2023) call such tokens **attention sinks**; section
+# 8 measures one. So read a heat map as where attention went, not as an explanation.
 #
-# An answer is right if it equals a reference, once capitals, punctuation and articles are dropped:
-# **exact match**. **F1** gives credit for the words that both have (Rajpurkar et al. 2016).
+# With **exact match**, an answer is right if it equals a reference once capitals, punctuation and
+# articles are dropped. **F1** gives credit for the words that both have (Rajpurkar et al. 2016).
 
 # %%
 GOLD = "by monks in the twelfth century"
@@ -2939,8 +2952,8 @@ show_table(f"Against “{GOLD}”", graded, digits=1)
 # %% [markdown]
 # ### 6.6 Sentiment
 #
-# One vector for the text, one layer for the classes. Section 9 trains such a model and reads
-# its errors; here is the one that ships.
+# A sentiment classifier needs one vector for the text and one layer for the classes. Section 9
+# trains such a model and reads its errors; here is the one that ships with the library.
 
 # %%
 feel = qkv.task("classify")
@@ -2961,20 +2974,20 @@ show_judged(
 )
 
 # %% [markdown]
-# The fourth means that hardly anything is worse, and whoever takes it literally gets it wrong. The
-# last is no opinion, and cannot come out right: a classifier distributes the whole probability over
-# the classes that it knows, and "none of them" is an answer only if it was one in training. What it
-# can do is be unsure. Its probabilities are **calibrated** (Guo et al. 2017): the scores before the
-# softmax were divided by one number, chosen such that on texts it had not learned from, of the
-# answers with a probability of 0.6 six in ten are right.
+# The fourth text means that hardly anything is worse, and whoever takes it literally gets it wrong.
+# The last one is not an opinion, and the classifier cannot get it right: it distributes all of its
+# probability over the classes that it knows, and "none of them" is a possible answer only if it was
+# one in training. What it can do is be unsure. Its probabilities are **calibrated** (Guo et al.
+# 2017): the logits were divided by one number, chosen so that, on texts not used for training, six
+# in ten of the answers with a probability of 0.6 are right.
 #
 # ### 6.7 Text generation
 #
-# A small decoder of the modern kind (RMS norm before each sublayer, rotary positions, SwiGLU) that
-# learned to write docstrings; section 8 opens a far larger one, which writes English. The
-# **temperature** divides the scores before the softmax: 0 always takes the most probable token, 1
-# samples from the model's distribution, and higher values flatten it. No answer here is the right
-# one: read whether each fits the name, and comes to an end.
+# Here is a small decoder of the modern kind (RMS norm before each sublayer, rotary positions,
+# SwiGLU) that was trained to write docstrings; section 8 opens a far larger one, which writes
+# English. The **temperature** divides the scores before the softmax: 0 always takes the most
+# probable token, 1 samples from the model's distribution, and higher values flatten it. There is no
+# single right answer here: check whether each text fits the function's name and comes to an end.
 
 # %%
 go_on = qkv.task("generate", "generator")
@@ -2989,13 +3002,14 @@ show_table(PROMPT, rows, digits=1)
 # %% [markdown]
 # ### 6.8 Images
 #
-# A **Vision Transformer** (Dosovitskiy et al. 2021) cuts an image into squares and reads each as a
-# token: a linear layer makes a vector of its pixels, a learned vector says where it was, and the
-# encoder is that of section 5. One more token in front, the class token, collects what the head
-# decides by. A network that assumes so little about images needs many of them, or many variants of a
-# few: each time one is shown it is turned, scaled, bent and shifted a little, at random.
+# A **Vision Transformer** (Dosovitskiy et al. 2021) cuts an image into square patches and reads
+# each patch as a token: a linear layer turns its pixels into a vector, a learned position embedding
+# says where the patch was, and the encoder is the one from section 5. An extra token in front, the
+# class token, collects the information from which the head decides. A network that assumes so
+# little about images needs many of them, or many variants of a few (*data augmentation*): each time
+# an image is shown, it is randomly rotated, scaled, distorted and shifted a little.
 #
-# Here it is trained, on the handwritten digits that come with scikit-learn, in less than a minute.
+# Here we train one in less than a minute, on the handwritten digits that come with scikit-learn.
 
 # %%
 show_source(ViT)
@@ -3027,10 +3041,11 @@ print(
 assert FAST or digit_scores.accuracy >= 0.96
 
 # %% [markdown]
-# The digits that it got wrong, and what it looked at in four that it got right. **Attention rollout**
-# (Abnar and Zuidema 2020) follows attention through all layers: half of each token comes through the
-# mean of the heads, half stays, and the layers' shares multiply. The row of the class token is an
-# image: how much of each patch is in what the head decides by.
+# The next figure shows digits that the model got wrong, and what it looked at in four that it got
+# right. **Attention rollout** (Abnar and Zuidema 2020) follows attention through all layers: in
+# each layer, half of every token comes from the tokens it attends to, averaged over the heads, and
+# half is the token itself; the shares of all layers are multiplied. The row of the class token can
+# be drawn as an image: it shows how much of each patch the head gets to see.
 
 # %%
 show_source(attention_rollout)
@@ -3061,43 +3076,40 @@ print(f"shares of the patches: {share.min():.1%} to {share.max():.1%}, if even {
 assert share.min() > 0
 
 # %% [markdown]
-# Section 1.1 compares attention with human vision: the whole is seen, and parts of it in focus. So
-# here: no patch is without weight, and some have several times that of others. But the map is
-# coarse, 4 by 4 patches, and says what was mixed into the decision, not why.
+# Section 1.1 compares attention with human vision: we see the whole, but only parts of it in focus.
+# It is the same here: no patch has zero weight, and some have several times that of others. But the
+# map is coarse, 4 by 4 patches, and shows what was mixed into the decision, not why.
 #
 # ### 6.9 The same from the command line
 #
-# Each of the six has a command, which reads arguments, files or standard input; a recipe trains
-# another model, on your data, and `qkv evaluate` scores it.
+# Each of the six tasks has a command that reads arguments, files or standard input. A recipe trains
+# another model on your data, and `qkv evaluate` scores it.
 #
 # ```
-# qkv translate "Where is the station?"
-# qkv summarize --model summarizer --file functions.csv --columns.text code --output summaries.jsonl
-# qkv answer "Who built it?" --context "Monks built it in the twelfth century."
-# qkv classify "I would buy it again."
-# qkv generate --model generator "def mean(values):" --temperature 0.7
-# qkv recognize digit.png
-# qkv train multi30k
-# qkv evaluate sentiment --data reviews
+# qkv translate "Where is the station?" qkv summarize --model summarizer --file functions.csv
+# --columns.text code --output summaries.jsonl qkv answer "Who built it?" --context "Monks built it
+# in the twelfth century." qkv classify "I would buy it again." qkv generate --model generator "def
+# mean(values):" --temperature 0.7 qkv recognize digit.png qkv train multi30k qkv evaluate sentiment
+# --data reviews
 # ```
 #
-# **What to keep.** The six differ less than their names. Three write, and share one way of decoding;
-# three choose, and share one layer on one vector or on each token. What a score counts decides what
-# one learns from it: look at outputs before you believe a number.
+# **What to keep.** The six tasks differ less than their names suggest. Three write, and share one
+# way of decoding; three choose, and share one layer, on one vector or on each token. What a score
+# counts decides what you can learn from it: look at outputs before you believe a number.
 
 # %% [markdown]
 # ## 7 A simple Transformer in PyTorch, step by step
 #
 # *40 minutes to read, 2 to run.*
 #
-# This section puts the parts of sections 2 to 5 together, trains the model on the dates and opens
-# it up. Vaswani et al. (2017) keep the encoder-decoder and the attention and drop the recurrence:
-# every token looks at all others at once, so that a whole sentence is a few matrix products.
+# This section puts together the parts of sections 2 to 5, trains the model on the dates and looks
+# inside. Vaswani et al. (2017) keep the encoder-decoder and attention but drop recurrence: every
+# token looks at all others at once, so a whole sentence takes a few matrix products.
 #
 # ### 7.1 The whole model
 #
-# Embeddings, positions, two stacks of blocks, an output layer. Type it yourself: with the blocks of
-# section 5 it is twenty lines.
+# The model has embeddings, positions, two stacks of blocks and an output layer. Type it in
+# yourself: with the blocks of section 5, it is twenty lines long.
 
 # %%
 import itertools
@@ -3153,8 +3165,8 @@ class MyTransformer(nn.Module):
 
 
 # %% [markdown]
-# The library's model does the same, with dropout, options and caches. What every encoder-decoder
-# shares, and how it is run, stands in its two base classes:
+# The library's model does the same and adds dropout, options and caches. What all encoder-decoders
+# share, and how they are run, is in its two base classes:
 
 # %%
 show_source(Transformer, EncoderDecoder, Seq2Seq)
@@ -3162,8 +3174,8 @@ show_source(Transformer, EncoderDecoder, Seq2Seq)
 # %% [markdown]
 # ### 7.2 One batch, step by step
 #
-# Texts become numbers, padded on the right to one length. The mask says which tokens are real; the
-# decoder reads the target shifted by one, and begins with a start token.
+# Texts become numbers, padded on the right to the same length. The mask says which tokens are real.
+# The decoder reads the target shifted by one position, beginning with a start token.
 
 # %%
 torch.manual_seed(0)
@@ -3183,8 +3195,7 @@ show_table(title, {"what": rows, "numbers": [numbers[padded] for numbers in rows
 assert not batch.source_mask[padded].all()
 
 # %% [markdown]
-# Your model and the library's, with the same weights, compute the same logits. The table shows what
-# comes out between.
+# With the same weights, both models compute the same logits. The table lists what comes in between.
 
 # %%
 mine = MyTransformer(source_tokenizer.vocab_size, target_tokenizer.vocab_size).eval()
@@ -3203,8 +3214,8 @@ show_table(
 # %% [markdown]
 # ### 7.3 Parameters
 #
-# By hand, from section 5.4's counts of a block, and by code. The output layer is tied to the target
-# embedding and has no parameters of its own (it still takes the time of its product, $O(n d V)$).
+# We count parameters by hand, from section 5.4's block, and in code. The output layer is tied to
+# the target embedding and has no parameters of its own (its product still takes $O(n d V)$ time).
 
 # %%
 d, d_ff = config.d_model, config.d_ff
@@ -3224,8 +3235,8 @@ assert total == sum(by_hand.values())
 # %% [markdown]
 # ### 7.4 No look ahead
 #
-# Training predicts all positions at once, which is fair only if none sees its answer. Change the
-# last target token of the whole model, and no prediction before it changes.
+# Training predicts all positions at once, which is fair only if no position sees its own answer.
+# Change the last target token that the whole model reads, and no prediction before it changes.
 
 # %%
 with torch.no_grad():
@@ -3239,24 +3250,24 @@ print("checked: a target token changes its own prediction and none before it")
 # %% [markdown]
 # ### 7.5 Training
 #
-# **Teacher forcing**: the decoder reads the right target, shifted by one, and predicts each next
-# token; causality makes all positions one pass. The loss is the cross-entropy of the real tokens.
-# The rate first rises, because the first steps of a fresh Transformer are the most dangerous ones
-# (section 4.5), then falls. In the paper (eq. 3):
+# With **teacher forcing**, the decoder reads the correct target, shifted by one, and predicts each
+# next token; thanks to causality, one pass computes all positions. The loss is the cross-entropy of
+# the real tokens. The learning rate first rises, because the first steps of a freshly initialized
+# Transformer are the most dangerous (section 4.5), and then falls. In the paper (eq. 3):
 #
 # $$ lr = d_{model}^{-0.5} \cdot \min(step^{-0.5}, \quad step \cdot warmup^{-1.5}) \quad (3) $$
 #
-# Here the length of the run is known in advance, and the rate falls along a cosine to zero. The
-# paper's base model: $N = 6$, $d = 512$, $h = 8$, $d_{ff} = 2048$, dropout and label smoothing 0.1,
-# Adam with $\beta_1 = 0.9$, $\beta_2 = 0.98$, $\epsilon = 10^{-9}$, 4,000 steps of warm-up, 100,000
-# steps of about 25,000 source and 25,000 target tokens. Ours: $N = 2$, $d = 128$, $h = 4$,
-# $d_{ff} = 512$, 600 steps of at most 3,000 tokens.
+# Here the length of the run is known in advance, and the rate falls to zero along a cosine. The
+# paper's base model has $N = 6$, $d = 512$, $h = 8$, $d_{ff} = 2048$, dropout and label smoothing
+# 0.1; it was trained by Adam with $\beta_1 = 0.9$, $\beta_2 = 0.98$, $\epsilon = 10^{-9}$, with
+# 4,000 steps of warm-up, for 100,000 steps of about 25,000 source and 25,000 target tokens. Ours
+# has $N = 2$, $d = 128$, $h = 4$, $d_{ff} = 512$, and trains for 600 steps of at most 3,000 tokens.
 
 # %%
 show_source(pair_loss, noam, cosine_decay)
 
 # %% [markdown]
-# The loop is the one of section 1; only the model is different.
+# The training loop is the one from section 1; only the model is different.
 
 # %%
 torch.manual_seed(SEED)
@@ -3281,13 +3292,13 @@ assert FAST or evaluated[0][1] < 0.1 < 0.95 < evaluated[-1][1]
 
 # %% [markdown]
 # The two curves measure different things. The loss counts characters and falls from the start; a
-# date needs all its characters, so after an eighth of the steps exact match is still near 0.
+# date needs all its characters right, so after an eighth of the steps exact match is still near 0.
 
 # %% [markdown]
 # ### 7.6 Decoding
 #
-# Greedy decoding takes the most probable token each time. Your model can write, too: it reads all
-# that it has written so far, again and again, one symbol at a time.
+# Greedy decoding takes the most probable token at each step. Your model can write, too, one token
+# at a time, but at every step it reads again everything that it has written so far.
 
 
 # %%
@@ -3309,9 +3320,9 @@ show_table("Three dates", {"yours": by_mine, "the library's": by_library})
 assert FAST or by_mine == by_library
 
 # %% [markdown]
-# The library's asks a model only for `start` and `step`, so that it serves the recurrent models of
-# section 1 and the Transformer alike. The stepper holds the rows that are still being written: it
-# steps what is new, and lets finished rows leave the batch.
+# The library's version asks a model only for `start` and `step`, so it serves the recurrent models
+# of section 1 and the Transformer alike. The stepper holds the rows that are still being written:
+# it passes only new tokens to the model, and lets finished rows leave the batch.
 
 # %%
 show_source(greedy, Stepper.logits, Stepper.append)
@@ -3324,8 +3335,8 @@ print(f"exact match on {len(outputs):,} unseen dates: {transformer_exact:.1%}, i
 assert FAST or transformer_exact >= 0.99
 
 # %% [markdown]
-# `step` keeps the keys and values of earlier tokens in a **cache**, so that a new token costs one
-# row and not the whole triangle. The result is the same as without:
+# `step` keeps the keys and values of earlier tokens in a **cache**, so a new token costs one row of
+# the attention weights and not the whole triangle. The result is the same as without the cache:
 
 # %%
 with torch.inference_mode():
@@ -3340,9 +3351,9 @@ assert torch.allclose(stepwise, at_once, atol=1e-4)
 # %% [markdown]
 # ### 7.7 Looking inside
 #
-# Cross-attention of every layer and head for one date. Nobody told the heads where to look; section
-# 3.4 computes over many dates what they read, and section 3.5 which of them are needed. Under
-# *Output*, the explorer goes through decoding step by step: candidates, and what each layer would write.
+# Here is the cross-attention of every layer and head for one date. Nobody told the heads where to
+# look; section 3.4 computes what they read over many dates, and section 3.5 which are needed. Under
+# *Output*, the explorer steps through decoding: candidates, and what each layer would write.
 
 # %%
 pair = examples["en_US"]
@@ -3356,8 +3367,8 @@ live = partial(qkv.explore, transformer, pair.text)
 show_weights("7_cross_attention", maps, 2, size=(16, 7), title=title, live=live)
 
 # %% [markdown]
-# The mean over heads of the last layer, for the other scripts. Hebrew and Arabic are drawn from left
-# to right, in the order in which they are stored.
+# The next figure shows the last layer, averaged over its heads, for other languages and scripts.
+# Hebrew and Arabic are drawn from left to right, in the order in which they are stored.
 
 # %%
 maps = {}
@@ -3369,9 +3380,9 @@ title = "Last layer, mean of the heads"
 show_weights("7_languages", maps, 3, size=(12, 10), title=title)
 
 # %% [markdown]
-# And what does it need? `swap` replaces a function of the library while the block runs. Without the
-# sinusoids the trained model sees the characters of a date in no order, and gets none right. Without
-# the mask it attends to padding, which it never did in training, and some dates of a batch suffer.
+# What does the model need? `swap` replaces a function of the library inside a `with` block. Without
+# the sinusoids, the trained model sees the characters of a date in no order and gets none right.
+# Without the mask, it attends to padding, which it never did in training, and some dates suffer.
 
 # %%
 hundred = test_pairs[:100]
@@ -3387,7 +3398,7 @@ assert FAST or exact["without the mask"] < exact["as trained"]
 # %% [markdown]
 # ### 7.8 Reading the errors
 #
-# Dates of the locales that it was trained on, by locale and form:
+# First, dates of the locales that the model was trained on, by locale and form:
 
 # %%
 rows = []
@@ -3404,9 +3415,9 @@ show_table("Exact match by form and locale", rows)
 # %% [markdown]
 # A test set that looks like the training set hides what a model has not understood. Here are five
 # locales that it has *never* seen, chosen because they resemble those it has: English with the day
-# first, Dutch and Swedish (German month names, nearly), Bulgarian (Cyrillic, with months like the
-# Russian ones) and Ukrainian (Cyrillic, with months that are other words). The first table says how
-# far likeness carries and which part of a date fails, the second shows three wrong dates of each.
+# first, Dutch and Swedish (nearly German month names), Bulgarian (Cyrillic, with months like the
+# Russian ones) and Ukrainian (Cyrillic, with different month names). The first table shows how far
+# likeness carries and which part of a date fails; the second shows three wrong dates of each.
 
 # %%
 PARTS = {"date": slice(None)} | WRITTEN
@@ -3433,13 +3444,13 @@ if not FAST:
 
 # %% [markdown]
 # A new order alone does little harm (English). Year and day are digits to copy; the month is a word
-# to know. So what fails is the month, the more so the less its names resemble known ones: most
-# Ukrainian dates are wrong, nearly all of them in the month only.
+# to know. So what fails is the month, and it fails more often the less its names resemble known
+# ones: most Ukrainian dates are wrong, nearly all of them only in the month.
 #
 # ### 7.9 What to try now
 #
-# - Your own date: `transformer(["4 July 1976"])`. What happens with a form it has never seen?
-# - All 48 locales, to 99.5 % and more: `qkv train dates`.
+# - Try your own date: `transformer(["4 July 1976"])`. What about a form that it has never seen?
+# - Train on all 48 locales, to 99.5 % and more: `qkv train dates`.
 # - Change one thing in the config above, such as `norm_first=True` or `n_heads=1`, and run the
 #   section again: `python transformers_and_attention_mechanisms.py --section 7`.
 
@@ -3449,10 +3460,10 @@ for text in ("4 July 1976", "July 4th, 1976", "im Jahr 1976, am 4. Juli"):
 
 # %% [markdown]
 # **What to keep.** A Transformer is embeddings with positions, two stacks of blocks and an output
-# layer. It trains on all positions at once, because the target is shifted and the decoder causal;
-# it writes one token at a time, and a cache makes that cheap without changing the result. A test set
-# from the training distribution measures half of what one wants to know: look at inputs of another
-# kind, and at the errors.
+# layer. It trains on all positions at once, because the target is shifted and the decoder is
+# causal; it writes one token at a time, and a cache makes that cheap without changing the result. A
+# test set from the training distribution measures half of what you want to know: look at inputs of
+# another kind, and at the errors.
 
 # %% [markdown]
 # ## 8 Pre-trained models
@@ -3461,8 +3472,8 @@ for text in ("4 July 1976", "July 4th, 1976", "im Jahr 1976, am 4. Juli"):
 #
 # This section trains a small BERT and a small GPT on the same data, then opens published models and
 # looks inside. The model of section 7 learned one task from scratch. What made Transformers common
-# is a different order: first one large model learns from unlabeled text (**pre-training**), then
-# little more is needed for each task. Two sittings: 8.1 to 8.4, and 8.5 to 8.8.
+# is a different order: first, one large model learns from unlabeled text (**pre-training**); then
+# each task needs little more. Plan for two sittings: 8.1 to 8.4, and 8.5 to 8.8.
 
 # %%
 import dataclasses
@@ -3527,16 +3538,17 @@ from qkv.tutorial.show import (
 # %% [markdown]
 # ### 8.1 An overview
 #
-# There are three shapes. An **encoder** reads everything at once and gives a vector for each token.
-# A **decoder** reads from left to right and predicts the next token. An **encoder-decoder** reads
-# one sequence and writes another; translation was the first application of the Transformer.
+# There are three shapes. An **encoder** reads everything at once and gives a vector per token. A
+# **decoder** reads from left to right and predicts the next token. An **encoder-decoder** reads one
+# sequence and writes another; translation was the Transformer's first application.
 #
 # - **BERT**, Bidirectional Encoder Representations from Transformers, was developed by Google. It
 #   reads a token's context on both sides, in every layer. It is fine-tuned for classification,
 #   question answering, and **language inference**: whether one sentence follows from another.
-# - **GPT**, Generative Pre-trained Transformer, was developed by OpenAI. It sees the left context
-#   only, so it can generate text. GPT-3 showed that a large one solves tasks from a few examples in
-#   its input; **instruction tuning** (Ouyang et al. 2022) then trained such models to follow requests.
+# - **GPT**, Generative Pre-trained Transformer, was developed by OpenAI. It sees only the left
+#   context, so it can generate text. GPT-3 showed that a large GPT solves tasks from a few
+#   examples in its input; **instruction tuning** (Ouyang et al. 2022) then trained such models to
+#   follow requests.
 
 # %%
 OVERVIEW = """\
@@ -3573,11 +3585,11 @@ assert (BertConfig().n_positions, GPTConfig().n_positions) == (512, 1024)
 print("checked: masks, norms, and the sizes of BERT (base) and the smallest GPT-2")
 
 # %% [markdown]
-# Where they come from: the **Hugging Face Hub** hosts more than a million pre-trained models for
+# Where do they come from? The **Hugging Face Hub** hosts more than a million pre-trained models for
 # text, vision and audio, from BERT to speech recognizers such as Whisper. `transformers` and `qkv`
 # find a model there by its id, such as `google-bert/bert-base-uncased`: they download its config,
-# tokenizer and weights once, and keep them in a cache. This tutorial downloads nothing. It uses
-# models that packages carry, and `HF_HUB_OFFLINE=1` makes both libraries refuse to try.
+# tokenizer and weights once, and cache them. This tutorial downloads nothing. It uses models that
+# come in packages, and `HF_HUB_OFFLINE=1` makes both libraries refuse to try.
 
 # %% [markdown]
 # ### 8.2 Three shapes, one block
@@ -3603,13 +3615,13 @@ assert torch.allclose(written, masked_by_hand, atol=1e-6)
 assert not torch.allclose(written, read_out, atol=1e-2)
 
 # %% [markdown]
-# The third shape is both, plus **cross-attention**, with weights of its own, through which the
-# decoder reads the encoder's output. From the tokens' point of view this is a mask, too: source tokens
-# see the source, and target tokens see the source and the target so far. Raffel
-# et al. (2020, figure 3) call it *causal with prefix*, and try a single stack under that mask too,
-# a *prefix LM* (figure 4). The two are not the same: there each target row is one softmax over
-# everything; here it is two, one over the source and one over the target.
-# The figure is drawn from the weights that were recorded: dark where a weight is above zero.
+# The third shape combines the two and adds **cross-attention**, which has weights of its own and
+# lets the decoder read the encoder's output. From the tokens' point of view this is a mask, too:
+# source tokens see the source, and target tokens see the source and the target so far. Raffel et
+# al. (2020, figure 3) call this mask *causal with prefix*, and also try it with a single stack, a
+# *prefix LM* (figure 4). The two models are not the same: in a prefix LM, each target row is one
+# softmax over everything; in an encoder-decoder it is two, one over the source and one over the
+# target. The figure is drawn from the recorded weights: dark where a weight is above zero.
 
 # %%
 SIZES_8 = {"d_model": 32, "n_heads": 4, "d_ff": 64, "n_encoder_layers": 1, "n_decoder_layers": 1}
@@ -3637,24 +3649,24 @@ assert torch.equal(written_by[0] > 0, causal_mask(8, 8))
 # %% [markdown]
 # ### 8.3 BERT: words from both sides
 #
-# Devlin et al. (2019) hide some words and predict them (**masked language modeling**). With $M$ the
-# hidden positions and $\tilde x$ the text in which they are hidden, the loss is
+# Devlin et al. (2019) hide some words and predict them (**masked language modeling**). If $M$ is
+# the set of hidden positions and $\tilde x$ the text in which they are hidden, the loss is
 #
 # $$ L = - \sum_{i \in M} \log p(x_i \mid \tilde x) $$
 #
-# The model may look at both sides, because the words that it predicts are hidden: 15 % of all. Of
-# these, 80 % are replaced by a mask token, 10 % by a random word, and 10 % are left unchanged, because
-# the mask token never occurs in fine-tuning. Only hidden positions are scored against the $V$ words of
-# the vocabulary, so the output layer takes $O(\lvert M \rvert d V)$ time.
+# The model may look at both sides, because the words that it predicts, 15 % of all, are hidden. Of
+# these, 80 % are replaced by a mask token, 10 % by a random word, and 10 % are left unchanged,
+# because the mask token never occurs in fine-tuning. Only hidden positions are scored against the
+# $V$ words of the vocabulary, so the output layer takes $O(\lvert M \rvert d V)$ time.
 
 # %%
 show_source(Masking.__call__, masked_loss)
 
 # %% [markdown]
 # BERT learned from 3.3 billion words. For half a minute of training we need a simpler language, and
-# every Python comes with one: **the names of the Unicode characters**, such as `greek small letter
-# omega with tonos`. We use the names of 3 to 10 words all of which occur at least ten times, and keep
-# 1,000 of them for the test.
+# every Python installation comes with one: **the names of the Unicode characters**, such as
+# `greek small letter omega with tonos`. We use the names of 3 to 10 words in which every word
+# occurs at least ten times in the data, and keep 1,000 of them for testing.
 
 # %%
 NAME = re.compile(r"[A-Z]+( [A-Z]+){2,9}")
@@ -3689,8 +3701,8 @@ n_weights = sum(p.numel() for p in bert.parameters())
 print(f"{bert_history.seconds:.0f} seconds, {n_weights:,} parameters")
 
 # %% [markdown]
-# How it fills a gap. The words to the *right* decide: the same gap is Greek before *omega with
-# tonos*, and another script before *zhe*, with Cyrillic among the most probable.
+# How does the model fill a gap? The words to the *right* decide: the same gap is Greek before
+# *omega with tonos*, and another script before *zhe*, with Cyrillic among the most probable.
 
 
 # %%
@@ -3727,18 +3739,18 @@ assert FAST or "cyrillic" in [word for word, _ in fills[GAPS[1]]]
 #
 # $$ L = - \sum_i \log p(x_i \mid x_1, \ldots, x_{i-1}) $$
 #
-# Every word of a text is a target, where BERT predicts one in seven (the output layer takes
-# $O(n d V)$ time), and predictions can be chained into a text: the model is **auto-regressive**. The
-# price is that it never sees anything to the right.
+# Every word of a text is a target, whereas BERT predicts one in seven (so the output layer takes
+# $O(n d V)$ time), and predictions can be chained into a text: the model is **auto-regressive**.
+# The price is that it never sees anything to the right.
 
 # %%
 show_source(collate_causal, causal_loss)
 
 # %% [markdown]
-# We train it on the names, too, so that the two can be compared: blocks of the same size, the same
-# data, the same number of steps (of about as many tokens, of which BERT predicts 15 %), and 1,000
-# names that neither has seen. BERT predicts each word in turn, with only that word hidden; GPT
-# predicts each word from those before it.
+# We train it on the names, too, so that we can compare the two. Both have blocks of the same size,
+# the same data and the same number of steps (with about as many tokens per step, of which BERT
+# predicts 15 %), and both are tested on the same 1,000 unseen names. In the test, BERT predicts
+# each word in turn, with only that word hidden; GPT predicts each word from those before it.
 
 # %%
 torch.manual_seed(SEED)
@@ -3789,10 +3801,10 @@ assert FAST or abs(two_sided["last"] - left_only["last"]) < 0.1
 # The last word has nothing to its right, and there the two are close together. The first word has
 # nothing to its left: GPT can only guess how names begin, while BERT sees the rest of the name.
 #
-# But only GPT can *write*: each word that it predicts becomes part of its input. `greedy` of section
-# 7 works for any model that has `start` and `step`; a causal model starts from the prompt without its
-# last token, where the Transformer starts from the source. Python then looks up which character the
-# new name belongs to, if any.
+# But only GPT can *write*: each word that it predicts becomes part of its input. The function
+# `greedy` of section 7 works for any model that has `start` and `step`; a causal model starts from
+# the prompt without its last token, whereas the Transformer starts from the source. Python then
+# looks up which character, if any, has the new name.
 
 # %%
 learned_names = set(found[1_000:])
@@ -3821,10 +3833,10 @@ show_table("Names that the small GPT writes", {"name": names, "character": map(c
 # %% [markdown]
 # ### 8.5 A real GPT: SmolLM2
 #
-# With 600 times as many parameters and two trillion tokens of text, the same class answers
-# questions. `smollm2` is SmolLM2-135M-Instruct (Allal et al. 2025), a Llama of 30 layers. After
-# pre-training it was trained on conversations, in the form that its **chat template** gives them: it
-# still only continues a text, but the text is a dialogue, and what comes next is the answer.
+# With 600 times as many parameters and two trillion tokens of text, the same class of model answers
+# questions. `smollm2` is SmolLM2-135M-Instruct (Allal et al. 2025), a Llama with 30 layers. After
+# pre-training it was trained on conversations, in the form that its **chat template** gives them:
+# it still only continues a text, but the text is a dialogue, and what comes next is the answer.
 
 # %%
 talker = qkv.task("chat", "smollm2")
@@ -3833,9 +3845,9 @@ print(f"{sum(p.numel() for p in talker.model.parameters()):,} parameters")
 print(talker.template.render(question, reply=True) + talker(question).text)
 
 # %% [markdown]
-# What it computes is a probability for each of 49,152 tokens. **Temperature** divides the logits:
-# below 1 it sharpens the distribution, above 1 it flattens it. **Top-p** (Holtzman et al. 2020) draws
-# from the smallest set of tokens whose probabilities sum to at least $p$. Both change logits.
+# The model computes a probability for each of 49,152 tokens. **Temperature** divides the logits:
+# values below 1 sharpen the distribution, above 1 flatten it. **Top-p** (Holtzman et al. 2020)
+# draws from the smallest set of tokens whose probabilities sum to at least $p$. Both change logits.
 
 # %%
 PROMPTS = ("The capital of France is", "The opposite of hot is", "Once upon a time there was a")
@@ -3871,12 +3883,12 @@ assert rows[0]["most probable"].startswith("Paris")
 assert kept[PROMPTS[0], "top-p 0.9"] < 100 < kept[PROMPTS[2], "top-p 0.9"]
 
 # %% [markdown]
-# Where the next word is certain, top-p leaves a few tokens; where a story may go anywhere, it leaves
-# hundreds. A fixed number of tokens would be wrong in one place or the other.
+# Where the next word is certain, top-p leaves a few tokens; where a story may go anywhere, it
+# leaves hundreds. A fixed number of tokens would be wrong in one place or the other.
 #
-# **The cache.** When it generates, the model keeps the keys and values of all tokens so far, so that a
-# step computes one position only. SmolLM2 shares each key and value between three query heads (section
-# 3.3), so that a token takes $2 \cdot 30 \cdot 3 \cdot 64$ numbers instead of three times as many.
+# **The cache.** During generation, the model keeps the keys and values of earlier tokens, so a step
+# computes only one position. SmolLM2 shares each key and value among three query heads (section
+# 3.3), so a token takes $2 \cdot 30 \cdot 3 \cdot 64$ numbers instead of three times as many.
 
 # %%
 smol = talker.model
@@ -3898,10 +3910,10 @@ print(f"{n_bytes:,} bytes a token in float32; {n_bytes * config.n_positions / 1e
 assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
 
 # %% [markdown]
-# **Fewer bytes.** A step of one token reads every weight once, so it takes as long as the memory needs
-# to deliver them. `optimize` copies the model with 8 bits a weight, and computes the blocks of a step
-# in one call of a kernel in C++, compiled at its first use. It says what the Python says: this is
-# `explicit_attention` of section 2.1, for one query.
+# **Fewer bytes.** Each step of one token reads every weight once, so it takes as long as the memory
+# needs to deliver the weights. `optimize` copies the model with 8 bits per weight, and computes the
+# blocks of a step in one call of a C++ kernel, which is compiled at its first use. The kernel does
+# what the Python code does: the part below is `explicit_attention` of section 2.1, for one query.
 
 # %%
 show_kernel("attend")
@@ -3914,10 +3926,10 @@ with torch.inference_mode():
 assert F.cosine_similarity(packed, cached).min() > 0.99
 
 # %% [markdown]
-# **Many at once.** A server reads the weights once for a whole batch. But a batch that waits for its
-# longest answer computes rows that ended long ago, while new requests wait. In **continuous
-# batching** (Yu et al. 2022) requests join and leave between two steps: `start` reads a prompt, `join`
-# adds its row to the state, `reorder` drops the rows that have ended.
+# **Many at once.** A server reads the weights once for a whole batch. But a batch that waits for
+# its longest answer keeps computing rows that ended long ago, while new requests wait. In
+# **continuous batching** (Yu et al. 2022), requests join and leave the batch between two steps:
+# `start` reads a prompt, `join` adds its row to the state, `reorder` drops the rows that ended.
 
 # %%
 show_source(Scheduler.step, Scheduler._advance)
@@ -3949,17 +3961,17 @@ for name, (prompt, n_new) in ASKED.items():
     assert answers_8[name] == alone[0].tolist()
 
 # %% [markdown]
-# C starts as soon as B has ended, and each answer is what it is alone. A batch that waits would compute
-# 2 rows for 8 steps, and only then the 5 tokens of C: 13 steps instead of 8, and 5 rows for nothing.
+# C starts as soon as B ends, and each answer is the same as it is alone. A batch that waits would
+# compute 2 rows for 8 steps, then the 5 tokens of C: 13 steps instead of 8, and 5 rows for nothing.
 #
-# **Attention sinks.** In most of its later layers, the first token gets about half of all the weight,
-# whatever it is (Xiao et al. 2023): a softmax has to put its weight somewhere, needed or not.
+# **Attention sinks.** In most later layers of SmolLM2, the first token gets about half of all
+# weight, whatever it is (Xiao et al. 2023): a softmax must put its weight somewhere, needed or not.
 #
-# **Induction heads** (Olsson et al. 2022). If *A B* came before, and now there is *A* again, some heads
-# look at *B*: the token after the earlier occurrence. Random tokens, repeated, show it, because nothing
-# else can predict them. In the second copy the loss falls, and some heads put most of their weight on
-# the one position that tells what comes next. (In the explorer, *Output* has sliders for temperature
-# and top-p, and *Heads* sorts by the weight on the first token.)
+# **Induction heads** (Olsson et al. 2022). If *A B* occurred earlier and *A* appears again, some
+# heads look at *B*, the token after the earlier *A*. Repeated random tokens show this, because
+# nothing else can predict the second copy. There the loss falls, and some heads put most of their
+# weight on the one position that tells what comes next. (In the explorer, *Output* has sliders for
+# temperature and top-p, and *Heads* sorts by the weight on the first token.)
 
 # %%
 n = 40
@@ -3995,11 +4007,11 @@ assert induction.max() > 0.6
 # %% [markdown]
 # ### 8.6 A real encoder: MiniLM
 #
-# `all-MiniLM-L6-v2` (Wang et al. 2020) is a BERT of six layers and 22.7 million parameters that turns
-# sentences into vectors, by the mean over their tokens, as in Reimers and Gurevych (2019). It was
-# trained with a contrastive loss (the two sentences of a pair must be closer to each other than to the
-# other sentences of the batch), on about a billion pairs. It comes with this project's extra
-# `zoo`; `qkv.load` also takes a folder, or an id of the Hub. Tokenizer, model, inputs, outputs:
+# `all-MiniLM-L6-v2` (Wang et al. 2020) is a BERT with six layers and 22.7 million parameters that
+# turns sentences into vectors, by the mean over their tokens, as in Reimers and Gurevych (2019). It
+# was trained with a contrastive loss (the two sentences of a pair must be closer to each other than
+# to the others in the batch) on about a billion pairs. It comes with this project's extra `zoo`;
+# `qkv.load` also takes a folder or a Hub id. Here are its tokenizer, model, inputs and outputs:
 
 # %%
 minilm = qkv.load("all-MiniLM-L6-v2")
@@ -4013,10 +4025,10 @@ print(inputs.ids)
 print(tuple(last_hidden_state.shape), last_hidden_state[0, 0, :4])
 
 # %% [markdown]
-# The same with `transformers`, in the form in which thousands of model cards show it. With a network,
-# `BertTokenizer.from_pretrained("bert-base-uncased")` and `BertModel.from_pretrained(...)` work in the
-# same way; here they read the folder of MiniLM, whose classes are the same. Tokens and hidden states
-# agree with ours, the latter up to rounding.
+# Now the same with `transformers`, in the form in which thousands of model cards show it. With a
+# network connection, `BertTokenizer.from_pretrained("bert-base-uncased")` and
+# `BertModel.from_pretrained(...)` work in the same way; here they read the folder of MiniLM, which
+# uses the same classes. Tokens and hidden states agree with ours, the hidden states up to rounding.
 
 # %%
 transformers.logging.disable_progress_bar()
@@ -4034,8 +4046,8 @@ assert their_inputs["input_ids"][0].tolist() == inputs.ids
 assert difference <= 1e-5 * outputs.last_hidden_state.abs().max()
 
 # %% [markdown]
-# What it was trained for: the mean over the tokens is the vector of a sentence, and the cosine of
-# two such vectors measures how close they are in meaning, even if they share no word.
+# The model was trained for this: the mean over the tokens is the vector of a sentence, and the
+# cosine of two such vectors measures how close their meanings are, even if they share no word.
 
 # %%
 SAYINGS = (
@@ -4057,9 +4069,9 @@ assert min(cosines[0, 1], cosines[2, 3]) > cosines[:2, 2:].max() + 0.2
 # %% [markdown]
 # ### 8.7 Names, and saving back
 #
-# (For authors of libraries; skip it if you only use models.) A file of weights holds tensors by name,
-# and every family has its own names. A **name table** maps theirs to ours, one row per tensor, with
-# `{}` for the number of the layer. Nothing may be left over on either side.
+# (For authors of libraries; skip this if you only use models.) A file of weights stores tensors by
+# name, and every model family has its own names. A **name table** maps their names to ours, one row
+# per tensor, with `{}` for the layer's number. Nothing may be left over on either side.
 
 # %%
 BERT_TABLE = [*EMBEDDINGS, *under(BERT_BLOCK, theirs="encoder.layer.{}.", ours="stack.blocks.{}.")]
@@ -4068,14 +4080,14 @@ columns = {"in the file": [r.theirs for r in weights_of], "here": [r.ours[0] for
 show_table("The weights in BERT's file, and here (biases alike)", columns)
 
 # %% [markdown]
-# Not all are this simple. GPT-2 keeps queries, keys and values in one matrix, and stores each matrix
-# as (in, out). Rows express this with **verbs**, each of which can be inverted:
+# Not all families are this simple. GPT-2 keeps queries, keys and values in one matrix, and stores
+# each matrix as (in, out). Rows express this with **verbs**, each of which can be inverted:
 
 # %%
 show_source(gpt_table.block)
 
 # %% [markdown]
-# The same rows save a model. The file that is written equals the one that was read, byte for byte, and
+# The same rows are used to save a model. The written file equals the original, byte for byte, and
 # every other tool can open it:
 
 # %%
@@ -4091,11 +4103,11 @@ with tempfile.TemporaryDirectory() as temporary:
 # ### 8.8 What does "it" look at?
 #
 # *The animal didn't cross the street because it was too tired.* What does *it* refer to? If *tired*
-# becomes *wide*, it is the street. When the Transformer was presented (Uszkoreit 2017), one picture
-# became famous: a head of a translation model in which *it* looks at *animal* in the one sentence and
-# at *street* in the other. Here is MiniLM, and of its 72 heads the one in which the word moves the most
-# weight. (The columns of *[CLS]* and *.* get much of the weight: they are sinks.) The explorer takes
-# sentences of your own.
+# becomes *wide*, *it* refers to the street. When the Transformer was presented (Uszkoreit 2017),
+# one picture became famous: it shows a head of a translation model in which *it* looks at *animal*
+# in one sentence and at *street* in the other. Here is MiniLM, with the one of its 72 heads in
+# which the change of the word moves the most weight. (The columns *[CLS]* and *.* get much of the
+# weight: they are sinks.) You can enter your own sentences in the explorer.
 
 # %%
 line = "The animal didn't cross the street because it was too *. | it | animal tired | street wide"
@@ -4119,14 +4131,14 @@ assert margin[0, layer, head] > margin[1, layer, head] > 0
 assert n_right < 0.1 * margin[0].numel()
 
 # %% [markdown]
-# One sentence and the best of 72 heads prove little. The library has 72 such pairs, written for it: one
-# word changes, and with it the noun that the pronoun refers to. We ask two questions of each head, in
-# both directions, from the pronoun to the nouns and back:
+# One sentence and the best of 72 heads prove little. The library has 72 such pairs of sentences,
+# written for it: one word changes, and with it the noun that the pronoun refers to. We ask two
+# questions about each head, in both directions, from the pronoun to the nouns and back:
 #
-# - **Right**: is the larger weight on the right noun? A head that always prefers the first noun, or
-#   the nearer, or the more common one is right in exactly half of the sentences.
-# - **Moved**: does the word that changes move the weight towards the noun that becomes right,
-#   whichever noun has more? A coin is right in half of the pairs.
+# - **Right**: is the larger weight on the right noun? A head that always prefers the first noun,
+#   or the nearer or more common one, is right in exactly half of the sentences.
+# - **Moved**: does the changed word move weight toward the noun that becomes right, whichever
+#   noun has more? A coin flip is right in half of the pairs.
 
 # %%
 show_source(Heads.leaning)
@@ -4155,10 +4167,10 @@ assert scores_of["right"].mean(0).max() < 2 / 3
 assert {int(best) for best in scores_of["moved"].mean(0).amax(-1).argmax(-1)} <= {3, 4}
 
 # %% [markdown]
-# The best of 144 (72 heads, two directions) looks good by chance alone. So the best head is chosen on every other pair, and scored
-# on the remaining pairs, with the 95 % interval of that score (by the bootstrap over pairs). It is
-# compared with a rival that knows no grammar: **likeness**, the cosine between the embeddings of the
-# changed word and of each noun, before any layer.
+# The best of 144 candidates (72 heads, two directions) looks good by chance alone. So we choose the
+# best head on every other pair and score it on the remaining pairs, with the 95 % interval of that
+# score (bootstrap over pairs). We compare it with a baseline that knows no grammar: **likeness**,
+# the cosine between the embeddings of the changed word and each noun, before any layer.
 
 # %%
 show_source(Heads.likeness)
@@ -4198,40 +4210,40 @@ assert head_moved[2] > 0.5
 assert (scores_of["right"] == 0.5).float().mean(0).min() > 0.6  # one noun in both sentences
 
 # %% [markdown]
-# What came out:
+# The results:
 #
 # - **No head of MiniLM resolves these pronouns.** The best one is right in 60 % of the sentences
-#   not used to choose it, where a constant answer has 50 %. In most pairs, every head
-#   prefers the same noun in both sentences.
-# - **The word does move the weights**, and more often in the right direction: in 72 % of the pairs for
-#   the best head, with an interval above 50 %.
+#   not used to choose it, where a constant answer gets 50 %. Every head prefers the same noun in
+#   both sentences of most pairs.
+# - **The word does move the weights**, and more often in the right direction: in 72 % of the pairs
+#   for the best head, with an interval above 50 %.
 # - **That need not be understanding.** The likeness of the words, which knows neither order nor
-#   grammar, does as well in both: many words suggest one of two nouns by themselves.
+#   grammar, does as well on both measures: many words suggest one of two nouns by themselves.
 #
-# MiniLM is small, and was trained to compare sentences, not to resolve pronouns; and such knowledge
-# need not show in the weights of one head. So this says nothing about larger models. It shows how to
-# test such a claim: many sentences, a measure under which a constant answer gets one half, a head
-# chosen on other sentences than those that score it, and a rival too simple to understand anything.
+# MiniLM is small, and was trained to compare sentences, not to resolve pronouns; such knowledge
+# need not show in the weights of one head. This says nothing about larger models. It shows how to
+# test such a claim: many sentences, a measure that gives constant answers one half, a head chosen
+# on sentences other than those that score it, and a baseline too simple to understand anything.
 #
-# **What to keep.** The same block makes all the models of the table; the mask and the objective differ.
-# Predicting hidden words gives a model that sees both sides, predicting the next word one that can
-# write. In a trained GPT you can find the parts that explain what it does: sinks, induction heads, a
-# cache. And a published model is a list of tensors whose names you have to know.
+# **What to keep.** All models in the table use the same block; they differ in mask and objective.
+# Predicting hidden words gives a model that sees both sides; predicting the next word gives one
+# that can write. In a trained GPT you can find the parts that explain what it does: sinks,
+# induction heads, a cache. And a published model is a list of tensors whose names you have to know.
 
 # %% [markdown]
 # ## 9 Fine-tuning
 #
 # *40 minutes to read, 5 to run.*
 #
-# From texts with labels to a classifier, with a real pretrained BERT: MiniLM of section 8, here
-# taught to tell good reviews from bad ones. Seven ways of doing it, on the same texts.
+# This section turns a real pretrained BERT, MiniLM of section 8, into a classifier that tells good
+# reviews from bad ones. We compare seven ways of training it on the same labeled texts.
 #
 # ### 9.1 The data, looked at
 #
 # The reviews were written for this library: 900 for training, 276 for validation, 300 for testing.
 # The rates below were chosen beforehand on the validation split; each model is scored once on the
-# test split. With `--data` the section runs on your texts: missing splits are held out, and from
-# large sets 900 texts are drawn, to save time. The text describes the built-in reviews.
+# test split. With `--data`, the section runs on your texts: missing splits are held out, and from a
+# large set, 900 texts are drawn to save time. The text describes the built-in reviews.
 
 # %%
 import dataclasses
@@ -4293,9 +4305,9 @@ for part, texts in parts_9.items():
 show_table(f"{DATA}: texts of each class", rows)
 
 # %% [markdown]
-# Five topics; and of each review it is known what makes it easy or hard. *Plain* ones have a word
-# that says it. *Implied* ones only tell what happened. In the others there is a word, and it stands
-# for the opposite (*negation*, *irony*) or has an opponent (*mixed*).
+# The reviews cover five topics; a tag says what makes each easy or hard. *Plain* ones have a word
+# that states the opinion. *Implied* ones only tell what happened. The others have such a word, but
+# it means the opposite (*negation*, *irony*) or is countered by another (*mixed*).
 
 # %%
 if OWN:
@@ -4318,9 +4330,9 @@ else:
 # %% [markdown]
 # ### 9.2 Tokens and batches
 #
-# MiniLM's tokenizer cuts rare words into pieces and puts `[CLS]` before the text and `[SEP]` after
-# it. A batch is a rectangle; what a shorter text leaves empty is padding, which costs time, too. So
-# each batch takes texts of similar length, and the batches come in random order.
+# MiniLM's tokenizer splits rare words into pieces and puts `[CLS]` before the text and `[SEP]`
+# after it. A batch is a rectangle; shorter texts are padded to fill it, and padding costs time,
+# too. So each batch takes texts of similar length, and the batches come in random order.
 
 # %%
 tuner = Tuner(base="all-MiniLM-L6-v2", labels=labels, validation=validation_texts[::2], seed=SEED)
@@ -4339,11 +4351,11 @@ print(f"padding: {padding[0]:.1%} of a batch by length, {padding[1]:.1%} by chan
 assert padding[0] < padding[1]
 
 # %% [markdown]
-# Some tasks classify **pairs** of texts. In natural **language inference** the model is to say
+# Some tasks classify **pairs** of texts. In natural **language inference**, a model must say
 # whether a premise entails a hypothesis, contradicts it, or neither; in question answering, whether
 # a sentence answers a question. BERT reads both as one sequence, with a `[SEP]` between them, and a
-# **segment** tells each token which of the two it is in (Devlin et al. 2019, section 4.1). All that
-# follows holds for pairs, too; `qkv train pairs` trains a model on questions and sentences.
+# **segment** number tells each token which text it is in (Devlin et al. 2019, section 4.1). All
+# that follows holds for pairs, too; `qkv train pairs` trains a model on questions and sentences.
 
 # %%
 premise, hypothesis = "A man is playing a guitar on stage.", "Somebody makes music."
@@ -4360,8 +4372,8 @@ assert pair_9.segments[0].index(1) == pair_tokens.index("[SEP]") + 1
 # $$ p(y \mid x) = \mathrm{softmax}(W_c \tanh(W_p h_{\text{CLS}} + b_p) + b_c) \qquad
 # L = -\log p(y \mid x) $$
 #
-# $W_c$ and $b_c$ are new, so before training the probabilities say nothing. All else comes from the
-# checkpoint. The pooler counts as a part of the head, since nothing but the head reads it.
+# $W_c$ and $b_c$ are new, so before training the probabilities mean nothing. Everything else comes
+# from the checkpoint. The pooler counts as part of the head, since nothing but the head reads it.
 
 # %%
 show_source(SequenceClassifier.score, classification_loss)
@@ -4377,18 +4389,18 @@ show_table("Before any training", rows)
 # %% [markdown]
 # ### 9.4 What trains, and how fast
 #
-# - **Head only.** The encoder stays as it is, and gives features.
-# - **Top layers.** The head and two layers; autograd never goes below them.
-# - **Gradual unfreezing** (Howard and Ruder 2018): first the head, then one more layer from the top
-#   at regular intervals, so that an untrained head does not disturb the layers below.
-# - **Everything**, with a small rate, and with one that is too large.
-# - **LoRA** (Hu et al. 2021): the matrices stay, and each gets an update of low rank,
+# - **Head only.** The encoder stays as it is and only provides features.
+# - **Top layers.** The head and the top two layers train; autograd never goes below them.
+# - **Gradual unfreezing** (Howard and Ruder 2018): first the head trains, then one more layer from
+#   the top at regular intervals, so that an untrained head does not disturb the layers below.
+# - **Everything**, once with a small learning rate and once with one that is too large.
+# - **LoRA** (Hu et al. 2021): all matrices stay frozen; queries and values get a low-rank update,
 #   $h = W_0 x + \frac{\alpha}{r} B A x$. Only $A$ and $B$ and the head train.
-# - **Random weights**: the same model without what it knew.
+# - **Random weights**: the same model without what it learned in pre-training.
 #
-# Layers may have rates of their own (*discriminative* rates): the lower a layer, the more general
-# is what it does, and the less should change. From the head's rate $\eta_L$ each group takes a
-# share $\xi$ of the rate above it:
+# Layers may also have learning rates of their own (*discriminative* rates): the lower a layer, the
+# more general its features, and the less they should change. Starting from the head's rate
+# $\eta_L$, the rate of each group is a fraction $\xi$ of the rate of the group above it:
 #
 # $$ \eta_l = \xi^{L-l} \eta_L $$
 
@@ -4396,9 +4408,9 @@ show_table("Before any training", rows)
 show_source(layerwise_adamw, top_layers)
 
 # %% [markdown]
-# Before training we can print what will be trained, how fast, and how much memory it takes. Here for
-# gradual unfreezing, when all groups train at last; $\xi = 0.8$ makes the rates of the first table.
-# (The embedding takes a good half of the parameters, and little of the time.)
+# We can print beforehand what will train, how fast, and with how much memory. Here is gradual
+# unfreezing in its last stage, when all groups train; $\xi = 0.8$ gives the rates in the first
+# table. (The embedding has just over half of the parameters, but takes little of the time.)
 
 # %%
 LORA = LoRAConfig(train=("classifier", "encoder.pooler"))
@@ -4426,8 +4438,8 @@ del described, optimizer
 # %% [markdown]
 # ### 9.5 Seven runs
 #
-# The schedule warms up for a tenth of the steps and falls linearly to zero. The curves use every
-# second validation text.
+# The learning rate rises for a tenth of the steps and then falls linearly to zero. The curves use
+# every second validation text.
 
 # %%
 show_source(Tuner.__call__)
@@ -4454,11 +4466,12 @@ with figure("9_learning", 1, 2, size=(13, 4.5)) as axes:
 # %% [markdown]
 # ### 9.6 One table
 #
-# Each model is scored on the held-out texts once. The interval shows how much another sample of texts
-# would change the accuracy; if two overlap widely, the table does not order them. *trained* counts
-# parameters; the memory is the report's estimate: weights, their copy, gradients, the optimizer's
-# averages, activations. Seconds were measured on this machine, without evaluations. The large rate
-# ran for one epoch only, gradual unfreezing for four, the top two layers for five.
+# Each model is scored on the held-out texts once. The interval shows how much the accuracy would
+# change with another sample of texts; if two intervals overlap widely, the table does not say which
+# model is better. *trained* is the number of trained parameters, and *MB* is the memory that the
+# report estimates for weights, a copy of them, gradients, the optimizer's averages, and
+# activations. *seconds* was measured on this machine, without evaluations. The large rate ran for
+# one epoch only, gradual unfreezing for four, the top two layers for five.
 
 # %%
 scores_9 = {name: run.classifier.evaluate(test_texts_9) for name, run in tuned.items()}
@@ -4481,10 +4494,10 @@ assert tuned["LoRA"].n_trained < tuned[SMALL].n_trained / 50
 assert tuned["LoRA"].memory < tuned[SMALL].memory
 
 # %% [markdown]
-# The four ways that change the encoder reach 88 % and more; the large rate and random weights stay at
-# chance. Features that never move stay below, too, but part of that is the head's fault: it reads
-# CLS through a pooler, and MiniLM was trained for the *mean* of its tokens (section 8.6). A logistic
-# regression on the frozen vectors, which takes seconds, tells the two apart:
+# The four good ways of changing the encoder reach 88 % and more; the large rate and random weights
+# stay at chance. Frozen features stay below, too, but that is partly the head's fault: it reads CLS
+# through a pooler, and MiniLM was trained for the *mean* of its tokens (section 8.6). A logistic
+# regression on the frozen vectors separates the two causes in seconds:
 
 
 # %%
@@ -4507,8 +4520,8 @@ if PROMISED:
     assert frozen["mean"]["test"] < min(scores_9[name].accuracy for name in GOOD)
 
 # %% [markdown]
-# The mean is the better vector, and still behind every encoder that may move. LoRA trains less than
-# a fiftieth of the parameters. Merged, its update is a part of the matrices and costs nothing more:
+# The mean is the better vector, but still behind the four good encoders. LoRA trains less than a
+# fiftieth of the parameters. Once merged into the matrices, its update costs nothing extra:
 
 # %%
 lora_texts = [one.text for one in validation_texts[:20]]
@@ -4522,9 +4535,9 @@ assert not lora_layers(tuned["LoRA"].classifier.model)
 # %% [markdown]
 # ### 9.7 Forgetting
 #
-# MiniLM knew more than these labels ask for, such as what a text is about. Nobody trains that here,
-# so one can watch it go. The built-in validation reviews, each as the mean of its tokens: is the
-# nearest neighbor (by cosine) a review of the same topic? With five topics chance is about 20 %.
+# MiniLM knew more than the labels ask for, such as what a text is about. Nothing here trains that,
+# so we can watch it go. Take each built-in validation review as the mean of its tokens: does its
+# nearest neighbor (by cosine) share its topic? With five topics, chance is about 20 %.
 
 
 # %%
@@ -4547,12 +4560,12 @@ if PROMISED:
     assert same_topic["before"] > same_topic[SMALL] > same_topic[LARGE]
 
 # %% [markdown]
-# Learning the labels costs most of what is above chance even at the small rate. The large one takes
-# more of it, in one epoch, and gives nothing for it, as the table of 9.6 shows.
+# Even at the small rate, learning the labels costs most of what the model had above chance. The
+# large rate takes more of it, in one epoch, and gives nothing in return (table in 9.6).
 #
 # ### 9.8 The errors, read
 #
-# Which model to examine? The one with the best validation accuracy.
+# Which model should we examine? The one with the best validation accuracy.
 
 # %%
 on_validation = {
@@ -4601,9 +4614,9 @@ if mistakes:
     show_table(f"The most confident of {len(mistakes)} mistakes", rows)
 
 # %% [markdown]
-# Two things to read from the tables. Where a word says it, hardly any review is wrong; where only a
-# fact tells, several times as many are: the model has learned words, and little of what follows from
-# a handle that comes off. And some mistakes are very confident: a probability near 1 is no promise.
+# Where a word states the opinion, hardly any review is misclassified; where only facts imply it,
+# several times as many are: the model has learned words, but little of what it means when a handle
+# comes off. And some mistakes are very confident: a probability near 1 is no guarantee.
 
 # %%
 if OWN:
@@ -4617,8 +4630,8 @@ if PROMISED:
 # %% [markdown]
 # ### 9.9 Why one fine-tunes at all
 #
-# The same with fewer texts, against random weights, and against a rival that knows nothing of
-# language: a linear model (logistic regression) over the counts of words.
+# We now repeat fine-tuning with fewer texts, and compare it with random weights and with a baseline
+# that knows nothing of language: a linear model (logistic regression) on word counts.
 
 # %%
 SIZES_9 = (20, 60) if FAST else (100, 300)
@@ -4649,23 +4662,24 @@ if PROMISED:
     assert by_size[SMALL][300] > max(by_size[SCRATCH][900], by_size["word counts"][900])
 
 # %% [markdown]
-# With a third of the texts the pretrained model is ahead of both rivals with all of them. Random
-# weights got the same few epochs and the same rate, so this says what they are worth at that price,
-# and not what they could reach at a higher one.
+# With a third of the texts, the pretrained model is ahead of both competitors with all of them.
+# Random weights got the same few epochs and the same rate, so this shows what they are worth at
+# that price, not what they could reach at a higher one.
 #
 # ### 9.10 Your own data
 #
-# A table with the columns `text` and `label`, as csv, tsv, jsonl or parquet:
+# Your data must be a table with the columns `text` and `label`, as csv, tsv, jsonl or parquet:
 #
 # ```sh
-# python transformers_and_attention_mechanisms.py --section 9 --data my.csv
-# qkv train classify --data.train my.csv --output out/mine
-# qkv classify -m out/mine "The soup was cold, the waiter was not."
+# python transformers_and_attention_mechanisms.py --section 9 --data my.csv qkv train classify
+# --data.train my.csv --output out/mine qkv classify -m out/mine "The soup was cold, the waiter was
+# not."
 # ```
 #
-# The first runs this section on it, the second trains and saves a classifier in the layout that
-# transformers reads, the third asks it. Where `QKV_DATA` names the folder of the shared data,
-# `--data sst2` takes sentences of film reviews (Socher et al. 2013). The same by hand:
+# The first command runs this section on your data, the second trains a classifier and saves it in
+# the layout that transformers reads, and the third asks it for a prediction. If `QKV_DATA` names
+# the folder of the shared data, `--data sst2` uses sentences from movie reviews (Socher et al.
+# 2013). Saving, loading and predicting in Python:
 
 # %%
 asked = ["The soup was cold, the waiter was not.", "I would not call it bad."]
@@ -4679,31 +4693,33 @@ for prediction, now in zip(again, tuned[chosen].classifier(asked), strict=True):
 
 # %% [markdown]
 # **What to keep.** Start from a pretrained model. Look at the texts first and at the errors last.
-# Let the encoder move, but little: a small rate, or few layers, or a low rank. Choose by one part
-# and report another.
+# Let the encoder change, but only a little: with a small rate, few layers, or a low rank. Choose on
+# one split and report on another.
 
 # %% [markdown]
 # ## 10 Two doors
 #
 # *2 minutes to read, nothing to run.*
 #
-# Two ways lead on from here, each a notebook of its own.
+# Two doors lead on from here, each to a notebook of its own.
 #
 # ### 10.1 A full model for one task
 #
-# [Door A](notebooks/10a_a_full_model.ipynb) translates captions in nine steps, from the data and its
-# leaks to a card, with curves that ship, and a table of what each step of the history bought, from no
-# attention to a block of today. [results.md](docs/results.md) has all recipes and their numbers.
+# [Door A](notebooks/10a_a_full_model.ipynb) builds a model that translates captions, in nine steps
+# from the data and its leaks to a model card. It comes with training curves and a table of what
+# each step of the history gained, from no attention to a modern block.
+# [results.md](docs/results.md) lists all recipes and their numbers.
 #
 # ### 10.2 The mathematics and the variations
 #
-# [Door B](notebooks/10b_mathematics.ipynb) has proofs, each with its numeric check, the costs, a
-# mechanism of your own, and a reading list by question. Variants have a page each, such as the
-# [sliding window](notebooks/variants/sliding_window.ipynb); [variants.md](docs/variants.md) compares.
+# [Door B](notebooks/10b_mathematics.ipynb) has proofs, each with a numerical check, the costs, a
+# guide to designing a mechanism of your own, and a reading list ordered by question. Each variant
+# has a page, such as the [sliding window](notebooks/variants/sliding_window.ipynb);
+# [variants.md](docs/variants.md) compares them.
 
 # %% tags=["script"]
 print("\nNext: open transformers_and_attention_mechanisms.ipynb,")
 print("change a line and run it again; or train on your texts: qkv train classify")
 
 # %% [markdown]
-# **What to keep.** Overfit 32 pairs first, read 30 errors last. A claim has a proof or a number.
+# **What to keep.** Overfit 32 pairs first; read 30 errors last. A claim needs a proof or a number.
