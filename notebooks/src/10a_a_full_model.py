@@ -3,8 +3,8 @@
 #
 # From [the tutorial's section 10](notebooks/10_two_doors.ipynb). *30 minutes to read, three to run.*
 #
-# Nine steps from an idea to a model with a card, in the order in which they save time. The task is the translation of captions, English to German (Multi30k, Elliott et al. 2016),
-# if `QKV_DATA` names the folder of the data. Without it the same cells rewrite dates, which the library makes; the shipped tables and curves are those of Multi30k either way.
+# Nine steps from an idea to a model with a card, in the order that saves the most time. If `QKV_DATA` is set to the folder with the data, the task is to translate image captions from English to German
+# (Multi30k, Elliott et al. 2016). Otherwise, the same cells rewrite dates that the library generates. The shipped tables and curves are those of Multi30k in both cases.
 
 # %%
 import itertools
@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## Step 1: choose
 #
-# A task with data, a measure, and a number to beat, set before the first run. These are the library's recipes: how long each took on one or two threads, what it reached, and the target that was set. Take one that
+# Choose a task with data, a metric, and a number to beat, set before the first run. The table lists the library's recipes: how long each took on one or two threads, the score it reached, and its target. Take one that
 # fits into your afternoon.
 
 # %%
@@ -59,7 +59,7 @@ show_table("Recipes: `qkv train NAME`", rows, digits=0)
 # %% [markdown]
 # ## Step 2: look at the data, its leaks, and what costs nothing
 #
-# Read examples before anything else, and count.
+# Before anything else, read examples and count them.
 
 # %%
 try:
@@ -97,7 +97,7 @@ for source, target in sorted(training[:200], key=lambda pair: len(pair[0]))[:3]:
     print(f"{source}  ->  {target}")
 
 # %% [markdown]
-# **Leaks.** A test sentence that was trained on tests memory. How many sources of the test split are in the training split, to the letter, and how many once case and punctuation are gone?
+# **Leaks.** A test sentence that was also in the training data tests only memory. How many source sentences of the test split are in the training split, first exactly, then without case and punctuation?
 
 
 # %%
@@ -112,8 +112,8 @@ print(f"test sources in the training split: {exact} of {len(test):,}; without pu
 assert near <= 0.02 * len(test), "too many: take them out of the training split"
 
 # %% [markdown]
-# **Baselines.** A model must beat what needs no model: to copy the source, to write the most frequent target, and to translate word by word with a dictionary that is counted (for each word, the target word with which it shares the most sentences, relative to
-# how often both occur).
+# **Baselines.** A model must beat methods that need no model: copying the source, writing the most frequent target, and translating word by word with a dictionary built from counts (each word is mapped to the target word with which it
+# shares the most sentences, relative to how often the two words occur).
 
 # %%
 some = training[:10_000]
@@ -154,7 +154,7 @@ show_table("Baselines, on validation pairs", table, digits=1)
 # %% [markdown]
 # ## Step 3: tokens, lengths and batches, with a check each
 #
-# Most failures of the first hour are here, and none raises an error by itself.
+# Most failures of the first hour happen here, and none of them raises an error by itself.
 
 # %%
 if DATA == "Multi30k":
@@ -202,7 +202,7 @@ assert sum(len(one.source) for one in one_epoch) == 64  # every pair once
 # %% [markdown]
 # ## Step 4: the smallest model that learns 32 pairs by heart
 #
-# A model that cannot memorize 32 pairs has a bug, and no amount of data repairs it. This takes seconds, and is worth more than any unit test of the training.
+# A model that cannot memorize 32 pairs has a bug, and no amount of data fixes it. This check takes seconds and is worth more than any unit test of the training code.
 
 # %%
 few = training[:32]
@@ -229,8 +229,9 @@ if not FAST:
 # %% [markdown]
 # ## Step 5: scale
 #
-# Now all of the data. The curves below took minutes each and ship with the library (`benchmarks/ladder.py`), so that nobody must wait: one learning rate, about a million parameters, the same batches for all, 400 steps, which is not one pass over the 29,000
-# pairs. Read them for what they are, the beginning of a curve: who is ahead after a minute need not be ahead after an hour. The [recipe](src/qkv/recipes/multi30k.yaml) of an hour, `qkv train multi30k`, reaches 38 BLEU.
+# Now train on all of the data. Each of the curves below took minutes; they ship with the library (`benchmarks/ladder.py`), so you do not have to wait. All models use the same learning rate and the same batches, have about a million
+# parameters, and train for 400 steps, less than one pass over the 29,000 pairs. The curves show only the beginning of training: the model that is ahead after a minute need not be ahead after an hour. The
+# [recipe](src/qkv/recipes/multi30k.yaml) that trains for an hour, `qkv train multi30k`, reaches 38 BLEU.
 
 # %%
 ladder = json.loads(Path("benchmarks/results/ladder.json").read_text())["rows"]
@@ -247,8 +248,9 @@ with figure("10a_curves", 1, 2, size=(11, 4)) as axes:
 # %% [markdown]
 # ## Step 6: the ladder of the history
 #
-# What each step bought: a recurrent encoder-decoder without attention, with Bahdanau's, with Luong's, the Transformer of 2017, its norms moved to the front, a block of today (RMS norm, SwiGLU, rotary positions); then a beam, and the
-# mean of the last five checkpoints. Weights were chosen on validation pairs, and the test split was scored once for each row and seed.
+# The table shows what each historical step gained. It starts with a recurrent encoder-decoder without attention, with Bahdanau's attention, and with Luong's attention. Then come the Transformer of 2017, the same model with its norms
+# moved to the front (pre-norm), and a modern block (RMS norm, SwiGLU, rotary positions). The last two rows add beam search and the mean of the last five checkpoints. Weights were chosen on validation pairs, and the test split was scored
+# once for each row and seed.
 
 # %%
 by_step = {}
@@ -269,13 +271,14 @@ assert means["recurrent, no attention"] < min(
 )
 
 # %% [markdown]
-# Attention is a large step, as it was in 2014. The order of the others depends on the budget: at 400 steps a row that is ahead learns *faster*. The spread of the seeds, where there are several, says which differences not to
-# believe; the commands for more are in [results.md](docs/results.md#the-ladder). And a baseline of step 2 is not far: the dictionary, which knows no grammar, has 8 BLEU on validation pairs. A model of a minute barely knows more.
+# Attention is a large step, as it was in 2014. The order of the other rows depends on the budget: at 400 steps, a row that is ahead learns *faster*. Where there are several seeds, their spread shows which differences not to
+# trust; the commands to run more are in [results.md](docs/results.md#the-ladder). A baseline of step 2 is not far behind: the dictionary, which knows no grammar, has 8 BLEU on validation pairs. A model trained for a minute is barely better.
 #
 # ## Step 7: read thirty errors, and sort them
 #
-# A score says how bad, errors say what to do. Here a finished model is read, `translator-en-de`, which ships with the library and was trained on other sentences (Tatoeba). The sorting is a rule of four lines, so
-# check it by eye (`show_table("All", read)` shows all of them): *omission* (a fifth shorter), *order* (the same words), *agreement* (the same stems, other endings), else *lexicon*. A different translation is not always an error.
+# A score tells you how bad a model is; its errors tell you what to do. Here we read the output of a finished model, `translator-en-de`, which ships with the library and was trained on other sentences (Tatoeba). A simple rule
+# sorts the errors, so check the result by eye (`show_table("All", read)` shows all of them): *omission* (more than a fifth shorter), *order* (the same words), *agreement* (the same stems with different endings), otherwise *lexicon*. A
+# different translation is not always an error.
 
 # %%
 finished = Translator.load("translator-en-de")
@@ -311,13 +314,13 @@ shortest = sorted(read, key=lambda one: len(one["source"]))
 show_table("Five of them", shortest[:5])
 
 # %% [markdown]
-# Most differences are in the words. A few are as good as the reference; more are wrong, or no words at all, for this model is small and never saw captions. To see what a change would buy, count only what a
+# Most differences are in the choice of words. A few are as good as the reference; more are wrong, or not words at all, because this model is small and never saw captions. To estimate what a change would gain, count only the differences that a
 # reader would call wrong.
 #
 # ## Step 8: one change of your own
 #
-# The rule: **one** change, chosen on the validation split, and the test split scored once, at the end, for the model that was chosen. Whoever looks at the test split twice is choosing on it. Here: is label smoothing worth it in a run
-# of a minute? Change the two settings, and nothing else.
+# The rule: make **one** change, choose on the validation split, and score the test split once, at the end, for the chosen model. If you look at the test split twice, you are choosing on it. The example here asks whether label smoothing
+# is worth it in a run of a minute. Change the two settings, and nothing else.
 
 # %%
 steps = 20 if FAST else 150
@@ -347,11 +350,11 @@ print(
 )
 
 # %% [markdown]
-# One seed decides little: if the difference is smaller than the interval, say that the change made no difference.
+# One seed proves little: if the difference is smaller than the interval, report that the change made no difference.
 #
 # ## Step 9: card and export
 #
-# A model without a card is a file. The card says what it is for, what it was trained on and under which license, how it was chosen, what it scored, and where it fails.
+# A model without a card is just a file. The card states what the model is for, what data it was trained on and under which license, how it was chosen, how it scored, and where it fails.
 
 # %%
 card = f"""# A small translator
@@ -387,7 +390,7 @@ with tempfile.TemporaryDirectory() as folder:
     assert difference < 1e-4
 
 # %% [markdown]
-# The folder works with `qkv translate --model`, `qkv serve`, and every tool that reads the Hugging Face layout. The same in two commands, with checkpoints, resumption and a results file:
+# The folder works with `qkv translate --model`, `qkv serve`, and every tool that reads the Hugging Face layout. The following two commands do the same, with checkpoints, resumption and a results file:
 #
 # ```sh
 # qkv train multi30k --output out/mine

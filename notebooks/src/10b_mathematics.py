@@ -3,8 +3,8 @@
 #
 # From [the tutorial's section 10](notebooks/10_two_doors.ipynb). *60 minutes to read, two minutes to run.*
 #
-# Each proof is followed by its numeric check, in 64 bits, with the functions of the library. Then come the costs, a mechanism of
-# your own, and a reading list by question. The variants of attention have [a page each](notebooks/variants/sliding_window.ipynb).
+# Each proof is followed by a numeric check in float64, using the library's functions. Then come the costs, a mechanism that you
+# design yourself, and a reading list by question. The variants of attention have [a page each](notebooks/variants/sliding_window.ipynb).
 
 # %%
 import itertools
@@ -32,11 +32,11 @@ def assert_equal(one, other, bound=1e-12):
 #
 # ### A kernel regression
 #
-# Nadaraya and Watson (1964) estimate $f(x)$ from pairs $(x_j, y_j)$ by a mean that is weighted with a kernel:
+# Nadaraya and Watson (1964) estimate $f(x)$ from pairs $(x_j, y_j)$ by a kernel-weighted mean:
 #
 # $$\hat f(x) = \frac{\sum_j \kappa(x, x_j) y_j}{\sum_j \kappa(x, x_j)}$$
 #
-# **Claim.** With a Gaussian kernel, and keys of equal norm, this is softmax attention. **Proof.** $-\lVert q - k_j \rVert^2 / 2\sigma^2 = (q \cdot k_j - \lVert q \rVert^2/2 - \lVert k_j \rVert^2/2) / \sigma^2$. The terms without $j$, and those equal for all $j$, cancel in the fraction. What is left is $\exp(q \cdot k_j/\sigma^2)$, with $\sigma^2 = \sqrt{d_k}$. ∎
+# **Claim.** With a Gaussian kernel and keys of equal norm, this is softmax attention. **Proof.** $-\lVert q - k_j \rVert^2 / 2\sigma^2 = (q \cdot k_j - \lVert q \rVert^2/2 - \lVert k_j \rVert^2/2) / \sigma^2$. The terms that do not depend on $j$, and those that are equal for all $j$, cancel in the fraction. What remains is $\exp(q \cdot k_j/\sigma^2)$; set $\sigma^2 = \sqrt{d_k}$. ∎
 
 # %%
 q, v = torch.randn(1, 1, 5, 8), torch.randn(1, 1, 7, 8)
@@ -46,8 +46,8 @@ kernel = (-torch.cdist(q, k).square() / (2 * variance)).exp()
 assert_equal(kernel @ v / kernel.sum(-1, keepdim=True), attention(q, k, v))
 
 # %% [markdown]
-# The width of the kernel is the temperature: narrow, it follows the noise; wide, it returns the mean. What a Transformer adds is that it
-# learns where keys and queries lie.
+# The width of the kernel is the temperature: a narrow kernel follows the noise, and a wide one returns the mean. What a Transformer adds is
+# that it learns where keys and queries lie.
 
 # %%
 x_j = torch.linspace(0, 6, 40)
@@ -65,8 +65,8 @@ with figure("10b_regression", size=(7, 3)) as axes:
 # %% [markdown]
 # ### A soft dictionary
 #
-# A dictionary returns the value whose key equals the query. **Claim.** Let $k_m$ have the highest score, by a gap $\Delta > 0$. Then $1 - a_m \le (n - 1) e^{-\Delta/T}$ at
-# temperature $T$. **Proof.** $1/a_m = 1 + \sum_{j \ne m} e^{(s_j - s_m)/T} \le 1 + (n-1)e^{-\Delta/T}$, and $1 - a_m \le 1/a_m - 1$. ∎ As $T \to 0$, attention looks up.
+# A dictionary returns the value whose key equals the query. **Claim.** Let $k_m$ have the highest score, with a gap $\Delta > 0$ to all others. Then $1 - a_m \le (n - 1) e^{-\Delta/T}$ at
+# temperature $T$. **Proof.** $1/a_m = 1 + \sum_{j \ne m} e^{(s_j - s_m)/T} \le 1 + (n-1)e^{-\Delta/T}$, and $1 - a_m \le 1/a_m - 1$. ∎ As $T \to 0$, attention becomes an exact look-up.
 
 # %%
 scores = torch.randn(100, 7)
@@ -87,8 +87,8 @@ for temperature in (1.0, 0.3, 0.1, 0.03):
 # $$E(\xi) = -\frac{1}{\beta} \log \sum_j e^{\beta x_j \cdot \xi} + \frac{1}{2} \lVert \xi \rVert^2$$
 #
 # **Claim.** The step $\xi' = X^\top \mathrm{softmax}(\beta X \xi)$, attention with $K = V = X$ and $\beta = 1/\sqrt{d_k}$, never raises $E$. **Proof.** The first term $-g$ is
-# concave, so it lies below its tangent at $\xi$, with slope $-\nabla g = -\xi'$: $E(z) \le E(\xi) - \xi' \cdot (z - \xi) + (\lVert z \rVert^2 - \lVert \xi \rVert^2)/2$. The right side is
-# smallest at $z = \xi'$, and equals $E(\xi)$ at $z = \xi$. ∎ Also $\nabla E(\xi) = \xi - \xi'$: a fixed point of attention is where the energy is flat.
+# concave, so it lies below its tangent at $\xi$, whose slope is $-\nabla g = -\xi'$: $E(z) \le E(\xi) - \xi' \cdot (z - \xi) + (\lVert z \rVert^2 - \lVert \xi \rVert^2)/2$. The right side is
+# smallest at $z = \xi'$, and equals $E(\xi)$ at $z = \xi$. ∎ Moreover, $\nabla E(\xi) = \xi - \xi'$: the fixed points of attention are the points where the gradient of the energy is 0.
 
 # %%
 X, beta = torch.randn(9, 16), 1 / math.sqrt(16)
@@ -125,8 +125,8 @@ assert (repaired - X[0]).norm() < 0.01
 # ### Why the scores are divided by the root of $d_k$
 #
 # **Claim.** If the coordinates of $q$ and $k$ are independent, with mean 0 and variance 1, then $q \cdot k$ has mean 0 and variance $d_k$. **Proof.** $E[q_i k_i] = 0$ and
-# $E[q_i^2 k_i^2] = 1$; different coordinates are independent, so variances add up. ∎ Below, all $2^{2 d_k}$ vectors of $\pm 1$ take the place of a sample, so
-# that the check is exact.
+# $E[q_i^2 k_i^2] = 1$; different coordinates are independent, so their variances add up. ∎ The check below uses all $2^{2 d_k}$ pairs of vectors of $\pm 1$ instead of a random sample, so
+# it is exact.
 
 # %%
 for d_k in (2, 3, 4, 5):
@@ -139,8 +139,9 @@ for d_k in (2, 3, 4, 5):
 # %% [markdown]
 # ### The Jacobian of the softmax
 #
-# **Claim.** $\partial a_i / \partial s_j = a_i (\delta_{ij} - a_j)$, that is $J = \mathrm{diag}(a) - a a^\top$; its rows sum to 0, and its eigenvalues lie in $[0, 1/2]$. **Proof.** Differentiate
-# $\log a_i = s_i - \log \sum_m e^{s_m}$. For any $u$, $u^\top J u = \sum_i a_i u_i^2 - (\sum_i a_i u_i)^2$ is the variance of $u$ under $a$, hence at least 0; and at most $(\max u - \min u)^2/4 \le \lVert u \rVert^2 / 2$ (Popoviciu). ∎ Where one weight is 1, the variance, and with it the gradient of the scores, is 0.
+# **Claim.** $\partial a_i / \partial s_j = a_i (\delta_{ij} - a_j)$, that is, $J = \mathrm{diag}(a) - a a^\top$; its rows sum to 0, and its eigenvalues lie in $[0, 1/2]$. **Proof.** Differentiate $\log a_i = s_i - \log \sum_m e^{s_m}$.
+# For any $u$, $u^\top J u = \sum_i a_i u_i^2 - (\sum_i a_i u_i)^2$ is the variance of $u$ under $a$. It is at least 0 and at most $(\max u - \min u)^2/4 \le \lVert u \rVert^2 / 2$ (Popoviciu). ∎ Where one weight is 1, the variance is 0,
+# and so is the gradient of the scores.
 
 # %%
 s = torch.randn(6)
@@ -159,7 +160,7 @@ assert spectra.min() > -1e-12
 assert spectra.max() <= 0.5
 
 # %% [markdown]
-# Learning does not stop at the scores: with $s = K q/\sqrt{d_k}$, $\partial a / \partial q = J K / \sqrt{d_k}$. Section 2.2 of the tutorial measures both factors.
+# The gradient continues beyond the scores: with $s = K q/\sqrt{d_k}$, we get $\partial a / \partial q = J K / \sqrt{d_k}$. Section 2.2 of the tutorial measures both factors.
 
 # %%
 K, q = torch.randn(6, 4), torch.randn(4)
@@ -170,8 +171,8 @@ assert_equal(exact, (a.diag() - a[:, None] * a) @ K / 2)
 # %% [markdown]
 # ### Order is invisible: permutation equivariance
 #
-# **Claim.** For a permutation matrix $P$, $\mathrm{Attn}(PX) = P \mathrm{Attn}(X)$. **Proof.** The scores become $P S P^\top$. The softmax is taken row by row and only follows: $P A P^\top$.
-# Then $P A P^\top P V = P A V$. ∎ So positions must be added; a causal mask also breaks it.
+# **Claim.** For a permutation matrix $P$, $\mathrm{Attn}(PX) = P \mathrm{Attn}(X)$. **Proof.** The scores become $P S P^\top$. The softmax is computed row by row, so the weights are permuted in the same way: $P A P^\top$.
+# Then $P A P^\top P V = P A V$. ∎ So positions must be added. A causal mask also breaks this symmetry.
 
 # %%
 X, order = torch.randn(1, 1, 9, 8), torch.randperm(9)
@@ -183,8 +184,8 @@ assert causal.abs().max() > 0.1
 # %% [markdown]
 # ### The future is invisible: causality
 #
-# **Claim.** With a causal mask $\partial z_i / \partial x_j = 0$ for $j > i$, in a stack of any depth. **Proof.** By induction: the first layer's $z_i$ is a function of $x_1 \ldots x_i$ since $a_{ij} = 0$ for
-# $j > i$; position-wise maps keep that; and a function of $z_1 \ldots z_i$ is one of $x_1 \ldots x_i$. ∎
+# **Claim.** With a causal mask $\partial z_i / \partial x_j = 0$ for $j > i$, in a stack of any depth. **Proof.** By induction: in the first layer, $z_i$ is a function of $x_1 \ldots x_i$, because $a_{ij} = 0$ for
+# $j > i$. Position-wise maps preserve this property, and in the next layer, a function of $z_1 \ldots z_i$ is a function of $x_1 \ldots x_i$. ∎
 
 # %%
 from qkv.blocks.config import BlockConfig
@@ -200,8 +201,8 @@ assert (influence.tril() > 0).sum() == 21
 # %% [markdown]
 # ### Sinusoids: a shift is a rotation
 #
-# **Claim.** For each distance $t$ there is one matrix $R_t$ with $PE(p + t) = R_t PE(p)$ for all $p$. **Proof.** For each frequency $\omega$, the pair $(\sin \omega p, \cos \omega p)$ is rotated by the
-# angle $\omega t$, by the addition theorems. ∎ So a linear layer *can* compute "three to the left"; and $PE(p) \cdot PE(p + t) = \sum_i \cos \omega_i t$ depends on $t$ alone.
+# **Claim.** For each distance $t$ there is one matrix $R_t$ with $PE(p + t) = R_t PE(p)$ for all $p$. **Proof.** By the angle addition formulas, the pair $(\sin \omega p, \cos \omega p)$ of each frequency $\omega$ is rotated by the
+# angle $\omega t$. ∎ So a linear layer *can* compute "three to the left"; and $PE(p) \cdot PE(p + t) = \sum_i \cos \omega_i t$ depends on $t$ alone.
 
 # %%
 from qkv.blocks.positions import sinusoids
@@ -217,8 +218,10 @@ assert_equal((before * after).sum(-1), angles.cos().sum().expand(50))
 # %% [markdown]
 # ### Rotary positions, derived
 #
-# **Wish.** Linear maps $R_m$, applied to queries and keys, such that the score depends on the distance only: $(R_m q) \cdot (R_n k) = g(q, k, n - m)$. **Derivation.** For all $q, k$: $R_m^\top R_n$ is a function of
-# $n - m$. With $m = n$, and $R_0 = I$, we get $R_m^\top R_m = I$: orthogonal maps. With $m = 0$, the function is $R_{n - m}$ itself. So $R_m^\top R_n = R_{n-m}$, hence $R_{m + n} = R_m R_n$. If $R_m$ is continuous in $m$, then $R_m = e^{mA}$ with $A^\top = -A$. In a suitable basis, an antisymmetric $A$ consists of blocks $\omega_i J$, where $J$ maps $(x, y)$ to $(-y, x)$, and $R_m$ of rotations by $m \omega_i$. ∎ That is all of RoPE (Su et al. 2021); only the frequencies are chosen.
+# **Goal.** We want linear maps $R_m$, applied to queries and keys, such that the score depends on the distance only: $(R_m q) \cdot (R_n k) = g(q, k, n - m)$. **Derivation.** Since this holds for all $q, k$, the matrix $R_m^\top R_n$ is
+# a function of $n - m$. With $m = n$ and $R_0 = I$, we get $R_m^\top R_m = I$: the maps are orthogonal. With $m = 0$, we see that this function is $R_{n - m}$ itself. So $R_m^\top R_n = R_{n-m}$, hence $R_{m + n} = R_m R_n$. If $R_m$ is
+# continuous in $m$, then $R_m = e^{mA}$ with $A^\top = -A$. In a suitable basis, an antisymmetric $A$ consists of blocks $\omega_i J$, where $J$ maps $(x, y)$ to $(-y, x)$, and $R_m$ consists of rotations by $m \omega_i$. ∎ That is all
+# of RoPE (Su et al. 2021); only the frequencies are chosen.
 
 # %%
 from qkv.blocks.positions import rotate
@@ -234,7 +237,7 @@ assert_equal(torch.stack(at), at[0])
 # %% [markdown]
 # ### Without residuals, all tokens become equal: rank collapse
 #
-# **Claim** (after Dong et al. 2021). Let $\delta(A) = 1 - \sum_j \min_i a_{ij}$. Then, for each coordinate, the range over the tokens (largest minus smallest) satisfies $\mathrm{range}(A x) \le \delta(A) \mathrm{range}(x)$. **Proof.** Subtract $\min_i a_{ij}$ from each column of $A$. That subtracts the same number from all entries of $Ax$, and leaves rows of non-negative numbers that sum to $\delta$: the entries of what remains lie between $\delta \min x$ and $\delta \max x$. ∎ Softmax weights are positive, so $\delta < 1$, and layers of attention alone approach a matrix of rank one. Residuals pass $x$ on.
+# **Claim** (after Dong et al. 2021). Let $\delta(A) = 1 - \sum_j \min_i a_{ij}$. Then, for each coordinate, the range over the tokens (largest minus smallest) satisfies $\mathrm{range}(A x) \le \delta(A) \mathrm{range}(x)$. **Proof.** Subtract $\min_i a_{ij}$ from each column of $A$. This subtracts the same number from all entries of $Ax$ and leaves rows of non-negative numbers that sum to $\delta$, so the entries of the remaining product lie between $\delta \min x$ and $\delta \max x$. ∎ Softmax weights are positive, so $\delta < 1$, and layers of attention alone approach a matrix of rank one. Residuals pass $x$ on.
 
 # %%
 x, y = torch.randn(2, 1, 1, 12, 8)
@@ -253,16 +256,16 @@ show_table("How much of the tokens differs from their mean", columns, digits=4)
 assert spread["attention alone"][-1] < 1e-3 < spread["with residuals"][-1]
 
 # %% [markdown]
-# Residuals slow the collapse and do not end it here: a layer of attention without projections and feed-forward network is an average, whatever is added.
+# Here, residuals slow the collapse but do not prevent it: without projections and a feed-forward network, a layer of attention only computes averages, whatever is added to them.
 #
 # ### The softmax in one pass
 #
-# **Claim.** With running values $m$ (largest score), $\ell$ (sum) and $o$ (weighted sum of values), a block of keys with scores $s$ is added by
+# **Claim.** With running values $m$ (largest score), $\ell$ (sum) and $o$ (weighted sum of values), a block of keys with scores $s$ is added as follows:
 #
 # $$m' = \max(m, \max s) \qquad \ell' = e^{m - m'} \ell + \sum_j e^{s_j - m'} \qquad o' = e^{m - m'} o + \sum_j e^{s_j - m'} v_j$$
 #
-# and $o/\ell$ at the end is attention. **Proof.** $\ell = \sum_j e^{s_j - m}$ over the keys so far holds before a block; multiplying by $e^{m - m'}$ makes it $\sum_j e^{s_j - m'}$. The same for $o$. ∎ (Milakov and Gimelshein 2018.) So no
-# $n \times n$ matrix is ever stored: this is the fused kernel (Dao et al. 2022).
+# At the end, $o/\ell$ is the output of attention. **Proof.** Before a block, $\ell = \sum_j e^{s_j - m}$ over the keys so far; multiplying it by $e^{m - m'}$ turns it into $\sum_j e^{s_j - m'}$. The same is true of $o$. ∎ (Milakov and
+# Gimelshein 2018.) So no $n \times n$ matrix is ever stored: this is how the fused kernel works (Dao et al. 2022).
 
 # %%
 q, k, v = torch.randn(3, 1, 1, 20, 8)
@@ -277,8 +280,9 @@ assert_equal((o / total)[None, None], explicit_attention(q, k, v))
 # %% [markdown]
 # ### Linear attention is a recurrent network
 #
-# **Claim.** If the weight is a product of features, $\phi(q_i) \cdot \phi(k_j)$, then causal attention is a recurrence with a state of fixed size. **Proof.** $\sum_{j \le i} (\phi(q_i) \cdot \phi(k_j)) v_j = \phi(q_i)^\top S_i$ with $S_i = S_{i-1} + \phi(k_i) v_i^\top$, as
-# sums are associative. ∎ (Katharopoulos et al. 2020.) The exponential of a dot product also is such a product, but of infinitely many features: that is why its cache grows.
+# **Claim.** If the weight is a product of features, $\phi(q_i) \cdot \phi(k_j)$, then causal attention is a recurrence with a state of fixed size. **Proof.** $\sum_{j \le i} (\phi(q_i) \cdot \phi(k_j)) v_j = \phi(q_i)^\top S_i$ with
+# $S_i = S_{i-1} + \phi(k_i) v_i^\top$, because sums are associative. ∎ (Katharopoulos et al. 2020.) The exponential of a dot product is also such a product, but of infinitely many features; that is why the cache of softmax attention
+# grows.
 
 # %%
 from qkv.attention.variants.linear import LinearAttention
@@ -291,7 +295,8 @@ assert_equal(steps, layer(X))
 # %% [markdown]
 # ## Costs
 #
-# Of one layer, for $n$ tokens of width $d$ (Vaswani et al. 2017, table 1, with memory added): operations, numbers stored for the backward pass beyond the tokens themselves, steps that must follow each other, and the longest way between two tokens.
+# The costs of one layer for $n$ tokens of width $d$ (Vaswani et al. 2017, table 1, with memory added): operations, numbers stored for the backward pass in addition to the tokens themselves, sequential steps, and the longest path between
+# two tokens.
 #
 # | layer | operations | memory | steps | path |
 # | --- | --- | --- | --- | --- |
@@ -302,7 +307,7 @@ assert_equal(steps, layer(X))
 # | recurrent | $O(n d^2)$ | $O(n d)$ | $O(n)$ | $O(n)$ |
 # | convolution, width $k$ | $O(k n d^2)$ | $O(n d)$ | $O(1)$ | $O(n/k)$ |
 #
-# The counter of PyTorch confirms the first column: doubling $n$ multiplies the products by four.
+# PyTorch's operation counter confirms the first column: doubling $n$ multiplies the operations of the matrix products by four.
 
 # %%
 from qkv.tutorial.measure import flops
@@ -317,12 +322,13 @@ for name, one in {"explicit": explicit_attention, "fused": attention}.items():
 # %% [markdown]
 # ### Why a decoder waits for memory
 #
-# The *arithmetic intensity* is the number of operations per byte that is read. A weight matrix of $d^2$ numbers of 4 bytes, times $b$ vectors, is $2 b d^2$ operations for $4 d^2$ bytes: $b/2$ per byte. A processor can do tens of
-# operations in the time of one byte. Training and reading a prompt have $b$ in the thousands. Decoding has $b = 1$ per sequence, so it runs at the speed of memory: smaller weights help (16, 8 or 4 bits), and so do more sequences at once. The cache of keys and values does not gain from
-# a batch, as each sequence has its own: $4 n d$ operations for $8 n d$ bytes, $1/2$ per byte, always. Sharing key heads, or latents, makes it smaller.
+# The *arithmetic intensity* is the number of operations per byte that is read. Multiplying a weight matrix of $d^2$ numbers of 4 bytes by $b$ vectors takes $2 b d^2$ operations for $4 d^2$ bytes: $b/2$ operations per byte. A processor
+# can do tens of operations in the time it takes to read one byte. In training and when processing a prompt, $b$ is in the thousands. In decoding, $b = 1$ per sequence, so decoding runs at the speed of memory: smaller weights (16, 8 or 4
+# bits) help, and so does decoding more sequences at once. The cache of keys and values does not benefit from a batch, because each sequence has its own cache: $4 n d$ operations for $8 n d$ bytes, always $1/2$ per byte. Shared key heads
+# or latents make the cache smaller.
 #
-# How much a batch gains on a machine also depends on its load and on the kernels for few vectors ([inference](docs/inference.md) has one of the
-# library's own). The cell shows the best of nine calls, and asserts nothing.
+# How much a batch gains also depends on the load of the machine and on its kernels for few vectors ([inference](docs/inference.md) describes the
+# library's own kernel). The cell shows the best of nine calls and asserts nothing.
 
 # %%
 from qkv.tutorial.measure import interleave, medians
@@ -343,8 +349,8 @@ show_table("A matrix of 2,048 x 2,048 times several vectors", rows, digits=1)
 # %% [markdown]
 # ## Design your own
 #
-# `ExplicitAttention` has a method for each step: `scores`, `normalize`, `mix`. Override one. Here the weights are squares of positive scores, divided by their sum; no exponential. (*Squared ReLU* is known from feed-forward networks; this is an example, not
-# a recommendation.)
+# `ExplicitAttention` has a method for each step: `scores`, `normalize`, `mix`. Override one of them. In this example, the weights are the squares of positive scores, divided by their sum, without an exponential. (*Squared ReLU* is known
+# from feed-forward networks; this is an example, not a recommendation.)
 
 # %%
 from qkv.attention.variants.explicit import ExplicitAttention
@@ -359,7 +365,7 @@ class MyAttention(ExplicitAttention):
 
 
 # %% [markdown]
-# The laws that every mechanism of the library obeys, on yours:
+# Test your mechanism against the laws that every mechanism of the library obeys:
 
 # %%
 mine = MyAttention(24, 3, causal=True)
@@ -380,7 +386,7 @@ small = MyAttention(4, 2, causal=True)
 assert torch.autograd.gradcheck(small, torch.randn(1, 3, 4, requires_grad=True))
 
 # %% [markdown]
-# The tables fill in: what it costs, and what it learns on the tasks of [the variants' pages](notebooks/variants/sliding_window.ipynb).
+# The tables show what your mechanism costs and what it learns on the tasks of [the variants' pages](notebooks/variants/sliding_window.ipynb).
 
 # %%
 from qkv.attention.multi_head import MultiHeadAttention
@@ -409,7 +415,7 @@ show_table("Milliseconds for 512 tokens", [{n: 1000 * s for n, s in seconds.item
 # %% [markdown]
 # ## What to read, by question
 #
-# Each work has its line of code. The cell finds it, and fails if it is gone; [the bibliography](docs/bibliography.toml) has titles and links.
+# Each work is linked to a line of code. The cell finds this line and fails if it no longer exists; [the bibliography](docs/bibliography.toml) has titles and links.
 
 # %%
 import importlib

@@ -42,9 +42,9 @@ def assert_equal(ours, theirs):
 # %% [markdown]
 # ## What it costs
 #
-# The forward pass of one layer of width 128 with 4 heads, for one sequence, against causal multi-head
-# attention: the best of three calls, on one thread. The numbers of your machine differ; how they grow with the length
-# does not. What the library's own [comparison](docs/variants.md#costs) measures is more exact.
+# The table compares the forward pass of one layer of width 128 with 4 heads, for one sequence, with causal multi-head
+# attention: the best of three calls, on one thread. The numbers on your machine will differ, but not how they grow with
+# the length. The library's own [comparison](docs/variants.md#costs) is more precise.
 
 
 # %%
@@ -72,8 +72,8 @@ show_table("Cost", columns, digits=1)
 # ## What it wins, and what it loses
 #
 # A causal stack of two blocks (width 32, two heads, sinusoids; [source](src/qkv/tutorial/live_tasks.py)) is trained for 400 steps, a few seconds, on each of
-# two tasks: to write 3 to 8 symbols again (*copying*), and to name the last value that was stored under a key (*recall*). Both are also tested at twice the
-# length. Only self-attention differs. Chance is 6 %.
+# two tasks: to repeat 3 to 8 symbols (*copying*), and to return the last value that was stored under a key (*recall*). Both are also tested at twice the
+# length. Only the self-attention differs. Chance is 6 %.
 
 # %%
 SEED = 0
@@ -95,5 +95,5 @@ gain = {task: scores[NAME][task] - scores["multi-head"][task] for task in scores
 # verdict
 
 # %% [markdown]
-# The asserts held with two seeds when this page was written. Two small tasks and 400 steps say what a mechanism
-# *can* do with its shape; the [learning curves](docs/variants.md#learning) say more. Change `SEED`, or `make`, and run the page again.
+# The asserts held with two seeds when this page was written. Two small tasks and 400 steps show what the structure of a mechanism
+# *can* do; the [learning curves](docs/variants.md#learning) show more. Change `SEED` or `make`, and run the page again.

@@ -1,11 +1,11 @@
 # %% [markdown] tags=["intro"]
 # # Differential attention
 #
-# **What changes: the softmax.** A head subtracts one map of weights from another, so that what both have in common (noise) cancels:
+# **What changes: the softmax.** A head subtracts one attention map from another, so that what both have in common (noise) cancels:
 #
 # $$\left(\mathrm{softmax}\left(\frac{Q_1 K_1^\top}{\sqrt{d}}\right) - \lambda \quad \mathrm{softmax}\left(\frac{Q_2 K_2^\top}{\sqrt{d}}\right)\right)V$$
 #
-# There are half as many heads, each with two queries and keys and values of twice the width; each head is then normalized. $\lambda$ is learned.
+# There are half as many heads. Each head has two queries, two keys, and values of twice the width, and its output is normalized. $\lambda$ is learned.
 # Ye et al. 2024. In the library: [`differential.py`](src/qkv/attention/variants/differential.py).
 
 # %% tags=["scratch"]
@@ -47,7 +47,7 @@ def make(d_model, n_heads, layer):
 # %% [markdown] tags=["verdict"]
 # **It wins none of these tests** by more than 10 points with both seeds: there is little noise to cancel in 16 tokens. The paper's gains are in long contexts.
 #
-# **It loses nothing by more than 20**, but time: two maps of weights for each head.
+# **It loses nothing by more than 20 points**, except time, for two attention maps per head.
 
 # %% tags=["verdict"]
 assert max(map(abs, gain.values())) < 0.2

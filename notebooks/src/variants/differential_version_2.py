@@ -1,7 +1,7 @@
 # %% [markdown] tags=["intro"]
 # # Differential attention, version 2
 #
-# **What changes: the softmax, and the queries.** Each head has two queries for its keys and values, and subtracts what the second finds:
+# **What changes: the softmax, and the queries.** Each head has two queries for the same keys and values, and subtracts the result of the second:
 #
 # $$\mathrm{head}_i = A(q_{2i}) - \sigma(\lambda_i) A(q_{2i+1}) \qquad \lambda = x W_\lambda \qquad
 # A(q) = \mathrm{softmax}\left(\frac{q K^\top}{\sqrt{d_k}}\right)V$$
@@ -52,7 +52,7 @@ def make(d_model, n_heads, layer):
 # %% [markdown] tags=["verdict"]
 # **It wins and loses nothing on these tests**: no difference was larger than 5 points, with either seed. There is little noise to cancel in so few tokens.
 #
-# **It loses time**, for two maps of weights for each head, and has about a quarter more parameters.
+# **It loses time**, for two attention maps per head, and has about a quarter more parameters.
 
 # %% tags=["verdict"]
 assert max(map(abs, gain.values())) < 0.1

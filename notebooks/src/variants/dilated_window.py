@@ -5,8 +5,8 @@
 #
 # $$N(i) = \lbrace j : j = i - m \delta, \quad 0 \le m \le w \rbrace$$
 #
-# The reach is $\delta$ times that of a window, at the same cost $O(n w d)$. Beltagy et al. 2020, "Longformer", section 3.1, which looks to
-# both sides. In the library: [`dilated_window.py`](src/qkv/attention/variants/dilated_window.py).
+# The reach is $\delta$ times that of a window, at the same cost $O(n w d)$. Beltagy et al. 2020, "Longformer", section 3.1, where a query
+# attends to both sides. In the library: [`dilated_window.py`](src/qkv/attention/variants/dilated_window.py).
 
 # %% tags=["scratch"]
 from qkv.attention.variants.dilated_window import DilatedWindowAttention
@@ -43,10 +43,10 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins none of these tests.** What it wins is the table of costs, as a [sliding window](notebooks/variants/sliding_window.ipynb) does, and reach: with 5 keys per query, dilations of
-# 1 and 4 reach 20 positions back in two layers. It copies 80 % of the symbols with seed 0, a sliding window of the same size 68 %.
+# **It wins none of these tests.** It wins in the table of costs, as a [sliding window](notebooks/variants/sliding_window.ipynb) does, and in reach: with 5 keys per query, dilations of
+# 1 and 4 reach 20 positions back in two layers. With seed 0, it copies 80 % of the symbols, and a sliding window of the same size 68 %.
 #
-# **It loses recall**, by more than 50 points: the second layer sees one position in four, so most keys can be found only through another token that has seen them.
+# **It loses recall**, by more than 50 points: the second layer attends to one position in four, so most keys can be found only through another token that has attended to them.
 
 # %% tags=["verdict"]
 assert max(gain.values()) < 0.05

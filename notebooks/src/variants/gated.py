@@ -1,11 +1,11 @@
 # %% [markdown] tags=["intro"]
 # # Gated attention
 #
-# **What changes: after the mix.** The query's token decides how much of each coordinate of each head passes:
+# **What changes: after the mix.** The query's token determines how much of each coordinate of each head passes through:
 #
 # $$Y' = Y \odot \sigma(X W_\theta)$$
 #
-# A head can be silent without a sink, and between values and output there is now something that is not linear. Qiu et al. 2025, equation 5. In the
+# A head can be silent without a sink, and there is now a nonlinearity between values and output. Qiu et al. 2025, equation 5. In the
 # library: [`gated.py`](src/qkv/attention/variants/gated.py).
 
 # %% tags=["scratch"]
@@ -41,7 +41,7 @@ def make(d_model, n_heads, layer):
 # %% [markdown] tags=["verdict"]
 # **It wins none of these tests.** The paper's gains are in models of billions of parameters: a lower loss, steadier training, and no attention sinks.
 #
-# **It loses copying**, by 8 and 21 points with the two seeds. (Its gates begin half open; whether that is the cause is not tested here.) On recall it is nearly level. With 1,800 steps and longer texts, it
+# **It loses copying**, by 8 and 21 points with the two seeds. (Its gates start half open; whether that is the cause is not tested here.) In recall, it is nearly level. With 1,800 steps and longer texts, it
 # [copies as well](docs/variants.md#learning) as multi-head attention.
 
 # %% tags=["verdict"]

@@ -1,8 +1,8 @@
 # %% [markdown] tags=["intro"]
 # # The gated delta rule
 #
-# **What changes: the softmax, and the cache.** A memory $S$ per head is decayed by $\alpha_t$, and then corrected so that it returns
-# $v_t$ for $k_t$, by the fraction $\beta_t$:
+# **What changes: the softmax, and the cache.** Each head has a memory $S$. A token first decays it by $\alpha_t$, and then moves what it
+# returns for $k_t$ toward $v_t$, by the fraction $\beta_t$:
 #
 # $$S_t = \alpha_t S_{t-1} \left(I - \beta_t k_t k_t^\top\right) + \beta_t v_t k_t^\top \qquad z_t = S_t q_t$$
 #
@@ -33,8 +33,8 @@ assert_equal(
 )
 
 # %% [markdown] tags=["limit"]
-# No setting equals a softmax. Its limits: without decay, and with keys at right angles, there is nothing to correct, and it is linear attention without
-# a denominator; with $\beta = 1$ it then returns each stored value exactly, as attention does when its scores are sharp.
+# No setting equals a softmax. Its limits are as follows: without decay, and with orthogonal keys, there is nothing to correct, and the rule is linear attention without
+# a denominator. With $\beta = 1$, it then returns each stored value exactly, as attention does when its scores are sharp.
 
 # %% tags=["limit"]
 orthogonal = torch.eye(8).double().expand(2, 3, 8, 8)
@@ -53,9 +53,9 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins recall at twice the length**, by more than 10 points: a new value replaces the old one, however many were stored, where a softmax has to tell the last from all earlier ones by position.
+# **It wins recall at twice the length**, by more than 10 points: a new value replaces the old one, however many were stored, whereas a softmax must distinguish the last value from all earlier ones by position.
 #
-# **It loses copying**, by more than 20 points: it has no positions, and no way to point at "the third symbol". The layer of the paper adds short convolutions, and hybrids add layers of attention.
+# **It loses copying**, by more than 20 points: it has no positions, and no way to point at "the third symbol". The layer in the paper adds short convolutions, and hybrid models add attention layers.
 
 # %% tags=["verdict"]
 assert gain["recall, twice the length"] > 0.1

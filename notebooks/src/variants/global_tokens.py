@@ -1,7 +1,7 @@
 # %% [markdown] tags=["intro"]
 # # Global tokens
 #
-# **What changes: the mask.** The first $g$ tokens are seen by all queries and, where the mask is not causal, see all keys. The others see a window:
+# **What changes: the mask.** All queries attend to the first $g$ tokens, which attend to all keys if the mask is not causal. The other tokens attend to a window:
 #
 # $$N(i) = \lbrace j : \lvert i - j \rvert \le w \quad \mathrm{or} \quad j \lt g \quad \mathrm{or} \quad i \lt g \rbrace$$
 #
@@ -47,10 +47,10 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins none of these tests.** What it wins is the table of costs.
+# **It wins none of these tests.** It only wins in the table of costs.
 #
-# **It loses all four**: copying by more than 30 points, and recall by more than 40. A causal stack gets little from global tokens: they come first, so they have seen nothing that they could pass on.
-# They serve in encoders, where a class token or a question reads the whole text.
+# **It loses all four**: copying by more than 30 points, and recall by more than 40. A causal stack gains little from global tokens: they come first, so they have no information to pass on.
+# They are useful in encoders, where a class token or a question attends to the whole text.
 
 # %% tags=["verdict"]
 assert max(gain.values()) < -0.1

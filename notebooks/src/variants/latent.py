@@ -1,8 +1,8 @@
 # %% [markdown] tags=["intro"]
 # # Latent attention
 #
-# **What changes: keys, values and the cache.** Both are computed from one narrow vector $c_j$ per token, which alone is stored, with a small
-# rotary key $k^R_j$ that all heads share:
+# **What changes: keys, values and the cache.** Keys and values are computed from one narrow vector $c_j$ per token. Only this vector is stored, with a
+# small rotary key $k^R_j$ that all heads share:
 #
 # $$c_j = W^{DKV} x_j \qquad k_j = W^{UK} c_j \qquad v_j = W^{UV} c_j \qquad
 # s_{ij} = \frac{q_i \cdot k_j + q^R_i \cdot k^R_j}{\sqrt{d_k + R}}$$
@@ -59,9 +59,9 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins none of these tests with both seeds.** What it wins is the cache: here 16 + 8 numbers per token instead of 64.
+# **It wins none of these tests with both seeds.** It wins in the size of the cache: here 16 + 8 numbers per token instead of 64.
 #
-# **It loses copying at twice the length**, by 12 and 8 points with the two seeds: keys and values of all heads must be made from 16 numbers. On what it was trained for it is nearly level.
+# **It loses copying at twice the length**, by 12 and 8 points with the two seeds: the keys and values of all heads must be computed from 16 numbers. At the lengths used in training, it is nearly level.
 
 # %% tags=["verdict"]
 assert gain["copying, twice the length"] < 0

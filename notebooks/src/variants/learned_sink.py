@@ -1,11 +1,11 @@
 # %% [markdown] tags=["intro"]
 # # A learned sink
 #
-# **What changes: the softmax.** One more logit $b$ per head takes weight and has no value, so that a head can attend to almost nothing:
+# **What changes: the softmax.** One more logit $b$ per head takes weight but has no value, so that a head can attend to almost nothing:
 #
 # $$a_{ij} = \frac{\exp s_{ij}}{\exp b + \sum_m \exp s_{im}}$$
 #
-# Without it, trained models use their first tokens for the weight that they do not need (Xiao et al. 2023). OpenAI 2025, gpt-oss. In the
+# Without it, trained models put the weight that they do not need on the first tokens (Xiao et al. 2023). OpenAI 2025, gpt-oss. In the
 # library: [`sink.py`](src/qkv/attention/variants/sink.py).
 
 # %% tags=["scratch"]
@@ -43,7 +43,7 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins and loses nothing at this size**: no difference was larger than 8 points, and none beyond the spread of the seeds. A sink pays where heads have nothing to look for, in deep models and long texts, and where a window hides the first tokens.
+# **It wins and loses nothing at this size**: no difference was larger than 8 points, and none beyond the spread of the seeds. A sink helps where heads have nothing to look for, in deep models and long texts, and where a window hides the first tokens.
 
 # %% tags=["verdict"]
 assert max(abs(gain["copying"]), abs(gain["recall"])) < 0.1

@@ -31,8 +31,8 @@ assert_equal(
 )
 
 # %% [markdown] tags=["limit"]
-# No setting makes it a softmax: its weights are products of features, and never as sharp. It is standard attention in one case only: where all
-# keys are equal, both are the mean of the values. Otherwise its limit is itself in another order, as a matrix of weights.
+# No setting makes it a softmax: its weights are products of features, and never as sharp. It equals standard attention in one case only: if all
+# keys are equal, both compute the mean of the values. The other check compares it with the same computation in a different order, with a matrix of weights.
 
 # %% tags=["limit"]
 same = keys[:, :, :1].expand_as(keys)
@@ -51,9 +51,9 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins none of these tests beyond the spread of the seeds.** What it wins is the cost: time linear in the length, and a state of constant size.
+# **It wins none of these tests beyond the spread of the seeds.** It wins in cost: its time is linear in the length, and its state has constant size.
 #
-# **It loses copying**, by more than 10 points: to pick one symbol out of eight needs sharp weights, and products of features are flat.
+# **It loses copying**, by more than 10 points: picking one symbol out of eight needs sharp weights, and products of features are flat.
 
 # %% tags=["verdict"]
 assert gain["copying"] < -0.1

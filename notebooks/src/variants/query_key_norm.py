@@ -48,10 +48,10 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins recall at twice the length**, by 11 and 8 points with the two seeds. The two runs of multi-head attention differ by more, 15 points, so two seeds are a hint and no proof.
-# On the other tests it is level or better.
+# **It wins recall at twice the length**, by 11 and 8 points with the two seeds. The two runs of multi-head attention differ by more, 15 points, so two seeds are a hint but no proof.
+# In the other tests, it is level or better.
 #
-# **It loses nothing** here but the time of two norms.
+# **It loses nothing** here, except the time for two norms.
 
 # %% tags=["verdict"]
 assert gain["recall, twice the length"] > 0.03

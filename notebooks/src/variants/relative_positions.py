@@ -42,9 +42,9 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins copying at twice the length**, by more than 10 points: the distance to the symbol that comes next is a vector that was learned, wherever it occurs; sinusoids must be combined anew for positions never seen.
+# **It wins copying at twice the length**, by more than 10 points: the distance to the next symbol is a learned vector, wherever it occurs, whereas sinusoids must be combined in new ways at positions that did not occur in training.
 #
-# **It loses time**: weights are stored, and a vector for each distance is gathered. On the tasks it loses nothing.
+# **It loses time**: the weights are stored, and a vector is gathered for each distance. In the tasks, it loses nothing.
 
 # %% tags=["verdict"]
 assert gain["copying, twice the length"] > 0.1

@@ -22,8 +22,8 @@ module = SigmoidAttention(24, 3, causal=True).double()
 assert_equal(by_sigmoids(queries, keys, values), module.attend(queries, keys, values, None))
 
 # %% [markdown] tags=["limit"]
-# No setting equals a softmax over several keys. Its limits: for scores of 0, the mean that a softmax computes, times $n/(n + 1)$; and the first query, which has
-# one key, has the weight of a softmax that competes with a sink of 0.
+# No setting equals a softmax over several keys. Its limits are as follows: if all scores are 0, the output is the mean that a softmax computes, times $n/(n + 1)$. The first query, which has
+# one key, has the same weight as in a softmax with a sink of 0.
 
 # %% tags=["limit"]
 from qkv.attention.variants.sink import sink_softmax
@@ -44,9 +44,9 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins none of these tests.** The paper's gain is speed: a kernel of its own needs no maximum and no sum per row. The library has no such kernel, and loses time and memory.
+# **It wins none of these tests.** The paper's gain is speed: its kernel needs no maximum and no sum per row. The library has no such kernel, so it loses time and memory.
 #
-# **It loses recall at twice the length**, by 17 and 11 points with the two seeds (the two runs of multi-head attention differ by 15), and nothing else by more than 5 with both. The weights of
+# **It loses recall at twice the length**, by 17 and 11 points with the two seeds (the two runs of multi-head attention differ by 15), and nothing else by more than 5 points with both seeds. The weights of
 # a softmax always sum to 1; here, a model has to learn their sum.
 
 # %% tags=["verdict"]

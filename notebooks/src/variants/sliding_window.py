@@ -1,12 +1,12 @@
 # %% [markdown] tags=["intro"]
 # # Sliding window
 #
-# **What changes: the mask.** A query sees the last $w$ keys before its own, and no others:
+# **What changes: the mask.** A query attends to its own key and the $w$ keys before it, and to no others:
 #
 # $$z_i = \sum_{j = i - w}^{i} a_{ij} v_j$$
 #
 # The weights $a_{ij}$ are a softmax over the window alone. Time falls from $O(n^2 d)$ to $O(n w d)$; a stack of $l$ layers reaches back
-# $l w$ positions. Longformer (Beltagy et al. 2020) looks to both sides; Mistral 7B (Jiang et al. 2023) is causal. In the library:
+# $l w$ positions. Longformer (Beltagy et al. 2020) attends to both sides; Mistral 7B (Jiang et al. 2023) is causal. In the library:
 # [`sliding_window.py`](src/qkv/attention/variants/sliding_window.py).
 
 # %% tags=["scratch"]
@@ -39,10 +39,10 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins none of these tests.** What it wins is the table of costs: at 2,048 tokens it is faster, and the more so the longer the text.
+# **It wins none of these tests.** It wins in the table of costs: at 2,048 tokens it is faster, and its advantage grows with the length of the text.
 #
-# **It loses all four**, as it must: two layers with a window of 4 reach 8 positions back, and the symbol to copy is up to 8 positions back, but the values under a key up to 15. Windows serve
-# where what matters is near, or where some layers see everything.
+# **It loses all four**, as expected: two layers with a window of 4 reach 8 positions back. The symbol to copy is up to 8 positions back, but the value stored under a key is up to 15 back. Windows are useful
+# where the relevant tokens are near, or where some layers attend to everything.
 
 # %% tags=["verdict"]
 assert max(gain.values()) < 0.05

@@ -5,7 +5,7 @@
 #
 # $$a_{i \cdot} = \mathrm{softmax}\left(c \tanh \frac{s_{i \cdot}}{c}\right)$$
 #
-# No weight is then more than $e^{2c}$ times another, and large scores, whose gradient vanishes, no longer grow. Gemma Team 2024, "Gemma 2", with $c = 50$. In the
+# Then no weight is more than $e^{2c}$ times another, and large scores stop growing, because their gradient vanishes. Gemma Team 2024, "Gemma 2", with $c = 50$. In the
 # library: [`softcap.py`](src/qkv/attention/variants/softcap.py).
 
 # %% tags=["scratch"]
@@ -37,10 +37,10 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins and loses nothing at this size**: no difference was larger than 5 points with either seed. A cap of 50 hardly changes small scores: 10 becomes 9.87. It is a guard against
-# scores that grow without bound in long training.
+# **It wins and loses nothing at this size**: no difference was larger than 5 points with either seed. A cap of 50 hardly changes small scores: 10 becomes 9.87. It protects against
+# scores that grow without bound in long training runs.
 #
-# **It loses time and memory**: the library computes and stores all weights, where the fused kernel of standard attention stores none.
+# **It loses time and memory**: the library computes and stores all weights, whereas the fused kernel of standard attention stores none.
 
 # %% tags=["verdict"]
 assert max(map(abs, gain.values())) < 0.1

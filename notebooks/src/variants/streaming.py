@@ -1,11 +1,11 @@
 # %% [markdown] tags=["intro"]
 # # Streaming
 #
-# **What changes: the mask, and the cache.** A query sees the first $s$ tokens (the sinks) and the last $w$:
+# **What changes: the mask, and the cache.** A query attends to the first $s$ tokens (the sinks), its own token, and the last $w$ tokens before it:
 #
 # $$N(i) = \lbrace j \le i : j \lt s \quad \mathrm{or} \quad i - j \le w \rbrace$$
 #
-# What lies between is discarded, so decoding takes constant time and memory per token, for any length. Xiao et al. 2023, section 3.2. In
+# The tokens in between are discarded, so decoding takes constant time and memory per token, for any length. Xiao et al. 2023, section 3.2. In
 # the library: [`streaming.py`](src/qkv/attention/variants/streaming.py) and
 # [`streaming_cache.py`](src/qkv/attention/variants/streaming_cache.py).
 
@@ -46,9 +46,9 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins none of these tests.** What it wins is time per token and memory that do not grow: it decodes without end.
+# **It wins none of these tests.** It wins in cost: time per token and memory do not grow, so it can decode without end.
 #
-# **It loses recall**, by more than 30 points, and copying, by more than 10: what is neither among the first two nor among the last five tokens is gone. Streaming keeps a model fluent; it does not lengthen its memory.
+# **It loses recall**, by more than 30 points, and copying, by more than 10: tokens that are neither among the first two nor among the last five are gone. Streaming keeps a model fluent, but it does not extend its memory.
 
 # %% tags=["verdict"]
 assert max(gain.values()) < 0.05

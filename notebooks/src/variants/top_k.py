@@ -6,7 +6,7 @@
 # $$I_{ts} = \sum_{j=1}^{J} w_{tj} \mathrm{ReLU}\left(q^I_{tj} \cdot k^I_s\right) \qquad
 # N(t) = \lbrace s \le t : I_{ts} \in \mathrm{Top}k(I_{t,:}) \rbrace$$
 #
-# Selecting has no gradient, so the indexer has a loss of its own: the divergence of $\mathrm{softmax}(I)$ from the weights of attention. DeepSeek-AI 2025,
+# Selecting keys has no gradient, so the indexer has its own loss: the divergence of $\mathrm{softmax}(I)$ from the attention weights. DeepSeek-AI 2025,
 # "DeepSeek-V3.2-Exp". In the library: [`top_k.py`](src/qkv/attention/variants/top_k.py).
 
 # %% tags=["scratch"]
@@ -49,10 +49,10 @@ def make(d_model, n_heads, layer):
 
 
 # %% [markdown] tags=["verdict"]
-# **It wins none of these tests**, and here it does not win time either: the library computes all scores and masks them; a kernel gathers $k$ keys instead.
+# **It wins none of these tests**, and here it does not save time either: the library computes all scores and masks them, whereas a kernel gathers only $k$ keys.
 #
-# **It loses all four**, by more than 10 points each: `learn` has only the loss of the task, which has no gradient for the indexer, so each query sees 4 keys that nobody chose. DeepSeek-V3.2
-# first trains the indexer on all keys, beside a model that can already attend, and then chooses 2,048. Without `alignment_loss`, top-k is a mask at random.
+# **It loses all four**, by more than 10 points each: `learn` uses only the loss of the task, which has no gradient for the indexer, so each query attends to 4 keys that an untrained indexer selects. DeepSeek-V3.2
+# first trains the indexer on all keys, with a model that can already attend, and then selects 2,048 keys. Without `alignment_loss`, top-k is a random mask.
 
 # %% tags=["verdict"]
 assert max(gain.values()) < -0.1

@@ -168,7 +168,7 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _first(theirs: Outcome, expected: Outcome, close: float | None) -> str:
-    """Say how an outcome differs, without a full stop."""
+    """Say how an outcome differs, without a final period."""
     if theirs.error:
         return f"your function raises {sentence(theirs)}"
     return difference(theirs.value, expected.value, close) or "the result differs"
