@@ -2653,9 +2653,10 @@ show_source(beam_search)
 # %%
 HARD = "The old man told us a story that nobody believed."
 GOOD_HARD = [
-    f"Der alte Mann {verb} uns eine Geschichte{end}, die {nobody} glaubte."
+    f"Der alte Mann {verb} uns eine Geschichte{end}, die {nobody} {believed}."
     for verb, end in (("erzählte", ""), ("hat", " erzählt"))
     for nobody in ("niemand", "keiner")
+    for believed in ("glaubte", "geglaubt hat")
 ]
 reader, writer = to_german.tokenizer, to_german.target
 hard_ids = torch.tensor([reader.add_special_tokens(reader.encode(HARD)).ids])
@@ -2872,12 +2873,12 @@ assert abs(100 * by_hand[0] - by_library.rouge1.f1) < 1e-6
 # %%
 PASSAGE = (
     "The lighthouse of Hook was built by monks in the twelfth century to guide ships into the "
-    "harbour of Waterford. It has been automatic since 1996, when its last keeper left."
+    "harbor of Waterford. It has been automatic since 1996, when its last keeper left."
 )
 QUESTIONS = {  # and the answers that are right
     "Who built the lighthouse?": ["monks", "by monks"],
     "When did the last keeper leave?": ["1996", "in 1996", "since 1996"],
-    "What was it built for?": ["to guide ships", "to guide ships into the harbour of Waterford"],
+    "What was it built for?": ["to guide ships", "to guide ships into the harbor of Waterford"],
     "How tall is the lighthouse?": [""],
 }
 ask = qkv.task("answer", "answerer-small")
@@ -2926,11 +2927,11 @@ live = partial(qkv.explore, ask, question, context=PASSAGE)
 show_weights("6_answer", maps, 2, size=(13, 6), rotation=70, live=live)
 stops = [i for i, piece in enumerate(pieces) if piece == "."]
 times = to_passage[:, stops].mean() / to_passage.mean()
-print(f"a full stop gets {times:.1f} times the attention of the average token of the passage")
+print(f"a period gets {times:.1f} times the attention of the average token of the passage")
 assert times > 1
 
 # %% [markdown]
-# The upper map shows where an answer is; the lower one does not show why. Full stops, which answer
+# The upper map shows where an answer is; the lower one does not show why. Periods, which answer
 # nothing, get more than their share. Heads of BERT send much of their attention to separators and
 # punctuation (Clark et al. 2019): weights must sum to 1, and a head with nothing to look for puts
 # its weight where it does no harm. Xiao et al. (2023) call such tokens **attention sinks**; section
