@@ -2533,8 +2533,8 @@ assert attends[:-1].max() < 2 * attends[:-1].min()
 # *45 minutes to read, 2 to run.*
 #
 # Here are six tasks: translation, summarization, question answering, sentiment analysis, text
-# generation and images. You can read it last: sections 7 to 9 do not need it. Every task has the
-# same five parts: a tokenizer, one of the models above, a decoding rule, data, and a metric.
+# generation and images. Sections 7 to 9 do not need this one, so you can read it last. Every task
+# has the same five parts: a tokenizer, one of the models above, a decoding rule, data, and a metric.
 #
 # | task | input | model | decoding rule | score |
 # |---|---|---|---|---|
