@@ -18,6 +18,7 @@ from qkv.inference.optimize import fastest, optimize
 from qkv.inference.packed import pack
 from qkv.inference.products import (
     FINE,
+    FloatMatrix,
     Int8Matrix,
     fast_bfloat16,
     fast_int8,
@@ -203,16 +204,18 @@ def test_the_largest_integers_do_not_saturate():
     torch.testing.assert_close(y, torch.full((17, 3), 127.0 * 4096))
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 @pytest.mark.parametrize("shape", [(29, 67), (3, 11, 67)])
 @pytest.mark.parametrize("biased", [True, False])
 def test_many_rows_laid_out_in_float32(shape, biased, monkeypatch):
-    monkeypatch.setattr("qkv.inference.modules.fast_float32", torch.backends.mkldnn.is_available)
+    monkeypatch.setattr("qkv.inference.modules.fast_float32", lambda: True)
     layer = PackedLinear(pack(torch.randn(37, 67), "float32"), torch.randn(37) if biased else None)
     x = torch.randn(*shape)
     bias = layer.bias.double() if biased else None
     reference = F.linear(x.double(), layer.weight.double(), bias)
     size = F.linear(x.double().abs(), layer.weight.double().abs())
     assert ((layer(x) - reference).abs() <= 8 * torch.finfo(torch.float32).eps * (size + 3)).all()
+    assert isinstance(layer._laid_out, FloatMatrix)
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 

@@ -1,4 +1,4 @@
-// softmax(q K^T / sqrt(d)) V of all heads. Included by kernel.cpp.
+// Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1), head by head. Included by kernel.cpp.
 
 #pragma once
 
@@ -13,8 +13,8 @@ struct Memory {  // keys and values (batch, groups, length, width), and the mask
   Index sharing;  // rows of queries that attend to each memory
 };
 
-// The largest number, NaN if one is positive NaN. Integers with these bits are ordered as the floats are, and the compiler
-// makes vectors of integers' maxima alone.
+// The largest number. It compares the bits as integers, in the order of the floats, because the compiler vectorizes only
+// integer maxima.
 static float maximum(const float* x, Index n) {
   const auto ordered = [](int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); };
   int32_t most = std::numeric_limits<int32_t>::min();
@@ -29,7 +29,7 @@ static float maximum(const float* x, Index n) {
   return y;
 }
 
-// The weights of n scores, -infinity for what is not seen; false if that is everything.
+// Replace n scores by their softmax; -infinity marks a masked key. Returns false if all keys are masked.
 static bool softmax(float* scores, Index n) {
   const float most = maximum(scores, n);
   float total = 0;
@@ -39,7 +39,7 @@ static bool softmax(float* scores, Index n) {
   return true;
 }
 
-// U vectors of features of the weighted sum of n values.
+// U vectors of the weighted sum of n values.
 template <Index U>
 static void add_some(const float* weights, const float* values, Index stride, Index n, float* y) {
   Floats sums[U] = {};
@@ -57,27 +57,27 @@ static void add_values(const float* weights, const float* values, Index stride, 
   }
 }
 
-// One query and head; a query that sees nothing gets zeros.
+// One query of one head. A query whose keys are all masked gets zeros.
 static void attend(const float* q, const float* keys, const float* values, const bool* mask, Index stride, Index n,
                    Index d, float* scores, float* y) {
   const float scale = 1 / std::sqrt(float(d));
   for (Index t = 0; t < n; ++t) {
-    for (Index i = 0; i < d; i += 64 / Index(sizeof(float))) prefetch(values + t * stride + i);  // they are next
+    for (Index i = 0; i < d; i += 64 / Index(sizeof(float))) prefetch(values + t * stride + i);  // used next
     scores[t] = !mask || mask[t] ? scale * dot(q, keys + t * stride, d) : -INFINITE;
   }
   const bool any = softmax(scores, n);
   add_values(scores, values, stride, any ? n : 0, d, y);
 }
 
-// The same for many queries of one head that see the same keys. Keys are turned once, so that a vector has one feature of
-// L keys, and no sum runs along a vector.
-struct Turned {
+// The same for several queries of one head that see the same keys. The keys are transposed once, so that a vector holds one
+// feature of L keys and the dot products need no sums within a vector.
+struct Transposed {
   Index n, padded, d;
   std::vector<float> keys, allowed, scores;  // (d, padded), (padded,): 0 or -infinity, (padded,)
 
-  Turned(Index n, Index d) : n(n), padded((n + L - 1) / L * L), d(d), keys(d * padded), allowed(padded, -INFINITE), scores(padded) {}
+  Transposed(Index n, Index d) : n(n), padded((n + L - 1) / L * L), d(d), keys(d * padded), allowed(padded, -INFINITE), scores(padded) {}
 
-  void turn(const float* from, Index stride, const bool* mask) {
+  void load_keys(const float* from, Index stride, const bool* mask) {
     const float scale = 1 / std::sqrt(float(d));
     for (Index t = 0; t < n; ++t) {
       const bool seen = !mask || mask[t];
@@ -107,12 +107,12 @@ struct Attention {
     const auto mask = [&](Index b) { return memory.mask ? memory.mask + b * length : nullptr; };
     if (n >= 4 && !causal && memory.sharing == 1)
       return torch::stable::parallel_for(0, batch * n_heads, std::max<Index>(1, (1 << 14) / (work * n)), [&](Index from, Index to) {
-        Turned turned(length, d);
+        Transposed transposed(length, d);
         for (Index i = from; i < to; ++i) {
           const Index b = i / n_heads, h = i % n_heads, at = place(b, h);
-          turned.turn(memory.keys + at, memory.stride, mask(b));
+          transposed.load_keys(memory.keys + at, memory.stride, mask(b));
           for (Index r = b * n; r < (b + 1) * n; ++r)
-            turned.attend(queries + r * width + h * d, memory.values + at, memory.stride, y + (r * n_heads + h) * d);
+            transposed.attend(queries + r * width + h * d, memory.values + at, memory.stride, y + (r * n_heads + h) * d);
         }
       });
     torch::stable::parallel_for(0, batch * n * n_heads, std::max<Index>(1, (1 << 14) / work), [&](Index from, Index to) {

@@ -151,7 +151,7 @@ static void expand_rows(const W& w, Index n, float* y) {
   });
 }
 
-// Integers as float32 (N, K).
+// Integer weights as float32 (N, K).
 static Tensor expand(Tensor weight, Tensor scales) {
   const Linear f = linear_of(weight, scales, torch::stable::new_empty(weight, {0}));
   Tensor y = torch::stable::new_empty(weight, {f.n, f.k}, torch::headeronly::ScalarType::Float);
@@ -219,7 +219,7 @@ static Tensor round_rows(Tensor x, Tensor columns, Tensor integers, Tensor rest,
   return steps;
 }
 
-// How many rows have in each column a number more than `outlier` times their root mean square: float32 (k,).
+// For each column, the number of rows in which it exceeds `outlier` times the row's root mean square: float32 (k,).
 static Tensor count_large(Tensor x, double outlier) {
   const float infinity = std::numeric_limits<float>::infinity();
   const Index k = x.size(1), rows = x.size(0);
@@ -244,7 +244,8 @@ static Tensor count_large(Tensor x, double outlier) {
   return counts;
 }
 
-// y: products of integers. Each row times its step, plus the bias, plus the columns of x that were left out times W's.
+// y (rows, n), products of integers: multiply each row by its step, and add the bias and the products of the columns of x
+// that were left out.
 static void finish_rows(Tensor y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales) {
   const Index n = y.size(1), k = x.size(1), rows = y.size(0), n_columns = columns.numel();
   const Index* column = data<Index>(columns);

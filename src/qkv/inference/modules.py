@@ -23,11 +23,11 @@ from qkv.inference.products import (
 )
 
 NOTHING = torch.empty(0)
-# Up to so many rows the kernel is faster; beyond, computing takes longer than reading the weights,
-# and integers in groups are worth expanding.
+# The kernel is faster for at most this many rows. For more, computing takes longer than reading the
+# weights, so another product pays; for integers in groups, expanding the weights does.
 MOST_ROWS = 16
 MOST_ROWS_IN_GROUPS = 64
-MOST_QUERIES = 48  # of the kernel's attention, where all see the same keys
+MOST_QUERIES = 48  # the kernel's attention is faster for at most this many queries
 
 
 class _Frozen(nn.Module):
@@ -105,7 +105,7 @@ class PackedLinear(_Frozen):
         return F.linear(x, self.weight, bias)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what oneDNN laid out, which can be neither copied nor written."""
+        """Leave out the weights laid out for oneDNN, which cannot be copied or pickled."""
         return self.__dict__ | {"_laid_out": None}
 
     def _exactly(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:

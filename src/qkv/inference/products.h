@@ -185,7 +185,7 @@ struct Groups4 {  // Q4_1 of GGUF: four bits times a scale, plus a minimum
 enum Kind : Index { FLOAT32, BFLOAT16, INT8, GROUPS8, GROUPS4 };
 enum Activation : Index { NONE, RELU, GELU, GELU_TANH, SILU };
 
-// e^x without a branch, so that loops of it become vectors: 2^n times a series in |r| <= log(2) / 2.
+// e^x without a branch, so that the compiler vectorizes loops of it: 2^n times a series in |r| <= log(2) / 2.
 static float exponential(float x) {
   x = x < -87.f ? -87.f : x > 88.f ? 88.f : x;  // NaN stays
   const float n = std::nearbyint(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -221,7 +221,7 @@ struct InFloats {
     float groups[T][2 * MOST_GROUPS];
     for (Index t = 0; t < T; ++t) w.prepare(at[t], groups[t]);
     const float* rows = x + first * w.k;
-    constexpr Index SUMS = R * T <= 4 ? LANES : 1;  // of each product: one waits for the one before it
+    constexpr Index SUMS = R * T <= 4 ? LANES : 1;  // per product, since each addition waits for the one before it
     Floats total[R][T][SUMS] = {};
     Index i = 0;
     for (; i + GROUP <= w.k; i += GROUP)

@@ -39,8 +39,8 @@ class Int8Matrix:
     ) -> tuple[Float32[Tensor, "rows N"], Int[Tensor, " extreme"]]:
         """Multiply rows rounded to 8 bits, and columns with outliers in float32.
 
-        A row that still has one is multiplied twice: what rounding leaves is rounded, too. Those
-        that even 15 bits do not hold are returned by number, and have no result.
+        A row that still has an outlier is multiplied twice: its rounding error is rounded, too.
+        Rows that need more than these 15 bits are not computed; their indices are returned.
         """
         columns = large_columns(x)
         integers, steps = round_rows(x, columns)
@@ -83,7 +83,7 @@ class FloatMatrix:
     def __call__(
         self, x: Float32[Tensor, "*any K"], bias: Float32[Tensor, " N"] | None
     ) -> Float32[Tensor, "*any N"]:
-        """Multiply; bfloat16 rounds x, too."""
+        """Multiply x by the transposed matrix; for bfloat16, x is rounded as well."""
         rounds = self.dtype != torch.float32
         options = (None if rounds else bias, "none", [], "")
         y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.laid_out, *options).float()
@@ -91,7 +91,7 @@ class FloatMatrix:
 
 
 def large_columns(x: Float32[Tensor, "rows K"]) -> Int[Tensor, " columns"]:
-    """Return the columns that have the outliers of most rows.
+    """Return the columns with outliers: those of most rows, at most one in COLUMNS.
 
     Language models have a few features that are large for many tokens; the rest rounds well without
     them (Dettmers et al. 2022, LLM.int8()).
