@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
 from typing import Any
@@ -128,6 +128,11 @@ class Copying:
             if count >= RARE and (same[word] < SAME * count or count >= FREQUENT)
         }
         return cls(source, target, frozenset(known))
+
+    def extended(self, pairs: Sequence[tuple[str, str]]) -> "Copying":
+        """Return the rule with the known words of more training pairs."""
+        known = Copying.learn(pairs, self.source, self.target).known
+        return replace(self, known=self.known | known)
 
     def mask(self, text: str) -> Masked:
         """Replace what is to be copied by stand-ins, numbered in order."""

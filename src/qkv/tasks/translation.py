@@ -295,7 +295,8 @@ class TranslationRecipe(PairRecipe[Translator]):
         model: kind and sizes of a model without a base.
         vocab_size: number of subwords of a model without a base, for both languages together.
         lowercase: lowercase all texts of a model without a base.
-        copying: replace names and numbers by stand-ins, which are copied (`Copying`).
+        copying: replace names and numbers by stand-ins, which are copied (`Copying`). A base that
+            does so already goes on doing so.
         both_ways: learn the opposite direction, too, as a start for either (Ding et al. 2021,
             https://arxiv.org/abs/2109.07780).
     """
@@ -315,7 +316,6 @@ class TranslationRecipe(PairRecipe[Translator]):
 
     def build(self, splits: Splits[TextPair]) -> Translator:
         """Train a tokenizer and build a new model, or load the base."""
-        copying = self._copying(splits.train) if self.copying else None
         if self.base is not None:
             translator = Translator.load(self.base, beam=self.beam, max_length=self.max_length)
             if translator.limit is not None and self.max_length > translator.limit:
@@ -323,9 +323,12 @@ class TranslationRecipe(PairRecipe[Translator]):
                     f"max_length = {self.max_length}, but {self.base} reads at most "
                     f"{translator.limit} tokens; expected at most that many"
                 )
-            return replace(translator, copying=copying)
+            if translator.copying is not None:
+                return replace(translator, copying=translator.copying.extended(splits.train))
+            return replace(translator, copying=self._copying(splits.train))
+        copying = self._copying(splits.train)
         tokenizer = Tokenizer.train_bpe(
-            (text for pair in self._pairs(splits.train) for text in pair),
+            (text for pair in self._pairs(splits.train, copying) for text in pair),
             self.vocab_size,
             lowercase=self.lowercase,
         )
@@ -335,22 +338,22 @@ class TranslationRecipe(PairRecipe[Translator]):
             loaded, max_length=longest, limit=longest, beam=self.beam, copying=copying
         )
 
-    def _copying(self, pairs: Sequence[TextPair], *, back: bool = False) -> Copying:
+    def _copying(self, pairs: Sequence[TextPair]) -> Copying | None:
         """Learn what is copied; a named set has its languages as columns."""
         columns = [self.data.columns.get(role, role) for role in ("source", "target")]
-        return Copying.learn(pairs, *(reversed(columns) if back else columns))
+        return Copying.learn(pairs, *columns) if self.copying else None
 
-    def _pairs(self, pairs: Sequence[TextPair]) -> Sequence[TextPair]:
+    def _pairs(self, pairs: Sequence[TextPair], copying: Copying | None) -> Sequence[TextPair]:
         """Return the pairs to train on: with stand-ins, and in both directions."""
         back = [(target, source) for source, target in pairs] if self.both_ways else []
-        if self.copying:
-            pairs = self._copying(pairs).mask_pairs(pairs)
-            back = self._copying(back, back=True).mask_pairs(back) if back else []
+        if copying is not None:
+            pairs = copying.mask_pairs(pairs)
+            back = Copying.learn(back, copying.target, copying.source).mask_pairs(back)
         return [*pairs, *back]
 
     def batches(self, pipeline: Translator, splits: Splits[TextPair]) -> TrainingBatches:
         """Batch the pairs that are not too long."""
-        pairs = pipeline.encode(self._pairs(splits.train))
+        pairs = pipeline.encode(self._pairs(splits.train, pipeline.copying))
         # One more token for the start, or the end.
         kept = [pair for pair in pairs if max(map(len, pair)) < self.max_length]
         if not kept:

@@ -14,7 +14,7 @@ from qkv.errors import ConfigError
 from qkv.generation.answer import Answer
 from qkv.generation.ranking import Beam
 from qkv.tasks.sources import Part, choose, note_on, read_source
-from qkv.tasks.splits import DataConfig
+from qkv.tasks.splits import DataConfig, Splits
 from qkv.tasks.train import train
 from qkv.tasks.translation import TASK, TranslationRecipe, Translator
 from qkv.tasks.translator_sizes import TranslatorSizes
@@ -137,6 +137,20 @@ def test_the_files_of_a_translator_have_its_rule(folder, tmp_path):
     ).read_bytes()
 
 
+def test_a_base_that_copies_goes_on_copying_and_knows_more_words(folder, tmp_path):
+    more = [("the ferry leaves", "die Fähre fährt")] * 3
+    recipe = TranslationRecipe(
+        output=tmp_path / "made", base=str(folder), data=DataConfig(train=("x",)), max_length=19
+    )
+    old = Translator.load(folder).copying
+    new = recipe.build(Splits(train=more, validation=more)).copying
+    assert old is not None
+    assert new is not None
+    assert new.known - old.known == {"the", "ferry", "leaves"} - old.known
+    assert old.known < new.known
+    assert (new.source, new.target) == (old.source, old.target)
+
+
 def test_an_alignment_shows_the_words_themselves(folder):
     alignment = Translator.load(folder).align("call Oksana now")
     assert "Oksana" in "".join(alignment.source)
@@ -152,9 +166,9 @@ def test_both_ways_adds_the_opposite_direction():
     pairs = [("call Oksana now", "ruf Oksana jetzt"), ("the train", "der Zug")] * 3
     data = DataConfig(train=("x",), columns={"source": "en", "target": "de"})
     options = {"output": Path("x"), "data": data, "both_ways": True}
-    plain = TranslationRecipe(**options)._pairs(pairs)
+    plain = TranslationRecipe(**options)._pairs(pairs, None)
     assert plain == [*pairs, *((target, source) for source, target in pairs)]
-    masked = TranslationRecipe(**options, copying=True)._pairs(pairs)
+    masked = TranslationRecipe(**options)._pairs(pairs, Copying.learn(pairs, "en", "de"))
     assert len(masked) == 12
     assert all(("Oksana" in a + b) is False for a, b in masked)
     for source, target in (masked[0], masked[6]):
