@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from qkv.attention.heads import disable_heads
+from qkv.attention.multi_head import MultiHeadAttention
 from qkv.attention.record import record_attention
 from qkv.blocks.block import Block
 from qkv.blocks.config import BlockConfig
@@ -18,7 +19,7 @@ from qkv.generation.greedy import greedy
 from qkv.generation.ranking import Beam
 from qkv.inference.build import kernel
 from qkv.inference.decoder import FastStack, unit_turns
-from qkv.inference.modules import PackedEmbedding, PackedLinear
+from qkv.inference.modules import FastAttention, PackedEmbedding, PackedLinear
 from qkv.inference.optimize import optimize
 from qkv.inference.packed import PACKINGS
 from qkv.models.bart import Bart, BartConfig
@@ -270,10 +271,55 @@ def test_queries_keys_and_values_lie_together():
     assert pointers[1] - pointers[0] == 32 * 32
 
 
+def small_bert():
+    config = BertConfig(vocab_size=VOCAB, n_positions=16, n_layers=2, n_segments=2, **SIZES)
+    return randomized(Bert(config))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int4"])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_an_encoder_projects_queries_keys_and_values_together(batch, dtype, monkeypatch):
+    bert = small_bert()
+    fast, tokens = optimize(bert, dtype), torch.randint(VOCAB, (batch, 11))
+    mask = torch.rand(batch, 11) > 0.3
+    mask[:, 0] = True
+    for token_mask in (None, mask):
+        together = fast(tokens, token_mask=token_mask)
+        with monkeypatch.context() as patch:
+            patch.setattr(FastAttention, "forward", MultiHeadAttention.forward)
+            close(together, fast(tokens, token_mask=token_mask))
+
+
+def test_what_hooks_into_an_optimized_encoder_is_called():
+    fast, tokens, seen = optimize(small_bert()), torch.randint(VOCAB, (2, 11)), list[str]()
+    block = fast.stack.blocks[0]
+    parts = {
+        "query": block.self_attention.query,
+        "key": block.self_attention.key,
+        "up": block.feed_forward.up,
+    }
+    plain = fast(tokens)
+    for name, part in parts.items():
+        handle = part.register_forward_hook(lambda _m, _x, y, name=name: seen.append(name))
+        close(fast(tokens), plain)
+        handle.remove()
+    fast(tokens)
+    assert seen == list(parts)
+
+
+def test_a_hook_before_the_activation_sees_what_the_model_has_there():
+    bert = small_bert()
+    tokens, seen = torch.randint(VOCAB, (2, 11)), list[torch.Tensor]()
+    for model in (bert, optimize(bert)):
+        up = model.stack.blocks[1].feed_forward.up
+        up.register_forward_hook(lambda _m, _x, y: seen.append(y))
+        model(tokens)
+    close(*seen)
+    assert (seen[0] < -0.2).any()  # lower than a GELU gets
+
+
 def test_encoders_and_recurrent_models_are_packed():
-    bert = randomized(
-        Bert(BertConfig(vocab_size=VOCAB, n_positions=16, n_layers=2, n_segments=2, **SIZES))
-    )
+    bert = small_bert()
     tokens = torch.randint(VOCAB, (2, 7))
     close(optimize(bert)(tokens).double(), copy.deepcopy(bert).double()(tokens))
     rnn = RNNSeq2Seq(RNNConfig(**VOCABS, d_embedding=8, d_hidden=8)).eval()

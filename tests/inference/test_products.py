@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 from qkv.attention.core import attention
 from qkv.attention.multi_head import MultiHeadAttention
+from qkv.blocks.feed_forward import ACTIVATIONS
 from qkv.inference import build, products
 from qkv.inference.build import kernel
 from qkv.inference.modules import FastAttention, PackedLinear
 from qkv.inference.optimize import fastest, optimize
-from qkv.inference.packed import pack
+from qkv.inference.packed import PACKINGS, pack
 from qkv.inference.products import (
     FINE,
     FloatMatrix,
@@ -225,6 +226,36 @@ def test_many_rows_in_bfloat16():
     x = torch.randn(29, 67)
     size = F.linear(x.double().abs(), layer.weight.double().abs())
     assert ((layer(x) - exact(x, layer)).abs() <= 2**-7 * size).all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("rows", [1, 5, 29])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_product_with_its_activation(packing, rows, activation, either, monkeypatch):
+    monkeypatch.setattr("qkv.inference.modules.fast_float32", lambda: True)
+    monkeypatch.setattr("qkv.inference.modules.kernel", products.kernel)
+    layer = PackedLinear(pack(torch.randn(37, 67), packing), torch.randn(37))
+    x = torch.randn(rows, 67)
+    torch.testing.assert_close(layer(x, activation), ACTIVATIONS[activation](layer(x)))
+    weight = layer.weight.double()
+    gradient = torch.autograd.functional.jacobian(lambda x: layer(x, activation)[0, 0], x)
+    before = F.linear(x[0].double(), weight[0], layer.bias[0].double())
+    slope = torch.autograd.functional.jacobian(ACTIVATIONS[activation], before)
+    torch.testing.assert_close(gradient[0].double(), slope * weight[0], rtol=1e-4, atol=1e-5)
+
+
+@needs_kernel
+def test_gelu_of_the_kernel_is_that_of_float64():
+    layer = PackedLinear(pack(torch.ones(1, 1), "float32"))
+    x = torch.linspace(-14, 14, 10_007)
+    y = torch.stack([layer(one.view(1, 1), "gelu").view(()) for one in x.split(1)])
+    exact = F.gelu(x.double())
+    assert ((y - exact).abs() <= 4e-7 * (1 + x.relu()) * x.abs().clamp(max=1)).all()
+    tail = (x < 0) & (x > -6)
+    assert ((y - exact)[tail].abs() <= 1e-5 * exact[tail].abs()).all()
+    odd = torch.tensor([[torch.inf], [torch.nan]])
+    assert layer(odd, "gelu").flatten().tolist()[0] == torch.inf
+    assert layer(odd, "gelu")[1].isnan()
 
 
 @needs_kernel

@@ -250,7 +250,13 @@ def collate_pairs(pairs: Sequence[Pair], *, pad: int, start: int, stop: int) -> 
 
 
 def pair_batches(
-    pairs: Sequence[Pair], *, pad: int, start: int, stop: int, batching: Batching
+    pairs: Sequence[Pair],
+    *,
+    pad: int,
+    start: int,
+    stop: int,
+    batching: Batching,
+    vary: Callable[[Sequence[int], np.random.Generator], Sequence[int]] | None = None,
 ) -> Batches[PairBatch]:
     """Batch sources with their targets; `max_tokens` limits the larger of the two sides.
 
@@ -260,12 +266,17 @@ def pair_batches(
         start: id before each target.
         stop: id after each target.
         batching: see `bucketed_batches`, also for the errors.
+        vary: returns other ids of the same text, each time that it is in a batch; the batches may
+            then be larger than `max_tokens`.
     """
     # The decoder's side has one position more than the target has tokens.
     lengths = [(len(source), len(target) + 1) for source, target in pairs]
 
-    def make(rows: list[int], _: np.random.Generator) -> PairBatch:
-        return collate_pairs([pairs[row] for row in rows], pad=pad, start=start, stop=stop)
+    def make(rows: list[int], rng: np.random.Generator) -> PairBatch:
+        chosen = [pairs[row] for row in rows]
+        if vary is not None:
+            chosen = [(vary(source, rng), vary(target, rng)) for source, target in chosen]
+        return collate_pairs(chosen, pad=pad, start=start, stop=stop)
 
     return bucketed_batches(lengths, make, batching)
 

@@ -39,22 +39,30 @@ static bool softmax(float* scores, Index n) {
   return true;
 }
 
-// U vectors of the weighted sum of n values.
-template <Index U>
-static void add_some(const float* weights, const float* values, Index stride, Index n, float* y) {
-  Floats sums[U] = {};
+// U vectors of the weighted sums of n values, for R rows of weights.
+template <Index R, Index U>
+static void add_some(const float* weights, Index width, const float* values, Index stride, Index n, float* y, Index step) {
+  Floats sums[R][U] = {};
   for (Index t = 0; t < n; ++t)
-    for (Index u = 0; u < U; ++u) sums[u] += floats(values + t * stride + u * L) * weights[t];
-  std::memcpy(y, sums, sizeof sums);
+    for (Index u = 0; u < U; ++u) {
+      const Floats value = floats(values + t * stride + u * L);
+      for (Index r = 0; r < R; ++r) sums[r][u] += value * weights[r * width + t];
+    }
+  for (Index r = 0; r < R; ++r) std::memcpy(y + r * step, sums[r], sizeof sums[r]);
 }
-static void add_values(const float* weights, const float* values, Index stride, Index n, Index d, float* y) {
+// Weights (R, width), values (n, stride), y (R, step), of which d columns count.
+template <Index R>
+static void add_values(const float* weights, Index width, const float* values, Index stride, Index n, Index d, float* y, Index step) {
+  constexpr Index U = R == 1 ? 4 : 2;
   Index i = 0;
-  for (; i + 4 * L <= d; i += 4 * L) add_some<4>(weights, values + i, stride, n, y + i);
-  for (; i + L <= d; i += L) add_some<1>(weights, values + i, stride, n, y + i);
-  for (; i < d; ++i) {
-    y[i] = 0;
-    for (Index t = 0; t < n; ++t) y[i] += weights[t] * values[t * stride + i];
-  }
+  for (; i + U * L <= d; i += U * L) add_some<R, U>(weights, width, values + i, stride, n, y + i, step);
+  for (; i + L <= d; i += L) add_some<R, 1>(weights, width, values + i, stride, n, y + i, step);
+  for (; i < d; ++i)
+    for (Index r = 0; r < R; ++r) {
+      float total = 0;
+      for (Index t = 0; t < n; ++t) total += weights[r * width + t] * values[t * stride + i];
+      y[r * step + i] = total;
+    }
 }
 
 // One query of one head. A query whose keys are all masked gets zeros.
@@ -66,16 +74,18 @@ static void attend(const float* q, const float* keys, const float* values, const
     scores[t] = !mask || mask[t] ? scale * dot(q, keys + t * stride, d) : -INFINITE;
   }
   const bool any = softmax(scores, n);
-  add_values(scores, values, stride, any ? n : 0, d, y);
+  add_values<1>(scores, 0, values, stride, any ? n : 0, d, y, 0);
 }
 
 // The same for several queries of one head that see the same keys. The keys are transposed once, so that a vector holds one
-// feature of L keys and the dot products need no sums within a vector.
+// feature of L keys and the dot products need no sums within a vector. R queries share what is read.
 struct Transposed {
+  static constexpr Index MOST = 4;
   Index n, padded, d;
-  std::vector<float> keys, allowed, scores;  // (d, padded), (padded,): 0 or -infinity, (padded,)
+  std::vector<float> keys, allowed, scores;  // (d, padded), (padded,): 0 or -infinity, (MOST, padded)
 
-  Transposed(Index n, Index d) : n(n), padded((n + L - 1) / L * L), d(d), keys(d * padded), allowed(padded, -INFINITE), scores(padded) {}
+  Transposed(Index n, Index d)
+      : n(n), padded((n + L - 1) / L * L), d(d), keys(d * padded), allowed(padded, -INFINITE), scores(MOST * padded) {}
 
   void load_keys(const float* from, Index stride, const bool* mask) {
     const float scale = 1 / std::sqrt(float(d));
@@ -85,14 +95,20 @@ struct Transposed {
       for (Index i = 0; i < d; ++i) keys[i * padded + t] = seen ? scale * from[t * stride + i] : 0;
     }
   }
-  void attend(const float* q, const float* values, Index stride, float* y) {
+  template <Index R>
+  void attend(const float* q, Index width, const float* values, Index stride, float* y, Index step) {
     for (Index t = 0; t < padded; t += L) {
-      Floats sums = floats(&allowed[t]);
-      for (Index i = 0; i < d; ++i) sums += floats(&keys[i * padded + t]) * q[i];
-      std::memcpy(&scores[t], &sums, sizeof sums);
+      Floats sums[R];
+      for (Index r = 0; r < R; ++r) sums[r] = floats(&allowed[t]);
+      for (Index i = 0; i < d; ++i) {
+        const Floats key = floats(&keys[i * padded + t]);
+        for (Index r = 0; r < R; ++r) sums[r] += key * q[r * width + i];
+      }
+      for (Index r = 0; r < R; ++r) std::memcpy(&scores[r * padded + t], &sums[r], sizeof sums[r]);
     }
-    const bool any = softmax(scores.data(), padded);
-    add_values(scores.data(), values, stride, any ? n : 0, d, y);
+    bool any = true;  // the same for all
+    for (Index r = 0; r < R; ++r) any = softmax(&scores[r * padded], padded);
+    add_values<R>(scores.data(), padded, values, stride, any ? n : 0, d, y, step);
   }
 };
 
@@ -111,8 +127,15 @@ struct Attention {
         for (Index i = from; i < to; ++i) {
           const Index b = i / n_heads, h = i % n_heads, at = place(b, h);
           transposed.load_keys(memory.keys + at, memory.stride, mask(b));
-          for (Index r = b * n; r < (b + 1) * n; ++r)
-            transposed.attend(queries + r * width + h * d, memory.values + at, memory.stride, y + (r * n_heads + h) * d);
+          for (Index r = b * n, end = r + n; r < end;) {
+            const auto some = [&](auto attend, Index count) {
+              (transposed.*attend)(queries + r * width + h * d, width, memory.values + at, memory.stride,
+                                   y + (r * n_heads + h) * d, n_heads * d);
+              r += count;
+            };
+            if (r + Transposed::MOST <= end) some(&Transposed::attend<Transposed::MOST>, Transposed::MOST);
+            else some(&Transposed::attend<1>, 1);
+          }
         }
       });
     torch::stable::parallel_for(0, batch * n * n_heads, std::max<Index>(1, (1 << 14) / work), [&](Index from, Index to) {

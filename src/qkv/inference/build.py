@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -140,5 +141,6 @@ def _run(command: list[str], failure: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        said = next((line for line in lines if "error" in line.lower()), lines[-1])
+        # "x.cpp:1:2: error: ..." of a compiler; the last line, "RuntimeError: ...", of Python.
+        said = next((line for line in lines if re.search(r"error[: ]", line.lower())), lines[-1])
         raise RuntimeError(f"{failure} (exit status {done.returncode}): {said}")

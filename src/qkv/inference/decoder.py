@@ -11,16 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qkv.blocks.block import Block, LayerCache, Residual
-from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.norms import LayerNorm, RMSNorm
 from qkv.blocks.positions import Rotary
 from qkv.blocks.stack import Stack
 from qkv.inference.build import kernel
-from qkv.inference.modules import MOST_ROWS, FastAttention, PackedLinear
+from qkv.inference.modules import MOST_ROWS, FastAttention, FastFeedForward, PackedLinear
+from qkv.inference.products import IN_KERNEL
 
-# The numbers by which kernel.cpp knows the activations.
-ACTIVATIONS = {"relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
-GATES = {"geglu": 2, "geglu_tanh": 3, "swiglu": 4}
+GATES = {"geglu": "gelu", "geglu_tanh": "gelu_tanh", "swiglu": "silu"}
 EMPTY = torch.empty(0)
 
 
@@ -170,7 +168,7 @@ def _is_plain(block: Any) -> bool:
         and own.position_bias is None
         and (own.rotary is None or type(own.rotary) is Rotary)
         and (cross is None or _serves(cross, own))
-        and type(block.feed_forward) is FeedForward
+        and type(block.feed_forward) is FastFeedForward
         and all(type(part) is Residual for part in _residuals(block))
         and all(isinstance(layer, PackedLinear) for layer in _layers(block))
     )
@@ -232,7 +230,7 @@ def _shape(stack: Stack) -> list[int]:
         own.n_heads,
         own.key.out_features // own.d_head,
         own.d_head,
-        ACTIVATIONS[kind] if kind in ACTIVATIONS else GATES[kind],
+        IN_KERNEL[GATES.get(kind, kind)],
         kind in GATES,
         isinstance(block.self_attention_residual.norm, RMSNorm),
         block.self_attention_residual.norm_first,

@@ -120,7 +120,7 @@ static Linear linear_of(const Tensor& weight, const Tensor& scales, const Tensor
   return f;
 }
 
-static Tensor linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) {
+static Tensor linear(Tensor x, Tensor weight, Tensor scales, Tensor bias, Index activation) {
   const Linear f = linear_of(weight, scales, bias);
   const Index rows = x.numel() / f.k;
   STD_TORCH_CHECK(x.is_contiguous() && x.size(-1) == f.k, "the rows of x are not as wide as those of the weight");
@@ -128,7 +128,7 @@ static Tensor linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) {
   for (Index i = 0; i + 1 < x.dim(); ++i) shape.push_back(x.size(i));
   shape.push_back(f.n);
   Tensor y = torch::stable::new_empty(x, shape);
-  f(data<float>(x), rows, (float*)y.mutable_data_ptr());
+  f(data<float>(x), rows, (float*)y.mutable_data_ptr(), Activation(activation));
   return y;
 }
 
@@ -163,14 +163,14 @@ static Tensor expand(Tensor weight, Tensor scales) {
   return y;
 }
 
-// Queries (B, Q, H, D) that see all keys (B, G, K, D) that the mask (B, K) allows.
+// Queries (B, Q, H, D), perhaps a part of wider rows, that see all keys (B, G, K, D) that the mask (B, K) allows.
 static Tensor attend_to_all(Tensor queries, Tensor keys, Tensor values, Tensor mask) {
   const Index batch = queries.size(0), n = queries.size(1), n_heads = queries.size(2), d = queries.size(3);
   const Memory memory{data<float>(keys), data<float>(values), data<bool>(mask), keys.stride(0), keys.stride(1),
                       keys.stride(2), keys.size(2), 1};
   Tensor y = torch::stable::new_empty(queries, {batch, n, n_heads, d});
   const Attention attention{n_heads, keys.size(1), d, batch, n, 0, false};
-  attention(data<float>(queries), n_heads * d, memory, (float*)y.mutable_data_ptr());
+  attention(data<float>(queries), n > 1 ? queries.stride(1) : n_heads * d, memory, (float*)y.mutable_data_ptr());
   return y;
 }
 
@@ -244,25 +244,28 @@ static Tensor count_large(Tensor x, double outlier) {
   return counts;
 }
 
-// y (rows, n), products of integers: multiply each row by its step, and add the bias and the products of the columns of x
-// that were left out.
-static void finish_rows(Tensor y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales) {
-  const Index n = y.size(1), k = x.size(1), rows = y.size(0), n_columns = columns.numel();
+// y (rows, n), products of integers: multiply each row by its step, add the bias and the products of the columns of x that
+// were left out, and activate.
+static void finish_rows(Tensor y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales,
+                        Index activation) {
+  const Index n = y.size(1), k = x.size(1), rows = y.size(0), n_columns = columns.numel(), padded = (n + L - 1) / L * L;
   const Index* column = data<Index>(columns);
   const float *step = data<float>(steps), *added = data<float>(bias), *in = data<float>(x), *scale = data<float>(scales);
   const int8_t* w = data<int8_t>(weight);
-  std::vector<float> left_out(n_columns * n);
-  for (Index j = 0; j < n; ++j)
-    for (Index c = 0; c < n_columns; ++c) left_out[c * n + j] = float(w[j * k + column[c]]) * scale[j];
+  std::vector<float> left_out(n_columns * padded);
+  torch::stable::parallel_for(0, n, std::max<Index>(64, (1 << 14) / std::max<Index>(1, n_columns)), [&](Index from, Index to) {
+    for (Index j = from; j < to; ++j)
+      for (Index c = 0; c < n_columns; ++c) left_out[c * padded + j] = float(w[j * k + column[c]]) * scale[j];
+  });
   float* all = (float*)y.mutable_data_ptr();
   torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / n), [&](Index from, Index to) {
+    std::vector<float> factors(n_columns), sums(padded);
     for (Index r = from; r < to; ++r) {
       float* row = all + r * n;
-      for (Index j = 0; j < n; ++j) row[j] = row[j] * step[r] + (added ? added[j] : 0.f);
-      for (Index c = 0; c < n_columns; ++c) {
-        const float factor = in[r * k + column[c]];
-        for (Index j = 0; j < n; ++j) row[j] += factor * left_out[c * n + j];
-      }
+      for (Index c = 0; c < n_columns; ++c) factors[c] = in[r * k + column[c]];
+      add_values<1>(factors.data(), 0, left_out.data(), padded, n_columns, padded, sums.data(), 0);
+      for (Index j = 0; j < n; ++j) row[j] = row[j] * step[r] + (added ? added[j] : 0.f) + sums[j];
+      activate(Activation(activation), row, n);
     }
   });
 }
@@ -321,11 +324,11 @@ static Tensor decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, st
 }
 
 STABLE_TORCH_LIBRARY(qkv, m) {
-  m.def("linear(Tensor x, Tensor weight, Tensor scales, Tensor bias) -> Tensor");
+  m.def("linear(Tensor x, Tensor weight, Tensor scales, Tensor bias, int activation) -> Tensor");
   m.def("expand(Tensor weight, Tensor scales) -> Tensor");
   m.def("attend(Tensor queries, Tensor keys, Tensor values, Tensor mask) -> Tensor");
   m.def("round_rows(Tensor x, Tensor columns, Tensor(a!) integers, Tensor(b!) rest, float outlier) -> Tensor");
-  m.def("finish_rows(Tensor(a!) y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales) -> ()");
+  m.def("finish_rows(Tensor(a!) y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales, int activation) -> ()");
   m.def("count_large(Tensor x, float outlier) -> Tensor");
   m.def("decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, Tensor[] weights, Tensor[] caches, int[] shape, float eps) -> Tensor");
 }

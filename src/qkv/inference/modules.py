@@ -5,18 +5,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from qkv.attention.cache import KeyValueCache, MemoryCache
 from qkv.attention.masks import check_tokens
 from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.embedding import unknown_token
+from qkv.blocks.feed_forward import FeedForward
 from qkv.errors import ConfigError, ShapeError
 from qkv.inference.build import kernel
 from qkv.inference.packed import Packed
 from qkv.inference.products import (
+    IN_KERNEL,
     FloatMatrix,
     Int8Matrix,
+    activate,
     fast_bfloat16,
     fast_float32,
     fast_int8,
@@ -73,8 +77,10 @@ class PackedLinear(_Frozen):
         self.register_buffer("bias", None if bias is None else bias.detach())
         self._laid_out: Int8Matrix | FloatMatrix | None = None
 
-    def forward(self, x: Float[Tensor, "*any K"]) -> Float[Tensor, "*any N"]:
-        """Project the last axis.
+    def forward(
+        self, x: Float[Tensor, "*any K"], activation: str = "none"
+    ) -> Float[Tensor, "*any N"]:
+        """Project the last axis, and apply an activation of a feed-forward network.
 
         Raises:
             ShapeError: if it is not as long as a row of the weight.
@@ -88,31 +94,35 @@ class PackedLinear(_Frozen):
         rows = x.numel() // max(1, x.shape[-1])
         plain = x.dtype != torch.float32 or (torch.is_grad_enabled() and x.requires_grad)
         if plain or rows == 0:
-            return F.linear(x, self.weight.to(x.dtype), bias)
+            return activate(F.linear(x, self.weight.to(x.dtype), bias), activation)
         if rows <= (MOST_ROWS_IN_GROUPS if self.scales.ndim > 1 else MOST_ROWS) and kernel():
-            empty = NOTHING if bias is None else bias
-            return torch.ops.qkv.linear(x.contiguous(), self.packed, self.scales, empty)
+            return self._by_kernel(x.contiguous(), bias, activation)
         if self._laid_out is None:  # at the first batch: it takes as much memory again
             self._laid_out = _lay_out(self.matrix)
         if isinstance(self._laid_out, FloatMatrix):
-            return self._laid_out(x, bias)
+            return self._laid_out(x, bias, activation)
         if isinstance(self._laid_out, Int8Matrix):
             flat = x.reshape(-1, x.shape[-1]).contiguous()
-            y, extreme = self._laid_out(flat, bias)
+            y, extreme = self._laid_out(flat, bias, activation)
             if len(extreme):
-                y[extreme] = self._exactly(flat[extreme], bias)
+                y[extreme] = self._exactly(flat[extreme], bias, activation)
             return y.view(*x.shape[:-1], -1)
-        return F.linear(x, self.weight, bias)
+        return activate(F.linear(x, self.weight, bias), activation)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the weights laid out for oneDNN, which cannot be copied or pickled."""
         return self.__dict__ | {"_laid_out": None}
 
-    def _exactly(self, x: Float[Tensor, "rows K"], bias: Tensor | None) -> Tensor:
+    def _exactly(
+        self, x: Float[Tensor, "rows K"], bias: Tensor | None, activation: str
+    ) -> Float[Tensor, "rows N"]:
         if kernel():
-            bias = NOTHING if bias is None else bias
-            return torch.ops.qkv.linear(x, self.packed, self.scales, bias)
-        return F.linear(x, self.weight, bias)
+            return self._by_kernel(x, bias, activation)
+        return activate(F.linear(x, self.weight, bias), activation)
+
+    def _by_kernel(self, x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+        bias = NOTHING if bias is None else bias
+        return torch.ops.qkv.linear(x, self.packed, self.scales, bias, IN_KERNEL[activation])
 
     @property
     def in_features(self) -> int:
@@ -155,12 +165,56 @@ class PackedEmbedding(_Frozen):
         return vectors if self.scale == 1 else vectors * self.scale
 
 
+class FastFeedForward(FeedForward):
+    """A feed-forward network whose first product applies the activation, too."""
+
+    def __init__(self, feed_forward: FeedForward):
+        nn.Module.__init__(self)
+        self.__dict__.update(feed_forward.__dict__)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Project up with the activation, project down."""
+        if self.gate is not None or self.training or is_hooked(self.up):
+            return super().forward(x)
+        return self.down(self.up(x, self.kind))
+
+
 class FastAttention(MultiHeadAttention):
-    """Attention with the same parts, whose few queries that see all keys the kernel computes."""
+    """Attention with the same parts, whose few queries that see all keys the kernel computes.
+
+    Of many tokens that attend to themselves, queries, keys and values are one product.
+    """
 
     def __init__(self, attention: MultiHeadAttention):
         nn.Module.__init__(self)
         self.__dict__.update(attention.__dict__)
+        self._together: tuple[PackedLinear, ...] = ()
+
+    def join_projections(self, together: PackedLinear) -> None:
+        """Set the product of queries, keys and values; it is no part, but shares their memory."""
+        self._together = (together,)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D_model"],
+        memory: Float[Tensor, "memories K D_model"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        cache: KeyValueCache | MemoryCache | None = None,
+    ) -> Float[Tensor, "B Q D_model"]:
+        """Attend; see `MultiHeadAttention`."""
+        if (
+            not self._together
+            or any(one is not None for one in (memory, cache, self.recorder, self.rotary))
+            or is_hooked(self.query, self.key, self.value)
+        ):
+            options: Any = {"mask": mask, "positions": positions, "cache": cache}
+            return super().forward(x, memory, **options)
+        heads = self._split(self._together[0](x))  # (B, H + 2 G, L, D)
+        groups = (heads.shape[1] - self.n_heads) // 2
+        queries, keys, values = heads.split((self.n_heads, groups, groups), 1)
+        return self.join(self.attend(queries, keys, values, mask), x)
 
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
@@ -177,6 +231,18 @@ class FastAttention(MultiHeadAttention):
             and kernel()
         ):
             seen = NOTHING if mask is None else mask.contiguous()
-            rows = queries.transpose(1, 2).contiguous()  # (B, Q, H, D)
+            rows = _as_rows(queries.transpose(1, 2))  # (B, Q, H, D)
             return torch.ops.qkv.attend(rows, keys, values, seen).transpose(1, 2)
         return super().attend(queries, keys, values, mask)
+
+
+def is_hooked(*modules: nn.Module) -> bool:
+    """Return whether something hooks into one of the modules."""
+    return any(one._forward_hooks or one._forward_pre_hooks for one in modules)
+
+
+def _as_rows(x: Float[Tensor, "B L H D"]) -> Float[Tensor, "B L H D"]:
+    """Return x as the kernel reads it: all heads of a token in one piece, tokens evenly spaced."""
+    step, length = x.stride(1), x.shape[1]
+    expected = (step * length, step, x.shape[3], 1)
+    return x if x.stride() == expected else x.contiguous()

@@ -16,7 +16,12 @@ from qkv.blocks.feed_forward import FeedForward
 from qkv.blocks.stack import Stack
 from qkv.errors import ConfigError
 from qkv.inference.decoder import FastStack, can_decode
-from qkv.inference.modules import FastAttention, PackedEmbedding, PackedLinear
+from qkv.inference.modules import (
+    FastAttention,
+    FastFeedForward,
+    PackedEmbedding,
+    PackedLinear,
+)
 from qkv.inference.packed import PACKINGS, Packed, Packing, join, pack
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -182,12 +187,16 @@ class _Optimizer:
             for name, child in list(module.named_children()):
                 if type(child) is MultiHeadAttention:
                     setattr(module, name, FastAttention(child))
+                elif type(child) is FeedForward and _all_linear(child.up, child.down):
+                    setattr(module, name, FastFeedForward(child))
         modules = list(self.model.modules())
         for module in modules:
             if isinstance(module, MultiHeadAttention) and _all_linear(
                 module.query, module.key, module.value
             ):
                 fused[module] = self.fuse(module, "query", "key", "value")
+                if isinstance(module, FastAttention):
+                    module.join_projections(fused[module])
             elif isinstance(module, FeedForward) and _all_linear(module.gate, module.up):
                 fused[module] = self.fuse(module, "gate", "up")
         for module in modules:

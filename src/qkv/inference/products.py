@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int, Int8, UInt8
 from torch import Tensor
 
+from qkv.blocks.feed_forward import ACTIVATIONS
 from qkv.errors import StorageError
 from qkv.files import write_atomically
 from qkv.inference.build import SECONDS, kernel, known_here, processor
@@ -23,6 +24,14 @@ FINE = 254  # steps of what rounding leaves: it is at most half a step, 127 of t
 EXTREME = 100  # times the mean of the other |x|: beside it, they would be rounded away even so
 LARGE, SMALL = 1e18, 1e-18  # squares of larger numbers overflow, those of smaller ones vanish
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+# Activations by their numbers in the kernel, and by their names, parameters and kinds in oneDNN.
+IN_KERNEL = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
+IN_ONEDNN = {
+    "relu": ("relu", [], ""),
+    "gelu": ("gelu", [], "none"),
+    "gelu_tanh": ("gelu", [], "tanh"),
+}
+NONE = ("none", [], "")
 FOUND = {0: "runs", -signal.SIGILL: "dies"}  # by the exit status of the check
 
 
@@ -35,23 +44,26 @@ class Int8Matrix:
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)
 
     def __call__(
-        self, x: Float32[Tensor, "rows K"], bias: Float32[Tensor, " N"] | None
+        self,
+        x: Float32[Tensor, "rows K"],
+        bias: Float32[Tensor, " N"] | None,
+        activation: str = "none",
     ) -> tuple[Float32[Tensor, "rows N"], Int[Tensor, " extreme"]]:
-        """Multiply rows rounded to 8 bits, and columns with outliers in float32.
+        """Multiply rows rounded to 8 bits, and columns with outliers in float32; then activate.
 
         A row that still has an outlier is multiplied twice: its rounding error is rounded, too.
         Rows that need more than these 15 bits are not computed; their indices are returned.
         """
         columns = large_columns(x)
         integers, steps = round_rows(x, columns)
-        y = self._finish(self._product(integers), steps, x, columns, bias)
+        y = self._finish(self._product(integers), steps, x, columns, bias, activation)
         outliers = (steps.squeeze(1) < 0).nonzero().squeeze(1)
         if not len(outliers):
             return y, outliers
         chosen = x[outliers]
         integers, rest, steps = round_rows_twice(chosen, columns)
         both = self._product(integers).add_(self._product(rest), alpha=1 / FINE)
-        y[outliers] = self._finish(both, steps, chosen, columns, bias)
+        y[outliers] = self._finish(both, steps, chosen, columns, bias, activation)
         return y, outliers[steps.squeeze(1) < 0]
 
     def _product(self, integers: UInt8[Tensor, "rows K"]) -> Float32[Tensor, "rows N"]:
@@ -62,15 +74,21 @@ class Int8Matrix:
         )
 
     def _finish(
-        self, y: Tensor, steps: Tensor, x: Tensor, columns: Tensor, bias: Tensor | None
+        self,
+        y: Tensor,
+        steps: Tensor,
+        x: Tensor,
+        columns: Tensor,
+        bias: Tensor | None,
+        activation: str,
     ) -> Float32[Tensor, "rows N"]:
-        """Multiply rows by their steps, and add the bias and the columns that were left out."""
+        """Multiply rows by their steps, add bias and columns that were left out, and activate."""
         if kernel():
-            empty = x[:0] if bias is None else bias
-            torch.ops.qkv.finish_rows(y, steps, empty, x, columns, self.integers, self.scales)
+            rest = x, columns, self.integers, self.scales, IN_KERNEL[activation]
+            torch.ops.qkv.finish_rows(y, steps, x[:0] if bias is None else bias, *rest)
             return y
         weight = self.integers[:, columns].float() * self.scales[:, None]
-        return F.linear(x[:, columns], weight, bias).add_(y.mul_(steps))
+        return activate(F.linear(x[:, columns], weight, bias).add_(y.mul_(steps)), activation)
 
 
 class FloatMatrix:
@@ -81,13 +99,24 @@ class FloatMatrix:
         self.laid_out = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def __call__(
-        self, x: Float32[Tensor, "*any K"], bias: Float32[Tensor, " N"] | None
+        self,
+        x: Float32[Tensor, "*any K"],
+        bias: Float32[Tensor, " N"] | None,
+        activation: str = "none",
     ) -> Float32[Tensor, "*any N"]:
-        """Multiply x by the transposed matrix; for bfloat16, x is rounded as well."""
-        rounds = self.dtype != torch.float32
-        options = (None if rounds else bias, "none", [], "")
-        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.laid_out, *options).float()
-        return y.add_(bias) if rounds and bias is not None else y
+        """Multiply x, rounded if the matrix is bfloat16, by the transposed one; then activate."""
+        product = torch.ops.mkldnn._linear_pointwise
+        if self.dtype != torch.float32:  # with a bias, the sums would be rounded
+            y = product(x.to(self.dtype), self.laid_out, None, *NONE).float()
+            return activate(y if bias is None else y.add_(bias), activation)
+        if activation in IN_ONEDNN:
+            return product(x, self.laid_out, bias, *IN_ONEDNN[activation])
+        return activate(product(x, self.laid_out, bias, *NONE), activation)
+
+
+def activate(y: Tensor, activation: str) -> Tensor:
+    """Apply an activation of a feed-forward network by its name, or "none"."""
+    return y if activation == "none" else ACTIVATIONS[activation](y)
 
 
 def large_columns(x: Float32[Tensor, "rows K"]) -> Int[Tensor, " columns"]:

@@ -13,6 +13,7 @@ from qkv.data.batches import Batches, Batching, PairBatch, pair_batches
 from qkv.data.copying import FILE_NAME as COPYING
 from qkv.data.copying import Copying
 from qkv.data.sentences import split_text
+from qkv.data.subword_dropout import SubwordDropout
 from qkv.data.text import read_aligned
 from qkv.data.tokenizers import Tokenizer
 from qkv.errors import ConfigError, DataError
@@ -162,15 +163,19 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         return list(zip(wrapped, targets, strict=True))
 
     def batch(
-        self, pairs: Sequence[tuple[list[int], list[int]]], batching: Batching
+        self,
+        pairs: Sequence[tuple[list[int], list[int]]],
+        batching: Batching,
+        vary: SubwordDropout | None = None,
     ) -> Batches[PairBatch]:
-        """Return training batches of what `encode` returned."""
+        """Return training batches of what `encode` returned; `vary` segments them differently."""
         return pair_batches(
             pairs,
             pad=self.target.pad,
             start=self.decoder.start,
             stop=self.decoder.stops[0],
             batching=batching,
+            vary=vary,
         )
 
     def predict(
@@ -297,6 +302,8 @@ class TranslationRecipe(PairRecipe[Translator]):
         lowercase: lowercase all texts of a model without a base.
         copying: replace names and numbers by stand-ins, which are copied (`Copying`). A base that
             does so already goes on doing so.
+        subword_dropout: probability that a merge of BPE does not happen, drawn anew each time that
+            a sentence is in a batch (Provilkov et al. 2020); 0.03 suits small data sets.
         both_ways: learn the opposite direction, too, as a start for either (Ding et al. 2021,
             https://arxiv.org/abs/2109.07780).
     """
@@ -309,6 +316,7 @@ class TranslationRecipe(PairRecipe[Translator]):
     vocab_size: int = 8_000
     lowercase: bool = False
     copying: bool = False
+    subword_dropout: float = 0.0
     both_ways: bool = False
 
     metric: ClassVar = "chrF"  # BLEU is 0 where no text has four words in common
@@ -364,7 +372,9 @@ class TranslationRecipe(PairRecipe[Translator]):
         left_out = len(pairs) - len(kept)
         note = f"{left_out:,} pairs of more than {self.max_length} tokens are left out"
         length = -(-sum(max(map(len, pair)) for pair in kept) // len(kept))
-        batches = pipeline.batch(kept, self.training.batching())
+        rate, most = self.subword_dropout, self.max_length - 1
+        vary = SubwordDropout.of(pipeline.tokenizer, rate, most) if rate else None
+        batches = pipeline.batch(kept, self.training.batching(), vary)
         return TrainingBatches(batches, length, (note,) if left_out else ())
 
     def validator(
