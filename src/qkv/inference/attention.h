@@ -78,7 +78,7 @@ static void attend(const float* q, const float* keys, const float* values, const
 }
 
 // The same for several queries of one head that see the same keys. The keys are transposed once, so that a vector holds one
-// feature of L keys and the dot products need no sums within a vector. R queries share what is read.
+// feature of L keys and the dot products need no sums within a vector. MOST queries share what is read.
 struct Transposed {
   static constexpr Index MOST = 4;
   Index n, padded, d;
@@ -95,8 +95,8 @@ struct Transposed {
       for (Index i = 0; i < d; ++i) keys[i * padded + t] = seen ? scale * from[t * stride + i] : 0;
     }
   }
-  template <Index R>
   void attend(const float* q, Index width, const float* values, Index stride, float* y, Index step) {
+    constexpr Index R = MOST;
     for (Index t = 0; t < padded; t += L) {
       Floats sums[R];
       for (Index r = 0; r < R; ++r) sums[r] = floats(&allowed[t]);
@@ -121,20 +121,15 @@ struct Attention {
     const Index per_group = n_heads / n_groups, work = std::max<Index>(1, memory.length * d), length = memory.length;
     const auto place = [&](Index b, Index h) { return b * memory.batch_stride + h / per_group * memory.group_stride; };
     const auto mask = [&](Index b) { return memory.mask ? memory.mask + b * length : nullptr; };
-    if (n >= 4 && !causal && memory.sharing == 1)
+    if (n >= Transposed::MOST && !causal && memory.sharing == 1)
       return torch::stable::parallel_for(0, batch * n_heads, std::max<Index>(1, (1 << 14) / (work * n)), [&](Index from, Index to) {
         Transposed transposed(length, d);
         for (Index i = from; i < to; ++i) {
           const Index b = i / n_heads, h = i % n_heads, at = place(b, h);
           transposed.load_keys(memory.keys + at, memory.stride, mask(b));
-          for (Index r = b * n, end = r + n; r < end;) {
-            const auto some = [&](auto attend, Index count) {
-              (transposed.*attend)(queries + r * width + h * d, width, memory.values + at, memory.stride,
-                                   y + (r * n_heads + h) * d, n_heads * d);
-              r += count;
-            };
-            if (r + Transposed::MOST <= end) some(&Transposed::attend<Transposed::MOST>, Transposed::MOST);
-            else some(&Transposed::attend<1>, 1);
+          for (Index i = 0; i < n; i += Transposed::MOST) {
+            const Index r = b * n + std::min(i, n - Transposed::MOST);  // the last ones are computed with those before them
+            transposed.attend(queries + r * width + h * d, width, memory.values + at, memory.stride, y + (r * n_heads + h) * d, n_heads * d);
           }
         }
       });

@@ -174,49 +174,62 @@ static Tensor attend_to_all(Tensor queries, Tensor keys, Tensor values, Tensor m
   return y;
 }
 
-// x / step + 128 as 8 bits, and, if asked for, 254 times what that leaves, + 128. A sum's last bits are the integer.
-static void round_row(const float* x, float inverse, Index k, uint8_t* high, uint8_t* low) {
-  const float shift = 12582912.f + 128;  // 1.5 * 2^23: beside it, a float has no fraction
-  const auto last_bits = [](float sum) {
-    uint32_t bits;
-    std::memcpy(&bits, &sum, 4);
-    return uint8_t(bits);
-  };
-  for (Index i = 0; i < k; ++i) {
-    const float scaled = x[i] * inverse, whole = std::nearbyint(scaled);
-    high[i] = last_bits(whole + shift);
-    if (low) low[i] = last_bits((scaled - whole) * 254 + shift);
-  }
+// The last bits of 1.5 * 2^23 + 128 + an integer, which has no room for a fraction, are the integer + 128.
+static uint8_t shifted(float integer) {
+  const float sum = integer + (12582912.f + 128);
+  uint32_t bits;
+  std::memcpy(&bits, &sum, 4);
+  return uint8_t(bits);
 }
 
-// Each row as 8 bits, round(127 x / max|x|) + 128, what that leaves (unless `rest` is empty), and its step; -1 as step of
-// a row that is not finite or tiny, or whose largest number is more than `outlier` times the root mean square (if there is a
-// rest, the mean of the other |x|). Some columns are left out: they count as 0.
-static Tensor round_rows(Tensor x, Tensor columns, Tensor integers, Tensor rest, double outlier) {
+// Calls f(row, r) for each row of x, in which the given columns are 0.
+template <class F>
+static void each_row(const Tensor& x, const Tensor& columns, const F& f) {
   const Index k = x.size(-1), rows = x.numel() / std::max<Index>(1, k), n_columns = columns.numel();
   const Index* column = data<Index>(columns);
-  Tensor steps = torch::stable::new_empty(x, {rows, 1});
-  float* step = (float*)steps.mutable_data_ptr();
-  uint8_t* high = (uint8_t*)integers.mutable_data_ptr();
-  uint8_t* low = rest.numel() ? (uint8_t*)rest.mutable_data_ptr() : nullptr;
   const float* all = data<float>(x);
-  const float limit = float(low ? outlier : outlier * outlier);
-  torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / k), [=](Index from, Index to) {
+  torch::stable::parallel_for(0, rows, std::max<Index>(1, (1 << 14) / k), [&](Index from, Index to) {
     std::vector<float> row(k);
     for (Index r = from; r < to; ++r) {
       std::copy(all + r * k, all + (r + 1) * k, row.begin());
       for (Index c = 0; c < n_columns; ++c) row[column[c]] = 0;
-      const float most = largest(row.data(), k);
-      float size = 0;  // of a usual number, times k
-      for (Index i = 0; i < k; ++i) size += low ? std::fabs(row[i]) : row[i] * row[i];
-      const bool sized = most == 0 || (most > 1e-18f && most < 1e18f);  // so that squares are numbers
-      const bool usual = sized && (low ? most * float(k) <= limit * (size - most)
-                                              : most * most * float(k) <= limit * size);
-      step[r] = usual ? most / 127 : -1;
-      round_row(row.data(), step[r] > 0 ? 1 / step[r] : 0, k, high + r * k, low ? low + r * k : nullptr);
+      f(row.data(), r);
     }
   });
+}
+
+// Each row as 8 bits, round(127 x / max|x|) + 128, and its step, max|x| / 127. The step is negative if the largest number is
+// more than `outlier` times the root mean square, and NaN if it is more than `extreme` times the mean of the other |x|, or if
+// a number is not finite or all are tiny.
+static Tensor round_rows(Tensor x, Tensor columns, Tensor integers, double outlier, double extreme) {
+  const Index k = x.size(-1);
+  Tensor steps = torch::stable::new_empty(x, {x.numel() / std::max<Index>(1, k), 1});
+  float* step = (float*)steps.mutable_data_ptr();
+  uint8_t* y = (uint8_t*)integers.mutable_data_ptr();
+  each_row(x, columns, [=](const float* row, Index r) {
+    const float most = largest(row, k), inverse = most > 1e-18f && most < 1e18f ? 127 / most : 0;  // squares are numbers
+    float squares = 0, total = 0;
+    for (Index i = 0; i < k; ++i) squares += row[i] * row[i], total += std::fabs(row[i]);
+    const bool usual = most * most * float(k) <= float(outlier * outlier) * squares;
+    const bool close = most * float(k) <= float(extreme) * (total - most);
+    step[r] = most == 0 ? 0 : !inverse || !(usual || close) ? NAN : usual ? most / 127 : -most / 127;
+    for (Index i = 0; i < k; ++i) y[r * k + i] = shifted(std::nearbyint(row[i] * inverse));
+  });
   return steps;
+}
+
+// What `round_rows` leaves: at most half a step, as round(254 x / step) + 128.
+static void round_rest(Tensor x, Tensor columns, Tensor steps, Tensor integers) {
+  const Index k = x.size(-1);
+  const float* step = data<float>(steps);
+  uint8_t* y = (uint8_t*)integers.mutable_data_ptr();
+  each_row(x, columns, [=](const float* row, Index r) {
+    const float inverse = step[r] ? 1 / std::fabs(step[r]) : 0;
+    for (Index i = 0; i < k; ++i) {
+      const float scaled = row[i] * inverse;
+      y[r * k + i] = shifted(std::nearbyint((scaled - std::nearbyint(scaled)) * 254));
+    }
+  });
 }
 
 // For each column, the number of rows in which it exceeds `outlier` times the row's root mean square: float32 (k,).
@@ -244,7 +257,7 @@ static Tensor count_large(Tensor x, double outlier) {
   return counts;
 }
 
-// y (rows, n), products of integers: multiply each row by its step, add the bias and the products of the columns of x that
+// y (rows, n), products of integers: multiply each row by its |step|, add the bias and the products of the columns of x that
 // were left out, and activate.
 static void finish_rows(Tensor y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales,
                         Index activation) {
@@ -264,7 +277,8 @@ static void finish_rows(Tensor y, Tensor steps, Tensor bias, Tensor x, Tensor co
       float* row = all + r * n;
       for (Index c = 0; c < n_columns; ++c) factors[c] = in[r * k + column[c]];
       add_values<1>(factors.data(), 0, left_out.data(), padded, n_columns, padded, sums.data(), 0);
-      for (Index j = 0; j < n; ++j) row[j] = row[j] * step[r] + (added ? added[j] : 0.f) + sums[j];
+      const float factor = std::fabs(step[r]);
+      for (Index j = 0; j < n; ++j) row[j] = row[j] * factor + (added ? added[j] : 0.f) + sums[j];
       activate(Activation(activation), row, n);
     }
   });
@@ -327,7 +341,8 @@ STABLE_TORCH_LIBRARY(qkv, m) {
   m.def("linear(Tensor x, Tensor weight, Tensor scales, Tensor bias, int activation) -> Tensor");
   m.def("expand(Tensor weight, Tensor scales) -> Tensor");
   m.def("attend(Tensor queries, Tensor keys, Tensor values, Tensor mask) -> Tensor");
-  m.def("round_rows(Tensor x, Tensor columns, Tensor(a!) integers, Tensor(b!) rest, float outlier) -> Tensor");
+  m.def("round_rows(Tensor x, Tensor columns, Tensor(a!) integers, float outlier, float extreme) -> Tensor");
+  m.def("round_rest(Tensor x, Tensor columns, Tensor steps, Tensor(a!) integers) -> ()");
   m.def("finish_rows(Tensor(a!) y, Tensor steps, Tensor bias, Tensor x, Tensor columns, Tensor weight, Tensor scales, int activation) -> ()");
   m.def("count_large(Tensor x, float outlier) -> Tensor");
   m.def("decode(Tensor x, Tensor turns, Tensor mask, Tensor memory_mask, Tensor[] weights, Tensor[] caches, int[] shape, float eps) -> Tensor");
@@ -337,6 +352,7 @@ STABLE_TORCH_LIBRARY_IMPL(qkv, CPU, m) {
   m.impl("expand", TORCH_BOX(&expand));
   m.impl("attend", TORCH_BOX(&attend_to_all));
   m.impl("round_rows", TORCH_BOX(&round_rows));
+  m.impl("round_rest", TORCH_BOX(&round_rest));
   m.impl("count_large", TORCH_BOX(&count_large));
   m.impl("finish_rows", TORCH_BOX(&finish_rows));
   m.impl("decode", TORCH_BOX(&decode));

@@ -21,7 +21,7 @@ from qkv.inference.build import SECONDS, kernel, known_here, processor
 OUTLIER = 12  # times the root mean square of a row: rounding would be more than 3 % of its size
 COLUMNS = 32  # at most one in so many is left out
 FINE = 254  # steps of what rounding leaves: it is at most half a step, 127 of these
-EXTREME = 100  # times the mean of the other |x|: beside it, they would be rounded away even so
+EXTREME = 100  # times the mean of all |x|, without it: they would be rounded away even so
 LARGE, SMALL = 1e18, 1e-18  # squares of larger numbers overflow, those of smaller ones vanish
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 # Activations by their numbers in the kernel, and by their names, parameters and kinds in oneDNN.
@@ -51,23 +51,21 @@ class Int8Matrix:
     ) -> tuple[Float32[Tensor, "rows N"], Int[Tensor, " extreme"]]:
         """Multiply rows rounded to 8 bits, and columns with outliers in float32; then activate.
 
-        A row that still has an outlier is multiplied twice: its rounding error is rounded, too.
+        For a row that still has an outlier, what rounding leaves is rounded and multiplied, too.
         Rows that need more than these 15 bits are not computed; their indices are returned.
         """
         columns = large_columns(x)
         integers, steps = round_rows(x, columns)
-        y = self._finish(self._product(integers), steps, x, columns, bias, activation)
+        y = self._product(integers)
         outliers = (steps.squeeze(1) < 0).nonzero().squeeze(1)
-        if not len(outliers):
-            return y, outliers
-        chosen = x[outliers]
-        integers, rest, steps = round_rows_twice(chosen, columns)
-        both = self._product(integers).add_(self._product(rest), alpha=1 / FINE)
-        y[outliers] = self._finish(both, steps, chosen, columns, bias, activation)
-        return y, outliers[steps.squeeze(1) < 0]
+        if len(outliers):
+            rest = round_rest(x[outliers], columns, steps[outliers])
+            y.index_add_(0, outliers, self._product(rest), alpha=1 / FINE)
+        y = self._finish(y, steps, x, columns, bias, activation)
+        return y, steps.squeeze(1).isnan().nonzero().squeeze(1)
 
     def _product(self, integers: UInt8[Tensor, "rows K"]) -> Float32[Tensor, "rows N"]:
-        """Multiply rows that `round_rows` made; each is still to be multiplied by its step."""
+        """Multiply rows that `round_rows` made; each is still to be multiplied by its |step|."""
         return torch.ops.onednn.qlinear_pointwise(
             *(integers, 1.0, 128, self.laid_out, self.scales, self.zeros),
             *(None, 1.0, 0, torch.float32, "none", [], ""),
@@ -82,13 +80,13 @@ class Int8Matrix:
         bias: Tensor | None,
         activation: str,
     ) -> Float32[Tensor, "rows N"]:
-        """Multiply rows by their steps, add bias and columns that were left out, and activate."""
+        """Multiply rows by their |steps|, add bias and columns that were left out, and activate."""
         if kernel():
             rest = x, columns, self.integers, self.scales, IN_KERNEL[activation]
             torch.ops.qkv.finish_rows(y, steps, x[:0] if bias is None else bias, *rest)
             return y
         weight = self.integers[:, columns].float() * self.scales[:, None]
-        return activate(F.linear(x[:, columns], weight, bias).add_(y.mul_(steps)), activation)
+        return activate(F.linear(x[:, columns], weight, bias).add_(y.mul_(steps.abs())), activation)
 
 
 class FloatMatrix:
@@ -138,46 +136,43 @@ def round_rows(
 ) -> tuple[UInt8[Tensor, "rows K"], Float32[Tensor, "rows 1"]]:
     """Return round(127 x / max|x|) + 128 of each row, and its step, max|x| / 127.
 
-    The columns count as 0. The step is -1 for a row with an outlier, or one that is not finite, or
-    tiny.
+    The columns count as 0. The step is negative for a row with an outlier, and NaN for one with an
+    extreme number, or one that is not finite, or tiny.
     """
     if kernel():
         integers = torch.empty(x.shape, dtype=torch.uint8)
-        return integers, torch.ops.qkv.round_rows(x, columns, integers, integers[:0], OUTLIER)
+        return integers, torch.ops.qkv.round_rows(x, columns, integers, OUTLIER, EXTREME)
     x = x.index_fill(1, columns, 0)
-    scaled, steps = _in_steps(x, OUTLIER * _size(x))
-    return _shifted(scaled.round()), steps
+    largest, total = x.abs().amax(1, keepdim=True), x.abs().sum(1, keepdim=True)
+    usual = largest <= OUTLIER * _size(x)
+    close = largest * x.shape[1] <= EXTREME * (total - largest)
+    known = (usual | close) & (largest > SMALL) & (largest < LARGE)
+    steps = (largest / 127).where(usual, -largest / 127).where(known, torch.nan)
+    steps = steps.where(largest != 0, 0.0)
+    return _shifted(_in_steps(x, steps).round()), steps
 
 
-def round_rows_twice(
-    x: Float32[Tensor, "rows K"], columns: Int[Tensor, " columns"]
-) -> tuple[UInt8[Tensor, "rows K"], UInt8[Tensor, "rows K"], Float32[Tensor, "rows 1"]]:
-    """Return what `round_rows` does, and in between what it leaves, in steps of 1 / FINE.
-
-    Together they have 15 bits. The step is -1 for a row with an extreme number, or one that is not
-    finite, or tiny.
-    """
+def round_rest(
+    x: Float32[Tensor, "rows K"],
+    columns: Int[Tensor, " columns"],
+    steps: Float32[Tensor, "rows 1"],
+) -> UInt8[Tensor, "rows K"]:
+    """Return what `round_rows` leaves, as round(254 x / |step|) + 128: 15 bits together."""
     if kernel():
-        integers, rest = torch.empty(2, *x.shape, dtype=torch.uint8)
-        return integers, rest, torch.ops.qkv.round_rows(x, columns, integers, rest, EXTREME)
-    x = x.index_fill(1, columns, 0)
-    sizes = x.abs()
-    others = sizes.sum(1, keepdim=True) - sizes.amax(1, keepdim=True)
-    scaled, steps = _in_steps(x, EXTREME * others / x.shape[1])
-    whole = scaled.round()
-    return _shifted(whole), _shifted((FINE * (scaled - whole)).round()), steps
+        rest = torch.empty(x.shape, dtype=torch.uint8)
+        torch.ops.qkv.round_rest(x, columns, steps, rest)
+        return rest
+    scaled = _in_steps(x.index_fill(1, columns, 0), steps)
+    return _shifted((FINE * (scaled - scaled.round())).round())
 
 
 def _size(x: Tensor) -> Tensor:
     return x.square().mean(1, keepdim=True).sqrt()
 
 
-def _in_steps(x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows divided by their steps, 0 where the step is -1, and the steps."""
-    largest = x.abs().amax(1, keepdim=True)
-    sized = (largest == 0) | ((largest > SMALL) & (largest < LARGE))
-    usual, steps = (largest <= limit) & sized, largest / 127
-    return (x / steps.clamp(min=SMALL / 127)).where(usual, 0.0), steps.where(usual, -1.0)
+def _in_steps(x: Tensor, steps: Tensor) -> Tensor:
+    """Divide rows by their steps; 0 where a step is 0 or NaN."""
+    return (x / steps.abs()).where(steps.abs() > 0, 0.0)
 
 
 def _shifted(whole: Tensor) -> Tensor:
