@@ -1,10 +1,11 @@
 """Make a trained model small enough to ship: 16 or 8 bits, or its update alone, for src/qkv/zoo.
 
-    python tools/pack_zoo.py out/tatoeba translator-en-de --int8
+    python tools/pack_zoo.py out/tatoeba translator-en-de --int8 --reverse translator-de-en:0.5
     python tools/pack_zoo.py out/sentiment sentiment --base all-MiniLM-L6-v2
     python tools/pack_zoo.py out/answerer answerer --base all-MiniLM-L6-v2 --rank 24
 
 With --base only what was trained is kept, an adapter of LoRA or a decoder, on this base of the zoo.
+With --reverse a translator names the one of the opposite direction that helps it to choose.
 With --rank the adapter is the difference from the base, of a model that was fine-tuned twice.
 The model card, README.md, is written by hand and stays.
 """
@@ -28,14 +29,19 @@ from qkv.tasks.finetuning import HEAD
 from qkv.tasks.frozen_encoder import BASE, DECODER_FILE
 from qkv.tasks.pipeline import TOKENIZER_SETTINGS
 from qkv.tasks.pretrained import load, save
+from qkv.tasks.reranking import Reverse, with_reverse
 
 ZOO = Path(__file__).parents[1] / "src" / "qkv" / "zoo" / "models"
 CARD, RESULTS = "README.md", "results.json"
 
 
-def pack_whole(source: Path, folder: Path, *, int8: bool) -> None:
+def pack_whole(source: Path, folder: Path, *, int8: bool, reverse: str | None) -> None:
     """Write the model in 16 bits or in 8, with its tokenizer."""
-    save(load(source, dtype=torch.float32 if int8 else torch.float16), folder)
+    loaded = load(source, dtype=torch.float32 if int8 else torch.float16)
+    if reverse is not None:
+        name, _, weight = reverse.partition(":")
+        loaded = with_reverse(loaded, Reverse(name, None, float(weight)))
+    save(loaded, folder)
     if int8:
         stored = quantized(load_file(folder / WEIGHTS))
         write_weights(stored, folder / WEIGHTS, METADATA | MARK, like=folder / CONFIG)
@@ -120,6 +126,7 @@ def main() -> None:
     parser.add_argument("--base", help="keep only what was trained on this model of the zoo")
     parser.add_argument("--rank", type=int, help="of an adapter that is the difference")
     parser.add_argument("--int8", action="store_true", help="8-bit integers, one scale per row")
+    parser.add_argument("--reverse", help="MODEL:WEIGHT that helps a translator to choose")
     arguments = parser.parse_args()
     source, folder = arguments.source, ZOO / arguments.name
     card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
@@ -131,7 +138,7 @@ def main() -> None:
     elif arguments.base:
         pack_adapter(source, folder, arguments.base)
     else:
-        pack_whole(source, folder, int8=arguments.int8)
+        pack_whole(source, folder, int8=arguments.int8, reverse=arguments.reverse)
     (folder / CARD).unlink(missing_ok=True)
     if card is not None:
         (folder / CARD).write_bytes(card)

@@ -1,6 +1,6 @@
 """What the tasks of encoder-decoders share: decoding many inputs, and fields of their recipes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,6 +23,8 @@ from qkv.tasks.console import progress_bar
 from qkv.tasks.decoding import decoding_fields
 from qkv.tasks.train import P, Recipe
 from qkv.training.losses import pair_loss
+
+Ranker = Callable[[Sequence[list[int]], list[list[Answer]]], list[list[Answer]]]
 
 GREEDY = Beam(size=1)
 PLAIN = Decoding()
@@ -53,6 +55,7 @@ class Seq2SeqDecoder:
         decoding: the model's other decoding settings.
         first: processors that come before those of `decoding` that force tokens.
         observe: called at each step of beam search; see `beam_search`.
+        rank: returns the outputs for each source in another order, with other scores.
     """
 
     pad: int
@@ -63,6 +66,7 @@ class Seq2SeqDecoder:
     decoding: Decoding = PLAIN
     first: tuple[Processor, ...] = ()
     observe: Observer | None = None
+    rank: Ranker | None = None
 
     def __call__(
         self, model: Any, sources: Sequence[list[int]], *, rows: int, progress: bool = False
@@ -86,7 +90,7 @@ class Seq2SeqDecoder:
             decoded = self._decode(model, [sources[i] for i in batch])
             for i, answer in zip(batch, decoded, strict=True):
                 answers[i] = answer
-        return answers
+        return answers if self.rank is None else self.rank(sources, answers)
 
     def record(
         self, model: Any, source: list[int], layers: Sequence[str] | None

@@ -24,8 +24,8 @@ class Translation:
     Args:
         text: the source text.
         translation: its translation.
-        score: log-probability (nats), divided by the beam's length penalty; of a text in parts the
-            sum over the parts.
+        score: log-probability (nats), divided by the beam's length penalty, plus what a reverse
+            model says (`qkv.tasks.reranking`); of a text in parts the sum over the parts.
         n_best: the best candidates, best first; of a text in parts the k-th joins the k-th best of
             each part.
         note: what a reader should know: the text was split or truncated, or the translation was.
@@ -50,11 +50,14 @@ class Translate(Predict[Any]):
         beam: beam size; 1 is greedy decoding; default: as the model's files say.
         n_best: number of candidates that --json shows, at most the beam size.
         max_length: maximum number of tokens of a translation; default: as the model's files say.
+        reverse: model of the opposite direction, which helps to choose among the candidates of the
+            beam, or none; default: as the model's files say.
     """
 
     beam: int | None = None
     n_best: int = 1
     max_length: int | None = None
+    reverse: str | None = None
 
     inputs: ClassVar = "the texts to translate, one per argument"
     about: ClassVar = (
@@ -62,7 +65,7 @@ class Translate(Predict[Any]):
         "long is truncated; a note on standard error reports it."
     )
     roles: ClassVar = ("source",)
-    settings: ClassVar = ("beam", "n_best", "max_length")
+    settings: ClassVar = ("beam", "n_best", "max_length", "reverse")
 
     def line(self, prediction: Translation) -> str:
         """Return the translation in one line."""

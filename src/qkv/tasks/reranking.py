@@ -1,0 +1,167 @@
+"""Reranking: a translator of the opposite direction helps to choose among the candidates.
+
+A translation from which the source could be guessed says what the source says:
+
+    score(y) = log P(y | x) / |y|^penalty + weight * log P(x | y) / |x|
+
+The noisy channel of Yee et al. 2019, https://arxiv.org/abs/1908.05731, without its language model.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from qkv.data.batches import collate_pairs
+from qkv.data.tokenizers import Tokenizer
+from qkv.errors import ConfigError, DataError
+from qkv.generation.answer import Answer
+from qkv.inference.optimize import made_of
+from qkv.json_fields import NUMBER, OBJECT, TEXT, check_kinds
+from qkv.models.modes import evaluating
+from qkv.tasks.pipeline import OURS, PARAMETERS, recorded, with_parameters
+from qkv.tasks.pretrained import Loaded
+
+FIELD = "reverse"  # in the settings of our tasks in config.json
+WEIGHT = 0.5  # where only a model is named
+NONE = "none"  # the beam alone chooses
+KINDS = {"model": TEXT, "weight": NUMBER}
+LOGITS = 2**22  # in memory at one time
+
+
+@dataclass(frozen=True)
+class Reverse:
+    """A translator of the opposite direction, and the weight of what it says.
+
+    Args:
+        name: of the model: a folder, a shipped model, or an id of the Hub.
+        translator: the model.
+        weight: of its mean log-probability of a source token.
+    """
+
+    name: str
+    translator: Any  # a Translator, whose module needs this one
+    weight: float
+
+    @classmethod
+    def named(cls, name: str | None, loaded: Loaded, kind: type[Any]) -> "Reverse | None":
+        """Load the reverse model of a translator; it has none itself.
+
+        Args:
+            name: the model, or "none"; None: the one that the translator's config.json names.
+            loaded: the translator's model.
+            kind: the class that loads it.
+
+        Raises:
+            ConfigError: config.json names it wrongly, or it is no translator.
+            DataError: there is no such model.
+        """
+        stored = recorded(loaded.config).get(FIELD)
+        if name == NONE or (name is None and stored is None):
+            return None
+        weight = WEIGHT
+        if name is None:
+            where = f"{PARAMETERS}.{OURS} of config.json"
+            check_kinds({FIELD: stored}, {FIELD: OBJECT}, where=where)
+            if set(stored) != set(KINDS):
+                raise ConfigError(
+                    f"{FIELD} in {where} has the fields {', '.join(stored) or 'none'}; expected "
+                    f"{', '.join(KINDS)}"
+                )
+            check_kinds(stored, KINDS, where=f"{FIELD} in {where}")
+            name, weight = stored["model"], stored["weight"]
+        device, made = next(loaded.model.parameters()).device, made_of(loaded.model)
+        dtype = None if made is None else made.dtype
+        try:
+            other = kind.load(name, device=device, dtype=dtype, reverse=NONE)
+        except (ConfigError, DataError) as error:
+            raise type(error)(
+                f"the reverse model, which helps to choose translations: {error} (reverse = "
+                f"{NONE!r} does without it)"
+            ) from error
+        return cls(os.fspath(name), other, weight)
+
+    def rank(
+        self,
+        tokenizers: tuple[Tokenizer, Tokenizer],
+        sources: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[Answer]],
+    ) -> list[list[Answer]]:
+        """Reorder the answers to each source by the score of both directions.
+
+        The answers to a source keep their order and scores if the reverse model cannot read it, or
+        one of them: if it is longer than the model's positions, or empty.
+
+        Args:
+            tokenizers: of the sources and of the answers.
+            sources: token ids.
+            answers: candidates of each.
+        """
+        source, target = tokenizers
+        texts = [source.decode(ids) for ids in sources]
+        pairs = [
+            (target.decode(one.text), text)
+            for text, some in zip(texts, answers, strict=True)
+            for one in some
+        ]
+        scores = iter(mean_log_probabilities(self.translator, pairs))
+        ranked = list[list[Answer]]()
+        for some in answers:
+            own = [next(scores) for _ in some]
+            if any(score is None for score in own):
+                ranked.append(list(some))
+                continue
+            changed = [
+                replace(one, score=one.score + self.weight * (score or 0))
+                for one, score in zip(some, own, strict=True)
+            ]
+            ranked.append(sorted(changed, key=lambda one: -one.score))
+        return ranked
+
+
+def with_reverse(loaded: Loaded, reverse: Reverse | None) -> Loaded:
+    """Return a model whose config.json names this reverse model, or none."""
+    ours = recorded(loaded.config)
+    stored = None if reverse is None else {"model": reverse.name, "weight": reverse.weight}
+    if ours.get(FIELD) == stored:
+        return loaded
+    kept = {name: value for name, value in ours.items() if name != FIELD}
+    return with_parameters(loaded, **{OURS: kept if stored is None else {**kept, FIELD: stored}})
+
+
+def mean_log_probabilities(translator: Any, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
+    """Return the mean log-probability (nats) of a token of each target, its stop included.
+
+    Args:
+        translator: the model.
+        pairs: sources and targets; one that is empty or too long for the model gets None.
+    """
+    encoded = translator.encode(pairs)
+    lengths = [max(len(source), len(target) + 1) for source, target in encoded]
+    limit = translator.limit or max(lengths, default=0)
+    known = [i for i, (text, _) in enumerate(pairs) if text.strip() and lengths[i] <= limit]
+    scores: list[float | None] = [None] * len(pairs)
+    order = sorted(known, key=lambda i: -lengths[i])
+    model, device = translator.model, translator.device
+    first = 0
+    with evaluating(model), torch.inference_mode():
+        while first < len(order):
+            size = max(1, LOGITS // (lengths[order[first]] * translator.target.vocab_size))
+            some = order[first : first + size]
+            batch = collate_pairs(
+                [encoded[i] for i in some],
+                pad=translator.target.pad,
+                start=translator.decoder.start,
+                stop=translator.decoder.stops[0],
+            ).to(device)
+            logits = model(batch.source, batch.target_input, source_mask=batch.source_mask)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            losses = F.cross_entropy(logits.transpose(1, 2), batch.target, reduction="none")
+            means = (losses * batch.target_mask).sum(1) / batch.target_mask.sum(1)
+            for i, mean in zip(some, means.tolist(), strict=True):
+                scores[i] = -mean
+            first += size
+    return scores
