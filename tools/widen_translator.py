@@ -3,8 +3,8 @@
     python tools/widen_translator.py translator-en-de out/wide 1536
 
 New hidden units have random weights before the activation and zeros after it, so that each network
-is the same function and goes on training from there. After Chen, Goodfellow and Shlens 2016, "Net2Net",
-https://arxiv.org/abs/1511.05641, who copy units instead.
+is the same function and goes on training from there. After Chen, Goodfellow and Shlens 2016,
+"Net2Net", https://arxiv.org/abs/1511.05641, who copy units instead.
 """
 
 import argparse

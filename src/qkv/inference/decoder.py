@@ -230,7 +230,7 @@ def _shape(stack: Stack) -> list[int]:
         own.n_heads,
         own.key.out_features // own.d_head,
         own.d_head,
-        IN_KERNEL[GATES.get(kind, kind)],
+        IN_KERNEL[GATES.get(kind) or kind],
         kind in GATES,
         isinstance(block.self_attention_residual.norm, RMSNorm),
         block.self_attention_residual.norm_first,

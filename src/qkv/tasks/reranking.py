@@ -7,7 +7,6 @@ A translation from which the source could be guessed says what the source says:
 The noisy channel of Yee et al. 2019, https://arxiv.org/abs/1908.05731, without its language model.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,30 +58,19 @@ class Reverse:
             ConfigError: config.json names it wrongly, or it is no translator.
             DataError: there is no such model.
         """
-        stored = recorded(loaded.config).get(FIELD)
-        if name == NONE or (name is None and stored is None):
+        named, weight = (name, WEIGHT) if name is not None else _stored(loaded)
+        if named == NONE:
             return None
-        weight = WEIGHT
-        if name is None:
-            where = f"{PARAMETERS}.{OURS} of config.json"
-            check_kinds({FIELD: stored}, {FIELD: OBJECT}, where=where)
-            if set(stored) != set(KINDS):
-                raise ConfigError(
-                    f"{FIELD} in {where} has the fields {', '.join(stored) or 'none'}; expected "
-                    f"{', '.join(KINDS)}"
-                )
-            check_kinds(stored, KINDS, where=f"{FIELD} in {where}")
-            name, weight = stored["model"], stored["weight"]
         device, made = next(loaded.model.parameters()).device, made_of(loaded.model)
         dtype = None if made is None else made.dtype
         try:
-            other = kind.load(name, device=device, dtype=dtype, reverse=NONE)
+            other = kind.load(named, device=device, dtype=dtype, reverse=NONE)
         except (ConfigError, DataError) as error:
             raise type(error)(
                 f"the reverse model, which helps to choose translations: {error} (reverse = "
                 f"{NONE!r} does without it)"
             ) from error
-        return cls(os.fspath(name), other, weight)
+        return cls(named, other, weight)
 
     def rank(
         self,
@@ -120,6 +108,22 @@ class Reverse:
             ]
             ranked.append(sorted(changed, key=lambda one: -one.score))
         return ranked
+
+
+def _stored(loaded: Loaded) -> tuple[str, float]:
+    """Return the reverse model and the weight that config.json has, or "none" and 0."""
+    stored = recorded(loaded.config).get(FIELD)
+    if stored is None:
+        return NONE, 0.0
+    where = f"{PARAMETERS}.{OURS} of config.json"
+    check_kinds({FIELD: stored}, {FIELD: OBJECT}, where=where)
+    if set(stored) != set(KINDS):
+        raise ConfigError(
+            f"{FIELD} in {where} has the fields {', '.join(stored) or 'none'}; expected "
+            f"{', '.join(KINDS)}"
+        )
+    check_kinds(stored, KINDS, where=f"{FIELD} in {where}")
+    return stored["model"], stored["weight"]
 
 
 def with_reverse(loaded: Loaded, reverse: Reverse | None) -> Loaded:
