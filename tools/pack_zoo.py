@@ -143,6 +143,8 @@ def main() -> None:
     if card is not None:
         (folder / CARD).write_bytes(card)
     results = json.loads((source / RESULTS).read_text(encoding="utf-8"))
+    if base := results.get("recipe", {}).get("base"):
+        results["recipe"]["base"] = Path(base).name  # not where it was on this machine
     (folder / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     print(f"{folder}: {sum(sizes.values()) / 1e6:.2f} MB, {sizes}")
