@@ -537,9 +537,8 @@ assert FAST or min(with_attention) > 0.9
 # ### 1.7 Alignments
 #
 # `record_attention` returns the weights of every attention that runs inside its `with` block; a
-# translator's `align` uses it. In the figure, each row is an output character and each column an
-# input character; a row sums to 1 (to less for *local-p*). Nobody told the models where to find the
-# month.
+# translator's `align` uses it. Each row of the figure is an output character, each column an input
+# character; a row sums to 1 (to less for *local-p*). Nobody told the models where the month is.
 #
 # In a running notebook, this figure and eight more become the **explorer** (`qkv.explore`): point
 # at a row, click a head, or type another input. On GitHub or on paper, they remain plain figures.
@@ -1610,8 +1609,7 @@ assert shape_of["decoder.blocks.0.cross_attention"] == (n_drawn, target_length, 
 
 # %% [markdown]
 # No block changes the shape, so blocks can be stacked and their input added to their output. After
-# cross-attention, the source's length is gone: the output has the length of the target, whose
-# tokens are the queries.
+# cross-attention, the source's length is gone: the output is as long as the target, the queries.
 #
 # ### 4.2 Positions
 #
@@ -2545,11 +2543,11 @@ assert attends[:-1].max() < 2 * attends[:-1].min()
 # | generation | the text so far | decoder | sampling | loss per token |
 # | images | patches of pixels | encoder (ViT) | most probable class | accuracy |
 #
-# The models are small and ship with the library. This project's recipes trained them, some of them
-# on top of a model trained by others that the extra `zoo` installs. Nothing is downloaded. Small
-# models make mistakes, so the tables have a column **right?**: it compares the output with answers
-# that a person would accept, which are listed in the code cell. `qkv.task(name)` returns a function
-# that takes a text or a list of texts. Change the inputs and rerun a cell.
+# The models are small and ship with the library. This project's recipes trained them, some on top
+# of a model trained by others that the extra `zoo` installs. Small models make mistakes, so the
+# tables have a column **right?**: it compares the output with answers that a person would accept,
+# listed in the code cell. `qkv.task(name)` returns a function of a text or a list of texts. Change
+# the inputs and rerun a cell.
 
 # %%
 import math
@@ -2685,9 +2683,11 @@ for answer in ways_to_write["the same, alpha = 1"]:
 
 # %% [markdown]
 # Read the columns *log P* and *right?* together. Decoding searches for what the model considers
-# likely, and a likelier answer may be worse. Then the model is at fault, and no search can fix it.
-# A wider beam can even make translations worse (Koehn and Knowles 2017). Nor is beam search
-# guaranteed to find a likelier answer than greedy decoding: it may have dropped the best prefix.
+# likely, and a likelier answer may be worse; a wider beam can even make translations worse (Koehn
+# and Knowles 2017). Nor is beam search guaranteed to find a likelier answer than greedy decoding:
+# it may have dropped the best prefix. A second opinion helps: of the beam's candidates, `to_german`
+# takes the one from which a model of the opposite direction can best guess the source (Yee et al.
+# 2019).
 #
 # ### 6.3 What BLEU counts
 #

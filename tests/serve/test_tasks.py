@@ -170,6 +170,7 @@ WRONG = [
     ("classify", {"inputs": "x", "max_length": 10**6}, 400, "less than or equal to 4096"),
     ("translate", {"inputs": "x"}, 404, "no model for translate is served; expected model, one"),
     ("translate", {"inputs": "x", "beam": 10**9}, 400, "less than or equal to 16"),
+    ("translate", {"inputs": "x", "reverse": "/etc"}, 400, "reverse is not supported"),
     ("answer", {"inputs": "x", "model": "encoder"}, 400, "expected context"),
     ("search", {"inputs": "x", "model": "encoder"}, 400, "(documents, in a request)"),
     ("search", {"inputs": "x", "vectors": "/etc/passwd"}, 400, "vectors is not supported"),

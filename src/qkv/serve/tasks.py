@@ -147,11 +147,11 @@ def options_of(kind: type[Any]) -> dict[str, tuple[Any, Any]]:
     Those of a nested dataclass stand beside the others, as on the command line. Files, and what
     concerns the loading of the model, are not among them.
     """
-    hints = get_type_hints(kind)
+    hints, of_server = get_type_hints(kind), OF_COMMAND.union(getattr(kind, "loads", ()))
     found = dict[str, tuple[Any, Any]]()
     for one in dataclasses.fields(kind):
         hint = hints[one.name]
-        if one.name in OF_COMMAND or hint is Path or Path in get_args(hint):
+        if one.name in of_server or hint is Path or Path in get_args(hint):
             continue
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)

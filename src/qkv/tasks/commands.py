@@ -56,6 +56,7 @@ class Predict(Generic[P]):
     about: ClassVar[str] = ""  # help text after the command's summary
     roles: ClassVar[tuple[str, ...]] = ("text",)  # columns of a table that are read
     settings: ClassVar[tuple[str, ...]] = ()  # options that are keyword arguments of Pipeline.of
+    loads: ClassVar[tuple[str, ...]] = ()  # options that name models, which no request may choose
     only_json: ClassVar[bool] = False  # whether every prediction is printed as JSON
     whole: ClassVar[bool] = False  # whether a .txt file, or standard input, is a single input
 

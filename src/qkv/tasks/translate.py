@@ -66,6 +66,7 @@ class Translate(Predict[Any]):
     )
     roles: ClassVar = ("source",)
     settings: ClassVar = ("beam", "n_best", "max_length", "reverse")
+    loads: ClassVar = ("reverse",)
 
     def line(self, prediction: Translation) -> str:
         """Return the translation in one line."""
