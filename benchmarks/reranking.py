@@ -79,7 +79,7 @@ def report(result: dict[str, Any]) -> None:
         for name, sizes in result["models"].items()
         for size, one in sizes.items()
     ]
-    show_table(rows, title="BLEU on Tatoeba's validation split")
+    show_table("BLEU on Tatoeba's validation split", rows)
     publish(
         "reranking", f"{markdown_table(rows)}\n\n{provenance(PATH, result)}", DOCS / "results.md"
     )
