@@ -176,8 +176,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.publish_only:
         torch.set_num_threads(options.threads)
-        kept = load(PATH)["work"] if PATH.exists() and options.only else {}
-        limit = 0.0
+        before = load(PATH) if PATH.exists() and options.only else {}
+        kept, limit = before.get("work", {}), before.get("bytes per second", 0.0)
         for name in options.only or WORK:
             limit = max(limit, bandwidth())
             kept[name] = measure(
