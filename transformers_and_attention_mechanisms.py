@@ -1609,7 +1609,7 @@ assert shape_of["decoder.blocks.0.cross_attention"] == (n_drawn, target_length, 
 
 # %% [markdown]
 # No block changes the shape, so blocks can be stacked and their input added to their output. After
-# cross-attention, the source's length is gone: the output is as long as the target, the queries.
+# cross-attention, the source's length is gone: the output has one vector per token of the target.
 #
 # ### 4.2 Positions
 #
@@ -2685,9 +2685,9 @@ for answer in ways_to_write["the same, alpha = 1"]:
 # Read the columns *log P* and *right?* together. Decoding searches for what the model considers
 # likely, and a likelier answer may be worse; a wider beam can even make translations worse (Koehn
 # and Knowles 2017). Nor is beam search guaranteed to find a likelier answer than greedy decoding:
-# it may have dropped the best prefix. A second opinion helps: of the beam's candidates, `to_german`
-# takes the one from which a model of the opposite direction can best guess the source (Yee et al.
-# 2019).
+# it may have dropped the best prefix. Of the beam's candidates, `to_german` therefore takes the one
+# from which a model of the opposite direction can best guess the source (Yee et al. 2019);
+# [results.md](docs/results.md) has what that gains in BLEU.
 #
 # ### 6.3 What BLEU counts
 #

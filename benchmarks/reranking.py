@@ -14,7 +14,7 @@ from _common import DOCS, RESULTS, arguments, load, machine, provenance, publish
 from qkv.data.sets.tatoeba import tatoeba
 from qkv.evaluation.translation import translation_scores
 from qkv.tasks.optimizing import optimize
-from qkv.tasks.reranking import mean_log_probabilities
+from qkv.tasks.reranking import mean_log_probabilities, reranked
 from qkv.tasks.sources import choose, read_source
 from qkv.tasks.translation import Translator
 from qkv.tutorial.tables import markdown_table, show_table
@@ -46,25 +46,20 @@ def measure(forward: str, backward: str, size: int, *, german: bool) -> dict[str
     read = [ours.tokenizer.decode(part.tokens) for part in parts]
     asked = [(text, source) for source, some in zip(read, texts, strict=True) for text in some]
     said = iter(mean_log_probabilities(reverse, asked))
-    rows = [[(one.score, next(said), i) for i, one in enumerate(answers)] for answers in found]
+    scores = [[next(said) for _ in answers] for answers in found]
     seconds = {"search": searched - begun, "reverse": time.perf_counter() - searched}
     bleu = {}
     for weight in WEIGHTS:
         chosen = []
-        for part, answers, some, row in zip(parts, found, texts, rows, strict=True):
-            order = [i for *_, i in sorted(row, key=lambda one: -score_of(one, weight))]
-            ranked = [answers[i] for i in order]
-            chosen.append(choose(part, ranked, [some[i] for i in order], ours.copying).texts[0])
+        for part, answers, own in zip(parts, found, scores, strict=True):
+            ranked = reranked(answers, own, weight)
+            written = [ours.target.decode(one.text) for one in ranked]
+            chosen.append(choose(part, ranked, written, ours.copying).texts[0])
         left = iter(chosen)
         whole = [" ".join(next(left) for _ in source.parts) for source in sources]
         named = translation_scores(whole, [target for _, target in pairs], samples=2).named
         bleu[str(weight)] = named["BLEU"]
     return {"BLEU": bleu, **seconds}
-
-
-def score_of(one: tuple[float, float | None, int], weight: float) -> float:
-    """Add what the reverse model says; one that it cannot read counts by itself."""
-    return one[0] + weight * (one[1] or 0.0)
 
 
 def report(result: dict[str, Any]) -> None:
@@ -87,15 +82,12 @@ def report(result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure both translators, and publish."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--en-de", default="translator-en-de", help="another folder of this model")
-    options = parser.parse_args()
+    options = arguments(__doc__ or "").parse_args()
     torch.set_num_threads(options.threads)
     if not options.publish_only:
-        path = {name: name for name in MODELS} | {"translator-en-de": options.en_de}
         models = {
             name: {
-                str(size): measure(path[name], path[other], size, german=name != "translator-en-de")
+                str(size): measure(name, other, size, german=name != "translator-en-de")
                 for size in SIZES
             }
             for name, other in MODELS.items()

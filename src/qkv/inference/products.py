@@ -21,7 +21,7 @@ from qkv.inference.build import SECONDS, kernel, known_here, processor
 OUTLIER = 12  # times the root mean square of a row: rounding would be more than 3 % of its size
 COLUMNS = 32  # at most one in so many is left out
 FINE = 254  # steps of what rounding leaves: it is at most half a step, 127 of these
-EXTREME = 100  # times the mean of all |x|, without it: they would be rounded away even so
+EXTREME = 100  # times the mean of the other |x|: beside it, they would be rounded away even so
 LARGE, SMALL = 1e18, 1e-18  # squares of larger numbers overflow, those of smaller ones vanish
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 # Activations by their numbers in the kernel, and by their names, parameters and kinds in oneDNN.

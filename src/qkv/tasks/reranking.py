@@ -96,18 +96,28 @@ class Reverse:
             for one in some
         ]
         scores = iter(mean_log_probabilities(self.translator, pairs))
-        ranked = list[list[Answer]]()
-        for some in answers:
-            own = [next(scores) for _ in some]
-            if any(score is None for score in own):
-                ranked.append(list(some))
-                continue
-            changed = [
-                replace(one, score=one.score + self.weight * (score or 0))
-                for one, score in zip(some, own, strict=True)
-            ]
-            ranked.append(sorted(changed, key=lambda one: -one.score))
-        return ranked
+        return [reranked(some, [next(scores) for _ in some], self.weight) for some in answers]
+
+
+def reranked(
+    answers: Sequence[Answer], scores: Sequence[float | None], weight: float
+) -> list[Answer]:
+    """Reorder candidates by the sum of their score and the weighted one of the reverse model.
+
+    Args:
+        answers: candidates for one source.
+        scores: of the reverse model, mean log-probabilities (nats); None for what it cannot read,
+            and then the candidates stay as they are.
+        weight: of these scores.
+    """
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        return list(answers)
+    changed = [
+        replace(one, score=one.score + weight * score)
+        for one, score in zip(answers, known, strict=True)
+    ]
+    return sorted(changed, key=lambda one: -one.score)
 
 
 def _stored(loaded: Loaded) -> tuple[str, float]:

@@ -39,7 +39,7 @@ class TranslationRecipe(PairRecipe[Translator]):
         copying: replace names and numbers by stand-ins, which are copied (`Copying`). A base that
             does so already goes on doing so.
         subword_dropout: probability that a merge of BPE does not happen, drawn anew each time that
-            a sentence is in a batch (Provilkov et al. 2020); 0.03 suits small data sets.
+            a sentence is in a batch (Provilkov et al. 2020), such as 0.03; for long trainings.
         both_ways: learn the opposite direction, too, as a start for either (Ding et al. 2021,
             https://arxiv.org/abs/2109.07780).
     """
