@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from qkv.blocks.stack import Stack
+from qkv.data.classification import ClassificationBatch
 from qkv.errors import ConfigError
 from qkv.models.bart import Bart, BartConfig
 from qkv.models.bert import Bert, BertConfig
@@ -15,6 +16,7 @@ from qkv.models.lora import LoRAConfig, add_lora
 from qkv.models.rnn import RNNConfig, RNNSeq2Seq
 from qkv.models.t5 import T5, T5Config
 from qkv.models.vit import ViT, ViTConfig
+from qkv.training.classification import classification_loss
 from qkv.training.finetune import (
     everything,
     head_only,
@@ -23,8 +25,12 @@ from qkv.training.finetune import (
     top_layers,
     train_only,
 )
+from qkv.training.loop import train
 from qkv.training.optim import adamw
 from qkv.training.report import activation_memory, describe_training, training_memory
+from qkv.training.run import Callback
+from qkv.training.settings import Training
+from qkv.training.stopping import KeepBest
 
 B, L, D, F, H, VOCAB = 5, 31, 66, 257, 3, 17
 SIZES = {"d_model": D, "n_heads": H, "d_ff": F}
@@ -105,13 +111,14 @@ def test_all_but_the_activations_is_exact(what, make, dtype):
     model.register_buffer("extra", torch.zeros(7))
     what(model)
     optimizer = make(model)
-    memory = training_memory(model, optimizer, rows=B, length=L, copies=3)
+    memory = training_memory(model, optimizer, rows=B, length=L, best=True, average=True)
     model(TOKENS).square().sum().backward()
     optimizer.step()
     parameters, buffers = list(model.parameters()), list(model.buffers())
     state = [tensor for one in optimizer.state.values() for tensor in one.values()]
     assert memory.weights == sum(t.nbytes for t in [*parameters, *buffers])
-    assert memory.copies == 3 * memory.weights
+    trained, extra = sum(p.nbytes for p in parameters if p.requires_grad), model.extra.nbytes
+    assert memory.copies == memory.weights + (trained + extra) + trained
     assert memory.gradients == sum(p.grad.nbytes for p in parameters if p.grad is not None)
     assert memory.optimizer == sum(tensor.nbytes for tensor in state)
     parts = (memory.weights, memory.copies, memory.gradients, memory.optimizer, memory.activations)
@@ -297,10 +304,29 @@ def test_computed_again_a_block_keeps_its_input_and_one_block_the_rest():
     assert 3 * 4 * B * L * D <= kept_bytes(model) < per_block
 
 
-def test_copies_of_the_weights_are_in_the_table():
+def test_a_run_keeps_the_copies_that_the_table_counts():
     model = bert()
-    optimizer = adamw(model)
-    one, three = (describe_training(model, optimizer, rows=B, length=L, copies=n) for n in (1, 3))
-    (title,) = [title for title in one if title.startswith("memory")]
-    sizes = [float(table[title][1]["size"].removesuffix(" MB")) for table in (one, three)]
-    assert sizes[1] == pytest.approx(3 * sizes[0], abs=0.02)
+    model.register_buffer("extra", torch.zeros(7))
+    head_only(model)
+    batch = ClassificationBatch(
+        tokens=TOKENS, token_mask=TOKENS >= 0, classes=torch.arange(B), rows=tuple(range(B))
+    )
+    averages = {}
+
+    class Look(Callback):
+        def after_step(self, run):
+            averages.update(run.average.weights)
+
+    best = KeepBest("score", mode="max")
+    train(
+        model,
+        [batch],
+        classification_loss,
+        Training(steps=1, ema=0.9),
+        evaluate=lambda _: {"score": 1.0},
+        callbacks=[best, Look()],
+        device="cpu",
+    )
+    kept = sum(t.nbytes for t in [*best.weights.values(), *averages.values()])
+    memory = training_memory(model, adamw(model), rows=B, length=L, best=True, average=True)
+    assert memory.copies == memory.weights + kept

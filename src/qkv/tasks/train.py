@@ -285,11 +285,16 @@ def _announce(
 ) -> None:
     """Print what trains, what it needs, and for how long."""
     settings, length = recipe.training, prepared.length
-    # The loop's own copy of good weights, the moving average, and the best weights so far.
-    copies = 1 + (settings.ema is not None) + (settings.average_last == 1)
     rows = min(settings.rows(length), prepared.rows or len(splits.train))
     if recipe.base is not None:
-        tables = describe_training(model, optimizer, rows=rows, length=length, copies=copies)
+        tables = describe_training(
+            model,
+            optimizer,
+            rows=rows,
+            length=length,
+            best=settings.average_last == 1,
+            average=settings.ema is not None,
+        )
         for title, table in tables.items() if ranks.is_first() else ():
             show_table(title, table)
     run.print(

@@ -20,7 +20,7 @@ from qkv.attention.multi_head import MultiHeadAttention
 from qkv.blocks.stack import Stack
 from qkv.training.finetune import layer_groups
 from qkv.training.loop import recompute_activations
-from qkv.training.report import optimizer_memory
+from qkv.training.report import copies_memory, optimizer_memory
 from qkv.training.settings import Training
 
 Loss = Callable[[Any, Any], Tensor]
@@ -81,15 +81,14 @@ def plan_memory(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     weights, gradients = _bytes([*model.parameters(), *model.buffers()]), _bytes(trained)
-    changing = gradients + _bytes(model.buffers())
-    copies = weights + (changing if settings.average_last == 1 else 0)
-    copies += gradients if settings.ema is not None else 0
+    best, average = settings.average_last == 1, settings.ema is not None
+    copies = copies_memory(model, best=best, average=average)
     sharded = settings.sharding == "fsdp2" and n_processes > 1
     parts = n_processes if sharded else 1
     step = step or step_memory(model, batch.take(slice(0, None, n_processes)), loss, settings)
     peak = step.peak(parts, before=settings.accumulate > 1)
     own = -(-gradients // parts)
-    if settings.ema is not None:  # during an evaluation the weights wait beside their average
+    if average:  # during an evaluation the weights wait beside their average
         peak = max(peak, 2 * own)
     whole = _whole_at_once(model) if sharded else gradients * (n_processes > 1)
     return PlannedMemory(

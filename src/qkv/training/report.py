@@ -22,7 +22,7 @@ class TrainingMemory:
 
     Args:
         weights: parameters and buffers.
-        copies: copies of the weights; the loop keeps the last good ones.
+        copies: the last good weights, the best so far, and the moving average, if they are kept.
         gradients: gradients of the parameters that train.
         optimizer: two moments of each parameter that trains, and a step counter.
         activations: what the blocks keep for the backward pass; None if there are no blocks.
@@ -46,7 +46,8 @@ def describe_training(
     *,
     rows: int,
     length: int,
-    copies: int = 1,
+    best: bool = False,
+    average: bool = False,
 ) -> dict[str, Rows]:
     """Describe what trains and how much memory it needs: tables of text by their titles.
 
@@ -55,12 +56,13 @@ def describe_training(
         optimizer: its learning rates are those before the schedule's factor.
         rows: examples per batch.
         length: tokens per example, padding included.
-        copies: copies of the weights; see `training_memory`.
+        best: whether the best weights so far are kept.
+        average: whether there is a moving average.
 
     Raises:
         ConfigError: the model's layers or the optimizer's memory are unknown.
     """
-    memory = training_memory(model, optimizer, rows=rows, length=length, copies=copies)
+    memory = training_memory(model, optimizer, rows=rows, length=length, best=best, average=average)
     needs = {
         "weights": memory.weights,
         "copies of them": memory.copies,
@@ -105,7 +107,8 @@ def training_memory(
     *,
     rows: int,
     length: int,
-    copies: int = 1,
+    best: bool = False,
+    average: bool = False,
 ) -> TrainingMemory:
     """Count the bytes of a training run; all but the activations are exact.
 
@@ -116,19 +119,34 @@ def training_memory(
         optimizer: AdamW or Adam.
         rows: examples per batch.
         length: tokens per example, padding included.
-        copies: copies of the weights: the loop's own, a moving average, the best so far.
+        best: whether the best weights so far are kept.
+        average: whether there is a moving average.
 
     Raises:
         ConfigError: the optimizer is neither AdamW nor Adam.
     """
-    weights = _bytes([*model.parameters(), *model.buffers()])
     return TrainingMemory(
-        weights=weights,
-        copies=copies * weights,
-        gradients=_bytes(p for p in model.parameters() if p.requires_grad),
+        weights=_bytes([*model.parameters(), *model.buffers()]),
+        copies=copies_memory(model, best=best, average=average),
+        gradients=_bytes(_trained(model)),
         optimizer=optimizer_memory(model, optimizer),
         activations=activation_memory(model, rows=rows, length=length),
     )
+
+
+def copies_memory(model: nn.Module, *, best: bool, average: bool) -> int:
+    """Count the bytes of the copies of the weights that a training run keeps.
+
+    The last good weights are a copy of everything; the best weights leave out what is frozen, and
+    a moving average leaves out the buffers as well.
+    """
+    trained, buffers = _bytes(_trained(model)), _bytes(model.buffers())
+    copies = _bytes(model.parameters()) + buffers
+    if best:
+        copies += trained + buffers
+    if average:
+        copies += trained
+    return copies
 
 
 def optimizer_memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -142,7 +160,7 @@ def optimizer_memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
             f"the memory of {type(optimizer).__name__} is unknown; expected AdamW or Adam"
         )
     held = {p for group in optimizer.param_groups for p in group["params"]}
-    stepping = [p for p in model.parameters() if p.requires_grad and p in held]
+    stepping = [p for p in _trained(model) if p in held]
     return 2 * _bytes(stepping) + torch.float32.itemsize * len(stepping)
 
 
@@ -215,6 +233,10 @@ def _input_of(block: nn.Module, rows: int, length: int) -> torch.Tensor:
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in parameters)
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

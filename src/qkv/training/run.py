@@ -18,9 +18,10 @@ from qkv.training.history import History
 
 
 class Share(NamedTuple):
-    """The rows of a batch that one rank computes; of no row, another's, which does not count.
+    """The rows of a batch that one rank computes.
 
-    Ranks have to compute something to take part in the sum of the gradients.
+    A rank without rows computes those of another rank, which then do not count: every rank has to
+    take part in the sum of the gradients.
     """
 
     batch: Any
