@@ -49,7 +49,7 @@ class Work:
 
     @cached_property
     def tokens(self) -> torch.Tensor:
-        """Random input of 32 tokens a row."""
+        """Random input of 32 tokens per row."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(5, 30_000, (self.n_rows, 32), generator=generator)
 

@@ -1,4 +1,4 @@
-"""Training a small GPT: qkv, transformers (Trainer and a bare loop) and nanoGPT, tokens a second.
+"""Training a small GPT: qkv, transformers (Trainer and a bare loop) and nanoGPT, tokens per second.
 
 The setting is the one that nanoGPT is known for on a CPU: 4 layers, 4 heads, 128 wide, 64
 characters of context, 12 rows, no dropout. All rivals start from the same weights (float32), see
@@ -174,7 +174,7 @@ def report(result: dict[str, Any]) -> None:
                 "share of the peak": f"{work / second / 1e9 / peak:.0%}",
             }
         )
-    show_table(f"training a small GPT, {TOKENS} tokens a step", rows)
+    show_table(f"training a small GPT, {TOKENS} tokens per step", rows)
     draw(result["median seconds"])
     products = (
         f"Products of float32 matrices, GFLOP/s: {SQUARE} x {SQUARE} {peak:.0f} (the "

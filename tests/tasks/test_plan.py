@@ -82,7 +82,7 @@ def test_tables_for_people(recipe, capsys):
         "allocators keep more",
         "memory of one process at its peak",
         "activations",
-        "steps a day",
+        "steps per day",
         "fits into",
     ):
         assert part in text

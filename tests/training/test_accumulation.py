@@ -199,7 +199,7 @@ def test_curves_for_tensorboard(tmp_path):
     assert [event.step for event in losses] == [1, 2, 3, 4, 5]
     assert [event.value for event in losses] == pytest.approx(history.losses)
     assert [event.step for event in events.Scalars("validation/accuracy")] == [2, 4, 5]
-    assert len(events.Scalars("learning rate")) == len(events.Scalars("targets a second")) == 5
+    assert len(events.Scalars("learning rate")) == len(events.Scalars("targets per second")) == 5
 
 
 def test_a_batch_too_large_says_what_to_lower():

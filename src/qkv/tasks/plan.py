@@ -253,7 +253,7 @@ def tables(plan: Plan, recipe: Recipe[Any]) -> dict[str, Rows]:
         f"{model['trained']:,} train",
         "sizes": sizes + (f" ({model['rule']})" if model["rule"] else ""),
         "batch": f"{batch['rows']:,} examples of {batch['length']:,} tokens"
-        + (f", {batch['accumulate']:,} times a step" if batch["accumulate"] > 1 else ""),
+        + (f", {batch['accumulate']:,} times per step" if batch["accumulate"] > 1 else ""),
         "processes": f"{machine['processes']}, with {size(machine['memory'])} each",
         "counted": "tensors; allocators keep more, that of a CPU about a fifth",
     }
@@ -302,12 +302,12 @@ def _yes(is_true: bool) -> str:
 
 def _time(plan: Plan) -> Rows:
     machine, spent = plan.machine, plan.time
-    origin = "measured in float32" if machine["measured"] else "as you say"
+    origin = "measured in float32" if machine["measured"] else "as given"
     facts = {
-        "operations a step": f"{spent['flops_per_step']:.3g}",
-        "operations a second": f"{machine['processes']} x {machine['flops']:.3g}, {origin}",
+        "operations per step": f"{spent['flops_per_step']:.3g}",
+        "operations per second": f"{machine['processes']} x {machine['flops']:.3g}, {origin}",
         "utilization (--utilization)": f"{machine['utilization']:.0%}",
-        "steps a day": f"{spent['steps_per_day']:,.0f}",
+        "steps per day": f"{spent['steps_per_day']:,.0f}",
         f"{spent['steps']:,} steps": _duration(spent["days"] * DAY),
     }
     return [{"what": what, "value": value} for what, value in facts.items()]

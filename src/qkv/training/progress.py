@@ -86,7 +86,7 @@ class TensorBoard(Callback):
             self.writer.add_scalar("loss", history.losses[i], step)
             self.writer.add_scalar("learning rate", history.learning_rates[i], step)
         if len(history.losses) > self.written:
-            self.writer.add_scalar("targets a second", history.targets_per_second, run.step)
+            self.writer.add_scalar("targets per second", history.targets_per_second, run.step)
         self.written = len(history.losses)
 
     def evaluated(self, run: Run, scores: dict[str, float]) -> None:
