@@ -1,7 +1,7 @@
 """qkv: attention and Transformers in PyTorch.
 
-What ``qkv.api`` lists can be asked of ``qkv`` itself, and so can the explorer's ``explore`` and
-``explore_weights``; nothing is imported until it is asked for.
+The names in ``qkv.api``, and the explorer's ``explore`` and ``explore_weights``, are attributes of
+``qkv``, each imported on first use.
 """
 
 import importlib

@@ -34,7 +34,7 @@ class TrainingError(QKVError, RuntimeError):
 
 
 class BusyError(QKVError, RuntimeError):
-    """Too many requests wait already."""
+    """Too many requests are waiting already."""
 
 
 class MissingDependencyError(QKVError, ImportError):

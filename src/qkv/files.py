@@ -134,7 +134,7 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, which is not read as a whole.
+    """Return the SHA-256 of a file, without reading it into memory as a whole.
 
     Raises:
         OSError: it cannot be read.

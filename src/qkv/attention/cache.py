@@ -98,7 +98,7 @@ class KeyValueCache:
         """Keep these rows of the batch, in this order; rows may repeat or be missing."""
         if self._keys is None or self._values is None:
             return
-        # Only what is filled is copied and, of as many rows, only those that move.
+        # Copy only what is filled and, if the number of rows stays the same, only rows that move.
         if len(rows) != len(self._keys):
             self._keys, self._values = (
                 self._taken(slots, rows) for slots in (self._keys, self._values)

@@ -1,7 +1,7 @@
 """Record attention weights. They are computed beside the fused call, so the output does not change.
 
 An attention module has an attribute `recorder`, None unless it is recorded. Inside
-`record_attention` it is a function that takes the weights. Otherwise the cost is one `is None`.
+`record_attention` it is a function that takes the weights. Otherwise it costs one `is None`.
 """
 
 import threading

@@ -18,9 +18,9 @@ SPARE = 64  # further tokens that are kept, by which a state can be rewound
 class WindowCache(KeyValueCache):
     """Stores the keys and values that later queries see: the last ones of each row.
 
-    At least `window` + `spare` real tokens of each row are kept, at most about four times as many
-    positions, and what lies between them as padding. Older positions are dropped when twice as many
-    are stored, so that a step rarely copies.
+    At least `window` + `spare` real tokens of each row are kept, with the padding between them, in
+    at most about four times as many positions. Older positions are dropped when twice as many are
+    stored, so that a step rarely copies.
 
     Args:
         window: keys that a query sees before its own.

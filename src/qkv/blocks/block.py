@@ -62,8 +62,8 @@ class LayerCache:
         """Keep these rows of the batch, in this order.
 
         Args:
-            rows: their indices.
-            memories: those of the memories that they attend to; None: each has its own.
+            rows: indices of the rows.
+            memories: indices of the memories that they attend to; None: each row has its own.
             sharing: number of rows of each memory.
         """
         self.self_attention.reorder(rows)

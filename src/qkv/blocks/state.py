@@ -24,7 +24,7 @@ class DecodingState:
             if all have multi-head attention.
         memory: output of the encoder; None for a model without one.
         memory_mask: True = a real token of the source; None if all are.
-        n_rows: number of rows; None: those of the memory, or of the first tokens.
+        n_rows: number of rows; None: that of the memory, or of the first tokens.
     """
 
     def __init__(

@@ -80,7 +80,7 @@ def _biases(
 
 
 def _whole_module(name: str, own: Rows, taken: Collection[str]) -> str:
-    """Return the largest module around a parameter that trains fully; "" if there is none."""
+    """Return the largest fully trained module that contains a parameter; "" if there is none."""
     parts = name.split(".")
     for i in range(1, len(parts)):
         module = ".".join(parts[:i])

@@ -1,7 +1,7 @@
 """Convert A and B between PEFT's files and our layers.
 
-If one of their layers is several of ours (GPT-2's c_attn is query, key and value), each of ours
-gets their A and its own rows of their B. The inverse is exact:
+If one of their layers corresponds to several of ours (GPT-2's c_attn to query, key and value), each
+of ours gets their A and its rows of their B. The inverse is exact:
 
     all have the same A           that A, and the rows of B joined
     otherwise                     [A_q; A_k; A_v], of rank 3 r, and diag(B_q, B_k, B_v)
@@ -68,7 +68,7 @@ def adaptable(model: nn.Module, rows: Rows) -> dict[str, list[str]]:
     """Map each of their layers that can have LoRA to our layers.
 
     A tied output layer is a separate layer whose weight is an alias. If several of their embeddings
-    are one of ours, none of them can have an update.
+    correspond to one of ours, none of them can have an update.
     """
     layers = {
         name: getattr(module, "base", module)

@@ -155,7 +155,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 def _sort(
     tensors: Mapping[str, Tensor], config: AdapterConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Rename base-model tensors in an adapter, apart from untrained ones.
+    """Remove PEFT's parts of names, and separate untrained base-model tensors.
 
     Returns:
         The tensors of the adapter, and the base model's own tensors, which PEFT writes for
@@ -166,7 +166,7 @@ def _sort(
         module, _, part = name.rpartition(".")
         plain = f"{module.removesuffix(f'.{BASE}')}.{part}"
         if config.bias == "all" and {"original_module", "modules_to_save"} & {*name.split(".")}:
-            continue  # with all biases, a saved module has its original biases and its own
+            continue  # with all biases, a saved module's biases are stored twice
         trained = plain == name or (part == "bias" and config.bias != "none")
         (own if trained else unchanged)[plain] = tensor
     return own, unchanged

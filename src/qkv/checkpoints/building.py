@@ -20,9 +20,9 @@ MOST_FRESH = 2**30  # elements: 4 GB in float32, as in the embedding of a large 
 
 
 class Uninitialized(TorchFunctionMode):
-    """Skip initialization, which parameters without memory do not need.
+    """Skip initialization, which parameters on the meta device do not need.
 
-    On the meta device it would do nothing, but would import PyTorch's compiler (one second).
+    It would do nothing there, but would import PyTorch's compiler (one second).
     """
 
     def __torch_function__(

@@ -131,7 +131,7 @@ def assemble(
         new: modules to initialize anew.
         architecture: architecture to build instead of that in config.json.
         labels: names of the classes, if they differ from config.json.
-        take: see `load_rows`; is also passed the model and the file's name of the tensor.
+        take: see `load_rows`; also called with the model and the file's name of the tensor.
 
     Returns:
         The model without an origin; the file's name by the table's name; and the tensors that the

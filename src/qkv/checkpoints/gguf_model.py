@@ -55,8 +55,8 @@ def load_gguf(
         dtype: dtype of the parameters; None means that of the matrices, or float32 if they are
             quantized. Matrices of this dtype stay memory-mapped, but for permuted ones.
         ignore: names of metadata, or of the tensor of rotary factors, to ignore.
-        take: is passed the model, the name of each matrix and what the file has of it; if it
-            returns True, the parameter is left on the meta device.
+        take: called with the model, the name of each matrix and its `Stored` form; if it returns
+            True, the parameter is left on the meta device.
         options: those of `assemble`: device, new, architecture, labels.
 
     Raises:
@@ -104,7 +104,7 @@ def _take(
         return one.load(weights.expanded(theirs))
     kind, blocks = weights.blocks(theirs)
     kept = list[Tensor]()
-    # The verbs of a matrix move its rows alone, so the bytes of rows go the same way.
+    # The verbs of a matrix only move whole rows, so they apply to the bytes of rows as well.
     for i, (ours, rows) in enumerate(zip(one.ours, one.load(blocks), strict=True)):
         stored = Stored(kind, rows, partial(_expanded, weights, theirs, one, i))
         taken = take(model, ours, stored)
@@ -180,7 +180,7 @@ def _shortest(value: Any) -> Any:
 
 
 def _sampling(file: GGUFFile) -> dict[str, Any]:
-    """Return how tokens are drawn unless the user says otherwise; temperature 0 is greedy."""
+    """Return the default sampling settings; temperature 0 is greedy."""
     metadata = file.metadata
     found = {ours: _shortest(metadata[name]) for ours, name in SAMPLING.items() if name in metadata}
     check_kinds(found, dict.fromkeys(found, NUMBER), where=f"{file.path}: general.sampling")

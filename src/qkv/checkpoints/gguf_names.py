@@ -1,4 +1,4 @@
-"""What llama.cpp calls the fields of config.json and the tensors, by architecture."""
+"""The names that llama.cpp gives to fields of config.json and to tensors, by architecture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Shaped(Protocol):
 
 @runtime_checkable
 class Contents(Protocol):
-    """What describes a model in GGUF: a file, or what is to be written."""
+    """The description of a model in GGUF: a file, or the plan of a file to write."""
 
     @property
     def path(self) -> Path: ...
@@ -60,8 +60,8 @@ class GGUFArchitecture:
         model_type: the family.
         fields: name in config.json by name in the metadata.
         tensors: name in safetensors by name in GGUF.
-        block: the same within a block.
-        prefix: of the names within a block in safetensors, with `{}` for the block.
+        block: like `tensors`, for the tensors of a block.
+        prefix: prefix of the names of a block in safetensors, with `{}` for the block.
         interleaved: tensors of queries and keys whose rotary pairs are adjacent.
         transposed: tensors that safetensors store as (in, out).
         width: names in config.json of the width and the number of heads.

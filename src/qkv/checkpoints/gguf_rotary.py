@@ -135,8 +135,8 @@ def factors_of(scaling: TurnsScaling, base: float, n_pairs: int) -> Factors:
 def find_turns(factors: Factors, base: float) -> TurnsScaling | None:
     """Return a scaling with these factors; None if there is none.
 
-    Several have the same factors, as length and turns may be multiplied by one number; the one of
-    the published models (1 turn, 4 turns) is preferred.
+    Several scalings have the same factors, since length and turns can be multiplied by the same
+    number; that of the published models (1 turn, 4 turns) is preferred.
     """
     factors = factors.double()
     if not torch.isfinite(factors).all() or factors.min() < 1:

@@ -1,7 +1,7 @@
 """Write the model of a family of llama.cpp as a GGUF file: the inverse of `gguf_model`.
 
-As in llama.cpp, matrices have the type that is asked for, and vectors and learned positions are
-float32. In files of 4 bits, the matrix of the output layer (or the embedding, if it is tied) has 8.
+As in llama.cpp, matrices have the requested type, and vectors and learned positions are float32. In
+4-bit files, the matrix of the output layer (or the embedding, if it is tied) has 8 bits.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ NAMES = {one.model_type: name for name, one in ARCHITECTURES.items()} | {"mistra
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be written: metadata and tensors by their names in GGUF, before quantization."""
+    """The content to write: metadata and tensors by their names in GGUF, before quantization."""
 
     path: Path
     metadata: dict[str, Any]
@@ -170,7 +170,7 @@ def _verbs(
 
 
 def _check(plan: _Plan, family: Family, config: Any) -> None:
-    """Check that reading the metadata gives the model's config, but for dropout.
+    """Check that reading the metadata gives the model's config, except for dropout.
 
     Raises:
         ConfigError: naming the settings that GGUF does not have.

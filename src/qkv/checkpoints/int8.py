@@ -1,6 +1,6 @@
 """Weights as 8-bit integers with one scale per row, a quarter of the size of float32.
 
-A file says so in its metadata. Each matrix is stored as int8, beside its scales: row i of the
+The file's metadata marks the format. Each matrix is stored as int8, beside its scales: row i of the
 matrix is scales[i] times row i of the integers (Dettmers et al. 2022, "LLM.int8()", section 2.1,
 vector-wise quantization, https://arxiv.org/abs/2208.07339). Vectors stay as they are.
 """

@@ -93,11 +93,11 @@ class Weights(Mapping[str, Tensor]):
 
 
 class Renamed(Mapping[str, Tensor]):
-    """Tensors by other names; each is read when it is used.
+    """Tensors under new names; each is read when it is used.
 
     Args:
         tensors: the tensors.
-        names: their name by the other.
+        names: the original name of each tensor, by its new name.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], names: Mapping[str, str]):

@@ -165,9 +165,9 @@ def load_rows(
         rows: rows of the table.
         weights: the file's tensors, by the table's names.
         shapes: shape of each of our parameters.
-        where: returns the description of a tensor of theirs in errors, such as with its file.
-        take: replaces the tensors of a row after they were checked; on the meta device where
-            something else keeps them.
+        where: describes a tensor of theirs in errors, for example with its file.
+        take: replaces the tensors of a row after they were checked, by tensors on the meta device
+            if they are kept elsewhere.
 
     Raises:
         DataError: naming the tensors that do not match.

@@ -134,7 +134,7 @@ def shift(pixels: Pixels, rng: Generator, most: int) -> Pixels:
 
 
 def erase(pixels: Pixels, rng: Generator, *, share: float, area: tuple[float, float]) -> Pixels:
-    """Replace a rectangle by noise in a fraction of the images.
+    """Replace a rectangle with noise in a fraction of the images.
 
     Zhong et al. 2020, algorithm 1, except that a rectangle larger than the image is clipped instead
     of drawn again. The ratio of its sides is between 0.3 and 1 / 0.3.
@@ -151,7 +151,7 @@ def erase(pixels: Pixels, rng: Generator, *, share: float, area: tuple[float, fl
 
 
 def _inside(rng: Generator, lengths: np.ndarray, size: int) -> np.ndarray:
-    """Return (B, size), True in an interval of each length at a random position inside."""
+    """Return a mask (B, size), True in a randomly placed interval of each length."""
     first = np.floor(rng.random(len(lengths)) * (size - lengths + 1))[:, None]
     index = np.arange(size)
     return (index >= first) & (index < first + lengths[:, None])

@@ -29,8 +29,8 @@ class Batching:
     """How examples are grouped into batches.
 
     Args:
-        max_tokens: maximum number of positions per batch, padding included; give either this
-        batch_size: or the number of examples per batch.
+        max_tokens: maximum number of positions per batch, padding included.
+        batch_size: number of examples per batch; give exactly one of the two.
         seed: determines, with the number of the epoch, the groups and their order.
         epochs: passes over the examples; None never ends.
 
@@ -69,14 +69,14 @@ class Batching:
 class Batches(Generic[Batch]):
     """A resumable batch iterator: its position can be saved and restored.
 
-    A batch depends on the seed, the number of the epoch and its index in the epoch, on nothing
-    else, so a run that was killed sees the same batches as one that was not.
+    A batch depends only on the seed, the number of the epoch and its index in the epoch, so a
+    resumed run sees the same batches as one that was never interrupted.
 
     Args:
         epochs: numbers of the epochs; `itertools.count()` never ends.
         plan: maps the number of an epoch to its groups, one per batch.
         make: maps a group and the batch's random numbers to the batch.
-        seed: of the batches' random numbers.
+        seed: seed of the batches' random numbers.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class Movable:
     def take(self: Moved, kept: slice) -> Moved:
         """Return some of the rows, padded as before, such as the share of one process.
 
-        Every tensor and tuple of the batch has one entry per row; a class of which that is not
-        true, or which counts its targets, overrides this.
+        Every tensor and tuple of the batch has one entry per row; a class for which this does not
+        hold, or which counts its targets, overrides this method.
         """
         by_row = {n: v for n, v in vars(self).items() if isinstance(v, Tensor | tuple)}
         return dataclasses.replace(self, **{name: value[kept] for name, value in by_row.items()})
@@ -205,12 +205,12 @@ class PairBatch(Movable):
 def targets_of_rows(
     at: Int64[Tensor, " targets"], shape: Sequence[int], kept: slice
 ) -> tuple[Bool[Tensor, " targets"], Int64[Tensor, " kept"]]:
-    """Say which of the indices into flattened (row, position) lie in some rows, and where there.
+    """Return which flattened indices lie in the kept rows, and their indices among these rows.
 
     Args:
-        at: the indices, as into `tokens.flatten()`.
-        shape: of the tokens, (rows, positions).
-        kept: the rows.
+        at: indices into `tokens.flatten()`.
+        shape: shape of the tokens, (rows, positions).
+        kept: the rows to keep.
     """
     n_rows, length = shape
     place = torch.full((n_rows,), -1)
@@ -266,8 +266,8 @@ def pair_batches(
         start: id before each target.
         stop: id after each target.
         batching: see `bucketed_batches`, also for the errors.
-        vary: returns other ids of the same text, each time that it is in a batch; the batches may
-            then be larger than `max_tokens`.
+        vary: called whenever a text is batched; returns other ids of the same text, so that batches
+            may exceed `max_tokens`.
     """
     # The decoder's side has one position more than the target has tokens.
     lengths = [(len(source), len(target) + 1) for source, target in pairs]
@@ -288,10 +288,10 @@ def bucketed_batches(
 ) -> Batches[Batch]:
     """Batch examples of similar length; each example appears exactly once per epoch.
 
-    The groups and their order depend on the seed and the number of the epoch, on nothing else.
+    The groups and their order depend only on the seed and the number of the epoch.
 
     Args:
-        lengths: of each example's sides, such as its source and its target.
+        lengths: lengths of each example's sides, such as its source and its target.
         make: maps the indices of a group's examples and the batch's random numbers to the batch.
         batching: `max_tokens` limits the padded size of the larger side; with `batch_size` groups
             differ in size by one at most.

@@ -1,7 +1,7 @@
 """Chat templates: how a model's files turn messages into one text.
 
-A template is a program in a file of the model, in the language of Jinja2. It runs in a sandbox, and
-with a budget: it cannot read files, and neither an endless loop nor a text without end stops us.
+A template is a program in a file of the model, in the language of Jinja2. It runs in a sandbox with
+a budget: it cannot read files, and endless loops and endless text are stopped.
 """
 
 import json
@@ -33,7 +33,7 @@ FILE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 BUDGET = 20_000_000  # characters of one rendering; a round of a loop, or a call, counts as STEP
 STEP = 20
-# What templates may use. None of it makes a long text of a short one without being paid for.
+# What templates may use. Nothing here turns a short text into a long one without being charged.
 FILTERS = frozenset(
     """
     abs capitalize count d default dictsort e escape first float int items join last length list
@@ -102,7 +102,7 @@ class ChatTemplate:
             ) from error
         except TemplateError as error:
             raise ConfigError(f"the chat template rejects the messages: {_line(error)}") from error
-        except Exception as error:  # a program of a file: it may fail in any way
+        except Exception as error:  # a program from a file may fail in any way
             raise ConfigError(
                 f"the chat template fails with {type(error).__name__}: {_line(error)}"
             ) from error
@@ -116,7 +116,7 @@ class ChatTemplate:
 
 
 def read_template(files: Mapping[str, bytes]) -> ChatTemplate | None:
-    """Return the chat template in the files of a model, by name; None if there is none.
+    """Return the chat template in a model's files, given by name; None if there is none.
 
     Raises:
         ConfigError: the template is not valid, or the field chat_template has another form.
@@ -180,7 +180,7 @@ def _spend(amount: int) -> None:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox: calls, texts and output are paid for from the budget."""
+    """The sandbox: calls, texts and output are charged to the budget."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -190,7 +190,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return allowed and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> None:
-        """Treat `format` as any other method: its widths have no limit."""
+        """Treat `format` like any other method: its field widths have no limit."""
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(obj, "__self__", None)
@@ -223,7 +223,7 @@ def _part(value: Any, start: int | None, stop: int | None, step: int | None) -> 
 
 
 def _growth(name: str, value: Any, args: Sequence[Any]) -> int:
-    """Return how many characters a method or filter of this name may make."""
+    """Return how many characters a method or filter of this name may produce."""
     if name == "replace":
         return (len(str(value)) + 1) * max(1, *(_size(one) for one in args), 1)
     if name == "join":
@@ -234,9 +234,9 @@ def _growth(name: str, value: Any, args: Sequence[Any]) -> int:
 
 
 def _paid_filter(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that pays for what it makes."""
+    """Return a filter that charges its output to the budget."""
 
-    @wraps(apply)  # with the marks that make Jinja2 hand it the environment, too
+    @wraps(apply)  # keeps the marks that make Jinja2 pass it the environment
     def paid(*args: Any, **kwargs: Any) -> Any:
         values = [one for one in args if not isinstance(one, Environment | Context | EvalContext)]
         _spend(STEP + _growth(name, values[0] if values else "", values[1:]))
@@ -246,7 +246,7 @@ def _paid_filter(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Guard(NodeTransformer):
-    """Let each round of a loop or call of a macro pay for its steps and its literal text."""
+    """Charge each loop iteration or macro call for its steps and its literal text."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - the name of a node
         return self._ticking(node)
@@ -315,7 +315,7 @@ def _compile(source: str) -> Template:
 
 
 def _paid(value: Any) -> Any:
-    """Pay for an output; before the first rendering there is no budget."""
+    """Charge an output to the budget; before the first rendering there is none."""
     if _left.get(None) is not None:
         _spend(len(value) if isinstance(value, str) else 1)
     return value

@@ -103,8 +103,8 @@ def encode_texts(
     until both fit, as in Devlin et al. 2019.
 
     Args:
-        tokenizer: of the model.
-        texts: to classify.
+        tokenizer: the model's tokenizer.
+        texts: the texts to classify.
         seconds: the second text of each pair; None for single texts.
         max_length: maximum number of tokens, special tokens included.
 
@@ -166,7 +166,7 @@ def classification_batches(
     """Batch texts of similar length for training.
 
     Args:
-        texts: of `encode_texts`, special tokens included.
+        texts: token ids from `encode_texts`, special tokens included.
         targets: the class of each text, or, where a text may have several, a row of 0 and 1 with
             one number per class.
         pad: id that fills short rows.
@@ -187,9 +187,9 @@ def classification_batches(
 def tokens_at_once(device: torch.device) -> int:
     """Return how many positions a batch without targets should have at most.
 
-    On a CPU, twice as many as 1,024 already take longer: the states of a feed-forward network leave
-    the cache (MiniLM, 512 sentences: 1.6 times as long at 8,000 as at 1,024). No accelerator is
-    filled by so few.
+    On a CPU, batches of 2,048 are already slower than 1,024: the states of a feed-forward network
+    no longer fit the cache (MiniLM, 512 sentences: 1.6 times as long at 8,000 as at 1,024). An
+    accelerator needs larger batches.
     """
     return 1_024 if device.type == "cpu" else 8_000
 
@@ -204,14 +204,14 @@ def evaluation_batches(
 ) -> list[ClassificationBatch]:
     """Batch texts without targets, longest first; `in_order` restores the order of the texts.
 
-    Longest first, so that running out of memory fails on the first batch.
+    With the longest first, a lack of memory shows on the first batch.
 
     Args:
         texts: token ids, special tokens included.
         pad: id that fills short rows.
-        max_tokens: maximum number of positions per batch, padding included; give either this
-        batch_size: or the number of texts per batch.
-        segments: of the tokens, for pairs of texts.
+        max_tokens: maximum number of positions per batch, padding included.
+        batch_size: number of texts per batch; give exactly one of the two.
+        segments: segments of the tokens, for pairs of texts.
 
     Raises:
         DataError: there are no texts, one is empty, or the segments differ from them in length.

@@ -41,7 +41,7 @@ def conversation(prompt: str, response: str, system: str | None = None) -> Conve
 
 
 def check_messages(messages: Any, where: str, *, last: str) -> tuple[Message, ...]:
-    """Return the messages of a conversation with their roles and contents alone.
+    """Return the messages of a conversation, reduced to their roles and contents.
 
     Args:
         messages: should be a list of {"role": ..., "content": ...}.
@@ -87,14 +87,14 @@ def check_messages(messages: Any, where: str, *, last: str) -> tuple[Message, ..
 
 
 def read_conversations(source: str, problems: list[str] | None) -> list[Conversation] | None:
-    """Read JSON lines with "messages"; None if the source is no such file.
+    """Read JSON lines with "messages"; return None if the source is not such a file.
 
     Args:
         source: name of the source.
         problems: receives the report of bad lines, which are left out; if None, they are an error.
 
     Raises:
-        DataError: the file cannot be read, or a line has other messages.
+        DataError: the file cannot be read, or the messages of a line are invalid.
     """
     name = source.removesuffix(".gz")
     if Path(name).suffix not in (".jsonl", ".json") or not Path(source).is_file():
@@ -131,10 +131,10 @@ def _messages(line: str, where: str) -> tuple[Message, ...]:
 
 
 def refuse_special(tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
-    """Refuse messages with the name of a special token, which could end them early.
+    """Refuse messages that contain the name of a special token, which could end them early.
 
     Raises:
-        DataError: a message has one; names it.
+        DataError: a message contains one, which the error names.
     """
     names = tokenizer.tokens(sorted(tokenizer.special_ids))
     for number, message in enumerate(messages, start=1):
@@ -163,18 +163,18 @@ class Answered(NamedTuple):
 def encode_answers(
     tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], *, max_length: int
 ) -> Answered:
-    """Return a conversation as tokens; only those of the answers and their ends are targets.
+    """Encode a conversation; only the tokens of the answers and their ends are targets.
 
     Args:
         tokenizer: the model's tokenizer.
         template: its chat template.
         messages: the conversation.
-        max_length: maximum number of tokens, of which later ones are cut off.
+        max_length: maximum number of tokens; later ones are cut off.
 
     Raises:
         ConfigError: the template changes earlier messages when a later one is added, so that
             answers have no fixed place.
-        DataError: a message has the name of a special token.
+        DataError: a message contains the name of a special token.
     """
     refuse_special(tokenizer, messages)
     text = template.render(messages)

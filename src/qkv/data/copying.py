@@ -24,17 +24,17 @@ FILE_NAME = "copying.json"
 # Control characters, which no text has, and which each are one token of a byte-level vocabulary.
 NAMES, NUMBERS = "\x01\x02\x03\x04\x05", "\x0e\x0f\x10\x11\x12"
 STAND_INS = re.compile(f"[{NAMES}{NUMBERS}]")
-# Possessive, and only at the start of a run: dot leaders and blanks to fill in are long runs.
+# Possessive quantifiers, and only at the start of a run: dot leaders and blanks are long runs.
 ADDRESS = r"(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]++)++|(?:https?://|www\.)[^\s,;]*[\w/]"
-# Two digits or more: groups with spaces, as of telephones, or with marks, as of times and dates.
+# Two digits or more: groups with spaces, as in phone numbers, or with marks, as in times and dates.
 NUMBER = r"(?=\d[.,:/ -]?\d)(?:\d++(?:[ -]\d++)++(?![.,]\d)|\d++(?:[.,:/-]\d++)*+)"
 WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 TOKEN = re.compile(f"(?P<address>{ADDRESS})|(?P<number>{NUMBER})|(?P<word>{WORD})")
 POSSESSIVE = re.compile(r"['’]s?$")
 RARE = 3  # a word that occurs this often in the training texts is known
-SAME = 0.7  # a word with this share of equal translations is a name
+SAME = 0.7  # a word that stays the same in this share of translations is a name
 FREQUENT = 100  # but a name this frequent needs no stand-in
-SHORTEST = 3  # letters of a part of a compound
+SHORTEST = 3  # letters in each part of a compound
 KINDS = {"source": TEXT, "target": TEXT, "known": list_of(TEXT)}
 
 
@@ -45,7 +45,7 @@ class Language:
     Args:
         thousands: separator of thousands.
         decimal: decimal separator.
-        not_first: matches the first word of a text, with the next one, if it is not a name.
+        not_first: matches the first word of a text and the next, if the first is not a name.
         before_nouns: words before a noun, in a language that capitalizes its nouns.
         nouns: matches a noun by its ending, in such a language; None: only names have capitals.
     """
@@ -83,7 +83,7 @@ LANGUAGES = {
 
 @dataclass(frozen=True)
 class Masked:
-    """A text with stand-ins, and what they stand for, by stand-in."""
+    """A text with stand-ins, and the original of each stand-in."""
 
     text: str
     values: dict[str, str] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Copying:
         return replace(self, known=self.known | known)
 
     def mask(self, text: str) -> Masked:
-        """Replace what is to be copied by stand-ins, numbered in order."""
+        """Replace what must be copied with stand-ins, numbered in order."""
         text = STAND_INS.sub("", text)
         names, numbers = iter(NAMES), iter(NUMBERS)
         values = dict[str, str]()
@@ -158,11 +158,11 @@ class Copying:
         return Masked("".join(parts) + text[end:], values)
 
     def restore(self, text: str, values: dict[str, str], *, translated: bool = True) -> str:
-        """Put back what the stand-ins stand for; others, which a model made up, are left out.
+        """Replace stand-ins with their originals; drop those that a model made up.
 
         Args:
-            text: with stand-ins.
-            values: what they stand for.
+            text: text with stand-ins.
+            values: the original of each stand-in.
             translated: whether to write numbers as the target language does.
         """
         for stand_in, value in values.items():
@@ -170,10 +170,10 @@ class Copying:
         return STAND_INS.sub("", text)
 
     def complete(self, translation: str, text: str) -> bool:
-        """Return whether a translation has its text's stand-ins, none too often, and no others.
+        """Return whether a translation has exactly its text's stand-ins, none of them too often.
 
         Args:
-            translation: with stand-ins.
+            translation: translation with stand-ins.
             text: its source, with stand-ins.
         """
         found, asked = Counter(STAND_INS.findall(translation)), Counter(STAND_INS.findall(text))
@@ -192,8 +192,8 @@ class Copying:
 
         Args:
             pairs: texts and translations.
-            rate: fraction of the known names, the same on both sides, that are masked.
-            seed: chooses them, and the stand-ins.
+            rate: fraction of the known names, equal on both sides, to mask.
+            seed: determines these names, and the stand-ins.
         """
         random = Random(seed)
         return [self._mask_pair(*pair, random, rate) for pair in pairs]
@@ -220,7 +220,7 @@ class Copying:
         return text, translation
 
     def _found(self, text: str) -> list[tuple[int, int, str]]:
-        """Return begin, end and kind of what is to be copied; neighboring names are one."""
+        """Return begin, end and kind of each part to copy; neighboring names are merged."""
         found = list[tuple[int, int, str]]()
         before = ""
         for match in TOKEN.finditer(text):
@@ -275,7 +275,7 @@ class Copying:
     def _number(self, value: str) -> str:
         """Write a number as the target language does, if it is clear what its marks mean.
 
-        A point may be one of a version or a time, so "3.5" stays, but "3,5" is a decimal fraction.
+        A point may belong to a version or a time, so "3.5" stays, but "3,5" is a decimal fraction.
         """
         ours, theirs = LANGUAGES[self.source], LANGUAGES[self.target]
         grouped = rf"\d{{1,3}}(?:\{ours.thousands}\d{{3}})+(?:\{ours.decimal}\d+)?"
@@ -317,7 +317,7 @@ def _plain(word: str) -> str:
 
 
 def _place(value: str, text: str) -> re.Pattern[str] | None:
-    """Return the pattern that finds a value once in a text, perhaps with a genitive's s."""
+    """Return a pattern for a value that a text has exactly once, perhaps with a genitive s."""
     pattern = _pattern(value)
     return pattern if value in text and len(pattern.findall(text)) == 1 else None
 

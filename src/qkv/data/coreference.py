@@ -1,6 +1,6 @@
 """Pairs of sentences in which one word decides what a pronoun refers to.
 
-They were written for this project, under its license, after the test of Levesque, Davis and
+They were written for this project, under its license, modeled on the test of Levesque, Davis and
 Morgenstern 2012 ("The Winograd schema challenge"); none of its sentences is used.
 
 The sentences of a pair differ in one word. With one word the pronoun refers to the first noun, with

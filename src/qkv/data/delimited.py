@@ -15,7 +15,7 @@ AHEAD = 200  # lines that are inspected to find the next good row
 
 
 class _Lines:
-    """A window on the lines of a file: those before a row that was read are forgotten.
+    """A window on the lines of a file; lines before the last row read are dropped.
 
     Args:
         lines: the lines, with their ends.
@@ -40,7 +40,7 @@ class _Lines:
             at += 1
 
     def forget(self, before: int) -> None:
-        """Forget earlier lines, many at once."""
+        """Drop earlier lines, many at a time."""
         gone = before - self._first
         if gone > AHEAD and 2 * gone > len(self._kept):
             del self._kept[:gone]
@@ -50,18 +50,18 @@ class _Lines:
 def read_delimited(
     path: Path, lines: Iterator[str], *, separator: str, quoting: bool, header: bool
 ) -> tuple[list[str], Iterator[Checked]]:
-    r"""Return the names of the columns and the rows: equally many fields in each, or the error.
+    r"""Return the column names, and the rows: as many fields in each, or an error.
 
     Only \n and \r\n end a line. Blank lines are skipped, as in pandas. A row with unmatched quotes
-    does not affect the other rows. Rows are read as they are asked for; a quote that is not closed
-    makes the rest of the file one row, until its end is read.
+    does not affect the other rows. Rows are read on demand; after an unclosed quote the rest of the
+    file is one row, until its end is read.
 
     Args:
         path: name of the table in errors.
-        lines: with their ends, not all of them blank.
-        separator: between the fields of a line.
+        lines: lines with their ends, not all of them blank.
+        separator: separates the fields of a line.
         quoting: whether double quotes enclose fields, which may then span lines.
-        header: whether the first line has the names; else they are the numbers from 0.
+        header: whether the first line names the columns; else they are numbered from 0.
 
     Raises:
         DataError: there are no rows, or no header.
@@ -90,7 +90,7 @@ def read_delimited(
 def _checked(
     path: Path, rows: Iterable[Checked], n_fields: int, first_line: int, separator: str
 ) -> Iterator[Checked]:
-    """Replace rows with another number of fields than the first one by errors."""
+    """Replace rows whose number of fields differs from the first row's with errors."""
     where = f"expected {n_fields} as in line {first_line}"
     for line, fields in rows:
         if isinstance(fields, RowError) or len(fields) == n_fields:

@@ -57,7 +57,7 @@ def widen(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def find(text: str, part: str) -> int:
-    """Return the first position of a part that splits no character, else its first, else -1.
+    """Return the first occurrence of a part that splits no character, else the first, else -1.
 
     The first "Cafe" in "a Café and a Cafe" is at the end, even if the accent is a code point.
     """

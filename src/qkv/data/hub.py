@@ -14,12 +14,12 @@ def read_hub(
 
     Args:
         name: "owner/name", or "name" for some old sets.
-        columns: role to the name of its column.
+        columns: column name by role.
         split: such as "train", "validation" or "test".
         config: for names with several sets, such as the tasks of a benchmark.
 
     Returns:
-        The rows; bad ones have their problem.
+        The rows; each bad row has a problem.
 
     Raises:
         DataError: there is no such set, split or column, or the Hub cannot be reached.

@@ -25,8 +25,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": {**COMMON, "size": 224, "resample": 2, "do_center_crop": False, "crop_size": None},
     "deit": {**COMMON, "size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
 }
-# Ours: what is drawn, cut out and centered. Under a name of its own, because transformers would
-# ignore the unknown field of a ViTImageProcessor.
+# Ours cuts out and centers the drawing. It has a separate name, because transformers would ignore
+# an unknown field of a ViTImageProcessor.
 DEFAULTS["ink"] = {**DEFAULTS["vit"], "ink_box": 20, "size": 28}
 ONLY = {"do_pad": False, "default_to_square": True, "data_format": "channels_first"}
 # Fields without effect: images always get the channels of the model, whatever do_convert_rgb is.

@@ -72,7 +72,7 @@ def array_examples(
 
 
 def read_image_folder(path: str | os.PathLike[str]) -> list[ImageExample]:
-    """Read a folder with one folder per class, such as train/ants/1.jpg; by class, then by name.
+    """Read a folder with one folder per class, as in train/ants/1.jpg; sort by class, then name.
 
     Hidden files are ignored. The header of each file is read at once, so that a broken file is
     reported before training; its pixels are read later.

@@ -186,7 +186,7 @@ def convert(
     Args:
         image: an image with any channels.
         mode: Pillow's name for the model's channels.
-        ink: whether transparent pixels become what shows the others; else they become white.
+        ink: whether transparent pixels get a color that makes the drawing visible; else white.
         name: name of the image in error messages.
 
     Raises:
@@ -241,7 +241,7 @@ def resize_all(
 
 
 def statistics(pixels: UInt8[Tensor, "images C H W"]) -> dict[str, tuple[float, ...]]:
-    """Return mean and standard deviation of each channel, as fractions of 255; no std is 0."""
+    """Return mean and std of each channel, as fractions of 255; a std of 0 becomes 1."""
     channels = [channel.double() / 255 for channel in pixels.transpose(0, 1).flatten(1)]
     mean = tuple(round(float(channel.mean()), 4) for channel in channels)
     return {"mean": mean, "std": tuple(round(float(x.std()), 4) or 1.0 for x in channels)}

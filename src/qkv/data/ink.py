@@ -1,7 +1,7 @@
-"""Cut a drawing from its paper, as a scanner of forms does, for models of written signs.
+"""Separate a drawing from its paper, as a form scanner does, for models of handwritten signs.
 
-What is drawn comes out light on black, in one size and centered by its mass (LeCun et al. 1998,
-section III.A), whatever its colors, thickness, place and size were.
+The drawing becomes light on black, with a fixed size and centered by its mass (LeCun et al. 1998,
+section III.A), whatever its original colors, thickness, place and size.
 
 Shapes: H height, W width.
 """
@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # Pillow is optional
 
 Gray = Float[np.ndarray, "H W"]
 Mask = Bool[np.ndarray, "H W"]
-LARGEST = 320  # pixels of the shorter side; ink is sought on an image reduced by a whole factor
+LARGEST = 320  # pixels of the shorter side when searching for ink, reduced by a whole factor
 LONGEST = 1_280  # pixels of the longer side of the reduced image
-FINEST = 1_024  # the side of a square of as many pixels, where nothing is found on fewer
+FINEST = 1_024  # side of a square with as many pixels, tried if nothing is found with fewer
 LEAST = 12.0  # shades of gray, of 255, from paper to ink
 NOISE = 4.0  # standard deviations of the paper's noise, from paper to ink
 FAINT = 0.6  # of Otsu's threshold: lines may be lighter where a pen is lifted
@@ -64,7 +64,7 @@ def center_ink(
 
 
 def _cut(image: "PIL.Image.Image", box: int, name: str) -> Gray:
-    """Find the ink on few pixels, and cut it out; from more pixels if it is small on those."""
+    """Find the ink at low resolution and cut it out; at a higher one if it is small."""
     factor = max(_factor(min(image.size), LARGEST), _factor(max(image.size), LONGEST))
     try:
         ink = _found(image, factor, name)
@@ -84,7 +84,7 @@ def _cut(image: "PIL.Image.Image", box: int, name: str) -> Gray:
     edges = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
     try:
         fine = _found(image.crop(edges), finer, name)
-    except DataError:  # there is noise, which averages out on fewer pixels only
+    except DataError:  # noise, which averages out only at the lower resolution
         return ink
     top, left, bottom, right = _extent(fine)
     return fine[top:bottom, left:right]
@@ -99,15 +99,15 @@ def _found(image: "PIL.Image.Image", factor: int, name: str) -> Gray:
 
 
 def _extent(ink: Gray) -> tuple[int, int, int, int]:
-    """Return top, left, bottom and right of what is not 0."""
+    """Return top, left, bottom and right of the nonzero pixels."""
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 def find_ink(gray: Gray, *, name: str = "an image") -> Gray:
-    """Return how far each pixel of the drawing is from the paper; 0 is paper and dirt.
+    """Return each pixel's difference in shade from the paper; 0 for paper and dirt.
 
-    The paper is what most of the border shows. Otsu's threshold (1979) tells ink from it.
+    The paper is what most of the border shows. Otsu's threshold (1979) separates ink from it.
 
     Raises:
         DataError: nothing is drawn: the image has one color, or only noise; or it has no pixels, or
@@ -134,7 +134,7 @@ def find_ink(gray: Gray, *, name: str = "an image") -> Gray:
 
 
 def _number(mask: Mask) -> float:
-    """Return the number of separate parts, small ones counted less: the inverse Simpson index."""
+    """Return the effective number of separate parts, the inverse Simpson index of their sizes."""
     sizes = np.bincount(components(mask)[mask])
     return mask.sum() ** 2 / (sizes**2).sum()
 
@@ -147,7 +147,7 @@ def _blank(name: str) -> DataError:
 
 
 def border(gray: Gray) -> Mask:
-    """Return True for the pixels along the edges, a sixteenth of the shorter side wide."""
+    """Return a mask of the pixels along the edges, as wide as 1/16 of the shorter side."""
     wide = max(1, min(gray.shape) // 16)
     mask = np.ones(gray.shape, dtype=bool)
     mask[wide:-wide, wide:-wide] = False
@@ -155,10 +155,10 @@ def border(gray: Gray) -> Mask:
 
 
 def paper(gray: Gray) -> Gray:
-    """Return the paper's shade at each pixel: a plane, so that light may fall from one side.
+    """Return the paper's shade at each pixel: a plane, as light may come from one side.
 
-    It is fitted to the border by least absolute deviations, which ink there hardly changes, as long
-    as most of the border is paper; by least squares, again and again, with new weights.
+    It is fitted to the border by least absolute deviations (iteratively reweighted least squares),
+    which ink there hardly affects as long as most of the border is paper.
     """
     rows, columns = np.indices(gray.shape) / max(gray.shape)
     terms = np.stack([np.ones_like(gray), rows, columns], -1)  # (H, W, 3)
@@ -174,7 +174,7 @@ def paper(gray: Gray) -> Gray:
 
 
 def otsu(values: Gray) -> float:
-    """Return the lowest threshold of those that make the two sides vary least (Otsu 1979)."""
+    """Return the lowest threshold that minimizes the variance within both sides (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=256)
     middles = (edges[1:] + edges[:-1]) / 2
     below, total = np.cumsum(counts), np.cumsum(counts * middles)
@@ -184,7 +184,7 @@ def otsu(values: Gray) -> float:
 
 
 def components(mask: Mask) -> np.ndarray:
-    """Number the parts of a mask that hang together, at edges or corners, from 0; -1 elsewhere."""
+    """Number the 8-connected components of a mask from 0; -1 elsewhere."""
     index = np.full(np.add(mask.shape, 2), -1)
     index[1:-1, 1:-1][mask] = np.arange(mask.sum())
     here = index[1:-1, 1:-1]
@@ -206,7 +206,7 @@ def components(mask: Mask) -> np.ndarray:
 
 
 def widened(mask: Mask) -> Mask:
-    """Return the mask with all neighbors of its pixels."""
+    """Dilate a mask by all eight neighbors of its pixels."""
     around = np.pad(mask, 1)
     around = around[2:] | around[1:-1] | around[:-2]
     return around[:, 2:] | around[:, 1:-1] | around[:, :-2]

@@ -65,7 +65,7 @@ class Labels:
     """The names of the classes; the number of a class is the index of its name.
 
     Args:
-        names: in the order of the numbers.
+        names: names in the order of the numbers.
 
     Raises:
         DataError: fewer than two names, or a name that occurs twice.
@@ -135,7 +135,7 @@ def read_examples(
     """Read texts, or pairs of texts, and their labels from a table; see `read_table`.
 
     Args:
-        path: of the table, or a data set's name on the Hub.
+        path: path of the table, or a data set's name on the Hub.
         text: the column of the texts.
         label: the column of the labels.
         second: the column of the second texts, for pairs; None for single texts.
@@ -144,7 +144,7 @@ def read_examples(
         problems: receives the problems of bad rows, which are left out; if None, they are an error.
 
     Raises:
-        DataError: the table cannot be read, or has labels that are not among the known.
+        DataError: the table cannot be read, or has labels that are not in `known`.
     """
     columns = {"text": text, "label": label} | ({} if second is None else {"second": second})
     rows = read_table(path, columns, layout, keep_bad_rows=True)
@@ -207,7 +207,7 @@ def hold_out_stratified(
     Args:
         examples: texts with labels.
         share: fraction to hold out, between 0 and 1.
-        seed: of the random choice, which depends only on it and the examples.
+        seed: seed of the random choice, which depends only on it and the examples.
 
     Raises:
         ConfigError: a fraction that is not between 0 and 1.

@@ -1,4 +1,4 @@
-"""The language of a text, to tell a user that a model reads another one."""
+"""Language identification, to tell a user that a model expects another language."""
 
 import re
 from functools import cache
@@ -16,7 +16,7 @@ NAMES = {
     "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
     "tr": "Turkish", "uk": "Ukrainian", "zh": "Chinese",
 }  # fmt: skip
-SURE = 0.75  # 4 of 7,671 English opinions reach this for another language, short ones
+SURE = 0.75  # 4 of 7,671 English opinions reach this for another language; they are short
 FEWEST = 3  # words of a text in the Latin alphabet
 WORD, LATIN = re.compile(r"[^\W\d_]+"), re.compile(r"[^\u0370-\U0010ffff]*")
 

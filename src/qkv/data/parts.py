@@ -34,7 +34,7 @@ def hold_out_groups(
     The choice depends on the keys alone.
 
     Args:
-        examples: of any type.
+        examples: examples of any type.
         keys: one per example; examples with the same key, such as the questions on one article,
             share a split.
         share: fraction of the distinct keys; at least one is held out, and one remains.

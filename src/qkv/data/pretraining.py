@@ -102,8 +102,8 @@ def causal_batches(
     """Batch blocks of equal length, cut from one stream of all documents.
 
     Causal language modeling (Radford et al. 2018, eq. 1, and 2019). `stop` comes before, between
-    and after the documents. In every epoch each later token of the stream is a target once, and the
-    cuts differ.
+    and after the documents. In every epoch, each token after the first is a target once, at
+    different cuts.
 
     Args:
         documents: token ids of each document.

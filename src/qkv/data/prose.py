@@ -13,7 +13,7 @@ BULLET = re.compile(r"^(?:[-*•–]|\d+[.)]) +")
 QUOTED = re.compile(r"^\s*>")
 ENDED = re.compile(r"""[.!?…。！？]["'”’»)\]]*$""")
 NARROWEST, WIDEST = 50, 100  # characters of the longest line of wrapped text
-# Sentences that open a letter and say nothing of what it is about.
+# Sentences that open a letter and say nothing about its subject.
 WISH = re.compile(
     r"^(?:I |we )?(?:do |really |just )*(?:hope|trust) (?:that )?"
     r"(?:you|your|this|these|all|everything|everyone)\b|^how (?:are|have) (?:you|things)\b",
@@ -28,8 +28,8 @@ def lines_of_prose(text: str) -> list[str]:
     """Return the lines of a text as its author meant them: wrapped lines are joined.
 
     A line is wrapped if the first word of the next one would not have fitted into the text's
-    longest line, or begins with a small letter. Blank lines separate in any case. The marks of
-    lists, what is quoted from another mail, and the signature after a line "--" are left out.
+    longest line, or begins with a small letter. Blank lines always separate. List markers, quoted
+    mail, and the signature after a line "--" are left out.
     """
     for end in (SIGNATURE, OTHER_MAIL):
         found = end.search(text)
@@ -56,10 +56,10 @@ def lines_of_prose(text: str) -> list[str]:
 def prose_sentences(text: str) -> list[str]:
     """Return the sentences of a text, without greetings, signatures and headings.
 
-    A sentence has at least 4 words and ends with a period or a mark like it; an item of a list may
-    lack the mark if it has at least 8 words, and ends with neither a comma nor a colon. "Hi Anna,"
-    and "Best regards," are no sentences by that rule, and neither is a wish such as "I hope you are
-    well." A text without any has its lines as sentences.
+    A sentence has at least 4 words and ends with a period or a similar mark; an item of a list may
+    lack the mark if it has at least 8 words, and ends with neither a comma nor a colon. By this
+    rule "Hi Anna," and "Best regards," are not sentences, and neither is a wish such as "I hope you
+    are well." If a text has no sentences, its lines are returned.
     """
     parts = [one.strip() for line in lines_of_prose(text) for one in split_sentences(line)]
     return [one for one in parts if is_sentence(one)] or [one for one in parts if one]
@@ -76,7 +76,7 @@ def is_sentence(text: str) -> bool:
 
 
 def text_parts(text: str, size: Callable[[str], int], limit: int) -> list[str]:
-    """Split a text, between its sentences if possible, into parts that in order are the whole text.
+    """Split a text into parts that together are the whole text, between sentences if possible.
 
     A sentence that is too long is split between words, and a word between characters.
 

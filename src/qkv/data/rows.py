@@ -12,7 +12,7 @@ from qkv.json_fields import quoted, shown
 
 NO_TEXT = re.compile("[\ud800-\udfff]")  # a lone surrogate, also for undecodable bytes
 SHOWN = 10  # problems of each kind that a report lists
-STRIPPED = "label"  # the column whose values lose the white space around them
+STRIPPED = "label"  # the column whose values are stripped of surrounding white space
 
 Columns = Mapping[str, str | int]
 
@@ -108,12 +108,12 @@ def good_rows(
 
     Args:
         path: name of the table.
-        rows: of `check_rows`.
+        rows: rows from `check_rows`.
         problems: receives the problems of bad rows, which are left out; if None, they are an error.
 
     Raises:
         DataError: there are bad rows and `problems` is None, or all rows are bad; the message is
-            `report_problems`.
+            that of `report_problems`.
     """
     bad = [row for row in rows if row.problem]
     if bad and (problems is None or len(bad) == len(rows)):

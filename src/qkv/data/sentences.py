@@ -33,7 +33,7 @@ INITIALS = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]|[^\W\d_a-z]")  # "e.g.", "U.S.";
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text, which in order are the whole text.
+    """Split a text into sentences, which together are the whole text.
 
     A sentence keeps the white space after it. Line breaks are white space like any other.
     Abbreviations such as "Mr." and "7 p.m.", and a quotation within a sentence, do not end one.
@@ -58,7 +58,7 @@ def _is_end(before: str, marks: str, following: str) -> bool:
     """Return whether a sentence ends at `marks`.
 
     Args:
-        before: what precedes them.
+        before: the text before the marks.
         marks: punctuation, perhaps with closing quotes.
         following: the next character.
     """
@@ -86,7 +86,7 @@ class SplitText:
     Args:
         pieces: ids of the whole text, or of its parts.
         length: number of tokens of the whole text.
-        cut: number of tokens that were left out, of single sentences that are too long.
+        cut: number of tokens cut from single sentences that are too long.
     """
 
     pieces: list[list[int]]

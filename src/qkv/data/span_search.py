@@ -64,9 +64,9 @@ def best_spans(
 
 
 def relative(spans: Spans) -> Spans:
-    """Subtract from the scores of each window that of "the answer is not here", which becomes 0.
+    """Make scores relative to that of "the answer is not here" in each window, which becomes 0.
 
-    So windows compare by how much they speak for an answer, not by their unrelated logits.
+    Windows are then compared by their evidence for an answer, not by their unrelated logits.
     """
     null = spans.null_score
     return Spans(

@@ -1,8 +1,8 @@
-"""Texts that are read as they are needed, and of which each process of a training reads its share.
+"""Texts that are read on demand; each training process reads its share.
 
-A stream of `datasets` consists of shards, files mostly. Each shard is read by one process, in
-order, and cut into blocks by itself, so that its place is all that is needed to go on from there,
-with as many processes or with another number.
+A stream of `datasets` consists of shards, mostly files. Each shard is read in order by one process
+and cut into blocks independently, so the places in the shards are all that is needed to resume,
+with the same or another number of processes.
 """
 
 import itertools
@@ -19,13 +19,13 @@ Encode = Callable[[str], Sequence[int]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where reading a shard goes on.
+    """The place at which to resume reading a shard.
 
     Args:
         epoch: number of times that it was read to its end.
         blocks: number of blocks taken since.
         document: number of the document where the next block begins.
-        token: the token in it, from 0, which is the one that ends the document before.
+        token: index of the token in it; 0 is the token that ends the previous document.
     """
 
     epoch: int = 0
@@ -74,20 +74,20 @@ class _Texts:
 
 
 class StreamedBatches:
-    """Batches of next-token prediction from shards of texts, and the places in those shards.
+    """Batches for next-token prediction from shards of texts, and the places in those shards.
 
-    Documents are joined, with `stop` before, between and after them, and each token after the first
-    of a shard is a target once in an epoch, whatever the number of processes, and however often
-    they were stopped. The next block comes from the shard of which the fewest were taken.
+    Documents are joined, with `stop` before, between and after them, and each token of a shard
+    after the first is a target once per epoch, regardless of the number of processes and of
+    interruptions. The next block comes from the shard with the fewest blocks taken.
 
         StreamedBatches(shards, encode, length=128, stop=0, batch_size=32, rank=rank(), n_ranks=n)
 
     Args:
         shards: texts, the same in each epoch; the processes take them in turn.
-        encode: a text to its token ids.
-        length: tokens of a block.
+        encode: maps a text to its token ids.
+        length: tokens per block.
         stop: id that ends a document.
-        batch_size: blocks of a batch of all processes.
+        batch_size: blocks per batch, over all processes.
         epochs: how often each shard is read; None never ends.
         rank: number of this process.
         n_ranks: number of processes.
@@ -132,12 +132,12 @@ class StreamedBatches:
 
     @property
     def position(self) -> dict[str, list[int]]:
-        """The places in this process's shards, by their numbers."""
+        """The places in this process's shards, by shard number."""
         places = {str(number): self._places[number] for number in self._own}
         return {number: list(vars(place).values()) for number, place in places.items()}
 
     def seek(self, position: Mapping[str, Sequence[int]]) -> None:
-        """Go on from the places of all processes; what is not in them is read from its beginning.
+        """Resume from the places of all processes; shards without a place are read from the start.
 
         Raises:
             DataError: the position has shards that do not exist, or a place is not four numbers.
@@ -202,7 +202,7 @@ class StreamedBatches:
                 yield []  # the others have their turn
 
     def _pieces(self, number: int, document: int) -> Iterator[list[int]]:
-        """Each document after the token that ends the one before, and the last such token."""
+        """Yield each document after the token that ends the one before, and a last such token."""
         texts = iter(self.shards[number])
         passed = sum(1 for _ in itertools.islice(texts, document))
         if passed < document - 1:  # the end of a shard counts as one
@@ -216,7 +216,7 @@ class StreamedBatches:
 
 
 class _Joined:
-    """Pieces as one sequence, of which blocks are taken; knows the place where the next begins."""
+    """Pieces joined into one sequence of blocks; keeps the place where the next block begins."""
 
     def __init__(self, pieces: Iterator[list[int]], place: Place):
         self.pieces, self.document, self.token = pieces, place.document, place.token

@@ -1,9 +1,9 @@
 """BPE-dropout: in training, the same word is segmented differently each time it is seen.
 
 After Provilkov et al. 2020, "BPE-Dropout: Simple and Effective Subword Regularization",
-https://arxiv.org/abs/1910.13267. Here a token is divided along the merges that made it, so its ids
-are all that is needed. The paper's algorithm may apply a dropped merge later; here it stays
-dropped. So a lower rate divides as much: 0.03 here is about 0.1 there (lengths in docs/log.md).
+https://arxiv.org/abs/1910.13267. Here a token is divided along the merges that made it, so only the
+token ids are needed. The paper's algorithm may apply a dropped merge later; here it stays dropped.
+So a lower rate divides tokens as often: 0.03 here is about 0.1 there (lengths in docs/log.md).
 """
 
 import json

@@ -42,10 +42,10 @@ class TableLayout:
         kind: the format; jsonl has one object per line.
         header: whether the first line of csv or tsv names the columns.
         quoting: whether double quotes enclose fields; by default in csv, but not in tsv.
-        separator: between the fields of a line; by default a tab in tsv, and in csv a comma, or a
+        separator: separates the fields of a line; by default a tab in tsv, and in csv a comma, or a
             semicolon if the first line has one and no comma, as spreadsheets write csv in countries
             with decimal commas.
-        encoding: of the text, by Python's name.
+        encoding: Python's name of the text encoding.
 
     Raises:
         ConfigError: an unknown encoding, or a separator that is not a single character.
@@ -87,9 +87,9 @@ def read_table(
     White space around column names and around labels is removed.
 
     Args:
-        path: of a .csv, .tsv, .jsonl, .json (lines) or .parquet file, also with .gz after it.
-        columns: role to the name of its column, or, in a table without header, to its number
-            counted from 0; values of the role "label" are stripped.
+        path: path of a .csv, .tsv, .jsonl, .json (lines) or .parquet file, also with .gz after it.
+        columns: column by role: its name or, in a table without header, its number from 0; values
+            of the role "label" are stripped.
         layout: file format options.
         keep_bad_rows: return bad rows, with their problem, instead of raising.
 
@@ -110,14 +110,14 @@ def iterate_table(
     layout: TableLayout = DEFAULT,
     span: Span = EVERY,
 ) -> Iterator[Row]:
-    """Yield the rows of a table one by one, also the bad ones; no file is held as a whole.
+    """Yield the rows of a table one by one, including bad ones, without loading whole files.
 
-    The other arguments and the errors, which are raised when the row is reached, are those of
-    `read_table`. Data sets of the Hub, and parquet in .gz, are in memory.
+    Other arguments and errors are those of `read_table`; errors are raised when the row is reached.
+    Data sets of the Hub, and parquet in .gz, are held in memory.
 
     Args:
-        path: of the table.
-        columns: role to the name of its column.
+        path: path of the table.
+        columns: column name by role.
         layout: file format options.
         span: the rows; the others are skipped quickly.
     """
@@ -140,7 +140,7 @@ def iterate_table(
 
 
 def count_rows(path: str | os.PathLike[str], layout: TableLayout = DEFAULT) -> int:
-    """Return the number of rows that `iterate_table` yields, of a file.
+    """Return the number of rows that `iterate_table` yields for a file.
 
     Raises:
         ConfigError, DataError, MissingDependencyError: as `read_table`.
@@ -160,8 +160,8 @@ def read_text(
     """Read the text of a file, plain or .gz, with its line ends, without a byte-order mark.
 
     Args:
-        path: of the file.
-        encoding: of its text.
+        path: path of the file.
+        encoding: encoding of its text.
         tolerant: keep undecodable bytes, as `surrogateescape` does.
 
     Raises:

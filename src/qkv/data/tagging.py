@@ -39,10 +39,11 @@ def read_tagged(
     BIO tags: "O", "B-PER" for the first token of an entity, "I-PER" for the others.
 
     Args:
-        path: of the file, plain or .gz; .jsonl and .json are JSON lines, all others CoNLL.
-        columns: of the tokens and of the tags: numbers from 0, or below 0 from the end, for CoNLL,
-            and names for JSON lines; by default the first and the last, or "tokens" and "tags".
-        encoding: of the file.
+        path: path of the file, plain or .gz; .jsonl and .json are JSON lines, all others CoNLL.
+        columns: columns of the tokens and of the tags: for CoNLL numbers from 0, or negative from
+            the end; for JSON lines names; by default the first and the last, or "tokens" and
+            "tags".
+        encoding: encoding of the file.
         problems: receives the problems of bad sentences, which are left out; if None, they are an
             error.
 

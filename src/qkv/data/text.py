@@ -24,7 +24,7 @@ LARGEST = 2**30  # bytes of a decompressed file: small archives may contain huge
 
 
 class _Bounded(gzip.GzipFile):
-    """A .gz file of which no line is read beyond `LARGEST`."""
+    """A .gz file that raises an error when read beyond `LARGEST`."""
 
     def read1(self, size: int = -1) -> bytes:
         check_size(os.fspath(self.name), self.tell())
@@ -121,7 +121,7 @@ def _by_mark(begin: bytes, path: str | os.PathLike[str], encoding: str) -> str:
 
 
 def iterate_lines(path: str | os.PathLike[str], encoding: str = "utf-8") -> Iterator[str]:
-    r"""Yield the lines of a file, plain or .gz, with their ends (\n), and never hold all of them.
+    r"""Yield the lines of a file, plain or .gz, with their ends (\n), without holding all of them.
 
     As with `decode`, there is no byte-order mark, and undecodable bytes become lone surrogates.
 
@@ -184,7 +184,7 @@ def read_aligned(source: str) -> list[tuple[str, str]] | None:
     """Read two files named "my.en,my.de"; return None for any other source.
 
     Raises:
-        DataError: there are not two, a file cannot be read, their lengths differ, or a line is
+        DataError: there are not two files, one cannot be read, their lengths differ, or a line is
             empty.
     """
     if "," not in source or Path(source).exists():

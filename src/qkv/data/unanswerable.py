@@ -1,14 +1,14 @@
-"""Questions that a sentence does not answer, made of questions that a passage answers.
+"""Questions that a sentence does not answer, made from questions that a passage answers.
 
-A question on a single sentence loses its answer in one of three ways (the first is that of
-Rajpurkar et al. 2018, section 2, the others are of the kinds in its table 2):
+A question on a single sentence loses its answer in one of three ways (the first as in Rajpurkar et
+al. 2018, section 2; the others are kinds in its table 2):
 
     elsewhere     it is asked of another sentence, with words in common
     other word    "When did it open?" becomes "Why did it open?"
     other name    a question on something else is asked of a name in the sentence
 
-and a question on a longer passage is asked of the sentence with the answer, and of others; or, if
-the passage is not cut, of another one.
+A question on a longer passage is asked of the sentence with the answer and of other sentences; or,
+if the passage is not cut, of another passage.
 """
 
 import re
@@ -33,10 +33,10 @@ class Mixing:
 
     Args:
         unanswerable: fraction of the questions that lose their answer: those on single sentences,
-            and those on passages that are not cut, but not where some questions have none anyway.
-        others: number of sentences without the answer that a question on a longer passage is asked
-            of, beside the one with the answer: the one with the most common words, then any.
-            None: the passage is not cut.
+            and those on uncut passages from sources without unanswerable questions.
+        others: number of further sentences, without the answer, that a question on a longer passage
+            is asked of: the one that shares the most words, then random ones. None: the passage is
+            not cut.
         repeat: how often this is drawn for each question on a longer passage.
         seed: determines what is drawn.
 
@@ -85,13 +85,13 @@ def mix_questions(questions: Sequence[Question], mixing: Mixing) -> list[Questio
 def of_sentences(
     one: Question, sentences: Sequence[str], others: int, rng: np.random.Generator
 ) -> list[Question]:
-    """Ask a question of the sentence with its answer, if any, and of others without one."""
+    """Ask a question of the sentence with its answer, if any, and of others without it."""
     asked, at = list[Question](), 0
     span = one.span
     for text in sentences:
         if span is not None and span.start is not None and at <= span.start < at + len(text):
             answer = Answer(span.text, span.start - at)
-            if text[answer.start :].startswith(span.text):  # it may go on in the next sentence
+            if text[answer.start :].startswith(span.text):  # it may continue in the next sentence
                 asked.append(replace(one, context=text.rstrip(), answers=(answer,)))
         at += len(text)
     free = [text for text in sentences if not any(holds(text, it) for it, _ in one.answers)]
@@ -104,7 +104,7 @@ def of_sentences(
 
 
 class Passages:
-    """Passages, to be looked up by common words.
+    """Passages that are looked up by shared words.
 
     Args:
         passages: different texts.
@@ -118,7 +118,7 @@ class Passages:
                 self.holders.setdefault(word, []).append(index)
 
     def most_similar(self, question: str, *, unlike: str = "") -> str:
-        """Return the passage with the most words of a question, weighted by their rarity.
+        """Return the passage that shares the most words with a question, weighted by rarity.
 
         Args:
             question: the question.
@@ -138,11 +138,11 @@ def words(text: str) -> set[str]:
 
 
 class _Mixer:
-    """Takes the answers of questions on single sentences.
+    """Makes questions unanswerable.
 
     Args:
-        questions: the questions; other sentences and names are those of others among them.
-        rng: draws.
+        questions: the questions, from which other sentences and names are taken, too.
+        rng: random generator.
     """
 
     def __init__(self, questions: Sequence[Question], rng: np.random.Generator):
@@ -167,7 +167,7 @@ class _Mixer:
         return one if made is None else replace(made, answers=())
 
     def elsewhere(self, one: Question) -> Question | None:
-        """Ask of the passage with the most common words, or of one of the same source."""
+        """Ask the question of a similar passage, of one from the same source, or of any."""
         texts = [self._draw(self.near[one.source])]
         if self.rng.random() < 0.5:
             texts.insert(0, self.passages.most_similar(one.question, unlike=one.context))
@@ -202,7 +202,7 @@ class _Mixer:
 
 
 def holds(text: str, answer: str) -> bool:
-    """Return whether an answer stands in a text as a whole word, in any case."""
-    if answer.lower() not in text.lower():  # which is fast, and decides most
+    """Return whether a text contains an answer as whole words, ignoring case."""
+    if answer.lower() not in text.lower():  # fast, and decides most cases
         return False
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None

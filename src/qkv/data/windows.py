@@ -6,8 +6,8 @@ A long passage is cut into overlapping windows, each of which begins with the qu
     [CLS] question [SEP] passage, tokens 6 to 15  [SEP]     stride 6
 
 The span of [CLS] is the answer of a window that does not contain it (Devlin et al. 2019, section
-4.3). The first token of a decoder sees nothing of the window, and the last one everything, so that
-a decoder's window is
+4.3). In a decoder, the first token sees nothing of the window and the last one all of it, so its
+window is
 
     Question: question\n passage, tokens 0 to 9 <stop>     whose span of <stop> is "not here"
 """
@@ -37,7 +37,7 @@ ASKED = "Question: {}\n"  # what a decoder reads before the passage
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """How passages are cut into windows, and answers are chosen; config.json keeps it.
+    """How passages are cut into windows, and answers are chosen; stored in config.json.
 
     Args:
         max_length: maximum number of tokens of a window, question and special tokens included.
@@ -196,7 +196,7 @@ def _ends_of_sentences(context: str, spans: Sequence[Span]) -> list[int]:
 
 
 def _parts(ends: Sequence[int], room: int, stride: int) -> Iterable[slice]:
-    """Yield windows of at most `room` tokens, none of which goes beyond one of the ends."""
+    """Yield windows of at most `room` tokens, none of which crosses an end."""
     for begin, end in itertools.pairwise([0, *ends]):
         for start in itertools.count(begin, min(stride, room)):
             yield slice(start, min(start + room, end))
@@ -209,8 +209,8 @@ def training_windows(
 ) -> tuple[list[Window], list[tuple[int, int]]]:
     """Return windows to train on, and the indices of the first and last token of each answer.
 
-    A window that does not contain the whole answer has the span of its token `null`. Questions
-    with answers of which none is a span are left out: their passages do contain the answer.
+    A window that does not contain the whole answer has the span of its token `null`. Questions with
+    answers none of which is a span are left out: their passages do contain the answer.
 
     Raises:
         DataError: no question is left.
@@ -246,7 +246,7 @@ class SpanBatch(Movable):
     Args:
         tokens: token ids, the model's input.
         token_mask: True = a real token.
-        segments: of the tokens; None for models without segments.
+        segments: segments of the tokens; None for models without segments.
         starts: index of each span's first token.
         ends: index of each span's last token.
     """
@@ -274,7 +274,7 @@ def span_batches(
     """Batch windows of similar length for training.
 
     Args:
-        windows: of `make_windows`.
+        windows: windows from `make_windows`.
         spans: indices of the first and last token of each answer; see `training_windows`.
         pad: id that fills short rows.
         segments: whether the model distinguishes question and passage.

@@ -92,7 +92,7 @@ class MultiLabelScores:
         accuracy: fraction of texts whose classes are all right (subset accuracy).
         accuracy_interval: Wilson's 95 % interval of the accuracy.
         majority: accuracy of always predicting the most frequent combination of classes.
-        loss: mean over texts and classes of -ln of the probability of what is true, in nats.
+        loss: mean over texts and classes of -ln of the probability of the true value, in nats.
         micro_f1: F1 over all decisions, classes together.
         macro_f1: mean F1 over all classes that occur as a label or as a prediction.
         classes: the scores of each class.
@@ -202,7 +202,7 @@ def _each_class(truth: Numbers, pred: np.ndarray, labels: Sequence[str]) -> tupl
 
 
 def _class_scores(labels: Sequence[str], columns: Any) -> tuple[ClassScores, ...]:
-    """Make scores of scikit-learn's columns: precision, recall, F1, support."""
+    """Make scores from scikit-learn's columns: precision, recall, F1, support."""
     return tuple(
         ClassScores(
             label=label,

@@ -33,7 +33,7 @@ class LabelScores:
 
 @dataclass(frozen=True, kw_only=True)
 class EntityScores:
-    """Scores of predicted entities: right if both words and kind are.
+    """Scores of predicted entities; an entity is right if both its words and its kind are.
 
     Args:
         count: number of sentences.

@@ -36,7 +36,7 @@ class AnswerScores:
         no_answer_f1: F1 of the class "no answer", of its precision and its recall.
         no_answer_f1_interval: 95 % bootstrap interval.
         always_f1: F1 on answerable questions if the model answered all; None if it does anyway.
-        always_exact_match: exact match on them, likewise.
+        always_exact_match: exact match on answerable questions, likewise.
     """
 
     count: int
@@ -81,8 +81,7 @@ def answer_f1(answer: str, reference: str) -> float:
     """Return the F1, 0 to 1, of the common words, counted with multiplicity.
 
     If one text has no words, the F1 is 1 if the other has none either, else 0. Words are separated
-    by
-    spaces: in Chinese or Japanese a whole answer is one word.
+    by spaces: in Chinese or Japanese, a whole answer is one word.
     """
     words, expected = normalize_answer(answer).split(), normalize_answer(reference).split()
     if not words or not expected:

@@ -1,4 +1,4 @@
-"""Temperature scaling: probabilities that say how often a classifier is right."""
+"""Temperature scaling, which calibrates the probabilities of a classifier."""
 
 from collections.abc import Sequence
 

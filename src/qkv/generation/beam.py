@@ -123,7 +123,7 @@ class Search:
         logprobs = self._distributions(logits)
         if self._totals is None:
             self._totals = logprobs.new_zeros(len(self.sources), 1)
-        # In the memory of the logits, which are the search's to change.
+        # Reuses the memory of the logits, which the search may modify.
         processed = logits.copy_(logprobs) if self._processors else logprobs
         for processor in self._processors:
             processed = processor(self.tokens, processed)
@@ -141,7 +141,7 @@ class Search:
         return Candidates(totals, rows, tokens, logprobs[rows, tokens], finished)
 
     def _distributions(self, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "rows V"]:
-        """Return the log-probabilities, in memory of the last step: new memory takes longer."""
+        """Return the log-probabilities, in memory of the last step: allocating takes longer."""
         if self._space is None or self._space.numel() < logits.numel():
             self._space = torch.empty_like(logits)
         return torch.log_softmax(

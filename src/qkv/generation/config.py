@@ -8,11 +8,11 @@ from qkv.generation.decoding import Decoding
 from qkv.generation.ranking import Beam
 from qkv.generation.sampling import Sampling
 
-TOP_K = 50  # of transformers, where tokens are drawn and the file does not say it
+TOP_K = 50  # default of transformers when sampling
 
 
 class _WrongTypeError(Exception):
-    """A value of another kind, with the expected one."""
+    """A value of the wrong type; the message says what is expected."""
 
 
 def _whole(least: int) -> Callable[[Any], int]:
@@ -59,10 +59,10 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _early(value: Any) -> bool:
     if not isinstance(value, bool) and value != "never":
         raise _WrongTypeError('true, false or "never"')
-    return value is True  # their false is a rule of its own, see docs/decoding.md
+    return value is True  # transformers' false is a third rule, see docs/decoding.md
 
 
-# Fields that are applied, and how their values are read; null is as if they were not there.
+# Fields that are applied, and how their values are read; null means absent.
 APPLIED: dict[str, Callable[[Any], Any]] = {
     "bad_words_ids": _words,
     "begin_suppress_tokens": _ids,
@@ -83,8 +83,8 @@ APPLIED: dict[str, Callable[[Any], Any]] = {
     "min_p": _number,
     "no_repeat_ngram_size": _whole(0),
     "num_beams": _whole(1),
-    "output_no_repeat_ngram_size": _whole(0),  # ours, and so is the next one: transformers' rules
-    "output_repetition_penalty": _number,  # of these names without output_ count the prompt, too
+    "output_no_repeat_ngram_size": _whole(0),  # these two are ours: without output_,
+    "output_repetition_penalty": _number,  # transformers also counts the prompt
     "renormalize_logits": _flag,
     "repetition_penalty": _number,
     "stop_strings": _texts,
@@ -93,14 +93,14 @@ APPLIED: dict[str, Callable[[Any], Any]] = {
     "top_k": _whole(0),
     "top_p": _number,
 }
-# Fields that do nothing without `do_sample`, beside those that are applied; and what is no rule.
+# Further fields that do nothing without `do_sample`; and the values that turn them off.
 OF_DRAWING: dict[str, tuple[Any, ...]] = {
     "epsilon_cutoff": (0, 1),
     "eta_cutoff": (0, 1),
     "top_h": (),
     "typical_p": (1,),
 }
-# Fields that change what is written and are not implemented; and the values that change nothing.
+# Fields that change the output and are not implemented; and the values that turn them off.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "constraints": (),
     "diversity_penalty": (0,),
@@ -115,7 +115,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "token_healing": (False,),
     "watermarking_config": (),
 }
-# Fields that change no token: how fast, how much is returned, what fills up, and who wrote it.
+# Fields that change no token: speed, amount of output, padding, and origin of the file.
 HARMLESS = frozenset(
     """
     assistant_confidence_threshold assistant_early_exit assistant_ensemble_weight
@@ -139,7 +139,7 @@ def decoding_of(
     """Return the decoding settings of the fields of generation_config.json or config.json.
 
     Args:
-        fields: the fields; null is as if a field were missing.
+        fields: the fields; null means absent.
         where: name of the file, for error messages.
         vocab_size: size of the model's output vocabulary, to check ids; None: unchecked.
 
@@ -194,7 +194,7 @@ def _sampling(values: Mapping[str, Any]) -> Sampling:
 
 
 def _read(where: str, raw: Mapping[str, Any], vocabulary: int | None) -> dict[str, Any]:
-    """Return the values of the fields that are applied; null is as if a field were missing.
+    """Return the values of the fields that are applied; null means absent.
 
     Raises:
         ConfigError: naming a field that cannot be applied.
@@ -229,7 +229,7 @@ def _changes_nothing(name: str, value: Any, *, draws: bool) -> bool:
 
 
 def _check_ids(where: str, name: str, value: Any, vocabulary: int | None) -> None:
-    """Refuse ids that the model cannot read or write, where that would be done."""
+    """Refuse ids outside the vocabulary in the fields of `WRITTEN`."""
     if name not in WRITTEN or vocabulary is None:
         return
     ids = value if isinstance(value, tuple) else (value,)

@@ -62,7 +62,7 @@ class Decoding:
         suppressed_first: ids that are not generated first (after a forced first token).
         source_ngram: forbid copying n-grams of this length from the source; 0 allows all.
         source_penalty: values above 1 make the tokens of the source more probable.
-        output_penalty: values above 1 make tokens of the output less probable, not of a prompt.
+        output_penalty: values above 1 make tokens of the output (not of a prompt) less probable.
         output_ngram: forbid repeating n-grams of this length in the output; 0 allows all.
         renormalized: whether to renormalize log-probabilities after all rules were applied.
         stop_strings: strings that end the output and are not part of it.

@@ -76,7 +76,7 @@ class Request:
         return True
 
     def tell(self, token: int | BaseException | None) -> None:
-        """Pass on a token, or the end, to whoever waits; called in the thread of the model."""
+        """Pass a token, or the end, to the waiting thread; called in the model's thread."""
         self._tokens.put(token)
 
 

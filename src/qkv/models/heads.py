@@ -1,6 +1,6 @@
 """Heads for any encoder, which map hidden states to logits.
 
-An encoder has a `config` with `d_model` and returns hidden states (B, L, D) when called. Of a
+An encoder has a `config` with `d_model` and returns hidden states (B, L, D) when called. For a
 language model, the hidden states before its own head are used; an encoder-decoder with a method
 `read` runs both of its stacks on the text.
 

@@ -76,7 +76,7 @@ class HybridConfig:
         )
         name = self.layers[layer % len(self.layers)]
         source = key_sources(self.layers, self.n_layers).get(layer, layer)
-        if self.layers[source % len(self.layers)] == "nope":  # queries turn as the keys do
+        if self.layers[source % len(self.layers)] == "nope":  # queries are rotated as the keys are
             options["rotary"] = None
         return make_mechanism(name, self.d_model, self.n_heads, window=self.window, options=options)
 
@@ -126,7 +126,7 @@ class SharingStack(Stack):
         )
 
     def _passed(self) -> list[LayerCache | None]:
-        """Return what hands keys from layer to layer, if nothing is to be remembered."""
+        """Return caches that only pass keys from layer to layer, for a single forward pass."""
         passed = {source: PassedKeys() for source in self.sources.values()}
         caches: list[LayerCache | None] = [None] * len(self.blocks)
         for layer, source in self.sources.items():

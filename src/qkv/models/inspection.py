@@ -1,4 +1,4 @@
-"""What a model consists of, as tables of text: parts, blocks, attention, parameters, memory."""
+"""Tables of text about a model: its blocks, attention, parameters, memory and positions."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ CACHED = 1000  # tokens
 
 
 def describe_blocks(model: nn.Module) -> Rows:
-    """One row a stack of blocks."""
+    """Return one row per stack of blocks."""
     rows = []
     for name, stack in model.named_modules():
         if not isinstance(stack, Stack):
@@ -45,7 +45,7 @@ def describe_blocks(model: nn.Module) -> Rows:
 
 
 def describe_attention(model: nn.Module) -> Rows:
-    """One row a kind of attention: those of all blocks together where they are alike."""
+    """Return one row per kind of attention; modules of the same kind share a row."""
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, MultiHeadAttention | SingleHeadAttention):
@@ -55,7 +55,7 @@ def describe_attention(model: nn.Module) -> Rows:
 
 
 def describe_parameters(model: nn.Module) -> Rows:
-    """One row a part, the same parts of all blocks together; shared parameters count once."""
+    """Return one row per part, summed over blocks; shared parameters count once."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = _part(name)
@@ -66,7 +66,7 @@ def describe_parameters(model: nn.Module) -> Rows:
 
 
 def describe_memory(model: nn.Module) -> Rows:
-    """One row a dtype: the weights, training them by AdamW, and what decoding remembers."""
+    """Return one row per dtype: memory for the weights, for AdamW training and for the cache."""
     parameters = list(model.parameters())
     n_parameters, own = sum(p.numel() for p in parameters), parameters[0].dtype
     cached = cached_per_token(model)
@@ -85,7 +85,7 @@ def describe_memory(model: nn.Module) -> Rows:
 
 
 def cached_per_token(model: nn.Module) -> int:
-    """Return how many numbers decoding remembers for each token that the model reads or writes."""
+    """Return how many numbers the caches store for each token that the model reads or writes."""
     return sum(
         2 * module.key.out_features
         for module in model.modules()
@@ -96,7 +96,7 @@ def cached_per_token(model: nn.Module) -> int:
 
 
 def shared_parameters(model: nn.Module) -> dict[str, str]:
-    """Names of parameters that are others by a second name, and these."""
+    """Return second names of shared parameters, with their first names."""
     first: dict[int, str] = {}
     shared = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -108,7 +108,7 @@ def shared_parameters(model: nn.Module) -> dict[str, str]:
 
 
 def name_positions(module: object) -> str:
-    """Say how a module tells the order; nothing where it does not."""
+    """Describe how a module encodes positions; empty if it does not."""
     match module:
         case LearnedPositions():
             return f"learned, {module.max_length:,}"
@@ -125,7 +125,7 @@ def name_positions(module: object) -> str:
 
 
 def size(n_bytes: int) -> str:
-    """Write a number of bytes for people: 1 MB is a million."""
+    """Format a number of bytes for people: 1 MB is a million."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6)):
         if n_bytes >= factor:
             return f"{n_bytes / factor:,.1f} {unit}"
@@ -155,7 +155,7 @@ def _heads(module: MultiHeadAttention | SingleHeadAttention) -> dict[str, str]:
 
 
 def _part(name: str) -> str:
-    """The part that a parameter belongs to: a sublayer of all blocks, or a module outside them."""
+    """Return the part of a parameter: a sublayer of all blocks, or a module outside them."""
     module = name.rpartition(".")[0] or name
     block = re.match(r"(.*\.)\d+\.(\w+)", module)
     return f"{block[1]}*.{block[2]}" if block else module
@@ -166,7 +166,7 @@ def _numbered(name: str) -> str:
 
 
 def _joined(names: Iterable[str]) -> str:
-    """Write modules of several blocks as one name with the blocks' numbers."""
+    """Combine the names of modules in several blocks into one, with the blocks' numbers."""
     numbers: dict[str, list[str]] = {}
     for name in names:
         numbers.setdefault(_numbered(name), []).extend(re.findall(r"\.(\d+)\.", name))

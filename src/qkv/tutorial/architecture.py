@@ -55,7 +55,7 @@ class _Box:
 def draw_transformer(axes: "Axes", shapes: Sequence[Record]) -> None:
     """Draw figure 1 of Vaswani et al. 2017 from a run of `qkv.models.transformer.Transformer`.
 
-    Boxes are in the order of the calls, so pre-norm models are drawn as such. One block of each
+    Boxes follow the order of the calls, so pre-norm models are drawn correctly. One block of each
     stack is drawn, with the number of repetitions.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which characters of a date, as people write it, say its year, its month and its day."""
+"""Find the characters of a written date that stand for its year, month and day."""
 
 import itertools
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from datetime import date
 
 from qkv.data.dates import DatePair, write_date
 
-# Where the parts are in the ISO form, and other values of each.
+# Position of each part in the ISO form, and other values to try.
 WRITTEN = {"year": slice(0, 4), "month": slice(5, 7), "day": slice(8, 10)}
 _VARIED = {"year": (1999, 2000), "month": range(1, 13), "day": (1, 22)}
 

@@ -28,7 +28,7 @@ class Digits:
 
     Args:
         recognizer: maps images to digits.
-        history: of the training.
+        history: the training history.
         pixels: the training half, (images, 1, size, size), 0 to 255.
         splits: the images as they are stored, 8 x 8.
     """
@@ -46,13 +46,13 @@ def train_digits(
     *,
     seed: int = 0,
 ) -> Digits:
-    """Train on the training half, enlarged to the size that the config reads.
+    """Train on the training half, with images resized to the config's size.
 
     Args:
-        config: of the Vision Transformer.
+        config: configuration of the Vision Transformer.
         augmentation: applied to an image each time it is shown.
-        steps_of: maps the steps of a complete training, 200 epochs, to those to train.
-        seed: of the order of the images, and of their changes.
+        steps_of: maps the number of steps in 200 epochs, a full run, to the number to train.
+        seed: determines the order of the images and their augmentation.
     """
     splits = read_splits(TASK, DataConfig(train=("digits",)))
     labels = Labels.of(one.label for one in splits.train)

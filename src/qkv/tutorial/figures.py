@@ -1,4 +1,4 @@
-"""Figures of attention and training, by matplotlib; each title states the point."""
+"""Matplotlib figures of attention and training; each title states the point."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ def figure(
     A notebook shows it, with its titles as the alternative text; a script prints its path.
 
     Args:
-        name: of the file, without its suffix; the folder is `FIGURES`.
+        name: file name without suffix; the folder is `FIGURES`.
         rows: number of rows of axes.
         columns: number of columns of axes.
         size: width and height in inches.
@@ -174,14 +174,14 @@ def show_weights(
     """Show weights as heat maps in one figure.
 
     Args:
-        name: of the file, without its suffix.
+        name: file name without suffix.
         maps: weights (queries, keys) with the labels of their rows and columns, by title.
         rows: number of rows of maps.
         size: width and height in inches.
         title: a title above all maps.
         numbers: format of the number in each cell; by default there is none.
         color_bar: whether to show which color is which weight.
-        rotation: of the labels of the columns, in degrees.
+        rotation: angle of the column labels, in degrees.
         live: makes the explorer that a running notebook shows in place of the figure.
     """
     with figure(name, rows, -(-len(maps) // rows), size=size, title=title, live=live) as axes:
@@ -219,7 +219,7 @@ def save_figure(figure: "Figure", path: Path, *, close: bool = False) -> None:
     Args:
         figure: the figure.
         path: the file.
-        close: whether to close it in a notebook, too, which otherwise shows it.
+        close: whether to close it even in a notebook, which would otherwise show it.
     """
     import matplotlib.pyplot as plt
 

@@ -14,7 +14,7 @@ def plain(text: str) -> str:
 
 
 def judge(output: str, accepted: Iterable[str]) -> str:
-    """Return "yes" if an output equals one of the accepted ones but for punctuation, else "no"."""
+    """Return "yes" if an output equals an accepted one up to case and punctuation, else "no"."""
     return "yes" if plain(output) in {plain(answer) for answer in accepted} else "no"
 
 

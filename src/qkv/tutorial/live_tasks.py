@@ -1,4 +1,4 @@
-"""Tasks on which a page about an attention mechanism trains it, in seconds with one thread.
+"""Small tasks on which an attention mechanism's page trains it, in seconds on one thread.
 
 Two small stacks learn to *copy* a sequence and to *recall* the last value of a key; each is also
 tested on sequences of twice the length. Self-attention is the only difference between mechanisms.
@@ -52,14 +52,14 @@ class Rows:
 
 
 def copying(n: int, rows: int, generator: torch.Generator) -> Rows:
-    """Draw n symbols and a mark, after which the symbols are to be written again, in order."""
+    """Draw n symbols and a mark, after which a model must repeat the symbols in order."""
     symbols = torch.randint(SYMBOLS, (rows, n), generator=generator)
     first = torch.cat((symbols, torch.full((rows, 1), NONE), symbols[:, :-1]), 1)
     return Rows(torch.stack((first, torch.full_like(first, NONE)), -1), symbols)
 
 
 def recall(n: int, rows: int, generator: torch.Generator) -> Rows:
-    """Draw n tokens that store a value under a key, then ask for n keys: the last value counts."""
+    """Draw n key-value tokens, then ask for n keys; the last value stored under a key counts."""
     n_keys = SYMBOLS // 2
     keys = torch.randint(n_keys, (rows, n), generator=generator)
     values = torch.randint(SYMBOLS, (rows, n), generator=generator)
@@ -112,7 +112,7 @@ def loss(model: LiveModel, rows: Rows) -> Float[Tensor, ""]:
 
 
 def batches(task: str, seed: int) -> Iterator[Rows]:
-    """Yield batches of 32 rows without end, each of a length from 3 to `LENGTH`."""
+    """Yield batches of 32 rows endlessly, each with a length from 3 to `LENGTH`."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         n = int(torch.randint(3, LENGTH + 1, (1,), generator=generator))
@@ -121,17 +121,17 @@ def batches(task: str, seed: int) -> Iterator[Rows]:
 
 @torch.no_grad()
 def share_right(model: LiveModel, task: str, n: int) -> float:
-    """Return the share of right answers on 256 new rows, the same for every model."""
+    """Return the accuracy on 256 new rows, which are the same for every model."""
     rows = TASKS[task](n, 256, torch.Generator().manual_seed(10_000))
     return float((model.head(model.hidden(rows)).argmax(-1) == rows.answers).float().mean())
 
 
 def learn(make: Make, *, seed: int = 0, steps: int = 400) -> dict[str, float]:
-    """Train a mechanism on both tasks; return the shares of right answers.
+    """Train a mechanism on both tasks; return the accuracies.
 
     Args:
         make: builds the causal self-attention of a layer.
-        seed: of the weights and of the training rows.
+        seed: determines the weights and the training rows.
         steps: optimizer steps of each task.
     """
     scores: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Measure computations: time in comparison with rivals, memory, and operations."""
+"""Measure computations: time compared with rivals, peak memory, and operations."""
 
 import os
 import statistics

@@ -12,7 +12,7 @@ from qkv.generation.greedy import greedy
 from qkv.models.transformer import Transformer
 from qkv.tutorial.source import Shown, location
 
-# Those of Vaswani et al. (2017) and of the Annotated Transformer.
+# The names in Vaswani et al. (2017) and the Annotated Transformer.
 USUAL_NAMES: dict[str, tuple[Shown, str]] = {
     "ScaledDotProductAttention": (attention, "attention; as the equation, explicit_attention"),
     "MultiHeadAttention": (MultiHeadAttention, "MultiHeadAttention(d_model, n_heads)"),

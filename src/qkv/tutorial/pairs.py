@@ -20,7 +20,7 @@ Tokenizers = tuple[Tokenizer, Tokenizer]  # of the sources, of the targets
 
 
 class Learned(NamedTuple):
-    """A model after training, its training, and which of the test pairs it gets right."""
+    """A trained model, its training history, and which test pairs it gets right."""
 
     translator: Translator
     history: History

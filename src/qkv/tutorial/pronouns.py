@@ -1,4 +1,4 @@
-"""Which of two nouns the heads of an encoder look at from a pronoun."""
+"""Measure which of two nouns an encoder's heads link to a pronoun."""
 
 from dataclasses import dataclass
 

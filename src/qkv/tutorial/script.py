@@ -75,7 +75,7 @@ class Cell:
 
     @property
     def runs(self) -> bool:
-        """Whether this is code, except code tagged for scripts only."""
+        """Whether this is a code cell that is not tagged for scripts only."""
         return "[markdown]" not in self.marker and '"script"' not in self.marker
 
     @property

@@ -1,4 +1,4 @@
-"""What the sections show their results with, by one import."""
+"""The functions with which sections show their results, in one import."""
 
 from qkv.tutorial.figures import (
     draw_curves,

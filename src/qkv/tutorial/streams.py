@@ -1,4 +1,4 @@
-"""Small language models of characters, trained on windows of one stream of texts.
+"""Small character-level language models, trained on windows of one stream of texts.
 
 Shapes: B batch, L tokens, D d_model, V vocabulary.
 """
@@ -59,7 +59,7 @@ def next_token_loss(model: LanguageModel, batch: TokenBatch) -> Tensor:
 
 @dataclass(frozen=True)
 class Stream:
-    """Texts one after the other, each ended by the stop token."""
+    """Texts joined into one stream, each followed by the stop token."""
 
     tokens: Tensor
     pad: int
@@ -72,7 +72,7 @@ class Stream:
 
     @property
     def entropy(self) -> float:
-        """The loss of a guess by the tokens' frequencies, in nats per token."""
+        """The loss of predicting every token by its frequency, in nats per token."""
         return float(torch.special.entr(self.tokens.bincount() / len(self.tokens)).sum())
 
     def windows(self, length: int, batch: int, seed: int) -> Iterator[TokenBatch]:

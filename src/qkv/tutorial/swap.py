@@ -1,4 +1,4 @@
-"""Let the library run on a function of your own."""
+"""Make the library use a function of your own."""
 
 import functools
 import sys
@@ -11,7 +11,7 @@ from torch import Tensor
 from qkv.attention import core, scores
 from qkv.errors import ConfigError
 
-# What the fused kernel does not call: while one of these is swapped, attention is explicit.
+# Functions that the fused kernel does not call: while one is swapped, attention is explicit.
 EXPLICIT = (
     scores.scaled_dot_scores,
     core.mask_scores,
@@ -26,7 +26,7 @@ _OPEN: list[Any] = []  # what is swapped now
 def swap(original: Callable[..., Any], mine: Callable[..., Any]) -> Iterator[None]:
     """Let every module of the library that uses a function or class use yours instead.
 
-    It changes what library code calls, for the length of the block: ::
+    Library code calls your version until the `with` block ends: ::
 
         with swap(masked_softmax, mine):
             model(tokens)
@@ -73,7 +73,7 @@ def swap(original: Callable[..., Any], mine: Callable[..., Any]) -> Iterator[Non
 
 
 def _uses(original: Any, new: Any) -> list[tuple[Any, str, Any, Any]]:
-    """Return where the modules of the library name an object: module, attribute, old and new."""
+    """Return each use of an object in the library's modules: module, attribute, old and new."""
     return [
         (module, attribute, original, new)
         for name, module in list(sys.modules.items())

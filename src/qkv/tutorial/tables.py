@@ -16,8 +16,8 @@ def table_rows(
 
     Args:
         table: rows with the same columns, or columns of the same length by name.
-        digits: digits after the point of floating-point numbers; tensors of one element are
-            numbers, others are written as lists.
+        digits: number of decimals of floats; one-element tensors are shown as numbers, others as
+            lists.
     """
     if isinstance(table, Mapping):
         columns = [list(column) for column in table.values()]
@@ -56,7 +56,7 @@ def show_table(
     Args:
         title: what it shows.
         table: rows with the same columns, or columns of the same length by name.
-        digits: digits after the point of floating-point numbers.
+        digits: number of decimals of floats.
     """
     rows = table_rows(table, digits)
     if in_notebook():

@@ -53,16 +53,16 @@ class Tuned:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuner:
-    """Fine-tunes new classifiers on an encoder, with everything equal but the way.
+    """Fine-tunes new classifiers on an encoder; only the way differs.
 
     Args:
         base: the encoder.
         labels: names of the classes.
         validation: texts to score after each epoch; empty to score none.
-        epochs: replaces those of all ways.
+        epochs: overrides the epochs of every way.
         max_length: maximum number of tokens of a text.
         length: typical number of tokens of a text, to estimate memory.
-        seed: of new weights and of the order of the texts.
+        seed: determines new weights and the order of the texts.
     """
 
     base: str

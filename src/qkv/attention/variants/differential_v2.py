@@ -49,7 +49,7 @@ class DifferentialV2Attention(MultiHeadAttention):
     def join(
         self, heads: Float[Tensor, "B maps Q D"], x: Float[Tensor, "B Q D_model"]
     ) -> Float[Tensor, "B Q D_model"]:
-        """Subtract the second sum of each head by a share per token and head, and project."""
+        """Subtract a share, per token and head, of each second sum from the first, and project."""
         first, second = heads.chunk(2, 1)
         share = torch.sigmoid(self.mixing(x)).transpose(1, 2).unsqueeze(-1)  # (B, H, Q, 1)
         return super().join(first - share * second, x)

@@ -25,8 +25,8 @@ class LinearAttention(MultiHeadAttention):
         n_heads: heads.
         causal: whether queries see only keys up to their own position; then no memory is accepted.
 
-    Raises: ConfigError, in `forward`, if the mask depends on the query or the cache has the wrong
-        type.
+    Raises:
+        ConfigError: in `forward`, if the mask depends on the query or the cache has the wrong type.
     """
 
     def __init__(self, d_model: int, n_heads: int, *, causal: bool = False):

@@ -1,4 +1,4 @@
-"""What mechanisms share whose memory of the past is a matrix per head, not a list of keys.
+"""Shared code of mechanisms whose memory of the past is a matrix per head, not a list of keys.
 
 Shapes: B batch, H heads, Q queries, K keys.
 """

@@ -59,9 +59,9 @@ def check_layers(layers: Any, n_layers: int, *, window: int | None) -> None:
         window: tokens that a query of a layer named "window" sees, including its own.
 
     Raises:
-        ConfigError: if there is no name, an unknown one, or more than layers; if a window is
-            missing, below 2, or without a layer that has it; or if "shared" has no layer before it
-            with keys of all tokens.
+        ConfigError: if there is no name, an unknown one, or more names than layers; if a window is
+            missing, below 2, or not used by any layer; or if "shared" has no layer before it with
+            keys of all tokens.
     """
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
         raise ConfigError(

@@ -19,7 +19,7 @@ from qkv.errors import ConfigError
 class PassedKeys(KeyValueCache):
     """The keys and values of one forward pass, for the layers that share them; nothing is copied.
 
-    A second pass replaces those of the first, so activations can be recomputed.
+    A second pass overwrites them, so activations can be recomputed.
     """
 
     def update(self, project: Callable[[], KeysValues]) -> KeysValues:
@@ -30,10 +30,10 @@ class PassedKeys(KeyValueCache):
 
 
 class SharedCache(MemoryCache):
-    """The cache of a layer without keys: those of an earlier layer, whose cache stores them.
+    """The cache of a layer without keys of its own: it reads those in an earlier layer's cache.
 
     Args:
-        source: the cache of the earlier layer, which is updated first; all changes are its own.
+        source: the cache of the earlier layer, which is updated first and makes all changes.
     """
 
     def __init__(self, source: KeyValueCache | None = None):
@@ -116,5 +116,5 @@ class SharedAttention(MultiHeadAttention):
         return super().forward(x, mask=mask, positions=positions, cache=cache)
 
     def new_cache(self) -> SharedCache:
-        """Return a cache whose source is to be set: that of the earlier layer."""
+        """Return a cache whose `source` must be set to the cache of the earlier layer."""
         return SharedCache()

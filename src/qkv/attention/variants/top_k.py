@@ -43,10 +43,10 @@ def select_top_k(
 class TopKAttention(MultiHeadAttention):
     """u_t = Attn(h_t, {c_s | I_ts in Top-k(I_t,:)}) (eq. 2), in all heads over the same keys.
 
-    The indexer has one key per token, which the cache stores as one more key head. Selecting has
-    no gradient: it is trained by `alignment_loss` alone, which is to be added to a model's loss.
-    All scores are computed and then masked; a kernel that gathers the keys would compute k of them.
-    The indexer of the paper has its own width and rotates a part of it; here it has a head's.
+    The indexer has one key per token, which the cache stores as one more key head. Selecting has no
+    gradient: it is trained by `alignment_loss` alone, which is to be added to a model's loss. All
+    scores are computed and then masked; a kernel that gathers the keys would compute k of them. The
+    paper's indexer has its own width and rotates a part of it; here it has a head's width.
 
     Args:
         d_model: width of input and output.

@@ -83,7 +83,7 @@ def load_set(
 
     Args:
         task: such as "classify"; see `NamedSet`.
-        name: of the set.
+        name: name of the set.
         split: one of its splits.
         data_dir: folder of the data sets; by default the variable QKV_DATA.
         columns: see `NamedSet`.

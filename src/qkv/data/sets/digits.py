@@ -13,10 +13,10 @@ N_VALIDATION = 180
 
 
 def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[ImageExample]:
-    """Split the digits in halves, in their order: a half has few writers of the other.
+    """Split the digits into halves, in their order, which have few writers in common.
 
     Their 17 shades of gray, 0 to 16, become 0 to 255. The validation split is the end of the first
-    half; "train+validation" is all of it, for training once everything is chosen.
+    half; "train+validation" is all of it, for the final training.
 
     Raises:
         MissingDependencyError: scikit-learn or Pillow is not installed.

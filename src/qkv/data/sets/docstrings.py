@@ -283,7 +283,7 @@ def _texts(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[str
 
 
 def _chats(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[Conversation]:
-    """Return requests for docstrings, of a few short functions from all over the corpus."""
+    """Return requests for docstrings of a few short functions from the whole corpus."""
     short = [one for one in _corpus().splits[split] if len(one.code) <= SHORT]
     some = [short[i * len(short) // FEW[split]] for i in range(FEW[split])]
     return [conversation(REQUEST.format(one.code.strip()), one.summary) for one in some]

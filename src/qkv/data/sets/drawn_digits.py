@@ -1,9 +1,9 @@
-"""Digits that a program draws: shapes written for this project, each drawn another way every time.
+"""Synthetic digits: shapes written for this project, each drawn differently every time.
 
-shapes.txt has the strokes of 15 shapes of each digit or more: a line is a digit, its split, and
-strokes between ";" of points "x,y", in hundredths of width and height from the upper left, that a
-smooth curve goes through; "!" marks a corner. A drawing moves the points, stretches, slants and
-turns them, and follows them with a pen, a nib or a marker, on paper of any shade.
+shapes.txt has at least 15 shapes of each digit. A line is a digit, its split, and strokes separated
+by ";". A stroke is a smooth curve through points "x,y", in hundredths of width and height from the
+upper left; "!" marks a corner. To draw a shape, its points are moved, stretched, slanted and
+rotated, then traced with a pen, a nib or a marker, on paper of any shade.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ Generator = np.random.Generator
 
 
 def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[ImageExample]:
-    """Return the drawings of a split; the shapes of "validation" are none of "train"."""
+    """Return the drawings of a split; "validation" and "train" share no shapes."""
     shapes = read_shapes(split)
     return [
         ImageExample(
@@ -74,7 +74,7 @@ def _draw(shapes: list[Shape], seed: list[int]) -> "PIL.Image.Image":
     rng = np.random.default_rng(seed)
     strokes = move(shapes[rng.integers(len(shapes))], rng)
     mask = follow(strokes, rng)
-    height = int(7 * 8 ** (rng.random() ** 1.5))  # 7 to 56 pixels, more often few
+    height = int(7 * 8 ** (rng.random() ** 1.5))  # 7 to 56 pixels, small sizes more often
     size = max(2, round(height * mask.width / mask.height)), height
     mask = mask.resize(size, pillow.Image.Resampling.BOX)
     room = rng.uniform(1.06, 2.0, 2) * size + 4
@@ -128,7 +128,7 @@ def curve(points: Stroke, fineness: int) -> Stroke:
 
 
 def follow(strokes: list[Stroke], rng: Generator) -> "PIL.Image.Image":
-    """Follow the strokes with a pen, and return what it draws, light on black, cut out."""
+    """Trace the strokes with a pen, and return the drawing, light on black and cut out."""
     from PIL import Image, ImageDraw
 
     every = np.concatenate(strokes)
@@ -154,7 +154,7 @@ def follow(strokes: list[Stroke], rng: Generator) -> "PIL.Image.Image":
 
 
 def _pen(rng: Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return a function of the direction and the place in a stroke, to the width of the line."""
+    """Return a function from the direction and the place in a stroke to the line width."""
     width = np.exp(rng.uniform(np.log(0.02), np.log(0.21)))
     kind = rng.choice(["pen", "nib", "print", "brush"], p=[0.5, 0.15, 0.25, 0.1])
     thin = width * rng.uniform(0.2, 0.9)
@@ -183,7 +183,7 @@ def _serifs(strokes: list[Stroke], rng: Generator) -> list[Stroke]:
 
 
 def _print(ink: Float[np.ndarray, "H W"], rng: Generator) -> "PIL.Image.Image":
-    """Return ink on paper of any shades, in some drawings blurred or with noise."""
+    """Print ink on paper, both of any shade; blur some drawings or add noise."""
     from PIL import Image, ImageFilter
 
     paper, pen = (255, 0) if rng.random() < 0.5 else (rng.uniform(175, 255), rng.uniform(0, 95))

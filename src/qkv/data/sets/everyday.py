@@ -1,7 +1,7 @@
 """Everyday sentences with two references each, German and English, written for this project.
 
-120 in each direction, by hand and before any translator was trained that is tested on them. About
-half contain names, numbers or addresses that a translation must keep.
+120 in each direction, written by hand before any translator tested on them was trained. About half
+contain names, numbers or addresses that a translation must keep.
 """
 
 import json
@@ -21,7 +21,7 @@ class Sentence(NamedTuple):
     Args:
         source: the sentence.
         references: two translations.
-        keep: names, numbers and addresses that must be in its translation as they are.
+        keep: names, numbers and addresses that its translation must contain unchanged.
     """
 
     source: str

@@ -2,7 +2,8 @@
 
 `opinions` has what a classifier of sentiment learns from: films, products, places, everyday life;
 plain, implied, negated, mixed, ironic and idiomatic. `clear_opinions` are 100 texts on which every
-reader agrees; they were written before any model was trained on `opinions`, and only test.
+reader agrees; they were written before any model was trained on `opinions`, and are only for
+testing.
 """
 
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ FOLDER = Path(__file__).with_name("passages")
 def read_passages(path: Path) -> list[Question]:
     """Read questions from JSON lines, one passage with its questions each.
 
-    An answer is taken to be where it first stands as a whole word.
+    The position of an answer is its first occurrence as a whole word.
 
     Raises:
         DataError: an answer is not in its passage.

@@ -44,7 +44,7 @@ def read_qamr(path: str | os.PathLike[str], sentences: str | os.PathLike[str]) -
     question is its article.
 
     Args:
-        path: of the questions, such as filtered_dev.tsv.gz.
+        path: path of the questions, such as filtered_dev.tsv.gz.
         sentences: path of wiki-sentences.tsv.
 
     Raises:

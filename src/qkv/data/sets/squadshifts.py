@@ -1,4 +1,4 @@
-"""A new test set for SQuAD, on articles of Wikipedia; the split is where the passages are from."""
+"""A new test set for SQuAD, on Wikipedia articles; the split names the source of the passages."""
 
 from collections.abc import Mapping
 

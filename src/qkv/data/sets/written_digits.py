@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # Pillow is optional
     import PIL.Image
 
 FOLDER = Path(__file__).with_name("written_digits")
-FINER = 4  # lines are drawn on this many times as many pixels, and then reduced
+FINER = 4  # lines are drawn at this multiple of the size, then reduced
 
 
 def _read(split: str, data_dir: Folder, columns: Mapping[str, str]) -> list[ImageExample]:

@@ -47,7 +47,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class _Entries:
-    """Tokens, their types and, for pieces, their scores, by id; and fields beside them."""
+    """Tokens, their types and, for pieces, their scores, by id; and further fields."""
 
     tokens: list[str]
     kinds: list[int]

@@ -119,7 +119,7 @@ class Tokenizer:
     def begin_with_stop(self) -> "Tokenizer":
         """Return a tokenizer whose `add_special_tokens` puts `stop` first, as in language models.
 
-        For a tokenizer that was trained here; its files say so to transformers, too.
+        Only for tokenizers trained here; transformers reads the same from their files.
         """
         files = self.files
         files[FILE_NAME] = training.begin_with_stop(files[FILE_NAME], self.stop)
@@ -160,7 +160,7 @@ class Tokenizer:
 
     @property
     def library_file(self) -> bytes | None:
-        """The content of tokenizer.json, also of other files; None for SentencePiece models."""
+        """The content as a tokenizer.json, whatever the files; None for SentencePiece models."""
         own = self.files.get(FILE_NAME)
         if own is None and isinstance(self._vocabulary, LibraryVocabulary):
             return self._vocabulary.to_str().encode()

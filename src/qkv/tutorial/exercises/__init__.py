@@ -1,4 +1,4 @@
-"""Exercises that are checked, and whose mistakes are named.
+"""Exercises whose answers are checked, and whose mistakes are named.
 
 In a terminal: `qkv exercise list`. In a notebook:
 

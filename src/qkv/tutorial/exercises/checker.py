@@ -25,7 +25,7 @@ class Verdict:
     Args:
         right: whether the answer is right.
         message: what a learner reads.
-        mistake: name of the mistake; "" if there is none, or none that is known.
+        mistake: name of the mistake; "" if there is none or it is unknown.
     """
 
     right: bool
@@ -40,7 +40,7 @@ class Verdict:
 
 
 def check(number: str, answer: Any) -> Verdict:
-    """Check a function that was defined in a notebook, and keep the progress.
+    """Check a function defined in a notebook, and save the progress.
 
     Args:
         number: the exercise, such as "2.2".
@@ -57,7 +57,7 @@ def check(number: str, answer: Any) -> Verdict:
 
 
 def check_file(number: str, file: Path, limit: float = LIMIT) -> Verdict:
-    """Check the function in a file, in a process of its own; the progress is not kept.
+    """Check the function in a file, in a separate process; the progress is not saved.
 
     Raises:
         ConfigError: there is no such exercise or file.
@@ -67,7 +67,7 @@ def check_file(number: str, file: Path, limit: float = LIMIT) -> Verdict:
 
 
 def run_here(exercise: Exercise, answer: Any) -> Ran:
-    """Run an answer in this process; it can be interrupted as any cell."""
+    """Run an answer in this process; it can be interrupted like any cell."""
     if not callable(answer):
         if exercise.name != "by_hand":
             return Ran(
@@ -123,9 +123,9 @@ def judge(exercise: Exercise, ran: Ran) -> Verdict:
 
 
 def name_mistake(exercise: Exercise, outcomes: Sequence[Outcome]) -> Mistake | None:
-    """Return the known mistake that does the same as an answer on every draw."""
+    """Return the known mistake with the same outcome as an answer on every draw."""
     if all(outcome.error for outcome in outcomes):
-        return None  # an exception alone names nothing
+        return None  # an exception alone identifies no mistake
     for mistake in exercise.mistakes:
         theirs = outcomes_of(exercise, mistake.wrong)
         close = max(mistake.close, exercise.close or 0.0)

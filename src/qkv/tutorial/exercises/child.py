@@ -19,7 +19,7 @@ ROOM = 4 * 2**30  # bytes that an answer may allocate, where the system can limi
 
 
 class Problem(Exception):  # noqa: N818 - a sentence for the learner
-    """What keeps an answer from being run, as a sentence."""
+    """The reason why an answer cannot be run, as a sentence."""
 
 
 def main(number: str, file: str, folder: str, limit: float) -> None:
@@ -32,7 +32,7 @@ def main(number: str, file: str, folder: str, limit: float) -> None:
         limit: seconds after which this process ends itself.
     """
     exercise, into = find_exercise(number), Path(folder)
-    exercise.draws()  # imports are not on the learner's time
+    exercise.draws()  # imports do not count toward the learner's time
     _limit_memory()
     with (into / "stack").open("w", encoding="utf-8") as stack:
         (into / "started").touch()
@@ -81,7 +81,7 @@ def load(file: str) -> types.ModuleType:
 
 
 def find_answer(module: types.ModuleType, name: str, file: str) -> Any:
-    """Return the function of a module with this name.
+    """Return the module's function of this name.
 
     Raises:
         Problem: there is none.
@@ -107,7 +107,7 @@ def check_parameters(answer: Any, solve: Any) -> None:
     """Check that an answer takes the arguments that the exercise passes, by position.
 
     Raises:
-        Problem: it takes others.
+        Problem: it takes different ones.
     """
     expected = list(inspect.signature(solve).parameters)
     try:

@@ -1,4 +1,4 @@
-"""The command `qkv exercise`. What needs torch is imported when a command runs."""
+"""The command `qkv exercise`. Modules that need torch are imported when a command runs."""
 
 import textwrap
 from pathlib import Path

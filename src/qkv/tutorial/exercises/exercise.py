@@ -1,4 +1,4 @@
-"""What an exercise is: a task, a solution, inputs to compare on, and known mistakes."""
+"""An exercise: a task, a solution, inputs to compare answers on, and known mistakes."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ IMPORTS = {
 
 
 class Draw(NamedTuple):
-    """Inputs of an answer, and what is special about them, in words that follow "on"."""
+    """Inputs for an answer, and what is special about them, worded to follow "on"."""
 
     label: str
     inputs: tuple[Any, ...]
@@ -53,18 +53,18 @@ def call(answer: Answer, inputs: tuple[Any, ...]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Exercise:
-    """An exercise, and all that is needed to check it.
+    """An exercise, with everything needed to check it.
 
     Args:
         number: section and number, such as "2.2".
         title: a few words.
         task: what to write, with the shapes of the arguments and of the result.
-        solve: the solution; its name and its parameters are those that the learner's function has.
+        solve: the solution; the learner's function must have its name and its parameters.
         reference: what answers are compared with: the library's own function if there is one.
         draws: makes the inputs, the same at each call; floats are in float64.
         mistakes: known wrong answers, which differ from each other on at least one draw.
         hint: help for a learner who has not started.
-        remark: what there is to say beside the solution's source.
+        remark: a remark shown with the solution, and after a right answer.
         run: calls an answer on inputs and returns what is compared.
         close: absolute tolerance; None means that of `torch.testing` for float64.
     """
@@ -121,15 +121,15 @@ class Exercise:
 
 
 def together(mistakes: Sequence[Mistake], option: str, *values: Any) -> list[Mistake]:
-    """Return mistakes again, each made together with another, under their own names.
+    """Combine each mistake with a second one, keeping its name.
 
-    A learner who overlooks a special case also makes other mistakes; what is wrong everywhere is
-    named first, and the special case at the next check.
+    A learner who overlooks a special case may make another mistake as well; the mistake that is
+    wrong everywhere is named first, the special case at the next check.
 
     Args:
-        mistakes: those of one function of which they set options; others are left out.
-        option: the option that makes the second mistake.
-        values: its values.
+        mistakes: those that set options of one function (a `partial`); others are left out.
+        option: the option that causes the second mistake.
+        values: values of the option, each combined with each mistake.
     """
     return [
         mistake._replace(wrong=partial(mistake.wrong, **{option: value}))
@@ -140,19 +140,19 @@ def together(mistakes: Sequence[Mistake], option: str, *values: Any) -> list[Mis
 
 
 def normal(seed: int) -> Callable[..., Tensor]:
-    """Return a function that draws normal numbers of a shape, in float64."""
+    """Return a function that draws float64 tensors of a given shape from N(0, 1)."""
     generator = torch.Generator().manual_seed(seed)
     return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def uniform(seed: int) -> Callable[..., Tensor]:
-    """Return a function that draws numbers from 0 to 1 of a shape, in float64."""
+    """Return a function that draws float64 tensors of a given shape from U(0, 1)."""
     generator = torch.Generator().manual_seed(seed)
     return lambda *shape: torch.rand(shape, generator=generator, dtype=torch.float64)
 
 
 def whole(seed: int) -> Callable[..., Tensor]:
-    """Return a function that draws whole numbers below a bound, of a shape."""
+    """Return a function that draws integers below a bound, in a given shape."""
     generator = torch.Generator().manual_seed(seed)
     return lambda bound, *shape: torch.randint(bound, shape, generator=generator)
 

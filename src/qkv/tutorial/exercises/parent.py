@@ -1,4 +1,4 @@
-"""Run a learner's file in a process of its own. Nothing here imports torch at first."""
+"""Run a learner's file in a separate process. Importing this module does not import torch."""
 
 import json
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qkv.tutorial.exercises.running import Outcome
 
 LIMIT = 10.0  # seconds that an answer may take on all its inputs
-START = 120.0  # seconds that Python and torch may take before, on a busy machine
+START = 120.0  # seconds that starting Python and torch may take, on a busy machine
 KEPT = 2_000  # characters of what an answer prints that are kept
 
 # The parent's import path, as -I ignores PYTHONPATH, and without the current folder, in which a
@@ -35,11 +35,11 @@ CODE = (
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of running a file.
+    """The result of running a file.
 
     Args:
         outcomes: one for each draw; none if there was a problem.
-        problem: what kept the answer from being run to the end, as a sentence; "" if nothing.
+        problem: why the answer did not run to the end, as a sentence; "" if it did.
         printed: the first characters that it printed.
     """
 
@@ -50,15 +50,15 @@ class Ran:
 
 @contextmanager
 def running(number: str, file: Path, limit: float = LIMIT) -> Iterator[Callable[[], "Ran"]]:
-    """Start the function of a file on all draws of an exercise, with a time limit.
+    """Start running a file's function on all draws of an exercise, with a time limit.
 
-    Inside the `with`, other work can go on, such as importing torch here, too.
+    Inside the `with`, this process can do other work, such as importing torch as well.
 
     Yields:
-        a function that waits for the end and returns what came of it.
+        a function that waits for the run to end and returns its result.
 
     Raises:
-        ConfigError: there is no such exercise or file, or it is no Python file.
+        ConfigError: there is no such exercise or file, or it is not a Python file.
     """
     check_number(number)
     if not file.is_file():
@@ -100,7 +100,7 @@ def running(number: str, file: Path, limit: float = LIMIT) -> Iterator[Callable[
 
 
 def _keep_first(process: subprocess.Popen[bytes], printed: list[bytes]) -> None:
-    """Read all that a process prints, so that it is never blocked, and keep the beginning."""
+    """Read everything a process prints, so that it never blocks, and keep the beginning."""
     assert process.stdout is not None
     with process.stdout as pipe:
         kept = 0
@@ -127,7 +127,7 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, limit: float) -> bool:
 
 
 def _read(folder: Path, file: Path, status: int, in_time: bool, limit: float, printed: str) -> Ran:
-    """Read what a process left."""
+    """Read the results that a process left behind."""
     if (folder / "problem.json").exists():
         problem = json.loads((folder / "problem.json").read_text(encoding="utf-8"))
         return Ran(problem=problem, printed=printed)
@@ -153,7 +153,7 @@ def _read(folder: Path, file: Path, status: int, in_time: bool, limit: float, pr
 
 
 def _at(stack: str, file: Path) -> str:
-    """Return in which line of the learner's file the process was."""
+    """Return the line of the learner's file that the process was executing."""
     place = re.search(rf'File "{re.escape(str(file.resolve()))}", line (\d+)', stack)
     if not place:
         return ""

@@ -38,14 +38,14 @@ class Attempts:
 
     @property
     def state(self) -> str:
-        """Say in a word or two how far it is."""
+        """The state of the exercise, in a few words."""
         if self.solved:
             return "solved" if not self.solution else "solved after the solution"
         return f"tried {self.attempts} times" if self.attempts > 1 else "tried" * self.attempts
 
 
 def progress_file() -> Path:
-    """Return the file of the progress: in QKV_STATE, or in the system's folder for such files."""
+    """Return the progress file: in QKV_STATE, or in the system's folder for such files."""
     home = Path.home()
     if named := os.environ.get(STATE):
         folder = Path(named)
@@ -87,7 +87,7 @@ def record_attempt(number: str, *, right: bool, mistake: str = "") -> None:
 
     def change(attempts: Attempts) -> None:
         if attempts.solved:
-            return  # what comes after the first right answer is play
+            return  # checks after the first right answer do not count
         attempts.attempts += 1
         if right:
             attempts.solved = datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """The module of an exercise in `catalog`, with the constant `EXERCISE`, and its title."""
+    """An exercise's module in `catalog`, which defines `EXERCISE`, and its title."""
 
     module: str
     title: str

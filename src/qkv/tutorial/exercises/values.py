@@ -1,4 +1,4 @@
-"""Results of answers: made plain, written to files without pickle, and compared."""
+"""Convert results of answers to plain values, store them without pickle, and compare them."""
 
 import json
 import math
@@ -27,7 +27,7 @@ class Other:
 
 
 def plain(value: Any) -> Plain:
-    """Convert a result to plain values: tuples to lists, arrays of NumPy to tensors."""
+    """Convert a result to plain values: tuples to lists, NumPy arrays to tensors."""
     if isinstance(value, np.ndarray | np.generic):
         try:
             value = torch.as_tensor(np.asarray(value))
@@ -95,7 +95,7 @@ def difference(
 ) -> str | None:
     """Say where a result first differs from the expected one; None if it does not.
 
-    Types and shapes come before numbers: a number at a wrong place says nothing.
+    Types and shapes are compared before numbers, which mean nothing in the wrong place.
 
     Args:
         theirs: the learner's result.
