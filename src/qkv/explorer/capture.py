@@ -1,7 +1,7 @@
 """What a model computes in one pass: queries, keys, values and weights of each attention, states.
 
-Hooks see what each attention module is called with, and its own methods compute queries, keys and
-weights again beside the pass, so that looking changes nothing.
+Hooks receive the inputs of each attention module, and its own methods recompute queries, keys and
+weights outside the pass, so that capturing changes nothing.
 
 Shapes: H heads, G key heads, Q queries, K keys, D head width, L tokens.
 """
@@ -22,7 +22,7 @@ from qkv.attention.single_head import SingleHeadAttention
 from qkv.blocks.stack import Stack
 
 CHECKED = 512  # queries of each head, the last ones
-CLOSE = 1e-5  # between recorded weights and those of the arithmetic that the page shows
+CLOSE = 1e-5  # tolerance between recorded weights and the arithmetic on the page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +31,14 @@ class Attended:
 
     Args:
         name: name of the module.
-        kind: whether queries and keys are of one sequence.
+        kind: "self" if queries and keys are from one sequence, else "cross".
         causal: whether each query sees only keys up to its own position.
-        weights: the weights; no rows where they were too large to keep.
-        queries: the queries; None where softmax(q . k / sqrt(D)) does not explain the weights.
+        weights: the weights; no rows if they were too large to keep.
+        queries: the queries; None if softmax(q . k / sqrt(D)) does not explain the weights.
         keys: the keys.
         values: the values.
         bias: what is added to the scores.
-        mask: True = may attend; None if `causal` says it all.
+        mask: True = may attend; None if `causal` describes it.
     """
 
     name: str
@@ -54,10 +54,10 @@ class Attended:
 
 @dataclass
 class Captured:
-    """What was seen in one pass.
+    """The attention and the states of one pass.
 
     Args:
-        attention: what `see` made of each attention module, in the order of computation.
+        attention: result of `see` for each attention module, in the order of computation.
         states: for each stack, the embedding and the output of each block.
     """
 
@@ -121,7 +121,7 @@ def _watcher(name: str, see: Callable[[Attended], Any], seen: Captured) -> Calla
 
 
 def _add(seen: Captured, one: Attended) -> None:
-    """Add the weights of one step of a recurrent decoder below those of the steps before."""
+    """Append the weights of one step of a recurrent decoder to those of earlier steps."""
     if one.name in seen.attention:
         weights = torch.cat((seen.attention[one.name].weights, one.weights), 1)
         one = replace(one, weights=weights)
@@ -173,7 +173,7 @@ def explains(
     bias: Float[Tensor, "..."] | None,
     weights: Float[Tensor, "1 H Q K"],
 ) -> bool:
-    """Return whether softmax(q . k / sqrt(D) + bias) is the weights of the last queries."""
+    """Return whether softmax(q . k / sqrt(D) + bias) equals the weights of the last queries."""
     bias = None if bias is None else bias.expand_as(weights)[:, :, -CHECKED:]
     mask = allowed[:, :, -CHECKED:]
     again = attention_weights(queries[:, :, -CHECKED:], keys, mask=mask, bias=bias)

@@ -1,4 +1,4 @@
-"""Changes of a model inside a `with` block: heads without effect, other masks."""
+"""Changes to a model inside a `with` block: disabled heads, other masks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,12 +22,12 @@ WINDOW = 2  # tokens on either side
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What is changed in a model.
+    """Changes to a model.
 
     Args:
         ablate: heads whose outputs are zeroed, as (index of the attention module, head).
-        mask: mask of self-attention: the model's own; also hiding later tokens; or also hiding
-            tokens at more than two positions' distance; of all stacks, or of the named one.
+        mask: mask of self-attention: the model's own; one that also hides later tokens; or one that
+            also hides tokens more than two positions away; of all stacks, or of the named one.
 
     Raises:
         ConfigError: there is no such mask.

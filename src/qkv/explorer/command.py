@@ -38,13 +38,13 @@ def explore(
     Args:
         context: the passage of a question, or a file that contains it.
         second: the second text, for models of text pairs and of embeddings.
-        save: write a page that opens by double click.
+        save: write a page that opens with a double click.
         record: write the numbers alone, as a safetensors file.
         new_tokens: maximum number of tokens that a language model adds to a prompt.
         quick: leave out the effect of each head, which takes one pass per attention module.
         port: port of the page; 0 takes a free one.
-        host: address of the page; others than this computer's are reached by everyone on the
-            network.
+        host: address of the page; with an address other than this computer's own, everyone on the
+            network can reach it.
         browser: open the page in the browser.
     """
     if not inputs:

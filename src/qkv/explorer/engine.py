@@ -24,7 +24,7 @@ from qkv.tasks.task import find_task, task_of
 from qkv.web.content import LONGEST_TEXT, decode_picture
 from qkv.zoo.catalog import ZOO, list_zoo
 
-RECORDS, MODELS, WAITING = 4, 2, 8  # that are kept in memory
+RECORDS, MODELS, WAITING = 4, 2, 8  # numbers kept in memory
 FIRST = "sentiment-small"  # in the menu: it answers at once
 KINDS = {
     "model": TEXT,
@@ -87,7 +87,7 @@ class Engine:
     """Models by name, loaded when they are first needed, and the latest records by id.
 
     Args:
-        own: models that come before the shipped ones: folders, shipped models or ids of the Hub.
+        own: models listed before the shipped ones: folders, shipped models or ids of the Hub.
         load: loads the pipeline of a task for a model.
     """
 
@@ -123,8 +123,8 @@ class Engine:
     def read(self, raw: Mapping[str, Any]) -> Asked:
         """Check the fields of a request.
 
-        A model is one of the menu, and an image is its content: no name from a request is looked
-        up on the disk.
+        Models are from the menu, and images are sent as content: no name from a request is used as
+        a path.
 
         Raises:
             ConfigError: a field is missing or wrong.
@@ -158,7 +158,7 @@ class Engine:
 
         Args:
             asked: the request.
-            heard: called in the engine's thread with each event; what it raises ends the request.
+            heard: called in the engine's thread with each event; an exception ends the request.
 
         Raises:
             BusyError: too many requests are waiting.
@@ -170,11 +170,11 @@ class Engine:
         return future
 
     def record(self, key: str) -> Looked | None:
-        """Return a record by its id; None if it is not kept any more."""
+        """Return a record by its id; None if it is no longer kept."""
         return self._records.get(key)
 
     def close(self) -> None:
-        """Wait for the request that runs, and drop the others."""
+        """Wait for the running request, and drop the others."""
         self._thread.shutdown(cancel_futures=True)
 
     def _look(self, asked: Asked, heard: Heard) -> str:
@@ -209,7 +209,7 @@ def read_picture(content: str) -> Any:
     """Return an image from base64; without content, a drawn digit.
 
     Raises:
-        DataError: it is no image, or has too many pixels.
+        DataError: it is not an image, or has too many pixels.
     """
     if not content:
         pillow = pillow_modules()

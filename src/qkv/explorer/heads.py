@@ -67,7 +67,7 @@ def head_effects(
         told: called with the name of each module that is done.
 
     Raises:
-        ConfigError: the input is long, so that it would take hours.
+        ConfigError: the input is so long that this would take hours.
 
     Returns:
         The heads as [index of the attention, head], and their effects.

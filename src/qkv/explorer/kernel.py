@@ -1,4 +1,4 @@
-"""Whether a notebook shows what is returned."""
+"""Detection of notebooks."""
 
 import sys
 

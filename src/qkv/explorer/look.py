@@ -30,13 +30,13 @@ from qkv.zoo.catalog import ZOO
 
 @dataclass(frozen=True)
 class Looked:
-    """A record, and what is needed to look further at the same input.
+    """A record, and the data for further requests about the same input.
 
     Args:
         record: the record.
         view: the input.
-        layers: the attention modules, in the order of the record; without weights where these are
-            too large.
+        layers: the attention modules, in the order of the record; without weights if these are too
+            large.
         model: the model.
     """
 
@@ -49,12 +49,12 @@ class Looked:
 def make_view(
     pipeline: Any, task: str, inputs: Mapping[str, Any], *, told: Told = lambda text: None
 ) -> View:
-    """Predict, and describe how the prediction is computed again in one pass.
+    """Predict, and describe how to recompute the prediction in one pass.
 
     Args:
         pipeline: a pipeline of the task.
         task: name of the task.
-        inputs: "text", and what the task needs beside it.
+        inputs: "text", and further inputs of the task.
         told: called with each generated token.
 
     Raises:
@@ -82,7 +82,7 @@ def look(
         model: the model.
         view: the input, as `make_view` returns it.
         name: name of the model.
-        changes: what is changed in the model; the predictions stay those of the unchanged model.
+        changes: changes to the model; the predictions remain those of the unchanged model.
         effects: whether to measure the effect of each head (see `head_effects`).
         told: called with the name of each module whose heads have been measured.
     """

@@ -45,8 +45,8 @@ def explore(
         explore("answerer-small", "Who wrote it?", context="It was written by Ada Lovelace.")
 
     Args:
-        model: name of a shipped model, folder, id of the Hub, pipeline (see `qkv.task`), or what
-            `qkv.load` returned.
+        model: name of a shipped model, folder, id of the Hub, pipeline (see `qkv.task`), or a model
+            returned by `qkv.load`.
         text: the text, question or prompt; for a model of images, an image or its file.
         second: the second text of a pair.
         context: the passage of a question.
@@ -100,7 +100,7 @@ def explore_weights(
         weights: weights of one module, (queries, keys), (heads, queries, keys) or (1, heads,
             queries, keys), or of several by name, such as `record_attention` yields.
         queries: label of each query.
-        keys: label of each key; None: queries and keys are of one sequence.
+        keys: label of each key; None: queries and keys are from one sequence.
         layer: module in focus, by its name or its number.
         head: head in focus.
         query: position of the query in focus; None: the first one.
@@ -109,7 +109,7 @@ def explore_weights(
         output: the output, for the title.
 
     Raises:
-        ShapeError: the weights are not as many as the labels.
+        ShapeError: the numbers of weights and labels differ.
         DataError: a weight is not between 0 and 1, or there are no weights.
         ConfigError: there is no such layer or head.
     """
@@ -166,7 +166,7 @@ def _check_view(task: str, what: str) -> None:
 def _view(
     record: Record, layer: int | str, head: int, query: int | None, runner: Runner | None
 ) -> Shown:
-    """Return the widget of a record; where there is none, a figure, and say why."""
+    """Return the widget of a record; without widgets, print why, and return a figure."""
     layers = record.header["attention"]
     names = [one["name"] for one in layers]
     known = layer in names if isinstance(layer, str) else -len(names) <= layer < len(names)

@@ -42,7 +42,7 @@ class Seen:
 
 
 def watch(view: View) -> Callable[[Attended], Seen]:
-    """Return what is kept of each attention: statistics, and weights unless they are large."""
+    """Return a function that keeps the statistics of attention, and weights that are not large."""
     special = {
         what: torch.tensor([one for _, one in tokens]) for what, tokens in view.sequences.items()
     }
@@ -159,7 +159,7 @@ def describe_lens(
 ) -> dict[str, Any]:
     """Apply the model's head to the states of each layer ("logit lens", nostalgebraist 2020).
 
-    Left out where the head does not give the model's own logits for the last layer.
+    Omitted if the head does not return the model's own logits for the last layer.
     """
     stack = last_stack(model)
     states = [] if stack is None else seen.states.get(stack[0] or "stack", [])
@@ -179,7 +179,7 @@ def describe_lens(
 
 
 def as_array(name: str, tensor: Tensor) -> np.ndarray:
-    """Return a tensor as it is stored: weights and the like in 16 bits."""
+    """Return a tensor in its stored dtype: 16 bits for weights and similar tensors."""
     last = name.rpartition(".")[2]
     if tensor.dtype == torch.bool:
         return tensor.cpu().numpy().astype(np.uint8)

@@ -36,7 +36,7 @@ class Record:
         tensors: the numbers, by the names in the header.
 
     Raises:
-        DataError: header and tensors do not fit each other.
+        DataError: header and tensors do not match.
     """
 
     header: Mapping[str, Any]
@@ -58,7 +58,7 @@ class Record:
         """Read a record from the content of a file.
 
         Raises:
-            DataError: it is no record, is broken, or has a version that is not known here.
+            DataError: it is not a record, is broken, or has an unknown version.
         """
         header = _read_header(content, where)
         try:

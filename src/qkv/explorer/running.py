@@ -16,7 +16,7 @@ from qkv.explorer.look import Looked, look, make_view
 from qkv.explorer.parts import as_array
 from qkv.json_fields import check_kinds, shown
 
-KEPT = 3  # records whose heads can be asked for
+KEPT = 3  # records whose heads can be requested
 Heard = Callable[[str, Mapping[str, Any]], None]  # an event and its data
 
 
@@ -80,7 +80,7 @@ class Runner:
 
         Raises:
             ConfigError: there is no such head.
-            DataError: the record is not kept any more.
+            DataError: the record is no longer kept.
         """
         if not isinstance(where, list) or len(where) != 3 or where[0] not in self.kept:
             raise DataError(f"no head {shown(where)}; expected one of the latest records")

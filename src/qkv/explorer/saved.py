@@ -1,4 +1,4 @@
-"""The explorer's page with a record in it: one file that opens by double click, offline."""
+"""The explorer's page with a record in it: one file that opens with a double click, offline."""
 
 import base64
 from functools import lru_cache
@@ -13,7 +13,7 @@ PLACE = "<!-- record -->"  # in the built page, once
 
 @lru_cache(maxsize=1)
 def empty_page() -> str:
-    """Return the built page, which asks a server for records.
+    """Return the built page, which requests records from a server.
 
     Raises:
         DataError: it has not been built.

@@ -109,7 +109,7 @@ def check_header(header: Mapping[str, Any], tensors: Tensors) -> None:
     """Check the fields of a header, and the shapes of the tensors that it names.
 
     Raises:
-        DataError: naming the field or the tensor, its value and what was expected.
+        DataError: a field or tensor is wrong; the message names it, its value and the expected one.
     """
     try:
         check_kinds(header, TOP)
@@ -129,7 +129,7 @@ def check_header(header: Mapping[str, Any], tensors: Tensors) -> None:
 
 
 def check_all(raw: Mapping[str, Any], fields: Mapping[str, Kind], where: str) -> None:
-    """Check that all fields are there, and of their kinds."""
+    """Check that all fields exist and have the right kinds."""
     if missing := [name for name in fields if name not in raw]:
         raise DataError(f"{where} has no {missing[0]}; expected {', '.join(fields)}")
     check_kinds(raw, fields, where=where)

@@ -1,7 +1,7 @@
 """The explorer's server: the same page as a saved one, with models behind it.
 
-It answers only requests whose Host header names it, reads at most 10 MB of a body, gives no other
-site access (no CORS, JSON bodies alone), and looks up no name from a request on the disk.
+It answers only requests whose Host header names it, reads at most 10 MB of a body, gives other
+sites no access (no CORS, JSON bodies only), and never uses a name from a request as a path.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ def make_app(engine: Engine, hosts: Sequence[str] = LOCAL) -> Starlette:
 
 
 class Listener:
-    """Hears the events of a request in the engine's thread, and passes them on."""
+    """Receives the events of a request in the engine's thread, and passes them on."""
 
     def __init__(self) -> None:
         self._loop, self._gone = asyncio.get_running_loop(), False

@@ -1,4 +1,4 @@
-"""A record as a figure, for where no browser draws the explorer."""
+"""A record as a figure, for use without a browser."""
 
 import base64
 import io
@@ -103,7 +103,7 @@ def draw_record(record: Record, attention: int = -1, head: int = 0) -> "Figure":
 
 
 def _draw_heads(axes: "Axes", record: Record) -> None:
-    """Draw each head small: a row for each module."""
+    """Draw a thumbnail of each head, with one row per module."""
     layers = record.header["attention"]
     size, most = SMALL + 2, max(one["heads"] for one in layers)
     canvas = np.full((len(layers) * size, most * size), np.nan)
@@ -143,7 +143,7 @@ def _draw(axes: "Axes", weights: np.ndarray) -> None:
 
 
 def _weights(record: Record, layer: dict[str, Any]) -> np.ndarray:
-    """Return the weights of a module, (heads, queries, keys); those of a long input are small."""
+    """Return the weights of a module, (heads, queries, keys); thumbnails if the input is long."""
     names = layer["tensors"]
     return record.tensors[names.get("weights", names.get("thumbnails"))]
 

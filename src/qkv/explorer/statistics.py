@@ -20,7 +20,7 @@ class HeadStats(NamedTuple):
     """One number per head, each a mean over the queries.
 
     Args:
-        entropy: entropy of the weights, in nats; 0 where a query attends to a single key.
+        entropy: entropy of the weights, in nats; 0 if every query attends to a single key.
         distance: expected distance from the query to the key, in tokens or patches.
         special: weight on special tokens.
         first: weight on the first key.
@@ -86,10 +86,10 @@ class Projection(NamedTuple):
 def principal_components(states: Float[Tensor, "L D"]) -> Projection:
     """Project hidden states on their first two principal components.
 
-    States of an outlying length, such as those of a first token that serves as an attention sink
-    (Xiao et al. 2023), would be a component of their own: the components are those of the others.
-    Each component points to where its largest coordinate is positive, so that the picture does not
-    depend on the signs of eigenvectors.
+    States with an outlying norm, such as those of a first token that serves as an attention sink
+    (Xiao et al. 2023), would form a component of their own, so the components are computed without
+    them. Signs are chosen so that the largest coordinate of each component is positive; the picture
+    does not depend on the signs of eigenvectors.
     """
     lengths = torch.linalg.vector_norm(states, dim=-1)
     usual = states[lengths <= OUTLYING * lengths.median()].double()

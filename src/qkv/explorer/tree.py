@@ -12,7 +12,7 @@ from qkv.generation.beam import Candidates
 from qkv.generation.ranking import Beam
 
 Path = tuple[int, ...]
-LOWEST = -1e30  # a total below is of a hypothesis that the search has ruled out
+LOWEST = -1e30  # lower totals are those of hypotheses that the search has ruled out
 
 
 @dataclass

@@ -23,7 +23,7 @@ class Step:
     """One prediction.
 
     Args:
-        name: what is predicted; "" where the position says it.
+        name: what is predicted; "" if the position implies it.
         sequence: the sequence with the position.
         position: the token whose state makes the prediction.
         chosen: id of the candidate that was chosen.
@@ -43,10 +43,10 @@ class View:
         kind: name of the task.
         inputs: the input, by role.
         output: the prediction as text.
-        note: what a reader should know, such as that the input was truncated.
+        note: remark for the reader, such as that the input was truncated.
         sequences: tokens as (text, whether it is special): "source", and "target" of a decoder.
         steps: the predictions.
-        candidates: what is chosen among.
+        candidates: kind of the candidates.
         name: text of a candidate.
         logits: computes the logits (R, S, V) in one pass over R copies of the input.
         read: maps states (L, D) of any layer of the last stack to logits (S, V); None if the head

@@ -1,4 +1,4 @@
-"""What the explorer shows of each task: sequences, predictions, and the pass that computes them.
+"""The explorer's view of each task: sequences, predictions, and the pass that computes them.
 
 Shapes: R rows (copies of the input), S steps (predictions), V candidates, L tokens, D d_model.
 """
@@ -68,7 +68,7 @@ def view_classification(classifier: Any, inputs: Mapping[str, str], told: Told) 
 
 
 def view_answer(answerer: Any, inputs: Mapping[str, str], told: Told) -> View:
-    """View a question with the window of its passage that has the answer."""
+    """View a question with the window of its passage that contains the answer."""
     question, context = inputs["text"], inputs.get("context", "")
     if not context.strip():
         raise DataError("a question without a passage; expected --context TEXT")
@@ -145,7 +145,7 @@ def view_tags(tagger: Any, inputs: Mapping[str, str], told: Told) -> View:
 
 
 def view_image(recognizer: Any, inputs: Mapping[str, Any], told: Told) -> View:
-    """View an image, as the model gets it, and its classes."""
+    """View an image, as the model receives it, and its classes."""
     image = inputs.get("picture", inputs["text"])  # an open image, or the path of a file
     model, names = recognizer.model, recognizer.labels.names
     pixels = recognizer.preprocessor([image]).to(recognizer.device)
@@ -175,7 +175,7 @@ def view_image(recognizer: Any, inputs: Mapping[str, Any], told: Told) -> View:
 
 
 def view_embedding(embedder: Any, inputs: Mapping[str, str], told: Told) -> View:
-    """View a text that is embedded, and how close its vector is to that of a second text."""
+    """View an embedded text, and the similarity of its vector to that of a second text."""
     texts = [inputs["text"], *([inputs["second"]] if inputs.get("second") else [])]
     encoded = embedder.encode(texts)
     ids, model = encoded.ids[0], embedder.model

@@ -1,4 +1,4 @@
-"""A record of attention weights alone, from wherever they come.
+"""A record of attention weights alone, of any origin.
 
 Shapes: H heads, Q queries, K keys.
 """
@@ -36,13 +36,13 @@ def record_of_weights(
         weights: weights of one module, (Q, K), (H, Q, K) or (1, H, Q, K), or of several by name,
             such as `record_attention` yields; the heads of modules may differ in number.
         queries: label of each query.
-        keys: label of each key; None: queries and keys are of one sequence.
+        keys: label of each key; None: queries and keys are from one sequence.
         name: name of the model.
         text: the input, for the title.
         output: the output, for the title.
 
     Raises:
-        ShapeError: the weights are not as many as the labels.
+        ShapeError: the numbers of weights and labels differ.
         DataError: a weight is not between 0 and 1, or there are no weights.
     """
     modules = weights if isinstance(weights, Mapping) else {"attention": weights}

@@ -18,8 +18,8 @@ WIDGET = PAGE.with_name("widget.js")  # built from explorer/
 class ExplorerWidget(Shown, anywidget.AnyWidget):
     """A record in a notebook: heads, weights, their arithmetic, predictions.
 
-    The kernel is the server: where there is a model, its answers are messages. What the browser
-    shows is not stored in the notebook.
+    The kernel is the server: if there is a model, its answers are sent as messages. The view in the
+    browser is not stored in the notebook.
 
     Args:
         record: the record.
@@ -57,7 +57,7 @@ class ExplorerWidget(Shown, anywidget.AnyWidget):
                 self.record = looked.record
                 data, file = {"id": key}, looked.record.encode()
             self.send({"to": to, "event": "record", "data": data}, [file])
-        except Exception as error:  # what fails is shown where it was asked for
+        except Exception as error:  # errors are shown in the widget
             known = isinstance(error, QKVError)
             said = str(error) if known else f"the model failed: {type(error).__name__}: {error}"
             self.send({"to": to, "event": "error", "data": {"error": said}})

@@ -1,8 +1,8 @@
-"""Compile the kernel at first use, prove it in a process of its own, and load it.
+"""Compile the kernel at first use, check it in a separate process, and load it.
 
-The library is named by a hash of all that it depends on. It gets that name only after a process has
-compared its numbers with PyTorch's: a processor may claim instructions that it cannot run, and then
-that process dies instead of this one.
+The library is named by a hash of everything that it depends on. It gets this name only after a
+separate process has compared its results with PyTorch's: if a processor claims instructions that it
+cannot run, that process dies instead of this one.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ import torch
 SOURCE = Path(__file__).with_name("kernel.cpp")
 HEADERS = ("products.h", "words.h", "attention.h")
 LOG = logging.getLogger(__name__)
-SECONDS = 300  # after which a compiler or a check is given up
-# Sums may be reordered, which vectors need; NaN and infinity keep their meaning.
+SECONDS = 300  # timeout of the compiler or a check
+# Sums may be reordered, as vectorization requires; NaN and infinity keep their meaning.
 FLAGS = [
     *(
         "-std=c++20",
@@ -49,10 +49,10 @@ MSVC_FLAGS = [
 
 @cache
 def kernel() -> bool:
-    """Return whether `torch.ops.qkv` is there; the first call of all compiles it (seconds).
+    """Return whether `torch.ops.qkv` is available; the very first call compiles it (seconds).
 
-    Without a compiler, with `QKV_KERNEL=off`, or if the compiled numbers are wrong, PyTorch
-    computes instead, and one line of the log says so.
+    Without a compiler, with `QKV_KERNEL=off`, or if the compiled kernel's results are wrong,
+    PyTorch is used instead. Failures are logged.
     """
     if os.environ.get("QKV_KERNEL") == "off":
         return False
@@ -65,10 +65,10 @@ def kernel() -> bool:
 
 
 def library() -> Path:
-    """Return the compiled kernel, which is made if it is not there.
+    """Return the path of the compiled kernel; compile it if it does not exist.
 
     Raises:
-        RuntimeError: if there is no compiler, it fails, or its numbers are wrong.
+        RuntimeError: if there is no compiler, it fails, or the kernel's results are wrong.
     """
     compiler = next(
         filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++", "cl"))),
@@ -99,10 +99,10 @@ def library() -> Path:
 
 
 def known_here(*parts: str, suffix: str) -> Path:
-    """Return the file of what is known of this processor and this PyTorch.
+    """Return the path of a cache file for this processor and version of PyTorch.
 
     Args:
-        parts: what else it depends on.
+        parts: other values on which the content depends.
         suffix: end of the file's name.
     """
     key = "\n".join([*parts, torch.__version__, processor()])
@@ -129,7 +129,7 @@ def _is_msvc(compiler: str) -> bool:
 
 
 def processor() -> str:
-    """Return what this processor is, and what it claims to run."""
+    """Return the model of this processor, and the features that it claims."""
     kinds = ("vendor_id", "model name", "flags", "Features")
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []

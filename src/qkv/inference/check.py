@@ -36,7 +36,7 @@ def check_library(path: str) -> None:
 
 
 def check_int8() -> None:
-    """Compare oneDNN's product of integers, the largest ones too, with float64's."""
+    """Compare oneDNN's product of integers, including the largest, with the product in float64."""
     for n, k in ((67, 96), (5, 1024)):
         integers = torch.randint(-127, 128, (n, k), dtype=torch.int8)
         integers[0] = 127
@@ -49,7 +49,7 @@ def check_int8() -> None:
 
 
 def check_bfloat16() -> None:
-    """Compare a product of bfloat16 with float64's."""
+    """Compare a product in bfloat16 with the product in float64."""
     x, weight = (torch.randn(n, 96).bfloat16() for n in (33, 67))
     compare(F.linear(x, weight), x.double() @ weight.double().T, 1e-2, "bfloat16")
 

@@ -23,11 +23,11 @@ EMPTY = torch.empty(0)
 
 
 class FastStack(Stack):
-    """A stack that computes a few new tokens by the kernel, and all else as `Stack` does.
+    """A stack that processes a few new tokens with the kernel, and all else like `Stack`.
 
     Args:
         stack: a stack whose linear layers are packed.
-        fused: the packed queries, keys and values, and gate and up, by the module that has them.
+        fused: joint projections of queries, keys and values, or of gate and up, by their module.
     """
 
     def __init__(self, stack: Stack, fused: "dict[nn.Module, PackedLinear]"):
@@ -50,7 +50,7 @@ class FastStack(Stack):
         positions: Int[Tensor, "..."] | None = None,
         caches: Sequence[LayerCache | None] | None = None,
     ) -> Float[Tensor, "B n D"]:
-        """Run the blocks in order; see `Stack`. A block that is watched runs by itself."""
+        """Run the blocks in order; see `Stack`. A recorded or hooked block runs separately."""
         own = [cache for cache in caches or () if cache is not None]
         if len(own) < len(self.blocks) or not self._may_decode(x, positions, own):
             return super().forward(
@@ -94,7 +94,7 @@ class FastStack(Stack):
         )
 
     def _is_watched(self, layer: int) -> bool:
-        """Return whether something records a block or hooks into it."""
+        """Return whether a block is recorded or has hooks."""
         hooks, recorded = self._watchers[layer]
         return any(hooks) or any(module.recorder is not None for module in recorded)
 
@@ -106,7 +106,7 @@ class FastStack(Stack):
         end: int,
         caches: Sequence[LayerCache],
     ) -> Float[Tensor, "B n D"]:
-        """Run the blocks from `first` to `end` by the kernel, and the last norm after the last."""
+        """Run the blocks from `first` to `end` with the kernel; the last norm follows the last."""
         slots, weights = list[Tensor](), list[Tensor]()
         past = caches[first].self_attention.length if first < end else 0
         for layer in range(first, end):
@@ -120,7 +120,7 @@ class FastStack(Stack):
         return torch.ops.qkv.decode(x.contiguous(), *inputs, weights, slots, shape, self._eps)
 
     def _turns(self, positions: Int[Tensor, "*B n"] | None) -> Float[Tensor, "*B n width"]:
-        """Return the cosines and sines of the positions: what (1, 0) becomes if it is rotated."""
+        """Return the cosines and sines of the positions, which are the rotated vector (1, 0)."""
         if self._rotary is None or positions is None:
             return EMPTY
         if self._rotary.scaling is not None:
@@ -148,7 +148,7 @@ def _first_of_pairs(rotary: Rotary) -> slice:
 
 
 def can_decode(stack: Stack) -> bool:
-    """Return whether the kernel computes what the blocks of this stack do."""
+    """Return whether the kernel supports the blocks of this stack."""
     blocks = list(stack.blocks)
     if not blocks or any(type(block) is not Block for block in blocks):
         return False
@@ -182,13 +182,13 @@ def _watchers(block: nn.Module) -> tuple[list[dict[int, Any]], list[Any]]:
 
 
 def _serves(cross: Any, own: Any) -> bool:
-    """Return whether cross-attention is of the same shape as self-attention."""
+    """Return whether cross-attention has the same shape as self-attention."""
     plain = type(cross) is FastAttention and cross.position_bias is None
     return plain and not cross.causal and cross.rotary is None and _heads(cross) == _heads(own)
 
 
 def _signature(block: Any) -> tuple[Any, ...]:
-    """Return what the kernel takes to be the same in all blocks."""
+    """Return the settings that the kernel requires to be the same in all blocks."""
     own, rotary, cross = block.self_attention, block.self_attention.rotary, block.cross_attention
     turns = () if rotary is None else (rotary.base, rotary.layout, rotary.width, rotary.scaling)
     first = block.self_attention_residual.norm_first
@@ -222,7 +222,7 @@ def _rotary(stack: Stack) -> Rotary | None:
 
 
 def _shape(stack: Stack) -> list[int]:
-    """Return what kernel.cpp reads between the number of layers and the past, in its order."""
+    """Return the sizes and flags that kernel.cpp reads after the number of layers, in its order."""
     block: Any = stack.blocks[0]
     own, feed_forward = block.self_attention, block.feed_forward
     kind, rotary = feed_forward.kind, own.rotary

@@ -1,4 +1,4 @@
-"""Layers whose weights are packed; they compute what the expanded weights would."""
+"""Layers with packed weights, which compute the same as layers with the expanded weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ class _Frozen(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "N K"]:
-        """The expanded weights, made anew at each access."""
+        """The expanded weights, computed at each access."""
         if self.packed.dtype in (torch.int8, torch.uint8) and kernel():
             return torch.ops.qkv.expand(self.packed, self.scales)
         return self.matrix.expand()
@@ -69,7 +69,7 @@ class _Frozen(nn.Module):
 
 
 class PackedLinear(_Frozen):
-    """A linear layer for inference, by the compiled kernel if x has few rows."""
+    """A linear layer for inference, computed by the compiled kernel if x has few rows."""
 
     def __init__(self, matrix: Packed, bias: Float[Tensor, " N"] | None = None):
         super().__init__()
@@ -83,7 +83,7 @@ class PackedLinear(_Frozen):
         """Project the last axis, and apply an activation of a feed-forward network.
 
         Raises:
-            ShapeError: if it is not as long as a row of the weight.
+            ShapeError: if it is not as long as the rows of the weight.
         """
         if x.shape[-1] != self.in_features:
             raise ShapeError(
@@ -135,7 +135,7 @@ class PackedLinear(_Frozen):
         return len(self.packed)
 
     def extra_repr(self) -> str:
-        """Show the size and how it is stored."""
+        """Return the size and the storage format."""
         return f"{tuple(self.packed.shape)}, {self.packed.dtype}, bias={self.bias is not None}"
 
 
@@ -149,7 +149,7 @@ def _lay_out(matrix: Packed) -> Int8Matrix | FloatMatrix | None:
 
 
 class PackedEmbedding(_Frozen):
-    """A token embedding that expands the rows that it is asked for."""
+    """A token embedding that expands only the requested rows."""
 
     def __init__(self, matrix: Packed, scale: float):
         super().__init__()
@@ -166,7 +166,7 @@ class PackedEmbedding(_Frozen):
 
 
 class FastFeedForward(FeedForward):
-    """A feed-forward network whose first product applies the activation, too."""
+    """A feed-forward network whose activation is fused into the first product."""
 
     def __init__(self, feed_forward: FeedForward):
         nn.Module.__init__(self)
@@ -180,9 +180,9 @@ class FastFeedForward(FeedForward):
 
 
 class FastAttention(MultiHeadAttention):
-    """Attention with the same parts, whose few queries that see all keys the kernel computes.
+    """Attention with the same submodules; the kernel computes few queries that see all keys.
 
-    Of many tokens that attend to themselves, queries, keys and values are one product.
+    In self-attention over many tokens, one product computes queries, keys and values.
     """
 
     def __init__(self, attention: MultiHeadAttention):
@@ -191,7 +191,7 @@ class FastAttention(MultiHeadAttention):
         self._together: tuple[PackedLinear, ...] = ()
 
     def join_projections(self, together: PackedLinear) -> None:
-        """Set the product of queries, keys and values; it is no part, but shares their memory."""
+        """Set the joint projection, which shares memory with the three and is not a submodule."""
         self._together = (together,)
 
     def forward(
@@ -237,12 +237,12 @@ class FastAttention(MultiHeadAttention):
 
 
 def is_hooked(*modules: nn.Module) -> bool:
-    """Return whether something hooks into one of the modules."""
+    """Return whether one of the modules has hooks."""
     return any(one._forward_hooks or one._forward_pre_hooks for one in modules)
 
 
 def _as_rows(x: Float[Tensor, "B L H D"]) -> Float[Tensor, "B L H D"]:
-    """Return x as the kernel reads it: all heads of a token in one piece, tokens evenly spaced."""
+    """Return x in the kernel's layout: a token's heads are contiguous, tokens evenly spaced."""
     step, length = x.stride(1), x.shape[1]
     expected = (step * length, step, x.shape[3], 1)
     return x if x.stride() == expected else x.contiguous()

@@ -1,4 +1,4 @@
-"""Make a model faster for inference: the same protocol, packed weights, a step in one call."""
+"""Make a model faster for inference: the same interface, packed weights, a step in one call."""
 
 import copy
 import logging
@@ -29,19 +29,19 @@ Choice = Literal["float32", "bfloat16", "int8", "int4", "auto"]
 PackedBy = Callable[[str], Packed]  # the packed weight by the name of the parameter
 LOG = logging.getLogger(__name__)
 SLACK = 1.1  # a coarser dtype must be faster by this
-BATCH = 64  # rows by which an encoder is measured
+BATCH = 64  # rows with which an encoder is measured
 
 
 def optimize(model: Model, dtype: Choice = "float32") -> Model:
-    """Return a copy of a model that is faster at inference; the model stays as it is.
+    """Return a copy of a model that is faster at inference; the model is unchanged.
 
-    Linear layers and token embeddings are packed; those of queries, keys and values lie together,
-    as do those of a gate and its input. Stacks of causal blocks compute a step of up to 16 rows
+    Linear layers and token embeddings are packed; those of queries, keys and values are stored
+    together, as are those of gate and up. Stacks of causal blocks compute a step of up to 16 rows
     in one call. The copy shares all other parameters with the model, and cannot be trained.
 
     Args:
-        model: a model on the CPU; one that is stored as dtype already, or any optimized one if that
-            is auto, is returned as it is.
+        model: a model on the CPU; if it is already stored as dtype, or optimized and dtype is auto,
+            it is returned unchanged.
         dtype: how weights are stored. float32: as they are. bfloat16: 8 bits of precision. int8:
             round(127 w / max|w|) of each row. int4: 16 levels in groups of 32; embeddings, and
             layers whose width 32 does not divide, are int8. auto: the fastest of float32,
@@ -77,7 +77,7 @@ def optimize(model: Model, dtype: Choice = "float32") -> Model:
 
 
 def rebuild(model: Model, dtype: Packing, packed: PackedBy) -> Model:
-    """Replace a model's layers by packed ones, in place.
+    """Replace a model's layers with packed ones, in place.
 
     Args:
         model: its weights of linear layers and token embeddings may be on the meta device.
@@ -93,11 +93,11 @@ def rebuild(model: Model, dtype: Packing, packed: PackedBy) -> Model:
 
 @dataclass(frozen=True)
 class MadeOf:
-    """What an optimized model was made of.
+    """The origin of an optimized model.
 
     Args:
         dtype: how its weights are stored.
-        outline: the model as it was, with its parameters on the meta device.
+        outline: the original model, with its parameters on the meta device.
     """
 
     dtype: Packing
@@ -105,7 +105,7 @@ class MadeOf:
 
 
 def made_of(model: nn.Module) -> MadeOf | None:
-    """Return what `optimize` made a model of; None for any other model, or a part of one."""
+    """Return the origin of an optimized model; None for other models and for submodules."""
     return getattr(model, "made_of", None)
 
 
@@ -115,7 +115,7 @@ def is_optimized(model: nn.Module) -> bool:
 
 
 def check_dtype(dtype: str) -> None:
-    """Raise a ConfigError unless weights can be stored like that."""
+    """Raise a ConfigError unless weights can be stored with this dtype."""
     if dtype != "auto" and dtype not in PACKINGS:
         raise ConfigError(f"dtype = {dtype!r}; expected one of {', '.join(PACKINGS)}, auto")
 
@@ -127,16 +127,16 @@ def tables(model: nn.Module) -> set[str]:
 
 
 def pack_weight(weight: Tensor, packing: Packing, *, is_table: bool) -> Packed:
-    """Pack a matrix; int4 is too coarse for what a token is read from and predicted by."""
+    """Pack a matrix; int4 is too coarse for token embeddings, and output layers tied to them."""
     if packing == "int4":
         return pack(weight, "int8" if is_table else "int4", groups=True)
     return pack(weight, packing)
 
 
 def fastest(model: nn.Module) -> Packing:
-    """Return the dtype whose products take the least time here, and log what was measured.
+    """Return the dtype with the fastest products on this processor, and log the measurements.
 
-    Decoders are measured by products of one row, other models by those of 64.
+    Decoders are measured with products of 1 row, other models with products of 64 rows.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     rows = 1 if any(type(m) is Stack and _is_causal(m) for m in model.modules()) else BATCH
@@ -156,7 +156,7 @@ def _is_causal(stack: Stack) -> bool:
 
 
 def _seconds(shapes: list[tuple[int, ...]], rows: int, dtype: Packing) -> float:
-    """Return the least time of a product with a matrix of each shape, once each."""
+    """Return the total time of one product per shape, each the fastest of several runs."""
     total = 0.0
     own = torch.Generator().manual_seed(0)
     for n, k in shapes:
@@ -212,7 +212,7 @@ class _Optimizer:
         return self.model
 
     def fuse(self, module: nn.Module, *names: str) -> PackedLinear:
-        """Pack layers that read the same input as one; each becomes a part of it."""
+        """Pack layers with the same input as one layer, of which each becomes a slice."""
         layers = [cast(nn.Linear, module.get_submodule(name)) for name in names]
         parts = [self.packed(self.names[id(layer.weight)]) for layer in layers]
         whole = PackedLinear(join(parts), _joined_bias(layers))
@@ -239,7 +239,7 @@ def _all_linear(*layers: nn.Module | None) -> bool:
 
 
 def _joined_bias(layers: list[nn.Linear]) -> Tensor | None:
-    """Return the biases one after another, zeros for a layer without one."""
+    """Return the concatenated biases, with zeros for a layer without one."""
     biases = [layer.bias for layer in layers if layer.bias is not None]
     if not biases:
         return None

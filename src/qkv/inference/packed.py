@@ -23,7 +23,7 @@ WIDEST = 2**15  # columns in groups, for which the kernel has room
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix as it is stored, and the scales of its integers.
+    """A stored matrix, and the scales of its integers.
 
     Args:
         weight: float32, bfloat16 or int8 (N, K); int4: uint8 (N, K / 2), the first half of each
@@ -37,7 +37,7 @@ class Packed:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of both."""
+        """The size of weight and scales in bytes."""
         return self.weight.nbytes + self.scales.nbytes
 
     def __getitem__(self, rows: slice | Tensor) -> "Packed":
@@ -60,7 +60,7 @@ class Packed:
 
 
 def join(parts: list[Packed]) -> Packed:
-    """Return the rows of several matrices that are stored alike, one after another."""
+    """Concatenate the rows of matrices that are stored in the same format."""
     weights, scales = zip(*((one.weight, one.scales) for one in parts), strict=True)
     return Packed(torch.cat(weights), torch.cat(scales))
 
@@ -70,8 +70,8 @@ def pack(matrix: Float[Tensor, "N K"], packing: Packing, *, groups: bool = False
 
     int8: round(w / s) with s = max|w| / 127 of each row, or of each group of 32 columns (Q8_0 of
     llama.cpp). int4: round((w - m) / s) with m the minimum of a group and s = (max - min) / 15
-    (Q4_1). Integers of rows whose width 32 does not divide, or of more than
-    32,768 columns, have a scale per row.
+    (Q4_1). If 32 does not divide the number of columns, or if there are more than 32,768, integers
+    have a scale per row.
 
     Args:
         matrix: the weights.
@@ -81,7 +81,7 @@ def pack(matrix: Float[Tensor, "N K"], packing: Packing, *, groups: bool = False
     Raises:
         ConfigError: if a weight is NaN or infinite, or too large for the scales' float16.
     """
-    # Some rows at a time: what is computed on the way stays in the processor's cache.
+    # Some rows at a time, so that intermediate results stay in the processor's cache.
     pieces = matrix.detach().split(max(1, PIECE // max(1, matrix.shape[1])))
     return join([_pack(piece.float(), packing, groups) for piece in pieces])
 
@@ -104,13 +104,13 @@ def _pack(matrix: Float[Tensor, "N K"], packing: Packing, groups: bool) -> Packe
 
 
 def from_blocks(kind: str, blocks: UInt8[Tensor, "N n_bytes"]) -> Packed | None:
-    """Return the same numbers of blocks of llama.cpp, each a scale and 32 integers.
+    """Convert blocks of llama.cpp, each a scale and 32 integers, without changing their values.
 
-    Q4_1 has four bits and a minimum, as our int4; Q4_0 four bits from -8 on, so that its minimum is
-    -8 scales; Q8_0 is our int8 in groups.
+    Q4_1 has four bits and a minimum, like our int4; Q4_0 has four bits from -8 on, so its minimum
+    is -8 times the scale; Q8_0 is our int8 in groups.
 
     Returns:
-        None for other types, blocks that the kernel has no room for, and scales beyond float16.
+        None for other types, rows that are too wide for the kernel, and scales beyond float16.
     """
     n_bytes = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}.get(kind)
     if n_bytes is None or blocks.shape[1] // n_bytes * GROUP > WIDEST:

@@ -1,4 +1,4 @@
-"""Products of many rows by oneDNN, with weights laid out once, where that is fastest."""
+"""Products of many rows with oneDNN and prepacked weights, where that is fastest."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ from qkv.files import write_atomically
 from qkv.inference.build import SECONDS, kernel, known_here, processor
 
 OUTLIER = 12  # times the root mean square of a row: rounding would be more than 3 % of its size
-COLUMNS = 32  # at most one in so many is left out
-FINE = 254  # steps of what rounding leaves: it is at most half a step, 127 of these
-EXTREME = 100  # times the mean of the other |x|: beside it, they would be rounded away even so
+COLUMNS = 32  # at most one in this many is left out
+FINE = 254  # fine steps per step: the rounding error is at most half a step, 127 of these
+EXTREME = 100  # times the mean of the other |x|, which would be rounded away even with 15 bits
 LARGE, SMALL = 1e18, 1e-18  # squares of larger numbers overflow, those of smaller ones vanish
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 # Activations by their numbers in the kernel, and by their names, parameters and kinds in oneDNN.
@@ -51,8 +51,8 @@ class Int8Matrix:
     ) -> tuple[Float32[Tensor, "rows N"], Int[Tensor, " extreme"]]:
         """Multiply rows rounded to 8 bits, and columns with outliers in float32; then activate.
 
-        For a row that still has an outlier, what rounding leaves is rounded and multiplied, too.
-        Rows that need more than these 15 bits are not computed; their indices are returned.
+        For a row that still has an outlier, the rounding error is also rounded and multiplied. Rows
+        that need more than these 15 bits are not computed; their indices are returned.
         """
         columns = large_columns(x)
         integers, steps = round_rows(x, columns)
@@ -65,7 +65,7 @@ class Int8Matrix:
         return y, steps.squeeze(1).isnan().nonzero().squeeze(1)
 
     def _product(self, integers: UInt8[Tensor, "rows K"]) -> Float32[Tensor, "rows N"]:
-        """Multiply rows that `round_rows` made; each is still to be multiplied by its |step|."""
+        """Multiply the rows of `round_rows`; the results still lack the factor |step|."""
         return torch.ops.onednn.qlinear_pointwise(
             *(integers, 1.0, 128, self.laid_out, self.scales, self.zeros),
             *(None, 1.0, 0, torch.float32, "none", [], ""),
@@ -80,7 +80,7 @@ class Int8Matrix:
         bias: Tensor | None,
         activation: str,
     ) -> Float32[Tensor, "rows N"]:
-        """Multiply rows by their |steps|, add bias and columns that were left out, and activate."""
+        """Multiply rows by their |steps|, add the bias and the omitted columns, and activate."""
         if kernel():
             rest = x, columns, self.integers, self.scales, IN_KERNEL[activation]
             torch.ops.qkv.finish_rows(y, steps, x[:0] if bias is None else bias, *rest)
@@ -102,7 +102,7 @@ class FloatMatrix:
         bias: Float32[Tensor, " N"] | None,
         activation: str = "none",
     ) -> Float32[Tensor, "*any N"]:
-        """Multiply x, rounded if the matrix is bfloat16, by the transposed one; then activate."""
+        """Multiply x, rounded if the matrix is bfloat16, by its transpose; then activate."""
         product = torch.ops.mkldnn._linear_pointwise
         if self.dtype != torch.float32:  # with a bias, the sums would be rounded
             y = product(x.to(self.dtype), self.laid_out, None, *NONE).float()
@@ -118,7 +118,7 @@ def activate(y: Tensor, activation: str) -> Tensor:
 
 
 def large_columns(x: Float32[Tensor, "rows K"]) -> Int[Tensor, " columns"]:
-    """Return the columns with outliers: those of most rows, at most one in COLUMNS.
+    """Return the columns with outliers in the most rows, at most one in COLUMNS.
 
     Language models have a few features that are large for many tokens; the rest rounds well without
     them (Dettmers et al. 2022, LLM.int8()).
@@ -136,8 +136,8 @@ def round_rows(
 ) -> tuple[UInt8[Tensor, "rows K"], Float32[Tensor, "rows 1"]]:
     """Return round(127 x / max|x|) + 128 of each row, and its step, max|x| / 127.
 
-    The columns count as 0. The step is negative for a row with an outlier, and NaN for one with an
-    extreme number, or one that is not finite, or tiny.
+    The columns count as 0. The step is negative for a row with an outlier, and NaN for a row whose
+    largest number is extreme, not finite, or tiny.
     """
     if kernel():
         integers = torch.empty(x.shape, dtype=torch.uint8)
@@ -157,7 +157,7 @@ def round_rest(
     columns: Int[Tensor, " columns"],
     steps: Float32[Tensor, "rows 1"],
 ) -> UInt8[Tensor, "rows K"]:
-    """Return what `round_rows` leaves, as round(254 x / |step|) + 128: 15 bits together."""
+    """Return the error e of `round_rows`, as round(254 e / |step|) + 128: 15 bits in all."""
     if kernel():
         rest = torch.empty(x.shape, dtype=torch.uint8)
         torch.ops.qkv.round_rest(x, columns, steps, rest)
@@ -171,7 +171,7 @@ def _size(x: Tensor) -> Tensor:
 
 
 def _in_steps(x: Tensor, steps: Tensor) -> Tensor:
-    """Divide rows by their steps; 0 where a step is 0 or NaN."""
+    """Divide rows by their |steps|; 0 if a step is 0 or NaN."""
     return (x / steps.abs()).where(steps.abs() > 0, 0.0)
 
 
@@ -199,9 +199,9 @@ def fast_bfloat16() -> bool:
 
 
 def _runs(kind: str) -> bool:
-    """Try it in a process of its own: a processor may claim what it cannot run, and dies.
+    """Test a feature in a separate process, which dies if the processor wrongly claims it.
 
-    What was found is kept for this processor, its flags, and this PyTorch.
+    The result is cached for this processor, its flags, and this version of PyTorch.
     """
     limits = [os.environ.get(name, "") for name in LIMITS]
     here = Path(__file__)

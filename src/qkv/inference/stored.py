@@ -1,6 +1,6 @@
-"""Optimized models as tensors with names: packed weights, and all other parameters as they are.
+"""Optimized models as named tensors: packed weights, and all other parameters unchanged.
 
-A weight is stored under the name that it has in the model, and its scales under that name and
+A weight is stored under its name in the model, and its scales under this name with the suffix
 `.scales`. Shapes: N rows (outputs), K columns (inputs), G = K / 32 groups.
 """
 
@@ -18,15 +18,15 @@ from qkv.inference.packed import GROUP, WIDEST, Packed, Packing
 
 Model = TypeVar("Model", bound=nn.Module)
 SCALES = ".scales"
-ALIGNED = 64  # bytes: products of float32 may differ in the last bit elsewhere
+ALIGNED = 64  # bytes; otherwise, float32 products may differ in the last bit
 WHOLE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of an optimized model, by the names of the model that it was made of.
+    """Return the tensors of an optimized model, by the names of the original parameters.
 
     Raises:
-        ConfigError: if the model is not optimized, or only a part of one that is.
+        ConfigError: if the model is not optimized, or is only a submodule of one that is.
     """
     made = made_of(model)
     if made is None:
@@ -51,16 +51,16 @@ def restore(
     *,
     where: Callable[[str], str] = str,
 ) -> Model:
-    """Make an optimized model of what `stored_tensors` returned; nothing is expanded.
+    """Build an optimized model from the result of `stored_tensors`; no weights are expanded.
 
     Args:
-        outline: the model that it was made of, with parameters on the meta device; it is changed.
+        outline: the original model, with parameters on the meta device; modified in place.
         dtype: how the weights are packed.
         tensors: the stored tensors.
-        where: returns the description of a tensor in errors, such as with its file.
+        where: returns the name of a tensor for errors, for example with its file.
 
     Raises:
-        DataError: if a tensor is missing, unknown, or not what the model and dtype need.
+        DataError: if a tensor is missing, unknown, or does not match the model and dtype.
     """
     expected, packed = _layout(outline, dtype), packable(outline)
     for name, layout in expected.items():
@@ -95,7 +95,7 @@ def packable(model: nn.Module) -> set[str]:
 
 
 def place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace parameters by tensors that need no gradient; shared parameters stay shared."""
+    """Replace parameters with tensors that need no gradient; shared parameters stay shared."""
     parameters = {id(p): name for name, p in model.named_parameters()}
     made = {name: nn.Parameter(x, requires_grad=False) for name, x in tensors.items()}
     for module in model.modules():
@@ -109,7 +109,7 @@ def _owner(name: str) -> str:
 
 
 def _layout(model: nn.Module, dtype: Packing) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Return the shape and the dtype of each stored tensor; the dtype is None where any fits."""
+    """Return the shape and the dtype of each stored tensor; a dtype of None means any."""
     expected = dict[str, tuple[tuple[int, ...], Any]]()
     coarse, packed = tables(model), packable(model)
     for name, parameter in model.named_parameters():

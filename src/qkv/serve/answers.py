@@ -1,4 +1,4 @@
-"""Answers that are generated, as one object or as server-sent events."""
+"""Generated answers, as one object or as server-sent events."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ Event = tuple[int, int | BaseException | None]  # row, and token, error or end
 
 
 class Heard(Request):
-    """A request whose tokens an event loop hears."""
+    """A request whose tokens are passed to an event loop."""
 
     row: int
     loop: asyncio.AbstractEventLoop
@@ -32,19 +32,19 @@ class Heard(Request):
 
     def tell(self, token: int | BaseException | None) -> None:
         """Pass on a token, or the end, from the engine's thread."""
-        with contextlib.suppress(RuntimeError):  # the server has stopped, and nobody hears
+        with contextlib.suppress(RuntimeError):  # the server has stopped
             self.loop.call_soon_threadsafe(self.events.put_nowait, (self.row, token))
 
 
 class Shape(Protocol):
-    """What the answers of a route look like."""
+    """The format of a route's answers."""
 
     prefix: str
     whole: str
     chunk: str
 
     def choice(self, row: int, text: str, reason: str) -> dict[str, Any]:
-        """Return a whole answer."""
+        """Return a complete answer."""
         ...
 
     def piece(self, row: int, text: str, reason: str | None, *, first: bool) -> dict[str, Any]:
@@ -53,16 +53,16 @@ class Shape(Protocol):
 
 
 class Answers:
-    """The answers to the prompts of one HTTP request, which are generated from now on.
+    """The answers to the prompts of one HTTP request; creating them starts the generation.
 
     Args:
         engine: a language model.
-        plans: one for each prompt.
+        plans: plan for each prompt.
         model: name of the model.
-        shape: what the answers look like.
+        shape: format of the answers.
 
     Raises:
-        BusyError: too many requests wait.
+        BusyError: too many requests are waiting.
     """
 
     def __init__(self, engine: Engine, plans: Sequence[Plan], model: str, shape: Shape):
@@ -168,7 +168,7 @@ async def made(engine: Engine, call: Call) -> Sequence[Any]:
     """Queue a call and return its results.
 
     Raises:
-        BusyError: too many wait, or the call has waited for `LONGEST_WAIT`.
+        BusyError: too many calls are waiting, or this one has waited for `LONGEST_WAIT`.
     """
     future = engine.call(call)
     waiting = asyncio.wrap_future(future)
@@ -182,10 +182,10 @@ async def made(engine: Engine, call: Call) -> Sequence[Any]:
 
 
 async def unless_gone(request: HTTPRequest, work: Awaitable[R]) -> R:
-    """Return the result of some work, which is cancelled once the client has left.
+    """Return the result of an awaitable, which is cancelled once the client has disconnected.
 
     Raises:
-        ClientDisconnect: the client has left.
+        ClientDisconnect: the client has disconnected.
         FailedError: the model failed.
     """
 

@@ -1,7 +1,7 @@
-"""The application: all routes, what guards them, and what they do when they fail.
+"""The application: all routes, their guards, and their error handlers.
 
-It answers only requests whose Host header names it, reads at most 10 MB of a body, gives no other
-site access (no CORS), and looks up no name from a request on the disk.
+It answers only requests whose Host header names it, reads at most 10 MB of a body, gives other
+sites no access (no CORS), and never uses a name from a request as a path.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ OPEN = ("/health",)  # without a key
 
 
 class Key:
-    """Refuse requests without the key of the server."""
+    """Middleware that rejects requests without the server's key."""
 
     def __init__(self, app: ASGIApp, key: str):
         self.app, self.wanted = app, f"Bearer {key}".encode()
@@ -114,7 +114,7 @@ def make_app(models: Models, hosts: Sequence[str] = LOCAL, key: str = "") -> Fas
 
 
 def about(served: Served, created: int) -> dict[str, Any]:
-    """Return what the list of models says about one."""
+    """Return the entry of a model in the list of models."""
     shipped = served.shipped
     return {
         "id": served.name,

@@ -34,17 +34,18 @@ def serve(
     """Serve models over HTTP, to OpenAI's clients and to any other.
 
     /v1/models, /v1/completions, /v1/chat/completions and /v1/embeddings are those of OpenAI.
-    /v1/tasks/translate, and so on, answer what the command prints with --json. /health and
-    /metrics are for those who watch the server.
+    /v1/tasks/translate, and so on, return what the command prints with --json. /health and /metrics
+    are for monitoring.
 
     Args:
-        host: address to listen on; others than this computer's need a key, which clients send, in
-            the environment variable QKV_API_KEY.
+        host: address to listen on; addresses that other computers can reach need a key in the
+            environment variable QKV_API_KEY, which clients must send.
         port: port to listen on; 0 takes a free one.
-        name: further name by which clients address the server, such as that of this computer; may
-            be repeated.
+        name: additional host name of the server, such as the name of this computer; may be
+            repeated.
         rows: number of texts that a language model generates at the same time.
-        waiting: number of requests that may wait for a model; more are told to try again later.
+        waiting: number of requests that may wait for a model; further requests are told to try
+            again later.
     """
     key = os.environ.get(KEY, "")
     check(host, name or [], key)
@@ -85,7 +86,7 @@ def check(host: str, names: list[str], key: str) -> None:
     """Check that a server that others can reach has a key, and a name.
 
     Raises:
-        ConfigError: it has not, or the host is not an address.
+        ConfigError: it lacks one of them, or the host is not an address.
     """
     if host == "localhost":
         return
@@ -108,5 +109,5 @@ def check(host: str, names: list[str], key: str) -> None:
 
 
 def bracketed(host: str) -> str:
-    """Return an address as it stands in a Host header."""
+    """Return an address as it is written in a Host header."""
     return f"[{host}]" if ":" in host else host

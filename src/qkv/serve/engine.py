@@ -1,7 +1,7 @@
-"""One model and the thread that owns it: a running batch of texts, and calls for all else.
+"""One model and the thread that owns it: a running batch of texts, and calls for other tasks.
 
 A causal language model generates by continuous batching (`qkv.generation.scheduler`). A call of a
-task, such as a classification, takes what waits and has the same options, in one go.
+task, such as a classification, is batched with waiting calls that have the same options.
 """
 
 import threading
@@ -21,7 +21,7 @@ from qkv.tasks.pretrained import Loaded
 from qkv.tasks.streams import quiet
 
 ROWS, WAITING = 16, 256  # of a batch, and of each queue
-TOGETHER = 256  # inputs of one call, so that those who wait get their turn
+TOGETHER = 256  # inputs of one call, so that other requests get their turn
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Call:
     """A call of a model: inputs that may share a batch with those of other requests.
 
     Args:
-        key: calls with equal keys are made together; None is made alone.
+        key: calls with equal keys are batched; a call with None runs alone.
         inputs: the inputs.
         function: returns a result for each input; runs in the engine's thread.
     """
@@ -45,9 +45,9 @@ class Engine:
 
     Args:
         name: name of the model.
-        load: loads it, in the engine's thread.
+        load: loads the model, in the engine's thread.
         max_rows: rows of the running batch of a language model.
-        max_waiting: requests that may wait in each queue; more are refused.
+        max_waiting: requests that may wait in each queue; further requests are rejected.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Engine:
         """Add a request to the running batch of a language model that is loaded.
 
         Raises:
-            BusyError: too many wait, or the engine was stopped.
+            BusyError: too many are waiting, or the engine was stopped.
         """
         assert self._scheduler is not None, "the model generates no text"
         with self._changed:
@@ -107,10 +107,10 @@ class Engine:
             self._changed.notify()
 
     def call(self, call: Call) -> "Future[Sequence[Any]]":
-        """Queue a call; cancelling its future takes it from the queue.
+        """Queue a call; cancelling its future removes it from the queue.
 
         Raises:
-            BusyError: too many wait, or the engine was stopped.
+            BusyError: too many are waiting, or the engine was stopped.
         """
         with self._changed:
             self._check_running()
@@ -127,7 +127,7 @@ class Engine:
         return call.future
 
     def stop(self) -> None:
-        """Answer what waits or is generated with an error, and end the thread."""
+        """Answer waiting and running requests with an error, and end the thread."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -147,7 +147,7 @@ class Engine:
             with quiet():
                 self._prepare()
                 self._work()
-        except Exception as error:  # nobody else could tell those who wait
+        except Exception as error:  # waiting requests must be told
             why = error
         with self._changed:
             self._stopped = True
@@ -176,7 +176,7 @@ class Engine:
         self._loaded.set_result(loaded)
 
     def _work(self) -> None:
-        """Take turns: the calls that can be made together, and a step of the running batch."""
+        """Alternate between calls that can be batched, and steps of the running batch."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._calls or self._generates or self._stopped)
@@ -193,7 +193,7 @@ class Engine:
         return self._scheduler is not None and self._scheduler.busy
 
     def _together(self) -> list[Call]:
-        """Take the first call, and all that can be made with it."""
+        """Take the first call, and all that can be batched with it."""
         calls, others, room = list[Call](), deque[Call](), TOGETHER
         for one in self._calls:
             fits = not calls or (
@@ -209,7 +209,7 @@ class Engine:
 
 
 def answer(calls: Sequence[Call]) -> None:
-    """Make calls together; if that fails, one by one, so that an error concerns one alone."""
+    """Run calls as a batch; if that fails, run them one by one, to isolate the error."""
     inputs = [one for call in calls for one in call.inputs]
     try:
         results = calls[0].function(inputs)

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them: {"error": {"message", "type", "param", "code"}}."""
+"""Errors in the format of OpenAI's clients: {"error": {"message", "type", "param", "code"}}."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ RETRY = {"Retry-After": "1"}  # seconds
 
 
 class FailedError(QKVError):
-    """A model that failed, by no fault of the request."""
+    """A failure of a model that the request has not caused."""
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong.
+    """The details of an error.
 
     Args:
         message: a sentence.
         type: invalid_request_error, or server_error.
-        param: the field that is wrong, if one is.
-        code: a word for programs, such as model_not_found.
+        param: the invalid field, if any.
+        code: a machine-readable code, such as model_not_found.
     """
 
     message: str
@@ -37,13 +37,13 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """An error answer."""
+    """The body of an error response."""
 
     error: ErrorDetail
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says about the errors of a route."""
+    """Return the OpenAPI documentation of a route's errors."""
     return {
         status: {"model": ErrorBody, "description": DESCRIPTIONS[status]}
         for status in (400, 401, 403, 408, 413, 500, 503, *statuses)
@@ -65,13 +65,13 @@ DESCRIPTIONS = {
 def refuse(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> Response:
-    """Return an error answer.
+    """Return an error response.
 
     Args:
         status: HTTP status.
         message: a sentence.
-        param: the field that is wrong.
-        code: a word for programs.
+        param: the invalid field.
+        code: a machine-readable code.
     """
     headers = RETRY if status == 503 else {}
     body = error_body(status, message, param=param, code=code)
@@ -87,7 +87,7 @@ def error_body(
 
 
 def describe(error: BaseException) -> tuple[int, str, str | None]:
-    """Return the status, the message and the code of an error; report what is not the client's."""
+    """Return the status, the message and the code of an error; report server errors."""
     if isinstance(error, NoModelError):
         return 404, str(error), "model_not_found"
     if isinstance(error, BusyError):
@@ -136,7 +136,7 @@ async def on_wrong_fields(_request: Request, error: Exception) -> Response:
 
 
 async def on_leaving(_request: Request, _error: Exception) -> Response:
-    """Answer a client that has left, which nobody reads."""
+    """Return a response for a client that has disconnected, which nobody reads."""
     return Response(status_code=499)
 
 

@@ -33,12 +33,12 @@ STREAM = "text/event-stream"
 
 
 class Completions:
-    """What completions look like."""
+    """The format of completions."""
 
     prefix, whole, chunk = "cmpl", "text_completion", "text_completion"
 
     def choice(self, row: int, text: str, reason: str) -> dict[str, Any]:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return {"index": row, "text": text, "logprobs": None, "finish_reason": reason}
 
     def piece(self, row: int, text: str, reason: str | None, *, first: bool) -> dict[str, Any]:
@@ -47,12 +47,12 @@ class Completions:
 
 
 class Replies:
-    """What replies of a chat look like."""
+    """The format of chat replies."""
 
     prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def choice(self, row: int, text: str, reason: str) -> dict[str, Any]:
-        """Return a whole answer."""
+        """Return a complete answer."""
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"index": row, "message": message, "logprobs": None, "finish_reason": reason}
 
@@ -65,7 +65,7 @@ class Replies:
 
 
 class Stream(StreamingResponse):
-    """A stream of answers, which are cancelled as soon as nobody reads it."""
+    """A stream of answers, which are cancelled as soon as the client stops reading."""
 
     def __init__(self, answers: Answers, *, with_usage: bool):
         super().__init__(answers.stream(with_usage=with_usage), media_type=STREAM)
@@ -191,5 +191,5 @@ def generative(models: Models, name: str) -> Served:
 
 
 def as_message(said: Said) -> Message:
-    """Return a message as a chat template reads it."""
+    """Return a message in the format of chat templates."""
     return {"role": "system" if said.role == "developer" else said.role, "content": said.text}

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's metrics, for Prometheus."""
 
 import time
 from collections.abc import AsyncIterator
@@ -14,11 +14,11 @@ from qkv.serve.answers import Answers
 from qkv.serve.models import Models
 
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300)
-NO_ROUTE = "none"  # a path that no route has: not a label, of which there would be no end
+NO_ROUTE = "none"  # label of all paths without a route, whose number is unlimited
 
 
 class Metrics:
-    """Counters of requests and tokens, and what waits and runs.
+    """Counters of requests and tokens, and gauges of waiting and running work.
 
     Args:
         models: the models that are served.
@@ -43,7 +43,7 @@ class Metrics:
         self.registry.register(self)
 
     def collect(self) -> Any:
-        """Yield what waits and runs, for Prometheus."""
+        """Yield the gauges of waiting and running work, for Prometheus."""
         waiting = GaugeMetricFamily("qkv_waiting", "Requests that wait.", labels=["model"])
         running = GaugeMetricFamily("qkv_running", "Answers in the batch.", labels=["model"])
         for name, one in self._models.by_name.items():
@@ -78,12 +78,12 @@ class Metrics:
         return response
 
     def page(self) -> Response:
-        """Return all numbers as Prometheus reads them."""
+        """Return all metrics in the format of Prometheus."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class Counted:
-    """Count each request, by its route and status."""
+    """Middleware that counts requests by route and status."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self.app, self.metrics = app, metrics

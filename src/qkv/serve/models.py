@@ -22,7 +22,7 @@ KEPT = 8  # pipelines of a model, one for each combination of settings
 
 
 class NoModelError(DataError):
-    """A name that is not served."""
+    """The name of a model that is not served."""
 
 
 @dataclass(eq=False)
@@ -30,7 +30,7 @@ class Served:
     """A model that is served.
 
     Args:
-        name: name by which requests call it.
+        name: name of the model in requests.
         source: folder, shipped model or id of the Hub that it was loaded from.
         task: the task that it was trained for.
         engine: the model and its thread.
@@ -135,16 +135,16 @@ class Models:
         return self.by_name[chosen[0]]
 
     def start(self) -> None:
-        """Load all models, at the same time, and wait for them.
+        """Load all models concurrently, and wait for them.
 
         Raises:
-            QKVError: one cannot be loaded.
+            QKVError: a model cannot be loaded.
         """
         for future in [one.engine.start() for one in self.by_name.values()]:
             future.result()
 
     def stop(self) -> None:
-        """Answer what waits with errors, and end all threads."""
+        """Answer waiting and running requests with errors, and end all threads."""
         for one in (*self.by_name.values(), self.without):
             one.engine.stop()
 
@@ -189,7 +189,7 @@ def read_models(
     """Return models that are served; none is loaded yet.
 
     Args:
-        sources: folders, shipped models or ids of the Hub; a folder is called by its last part.
+        sources: folders, shipped models or ids of the Hub; a folder is named by its last component.
         device: device of the models.
         dtype: how weights are stored; None: as PyTorch does.
         allow_download: whether to look on the Hub for base models.

@@ -1,4 +1,4 @@
-"""The bodies of OpenAI's routes. A field that would change the answer is honored or refused."""
+"""The bodies of OpenAI's routes. A field that would change the answer is honored or rejected."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ SEEDS = 2**48
 
 
 class Only:
-    """What a field is accepted with: the values that change nothing.
+    """The values with which an unsupported field is accepted, because they change nothing.
 
     Args:
         neutral: these values.
@@ -32,7 +32,7 @@ class Only:
         self.neutral = neutral
 
     def check(self, value: Any) -> Any:
-        """Return a value that is neutral."""
+        """Return the value if it is neutral."""
         if any(value is one or (type(value) is type(one) and value == one) for one in self.neutral):
             return value
         expected = " or ".join(map(json.dumps, self.neutral))
@@ -56,25 +56,25 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Strict(BaseModel):
-    """A body whose unknown fields are refused, and whose values are never converted."""
+    """A body that rejects unknown fields, and never converts values."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class StreamOptions(Strict):
-    """What a stream has besides the answer."""
+    """The contents of a stream besides the answer."""
 
     include_usage: bool = False
     include_obfuscation: Any = None
 
 
 class Generating(Strict):
-    """What completions and replies have in common.
+    """The common fields of completions and replies.
 
     Args:
         model: name of the model.
-        temperature: values below 1 sharpen the distribution; 0 is greedy decoding; default: as the
-            model's files say, else 0.8.
+        temperature: values below 1 sharpen the distribution; 0 is greedy decoding; default: from
+            the model's files, else 0.8.
         top_p: sample from the smallest set of most probable tokens with this total probability.
         top_k: sample from the k most probable tokens.
         min_p: sample from tokens at least this fraction as probable as the most probable one.
@@ -113,7 +113,7 @@ class CompletionRequest(Generating):
 
     Args:
         prompt: a text, or a list of texts.
-        max_tokens: maximum number of new tokens; default: as the model's files say, else about
+        max_tokens: maximum number of new tokens; default: from the model's files, else about
             120, up to the end of a sentence, if the context has room.
     """
 
@@ -137,7 +137,7 @@ class Said(Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Prompt | Annotated[list[TextPart], Field(min_length=1, max_length=PROMPTS)]
-    # What the client has in the replies that it sends back:
+    # Fields of replies that clients send back:
     refusal: Annotated[Any, Only(None)] = None
     annotations: Annotated[Any, Only(None, [])] = None
     audio: Annotated[Any, Only(None)] = None
@@ -157,9 +157,9 @@ class ChatRequest(Generating):
 
     Args:
         messages: the conversation; an optional system message, then questions and answers.
-        max_tokens: maximum number of tokens of the reply; default: as the model's files say, else
+        max_tokens: maximum number of tokens of the reply; default: from the model's files, else
             about 200, up to the end of a sentence, if the context has room.
-        max_completion_tokens: another name for it.
+        max_completion_tokens: another name for max_tokens.
     """
 
     messages: Annotated[list[Said], Field(min_length=1, max_length=1_000)]
@@ -193,7 +193,7 @@ class EmbeddingRequest(Strict):
 
 
 def with_models(kind: type[Any], names: list[str]) -> type[Any]:
-    """Return a body whose documentation lists the models; another name is found out later."""
+    """Return a body whose documentation lists the models; other names are rejected later."""
     if not names:
         return kind
     listed = WithJsonSchema({"type": "string", "enum": names})

@@ -30,7 +30,7 @@ LINES = "application/x-ndjson"  # of a list of inputs; a single one is JSON
 INPUTS = 256  # of a request
 MOST = {"beam": 16, "n_best": 16, "n": 16, "seed": SEEDS - 1}  # of an option
 MOST_OF_OTHERS = 4_096
-OF_COMMAND = {one.name for one in dataclasses.fields(Predict)}  # what a server decides itself
+OF_COMMAND = {one.name for one in dataclasses.fields(Predict)}  # set by the server
 
 
 class Picture(Strict):
@@ -144,8 +144,8 @@ def read_picture(one: Picture) -> Any:
 def options_of(kind: type[Any]) -> dict[str, tuple[Any, Any]]:
     """Return the type and default of each option that a request may have, by name.
 
-    Those of a nested dataclass stand beside the others, as on the command line. Files, and what
-    concerns the loading of the model, are not among them.
+    Nested dataclasses are flattened, as on the command line. Files, and options that load the
+    model, are excluded.
     """
     hints, of_server = get_type_hints(kind), OF_COMMAND.union(getattr(kind, "loads", ()))
     found = dict[str, tuple[Any, Any]]()
@@ -162,7 +162,7 @@ def options_of(kind: type[Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def bounded(name: str, hint: Any) -> Any:
-    """Return the type of an option with limits: numbers are neither huge nor infinite."""
+    """Return the type of an option with limits, so that numbers are neither huge nor infinite."""
     if hint is int:
         least = 0 if name == "seed" else 1
         return Annotated[int, Field(ge=least, le=MOST.get(name, MOST_OF_OTHERS))]
@@ -195,7 +195,7 @@ def body_of(
 
 
 def build(kind: type[Any], given: dict[str, Any]) -> Any:
-    """Return the options of a command; those of a nested dataclass are put into one.
+    """Return the options of a command; options of a nested dataclass are grouped again.
 
     Raises:
         ConfigError: an option is wrong.

@@ -72,7 +72,7 @@ class Answerer(Pipeline[Question, FoundAnswer, AnswerScores]):
 
     @classmethod
     def of(cls, loaded: Loaded, *, n_best: int = 3, threshold: float | None = None) -> Self:
-        """Make an answerer of what `qkv.load` returned; the default threshold is the model's."""
+        """Build an answerer from a loaded model; the default threshold is the model's."""
         cls.check(loaded)
         known = read_settings(loaded, PARAMETERS, WindowConfig)
         if "max_length" not in known:
@@ -257,11 +257,11 @@ class AnswerCommand(Predict[Answerer]):
     """Options of `qkv answer`.
 
     Args:
-        context: the passage, or a file that contains it. Of a passage that is longer than the
-            model's input, overlapping windows are read.
+        context: the passage, or a file that contains it. A passage that is longer than the model's
+            input is read in overlapping windows.
         n_best: number of spans that --json shows.
-        threshold: score for "no answer" above which there is none; default: the model's, if it was
-            trained to abstain. `inf` always answers.
+        threshold: score for "no answer" above which no answer is returned; default: the model's, if
+            it was trained to abstain. `inf` always answers.
     """
 
     context: str | None = None
@@ -364,7 +364,7 @@ def answer_tables(scores: AnswerScores) -> Tables:
         "F1, answerable, if it always answered": (scores.always_f1, None),
         "exact match, answerable, if it always answered": (scores.always_exact_match, None),
     }
-    if scores.n_answerable == scores.count:  # then these are the first two
+    if scores.n_answerable == scores.count:  # then they equal F1 and exact match
         del more["F1, answerable"], more["exact match, answerable"]
     rows += [score_row(name, *one) for name, one in more.items() if one[0] is not None]
     return {f"{scores.count:,} questions": rows}

@@ -30,11 +30,11 @@ def read_tokenizer(folder: Path, checkpoint: Checkpoint) -> Tokenizer | None:
 
 
 def read_preprocessor(folder: Path, checkpoint: Checkpoint) -> ImageProcessor | None:
-    """Return the preprocessor of a folder, if it has one and the model is one of images.
+    """Return the preprocessor of a folder, if it has one and the model processes images.
 
     Raises:
-        ConfigError: if it is not implemented.
-        DataError: if its images have other channels than the model's.
+        ConfigError: if it is not supported.
+        DataError: if its number of channels differs from the model's.
     """
     path = folder / IMAGES_FILE
     n_channels = getattr(checkpoint.model.config, "n_channels", None)

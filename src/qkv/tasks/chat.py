@@ -1,4 +1,4 @@
-"""Chat: a language model answers messages, and learns to from conversations."""
+"""Chat with a language model, and fine-tuning on conversations."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
 
     @cached_property
     def generator(self) -> Generator:
-        """The model as one that continues texts."""
+        """The model as a text generator."""
         return _Rendered(self.loaded)
 
     @cached_property
@@ -114,7 +114,7 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
     def fit(
         self, messages: Sequence[Message], max_length: int | None = None
     ) -> tuple[str, list[Message]]:
-        """Return the rendered conversation, without old messages that do not fit, and the rest.
+        """Return the rendered conversation without old messages that do not fit, and its messages.
 
         Args:
             messages: a conversation that ends with a question.
@@ -157,16 +157,16 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
         Args:
             prompts: messages, or conversations as lists of {"role": ..., "content": ...}.
             system: a system message before each message; default: that of the template, if any.
-            max_length: maximum number of tokens of a reply; default: as the model's files say, else
+            max_length: maximum number of tokens of a reply; default: from the model's files, else
                 about 200, up to the end of a sentence.
-            sampling: how tokens are sampled; default: as the model's files say.
+            sampling: how tokens are sampled; default: from the model's files.
             seed: random seed of all replies, or one each.
             stop_strings: strings that end a reply and are not part of it; default: none.
             progress: show a progress bar on standard error.
 
         Raises:
             ConfigError: an option is wrong, or the template rejects the messages.
-            DataError: messages of another form.
+            DataError: the messages are malformed.
             LengthError: a message is too long.
         """
         whole = [self.conversation(one, system) for one in prompts]
@@ -196,7 +196,7 @@ class Chat(Pipeline[Conversation, Reply, LanguageModelScores]):
         """Return a message, or messages, as a conversation that ends with a question.
 
         Raises:
-            DataError: messages of another form, or with the name of a special token.
+            DataError: the messages are malformed, or contain the name of a special token.
         """
         messages: Any = prompt
         if isinstance(prompt, str):
@@ -314,7 +314,7 @@ class ChatCommand(Predict[Chat]):
 
     Args:
         system: the system message: how the model should reply.
-        max_length: maximum number of tokens of a reply; default: as the model's files say, else
+        max_length: maximum number of tokens of a reply; default: from the model's files, else
             about 200, up to the end of a sentence.
         sampling: how tokens are sampled.
         seed: random seed.
@@ -351,7 +351,7 @@ class ChatCommand(Predict[Chat]):
         return text_items(inputs, self.file, columns, span=self.span, what="a message")
 
     def answer(self, pipeline: Chat, items: Sequence[Item], shipped: Entry | None) -> None:
-        """Talk; or print the reply to a single message as it is generated, else a line each."""
+        """Converse, or print a single reply as it is generated, or several, one per line."""
         options = self._options(pipeline)
         if not items:
             talk(pipeline, self.system, **options)

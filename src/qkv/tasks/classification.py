@@ -73,7 +73,7 @@ Example = TextExample | PairExample
 Scores = ClassificationScores | MultiLabelScores
 
 LENGTH = "model_max_length"  # in tokenizer_config.json
-MAX_LENGTH = 512  # where neither the tokenizer's files nor the model have a limit
+MAX_LENGTH = 512  # if neither the tokenizer's files nor the model have a limit
 SEVERAL = "multi_label_classification"  # problem_type in config.json
 
 
@@ -85,7 +85,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         loaded: model and tokenizer; config.json names the classes.
         max_length: maximum number of tokens of an input, special tokens included; longer inputs
             are truncated.
-        temperature: that of the last `calibrate`, which the output layer contains.
+        temperature: temperature of the last `calibrate`, already part of the output layer.
         prefix: text that precedes each input, as in training; see `TextSettings`.
 
     Raises:
@@ -115,7 +115,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         labels: ClassNames | None = None,
         independent: bool = False,
     ) -> Any:
-        """Make a classifier of what `qkv.load` returned.
+        """Build a classifier from a loaded model.
 
         Args:
             loaded: a trained classifier; with `labels`, a model without classes.
@@ -193,7 +193,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
 
         Raises:
             DataError: a text is empty, or the model was trained on pairs and these are single
-                texts, or the other way round.
+                texts, or vice versa.
         """
         for part in (texts, seconds or ()):
             check_strings(part)
@@ -268,7 +268,7 @@ class TextClassifier(Pipeline[Example, Prediction, Scores]):
         that loads the model gets calibrated probabilities; predictions stay the same.
 
         Args:
-            examples: of a validation split; they should not be those of the training.
+            examples: validation examples, which should not be training examples.
 
         Returns:
             The temperature.
@@ -312,7 +312,7 @@ class ClassificationRecipe(Recipe[TextClassifier]):
     new_head: ClassVar = True
 
     def check(self) -> None:
-        """Refuse to calibrate independent probabilities."""
+        """Reject calibration of independent probabilities."""
         super().check()
         if self.calibrate and self.several:
             raise ConfigError(
@@ -321,11 +321,11 @@ class ClassificationRecipe(Recipe[TextClassifier]):
             )
 
     def read(self, task: Task[Any, Any]) -> Splits[Example]:
-        """Read the data; combinations of labels need no equal shares in the splits."""
+        """Read the data; splits are not stratified if a text may have several labels."""
         return super().read(replace(task, labels=None) if self.several else task)
 
     def remarks(self, splits: Splits[Example]) -> list[str]:
-        """Return the classes, and what looks like a mistake in them."""
+        """Return the classes, and remarks on likely mistakes in the labels."""
         names = [name for one in splits.train for name in self._names(one)]
         return [classes_line(Counter(names)), *label_remarks(names)]
 

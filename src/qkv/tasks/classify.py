@@ -1,4 +1,4 @@
-"""The options of `qkv classify`, for models that were trained to classify and for others."""
+"""The options of `qkv classify`, for trained classifiers and zero-shot classification."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +21,10 @@ class Classify(Predict[Any]):
     Args:
         second: the text that each text is paired with, for models of text pairs; if both are
             columns of a table, use --columns.second.
-        max_length: maximum number of tokens of an input, of which the rest is cut off; default: as
+        max_length: maximum number of tokens of an input; longer inputs are truncated; default: as
             in training.
-        independent: with --labels, classify each text by itself; without it, the groups that many
-            texts form count, too, if they are spread over all classes.
+        independent: with --labels, classify each text by itself; by default, the clusters that many
+            texts form also count, if they are spread over all classes.
     """
 
     labels: NewLabels = None
@@ -63,7 +63,7 @@ class Classify(Predict[Any]):
 
     @property
     def apart(self) -> bool:
-        """Whether the groups that the texts form count."""
+        """Whether the clusters of the texts affect the predictions."""
         return self.labels is not None and not self.independent
 
     def predict(self, pipeline: Any, fields: Sequence[Mapping[str, str]]) -> list[Prediction]:

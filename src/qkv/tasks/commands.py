@@ -69,7 +69,7 @@ class Predict(Generic[P]):
         return count_inputs(self.file or Path(), whole=self.whole)
 
     def repeated(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return each input as often as there are predictions for it."""
+        """Return each input once per prediction for it."""
         return items
 
     @property
@@ -78,16 +78,16 @@ class Predict(Generic[P]):
         return part_of(self)
 
     def requested(self, inputs: Sequence[Any]) -> list[Item]:
-        """Return the inputs of a request: no name in them is looked up on the disk.
+        """Return the inputs of a request; they are never read as names of files.
 
         Args:
-            inputs: what the arguments of the command would be.
+            inputs: the equivalent of the command's arguments.
         """
         return [text_item(self.roles[0], one, f"argument {i}") for i, one in enumerate(inputs, 1)]
 
     @property
     def apart(self) -> bool:
-        """Whether a prediction depends on the other inputs, so that no two requests are mixed."""
+        """Whether predictions depend on other inputs, so that requests must not share a batch."""
         return False
 
     def predict(self, pipeline: P, fields: Sequence[Mapping[str, str]]) -> Iterable[Any]:
@@ -99,7 +99,7 @@ class Predict(Generic[P]):
         raise NotImplementedError(f"{type(self).__name__} does not define line")
 
     def check(self) -> None:
-        """Raise ConfigError for options that are wrong whatever the model is."""
+        """Raise ConfigError for options that are invalid for every model."""
 
     def run(self, task: Task[Any, Any], inputs: Sequence[str]) -> None:
         """Load the model, and print or write a prediction for each input."""
@@ -135,7 +135,7 @@ class Predict(Generic[P]):
         """Return the name of the model; "" for a method that needs none.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: no model is named, and the task has no shipped model.
         """
         model = task.shipped(self.chosen) if self.model is None else self.model
         if not model and (self.model == "" or self.chosen.get("method") not in task.methods):
@@ -190,7 +190,7 @@ def language_note(shipped: Entry | None, text: str) -> str:
 
 
 def with_note(prediction: R, text: str, note: str) -> R:
-    """Return a prediction with a note before its own; report it if it has none."""
+    """Prepend a note to a prediction's own; report the note if the prediction has no such field."""
     result: Any = prediction
     if note and hasattr(result, "note"):
         return replace(result, note="; ".join(filter(None, (note, result.note))))
@@ -199,7 +199,7 @@ def with_note(prediction: R, text: str, note: str) -> R:
 
 
 def trained_columns(model: str) -> dict[str, str]:
-    """Return the columns of the data that a model was trained on, by role; none if unknown."""
+    """Return the columns of the data that a model was trained on, by role; empty if unknown."""
     from qkv.tasks.pretrained import read_config
 
     columns = recorded(read_config(model)).get("columns")
@@ -227,7 +227,7 @@ def command_of(name: str) -> Callable[..., None]:
 
 
 def about_default(task: Task[Any, Any]) -> str:
-    """Return what the help of a command says about its shipped model."""
+    """Return the sentence on the shipped model for a command's help."""
     if not task.default:
         return ""
     shipped = ZOO[task.default]

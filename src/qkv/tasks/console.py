@@ -37,6 +37,6 @@ def show_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
         table.add_row(*row.values())
     width = None if sys.stdout.isatty() else 10_000
     console = Console(width=width, markup=False, emoji=False, highlight=False)
-    # Not as the table's title, which would be broken where the table is narrow.
+    # The title of a narrow table would be wrapped.
     console.print(title, style="italic", soft_wrap=True)
     console.print(table)

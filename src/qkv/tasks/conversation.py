@@ -23,7 +23,7 @@ Ctrl-C stops a reply."""
 
 
 class Talker(Protocol):
-    """What replies to a conversation."""
+    """An object that replies to a conversation."""
 
     def reply(self, messages: Sequence[Message], **options: Any) -> Iterator[str]:
         """Yield the reply in pieces."""
@@ -96,7 +96,7 @@ def say(pieces: Iterator[str]) -> str:
 
 
 def command(line: str, messages: list[Message], start: list[Message]) -> list[Message]:
-    """Do what a line that begins with / asks for, and return the messages after it.
+    """Execute a line that begins with /, and return the messages after it.
 
     Args:
         line: such as "/save talk.jsonl".
@@ -132,7 +132,7 @@ def save(name: str, messages: Sequence[Message]) -> None:
             return
         line = json.dumps({"messages": list(messages)}, ensure_ascii=False)
         write_atomically(path, line + "\n")
-    except (OSError, RuntimeError) as error:  # the second: there is no such home folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such home folder
         complain(f"error: {error}")
         return
     print(f"{path} has the conversation.\n")

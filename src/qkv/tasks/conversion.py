@@ -21,7 +21,7 @@ from qkv.tasks.pretrained import GGUF, Loaded, load, save
 BINARY, RESULTS = "model.bin", "results.json"
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 Format = Literal["huggingface", "gguf", "onnx", "ctranslate2"]
-# Per format: what it is, and its dtypes.
+# A description of each format, and its dtypes.
 DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "huggingface": ("a folder in the Hugging Face layout", FLOATS),
     "gguf": ("a GGUF file", tuple(KINDS)),
@@ -65,12 +65,12 @@ def read_model(
 
 @dataclass(frozen=True)
 class Converted:
-    """What was read and what was written.
+    """The result of a conversion.
 
     Args:
         loaded: the model that was read.
         files: the files that were written.
-        left_out: what the written format does not have.
+        left_out: features of the model that the written format does not support.
     """
 
     loaded: Loaded
@@ -91,21 +91,21 @@ def convert_model(
     Args:
         source: see `read_model`.
         target: a folder: new, empty, or one of the same format to replace; or a file NAME.gguf.
-        format: None means "gguf" for a target that ends so, else "huggingface".
-        dtype: dtype of the parameters, such as "float32", or a quantization that the format has,
-            such as "q8_0"; None: as in the source, where the format has it.
+        format: None means "gguf" for a target that ends in .gguf, else "huggingface".
+        dtype: dtype of the parameters, such as "float32", or a quantization of the format, such as
+            "q8_0"; None: the source's dtype, if the format has it.
         allow_download: whether to look on the Hub for a base model that a file names.
 
     Raises:
         ConfigError: if the model is not implemented, or the format cannot express it.
-        DataError: if the source cannot be read, or the target holds something else, such as a
-            trained model; it is left as it is.
+        DataError: if the source cannot be read, or the target contains something else, such as a
+            trained model, which is not changed.
         MissingDependencyError: if a package of the engine is not installed.
     """
     target = Path(target)
     chosen = format or ("gguf" if target.suffix == GGUF else "huggingface")
     _check_options(target, chosen, dtype)
-    # In float32 no weight changes. Other types are made of the weights as they are.
+    # float32 preserves all weights. Other dtypes are converted from the weights as stored.
     exact = torch.float32 if chosen in ENGINES or dtype == "float32" else None
     if chosen == "gguf":
         check_file(target)
@@ -127,10 +127,10 @@ def convert_model(
 
 
 def _check_options(target: Path, format: str, dtype: str | None) -> None:
-    """Check that a format has the name of the target, and the dtype.
+    """Check that a format matches the suffix of the target, and has the dtype.
 
     Raises:
-        ConfigError: if it has not.
+        ConfigError: if it does not.
     """
     if format not in DTYPES:
         raise ConfigError(f"--format {format}; expected one of {', '.join(DTYPES)}")
@@ -149,7 +149,7 @@ def _check_options(target: Path, format: str, dtype: str | None) -> None:
 
 
 def _check_trained(folder: Path) -> None:
-    """Check that a folder to replace does not hold what was trained.
+    """Check that a folder to replace does not contain a trained model.
 
     Raises:
         DataError: if it does.
@@ -190,7 +190,7 @@ def check_target(folder: str | os.PathLike[str], format: str = "huggingface") ->
 
     Raises:
         DataError: the folder has files but no checkpoint, or is a file.
-        StorageError: it cannot be accessed, such as a name that is too long.
+        StorageError: it cannot be accessed, for example because its name is too long.
     """
     folder = Path(folder)
     if folder.suffix in FORMATS and not folder.is_dir():

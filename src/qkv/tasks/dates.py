@@ -1,4 +1,4 @@
-"""Dates as people write them to ISO 8601: the tutorial's Transformer, trained by a recipe."""
+"""Translation of written dates into ISO 8601: the tutorial's Transformer, trained by a recipe."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -49,7 +49,7 @@ class Dates:
 
 @dataclass(frozen=True, kw_only=True)
 class DateSizes(Sizes):
-    """Sizes, and the kind and place of the norms.
+    """Sizes, and the kind and position of the norms.
 
     Args:
         norm: layer norm or RMS norm.
@@ -75,7 +75,7 @@ class DateScores:
 
 
 class DateTranslator(Translator):
-    """A translator that is scored by the dates that are exactly right."""
+    """A translator that is scored by the fraction of dates that are exactly right."""
 
     def evaluate(  # type: ignore[override] # other scores
         self, examples: Sequence[TextPair], *, progress: bool = False
@@ -89,7 +89,7 @@ class DatesRecipe(PairRecipe[DateTranslator]):
     """Train a Transformer (Vaswani et al. 2017) on dates, character by character.
 
     Args:
-        dates: which dates.
+        dates: settings of the corpus.
         model: sizes of the model.
     """
 
@@ -104,7 +104,7 @@ class DatesRecipe(PairRecipe[DateTranslator]):
     hint: ClassVar = "qkv translate --model {} '4 July 1976'"
 
     def check(self) -> None:
-        """Refuse a base and other data."""
+        """Reject a base and other data."""
         super().check()
         if self.base is not None:
             raise ConfigError(f"base = {self.base}; expected null: dates train a new model")

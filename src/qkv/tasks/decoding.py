@@ -21,15 +21,15 @@ SUMMARIES = "summarization"  # in task_specific_params of config.json
 def read_decoding(loaded: Loaded, more: Mapping[str, Any] | None = None) -> Decoding:
     """Return the decoding settings of generation_config.json, as transformers reads them.
 
-    Without this file they are the fields of config.json. Ids that start and end outputs are looked
-    up in config.json, too, if the first file lacks them.
+    Without this file, the fields of config.json are used. Start and stop ids are also looked up in
+    config.json if the first file lacks them.
 
     Args:
         loaded: the model.
         more: fields that override those of the file, such as those of a task.
 
     Raises:
-        ConfigError: a field has a wrong type, or a value that is not implemented.
+        ConfigError: a field has a wrong type, or an unsupported value.
         DataError: the file is not a JSON object.
     """
     where, fields = _file(loaded)
@@ -87,7 +87,7 @@ def with_decoding(loaded: Loaded, beam: Beam, max_length: int, *, usual: int) ->
         loaded: the model; without files, special tokens come from its tokenizer's target side.
         beam: how to search.
         max_length: maximum number of new tokens.
-        usual: its value if the files set none.
+        usual: maximum length if the files set none.
 
     Raises:
         ConfigError: the files cannot express the beam.
@@ -159,7 +159,7 @@ def choose_beam(decoding: Decoding, beam: Beam | int | None) -> Beam:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """How summaries are decoded; config.json keeps it.
+    """The decoding settings of summaries, saved in config.json.
 
     Args:
         max_source: maximum number of tokens of a text, special tokens included; the rest is
@@ -189,14 +189,14 @@ class DecodingConfig:
 def read_summary_decoding(loaded: Loaded, *, chosen: bool) -> tuple[dict[str, Any], Decoding]:
     """Return the fields of `DecodingConfig` in a model's files, and its other settings.
 
-    For a BART or T5 they are read from the fields of transformers.
+    For BART and T5, they are read from the fields of transformers.
 
     Args:
         loaded: the model.
         chosen: whether the caller chose a beam size.
 
     Raises:
-        ConfigError: the files lack a start or stop token, or a setting is not implemented.
+        ConfigError: the files lack a start or stop token, or a setting is unsupported.
     """
     own = read_settings(loaded, SUMMARIES, DecodingConfig)
     if isinstance(loaded.model, PointerGenerator):

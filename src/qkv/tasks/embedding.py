@@ -48,7 +48,7 @@ class Embedding:
     Args:
         text: the text.
         vector: numbers whose squares sum to 1.
-        note: what a reader should know, such as that the text was truncated.
+        note: remark for the reader, such as that the text was truncated.
     """
 
     text: str
@@ -84,12 +84,12 @@ class Embedder(Pipeline[str, np.ndarray, None]):
 
     @classmethod
     def of(cls, loaded: Loaded, *, max_length: int | None = None) -> Self:
-        """Make an embedder of what `qkv.load` returned.
+        """Build an embedder from a loaded model.
 
-        The pooling and the length are those of the files of sentence-transformers if there are any.
+        Pooling and maximum length come from the files of sentence-transformers, if there are any.
 
         Raises:
-            ConfigError: the model is of another kind, or its files ask for what is not implemented.
+            ConfigError: the model is of another kind, or its files request unsupported features.
         """
         cls.check(loaded)
         limits = [longest_input(loaded), read_length(loaded.files)]
@@ -136,11 +136,11 @@ def as_array(vectors: Tensor) -> np.ndarray:
 
 
 def read_pool(files: Mapping[str, bytes]) -> str:
-    """Return the pooling by the files of sentence-transformers; "mean" if there are none.
+    """Return the pooling from the files of sentence-transformers; "mean" if there are none.
 
     Raises:
-        ConfigError: there are other modules than a Transformer, a pooling and a normalization, or
-            another pooling than that of all tokens or the first one.
+        ConfigError: there are modules other than Transformer, Pooling and Normalize, or the pooling
+            is neither the mean nor the first token.
         DataError: a file is broken.
     """
     if MODULES not in files:
@@ -169,7 +169,7 @@ def read_pool(files: Mapping[str, bytes]) -> str:
 
 
 def read_length(files: Mapping[str, bytes]) -> int | None:
-    """Return the maximum number of tokens by the files of sentence-transformers, if they have one.
+    """Return the maximum number of tokens from the files of sentence-transformers, or None.
 
     Raises:
         ConfigError: it is not a whole number.
@@ -195,8 +195,8 @@ class Embed(Predict[Embedder]):
     """Options of `qkv embed`.
 
     Args:
-        max_length: maximum number of tokens of a text, of which the rest is cut off; default: as
-            the model's files say.
+        max_length: maximum number of tokens of a text; longer texts are truncated; default: from
+            the model's files.
     """
 
     output: Annotated[

@@ -1,4 +1,4 @@
-"""Write a model and its tokenizer as a file of llama.cpp."""
+"""Export a model and its tokenizer to a GGUF file, for llama.cpp."""
 
 import json
 import os
@@ -34,16 +34,16 @@ NO_RULES = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0
 def export_gguf(
     loaded: Loaded, path: str | os.PathLike[str], *, kind: str | None = None
 ) -> list[str]:
-    """Write a model as a GGUF file, atomically; return what the format does not have.
+    """Write a model as a GGUF file, atomically; return the features that GGUF does not support.
 
     Args:
         loaded: the model.
         path: the file.
-        kind: type of the matrices, one of `KINDS`; None: that of the parameters.
+        kind: dtype of the matrices, one of `KINDS`; None: the dtype of the parameters.
 
     Raises:
         ConfigError: if GGUF cannot express the model or its tokenizer.
-        DataError: if the path exists and is no GGUF file.
+        DataError: if the path exists and is not a GGUF file.
         StorageError: if it cannot be written.
     """
     check_file(path)
@@ -68,7 +68,7 @@ def export_gguf(
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Check that a GGUF file can be written here: there is none yet, or one to replace.
+    """Check that a GGUF file can be written to a path: it is new, or a GGUF file to replace.
 
     Raises:
         DataError: if something else is there.
@@ -92,7 +92,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 
 def _ids(loaded: Loaded, tokenizer: Tokenizer, written: Written) -> dict[str, int]:
-    """Return the tokens that begin a text, end it, and fill it up."""
+    """Return the ids of the start, stop and padding tokens."""
     raw, roles = loaded.config, tokenizer.roles
     ends = list(dict.fromkeys(read_decoding(loaded).stops)) or [roles.get("stop")]
     usual = written.end if written.end is not None else roles.get("stop")
@@ -115,7 +115,7 @@ def _ids(loaded: Loaded, tokenizer: Tokenizer, written: Written) -> dict[str, in
 
 
 def _check_tokenizer(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
-    """Check that the tokenizer that is read from the metadata gives the same ids."""
+    """Check that a tokenizer read from the metadata returns the same ids."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in gguf_tokenizer_files(metadata).items():
             Path(folder, name).write_bytes(content)
@@ -139,7 +139,7 @@ def given_rules(loaded: Loaded) -> dict[str, Any]:
 
 
 def _sampling(loaded: Loaded, left_out: list[str]) -> dict[str, Any]:
-    """Return how tokens are drawn; add the other rules of decoding to `left_out`."""
+    """Return the sampling settings; add other decoding settings to `left_out`."""
     given = given_rules(loaded)
     others = given.keys() - {"do_sample", *IDS, *SAMPLING}
     if not given.get("do_sample"):

@@ -1,7 +1,7 @@
-"""Write a model for CTranslate2 (Klein et al. 2020), by the specifications of that package.
+"""Export a model to CTranslate2 (Klein et al. 2020), with the specifications of its package.
 
 Encoder-decoders become its Translator, language models its Generator, and the encoders of BERT's
-family its Encoder. What is called by ids or by tokens there has the names of our tokenizer.
+family its Encoder. The names of tokens are those of our tokenizer.
 """
 
 import math
@@ -55,12 +55,12 @@ class Side:
     """An encoder or a decoder.
 
     Args:
-        stack: its blocks.
-        embedding: its table of tokens.
-        positions: what adds positions to the embeddings; None if attention has them.
+        stack: its stack of blocks.
+        embedding: token embedding.
+        positions: module of absolute positions; None if attention encodes positions.
         norm: norm of the embeddings.
-        segments: table of segments, of an encoder.
-        head: output layer, of a decoder.
+        segments: segment embedding of an encoder.
+        head: output layer of a decoder.
     """
 
     stack: Stack
@@ -77,10 +77,10 @@ def export(loaded: Loaded, folder: str | os.PathLike[str], *, kind: str | None =
     Args:
         loaded: the model.
         folder: the folder: new, empty, or an earlier export to replace.
-        kind: type of the matrices, one of `KINDS`; None: that of the parameters.
+        kind: dtype of the matrices, one of `KINDS`; None: the dtype of the parameters.
 
     Returns:
-        What the format does not have.
+        Features of the model that the format does not support.
 
     Raises:
         ConfigError: if CTranslate2 cannot express the model.
@@ -167,7 +167,7 @@ def _decoder(specs: Any, side: Side, *, crossed: bool) -> Any:
     spec = specs.TransformerDecoderSpec(**_options(specs, side), with_encoder_attention=crossed)
     spec.embeddings.weight = side.embedding.weight.clone()  # changed by quantization
     _linear(spec.projection, side.head)
-    factor = getattr(side.stack.norm, "factor", 1.0)  # T5's, where the output layer is tied
+    factor = getattr(side.stack.norm, "factor", 1.0)  # of T5 with a tied output layer
     if factor != 1:
         spec.scale_outputs = factor
     _common(spec, side)
@@ -178,7 +178,7 @@ def _options(specs: Any, side: Side) -> dict[str, Any]:
     """Return the arguments of a specification, which all blocks of a stack share.
 
     Raises:
-        ConfigError: if a block has what CTranslate2 lacks.
+        ConfigError: if a block has a feature that CTranslate2 lacks.
     """
     for block in side.stack.blocks:
         _check(block)
@@ -211,10 +211,10 @@ def _options(specs: Any, side: Side) -> dict[str, Any]:
 
 
 def _check(block: Any) -> None:
-    """Check that a block has no mechanism that CTranslate2 lacks, or computes otherwise.
+    """Check that a block has no mechanism that CTranslate2 lacks or computes differently.
 
     Raises:
-        ConfigError: naming the first one.
+        ConfigError: if it has; the message names the first one.
     """
     attention = getattr(block, "self_attention", None)
     rotary = getattr(attention, "rotary", None)
@@ -236,7 +236,7 @@ def _check(block: Any) -> None:
 
 
 def _common(spec: Any, side: Side) -> None:
-    """Fill what encoders and decoders have in common."""
+    """Fill the fields that encoders and decoders have in common."""
     spec.scale_embeddings = float(side.embedding.scale)
     if side.positions is not None:
         spec.position_encodings.encodings = _encodings(side)

@@ -1,4 +1,4 @@
-"""Write the folder of another program's format: complete, and never over something else."""
+"""Export folders for other programs, atomically, without overwriting unrelated files."""
 
 import importlib
 import json
@@ -52,7 +52,7 @@ def check_export(folder: str | os.PathLike[str], marks: Sequence[str]) -> None:
 
     Args:
         folder: the folder to write.
-        marks: files of which every export of this kind has at least one.
+        marks: file names, at least one of which every export of this kind has.
 
     Raises:
         DataError: if it is something else.
@@ -77,13 +77,13 @@ def check_export(folder: str | os.PathLike[str], marks: Sequence[str]) -> None:
 def replace_export(
     folder: str | os.PathLike[str], loaded: Loaded, marks: Sequence[str], *, config: Any = None
 ) -> Iterator[Path]:
-    """Yield a folder with the tokenizer and other files, which then replaces an earlier export.
+    """Yield a folder with the tokenizer and other files; it replaces an earlier export at exit.
 
     Args:
         folder: the folder to write.
         loaded: the model whose files are copied.
         marks: see `check_export`.
-        config: content of config.json, if this format has that of the Hugging Face layout.
+        config: content of config.json, if this format has one as in the Hugging Face layout.
 
     Raises:
         DataError: if the folder is something else, or has a file that the new export lacks.

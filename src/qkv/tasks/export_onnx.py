@@ -1,7 +1,7 @@
-"""Write a model as ONNX: graphs that ONNX Runtime and other engines run.
+"""Export a model to ONNX: graphs that ONNX Runtime and other engines run.
 
-Files, inputs and outputs have the names of Hugging Face's tools. Batch and length of texts are
-open; images have the size of training. There are no caches: a decoder computes all tokens in each
+Files, inputs and outputs have the names of Hugging Face's tools. Batch size and text length are
+dynamic; images have the training size. There are no caches: a decoder computes all tokens in each
 call.
 """
 
@@ -38,7 +38,7 @@ MARKS = (MODEL, ENCODER)
 OPSET = 20
 LARGEST = 1_500_000_000  # bytes of weights inside a graph's file, which has at most 2 GiB
 TRACED, CHECKED = (2, 7), (3, 5)  # rows and length of the examples
-BOUND = 1e-4  # relative, in float32, where layers and sums are in another order
+BOUND = 1e-4  # relative, in float32, whose operations are reordered
 
 TOKENS, MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
 MEMORY, MEMORY_MASK, IMAGES = "encoder_hidden_states", "encoder_attention_mask", "pixel_values"
@@ -54,7 +54,7 @@ Outputs = Mapping[str, Callable[[Any, Tensor | None], Tensor]]  # of the result 
 
 @dataclass(frozen=True)
 class Graph:
-    """A file, what it computes, and the names of its inputs and outputs.
+    """A graph's file, its function, and the names of its inputs and outputs.
 
     Args:
         file: name of the file.
@@ -83,9 +83,10 @@ class _Module(nn.Module):
 
 
 def export(loaded: Loaded, folder: str | os.PathLike[str], *, kind: str | None = None) -> list[str]:
-    """Write a model as graphs of ONNX with its config.json and tokenizer, atomically.
+    """Write a model as ONNX graphs with its config.json and tokenizer, atomically.
 
-    Each graph is run by ONNX Runtime on inputs of other sizes than the traced ones, and compared.
+    ONNX Runtime runs each graph on inputs of other sizes than the traced ones, and its outputs are
+    compared with the model's.
 
     Args:
         loaded: the model, in float32.
@@ -93,7 +94,7 @@ def export(loaded: Loaded, folder: str | os.PathLike[str], *, kind: str | None =
         kind: type of the weights; only "float32", which None means.
 
     Returns:
-        What the format does not have: nothing.
+        Features of the model that the format does not support: none.
 
     Raises:
         ConfigError: if a graph cannot express the model, or computes something else.
@@ -169,7 +170,7 @@ def _text(loaded: Loaded, encoder: Any) -> Graph:
 
 
 def _states(loaded: Loaded) -> Outputs:
-    """Return the outputs of a model without a head, with the vector that `qkv embed` gives."""
+    """Return the outputs of a model without a head, including the vector of `qkv embed`."""
     model, outputs = loaded.model, {STATES: _same}
     if getattr(model, "pooler", None) is not None:
         outputs["pooler_output"] = lambda found, mask: model.pool(found, mask)
@@ -256,13 +257,13 @@ def _check(model: nn.Module, graph: Graph, module: nn.Module, path: Path) -> Non
 
 
 def example(model: Any, names: Sequence[str], rows: int, length: int) -> tuple[Tensor, ...]:
-    """Return inputs by their names: `rows` of them, the last of which has padding.
+    """Return example inputs by name, with `rows` rows, the last of which has padding.
 
     Args:
         model: the model, whose config has the sizes.
         names: names of the inputs.
         rows: size of the batch.
-        length: number of tokens; memories have one more.
+        length: number of tokens; encoder outputs have one more.
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -289,7 +290,7 @@ def example(model: Any, names: Sequence[str], rows: int, length: int) -> tuple[T
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what the exporter says on each run: of torchvision, of its own axes, and of PyTorch."""
+    """Suppress the exporter's messages on torchvision, its own axes, and PyTorch."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -128,7 +128,7 @@ def check_base(base: str, output: Path) -> None:
 
 
 def keep_adapter(loaded: Loaded, base: str, folder: Path) -> bool:
-    """Write LoRA weights as a PEFT adapter and merge them; return whether there were any."""
+    """Write LoRA weights as a PEFT adapter and merge them; return whether the model had any."""
     if not lora_layers(loaded.model):
         return False
     known = str(locate(base)) if base in ZOO else base  # PEFT does not know our shipped models

@@ -51,7 +51,7 @@ class DecoderSizes:
         attention_dropout: dropout of the attention weights.
         layers: mechanism of each layer, repeated up to n_layers, such as gated_delta three times,
             then attention; default: attention. See `qkv.attention.variants.registry`.
-        window: number of tokens that a query of a layer named window sees, including its own.
+        window: number of tokens that a query of a window layer attends to, including its own.
     """
 
     d_model: int = 128
@@ -143,7 +143,7 @@ class GenerationRecipe(Recipe[Generator]):
 def fresh_generator(
     texts: Sequence[str], sizes: DecoderSizes, context: int, vocab_size: int | None = None
 ) -> Generator:
-    """Build a model with random weights and a tokenizer of the texts.
+    """Build a model with random weights, and a tokenizer from the texts.
 
     Args:
         texts: training texts.
@@ -171,11 +171,11 @@ def fresh_generator(
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How tokens are sampled; None: as the model's files say.
+    """Sampling options; None: from the model's files.
 
     Args:
-        temperature: values below 1 sharpen the distribution; 0 is greedy decoding; default: as the
-            model's files say, else 0.8.
+        temperature: values below 1 sharpen the distribution; 0 is greedy decoding; default: from
+            the model's files, else 0.8.
         top_k: sample from the k most probable tokens.
         top_p: sample from the smallest set of most probable tokens with this total probability.
         min_p: sample from tokens at least this fraction as probable as the most probable one.
@@ -196,7 +196,7 @@ class SamplingOptions:
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def over(self, generator: Generator) -> Sampling | None:
-        """Return the options, and for the rest what the model's files say."""
+        """Return the options, completed with those of the model's files."""
         rules, usual = generator.decoding, generator.sampling
         if not self.changes and (rules.draws is not None or rules.beam.size > 1):
             return None
@@ -213,8 +213,8 @@ class Generate(Predict[Generator]):
     """Options of `qkv generate`.
 
     Args:
-        max_length: maximum number of new tokens; default: as the model's files say, else about
-            120, up to the end of a sentence.
+        max_length: maximum number of new tokens; default: from the model's files, else about 120,
+            up to the end of a sentence.
         sampling: how tokens are sampled.
         seed: random seed; the second text for a prompt uses the next number, and so on.
         n: number of texts per prompt.
@@ -249,7 +249,7 @@ class Generate(Predict[Generator]):
             check_max_length(self.max_length)
 
     def items(self, inputs: Sequence[str], columns: Mapping[str, str]) -> Iterable[Item]:
-        """Return the prompts; an argument may be empty, and so is the prompt on a terminal."""
+        """Return the prompts; they may be empty; the default on a terminal is one empty prompt."""
         if not inputs and self.file is None and is_interactive():
             inputs = [""]
         if inputs and self.file is None:
@@ -280,7 +280,7 @@ class Generate(Predict[Generator]):
         return self.repeated(items)
 
     def answer(self, pipeline: Generator, items: Sequence[Item], shipped: Entry | None) -> None:
-        """Print the text of a single prompt as it is generated; else a line per text."""
+        """Print the text of a single prompt as it is generated; otherwise, a line per text."""
         self._check_n(pipeline)
         for item in items:
             self._note_length(pipeline, item.fields.get("text", ""))
@@ -319,7 +319,7 @@ class Generate(Predict[Generator]):
             )
 
     def _note_length(self, pipeline: Generator, prompt: str) -> None:
-        """Report a prompt that is too long to be read as a whole."""
+        """Report a prompt that is longer than the context."""
         if len(prompt.encode()) < pipeline.context:  # a token has at least one byte
             return
         length = len(pipeline.encode(prompt))
@@ -328,7 +328,7 @@ class Generate(Predict[Generator]):
             remark(prompt, f"{length:,} tokens, {read}")
 
     def repeated(self, items: Sequence[Item]) -> list[Item]:
-        """Repeat each item n times, with one seed each; a malformed item once."""
+        """Repeat each item n times with different seeds; a malformed item is not repeated."""
         return [
             replace(item, fields={**item.fields, "seed": str(self.seed + i)})
             for item in items
@@ -351,7 +351,7 @@ def read_texts(source: str, problems: list[str] | None) -> list[str] | None:
 
 
 def hold_out_end(texts: Sequence[str], fraction: float) -> tuple[Sequence[str], Sequence[str]]:
-    """Hold out a fraction of the texts; of a single text its end."""
+    """Hold out a fraction of the texts, or the end of a single text."""
     if len(texts) > 1:
         return hold_out_groups(texts, texts, fraction)
     end = round(len(texts[0]) * (1 - fraction))

@@ -32,7 +32,7 @@ ROWS = 32  # prompts per batch
 
 @dataclass(frozen=True, kw_only=True)
 class Prompting:
-    """What config.json says about continuing texts, in task_specific_params.
+    """The settings for continuing texts in task_specific_params of config.json.
 
     Args:
         prefix: text before each prompt, with special tokens; not part of the output. A model that
@@ -69,17 +69,17 @@ class Generation:
 class Generator(Pipeline[str, Generation, LanguageModelScores]):
     """A causal language model.
 
-    A prompt gets the special tokens of the tokenizer, except those that end a text; an empty prompt
-    becomes the model's start token. White space at the end of a prompt is generated again, as part
-    of a token. When prompt and output outgrow the context of training, the
-    model continues from the last half of a context, as often as needed: it does not see what comes
-    before, and neither do the processors.
+    The tokenizer's special tokens are added to a prompt, except those that end a text; an empty
+    prompt becomes the model's start token. White space at the end of a prompt is generated again,
+    as part of a token. When prompt and output outgrow the training context, the model continues
+    from the last half of a context, as often as needed; neither the model nor the processors see
+    earlier tokens.
 
     Args:
         loaded: model and tokenizer.
 
     Raises:
-        ConfigError: the model is of another kind, or its files ask for what is not implemented.
+        ConfigError: the model is of another kind, or its files request unsupported features.
     """
 
     usual: ClassVar = MAX_LENGTH
@@ -101,12 +101,12 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
 
     @property
     def context(self) -> int:
-        """The number of tokens that the model saw at once in training."""
+        """The number of tokens of the training context."""
         return self.model.config.n_positions
 
     @property
     def stops(self) -> list[int]:
-        """The ids that end a text; -1, which is no id, if there is no such token."""
+        """The ids that end a text; [-1], which matches no token, if there are none."""
         stop = self._special("stop")
         return list(self.decoding.stops) or [-1 if stop is None else stop]
 
@@ -119,7 +119,8 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
     def sampling(self) -> Sampling:
         """The default sampling settings, from generation_config.json.
 
-        Greedy if it has do_sample = false; from the model's own distribution if it has neither.
+        Greedy decoding if it has do_sample = false; the model's own distribution if do_sample is
+        not set.
         """
         rules = self.decoding
         return rules.searched() if rules.draws is None else rules.sampling
@@ -137,7 +138,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
 
     @cached_property
     def prompting(self) -> Prompting:
-        """How the model continues texts, by its config.json."""
+        """The settings for continuing texts in the model's config.json."""
         return Prompting(**read_settings(self.loaded, PROMPTING, Prompting))
 
     def encode_plain(self, prompt: str) -> list[int]:
@@ -175,16 +176,16 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
 
         Args:
             prompts: the prompts; may be empty texts.
-            max_length: maximum number of new tokens; default: as the model's files say, else
+            max_length: maximum number of new tokens; default: from the model's files, else
                 about 120, up to the end of a sentence.
             sampling: how tokens are sampled; default: `self.sampling`.
             seed: random seed of all prompts, or one per prompt; a text depends on nothing else.
-            stop_strings: strings that end a text and are not part of it; default: as the files say.
+            stop_strings: strings that end a text and are not part of it; default: from the files.
             progress: show a progress bar on standard error.
 
         Raises:
-            ConfigError: a maximum length below 1, another number of seeds than prompts, or an empty
-                stop string.
+            ConfigError: the maximum length is below 1, the numbers of seeds and prompts differ, or
+                a stop string is empty.
             DataError: a prompt is empty, and the model has no start token.
         """
         check_strings(prompts, "prompt")
@@ -221,10 +222,10 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
             seed: random seed.
             stop_strings: strings that end the text and are not part of it.
             lookup: speculative decoding with drafts from the text so far (see `PromptLookup`): the
-                same distribution, but another text for a seed.
+                same distribution, but another text for the same seed.
 
         Raises:
-            ConfigError: a maximum length below 1, or an empty stop string.
+            ConfigError: the maximum length is below 1, or a stop string is empty.
             DataError: the prompt is empty, and the model has no start token.
         """
         sampling, stop_strings = self.chosen(max_length, sampling, stop_strings)
@@ -275,7 +276,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         seeds: Sequence[int],
         stop_strings: Sequence[str],
     ) -> list[list[Token]]:
-        """Return the tokens of each output: in one batch, if all fit the context."""
+        """Return the tokens of each output, computed in one batch if all fit the context."""
         begun = [self.begin(prompt) for prompt in prompts]
         ids, settings = [ids for ids, _ in begun], [decoding for _, decoding in begun]
         limits = [self.limits(row, max_length) for row in ids]
@@ -320,7 +321,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         return sampling or self.sampling, strings
 
     def limits(self, ids: Sequence[int], max_length: int | None) -> Limits:
-        """Return the length limits of an output; a maximum of None is as the files say."""
+        """Return the length limits of an output; None means the limit in the model's files."""
         return self.decoding.limits(len(ids), usual=self.usual + FINISH, most=max_length)
 
     def ending(self, prompt: str, limits: Limits, stop_strings: Sequence[str]) -> Ends | None:
@@ -339,7 +340,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         return end if finish or stop_strings else None
 
     def continuation(self, sampling: Sampling, decoding: Decoding) -> Continuation:
-        """Return what decodes, with these settings."""
+        """Return the decoding loop with these settings."""
         return Continuation(self.model, self.context, self.stops, sampling, decoding)
 
     def begin(self, prompt: str) -> tuple[list[int], Decoding]:
@@ -365,7 +366,7 @@ class Generator(Pipeline[str, Generation, LanguageModelScores]):
         return [label.replace("\u2581", " ") for label in labels]
 
     def decoder(self, prompt: str) -> Callable[[list[int]], str]:
-        """Decode an output after its prompt: alone it might lose its first space."""
+        """Return a decoder of outputs after a prompt; alone, they might lose the first space."""
         whole, (begun, _) = self.encode(prompt), self.begin(prompt)
         special = self.tokenizer.special_ids
         after = max((i + 1 for i, token in enumerate(whole) if token in special), default=0)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # Pillow is optional
 Image = Union["PIL.Image.Image", str, Path]  # an open image, or a file
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 ROWS = 64  # images per batch
-OF_BASE = ("problem_type", "num_labels", "_num_labels")  # fields of config.json of a base's task
+OF_BASE = ("problem_type", "num_labels", "_num_labels")  # config.json fields of a base's task
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Recognition:
 class Recognizer(Pipeline[ImageExample, Recognition, ClassificationScores]):
     """A classifier of images.
 
-    An image may have any size and any channels: it is prepared as in training, resized or with its
-    drawing cut out; transparent pixels become paper (see `qkv.data.images`).
+    Images may have any size and any channels: they are preprocessed as in training, resized or
+    cropped to the drawing; transparent pixels become paper (see `qkv.data.images`).
 
     Args:
         loaded: model and preprocessor; config.json names the classes.
@@ -146,7 +146,8 @@ class Recognizer(Pipeline[ImageExample, Recognition, ClassificationScores]):
         """Score the recognizer on images whose classes are known.
 
         Raises:
-            DataError: there are none, one cannot be read, or has a class that the model lacks.
+            DataError: there are no images, or one cannot be read or has a class that the model
+                lacks.
         """
         labels = self.labels
         truth = [labels.number(one.label, one.name) for one in examples]
@@ -169,11 +170,11 @@ class ImageRecipe(Recipe[Recognizer]):
     Args:
         augmentation: random changes of the training images.
         model: sizes of a model without a base; images are resized to image_size, and converted to
-            grey where n_channels is 1.
-        ink_box: the longer side of what is drawn, which is cut out and centered, whether dark or
-            light (see `qkv.data.ink`); null resizes whole images.
-        start: initial weights of a model without a base: as published ViTs start, or by_width, for
-            narrow models (see `initialize_by_width`).
+            gray if n_channels is 1.
+        ink_box: longer side of the drawing, dark or light, which is cropped and centered (see
+            `qkv.data.ink`); null resizes whole images.
+        start: initialization of a model without a base: published, as in published ViTs, or
+            by_width, for narrow models (see `initialize_by_width`).
     """
 
     data: DataConfig = DataConfig(train=("digits",))
@@ -192,7 +193,7 @@ class ImageRecipe(Recipe[Recognizer]):
     batched_by: ClassVar = "batch_size"  # all images have the same number of tokens
 
     def check(self) -> None:
-        """Refuse what this recipe cannot train."""
+        """Reject options that this recipe does not support."""
         super().check()
         model = self.model
         if self.start not in ("published", "by_width"):
@@ -215,7 +216,7 @@ class ImageRecipe(Recipe[Recognizer]):
         return digest.hexdigest()[:16]
 
     def remarks(self, splits: Splits[ImageExample]) -> list[str]:
-        """Return the classes, and what looks like a mistake in them."""
+        """Return the classes, and remarks on likely mistakes in the labels."""
         names = [one.label for one in splits.train]
         return [classes_line(Counter(names)), *label_remarks(names)]
 
@@ -242,7 +243,7 @@ class ImageRecipe(Recipe[Recognizer]):
         return recognizer
 
     def batches(self, pipeline: Recognizer, splits: Splits[ImageExample]) -> TrainingBatches:
-        """Resize all training images, and change them at random in each batch."""
+        """Resize all training images, and augment them in each batch."""
         config, labels = pipeline.preprocessor.config, pipeline.labels
         pixels = training_pixels(splits, unscaled(config))
         batches = image_batches(
@@ -282,7 +283,7 @@ def fresh_recognizer(labels: Labels, images: ImageConfig, model: ViTConfig) -> R
 def training_pixels(
     splits: Splits[ImageExample], config: ImageConfig
 ) -> UInt8[Tensor, "images C H W"]:
-    """Return the training images as a config sizes them that neither rescales nor normalizes.
+    """Return the training images, resized by a config that neither rescales nor normalizes.
 
     Raises:
         DataError: an image cannot be read.

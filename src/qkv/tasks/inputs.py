@@ -99,14 +99,14 @@ def text_items(
 ) -> Iterable[Item]:
     """Return the inputs: the arguments, the rows or lines of a file, or lines of standard input.
 
-    Rows and lines are read as they are iterated over, and so are their errors raised.
+    Rows and lines are read, and their errors raised, during iteration.
 
     Args:
         texts: arguments, values of the first role in `columns`.
         file: a .txt file with one input per line, else a table.
         columns: the table's column of each role.
         span: the rows or lines of the file to read.
-        what: what error messages call an input.
+        what: name of an input in error messages.
         whole: whether a .txt file, or standard input, is a single input.
 
     Raises:
@@ -202,8 +202,8 @@ def pair_items(
         column: name of the second column if it was set by an option.
 
     Raises:
-        ConfigError: `column` without a table or beside `second`, or as `text_items`.
-        DataError: as `text_items`.
+        ConfigError: `column` without a table or with `second`; see also `text_items`.
+        DataError: see `text_items`.
     """
     table = file is not None and file.suffix != ".txt"
     if column is not None and (second is not None or not table):
@@ -258,7 +258,7 @@ def text_item(name: str, text: str, where: str) -> Item:
 def pick_device(name: str) -> torch.device:
     """Return a device by its name; "auto" is an accelerator if there is one, else the CPU.
 
-    Of several accelerators, each process of torchrun on a machine gets its own.
+    With several accelerators, each torchrun process on a machine gets its own.
 
     Raises:
         ConfigError: the device cannot be used.

@@ -1,4 +1,4 @@
-"""What tasks with classes share: names of the classes, their counts, and tables of scores."""
+"""Shared code of tasks with classes: class names, counts, and tables of scores."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from qkv.tasks.pretrained import Loaded
 from qkv.tasks.splits import Splits
 from qkv.tasks.task import Tables
 
-SHOWN = 20  # classes of a longer list that are named
+SHOWN = 20  # number of classes named of a longer list
 SEPARATOR = "|"  # between the labels of a text that has several
 PAIRS = "text_pairs"  # in tokenizer_config.json, ours: whether inputs are pairs
 PARAMETERS = "text-classification"  # in task_specific_params of config.json
@@ -27,8 +27,8 @@ class TextSettings:
     """Settings of a classifier in config.json.
 
     Args:
-        prefix: text that precedes each input. The first token of a decoder absorbs attention and
-            hardly tells what it was, so that a text of one token needs another before it.
+        prefix: text that precedes each input. The first token of a decoder is an attention sink,
+            whose state depends little on the token, so a text of one token needs another before it.
     """
 
     prefix: str = ""
@@ -40,11 +40,11 @@ class Prediction:
 
     Args:
         text: the text.
-        label: the most probable class; of a model with several classes per text those with a
-            probability of at least 0.5, separated by "|".
+        label: the most probable class; if a text may have several, all classes with a probability
+            of at least 0.5, separated by "|".
         probability: probability of the label.
         probabilities: probability of each class.
-        note: what a reader should know, such as that the text was truncated.
+        note: remark for the reader, such as that the text was truncated.
     """
 
     text: str
@@ -56,13 +56,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PairPrediction(Prediction):
-    """The classification of a pair of texts, of which `second` is the second one."""
+    """The classification of a pair of texts; `second` is the second text."""
 
     second: str
 
 
 def make_example(text: str, label: str, second: str | None = None) -> TextExample | PairExample:
-    """Make an example of a row's fields."""
+    """Make an example from a row's fields."""
     return TextExample(text, label) if second is None else PairExample(text, label, second)
 
 
@@ -79,8 +79,8 @@ def check_prefix(prefix: str, loaded: Loaded, max_length: int) -> None:
 def check_pairs(loaded: Loaded, *, pairs: bool) -> None:
     """Raise DataError if inputs are pairs and the model's are single texts, or the reverse.
 
-    An adapter, which has its base's tokenizer, was trained on pairs if its columns have a second
-    text. Files of other libraries say nothing.
+    An adapter, which has its base's tokenizer, was trained on pairs if its recorded columns include
+    a second text. Files of other libraries do not record this.
     """
     trained = loaded.tokenizer and tokenizer_setting(loaded.tokenizer, PAIRS)
     columns = recorded(loaded.config).get("columns")
@@ -96,7 +96,7 @@ def check_pairs(loaded: Loaded, *, pairs: bool) -> None:
 def labels_of(loaded: Loaded) -> Labels:
     """Return the names of the classes, in the order of the logits."""
     names = read_labels(loaded.config)
-    # The names that transformers uses where there are none.
+    # The default names of transformers.
     return Labels(names or [f"LABEL_{i}" for i in range(loaded.model.n_classes)])
 
 
@@ -171,7 +171,7 @@ def score_line(scores: Scores) -> str:
 
 
 def class_tables(scores: Scores) -> Tables:
-    """Return the scores as tables: summary, classes, and for single labels more."""
+    """Return the scores as tables: summary, classes, and further tables for single labels."""
     classes = [_class_row(one) for one in scores.classes]
     low, high = scores.accuracy_interval
     accuracy = f"{scores.accuracy:.1%} ({low:.1%} to {high:.1%})"

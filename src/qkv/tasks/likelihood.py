@@ -101,7 +101,7 @@ def continuation_log_likelihoods(
 ) -> Float64[Tensor, "rows continuations"]:
     """Return the log-likelihood of each continuation after `start` and each row.
 
-    What rows share is computed once: `start` for a batch, and a row for its continuations.
+    Shared prefixes are computed once: `start` for a batch, and a row for its continuations.
 
     Args:
         model: language model in evaluation mode.

@@ -1,4 +1,4 @@
-"""What a training may use: processes, their memory and their speed, by default this machine's."""
+"""The resources of a training run: processes, their memory and their speed."""
 
 import math
 import os
@@ -20,19 +20,19 @@ DAY = 24 * 60 * 60  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
-    """What a training may use.
+    """The resources of a training run; the defaults are those of this machine.
 
     Args:
         parameters: plan the recipe's model at about this number of parameters, such as 7e9.
-        gpus: number of processes, one for each GPU; default: those of this machine, at least one.
-        memory: memory of each, with its unit, such as 80GB; default: that of this machine.
-        flops: floating-point operations per second of each, such as 989e12; default: measured with
-            products of matrices, in float32.
-        utilization: share of them that a training reaches.
+        gpus: number of processes, one per GPU; default: the GPUs of this machine, at least one.
+        memory: memory per process, with its unit, such as 80GB; default: that of this machine.
+        flops: floating-point operations per second of a process, such as 989e12; default: measured
+            with float32 matrix products.
+        utilization: fraction of these operations that training achieves.
         json: print one JSON object.
 
     Raises:
-        ConfigError: a number out of its range.
+        ConfigError: a number is out of range.
     """
 
     parameters: float | None = None
@@ -64,7 +64,7 @@ def read_size(text: str) -> int:
     """Return the bytes of a size such as 80GB or 23.5 GiB.
 
     Raises:
-        ConfigError: it is no positive number with a unit.
+        ConfigError: it is not a positive number with a unit.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?B)", text.strip().upper())
     n_bytes = int(float(match[1]) * UNITS[match[2]]) if match else 0
@@ -76,10 +76,10 @@ def read_size(text: str) -> int:
 
 
 def machine_memory() -> int:
-    """Return the memory of the first GPU, else that of this machine or of its container.
+    """Return the memory of the first GPU or, without one, of this machine or its container.
 
     Raises:
-        ConfigError: the system does not say.
+        ConfigError: the system does not report it.
     """
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[1]
@@ -95,7 +95,7 @@ def machine_memory() -> int:
 
 
 def measured_flops(seconds: float = 1.0) -> float:
-    """Return the floating-point operations per second of products of matrices, in float32."""
+    """Return the measured floating-point operations per second of float32 matrix products."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     n = 8192 if device == "cuda" else 1024
     a = torch.ones(n, n, device=device)

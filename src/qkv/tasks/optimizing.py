@@ -1,4 +1,4 @@
-"""Make what `qkv.load` returned faster at inference."""
+"""Optimization of loaded models for inference."""
 
 from dataclasses import replace
 from typing import Any, TypeVar, overload
@@ -17,12 +17,12 @@ def optimize(model: Loaded, dtype: Choice = "float32") -> Loaded: ...
 @overload
 def optimize(model: Model, dtype: Choice = "float32") -> Model: ...
 def optimize(model: Any, dtype: Choice = "float32") -> Any:
-    """Return a copy of a model, loaded or alone, that is faster at inference on a CPU.
+    """Return a copy of a model (a module or a `Loaded`) that is faster at inference on a CPU.
 
         fast = qkv.optimize(qkv.load("smollm2"), "int8")
 
     Args:
-        model: the model, or what `load` returned.
+        model: a module, or a model returned by `load`.
         dtype: how the weights are stored: "float32", "bfloat16", "int8", "int4"; "auto" measures
             for a second and logs its choice. See `qkv.inference.optimize`.
 

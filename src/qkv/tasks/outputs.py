@@ -171,7 +171,7 @@ def answer_all(
 def results_of(
     items: Sequence[Item], answer: Callable[[list[dict[str, str]]], Iterable[R]]
 ) -> list[R | Exception]:
-    """Return a result for each item, or the error that it has; see `answer_all`."""
+    """Return a result or an error for each item; see `answer_all`."""
     good = [item for item in items if not item.problem]
     answers = iter(list(_answers(good, answer)))
     return [DataError(item.problem) if item.problem else next(answers) for item in items]

@@ -115,8 +115,8 @@ def convert(
     """Write a model in the Hugging Face layout, or for an engine that runs it.
 
     The layout is a folder with config.json, model.safetensors and the tokenizer, which transformers
-    and vLLM read. A GGUF file, for llama.cpp, holds a causal language model of the families of
-    Llama, Mistral, Qwen2 or GPT-2. The other formats are folders and need pip install
+    and vLLM read. A GGUF file, for llama.cpp, contains a causal language model of the Llama,
+    Mistral, Qwen2 or GPT-2 family. The other formats are folders and need pip install
     "qkv[export]": onnx has graphs for ONNX Runtime, and ctranslate2 a model.bin for CTranslate2.
 
     Args:
@@ -124,9 +124,9 @@ def convert(
             GGUF (.gguf), llama2.c (.bin) or CTranslate2 (model.bin).
         target: a folder: new, empty, or a converted model to replace; or a file that ends in
             .gguf, new or a GGUF file to replace. Anything else is left as it is.
-        format: gguf for llama.cpp, which is the default for a target that ends so; huggingface for
+        format: gguf for llama.cpp, the default for a target that ends in .gguf; huggingface for
             transformers and vLLM, the default for a folder; onnx for ONNX Runtime; ctranslate2.
-        dtype: type of the weights; that of the source if not set, and float32 for onnx and
+        dtype: type of the weights; default: that of the source, but float32 for onnx and
             ctranslate2. int8 is a quantization of ctranslate2, the last three are of GGUF.
     """
     found = convert_model(source, target, format=format, dtype=dtype, allow_download=allow_download)
@@ -157,7 +157,7 @@ def describe_tensors(file: GGUFFile) -> Rows:
 def inspect_model(loaded: Loaded) -> dict[str, Rows]:
     """Describe a model as tables by title; a table without rows is left out."""
     made = made_of(loaded.model)
-    if made is not None:  # what the packed weights stand for
+    if made is not None:  # the packed layers' original ones
         loaded = replace(loaded, model=made.outline)
     model, stored = loaded.model, made and {"what": "stored as", "value": made.dtype}
     tables = {

@@ -1,6 +1,6 @@
-"""Save an optimized model, and load it as it is: packed weights in the Hugging Face layout.
+"""Save and load optimized models: packed weights in the Hugging Face layout.
 
-config.json describes the model, and in `quantization_config` how its weights are stored.
+config.json describes the model; its `quantization_config` describes how the weights are stored.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def save_packed(
     """Write an optimized model; see `qkv.tasks.pretrained.save`.
 
     Raises:
-        ConfigError: if no family describes the model that it was made of.
+        ConfigError: if no family describes the original model.
     """
     made = made_of(checkpoint.model)
     if made is None:
@@ -71,7 +71,7 @@ def load_packed(
 
     Args:
         folder: the folder.
-        dtype: dtype of what is not packed; only float32.
+        dtype: dtype of the parameters that are not packed; only float32.
         device: only the CPU.
         changes: further options of `load`, which are not possible here.
 
@@ -103,9 +103,9 @@ def load_packed(
 def load_packed_gguf(
     path: Path, *, dtype: Choice, device: torch.device | str | None = None, **options: Any
 ) -> tuple[Checkpoint, GGUFFile]:
-    """Load a GGUF file as an optimized model, without a model in float32 on the way.
+    """Load a GGUF file as an optimized model, without creating a float32 model.
 
-    Blocks that are stored as `dtype` stores weights are taken as they are; others are expanded and
+    Blocks that are already in the format of `dtype` are used unchanged; others are expanded and
     packed, one tensor at a time.
 
     Args:
@@ -126,7 +126,7 @@ def load_packed_gguf(
 
     def packed(name: str) -> Packed:
         if name in packer.packed:
-            return packer.packed.pop(name)  # so that what is joined does not stay twice
+            return packer.packed.pop(name)  # frees it once it is joined
         return pack_weight(new[name], packer.dtype, is_table=name in packer.coarse)
 
     return dataclasses.replace(checkpoint, model=rebuild(model, packer.dtype, packed)), file
@@ -143,7 +143,7 @@ class _Packer:
         self.names, self.coarse = set[str](), set[str]()
 
     def take(self, model: nn.Module, name: str, stored: Stored) -> bool:
-        """Pack a weight; others stay in the model."""
+        """Pack a weight; return False for parameters that stay in the model."""
         if not self.names:
             self.dtype = fastest(model) if self.choice == "auto" else self.choice
             self.names, self.coarse = packable(model), tables(model)

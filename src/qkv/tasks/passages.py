@@ -1,4 +1,4 @@
-"""Reading passages for the answers to questions, window by window; what is found."""
+"""Extraction of answers from passages, window by window."""
 
 import math
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class FoundAnswer:
 
 @dataclass(frozen=True)
 class IdentifiedAnswer(FoundAnswer):
-    """The answer to a question of a file that gives each an id, as SQuAD does."""
+    """The answer to a question that has an id in its file, as in SQuAD."""
 
     id: str
 
@@ -68,7 +68,7 @@ def read_passage(context: str) -> str:
     """Return the passage itself, or the content of the file with this name.
 
     Raises:
-        ConfigError: it is empty, or looks like the name of a file that is not there.
+        ConfigError: it is empty, or looks like the name of a missing file.
     """
     path = Path(context)
     if exists(path) and path.is_file():
@@ -179,7 +179,7 @@ def _spans(
 
 
 def _even(columns: Sequence[Tensor]) -> list[Tensor]:
-    """Pad the columns of windows with fewer spans, with scores of no span."""
+    """Pad the columns to the same number of spans; padding has score -inf."""
     if columns[0].ndim == 1:
         return list(columns)
     width = max(column.shape[1] for column in columns)

@@ -192,7 +192,7 @@ def check_strings(inputs: Sequence[Any], what: str = "text") -> None:
 
 
 def most_positions(model: nn.Module) -> int | None:
-    """Return the most tokens that a model has learned positions for; None if there is no limit."""
+    """Return the number of positions that a model has learned; None if there is no limit."""
     tables = [m.max_length for m in model.modules() if isinstance(m, LearnedPositions)]
     return min(tables, default=None)
 
@@ -213,7 +213,7 @@ def tells_texts_apart(model: nn.Module) -> bool:
 
 
 def read_settings(loaded: Loaded, name: str, kind: type[Settings]) -> dict[str, Any]:
-    """Return the fields of the dataclass `kind` that config.json has for a task.
+    """Return a task's settings in config.json, which are fields of the dataclass `kind`.
 
     Raises:
         ConfigError: a field has a value of another type.
@@ -244,10 +244,10 @@ def tokenizer_setting(tokenizer: Tokenizer, name: str) -> Any:
 
 
 def longest_input(loaded: Loaded) -> int | None:
-    """Return the most tokens of an input by tokenizer, model and config; None if there is no limit.
+    """Return the maximum input length of tokenizer, model and config; None if there is no limit.
 
-    In config.json it is `max_length` beside the recorded task, for adapters, whose tokenizer is
-    their base's.
+    In config.json, it is `max_length` next to the recorded task, for adapters, because their
+    tokenizer is their base's.
 
     Raises:
         ConfigError: that is not a whole number of at least 1.
@@ -261,7 +261,7 @@ def longest_input(loaded: Loaded) -> int | None:
     stored = loaded.tokenizer and tokenizer_setting(loaded.tokenizer, "model_max_length")
     limits = [own, stored, getattr(loaded.model.config, "n_positions", None)]
     limits.append(most_positions(loaded.model))
-    # Files have a huge number where there is no limit.
+    # Files have a huge number if there is no limit.
     return min((int(n) for n in limits if n is not None and n < 10**9), default=None)
 
 

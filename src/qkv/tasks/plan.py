@@ -27,12 +27,12 @@ from qkv.training.scaling import LAYERS, Scaled, scaled_model
 from qkv.training.settings import Training
 
 SIZES = ("d_model", "n_heads", "n_kv_heads", "d_ff", *LAYERS)
-LOOKED_AT = 300  # batches among which the largest is planned with
+LOOKED_AT = 300  # batches, the largest of which is planned with
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change of a recipe, with all that come before it, and what one process then needs."""
+    """A change to a recipe, and the memory of one process after it and all earlier changes."""
 
     change: str
     total: int
@@ -41,15 +41,15 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a training needs; sizes in bytes, of one process.
+    """The requirements of a training run; sizes are in bytes per process.
 
     Args:
         model: class, parameters, and sizes.
         batch: examples, tokens per example, and batches per step.
         machine: processes, their memory, and their speed.
-        memory: by sharding and precision.
-        changes: what makes the recipe fit, in this order; none if it does.
-        cache: of one sequence, while decoding; none if the model has no cache of this kind.
+        memory: memory by sharding and precision.
+        changes: changes that make the recipe fit, in order; empty if it already fits.
+        cache: key-value cache of one sequence during decoding; empty if the model has none.
         time: operations and steps.
     """
 
@@ -63,7 +63,7 @@ class Plan:
 
 
 def plan(task: Task[Any, Any], recipe: Recipe[Any], means: Means) -> None:
-    """Print what a recipe needs.
+    """Print the requirements of a recipe.
 
     Raises:
         ConfigError: fields that do not fit each other, or a model that cannot be planned.
@@ -137,7 +137,7 @@ def make_plan(task: Task[Any, Any], recipe: Recipe[Any], means: Means) -> Plan:
 
 
 def _scaled(loaded: Loaded, n_parameters: float | None) -> Scaled:
-    """Return the model of a recipe without numbers, at another size if one is given."""
+    """Return the model of a recipe on the meta device, scaled if a size is given."""
     model, config = loaded.model, getattr(loaded.model, "config", None)
     if n_parameters is None:
         sizes = {name: getattr(config, name) for name in SIZES if getattr(config, name, None)}
@@ -165,7 +165,7 @@ def without_numbers(model: nn.Module) -> nn.Module:
 
 
 def largest_batch(prepared: TrainingBatches) -> Any:
-    """Return the batch with the most numbers among the first of an epoch."""
+    """Return the batch with the most elements among the first ones of an epoch."""
     n_batches = min(prepared.batches.n_batches, LOOKED_AT)
     return max(islice(prepared.batches, n_batches), key=_numbers)
 
@@ -175,26 +175,26 @@ def _numbers(batch: Any) -> int:
 
 
 class _Planned:
-    """A recipe's model, with what its training needs under other settings."""
+    """A recipe's model, and the memory of its training with changed settings."""
 
     def __init__(self, recipe: Recipe[Any], model: nn.Module, batch: Any, n_processes: int):
         self.recipe, self.model, self.batch, self.n = recipe, model, batch, n_processes
 
     def trained(self, recipe: Recipe[Any]) -> nn.Module:
-        """Return the model with its frozen parameters frozen, and the layers of adapters."""
+        """Return the model with its frozen parameters and the layers of adapters."""
         model = copy.deepcopy(self.model)
         recipe.prepare(model, 1)
         return model
 
     def memory(self, recipe: Recipe[Any], *, share: int = 1, step: Any = None) -> PlannedMemory:
-        """Return the memory of one process that reads every nth row of the batch."""
+        """Return the memory of one process, with one in `share` rows of the batch."""
         model = self.trained(recipe)
         batch, settings = self.batch.take(slice(0, None, share)), recipe.training
         options: Any = {"n_processes": self.n, "step": step}
         return plan_memory(model, recipe.optimizer(model), batch, recipe.loss, settings, **options)
 
     def by_sharding_and_precision(self) -> dict[tuple[str, str], PlannedMemory]:
-        """Return the memory for each way of sharding, and in float32 and 16 bits."""
+        """Return the memory for each kind of sharding, in float32 and in 16 bits."""
         settings = self.recipe.training
         mixed = "bfloat16" if settings.precision == "float32" else settings.precision
         found: dict[tuple[str, str], PlannedMemory] = {}
@@ -208,7 +208,7 @@ class _Planned:
         return found
 
     def changes(self, room: int) -> Iterator[Change]:
-        """Yield changes, each with those before it, until the recipe fits."""
+        """Yield changes, which accumulate, until the recipe fits."""
         recipe, share, fixed = self.recipe, 1, 0
         for name, changed, fewer in self._proposals():
             if fewer > 1 and fixed > room:
@@ -221,7 +221,7 @@ class _Planned:
                 return
 
     def _proposals(self) -> Iterator[tuple[str, Callable[[Any], Any], int]]:
-        """Yield changes of a recipe, and by how much each divides the batch."""
+        """Yield changes to a recipe, and the factor by which each divides the batch."""
         settings: Training = self.recipe.training
         if self.n > 1 and settings.sharding == "none":
             yield "--training.sharding fsdp2", partial(_with, sharding="fsdp2"), 1
@@ -321,7 +321,7 @@ def _duration(seconds: float) -> str:
 
 
 def verdict(plan: Plan) -> str:
-    """Say whether the recipe fits as it is, or what makes it fit."""
+    """Return whether the recipe fits, or which changes make it fit, as text."""
     room = size(plan.machine["memory"])
     if not plan.changes:
         return f"the recipe fits into {room}"

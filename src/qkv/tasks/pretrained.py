@@ -50,12 +50,12 @@ class Loaded:
     """A model with its tokenizer or preprocessor; `dataclasses.replace` changes one of them.
 
     Args:
-        model: the model, in evaluation mode; its own `config` has our names.
+        model: the model, in evaluation mode; its `config` uses our field names.
         tokenizer: None if the folder has none.
         preprocessor: preprocessor of images; None if the folder has none or the model reads text.
         config: the content of config.json; empty for a model that was never saved.
         origin: the files that the model was loaded from.
-        read: the tokenizer in those files.
+        read: the tokenizer that was read from those files.
         extra: further files to write beside the weights, by name.
     """
 
@@ -73,7 +73,7 @@ class Loaded:
         return {**(self.origin.files if self.origin is not None else {}), **self.extra}
 
     def with_files(self, files: Mapping[str, bytes]) -> "Loaded":
-        """Return the same model with other files, and without the file's unused tensors."""
+        """Return the same model with other files, without the unused tensors of its weight file."""
         if self.origin is None:
             return self
         return replace(self, origin=replace(self.origin, files=files, kept={}))
@@ -96,11 +96,11 @@ def load(
     it. A config.json beside the adapter describes the resulting model, such as its new head.
 
     Args:
-        path: such as "models/bert", "model.gguf", "all-MiniLM-L6-v2" or
+        path: path or name, such as "models/bert", "model.gguf", "all-MiniLM-L6-v2" or
             "google-bert/bert-base-uncased".
         dtype: dtype of the parameters; None: as in the file, float32 if it is quantized. A name,
-            such as "int8", returns an optimized model, see `optimize`; it is never expanded as a
-            whole if the file is GGUF.
+            such as "int8", returns an optimized model (see `optimize`); a GGUF file is packed
+            tensor by tensor, without ever expanding the whole model.
         device: device of the parameters; on a CPU the weights stay mapped to the file.
         new: modules to initialize, such as "classifier".
         architecture: overrides that of config.json, such as "BertForSequenceClassification".
@@ -111,7 +111,7 @@ def load(
 
     Raises:
         ConfigError: if the model or an option is not implemented.
-        DataError: if there is no such model, a file is broken, or files do not fit each other.
+        DataError: if there is no such model, a file is broken, or files are inconsistent.
     """
     path = locate(path)
     if isinstance(dtype, str):
@@ -158,7 +158,7 @@ def _load_folder(path: Path, options: Mapping[str, Any]) -> Loaded:
 
 
 def _shipped_as(file: Path) -> str:
-    """Return the name of the shipped model that a file is, also if an adapter names its path."""
+    """Return the name of the shipped model at a path, which an adapter may name; "" if none is."""
     return next((n for n, one in ZOO.items() if one.path == file.name and one.locate() == file), "")
 
 

@@ -42,7 +42,7 @@ MADE = {
 }
 NO_MODEL = Loaded(nn.Identity())
 # These, like the numbers of sentences, were chosen on the validation splits of AESLC and DialogSum.
-POSITION = 0.4  # what the last sentence's cosine must be greater by to count like the first one's
+POSITION = 0.4  # extra cosine that the last sentence needs to count like the first
 SIMILAR = 0.8  # cosine of sentences that say the same
 PROMPT = "Summarize the following text in {length}.\n\n{text}"
 ASKED = {1: "one sentence", 2: "one sentence"}  # it often writes one more than it is asked for
@@ -62,7 +62,7 @@ class Summary:
             other methods.
         cut: whether the text, or a sentence of it, was too long and only its beginning was read.
         method: "model", "extract", "abstract" or "lead".
-        note: what a reader should know, such as that the text was summarized in parts.
+        note: remark for the reader, such as that the text was summarized in parts.
     """
 
     text: str
@@ -148,7 +148,7 @@ class ExtractiveSummarizer(ProseSummarizer):
     A sentence is central if its embedding is close to that of the text, and early sentences are
     preferred: the centroid and the position of MEAD (Radev et al. 2004, "Centroid-based
     summarization of multiple documents"). A sentence that says the same as one that was chosen is
-    skipped. A text that is too long for the encoder is embedded in parts, whose mean counts.
+    skipped. A text that is too long for the encoder is embedded in parts, which are averaged.
     """
 
     method: ClassVar = "extract"
@@ -197,10 +197,10 @@ def central(
 
 @dataclass(frozen=True)
 class AbstractiveSummarizer(ProseSummarizer):
-    """What a language model with a chat template replies when it is asked for a summary.
+    """Summaries by a language model with a chat template.
 
-    A long text is summarized in parts between its sentences, and then the summaries of its parts
-    are. Decoding is greedy.
+    A long text is split between sentences; its parts are summarized, and then their joined
+    summaries. Decoding is greedy.
     """
 
     method: ClassVar = "abstract"
@@ -214,15 +214,15 @@ class AbstractiveSummarizer(ProseSummarizer):
 
     @cached_property
     def chat(self) -> Chat:
-        """The model as one that replies."""
+        """The model as a chat model."""
         return Chat(self.loaded)
 
     @cached_property
     def room(self) -> int:
-        """The number of tokens of a text that is summarized at once.
+        """The maximum number of tokens of a text that is summarized at once.
 
         Raises:
-            ConfigError: the model reads too few tokens.
+            ConfigError: the model's context is too short.
         """
         asked = self.chat.template.render(self.chat.conversation(self._prompt("")), reply=True)
         around = len(self.chat.generator.encode(asked))
@@ -256,7 +256,7 @@ class AbstractiveSummarizer(ProseSummarizer):
         kept = [*filter(None, replies)]
         while len(kept) > 1:
             parts = self._parts("\n".join(kept))
-            if len(parts) >= len(kept):  # they do not get fewer
+            if len(parts) >= len(kept):  # no progress
                 break
             kept = [*filter(None, self._ask(parts, progress=False))]
         return kept[0] if kept else ""
@@ -283,7 +283,7 @@ class AbstractiveSummarizer(ProseSummarizer):
 
 
 def whole_sentences(text: str, most: int, *, ended: bool) -> str:
-    """Return the first sentences of a reply; one that was cut off is left out unless it is alone.
+    """Return the first sentences of a reply; a truncated one is dropped unless it is the only one.
 
     Args:
         text: the reply.
@@ -299,13 +299,13 @@ def whole_sentences(text: str, most: int, *, ended: bool) -> str:
 def prose_summarizer(
     loaded: Loaded, method: str, sentences: int | None, others: Mapping[str, Any]
 ) -> ProseSummarizer:
-    """Return the summarizer of a method without training.
+    """Return the summarizer for a method that needs no training.
 
     Args:
         loaded: a model of the kind that the method needs.
         method: "extract" or "abstract".
-        sentences: maximum number of sentences of a summary; None: as the method does best.
-        others: settings of trained summarizers, which it does not have.
+        sentences: maximum number of sentences of a summary; None: the method's default.
+        others: settings of trained summarizers, which are rejected.
 
     Raises:
         ConfigError: the model is of another kind, or a setting is wrong for the method.
@@ -329,7 +329,7 @@ def lead_summarizer(settings: Mapping[str, Any]) -> LeadSummarizer:
     """Return the summarizer of the first sentences.
 
     Args:
-        settings: keyword arguments of `Summarizer.load`, of which it needs `sentences`.
+        settings: keyword arguments of `Summarizer.load`, of which only `sentences` has an effect.
 
     Raises:
         ConfigError: a setting is wrong for this method.
@@ -353,7 +353,7 @@ def _refuse(others: Iterable[str], method: str) -> None:
 def check_settings(
     method: str | None, *, sentences: int | None = None, beam: int | None = None
 ) -> None:
-    """Raise ConfigError for a method that does not exist, or settings that it does not have."""
+    """Raise ConfigError for a method that does not exist, or settings that it does not support."""
     if method is not None and method not in METHODS:
         raise ConfigError(f"method = {method!r}; expected one of {', '.join(METHODS)}")
     if method == "model" and sentences is not None:

@@ -191,10 +191,10 @@ def with_defaults(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overridden(kind: Any, content: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
-    """Leave out the fields of a recipe that options of the command line replace by others.
+    """Drop the recipe fields that command-line options replace with other fields.
 
     `--training.steps` replaces epochs, and so on; `--base` replaces the sizes of a new model, and
-    `--finetuning.train` the settings of another way to fine-tune.
+    `--finetuning.train` the settings of other kinds of fine-tuning.
     """
     names = {option.partition("=")[0].removeprefix("--").replace("-", "_") for option in options}
     kept = {**content}

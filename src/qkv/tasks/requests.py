@@ -1,4 +1,4 @@
-"""Requests to a running batch (`qkv.generation.scheduler`), from prompts and conversations."""
+"""Requests to a scheduler (`qkv.generation.scheduler`), from prompts and conversations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ from qkv.tasks.generator import Generator
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request to a scheduler needs so that its answer is that of `Generator.predict`.
+    """The parameters of a scheduler request, whose answer equals that of `Generator.predict`.
 
     Args:
-        prompt: ids.
+        prompt: token ids of the prompt.
         stop: ids that end the answer.
         max_length: maximum number of tokens of the answer.
         choose: chooses each token.
         ends: ends the answer early; None if only `stop` and `max_length` do.
-        decode: text of the answer's ids.
+        decode: returns the text of an answer's ids.
         stop_strings: strings that end the text and are not part of it.
     """
 
@@ -56,10 +56,10 @@ def plan(
     seed: int = 0,
     stop_strings: Sequence[str] | None = None,
 ) -> Plan:
-    """Return what a scheduler needs to continue a prompt; see `Generator.predict`.
+    """Return the plan of a prompt's continuation; see `Generator.predict`.
 
-    Prompt and answer must fit the context, which is not moved: if no maximum length is set, the
-    answer may use what the prompt leaves.
+    Prompt and answer must fit the context, because the window does not slide. If no maximum length
+    is set, the answer may fill the rest of the context.
 
     Raises:
         ConfigError: an option is wrong.
@@ -105,13 +105,13 @@ def chat_plan(
     seed: int = 0,
     stop_strings: Sequence[str] = (),
 ) -> Plan:
-    """Return what a scheduler needs to reply to a conversation; see `Chat.predict`.
+    """Return the plan of the reply to a conversation; see `Chat.predict`.
 
-    All messages are read: unlike `Chat.predict`, this leaves none out.
+    Unlike `Chat.predict`, this function never drops old messages.
 
     Raises:
         ConfigError: an option is wrong, or the template rejects the messages.
-        DataError: messages of another form.
+        DataError: the messages are malformed.
         LengthError: conversation and reply are longer than the model's context.
     """
     text = chat.template.render(chat.conversation(messages), reply=True)

@@ -1,6 +1,6 @@
 """Reranking: a translator of the opposite direction helps to choose among the candidates.
 
-A translation from which the source could be guessed says what the source says:
+A translation is faithful if the source can be predicted from it:
 
     score(y) = log P(y | x) / |y|^penalty + weight * log P(x | y) / |x|
 
@@ -25,7 +25,7 @@ from qkv.tasks.pipeline import OURS, PARAMETERS, recorded, with_parameters
 from qkv.tasks.pretrained import Loaded
 
 FIELD = "reverse"  # in the settings of our tasks in config.json
-WEIGHT = 0.5  # where only a model is named
+WEIGHT = 0.5  # if only a model is named
 NONE = "none"  # the beam alone chooses
 KINDS = {"model": TEXT, "weight": NUMBER}
 LOGITS = 2**22  # in memory at one time
@@ -33,12 +33,12 @@ LOGITS = 2**22  # in memory at one time
 
 @dataclass(frozen=True)
 class Reverse:
-    """A translator of the opposite direction, and the weight of what it says.
+    """A translator of the opposite direction, and the weight of its scores.
 
     Args:
-        name: of the model: a folder, a shipped model, or an id of the Hub.
+        name: the model: a folder, a shipped model, or an id of the Hub.
         translator: the model.
-        weight: of its mean log-probability of a source token.
+        weight: weight of its mean log-probability per source token.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Reverse:
 
     @classmethod
     def named(cls, name: str | None, loaded: Loaded, kind: type[Any]) -> "Reverse | None":
-        """Load the reverse model of a translator; it has none itself.
+        """Load the reverse model of a translator, without a reverse model of its own.
 
         Args:
             name: the model, or "none"; None: the one that the translator's config.json names.
@@ -55,7 +55,7 @@ class Reverse:
             kind: the class that loads it.
 
         Raises:
-            ConfigError: config.json names it wrongly, or it is no translator.
+            ConfigError: its entry in config.json is malformed, or it is not a translator.
             DataError: there is no such model.
         """
         named, weight = (name, WEIGHT) if name is not None else _stored(loaded)
@@ -80,13 +80,13 @@ class Reverse:
     ) -> list[list[Answer]]:
         """Reorder the answers to each source by the score of both directions.
 
-        The answers to a source keep their order and scores if the reverse model cannot read it, or
-        one of them: if it is longer than the model's positions, or empty.
+        The answers to a source keep their order and scores if the source or one of them is empty,
+        or longer than the reverse model's positions.
 
         Args:
-            tokenizers: of the sources and of the answers.
-            sources: token ids.
-            answers: candidates of each.
+            tokenizers: tokenizers of the sources and of the answers.
+            sources: token ids of the sources.
+            answers: candidates for each source.
         """
         source, target = tokenizers
         texts = [source.decode(ids) for ids in sources]
@@ -102,13 +102,13 @@ class Reverse:
 def reranked(
     answers: Sequence[Answer], scores: Sequence[float | None], weight: float
 ) -> list[Answer]:
-    """Reorder candidates by the sum of their score and the weighted one of the reverse model.
+    """Reorder candidates by their score plus the weighted score of the reverse model.
 
     Args:
         answers: candidates for one source.
-        scores: of the reverse model, mean log-probabilities (nats); None for what it cannot read,
-            and then the candidates stay as they are.
-        weight: of these scores.
+        scores: mean log-probabilities (nats) of the reverse model; if one is None, because it
+            cannot read the text, the candidates are unchanged.
+        weight: weight of these scores.
     """
     known = [score for score in scores if score is not None]
     if len(known) < len(scores):
@@ -121,7 +121,7 @@ def reranked(
 
 
 def _stored(loaded: Loaded) -> tuple[str, float]:
-    """Return the reverse model and the weight that config.json has, or "none" and 0."""
+    """Return the reverse model and the weight from config.json, or "none" and 0."""
     stored = recorded(loaded.config).get(FIELD)
     if stored is None:
         return NONE, 0.0
@@ -147,7 +147,7 @@ def with_reverse(loaded: Loaded, reverse: Reverse | None) -> Loaded:
 
 
 def mean_log_probabilities(translator: Any, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
-    """Return the mean log-probability (nats) of a token of each target, its stop included.
+    """Return the mean log-probability (nats) per token of each target, including the stop token.
 
     Args:
         translator: the model.

@@ -1,4 +1,4 @@
-"""The folder of a training run: its lock, its checkpoints, and what is printed."""
+"""The folder of a training run: its lock, its checkpoints, and its messages."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ MADE = ("checkpoints", "tensorboard", "adapter", "decoder")  # what a run writes
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """The folder OUTPUT.training, where a run is kept.
+    """The folder OUTPUT.training, which contains a training run.
 
     Args:
         output: folder of the trained model.
-        recipe: the recipe and the checksum of its data, as JSON values; a run with another one is
+        recipe: the recipe and the checksum of its data, as JSON values; a run with other values is
             not resumed.
         fresh: whether to delete an earlier run, once this one begins to train.
     """
@@ -45,7 +45,7 @@ class RunFolder:
         return replace(self, recipe={**self.recipe, "data_checksum": data_checksum})
 
     def print(self, text: str) -> None:
-        """Print a line for the reader, once for all ranks."""
+        """Print a line on the first rank."""
         if ranks.is_first():
             plain_console().print(text)
 
@@ -54,11 +54,11 @@ class RunFolder:
         """Lock the folder; delete an earlier run on request.
 
         Raises:
-            StorageError: another process trains here, or nothing can be written here.
+            StorageError: another process is training in this folder, or it is not writable.
         """
         with only_writer(self.folder) if ranks.is_first() else nullcontext():
             if self.fresh and ranks.is_first():
-                for made in MADE:  # and nothing else that may lie there
+                for made in MADE:  # other files are kept
                     shutil.rmtree(self.folder / made, ignore_errors=True)
             yield
 

@@ -64,7 +64,7 @@ class Searcher(Pipeline[str, Found, None]):
 
     @classmethod
     def of(cls, loaded: Loaded) -> Self:
-        """Make a searcher of what `qkv.load` returned; see `Embedder.of`."""
+        """Build a searcher from a loaded model; see `Embedder.of`."""
         return cls(loaded, Embedder.of(loaded))
 
     def predict(
@@ -87,7 +87,7 @@ class Searcher(Pipeline[str, Found, None]):
 
         Raises:
             ConfigError: `top_k` is below 1.
-            DataError: a text is empty, or the vectors are not those of the documents.
+            DataError: a text is empty, or the vectors do not match the documents.
         """
         if top_k < 1:
             raise ConfigError(f"top_k = {top_k}; expected at least 1")
@@ -183,11 +183,11 @@ class Search(Predict[Searcher]):
             )
 
     def requested(self, inputs: Sequence[Any]) -> list[Item]:
-        """Return the queries of a request, which has its documents with it."""
+        """Return the queries of a request, which also contains its documents."""
         return [text_item("query", one, f"argument {i}") for i, one in enumerate(inputs, start=1)]
 
     def predict(self, pipeline: Searcher, fields: Sequence[Mapping[str, str]]) -> list[Found]:
-        """Search the documents of a request, whose lines they are."""
+        """Search the documents of a request, numbered as lines."""
         lines = [
             text_item("text", text, f"line {i}") for i, text in enumerate(self.documents or (), 1)
         ]
@@ -245,7 +245,7 @@ class Search(Predict[Searcher]):
 
 
 def _located(hits: Sequence[Hit], items: Sequence[Item], file: Path | None) -> tuple[Hit, ...]:
-    """Replace the numbers of documents by their lines."""
+    """Replace the numbers of documents by their locations in the file."""
     where = [items[int(hit.where) - 1].where.removeprefix(f"{file}, ") for hit in hits]
     return tuple(Hit(hit.text, hit.score, at) for hit, at in zip(hits, where, strict=True))
 

@@ -1,4 +1,4 @@
-"""What the tasks of encoder-decoders share: decoding many inputs, and fields of their recipes."""
+"""Shared code of encoder-decoder tasks: batched decoding, and common fields of recipes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -53,9 +53,9 @@ class Seq2SeqDecoder:
         max_length: maximum number of tokens of an output.
         beam: beam size and length penalty; size 1 is greedy decoding.
         decoding: the model's other decoding settings.
-        first: processors that come before those of `decoding` that force tokens.
+        first: processors to apply before those of `decoding` that force tokens.
         observe: called at each step of beam search; see `beam_search`.
-        rank: returns the outputs for each source in another order, with other scores.
+        rank: reorders and rescores the outputs for each source.
     """
 
     pad: int
@@ -95,7 +95,7 @@ class Seq2SeqDecoder:
     def record(
         self, model: Any, source: list[int], layers: Sequence[str] | None
     ) -> tuple[list[int], AttentionRecord]:
-        """Return the best output with its stop token, and the attention of one pass over both.
+        """Return the best output with its stop token, and the attention of one forward pass.
 
         Args:
             model: the model.
@@ -169,7 +169,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class PairRecipe(Recipe[P]):
-    """What the recipes of translators share.
+    """The common fields of translators' recipes.
 
     Args:
         max_length: maximum number of tokens of a sentence and of its translation; longer pairs are

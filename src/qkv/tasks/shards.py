@@ -1,9 +1,9 @@
-"""Predictions for a large file in parts, made by many processes, each of which may be killed.
+"""Predictions for a large file, in parts made by many processes, each of which may be killed.
 
-Part k of n has the k-th of n equal ranges of rows: its process reads no other rows, and the parts,
-in the order of their names, are the result. A part is made in blocks of rows, which are written one
-by one into a hidden folder; a killed run goes on after its last block. The part appears under its
-name when it is whole. Beside it, a record says what it was made of, and its checksum.
+Part k of n contains the predictions for the k-th of n equal ranges of rows; its process reads no
+other rows. The parts, in the order of their names, form the result. A part is written in blocks of
+rows to a hidden folder; a killed run resumes after its last block. A complete part appears under
+its final name, with a record of its settings, its inputs and its checksum.
 """
 
 import json
@@ -49,9 +49,9 @@ class Part:
     """One of the parts of a result.
 
     Args:
-        folder: with all parts.
-        number: of the part, from 1.
-        count: of all parts.
+        folder: folder of all parts.
+        number: number of the part, from 1.
+        count: number of parts.
     """
 
     folder: Path
@@ -60,41 +60,41 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its name, without a suffix."""
+        """The name of the part, without a suffix."""
         return f"part-{self.number:05}-of-{self.count:05}"
 
     @property
     def path(self) -> Path:
-        """The file with its results, which exists when it is whole."""
+        """The file of results, which exists once the part is complete."""
         return self.folder / f"{self.name}.jsonl"
 
     @property
     def record(self) -> Path:
-        """The file that says what it was made of."""
+        """The file that records the settings and inputs of the part."""
         return self.folder / f"{self.name}.json"
 
     @property
     def blocks(self) -> Path:
-        """The folder with the blocks of a part that is not whole."""
+        """The folder with the blocks of an incomplete part."""
         return self.folder / f".{self.name}.blocks"
 
     def rows(self, n_rows: int) -> range:
-        """Return the numbers of its rows, of `n_rows`."""
+        """Return the part's row numbers, out of `n_rows`."""
         before, until = (n_rows * k // self.count for k in (self.number - 1, self.number))
         return range(before, until)
 
     def read(self) -> dict[str, Any]:
-        """Return its record; empty if there is none."""
+        """Return the part's record; empty if there is none."""
         return read_json(self.record, missing_ok=True)
 
     @property
     def is_whole(self) -> bool:
-        """Whether all its results are there, as they were written."""
+        """Whether the results are complete and unchanged."""
         return self.path.exists() and checksum(self.path) == self.read().get("checksum")
 
 
 def part_of(options: "Predict[Any]") -> Part | None:
-    """Return the part that --shard names, or torchrun; None if nothing is divided.
+    """Return the part set by --shard or torchrun; None if predictions are not divided.
 
     Raises:
         ConfigError: the shard is not K/N, or there is no file, or no folder for the parts.
@@ -129,17 +129,17 @@ def write_part(
     inputs: Sequence[str],
     shipped: Entry | None,
 ) -> None:
-    """Write a part of the predictions for a file, unless it is whole already.
+    """Write a part of the predictions for a file, unless it is already complete.
 
     Args:
         part: the part.
-        options: of the command.
-        task: of the command.
-        inputs: arguments beside the file, which are an error.
+        options: options of the command.
+        task: task of the command.
+        inputs: arguments in addition to the file, which are an error.
         shipped: the model's entry in the catalog if it is a shipped one.
 
     Raises:
-        ConfigError: the options cannot be those of a part, or are not those that it was begun with.
+        ConfigError: the options do not allow parts, or differ from those of earlier parts.
         DataError: the file cannot be read, or has changed.
     """
     if options.apart:
@@ -215,7 +215,7 @@ def _made_of(
     columns: Mapping[str, str],
     files: Iterable[Path],
 ) -> dict[str, Any]:
-    """Return what all parts have to have in common, as JSON values."""
+    """Return the settings and inputs that all parts must share, as JSON values."""
     model = options.model_of(task)
     return {
         "version of qkv": version("qkv"),
@@ -231,7 +231,7 @@ def _made_of(
 
 
 def _settings(options: Any) -> dict[str, Any]:
-    """Return the options that predictions depend on; those of a nested dataclass beside them."""
+    """Return the options that affect predictions; nested dataclasses are flattened."""
     found = dict[str, Any]()
     for name in (one.name for one in fields(options) if one.name not in ELSEWHERE):
         value = getattr(options, name)
@@ -256,7 +256,7 @@ def _records(folder: Path) -> dict[Path, dict[str, Any]]:
     """Return the records of the parts in a folder.
 
     Raises:
-        DataError: a file with such a name is no record.
+        DataError: a file with a record's name is not a record.
     """
     records = {path: read_json(path) for path in sorted(folder.glob("part-*-of-*.json"))}
     for path, record in records.items():
@@ -266,10 +266,10 @@ def _records(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _check_same(folder: Path, made_of: Mapping[str, Any]) -> None:
-    """Check that all parts in a folder are made of the same.
+    """Check that all parts in a folder have the same settings and inputs.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one has others.
     """
     for path, record in _records(folder).items():
         other = record["made_of"]
@@ -287,12 +287,12 @@ def merge(folder: Path, result: Path, /) -> None:
     """Join the parts that a command with --shard wrote, in the order of the rows.
 
     Args:
-        folder: with all the parts.
-        result: the file to write, .jsonl; not one of the parts.
+        folder: folder with all the parts.
+        result: the .jsonl file to write; not one of the parts.
 
     Raises:
-        ConfigError: the result is no .jsonl file or one of the parts, or the parts do not belong
-            together.
+        ConfigError: the result is not a .jsonl file or is one of the parts, or the parts do not
+            belong together.
         DataError: a part is missing or damaged; or, after the result is written, rows have no
             prediction.
     """

@@ -14,10 +14,10 @@ class Part:
     """A part of a text.
 
     Args:
-        text: the part as it was written; "" where a whole text is the part.
+        text: the part as it was written; "" if the part is the whole text.
         tokens: ids of the part, with stand-ins for what is copied.
-        masked: their text.
-        values: what the stand-ins stand for.
+        masked: text of the tokens.
+        values: the words that the stand-ins replace.
     """
 
     text: str
@@ -79,7 +79,7 @@ class Choice:
 def choose(
     part: Part, answers: Sequence[Answer], texts: Sequence[str], copying: Copying | None
 ) -> Choice:
-    """Rank the candidates that keep all stand-ins first, and put back what these stand for.
+    """Rank the candidates that keep all stand-ins first, and put back the original words.
 
     Args:
         part: the source.
@@ -105,7 +105,7 @@ def choose(
 
 
 def note_on(source: Source, choices: Sequence[Choice]) -> str:
-    """Return what a reader should know about the translation of a text; "" if nothing."""
+    """Return a note for the reader on the translation of a text, or ""."""
     cut = next((one.cut for one in choices if one.cut), 0)
     lost = [name for one in choices for name in one.lost]
     notes = [

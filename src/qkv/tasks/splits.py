@@ -172,7 +172,7 @@ class Source(Generic[Example]):
         return examples
 
     def _named_columns(self) -> dict[str, str]:
-        """Return the columns without those of tables: a named set has defaults of its own."""
+        """Return the columns without those of tables: named sets have their own defaults."""
         default = self.task.columns
         return {role: name for role, name in self.columns.items() if name != default[role]}
 

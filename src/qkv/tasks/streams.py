@@ -59,7 +59,7 @@ def _silence(stream: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Print neither remarks nor progress bars in this thread, such as one of a server."""
+    """Suppress remarks and progress bars in this thread, such as a server's."""
     token = _quiet.set(True)
     try:
         yield
@@ -73,7 +73,7 @@ def is_quiet() -> bool:
 
 
 def further_process() -> str:
-    """Return the number of this process, if torchrun started it and it is not the first, or ""."""
+    """Return the rank of this process if torchrun started it and it is not the first, else ""."""
     return os.environ.get("RANK", "").lstrip("0")
 
 
@@ -81,7 +81,7 @@ def complain(message: str) -> None:
     """Print a line to standard error; ignore errors, since the exit status reports them."""
     if is_quiet():
         return
-    if number := further_process():  # what goes wrong everywhere, the first says
+    if number := further_process():  # the first reports errors of all
         time.sleep(FIRST_SPEAKS)
         message = f"process {number}: {message}"
     try:

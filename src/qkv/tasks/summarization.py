@@ -130,18 +130,18 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
         beam: int | None = None,
         **settings: Any,
     ) -> Any:
-        """Make a summarizer of what `qkv.load` returned.
+        """Build a summarizer from a loaded model.
 
         Args:
             loaded: model and tokenizer.
             method: "model" for a model that was trained to summarize, "extract" for an encoder
-                without a head, "abstract" for a language model; None: as the kind of the model.
+                without a head, "abstract" for a language model; None: by the kind of model.
             sentences: maximum number of sentences of a summary, for the methods without training.
             beam: beam size; default: the model's own.
             settings: other fields of `DecodingConfig`; default: the model's own.
 
         Raises:
-            ConfigError: the model is of another kind, or its files ask for what is not implemented.
+            ConfigError: the model is of another kind, or its files request unsupported features.
         """
         method = method_of(loaded.model) if method is None else method
         check_settings(method, sentences=sentences, beam=beam)
@@ -229,7 +229,7 @@ class Summarizer(Pipeline[Summarized, Summary, SummaryScores]):
     def batches(self, examples: Sequence[Summarized], batching: Batching) -> Batches[Any]:
         """Return batches of texts and their first reference summaries.
 
-        With a frozen encoder they have its outputs instead of the texts.
+        With a frozen encoder, they contain its outputs instead of the texts.
         """
         sources = self.encode([one.text for one in examples]).ids
         summaries = self.tokenizer.encode_batch([one.summaries[0] for one in examples])
@@ -252,8 +252,8 @@ class SummarizationRecipe(Recipe[Summarizer]):
 
     Args:
         decoder: sizes of the new decoder on a BERT.
-        decoding: how summaries are decoded; a BART or T5 keeps its own settings where these are
-            the defaults.
+        decoding: how summaries are decoded; settings left at their defaults do not override those
+            of a BART or T5.
     """
 
     base: str | None = "all-MiniLM-L6-v2"
@@ -269,7 +269,7 @@ class SummarizationRecipe(Recipe[Summarizer]):
     smooths: ClassVar = False
 
     def check(self) -> None:
-        """Refuse random weights."""
+        """Reject random weights."""
         super().check()
         if self.finetuning.train == "scratch":
             raise ConfigError(
@@ -277,7 +277,7 @@ class SummarizationRecipe(Recipe[Summarizer]):
             )
 
     def build(self, splits: Splits[Summarized]) -> Summarizer:
-        """Put a new decoder on the base, or load a base that writes.
+        """Put a new decoder on the base, or load a base that has a decoder.
 
         Raises:
             ConfigError: fields that have no meaning for this base.
@@ -338,7 +338,7 @@ class SummarizationRecipe(Recipe[Summarizer]):
         return {"length_penalty": pipeline.config.length_penalty}
 
     def save(self, pipeline: Summarizer, run: RunFolder) -> None:
-        """Save the whole model, and beside the run a new decoder alone, which is small."""
+        """Save the whole model, and a new decoder alone, which is small, in the run's folder."""
         save(pipeline.loaded, self.output)
         if isinstance(pipeline.model, PointerGenerator):
             write_decoder(self.output, run.folder / "decoder")
@@ -348,10 +348,9 @@ class SummarizationRecipe(Recipe[Summarizer]):
 def choose_penalty(summarizer: Summarizer, examples: Sequence[Summarized]) -> Summarizer:
     """Choose the length penalty with the highest geometric mean of ROUGE-1, ROUGE-2 and ROUGE-L.
 
-    Only the first reference of each text counts, which is what the model was trained to write:
-    against the best of several, a word or two would do. In a geometric mean, ten percent more
-    ROUGE-2, which is low and which single words do not raise, weighs as much as ten percent more
-    ROUGE-1.
+    Only the first reference of each text counts: the model was trained on it, and the best of
+    several would match a summary of a word or two. In a geometric mean, ten percent more ROUGE-2,
+    which is low and which single words do not raise, counts as much as ten percent more ROUGE-1.
     """
     first = [one._replace(summaries=one.summaries[:1]) for one in examples]
 

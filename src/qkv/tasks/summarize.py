@@ -24,7 +24,7 @@ class Summarize(Predict[Any]):
         method: extract repeats the most central sentences, by the embeddings of MiniLM; abstract
             asks the language model smollm2 for a summary, which can be wrong; lead repeats the
             first sentences; model uses a model that was trained to summarize, by default the one
-            of Python functions; default: as the kind of --model.
+            for Python functions; default: by the kind of --model.
         sentences: maximum number of sentences of a summary, for all methods but model; default: 1,
             for abstract 2.
         beam: beam size, for the method model; 1 is greedy decoding; default: as in training.
@@ -61,7 +61,7 @@ class Summarize(Predict[Any]):
             )
 
     def load(self, task: Task[Any, Any]) -> Any:
-        """Load the model, and tell a person how the summaries are made."""
+        """Load the model, and report on a terminal how summaries are made."""
         pipeline = super().load(task)
         if sys.stderr is not None and sys.stderr.isatty():
             complain(f"{MADE[pipeline.method]} (--method {pipeline.method})")
@@ -76,7 +76,7 @@ class Summarize(Predict[Any]):
 
 
 def summary_tables(scores: SummaryScores) -> Tables:
-    """Return the scores as tables: by all references, and by the first alone."""
+    """Return the scores as tables: against all references, and against the first alone."""
     tables: Tables = {}
     for part in filter(None, (scores, scores.by_first)):
         named = part.named.items()

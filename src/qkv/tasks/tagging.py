@@ -35,7 +35,7 @@ from qkv.tasks.task import Tables, Task
 from qkv.tasks.train import Recipe, TrainingBatches
 from qkv.training.settings import Training
 
-# A combining mark, such as an accent of its own, belongs to the letter before it.
+# A combining mark, such as a separate accent, belongs to the letter before it.
 WORD = re.compile(r"(?:\w[\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff]*)+|[^\w\s]")
 MAX_LENGTH = 512  # where neither the tokenizer's files nor the model have a limit
 
@@ -56,7 +56,7 @@ class Tagging:
     Args:
         text: the text.
         entities: its entities, in order.
-        note: what a reader should know, such as that the text was truncated.
+        note: remark for the reader, such as that the text was truncated.
     """
 
     text: str
@@ -87,7 +87,7 @@ class Tagger(Pipeline[TaggedSentence, Tagging, EntityScores]):
 
     @classmethod
     def of(cls, loaded: Loaded, *, max_length: int | None = None) -> Self:
-        """Make a tagger of what `qkv.load` returned."""
+        """Build a tagger from a loaded model."""
         cls.check(loaded)
         if isinstance(loaded.model, QuestionAnswering):
             raise ConfigError(f"the model is a QuestionAnswering; expected {cls.expected}")
@@ -184,8 +184,8 @@ def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
     """Return the index of each word's first token; None for a word without tokens.
 
     Args:
-        words: the words of a text, which is these words with a space between any two.
-        offsets: for each token its characters of the text, [start, end).
+        words: the words of a text, which joins them with single spaces.
+        offsets: range of characters [start, end) of each token in the text.
     """
     starts = [0, *accumulate(len(word) + 1 for word in words)]
     positions: list[int | None] = [None] * len(words)

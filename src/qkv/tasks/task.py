@@ -92,12 +92,12 @@ class Task(Generic[Example, Scores]):
         columns: default column of each role in a table; None for a role that is optional.
         recipe: trains; its fields are those of a recipe's YAML file. None for a task that is
             neither trained nor scored, such as embedding.
-        example: makes an example of a row's fields, by role.
+        example: makes an example from a row's fields, by role.
         tables: scores as tables.
         summary: scores as one line.
         read: reads a source that is not a table, such as a folder of images, and returns None for
-            any other source; problems of examples that are left out go to its second argument, or
-            are errors if that is None.
+            any other source; problems of skipped examples are appended to its second argument, or
+            raised if it is None.
         group: key of an example; examples with the same key share a split.
         labels: class of an example, if a held-out split needs the same share of each class.
         hold_out: holds out a fraction of the examples, if neither groups nor classes fit.
@@ -157,7 +157,7 @@ def task(
 
     Args:
         name: a command of `commands()`, such as "translate", "classify" or "embed".
-        model: a model of `qkv.load`, or a path or name for it; None: the task's shipped model.
+        model: a model returned by `qkv.load`, or a path or name; None: the task's shipped model.
         device: device of the model, if it is loaded here.
         dtype: how its weights are stored for speed, see `qkv.optimize`; None: as PyTorch does.
         allow_download: whether to look on the Hub for a base model that the model's files name.
@@ -183,7 +183,7 @@ def task(
 
 
 def task_of(model: str) -> str:
-    """Return the name of the task that a model was trained for, by its config.json.
+    """Return the name of the task that a model was trained for, according to its config.json.
 
     Raises:
         ConfigError: the model fits no task.

@@ -40,7 +40,7 @@ class TrainingBatches(NamedTuple):
     Args:
         batches: endless batches.
         length: mean number of tokens of an example, for the estimate of the memory.
-        remarks: what a reader should know about the examples.
+        remarks: remarks on the examples, for the reader.
         rows: number of rows to train on; None: one per training example.
     """
 
@@ -55,8 +55,8 @@ class Recipe(Generic[P]):
     """The fields of a recipe. A task adds its own, and the methods that build, batch, and score.
 
     Args:
-        output: folder of the trained model, made or replaced; OUTPUT.training keeps the run, so
-            that the same command continues where it was stopped.
+        output: folder of the trained model, created or replaced; OUTPUT.training contains the run,
+            so that the same command resumes it if it was stopped.
         base: pretrained model to start from: a folder, a shipped model, or an id of the Hub.
         data: where the examples come from.
         finetuning: which parameters of the base model train.
@@ -82,7 +82,7 @@ class Recipe(Generic[P]):
     smooths: ClassVar[bool] = True  # whether label smoothing fits the loss
 
     def check(self) -> None:
-        """Raise ConfigError for what can be refused before anything is read."""
+        """Raise ConfigError for errors that can be found before the data is read."""
         self._check_base()
         if self.training.smoothing and not self.smooths:
             raise ConfigError(
@@ -125,7 +125,7 @@ class Recipe(Generic[P]):
         return checksum([[task.content(one) for one in split] for split in splits])
 
     def remarks(self, splits: Splits[Any]) -> Iterable[str]:
-        """Return what a reader should know about the data before the training."""
+        """Return remarks on the data to print before training."""
         return ()
 
     def build(self, splits: Splits[Any]) -> P:
@@ -155,7 +155,7 @@ class Recipe(Generic[P]):
         return self.finetuning.prepare(model, steps) if self.base is not None else []
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Make the optimizer; fine-tuning uses the epsilon of BERT's (Devlin et al. 2019)."""
+        """Make the optimizer; fine-tuning uses BERT's epsilon (Devlin et al. 2019)."""
         if self.base is None:
             return self.training.make_optimizer(model)
         decay = self.finetuning.layer_decay
@@ -166,7 +166,7 @@ class Recipe(Generic[P]):
         return pipeline
 
     def facts(self, pipeline: P) -> dict[str, Any]:
-        """Return what results.json should have besides scores, counts and seconds."""
+        """Return further entries of results.json, besides scores, counts and seconds."""
         return {}
 
     def save(self, pipeline: P, run: "RunFolder") -> None:
@@ -180,7 +180,7 @@ def train(task: Task[Any, Any], recipe: Recipe[Any]) -> None:
     Raises:
         ConfigError: fields that do not fit each other or the model.
         DataError: examples cannot be read, or the output has files but no checkpoint.
-        TrainingError: what `qkv.training.loop.train` raises.
+        TrainingError: see `qkv.training.loop.train`.
         Interrupted: the process was stopped by a signal; the same call continues.
     """
     recipe.check()
@@ -236,7 +236,7 @@ def fit(
     splits: Splits[Any],
     run: "RunFolder",
 ) -> History:
-    """Train, from where an earlier process of the same run stopped.
+    """Train, resuming where an earlier process of the same run stopped.
 
     The model is left with the best weights by the validation metric, or with their average.
     """
@@ -283,7 +283,7 @@ def _announce(
     splits: Splits[Any],
     run: "RunFolder",
 ) -> None:
-    """Print what trains, what it needs, and for how long."""
+    """Print the trained parameters, their memory, and the numbers of examples and steps."""
     settings, length = recipe.training, prepared.length
     rows = min(settings.rows(length), prepared.rows or len(splits.train))
     if recipe.base is not None:

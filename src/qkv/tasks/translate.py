@@ -24,11 +24,11 @@ class Translation:
     Args:
         text: the source text.
         translation: its translation.
-        score: log-probability (nats), divided by the beam's length penalty, plus what a reverse
-            model says (`qkv.tasks.reranking`); of a text in parts the sum over the parts.
-        n_best: the best candidates, best first; of a text in parts the k-th joins the k-th best of
-            each part.
-        note: what a reader should know: the text was split or truncated, or the translation was.
+        score: log-probability (nats), divided by the beam's length penalty, plus the weighted score
+            of a reverse model (`qkv.tasks.reranking`); the sum over the parts of a split text.
+        n_best: the best candidates, best first; for a split text, the k-th candidate joins the k-th
+            best of each part.
+        note: remark for the reader: the text was split or truncated, or the translation truncated.
     """
 
     text: str
@@ -47,11 +47,11 @@ class Translate(Predict[Any]):
     """Options of `qkv translate`.
 
     Args:
-        beam: beam size; 1 is greedy decoding; default: as the model's files say.
+        beam: beam size; 1 is greedy decoding; default: from the model's files.
         n_best: number of candidates that --json shows, at most the beam size.
-        max_length: maximum number of tokens of a translation; default: as the model's files say.
-        reverse: model of the opposite direction, which helps to choose among the candidates of the
-            beam, or none; default: as the model's files say.
+        max_length: maximum number of tokens of a translation; default: from the model's files.
+        reverse: model of the opposite direction, which reranks the candidates of the beam, or none;
+            default: from the model's files.
     """
 
     beam: int | None = None

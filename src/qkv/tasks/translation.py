@@ -37,10 +37,10 @@ class TranslationRecipe(PairRecipe[Translator]):
         vocab_size: number of subwords of a model without a base, for both languages together.
         lowercase: lowercase all texts of a model without a base.
         copying: replace names and numbers by stand-ins, which are copied (`Copying`). A base that
-            does so already goes on doing so.
-        subword_dropout: probability that a merge of BPE does not happen, drawn anew each time that
-            a sentence is in a batch (Provilkov et al. 2020), such as 0.03; for long trainings.
-        both_ways: learn the opposite direction, too, as a start for either (Ding et al. 2021,
+            already does so keeps doing so.
+        subword_dropout: probability of skipping a BPE merge, drawn anew each time that a sentence
+            is in a batch (Provilkov et al. 2020), such as 0.03; for long trainings.
+        both_ways: also learn the opposite direction, which initializes either (Ding et al. 2021,
             https://arxiv.org/abs/2109.07780).
     """
 
@@ -55,7 +55,7 @@ class TranslationRecipe(PairRecipe[Translator]):
     subword_dropout: float = 0.0
     both_ways: bool = False
 
-    metric: ClassVar = "chrF"  # BLEU is 0 where no text has four words in common
+    metric: ClassVar = "chrF"  # BLEU is 0 if no 4-gram matches
     sizes: ClassVar = ("model", "vocab_size", "lowercase")
 
     def build(self, splits: Splits[TextPair]) -> Translator:
@@ -85,7 +85,7 @@ class TranslationRecipe(PairRecipe[Translator]):
         )
 
     def _copying(self, pairs: Sequence[TextPair]) -> Copying | None:
-        """Learn what is copied; a named set has its languages as columns."""
+        """Learn which words are copied; the columns of a named set are its languages."""
         columns = [self.data.columns.get(role, role) for role in ("source", "target")]
         return Copying.learn(pairs, *columns) if self.copying else None
 

@@ -42,7 +42,7 @@ from qkv.tasks.translate import (
 )
 
 TextPair = tuple[str, str]  # source, target
-USUAL_LENGTH = 256  # tokens of a translation, where the model's files have no limit
+USUAL_LENGTH = 256  # tokens of a translation, if the model's files have no limit
 ROWS = 256  # maximum batch size, counting beam hypotheses
 
 
@@ -59,8 +59,8 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         beam: beam size and length penalty; greedy by default.
         decoding: other settings of the model; start and stop default to those of the tokenizer.
         copying: names and numbers that are copied, not translated; None: the model sees all words.
-        reverse: a translator of the opposite direction, which helps to choose among the candidates
-            of the beam; None: the beam alone does.
+        reverse: a translator of the opposite direction that reranks the candidates of the beam;
+            None: no reranking.
 
     Raises:
         ConfigError: the model is of another kind, or `max_length` is below 1.
@@ -107,18 +107,18 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         n_best: int | None = None,
         reverse: str | None = None,
     ) -> Self:
-        """Make a translator of what `qkv.load` returned.
+        """Build a translator from a loaded model.
 
         Args:
             loaded: model and tokenizer.
-            beam: how to search, or the beam size; default: as the model's files say, else greedy.
-            max_length: maximum number of tokens; default: as the files say, else 256.
+            beam: how to search, or the beam size; default: from the model's files, else greedy.
+            max_length: maximum number of tokens; default: from the files, else 256.
             n_best: number of candidates, at most the beam size; default: the beam's own.
-            reverse: model of the opposite direction that helps to choose among the candidates, or
-                "none"; default: as the files say. A beam of 1 has nothing to choose.
+            reverse: model of the opposite direction that reranks the candidates, or "none";
+                default: from the files. A beam of 1 cannot be reranked.
 
         Raises:
-            ConfigError: the model is of another kind, or its files ask for what is not implemented.
+            ConfigError: the model is of another kind, or its files request unsupported features.
             DataError: there is no such reverse model.
         """
         cls.check(loaded)
@@ -142,7 +142,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write model, tokenizer and decoding settings in the Hugging Face layout.
 
-        Of a reverse model the name is written.
+        Only the name of a reverse model is written.
 
         Raises:
             ConfigError: there are two tokenizers, or the files cannot express model or beam.
@@ -176,7 +176,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         batching: Batching,
         vary: SubwordDropout | None = None,
     ) -> Batches[PairBatch]:
-        """Return training batches of what `encode` returned; `vary` segments them differently."""
+        """Return training batches of encoded pairs; `vary` resegments the words at random."""
         return pair_batches(
             pairs,
             pad=self.target.pad,
@@ -197,7 +197,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
             progress: show a progress bar on standard error.
 
         Raises:
-            DataError: a text is empty or no string.
+            DataError: a text is empty or not a string.
         """
         check_strings(texts)
         sources = [read_source(text, self.tokenizer, self.limit, self.copying) for text in texts]
@@ -209,7 +209,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         ]
 
     def _choices(self, parts: Sequence[Part], rows: int, progress: bool) -> list[Choice]:
-        """Translate parts; one that loses a stand-in is translated again as it was written."""
+        """Translate parts; a part that loses a stand-in is translated again without stand-ins."""
         choices = self._decode(parts, rows, progress)
         plain = {i: self._plain(parts[i]) for i, one in enumerate(choices) if not one.complete}
         again = {i: part for i, part in plain.items() if part is not None}
@@ -269,7 +269,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
         )
 
     def align(self, text: str, *, layers: Sequence[str] | None = None) -> Alignment:
-        """Translate a text, and record the attention of one pass over both.
+        """Translate a text, and record the attention of one pass over source and translation.
 
         Args:
             text: the source; only its first part if it has to be split.
@@ -286,7 +286,7 @@ class Translator(Pipeline[TextPair, Translation, TranslationScores]):
 
     @property
     def decoder(self) -> Seq2SeqDecoder:
-        """How tokens are decoded; all that a search finds is returned if there is a choice."""
+        """The decoder; it returns all hypotheses if one is chosen by copying or reranking."""
         start, beam, rank = self.decoding.start, self.beam, None
         if self.copying is not None or self.reverse is not None:
             beam = replace(beam, n_best=beam.size)

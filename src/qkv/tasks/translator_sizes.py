@@ -21,9 +21,9 @@ RECURRENT: dict[str, Any] = {
 class TranslatorSizes(Sizes):
     """The kind and the sizes of a translator.
 
-    The model is a Marian, unless an option is set that Marian's files do not have: then it is a
-    `Transformer`, or an `RNNSeq2Seq` of GRUs. The d_model of a recurrent model is the width of its
-    embeddings, and d_ff that of its states; heads and layers have no effect on it.
+    The model is a Marian, unless an option is set that Marian's files do not have; then it is a
+    `Transformer`, or an `RNNSeq2Seq` of GRUs. In a recurrent model, d_model is the width of the
+    embeddings and d_ff the width of the hidden states; heads and layers have no effect.
 
     Args:
         kind: transformer, or a recurrent encoder-decoder: without attention, with the additive
@@ -43,7 +43,7 @@ class TranslatorSizes(Sizes):
     rotary_base: float | None = None
 
     def __post_init__(self) -> None:
-        """Check that only a Transformer has options of one."""
+        """Check that a recurrent model has no options of Transformers."""
         if self.kind != "transformer" and not self._as_marian():
             raise ConfigError(
                 f"kind = {self.kind} with norm = {self.norm}, norm_first = {self.norm_first} and "

@@ -33,7 +33,7 @@ ClassNames = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 TEMPLATES = ("{}", "This text is about {}.", "a text about {}", "This is {}.")
 SCALE = 10.0  # of cosines, before the softmax; chosen on training texts of TREC and emotion
-SPREAD = 25  # texts that each class needs before the groups of texts count
+SPREAD = 25  # texts that each class needs before the clusters count
 ROUNDS = 3
 NEUTRAL = ("N/A", "...", "")  # texts without content (Zhao et al. 2021, section 4)
 MAX_TOKENS = 1_024  # of a text that a language model reads
@@ -41,7 +41,7 @@ MAX_TOKENS = 1_024  # of a text that a language model reads
 
 @dataclass(frozen=True)
 class ZeroShotClassifier(Pipeline[TextExample, Prediction, ClassificationScores]):
-    """A classifier of texts whose classes are given by words.
+    """A text classifier whose classes are described in words.
 
     Args:
         loaded: model and tokenizer.
@@ -120,12 +120,11 @@ class ZeroShotClassifier(Pipeline[TextExample, Prediction, ClassificationScores]
 
 @dataclass(frozen=True)
 class EmbeddingClassifier(ZeroShotClassifier):
-    """Classes by the cosine of the embeddings of text and label.
+    """A zero-shot classifier by the cosine of the embeddings of text and label.
 
-    Labels stand in several templates, whose embeddings are averaged. What all labels have in common
-    is subtracted from each of them. If there are many texts, and they are spread over all classes,
-    the groups that the texts form count as much as the labels (a k-means that starts from the
-    labels); see `adapted`.
+    Labels are inserted into several templates, whose embeddings are averaged. The mean of all
+    labels is subtracted from each. If there are many texts, spread over all classes, their clusters
+    count as much as the labels (k-means initialized with the labels); see `adapted`.
     """
 
     kinds: ClassVar = (Bert,)
@@ -144,7 +143,7 @@ class EmbeddingClassifier(ZeroShotClassifier):
         return SCALE * vectors @ classes.T, [encoded.note(i) for i in range(len(texts))]
 
     def vectors(self, embedder: Embedder) -> Float64[Tensor, "classes D"]:
-        """Return a unit vector for each class: what distinguishes its words from the others'."""
+        """Return a unit vector for each class, which distinguishes its words from the others'."""
         words = [one for several in self.descriptions.values() for one in several]
         filled = [template.format(one) for one in words for template in TEMPLATES]
         each = embedder.embed(embedder.encode(filled)).double()
@@ -158,8 +157,8 @@ def adapted(
 ) -> Float64[Tensor, "classes D"]:
     """Move the vectors of classes halfway to the means of their texts.
 
-    They stay where they are unless each class has at least `SPREAD` texts and half of an equal
-    share: a k-means of texts that are all of one class would split it.
+    They are unchanged unless each class has at least `SPREAD` texts and half of an equal share,
+    because k-means would split texts that are all of one class.
 
     Args:
         classes: unit vectors of the labels.
@@ -177,16 +176,16 @@ def adapted(
 
 
 def _apart(vectors: Float64[Tensor, "classes D"]) -> Float64[Tensor, "classes D"]:
-    """Subtract the mean of vectors from each, and divide by the lengths."""
+    """Subtract the mean vector from each vector, and normalize to unit length."""
     return F.normalize(vectors - vectors.mean(0), dim=-1)
 
 
 @dataclass(frozen=True)
 class LikelihoodClassifier(ZeroShotClassifier):
-    """Classes by the likelihood of each label after a prompt with the text.
+    """A zero-shot classifier by the likelihood of each label after a prompt with the text.
 
-    The likelihood is divided by that after texts without content, because a model prefers some
-    labels whatever the text is (Zhao et al. 2021, "Calibrate before use").
+    The likelihood is divided by the likelihood after texts without content, because a model prefers
+    some labels whatever the text is (Zhao et al. 2021, "Calibrate before use").
     """
 
     kinds: ClassVar = (CausalLM,)
@@ -240,7 +239,7 @@ def zero_shot_classifier(
     max_length: int | None = None,
     independent: bool = False,
 ) -> ZeroShotClassifier:
-    """Return the classifier of the model's kind.
+    """Return the zero-shot classifier for a model's kind.
 
     Args:
         loaded: an encoder without a head, or a causal language model.
@@ -249,7 +248,7 @@ def zero_shot_classifier(
         independent: whether each text is classified by itself, even if there are many.
 
     Raises:
-        ConfigError: the model is of another kind, or the labels are not two or more.
+        ConfigError: the model is of another kind, or there are fewer than two labels.
     """
     descriptions = read_descriptions(labels)
     for kind in (EmbeddingClassifier, LikelihoodClassifier):

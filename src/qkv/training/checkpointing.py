@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written atomically, verified, and resumed from to the bit.
+"""Checkpoints of a training run: written atomically, verified, and resumed bit for bit.
 
 A folder `step-00000100` has model.safetensors (the weights alone), training.safetensors (the
 other tensors: optimizer, averages, random states), state.json (everything else, with the recipe and
@@ -44,7 +44,7 @@ WEIGHTS, TENSORS, STATE, CHECKSUMS = (
 NAME = re.compile(r"step-(\d{8,})")
 DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside
 MISSING = object()
-LISTEN_EVERY = 50  # steps between two questions to all ranks whether one was told to stop
+LISTEN_EVERY = 50  # steps between checks whether a signal told any rank to stop
 # The numbers depend on these; a run resumes only under the same versions.
 PACKAGES = ("qkv", "torch", "numpy", "accelerate")
 
@@ -57,14 +57,14 @@ class Checkpoints(Callback):
     `close` no other process can train in the same folder.
 
     Args:
-        folder: where the checkpoints are.
+        folder: folder of the checkpoints.
         every: steps between checkpoints; the last step is always saved.
         keep: number of checkpoints to keep.
         recipe: the recipe of the run, JSON-serializable; compared when the run resumes.
         resumed: called with the step from which the run resumes, if it does.
 
     Raises:
-        ConfigError: numbers below 1.
+        ConfigError: a number is below 1.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Checkpoints(Callback):
         self.alone = ExitStack()
 
     def begin(self, run: Run) -> None:
-        """Resume from the last whole checkpoint, if any; set damaged ones aside.
+        """Resume from the last intact checkpoint, if any; set damaged ones aside.
 
         Raises:
-            ConfigError: the last whole checkpoint belongs to another run.
+            ConfigError: the last intact checkpoint belongs to another run.
             StorageError: another process trains in this folder, or it is not writable.
         """
         if ranks.is_first():
@@ -146,11 +146,11 @@ class Checkpoints(Callback):
     def save(self, run: Run) -> None:
         """Write one checkpoint atomically, then remove those that are too old.
 
-        A checkpoint of a later step is a damaged one that could not be set aside: it does not count
-        among those to keep.
+        A checkpoint of a later step is damaged and could not be set aside, so it does not count
+        toward `keep`.
 
         Raises:
-            TrainingError: it cannot be written; the previous checkpoint is left.
+            TrainingError: it cannot be written; the previous checkpoint is kept.
         """
         tensors, state = pack(run.state_dict())
         weights = _weights(run.model)
@@ -164,7 +164,7 @@ class Checkpoints(Callback):
         self.saved = run.step
 
     def _write(self, run: Run, files: dict[str, bytes], shards: dict[str, Tensor]) -> None:
-        """Write a folder that is whole or not there; of several ranks, the first makes it."""
+        """Write a folder atomically; the first rank creates it."""
         path = self.folder / f"step-{run.step:08}"
         try:
             with replace_folder(path) if ranks.is_first() else nullcontext(path) as fresh:
@@ -172,7 +172,7 @@ class Checkpoints(Callback):
                     write_shards(Path(ranks.of_first(str(fresh))), shards)
                 if not ranks.is_first():
                     return
-                # Of what is in memory: a file that was written badly then differs from it.
+                # Checksums of the data in memory reveal a file that was written badly.
                 checksums = {one.name: checksum(one) for one in fresh.iterdir()}
                 checksums |= {
                     name: hashlib.sha256(data).hexdigest() for name, data in files.items()
@@ -214,7 +214,7 @@ class Checkpoints(Callback):
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, whole or damaged, last first; ignore other files."""
+    """Return the checkpoints of a run, intact or damaged, last first; ignore other files."""
     paths = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(paths, key=step_of, reverse=True)
 
@@ -228,9 +228,9 @@ def average_checkpoints(model: nn.Module, folder: Path, n: int) -> None:
     """Load the mean of the last n checkpoints into the model (Vaswani et al. 2017, section 6.1).
 
     Raises:
-        TrainingError: there are fewer whole checkpoints.
+        TrainingError: there are fewer intact checkpoints.
     """
-    ranks.wait()  # until the first has written the last
+    ranks.wait()  # until the first rank has written the last one
     kept = (path for path in find_checkpoints(folder) if _is_whole(path))
     weights = [load_file(path / WEIGHTS) for path in islice(kept, n)]
     if len(weights) < n:
@@ -248,7 +248,7 @@ def average_checkpoints(model: nn.Module, folder: Path, n: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions on which the numbers of a run depend."""
+    """Return the versions on which the results of a run depend."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
@@ -263,7 +263,7 @@ def git_revision() -> str | None:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, shared ones once."""
+    """Return parameters and buffers, shared ones once."""
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     kept = tensors.keys() & model.state_dict(keep_vars=True).keys()
     own = {name: tensors[name].detach() for name in tensors if name in kept}

@@ -53,6 +53,6 @@ def classification_loss(
 
 
 def image_loss(model: nn.Module, batch: ImageBatch, *, smoothing: float = 0.0) -> Float[Tensor, ""]:
-    """Sum over the images of the cross-entropy of their classes, smoothed as for texts."""
+    """Sum the cross-entropies of the images' classes, smoothed as for texts."""
     logits = model(batch.pixels)  # (B, C)
     return F.cross_entropy(logits, batch.classes, reduction="sum", label_smoothing=smoothing)

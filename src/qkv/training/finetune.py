@@ -20,7 +20,7 @@ from qkv.training.optim import decay_groups, fused_adamw
 from qkv.training.run import Callback, Run
 
 EMBEDDING, HEAD = "embedding", "head"
-ABOVE = ("head.", "pooler.")  # what a model without a `ModelWithHead` around it has on its layers
+ABOVE = ("head.", "pooler.")  # modules above the layers of a model that is not a `ModelWithHead`
 
 
 @dataclass(frozen=True)
@@ -181,15 +181,16 @@ class GradualUnfreezing(Callback):
 
     Howard and Ruder 2018, section 3.3, where `every` is an epoch. The frozen groups depend on the
     step alone, so a resumed run needs no state. The optimizer holds all groups from the start:
-    AdamW skips parameters without a gradient, with their decay and their state. Parameters that
-    were frozen before the run stay frozen.
+    AdamW skips parameters without a gradient, including their weight decay and state. Parameters
+    that were frozen before the run stay frozen.
 
     Args:
         every: steps per group.
 
     Raises:
         ConfigError: `every` is below 1; in `begin`, if the optimizer lacks parameters to unfreeze,
-            or several processes train, whose gradients are summed only for what trains throughout.
+            or several processes train, because gradients are summed only for parameters that train
+            throughout.
     """
 
     def __init__(self, every: int):
@@ -216,7 +217,7 @@ class GradualUnfreezing(Callback):
             )
 
     def before_step(self, run: Run) -> None:
-        """Freeze and unfreeze by the number of the step."""
+        """Freeze and unfreeze groups according to the step."""
         self._unfreeze(1 + run.step // self.every)
 
     def close(self) -> None:

@@ -34,22 +34,22 @@ def train(
     callbacks: Sequence[Callback] = (),
     device: str = "auto",
 ) -> History:
-    """Minimize the mean loss per target; return what happened.
+    """Minimize the mean loss per target; return the history.
 
-    The model is trained in place, and left in evaluation mode on the device of the training.
+    The model is trained in place, and left in evaluation mode on the training device.
 
         train(model, batches, pair_loss, Training(steps=300))
 
     Args:
-        model: in float32; other precisions are those of the activations.
-        batches: have `.to(device)` and `.n_targets` (tokens, or examples with one class each), and
-            for several processes `.n_rows` and `.take(rows)`; an iterable that is endless or long
-            enough.
-        loss: (model, batch) to the sum of the losses of the batch's targets.
+        model: a model in float32; other precisions apply to activations only.
+        batches: an endless or sufficiently long iterable; batches have `.to(device)` and
+            `.n_targets` (tokens, or examples with one class each), and for several processes
+            `.n_rows` and `.take(rows)`.
+        loss: function of (model, batch) that returns the sum of the losses of the batch's targets.
         settings: number of steps, learning rate, precision, and so on.
-        optimizer: an optimizer of the model's parameters, or a function of the model that makes
-            one; default `settings.make_optimizer`. Sharding replaces the parameters, so it needs a
-            function.
+        optimizer: an optimizer of the model's parameters, or a function that creates one from the
+            model; default `settings.make_optimizer`. Sharding replaces the parameters, so it needs
+            a function.
         evaluate: returns scores; called without gradients and in evaluation mode.
         callbacks: called in this order; a progress `Bar` is added unless there is one.
         device: "auto" (an accelerator if there is one), "cpu", "cuda" or "mps".
@@ -189,7 +189,7 @@ def _backward(
 
 
 def _explain_memory(error: Exception, batch: Any, accumulate: int) -> None:
-    """Say what to lower where a batch did not fit."""
+    """Raise TrainingError with advice if a batch does not fit into memory."""
     full = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if full or "allocate memory" in str(error) or "not enough memory" in str(error):
         shapes = [tuple(x.shape) for x in vars(batch).values() if isinstance(x, Tensor)]
@@ -201,12 +201,12 @@ def _explain_memory(error: Exception, batch: Any, accumulate: int) -> None:
 
 
 def check_interval(device: torch.device) -> int:
-    """Steps between two looks at the losses, for which the host has to wait for an accelerator."""
+    """Return the steps between reads of the losses, which make the host wait for an accelerator."""
     return 1 if device.type == "cpu" else 50
 
 
 class _Objective(nn.Module, Generic[Model]):
-    """The loss as a module: what wraps a model for many devices acts on calls of a module only."""
+    """The loss as a module: wrappers for many devices act only on calls of a module."""
 
     def __init__(self, model: Model, loss: Loss[Model], device_type: str, precision: Precision):
         super().__init__()
@@ -235,7 +235,7 @@ def _d_model(model: nn.Module) -> int | None:
 
 @contextmanager
 def _training(run: Run) -> Iterator[None]:
-    """Training mode, and all callbacks from their beginning to their end."""
+    """Set training mode, and begin, end and close all callbacks."""
     run.model.train()
     try:
         for callback in run.callbacks:
@@ -252,7 +252,7 @@ def _training(run: Run) -> Iterator[None]:
 
 @contextmanager
 def connected(device: str) -> Iterator[None]:
-    """Connect the ranks that torchrun has started, if it has, for as long as they train.
+    """Connect the ranks that torchrun has started, if any, while they train.
 
     Raises:
         ConfigError: the device does not exist, or the other ranks cannot be reached.
@@ -277,7 +277,7 @@ def connect(device: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            # In a notebook its progress bars ask for widgets; ours are the ones that show.
+            # In a notebook, its progress bars need widgets; ours are shown instead.
             warnings.filterwarnings("ignore", message="IProgress not found")
             from accelerate import Accelerator
             from accelerate.state import AcceleratorState

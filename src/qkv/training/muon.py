@@ -22,8 +22,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
     the rate (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4).
 
     Args:
-        muon: of the hidden matrices.
-        adamw: of all other parameters.
+        muon: optimizer of the hidden matrices.
+        adamw: optimizer of all other parameters.
     """
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW):
@@ -41,7 +41,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of both."""
+        """Return the states of both optimizers."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -52,9 +52,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of linear layers in stacks of blocks, as far as they train.
+    """Return the weights that train of linear layers in stacks of blocks.
 
-    Embeddings, output layers and tables of positions are not among them.
+    Embeddings, output layers and tables of positions are excluded.
     """
     layers = {
         layer
@@ -75,14 +75,14 @@ def muon(
     eps: float = 1e-9,
     weight_decay: float = 0.01,
 ) -> MuonWithAdamW:
-    """Make the optimizer; the matrices of both parts decay, and frozen parameters are left out.
+    """Create the optimizer; matrices of both parts decay, and frozen parameters are omitted.
 
     Args:
-        model: has at least one `Stack` of blocks.
-        learning_rate: of both parts.
-        betas: of AdamW.
-        eps: of AdamW.
-        weight_decay: of matrices.
+        model: model with at least one `Stack` of blocks.
+        learning_rate: learning rate of both parts.
+        betas: coefficients of AdamW.
+        eps: epsilon of AdamW.
+        weight_decay: weight decay of matrices.
 
     Raises:
         ConfigError: no matrix of a stack of blocks trains.

@@ -1,7 +1,7 @@
 """Plan a training run without running it: the memory of one process by part, and the arithmetic.
 
-A step is simulated with tensors that have a shape but no numbers (torch's fake tensors), and each
-tensor counts from the operation that makes it to the moment when nothing refers to it any more.
+A step is simulated with tensors that have a shape but no data (torch's fake tensors). Each tensor
+counts from the operation that creates it until its last reference is gone.
 """
 
 import copy
@@ -33,12 +33,12 @@ class PlannedMemory:
     Args:
         weights: parameters and buffers, in float32 whatever the precision of the activations.
         copies: the last good weights, the best so far, and the moving average, if there is one.
-        gradients: of the parameters that train.
+        gradients: gradients of the parameters that train.
         optimizer: two moments of each parameter that trains, and a step counter.
-        exchange: of several processes: what they exchange gradients in (DDP), or the blocks that
-            are whole at the same time (FSDP2).
-        activations: what a step needs at its peak beyond the gradients, which take the place of
-            activations that the backward pass has used: activations, logits, and temporary tensors.
+        exchange: with several processes, the buffers of the gradient exchange (DDP), or the blocks
+            that are gathered at the same time (FSDP2).
+        activations: activations, logits and temporary tensors at the peak of a step, beyond the
+            gradients, which replace activations that the backward pass has used.
     """
 
     weights: int
@@ -64,17 +64,18 @@ def plan_memory(
     n_processes: int = 1,
     step: "StepMemory | None" = None,
 ) -> PlannedMemory:
-    """Plan the memory of one process of a training.
+    """Plan the memory of one process of a training run.
 
     Args:
         model: with the frozen parameters frozen; its tensors may be on the meta device.
         optimizer: AdamW or Adam.
-        batch: the largest batch, of all processes together.
+        batch: the largest batch, before it is divided among processes.
         loss: (model, batch) to the sum of the losses of the batch's targets.
-        settings: precision, sharding, accumulate, recompute, ema and average_last count.
-        n_processes: number of processes, of which each takes its share of the rows.
-        step: what `step_memory` returned for the share of a process; it is the same for all ways
-            of sharding.
+        settings: training settings; precision, sharding, accumulate, recompute, ema and
+            average_last have an effect.
+        n_processes: number of processes, which divide the rows.
+        step: result of `step_memory` for the share of a process, which does not depend on the
+            sharding.
 
     Raises:
         ConfigError: the optimizer is neither AdamW nor Adam.
@@ -88,7 +89,7 @@ def plan_memory(
     step = step or step_memory(model, batch.take(slice(0, None, n_processes)), loss, settings)
     peak = step.peak(parts, before=settings.accumulate > 1)
     own = -(-gradients // parts)
-    if average:  # during an evaluation the weights wait beside their average
+    if average:  # an evaluation stores the weights beside their average
         peak = max(peak, 2 * own)
     whole = _whole_at_once(model) if sharded else gradients * (n_processes > 1)
     return PlannedMemory(
@@ -103,10 +104,10 @@ def plan_memory(
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a step adds to the weights while its gradients become complete, one by one.
+    """The memory that a step needs besides the weights, as its gradients become complete.
 
     Args:
-        phases: bytes of gradients that are complete, and the peak of all other tensors meanwhile.
+        phases: bytes of the complete gradients, and the peak of all other tensors in this phase.
     """
 
     phases: Sequence[tuple[int, int]]
@@ -116,7 +117,7 @@ class StepMemory:
 
         Args:
             parts: number of parts of each gradient, of which the process keeps one.
-            before: whether the gradients exist from the start, those of earlier batches.
+            before: whether gradients of earlier batches exist from the start.
         """
         every = self.phases[-1][0]
         return max(-(-(every if before else done) // parts) + rest for done, rest in self.phases)
@@ -126,10 +127,10 @@ def step_memory(model: nn.Module, batch: Any, loss: Loss, settings: Training) ->
     """Return the memory of a forward and a backward pass.
 
     Args:
-        model: not changed, and not run: its outline is.
+        model: the model, of which only a copy without data runs.
         batch: batch of one process; its tensors are real, since masks and indices decide sizes.
         loss: (model, batch) to the sum of the losses.
-        settings: precision and recompute count.
+        settings: training settings; precision and recompute have an effect.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     outline = _outline(model, mode).train()
@@ -156,8 +157,8 @@ def step_memory(model: nn.Module, batch: Any, loss: Loss, settings: Training) ->
 class _LiveBytes(TorchDispatchMode):
     """Count the bytes of the tensors that exist, and their peak.
 
-    Operations on real tensors alone, such as those on token ids and masks, are computed: what the
-    model checks or counts in them is then known. All others know shapes only.
+    Operations on real tensors alone, such as those on token ids and masks, are computed: the values
+    that the model checks or counts are then known. All others know shapes only.
     """
 
     def __init__(self, mode: FakeTensorMode, known: Iterable[Tensor]):
@@ -181,7 +182,7 @@ class _LiveBytes(TorchDispatchMode):
         return made
 
     def begin_phase(self, n_bytes: int) -> None:
-        """Count on after a gradient of this many bytes has become complete."""
+        """Begin the phase after a gradient of `n_bytes` bytes has become complete."""
         self.phases.append((self.done, self.peak))
         self.done += n_bytes
         self.peak = self.now
@@ -201,7 +202,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def _outline(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Copy a model with parameters and buffers that have no numbers; tied ones stay tied."""
+    """Copy a model with parameters and buffers that have no data; tied ones stay tied."""
     memo: dict[int, Any] = {}
     with mode:
         for one in [*model.parameters(), *model.buffers()]:
@@ -212,10 +213,10 @@ def _outline(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
 
 
 def _whole_at_once(model: nn.Module) -> int:
-    """Bytes of what FSDP2 gathers: what belongs to no block, and two blocks with their gradients.
+    """Return the bytes that FSDP2 gathers: all outside blocks, and two blocks with gradients.
 
     While a block computes, the next is gathered; its gradients are complete before they are
-    divided.
+    sharded.
     """
     stacks = [module for module in model.modules() if isinstance(module, Stack)]
     blocks = [block for stack in stacks for block in stack.blocks]
@@ -227,13 +228,13 @@ def _whole_at_once(model: nn.Module) -> int:
 
 
 def flops_per_token(model: nn.Module, length: int, *, recompute: bool = False) -> int:
-    """Return the floating-point operations per token of a training step, about.
+    """Return the approximate number of floating-point operations per token of a training step.
 
-    6 for each weight of a matrix product: 2 forward, 2 for the gradient of the input and 2 for its
-    own (Kaplan et al. 2020, section 2.1; Hoffmann et al. 2022, appendix F, count alike), less where
-    parameters are frozen; and the products of the attention. Norms, activations and the look-up of
-    embeddings are not counted. Of an encoder-decoder, a token is one of the source and one of the
-    target.
+    6 for each weight of a matrix product: 2 forward, 2 for the gradient of the input and 2 for that
+    of the weight (as in Kaplan et al. 2020, section 2.1; Hoffmann et al. 2022, appendix F), fewer
+    if parameters are frozen; and the products of attention. Norms, activations and embedding
+    look-ups are not counted. In an encoder-decoder, a token is one source token and one target
+    token.
 
     Args:
         model: with the frozen parameters frozen.

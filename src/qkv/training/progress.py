@@ -12,7 +12,7 @@ from qkv.training.run import Callback, Run
 
 
 class Bar(Callback):
-    """A progress bar, if the output is a terminal; of several ranks, the first one's.
+    """A progress bar on the first rank, if the output is a terminal.
 
     Args:
         description: text before the bar.
@@ -56,7 +56,7 @@ class TensorBoard(Callback):
     """Log the loss, learning rate, speed and scores: `tensorboard --logdir FOLDER`.
 
     Args:
-        folder: for the event files; a resumed run adds one.
+        folder: folder of the event files; a resumed run adds a file.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.

@@ -1,8 +1,8 @@
-"""The processes of one training, as `torchrun` starts them: who this is, and what they agree on.
+"""The ranks of a training run, which `torchrun` starts, and how they agree on values.
 
-Every process, or rank, runs the same program on its share of each batch. What must happen once
-(files, lines on the terminal) the first does; what decides how the training goes on (scores, a
-signal) is agreed on, so that all ranks take the same steps.
+Every process, or rank, runs the same program on its share of each batch. The first rank does what
+must happen once (files, lines on the terminal). The ranks agree on everything that affects training
+(scores, a signal), so that all take the same steps.
 """
 
 import os
@@ -36,7 +36,7 @@ def is_first() -> bool:
 
 
 def reach_first() -> None:
-    """Wait until the first rank can be reached, where no torchrun has seen to that.
+    """Wait until the first rank can be reached, unless torchrun has ensured that.
 
     Raises:
         ConfigError: it cannot be reached for 45 seconds.
@@ -60,7 +60,7 @@ def reach_first() -> None:
 
 
 def wait() -> None:
-    """Wait until all ranks are here."""
+    """Wait until all ranks have reached this call."""
     if n_ranks() > 1:
         distributed.barrier()
 
@@ -84,7 +84,7 @@ def of_all(value: T) -> list[T]:
 
 
 def highest(number: int, device: torch.device | str = "cpu") -> int:
-    """Return the highest of the ranks' numbers, such as that of a signal."""
+    """Return the maximum of the ranks' numbers, such as the number of a signal."""
     if n_ranks() == 1:
         return number
     most: Tensor = torch.tensor(number, device=device)

@@ -49,7 +49,7 @@ def describe_training(
     best: bool = False,
     average: bool = False,
 ) -> dict[str, Rows]:
-    """Describe what trains and how much memory it needs: tables of text by their titles.
+    """Describe what trains and how much memory it needs, as tables of text by title.
 
     Args:
         model: on its device, with the frozen parameters frozen.
@@ -137,8 +137,8 @@ def training_memory(
 def copies_memory(model: nn.Module, *, best: bool, average: bool) -> int:
     """Count the bytes of the copies of the weights that a training run keeps.
 
-    The last good weights are a copy of everything; the best weights leave out what is frozen, and
-    a moving average leaves out the buffers as well.
+    The last good weights are a copy of everything; the best weights omit frozen parameters, and a
+    moving average also omits the buffers.
     """
     trained, buffers = _bytes(_trained(model)), _bytes(model.buffers())
     copies = _bytes(model.parameters()) + buffers
@@ -171,9 +171,9 @@ def activation_memory(model: nn.Module, *, rows: int, length: int) -> int | None
     rows. Nothing is kept below the lowest parameter that trains. A stack that recomputes its
     activations keeps the input of each block, and everything of one block at a time.
 
-    Not included: the embedding, the head (that of a vocabulary needs its gradient once more, and
-    the logits of `losses.LOGITS_PER_CHUNK`), and small things; with three layers they are less than
-    a tenth. In 16 bits less is kept than in the weights' 32.
+    Not included: the embedding, the head (with a vocabulary, its gradient once more, and the logits
+    of `losses.LOGITS_PER_CHUNK`), and small tensors; with three layers, they are less than a tenth.
+    In 16 bits, less is kept than in the 32 bits of the weights.
 
     Args:
         model: on its device, with the frozen parameters frozen.
@@ -203,7 +203,7 @@ def activation_memory(model: nn.Module, *, rows: int, length: int) -> int | None
 
 
 def _kept_bytes(block: nn.Module, rows: int, length: int, *, below: bool) -> int:
-    """Bytes that autograd keeps in a forward pass; `below`: something below the block trains."""
+    """Return the bytes that a forward pass keeps; `below`: whether anything below it trains."""
     x = _input_of(block, rows, length).requires_grad_(below)
     reads_memory = getattr(block, "cross_attention", None) is not None
     memory = _input_of(block, rows, length).requires_grad_(below) if reads_memory else None

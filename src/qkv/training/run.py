@@ -20,8 +20,8 @@ from qkv.training.history import History
 class Share(NamedTuple):
     """The rows of a batch that one rank computes.
 
-    A rank without rows computes those of another rank, which then do not count: every rank has to
-    take part in the sum of the gradients.
+    A rank without rows computes those of another rank, which then do not count, because every rank
+    must take part in the sum of the gradients.
     """
 
     batch: Any
@@ -62,7 +62,7 @@ class Run:
     """A training run; its `state_dict` and the weights determine every later step, to the bit.
 
     Args:
-        model: trained in place.
+        model: the model, trained in place.
         optimizer: holds the parameters that train.
         batches: source of the training batches.
         steps: total number of optimizer steps.
@@ -97,8 +97,9 @@ class Run:
     def draw(self) -> Share:
         """Return this rank's share of the next batch, on the device.
 
-        All ranks draw the same batches, and each takes every n-th row: so the position in the data
-        is one for all, and does not depend on their number. Of streamed batches each draws its own.
+        All ranks draw the same batches, and each takes every n-th row, so that they share one
+        position in the data, which does not depend on their number. Each rank draws its own
+        streamed batches.
 
         Raises:
             TrainingError: there are no more batches.
@@ -107,7 +108,7 @@ class Run:
         batch, n = next(self._source, None), ranks.n_ranks()
         counts = batch is not None
         streamed = isinstance(self.batches, StreamedBatches)
-        if streamed and ranks.highest(int(not counts), self.device):  # one has read its shards
+        if streamed and ranks.highest(int(not counts), self.device):  # a rank has no more shards
             others = [one for one in ranks.of_all(batch) if one is not None]
             batch = batch if counts else next(iter(others), None)
         if batch is None:
@@ -157,12 +158,12 @@ class Run:
             self.drawn = state["drawn"]
         while self.drawn < state["drawn"]:  # batches that cannot seek are drawn again
             self.draw()
-        if ranks.rank() < len(state["random"]):  # a further rank keeps those of its seed
+        if ranks.rank() < len(state["random"]):  # an additional rank keeps those of its seed
             # Last: everything above may draw random numbers.
             set_random_state(state["random"][ranks.rank()], self.device)
 
     def _position(self) -> Any:
-        """Return the position in the batches, if they have one: of streamed ones, all ranks'."""
+        """Return the position in the batches, if they have one; if streamed, that of every rank."""
         if isinstance(self.batches, StreamedBatches):
             return {
                 key: at for own in ranks.of_all(self.batches.position) for key, at in own.items()

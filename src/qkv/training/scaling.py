@@ -16,12 +16,12 @@ LAYERS = ("n_layers", "n_encoder_layers", "n_decoder_layers")
 
 @dataclass(frozen=True)
 class Scaled:
-    """A model without numbers, and the sizes that were chosen.
+    """A model on the meta device, and its sizes.
 
     Args:
-        model: on the meta device.
+        model: model on the meta device.
         sizes: the fields of its configuration that were changed.
-        rule: how they were chosen.
+        rule: rule by which they were chosen.
     """
 
     model: nn.Module
@@ -30,16 +30,16 @@ class Scaled:
 
 
 def scaled_model(config: Any, make: Callable[[Any], nn.Module], n_parameters: int) -> Scaled:
-    """Return the model of about this many parameters, in the proportions of a configuration.
+    """Return a model with about `n_parameters` parameters, in the proportions of a configuration.
 
-    The width of a head, d_ff / d_model, and the number of query heads for a key head stay; the
-    deepest stack has a layer for each 128 of the width, and another one as many for each of its
-    layers as before. Kaplan et al. 2020, section 3.1: the loss depends little on the shape.
+    The width of a head, d_ff / d_model, and the number of query heads per key head are unchanged.
+    The deepest stack has one layer for each 128 of the width; the depth of another stack relative
+    to it is unchanged. Kaplan et al. 2020, section 3.1: the loss depends little on the shape.
 
     Args:
         config: a dataclass with d_model, n_heads, d_ff and numbers of layers.
         make: builds the model of a config.
-        n_parameters: the number to come close to; vocabulary and positions are not scaled.
+        n_parameters: approximate number of parameters; vocabulary and positions are not scaled.
 
     Raises:
         ConfigError: the config has no such sizes, or the number is too small for the vocabulary.
@@ -80,7 +80,7 @@ def scaled_model(config: Any, make: Callable[[Any], nn.Module], n_parameters: in
 
 
 def _sizes(config: Any, depths: dict[str, int], unit: int) -> dict[str, int]:
-    """The sizes of a width that counts the smallest whole groups of heads."""
+    """Return the sizes for `unit` groups of query heads that share a key head."""
     n_kv_heads = getattr(config, "n_kv_heads", None)
     per_unit = config.n_heads // (n_kv_heads or config.n_heads)
     width = unit * per_unit * (config.d_model // config.n_heads)

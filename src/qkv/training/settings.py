@@ -28,46 +28,44 @@ COUNTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings: of a recipe, and of `train`.
+    """Training settings, of a recipe and of `train`.
 
-    `train` reads the fields that concern steps and numbers. It leaves to its caller those of the
-    batches (`batching`), the loss (smoothing), and the callbacks (save_every, average_last,
-    patience, tensorboard).
+    `train` uses the fields for steps and numerics. Its caller uses those for batches (`batching`),
+    the loss (smoothing), and callbacks (save_every, average_last, patience, tensorboard).
 
     Args:
         steps: number of optimizer steps; give either these or the epochs.
         epochs: passes over the training examples.
         batch_size: examples per batch; give either this or max_tokens. `train` itself needs
-            neither: its batches are ready-made.
+            neither, because it receives batches.
         max_tokens: tokens per batch, padding included.
         accumulate: batches per optimizer step.
         optimizer: "muon" updates the matrices of the blocks by Muon (Jordan et al. 2024), and all
             else by AdamW with the same rate.
         learning_rate: peak learning rate; a factor for "noam".
-        schedule: how the rate decays after the warm-up; "noam" is that of Vaswani et al. 2017.
+        schedule: decay of the rate after the warm-up; "noam" is that of Vaswani et al. 2017.
         warmup: warm-up steps, or a fraction of all steps if below 1.
         weight_decay: applied to matrices only.
         betas: AdamW's coefficients.
         clip: maximum gradient norm.
         smoothing: label smoothing.
-        precision: of the activations; 16 bits pay off on accelerators only.
+        precision: dtype of the activations; 16 bits pay off on accelerators only.
         ema: decay of an exponential moving average of the weights, which is evaluated and kept.
         average_last: number of last checkpoints to average at the end, instead of keeping the best
             weights.
         evaluate_every: steps between evaluations on the validation split; default one epoch, or the
-            whole run if the batches do not know how many make an epoch. The last step is always
-            evaluated.
+            whole run if the length of an epoch is unknown. The last step is always evaluated.
         patience: stop after this many evaluations without improvement; default never.
         save_every: steps between checkpoints.
         recompute: recompute activations in the backward pass: slower, less memory.
         compile: use torch.compile.
-        sharding: of several processes: none (each holds the whole model), or fsdp2 (each holds a
-            part of its parameters, gradients and averages); one process alone holds everything.
+        sharding: none (each process stores the whole model), or fsdp2 (each stores a shard of its
+            parameters, gradients, optimizer states and averages); no effect on a single process.
         tensorboard: write TensorBoard logs.
         seed: random seed for weights, dropout and data order.
 
     Raises:
-        ConfigError: a number out of its range, or two that contradict each other.
+        ConfigError: a number is out of range, or two fields contradict each other.
     """
 
     steps: int | None = None
@@ -152,11 +150,11 @@ class Training:
         self._check_one_of("batch_size", "max_tokens")
 
     def rows(self, length: int) -> int:
-        """Number of examples per batch, about, of this many tokens each."""
+        """Return the approximate number of examples of `length` tokens in a batch."""
         return self.batch_size or max(1, (self.max_tokens or 0) // length)
 
     def batching(self) -> Batching:
-        """How the recipe groups its training examples, epoch after epoch without end.
+        """Return how training examples are batched, in endless epochs.
 
         Raises:
             ConfigError: neither or both of batch_size and max_tokens are set.
@@ -174,7 +172,7 @@ class Training:
         Args:
             model: its frozen parameters are left out.
             layer_decay: learning rate of a layer divided by that of the layer above it, see
-                `layerwise_adamw`; None for models whose layers need not be told apart.
+                `layerwise_adamw`; None: the same rate in all layers.
             eps: added to the root of the second moment.
 
         Raises:
@@ -194,7 +192,7 @@ class Training:
         )
 
     def n_steps(self, batches: Iterable[Any]) -> int:
-        """Number of optimizer steps.
+        """Return the number of optimizer steps.
 
         Raises:
             ConfigError: the settings count epochs, but the batches do not; or there are too few
@@ -213,21 +211,21 @@ class Training:
         return steps
 
     def steps_per_epoch(self, batches: Iterable[Any]) -> int:
-        """Number of optimizer steps in which each example is seen about once.
+        """Return the number of optimizer steps in which each example is seen about once.
 
         Raises:
-            ConfigError: the batches do not know how many make an epoch.
+            ConfigError: the number of batches in an epoch is unknown.
         """
         return max(1, round(_epoch(batches) / self.accumulate))
 
     def evaluation_interval(self, batches: Iterable[Any], steps: int) -> int:
-        """Number of steps between evaluations."""
+        """Return the number of steps between evaluations."""
         if self.evaluate_every is not None:
             return self.evaluate_every
         return self.steps_per_epoch(batches) if isinstance(batches, Batches) else steps
 
     def schedule_for(self, steps: int, d_model: int | None) -> Schedule:
-        """The learning rate schedule: a function from the step to a factor of the learning rate.
+        """Return the learning rate schedule: a function from the step to a factor of the rate.
 
         Args:
             steps: length of the run.
@@ -255,7 +253,7 @@ class Training:
 
 
 def _epoch(batches: Iterable[Any]) -> int:
-    """The number of batches in an epoch."""
+    """Return the number of batches in an epoch."""
     if isinstance(batches, Batches):
         return batches.n_batches
     raise ConfigError(

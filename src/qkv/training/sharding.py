@@ -1,8 +1,8 @@
-"""FSDP2: each rank keeps a part of every parameter, gradient and average of the optimizer.
+"""FSDP2: each rank stores a shard of every parameter, gradient and optimizer state.
 
 Zhao et al. 2023, "PyTorch FSDP: experiences on scaling fully sharded data parallel"; here, torch's
-`fully_shard`, one group of parameters per block, and one for the rest. A group is whole only
-while it computes.
+`fully_shard`, with one group of parameters per block, and one for the rest. A group is gathered
+only while it computes.
 """
 
 import ctypes
@@ -24,14 +24,15 @@ M_MMAP_THRESHOLD = -3  # the number of glibc's option
 
 
 def shard(root: nn.Module, device: torch.device) -> None:
-    """Divide a module's parameters among the ranks, in place; make its optimizer afterwards.
+    """Shard a module's parameters across the ranks, in place; create its optimizer afterwards.
 
     Args:
-        root: what is called in each step; its forward pass gathers what belongs to no block.
-        device: of the parameters.
+        root: the module called in each step; its forward pass gathers the parameters outside
+            blocks.
+        device: device of the parameters.
 
     Raises:
-        ConfigError: there is no stack of blocks, so that nothing could be gathered block by block.
+        ConfigError: there is no stack of blocks to gather block by block.
     """
     mesh = init_device_mesh(device.type, (ranks.n_ranks(),))
     blocks = [
@@ -63,7 +64,7 @@ def _give_memory_back() -> None:
 
 @contextmanager
 def gathered(root: nn.Module) -> Iterator[None]:
-    """Keep what belongs to no block whole, so that other methods than the forward pass may run."""
+    """Keep parameters outside blocks gathered, so that methods other than `forward` can run."""
     if not isinstance(root, FSDPModule):
         yield
         return
@@ -75,21 +76,21 @@ def gathered(root: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Return whether a module's parameters are divided among the ranks."""
+    """Return whether a module's parameters are sharded across the ranks."""
     return any(isinstance(p, DTensor) for p in module.parameters())
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor, on every rank; all of them have to ask."""
+    """Return the full tensor on every rank; all ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a tensor, which shares its memory."""
+    """Return this rank's shard of a tensor, which shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def copied(tensor: Tensor) -> Tensor:
-    """Return a copy: in main memory, or, of a sharded tensor, where its parts are."""
+    """Return a copy in main memory; a sharded tensor is copied on its own devices."""
     tensor = tensor.detach()
     return tensor.clone() if isinstance(tensor, DTensor) else tensor.to("cpu", copy=True)

@@ -1,6 +1,6 @@
-"""Checkpoints of sharded runs: each rank writes its parts, and any number of ranks reads them.
+"""Checkpoints of sharded runs: each rank writes its shards, and any number of ranks reads them.
 
-torch's distributed checkpoint, in safetensors. The files of an unsharded run are read alike.
+torch's distributed checkpoint, in safetensors. The files of unsharded runs can also be read.
 """
 
 import warnings
@@ -24,11 +24,11 @@ from qkv.training import ranks
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write this rank's parts of sharded tensors; every other tensor is written by one rank.
+    """Write this rank's shards; every tensor that is not sharded is written by one rank.
 
     Args:
-        folder: the same on all ranks, all of which have to call this.
-        tensors: by names that are the same on all ranks.
+        folder: the same folder on all ranks, which must all call this.
+        tensors: tensors by name; the names are the same on all ranks.
 
     Raises:
         OSError: on all ranks, if one of them could not write.
@@ -36,20 +36,20 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         save({**tensors}, storage_writer=writer)
-    except CheckpointException as error:  # no Exception: it would pass every handler
+    except CheckpointException as error:  # not an Exception: handlers miss it
         failed = "; ".join(f"process {rank}: {why[0]}" for rank, why in error.failures.items())
         raise OSError(failed) from error
 
 
 def read_shards(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Read all tensors of a folder, which one process or several have written.
+    """Read all tensors of a folder, written by one or several processes.
 
-    A tensor that has the shape of a sharded parameter is sharded like it: so are the parameters,
-    and what an optimizer or an average keeps of them. All ranks have to call this.
+    A tensor that has the shape of a sharded parameter is sharded like it, such as the parameter
+    itself, its optimizer state and its average. All ranks must call this.
 
     Args:
-        folder: with one or several files in safetensors.
-        model: as it trains now, sharded or not.
+        folder: folder with one or several safetensors files.
+        model: the model to train, sharded or not.
 
     Returns:
         The tensors by name, on the CPU unless they are sharded.

@@ -12,7 +12,7 @@ from qkv.errors import DataError
 
 
 def span_loss(model: nn.Module, batch: SpanBatch) -> Float[Tensor, ""]:
-    """Sum over the rows of the mean of two cross-entropies: of the span's start and of its end.
+    """Sum the mean cross-entropy of the span's start and end over the rows.
 
     Devlin et al. 2019, section 4.2; the span of a row without an answer is at [CLS] (section 4.3).
 

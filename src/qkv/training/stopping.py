@@ -15,7 +15,7 @@ from qkv.training.sharding import copied
 class KeepBest(Callback):
     """Keep the weights with the best score, and restore them at the end.
 
-    With `patience` this is early stopping (Prechelt 1998). The copy is in main memory and holds
+    With `patience` this is early stopping (Prechelt 1998). The copy is in main memory and contains
     what training changes: the parameters of the optimizer, and buffers. On equal scores the weights
     with the lower "loss" are kept, if `evaluate` returns one; this does not reset the patience.
 
@@ -102,7 +102,7 @@ class KeepBest(Callback):
 
 
 def _changing(run: Run) -> Iterator[tuple[str, Tensor]]:
-    """What training changes: the parameters of the optimizer, and buffers."""
+    """Yield what training changes: the parameters of the optimizer, and buffers."""
     held = {p for group in run.optimizer.param_groups for p in group["params"]}
     model: nn.Module = run.model
     yield from ((name, p) for name, p in model.named_parameters() if p in held)

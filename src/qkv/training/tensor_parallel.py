@@ -1,4 +1,4 @@
-"""Tensor parallelism: each rank computes some heads of attention and some of a hidden layer.
+"""Tensor parallelism: each rank computes some attention heads and some hidden units.
 
 Shoeybi et al. 2019, "Megatron-LM: training multi-billion parameter language models using model
 parallelism", section 3; here, torch's `parallelize_module`. Every rank sees all tokens, and the
@@ -46,16 +46,16 @@ PLANS: dict[type[nn.Module], Plan] = {
 
 
 def parallelize(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Divide the blocks of a model among the ranks of a mesh, in place; the rest stays whole.
+    """Shard the blocks of a model across the ranks of a mesh, in place; the rest is replicated.
 
-    Losses, and gradients of what stays whole, are those of one process, on every rank. All ranks
-    need the same weights, batches and random seed. Make the optimizer afterwards.
+    On every rank, the losses and the gradients of replicated parameters are those of one process.
+    All ranks need the same weights, batches and random seed. Create the optimizer afterwards.
 
         parallelize(model, init_device_mesh("cpu", (2,)))
 
     Args:
-        model: with stacks of blocks.
-        mesh: of one dimension.
+        model: model with stacks of blocks.
+        mesh: one-dimensional mesh.
 
     Raises:
         ConfigError: there are no blocks, one has a mechanism without a plan or a bias of each head,

@@ -1,1 +1,1 @@
-"""What both servers need: guards against other sites and large bodies, images, the socket."""
+"""Shared code of both servers: guards against other sites and large bodies, images, the socket."""

@@ -1,4 +1,4 @@
-"""What requests contain: JSON objects and images. No name from a request is looked up on disk."""
+"""The content of requests: JSON objects and images. No name from a request is used as a path."""
 
 import base64
 import binascii
@@ -34,10 +34,10 @@ async def read_body(request: "Request") -> dict[str, Any]:
 
 
 def decode_picture(content: str) -> Any:
-    """Return an image from base64, turned as its EXIF data say.
+    """Return an image from base64, rotated according to its EXIF data.
 
     Raises:
-        DataError: it is no image, or has too many pixels.
+        DataError: it is not an image, or has too many pixels.
     """
     pillow = pillow_modules()
     try:

@@ -1,4 +1,4 @@
-"""ASGI middlewares: who may ask, how much, and for how long."""
+"""ASGI middlewares that limit the origin, the size and the duration of requests."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ def guards(
 
 
 class WithHeaders:
-    """Add the headers that keep other sites out to every answer."""
+    """Middleware that adds the headers that keep other sites out."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str] = HEADERS):
         self.app = app
@@ -65,7 +65,7 @@ class WithHeaders:
 
 
 class SameOrigin:
-    """Refuse requests that a page of another origin has sent."""
+    """Middleware that rejects requests from pages of another origin."""
 
     def __init__(self, app: ASGIApp, refuse: Refuse):
         self.app, self.refuse = app, refuse
@@ -82,7 +82,7 @@ class SameOrigin:
 
 
 class Bounded:
-    """Bound the memory and the time that clients take.
+    """Middleware that limits the memory and the time that clients use.
 
     A body that is larger than `LARGEST_BODY`, has a part that takes longer than `PATIENCE`, or
     makes all bodies together larger than `MOST_HELD`, raises an HTTPException where it is read. A
@@ -115,7 +115,7 @@ class Bounded:
 
         async def receive_bounded() -> Message:
             nonlocal n_read
-            if complete:  # what follows is that the client leaves
+            if complete:  # the only further message is the disconnect
                 return await receive()
             message = await receive_part()
             part = len(message.get("body", b""))

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from qkv.errors import ConfigError
 
-CONNECTIONS = 16_384  # files that the process may have open, if it may have as many
+CONNECTIONS = 16_384  # open files of the process, if the system allows as many
 LEAVE = 5  # seconds that answers may take to end after an interruption
 
 
@@ -38,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _allow_connections() -> None:
-    """Let the process have as many connections as the system allows, not the usual 1,024."""
+    """Raise the usual limit of 1,024 connections to `CONNECTIONS`, or what the system allows."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows, or a system's own limit
         import resource
 
@@ -77,7 +77,7 @@ def make_server(
 
     Args:
         app: the application.
-        stopping: called once, before the server waits for the answers that are on their way.
+        stopping: called once, before the server waits for pending answers.
         options: further settings of uvicorn.
     """
     settings: dict[str, Any] = {
