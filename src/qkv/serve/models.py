@@ -191,7 +191,7 @@ def read_models(
     Args:
         sources: folders, shipped models or ids of the Hub; a folder is named by its last component.
         device: device of the models.
-        dtype: how weights are stored; None: as PyTorch does.
+        dtype: dtype of the stored weights; None: plain PyTorch.
         allow_download: whether to look on the Hub for base models.
         max_rows: rows of a running batch.
         max_waiting: requests that may wait for a model, in each queue.

@@ -33,7 +33,7 @@ ShardOption = Annotated[
     Parameter(
         help="predict only this part of the file's rows, such as 3/16, the third of 16, and write "
         "it to the folder --output, from which a killed run resumes; qkv merge joins the parts; "
-        "default: this process of torchrun"
+        "under torchrun, each process predicts its own part by default"
     ),
 ]
 Columns = Annotated[
@@ -55,14 +55,14 @@ Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), c
 Dtype = Annotated[
     Literal["float32", "bfloat16", "int8", "int4", "auto"] | None,
     Parameter(
-        help="how the weights are stored for a faster model on a processor; auto measures, and "
-        "says what it chose; default: as PyTorch does"
+        help="dtype of the stored weights, for faster inference on a CPU; auto measures which one "
+        "is fastest and reports it; default: float32 in plain PyTorch"
     ),
 ]
 AllowDownload = Annotated[
     bool,
     Parameter(
-        help="look on the Hub for a base model that the model's files name", show_default=False
+        help="allow a download of the base model that the model's files name", show_default=False
     ),
 ]
 

@@ -61,7 +61,7 @@ class Pipeline(Generic[Example, Output, Scores]):
         Args:
             path: a folder, the name of a shipped model, or an id of the Hugging Face Hub.
             device: device of the model.
-            dtype: how its weights are stored for speed, see `optimize`; None: as PyTorch does.
+            dtype: dtype of the stored weights, for speed; see `optimize`. None: plain PyTorch.
             allow_download: whether to look on the Hub for a base model that the files name.
             settings: keyword arguments of `of`.
 

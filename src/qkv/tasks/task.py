@@ -159,7 +159,7 @@ def task(
         name: a command of `commands()`, such as "translate", "classify" or "embed".
         model: a model returned by `qkv.load`, or a path or name; None: the task's shipped model.
         device: device of the model, if it is loaded here.
-        dtype: how its weights are stored for speed, see `qkv.optimize`; None: as PyTorch does.
+        dtype: dtype of the stored weights, for speed; see `qkv.optimize`. None: plain PyTorch.
         allow_download: whether to look on the Hub for a base model that the model's files name.
         settings: keyword arguments of the task's `Pipeline.of`, such as
             labels=["billing", "praise"], which classifies without training.

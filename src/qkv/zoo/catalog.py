@@ -112,13 +112,13 @@ ZOO = {
     "sentiment": _ours(
         "sentiment",
         "positive or negative opinions, English: a LoRA adapter of SmolLM2",
-        "misjudges one clear opinion in 25, a third of ironic ones; has no neutral class",
+        "misjudges one in 25 clear opinions and a third of ironic ones; has no neutral class",
         base=SMOLLM2,
     ),
     "sentiment-small": _ours(
         "sentiment-small",
         "like sentiment, but twelve times as fast: a LoRA adapter of MiniLM",
-        "misjudges one clear opinion in five; has no neutral class",
+        "misjudges one in five clear opinions; has no neutral class",
         demo=True,
         base=MINILM,
     ),
