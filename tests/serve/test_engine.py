@@ -152,7 +152,7 @@ def test_a_call_has_at_most_so_many_inputs(caller, monkeypatch):
 def test_a_call_that_has_waited_too_long_is_refused_and_leaves_the_queue(caller, monkeypatch):
     monkeypatch.setattr(answers, "LONGEST_WAIT", 0.05)
     gate, first = hold(caller)
-    with pytest.raises(BusyError, match="caller is busy since 0 s: try again later"):
+    with pytest.raises(BusyError, match="caller has been busy for 0 s: try again later"):
         asyncio.run(answers.made(caller, Call("a", [1], double)))
     gate.set()
     assert first.result(60) == [0]

@@ -208,7 +208,7 @@ def test_a_batch_too_large_says_what_to_lower():
     def loss(model, batch):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    message = r"shapes \(3, 5\), .* did not fit the memory\. Lower the size of a batch and raise"
+    message = r"shapes \(3, 5\), .* did not fit into memory\. Lower the size of a batch and raise"
     with pytest.raises(Exception, match=message):
         train(toy(), [batch], loss, settings(steps=1), device="cpu")
 

@@ -114,7 +114,7 @@ def run(folder, loss=causal_loss):
 
 def test_a_run_that_dies_goes_on_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.training.test_resume.pair_loss", causal_loss)
-    with pytest.raises(TrainingError, match="did not fit the memory"):
+    with pytest.raises(TrainingError, match="did not fit into memory"):
         run(tmp_path, loss=dying(4))
     assert_same(run(tmp_path), run(None))
 

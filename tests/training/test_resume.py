@@ -150,7 +150,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("at", [1, 7, 12, 26])
 def test_a_run_that_dies_goes_on_to_the_bit(tmp_path, at, every, batches):
-    with pytest.raises(TrainingError, match="did not fit the memory"):
+    with pytest.raises(TrainingError, match="did not fit into memory"):
         run(tmp_path, loss=dying(at), batches=batches, every=every)
     assert_same(run(tmp_path, batches=batches, every=every), run(None))
 

@@ -175,7 +175,9 @@ async def made(engine: Engine, call: Call) -> Sequence[Any]:
     try:
         await asyncio.wait({waiting}, timeout=LONGEST_WAIT)
         if not waiting.done() and future.cancel():  # not if it is being made
-            raise BusyError(f"{engine.name} is busy since {LONGEST_WAIT:.0f} s: try again later")
+            raise BusyError(
+                f"{engine.name} has been busy for {LONGEST_WAIT:.0f} s: try again later"
+            )
         return await waiting
     finally:
         waiting.cancel()

@@ -194,7 +194,7 @@ def _explain_memory(error: Exception, batch: Any, accumulate: int) -> None:
     if full or "allocate memory" in str(error) or "not enough memory" in str(error):
         shapes = [tuple(x.shape) for x in vars(batch).values() if isinstance(x, Tensor)]
         raise TrainingError(
-            f"a batch of the shapes {', '.join(map(str, shapes))} did not fit the memory. Lower "
+            f"a batch of the shapes {', '.join(map(str, shapes))} did not fit into memory. Lower "
             f"the size of a batch and raise accumulate (now {accumulate}) as much, for the same "
             "updates; recompute activations; or train fewer layers"
         ) from error
