@@ -322,7 +322,7 @@ def test_another_recipe_is_refused_with_the_fields_that_differ(tmp_path):
     other = {"training": {"steps": 13, "rate": 0.2}, "data": {"path": "a.csv", "seed": 1}}
     message = (
         r"belongs to another run: recipe data\.seed was missing and is 1; training\.rate was 0\.1 "
-        r"and is 0\.2\. Go on with the same, or choose another folder"
+        r"and is 0\.2\. Continue with the same, or choose another folder"
     )
     with pytest.raises(ConfigError, match=message):
         run(tmp_path, recipe=other)

@@ -199,8 +199,8 @@ class Checkpoints(Callback):
         for what, now in (("recipe", self.recipe), ("versions", self.versions)):
             if differences := _differences(content[what], now):
                 raise ConfigError(
-                    f"{path} belongs to another run: {what} {'; '.join(differences)}. Go on with "
-                    "the same, or choose another folder to begin anew"
+                    f"{path} belongs to another run: {what} {'; '.join(differences)}. "
+                    "Continue with the same, or choose another folder to start over"
                 )
         tensors = read_shards(path, run.model)
         own = {name: tensors.pop(name) for name in [*tensors] if not name.startswith(".")}
