@@ -3276,14 +3276,14 @@ steps, settings = steps_of(600), {"max_tokens": 3000, "learning_rate": 2e-3, "wa
 training_7 = Training(steps=steps, evaluate_every=steps // 8, seed=SEED, **settings)
 learned = learn("Transformer", Transformer(config), text_pairs, test_pairs, tokenizers, training_7)
 transformer, history = learned.translator, learned.history
-print(f"{history.seconds:.0f} seconds, {history.targets_per_second:,.0f} target tokens a second")
+print(f"{history.seconds:.0f} seconds, {history.targets_per_second:,.0f} target tokens per second")
 
 evaluated = [(step, scores["exact match"]) for step, scores in history.evaluations]
 curves = {"loss": (history.steps, smooth(history.losses, 10))}
 exact_curve = {"exact match": tuple(zip(*evaluated, strict=True))}
 with figure("7_training", 1, 2, size=(12, 3.6)) as axes:
     title = "Loss by step, mean of ten"
-    draw_curves(axes[0, 0], curves, x="step", y="nats a character", title=title, log="y")
+    draw_curves(axes[0, 0], curves, x="step", y="nats per character", title=title, log="y")
     title, y = "Whole dates come right only when every character does", "of 200 unseen dates"
     draw_curves(axes[0, 1], exact_curve, x="step", y=y, title=title)
 
@@ -3907,7 +3907,7 @@ with torch.inference_mode():
 print(f"20 steps: {between - begin:.1f} s without the cache, {end - between:.1f} s with it")
 config = smol.config
 n_bytes = 2 * config.n_layers * config.n_kv_heads * config.d_head * 4
-print(f"{n_bytes:,} bytes a token in float32; {n_bytes * config.n_positions / 1e6:,.0f} MB in all")
+print(f"{n_bytes:,} bytes per token in float32; {n_bytes * config.n_positions / 1e6:,.0f} MB in all")
 assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
 
 # %% [markdown]

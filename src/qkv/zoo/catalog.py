@@ -78,13 +78,13 @@ ZOO = {
     "translator-en-de": _ours(
         "translator-en-de",
         "English to German: a Transformer of 4.5 million parameters",
-        "short everyday sentences only, and many of these have a mistake",
+        "short everyday sentences only; long or unusual ones often have a mistake",
         demo=True,
     ),
     "translator-de-en": _ours(
         "translator-de-en",
         "German to English: a Transformer of 4.5 million parameters",
-        "short everyday sentences only, and many of these have a mistake",
+        "short everyday sentences only; long or unusual ones often have a mistake",
         demo=True,
         language="de",
     ),
