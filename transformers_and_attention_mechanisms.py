@@ -3907,9 +3907,7 @@ with torch.inference_mode():
 print(f"20 steps: {between - begin:.1f} s without the cache, {end - between:.1f} s with it")
 config = smol.config
 n_bytes = 2 * config.n_layers * config.n_kv_heads * config.d_head * 4
-print(
-    f"{n_bytes:,} bytes per token in float32; {n_bytes * config.n_positions / 1e6:,.0f} MB in all"
-)
+print(f"float32: {n_bytes:,} bytes per token, {n_bytes * config.n_positions / 1e6:,.0f} MB in all")
 assert torch.allclose(cached, whole, atol=1e-3 * float(whole.abs().max()))
 
 # %% [markdown]

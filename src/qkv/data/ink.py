@@ -142,7 +142,7 @@ def _number(mask: Mask) -> float:
 def _blank(name: str) -> DataError:
     return DataError(
         f"{name}: nothing is drawn: it has one color, or only noise; expected a sign, dark on "
-        "light or light on dark, on paper that is seen on all sides"
+        "light or light on dark, with a margin on all sides"
     )
 
 

@@ -23,8 +23,8 @@ class Classify(Predict[Any]):
             columns of a table, use --columns.second.
         max_length: maximum number of tokens of an input; longer inputs are truncated; default: as
             in training.
-        independent: with --labels, classify each text by itself; by default, the clusters that many
-            texts form also count, if they are spread over all classes.
+        independent: with --labels, classify each text by itself; by default, many texts are also
+            clustered, which adapts the classes to them, if the clusters cover all classes.
     """
 
     labels: NewLabels = None

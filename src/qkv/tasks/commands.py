@@ -234,7 +234,7 @@ def about_default(task: Task[Any, Any]) -> str:
     kind = "demo model" if shipped.demo else "model"
     return (
         f"Without --model, the shipped {kind} {task.default} is used: {shipped.about}. Its "
-        f"weakness: {shipped.weak}. Its card: qkv models {task.default}."
+        f"limits: {shipped.weak}. Its card: qkv models {task.default}."
     )
 
 

@@ -234,7 +234,7 @@ class Generate(Predict[Generator]):
     about: ClassVar = (
         "The continuation of a single prompt is printed as it is generated; several prompts get "
         "one line each. An empty prompt, '', starts a text from scratch. When the text outgrows "
-        "the model's context, generation continues from its last half. Other settings "
+        "the model's context, generation continues from its second half. Other settings "
         "come from the model's generation_config.json."
     )
 

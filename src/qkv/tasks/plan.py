@@ -255,7 +255,7 @@ def tables(plan: Plan, recipe: Recipe[Any]) -> dict[str, Rows]:
         "batch": f"{batch['rows']:,} examples of {batch['length']:,} tokens"
         + (f", {batch['accumulate']:,} times per step" if batch["accumulate"] > 1 else ""),
         "processes": f"{machine['processes']}, with {size(machine['memory'])} each",
-        "counted": "tensors; allocators keep more, that of a CPU about a fifth",
+        "counted": "tensors only; allocators keep more, on a CPU about a fifth",
     }
     parts = (*PARTS, "total")
     n = f" of {machine['processes']}" if machine["processes"] > 1 else ""

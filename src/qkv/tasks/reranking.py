@@ -67,8 +67,8 @@ class Reverse:
             other = kind.load(named, device=device, dtype=dtype, reverse=NONE)
         except (ConfigError, DataError) as error:
             raise type(error)(
-                f"the reverse model, which helps to choose translations: {error} (reverse = "
-                f"{NONE!r} does without it)"
+                f"the reverse model, which reranks the translations: {error} (reverse = {NONE!r} "
+                "turns reranking off)"
             ) from error
         return cls(named, other, weight)
 

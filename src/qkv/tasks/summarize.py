@@ -45,7 +45,7 @@ class Summarize(Predict[Any]):
     inputs: ClassVar = "the texts to summarize, one per argument"
     about: ClassVar = (
         "A .txt file is one text, and so is standard input; a table has one per row. Without "
-        f"--method and --model, the method is {DEFAULT}; of three, it had the best mean ROUGE on "
+        f"--method and --model, the method is {DEFAULT}, the best of three by mean ROUGE on "
         "e-mails, dialogues and other prose."
     )
     settings: ClassVar = ("method", "sentences", "beam")

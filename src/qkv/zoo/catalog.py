@@ -78,13 +78,13 @@ ZOO = {
     "translator-en-de": _ours(
         "translator-en-de",
         "English to German: a Transformer of 4.5 million parameters",
-        "short everyday sentences only; long or unusual ones often have a mistake",
+        "short everyday sentences only; it often mistranslates long or unusual ones",
         demo=True,
     ),
     "translator-de-en": _ours(
         "translator-de-en",
         "German to English: a Transformer of 4.5 million parameters",
-        "short everyday sentences only; long or unusual ones often have a mistake",
+        "short everyday sentences only; it often mistranslates long or unusual ones",
         demo=True,
         language="de",
     ),
@@ -112,13 +112,13 @@ ZOO = {
     "sentiment": _ours(
         "sentiment",
         "positive or negative opinions, English: a LoRA adapter of SmolLM2",
-        "misjudges one in 25 clear opinions and a third of ironic ones; has no neutral class",
+        "misjudges one in six opinions, and one in 25 clear ones; has no neutral class",
         base=SMOLLM2,
     ),
     "sentiment-small": _ours(
         "sentiment-small",
         "like sentiment, but twelve times as fast: a LoRA adapter of MiniLM",
-        "misjudges one in five clear opinions; has no neutral class",
+        "misjudges one in five opinions; has no neutral class",
         demo=True,
         base=MINILM,
     ),
@@ -138,7 +138,7 @@ ZOO = {
     "recognizer": _ours(
         "recognizer",
         "single digits, written or printed: a small Vision Transformer",
-        "has no class for what is not a digit",
+        "has no class for anything that is not a digit",
         language="",
     ),
     "dates": _ours(

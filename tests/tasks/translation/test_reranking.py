@@ -200,7 +200,7 @@ def test_a_broken_field_is_refused(tmp_path, field, message):
 
 def test_bad_input(tmp_path):
     made, _ = folders(tmp_path)
-    with pytest.raises(DataError, match=r"the reverse model.*reverse = 'none' does without it"):
+    with pytest.raises(DataError, match=r"the reverse model.*reverse = 'none' turns reranking off"):
         Translator.load(made, reverse=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="the reverse model"):
         Translator.load(made, reverse="all-MiniLM-L6-v2")

@@ -58,8 +58,8 @@ def start(number: Number, /) -> None:
             file.write(starter)
     except FileExistsError as error:
         raise ConfigError(
-            f"{path} exists and is not overwritten; expected a new file: rename yours to begin "
-            "anew, or go on with it"
+            f"{path} exists and is not overwritten; expected a new file: rename yours to start "
+            "over, or continue with it"
         ) from error
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error}") from error
