@@ -106,7 +106,7 @@ def test_a_name_that_is_near_a_command_is_proposed(capsys):
 def test_info_names_versions_devices_and_extras(capsys):
     assert cli.main(["info"]) == 0
     table = capsys.readouterr().out
-    for word in ("Python", "torch", "threads", "cpu", "extra tutorial"):
+    for word in ("Python", "torch", "thread", "cpu", "extra tutorial"):
         assert word in table
 
 

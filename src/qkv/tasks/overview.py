@@ -46,7 +46,7 @@ def info(*, json: JsonTables = False) -> None:
     facts = {
         "qkv": importlib.metadata.version("qkv"),
         "Python": f"{platform.python_version()} on {platform.platform(terse=True)}",
-        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
+        "torch": f"{torch.__version__}, {(n := torch.get_num_threads())} thread{'s' * (n > 1)}",
         "devices": ", ".join(_devices()),
     }
     for extra, missing in _extras().items():
