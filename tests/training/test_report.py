@@ -330,3 +330,14 @@ def test_a_run_keeps_the_copies_that_the_table_counts():
     kept = sum(t.nbytes for t in [*best.weights.values(), *averages.values()])
     memory = training_memory(model, adamw(model), rows=B, length=L, best=True, average=True)
     assert memory.copies == memory.weights + kept
+
+
+def test_the_table_counts_the_copies_that_are_kept():
+    model = bert()
+    head_only(model)
+    kept = {"best": True, "average": True}
+    table = describe_training(model, adamw(model), rows=B, length=L, **kept)
+    memory = training_memory(model, adamw(model), rows=B, length=L, **kept)
+    sizes = {row["what"]: row["size"] for row in table[f"memory expected, {B} rows of {L} tokens"]}
+    assert memory.copies > memory.weights
+    assert sizes["copies of them"] == f"{memory.copies / 1e6:,.2f} MB" != sizes["weights"]

@@ -139,6 +139,11 @@ def copies_memory(model: nn.Module, *, best: bool, average: bool) -> int:
 
     The last good weights are a copy of everything; the best weights omit frozen parameters, and a
     moving average also omits the buffers.
+
+    Args:
+        model: with the frozen parameters frozen.
+        best: whether the best weights so far are kept.
+        average: whether there is a moving average.
     """
     trained, buffers = _bytes(_trained(model)), _bytes(model.buffers())
     copies = _bytes(model.parameters()) + buffers
